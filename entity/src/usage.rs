@@ -1,0 +1,36 @@
+//! One row for each request, however it ended. Rows outlive their user.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "usage")]
+pub struct Model {
+    /// UUIDv7, so that the key's order is the order of arrival.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub request_id: Uuid,
+    pub user_id: String,
+    pub created_at_ms: i64,
+    /// Days since 1970-01-01 UTC: the day whose limit this row counts towards.
+    pub day: i32,
+    pub model: String,
+    /// The route's template, such as `/v1/chat/completions`.
+    pub endpoint: String,
+    /// The node that answered last; `None` when none was reached.
+    pub node: Option<String>,
+    pub stream: bool,
+    /// `completed`, `cancelled`, `upstream_error`, `deadline`, `refused` or `interrupted`.
+    pub status: String,
+    pub prompt_tokens: i64,
+    pub completion_tokens: i64,
+    /// Where the token numbers come from: `reported` by the node, `counted` by the gateway, or `estimated`.
+    pub tokens_from: String,
+    /// How many nodes were asked.
+    pub attempts: i32,
+    pub queue_ms: i64,
+    pub time_to_first_token_ms: Option<i64>,
+    pub duration_ms: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,20 @@
+//! A person or a program with a key, and the limits they live under.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "users")]
+pub struct Model {
+    /// Chosen by the operator: `[A-Za-z0-9._@-]{1,64}`.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub created_at_ms: i64,
+    /// `None` = no limit.
+    pub requests_per_minute: Option<i64>,
+    /// Prompt and completion together, per UTC day. `None` = no limit.
+    pub tokens_per_day: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

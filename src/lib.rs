@@ -1,0 +1,4 @@
+//! Gateway.
+pub mod clock;
+pub mod limits;
+pub mod protocol;

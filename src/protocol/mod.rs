@@ -1,0 +1,23 @@
+//! What do the bytes mean? Pure: the fields that the gateway reads and rewrites of each dialect, and nothing else.
+//!
+//! Bodies are never re-serialised. A parser here finds *spans* in the bytes as they came, and an edit splices into
+//! them; whatever the gateway does not know passes through unchanged. The edits, all of them:
+//!
+//! | where | edit | why |
+//! |---|---|---|
+//! | request | `stream_options.include_usage` is set to `true` on streams | a stream reports no tokens otherwise |
+//! | request | `max_tokens` is set from `max_completion_tokens` | Ollama ignores the newer name |
+//! | request | `max_tokens` is added for users with a daily limit who name none | the limit must hold |
+//! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |
+//! | stream | the usage chunk, and zero `usage` members, are hidden from clients that did not ask for them | see the first |
+mod answer;
+mod frames;
+mod json;
+pub mod openai;
+mod request;
+mod stream;
+
+pub use answer::{Usage, edit_answer};
+pub use frames::{FrameTooLong, Frames, Framing};
+pub use request::{BadRequest, Endpoint, InferenceRequest};
+pub use stream::{Progress, StreamEditor, StreamFault};
