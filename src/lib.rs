@@ -1,4 +1,47 @@
-//! Gateway.
+//! `ollama-gateway` turns several Ollama machines into one fast, fair, metered, OpenAI-compatible service.
+//!
+//! # The floors
+//!
+//! A module imports only from floors below its own; `tests/architecture.rs` fails naming the line that does not.
+//!
+//! | floor | modules | what they are | never in them |
+//! |---|---|---|---|
+//! | 4 top | [`cli`], [`app`], [`config`] | commands; start and stop in order; all settings together | decisions |
+//! | 3 door | [`http`] | handlers, status codes, keys, the OpenAPI document | SQL, scheduling, the client to nodes |
+//! | 2 carriage | [`relay`] | the way of one request: queue, node, stream, account | status codes, handlers |
+//! | 1 memory | [`store`] | users, keys, usage; the only one that names `entity` | HTTP |
+//! | ½ | [`metrics`], [`telemetry`], [`clock`] | what is exported, logged, and what time it is | their callers' types |
+//! | 0 pure | [`scheduler`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
+//!
+//! # The path of one request
+//!
+//! | # | step | where | when it fails |
+//! |---|---|---|---|
+//! | 1 | request id (UUIDv7), route | `http::observe`, `http::routes` | 404, 405 |
+//! | 2 | whose key is it? a digest, looked up in memory | `http::auth` → [`store::Accounts`] | 400, 401, 403 |
+//! | 3 | the whole body, the few fields that are needed | `http::body`, [`protocol::InferenceRequest`] | 400, 408, 413, 415 |
+//! | 4 | a listed model, a place for the usage row, the limits | `http::inference`, [`relay::Meter`], [`limits::Budget`] | 404, 503, 429 |
+//! | 5 | wait for a slot | [`relay::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |
+//! | 6 | ask the node; another one, while no byte has reached the client | `relay::carry`, `relay::upstream` | 502, 503, 504 |
+//! | 7 | pass the answer on, watching it | [`relay::MeteredBody`], [`protocol::StreamEditor`] | an error frame in the stream |
+//! | 8 | end or drop, once: slot free, limits settled, row handed in, metrics, one log line | [`relay::Meter`], `relay::dispatcher` | |
+//!
+//! # Invariants
+//!
+//! * A request holds a slot only on one node, and at most `slots` requests hold one of a (node, model).
+//! * Every future and body may be dropped at any await: slots, reservations and rows are guards that settle on drop.
+//! * A plain answer is whole before the client sees any of it; a stream never ends with `[DONE]` unless the node's did.
+//! * Nothing on a request's path waits for the database, and nothing is admitted whose row could not be kept.
+//! * Every queue is bounded, and every await that leaves the process has a deadline.
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
+pub mod http;
 pub mod limits;
+pub mod metrics;
 pub mod protocol;
+pub mod relay;
+pub mod scheduler;
+pub mod store;
+pub mod telemetry;

@@ -124,6 +124,16 @@ pub enum Exceeded {
     },
 }
 
+impl Exceeded {
+    /// Which limit it is, by its name in the configuration.
+    pub fn limit_name(&self) -> &'static str {
+        match self {
+            Self::Requests { .. } => "requests_per_minute",
+            Self::TokensReserved { .. } | Self::TokensUsedUp { .. } => "tokens_per_day",
+        }
+    }
+}
+
 /// What a user has used and has left, for `x-ratelimit-*` and the admin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {

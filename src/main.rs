@@ -1,2 +1,5 @@
-//! A.
-fn main() {}
+//! The `ollama-gateway` command.
+
+fn main() -> std::process::ExitCode {
+    ollama_gateway::cli::run()
+}

@@ -28,7 +28,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, id: &str) -> Result<(Bytes, 
         return Err(format!("the answer has no `{content}`"));
     }
     let usage = match object.present("usage") {
-        Some(usage) => serde_json::from_str(usage.get()).map_err(|error| format!("bad usage: {error}"))?,
+        Some(usage) => serde_json::from_str(usage.get()).map_err(|_| "the usage is of another kind".to_owned())?,
         None => Usage::default(),
     };
     let Some(old_id) = object.get("id") else {

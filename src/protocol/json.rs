@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// A JSON object's members in their order, borrowed from the text.
@@ -13,9 +14,14 @@ pub(super) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Parses a whole text as one object; the error is serde's own description, with line and column.
-    pub(super) fn parse(text: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(text)
+    /// Parses a whole text as one object. The error says where it is wrong, and never quotes the text: that is
+    /// somebody's prompt or answer, and the error may reach a log.
+    pub(super) fn parse(text: &'a [u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(|error| match error.classify() {
+            Category::Eof => "it ends too early".to_owned(),
+            Category::Data => "it is of another kind".to_owned(),
+            Category::Syntax | Category::Io => format!("line {}, column {}", error.line(), error.column()),
+        })
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a RawValue> {

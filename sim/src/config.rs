@@ -1,0 +1,144 @@
+//! What is the node: its speed, its memory, its models?
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+/// One model on the node's disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimModel {
+    /// The full name with its tag, as `llama3.2:latest`.
+    pub name: String,
+    /// Bytes on disk and in VRAM alike.
+    pub size_bytes: u64,
+    /// The architecture, as `llama`.
+    pub family: String,
+    /// Any of `completion`, `vision`, `embedding`, `tools`, `thinking`.
+    pub capabilities: Vec<String>,
+}
+
+impl SimModel {
+    /// A chat model that also calls tools.
+    pub fn chat(name: &str, size_gb: f64) -> Self {
+        Self::new(name, size_gb, "llama", &["completion", "tools"])
+    }
+
+    /// A chat model that sees images; it calls no tools.
+    pub fn vision(name: &str, size_gb: f64) -> Self {
+        Self::new(name, size_gb, "mllama", &["completion", "vision"])
+    }
+
+    /// A model that only embeds.
+    pub fn embedding(name: &str, size_gb: f64) -> Self {
+        Self::new(name, size_gb, "bert", &["embedding"])
+    }
+
+    /// A chat model that reasons before it answers, and calls tools.
+    pub fn thinking(name: &str, size_gb: f64) -> Self {
+        Self::new(name, size_gb, "qwen3", &["completion", "tools", "thinking"])
+    }
+
+    /// Whether the model has a capability.
+    pub fn can(&self, capability: &str) -> bool {
+        self.capabilities.iter().any(|has| has == capability)
+    }
+
+    /// The size in units of 10^9 bytes.
+    pub fn size_gb(&self) -> f64 {
+        self.size_bytes as f64 / 1e9
+    }
+
+    fn new(name: &str, size_gb: f64, family: &str, capabilities: &[&str]) -> Self {
+        Self {
+            name: with_tag(name),
+            size_bytes: (size_gb * 1e9) as u64,
+            family: family.to_owned(),
+            capabilities: capabilities.iter().map(|capability| (*capability).to_owned()).collect(),
+        }
+    }
+}
+
+/// A name without a tag means the tag `latest`.
+pub(crate) fn with_tag(name: &str) -> String {
+    let last_segment = name.rsplit('/').next().unwrap_or(name);
+    if last_segment.contains(':') { name.to_owned() } else { format!("{name}:latest") }
+}
+
+/// Everything that makes one simulated node.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// Where to listen; port 0 takes any free port. Default 127.0.0.1:0.
+    pub listen: SocketAddr,
+    /// Decode speed of one stream of a 5 GB model, in tokens per second; other sizes scale by 5 / size in GB.
+    /// `f64::INFINITY` means no delay at all. Default 50.
+    pub tokens_per_second: f64,
+    /// `OLLAMA_NUM_PARALLEL`: streams at once per loaded model. Embedding models always have one. Default 1.
+    pub slots: usize,
+    /// `OLLAMA_MAX_QUEUE`: requests that may wait for a load; one more is answered 503. Default 512.
+    pub max_queue: usize,
+    /// Memory for loaded models, in bytes. Default 24 GB.
+    pub vram_bytes: u64,
+    /// Load speed; `f64::INFINITY` means instant. Default 2 GB/s.
+    pub load_bytes_per_second: f64,
+    /// The part of every load that does not depend on the size. Default 500 ms.
+    pub load_overhead: Duration,
+    /// How long an idle model stays loaded. Default 5 minutes.
+    pub keep_alive: Duration,
+    /// The models on disk.
+    pub models: Vec<SimModel>,
+    /// When set, every request must carry `Authorization: Bearer <key>`.
+    pub api_key: Option<String>,
+    /// The `a` of v / (1 + a (b - 1)): how much b streams at once slow each other down. Default 0.3.
+    pub batch_slowdown: f64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tokens_per_second: 50.0,
+            slots: 1,
+            max_queue: 512,
+            vram_bytes: 24_000_000_000,
+            load_bytes_per_second: 2e9,
+            load_overhead: Duration::from_millis(500),
+            keep_alive: Duration::from_secs(5 * 60),
+            models: vec![
+                SimModel::chat("llama3.2:latest", 2.0),
+                SimModel::chat("llama3.2:1b", 1.3),
+                SimModel::vision("llava:latest", 4.7),
+                SimModel::embedding("all-minilm:latest", 0.05),
+            ],
+            api_key: None,
+            batch_slowdown: 0.3,
+        }
+    }
+}
+
+impl SimConfig {
+    /// For tests: infinite speed and instant loads.
+    pub fn fast() -> Self {
+        Self {
+            tokens_per_second: f64::INFINITY,
+            load_bytes_per_second: f64::INFINITY,
+            load_overhead: Duration::ZERO,
+            ..Self::default()
+        }
+    }
+
+    /// How long a load of the model takes.
+    pub(crate) fn load_time(&self, model: &SimModel) -> Duration {
+        let seconds = model.size_bytes as f64 / self.load_bytes_per_second;
+        self.load_overhead + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX / 2)
+    }
+
+    /// The decode speed of one stream of the model alone on the node, in tokens per second.
+    pub(crate) fn solo_speed(&self, model: &SimModel) -> f64 {
+        self.tokens_per_second * 5.0 / model.size_gb().max(0.001)
+    }
+
+    /// The model a request means: the name as given, or with the tag `latest`.
+    pub(crate) fn model(&self, name: &str) -> Option<&SimModel> {
+        let name = with_tag(name);
+        self.models.iter().find(|model| with_tag(&model.name) == name)
+    }
+}

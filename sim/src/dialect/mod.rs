@@ -1,0 +1,171 @@
+//! What does an answer look like on the wire? One module per family of routes: each reads its requests into an
+//! [`Ask`](crate::ask::Ask) and writes the pieces of an answer down.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::ask::{Ask, Piece, Reason};
+use crate::clock;
+use crate::error::{ApiError, json};
+
+pub(crate) mod anthropic;
+pub(crate) mod embeddings;
+mod keep_alive;
+mod native;
+pub(crate) mod native_request;
+mod openai;
+pub(crate) mod openai_request;
+pub(crate) mod openai_text;
+mod responses;
+pub(crate) mod responses_request;
+
+/// The token counts of an answer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Usage {
+    pub(crate) prompt: u64,
+    pub(crate) completion: u64,
+}
+
+/// Where the time of an answer went.
+#[derive(Clone, Debug)]
+pub(crate) struct Timings {
+    started: Instant,
+    pub(crate) load: Duration,
+    pub(crate) prefill: Duration,
+    pub(crate) decoding_since: Instant,
+}
+
+impl Timings {
+    pub(crate) fn new(started: Instant, load: Duration) -> Self {
+        Self { started, load, prefill: Duration::ZERO, decoding_since: clock::now() }
+    }
+
+    pub(crate) fn total(&self) -> Duration {
+        clock::now() - self.started
+    }
+
+    pub(crate) fn decode(&self) -> Duration {
+        clock::now() - self.decoding_since
+    }
+}
+
+/// How an answer ends.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    /// `None` when the runner stopped without saying so.
+    pub(crate) reason: Option<Reason>,
+    /// `None` when no counts are reported.
+    pub(crate) usage: Option<Usage>,
+    pub(crate) timings: Timings,
+}
+
+/// Writes one answer in the shape of one route.
+pub(crate) trait Dialect {
+    /// The content type of the stream.
+    fn stream_type(&self) -> &'static str {
+        "text/event-stream"
+    }
+
+    /// Writes one piece as one or more chunks.
+    fn piece(&mut self, piece: &Piece, out: &mut VecDeque<Bytes>);
+
+    /// Writes the chunks that end the stream.
+    fn end(&mut self, end: &End, out: &mut VecDeque<Bytes>);
+
+    /// The chunk by which Ollama reports an error in the middle of a stream, if it does.
+    fn error(&mut self) -> Option<Bytes>;
+
+    /// A chunk that is not JSON.
+    fn garbage(&self) -> Bytes {
+        Bytes::from_static(b"data: this is not json\n\n")
+    }
+
+    /// The answer as one JSON body.
+    fn whole(&mut self, pieces: &[Piece], end: &End) -> String;
+}
+
+/// What a request wants.
+pub(crate) enum Work {
+    Generate(Generate),
+    /// Load the model and say so with this body.
+    Load(Residence),
+    /// Unload the model when it is idle and say so with this body.
+    Unload(Residence),
+    Embed(embeddings::Embed),
+}
+
+/// A generation request: what is asked, and how to write the answer.
+pub(crate) struct Generate {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) dialect: Box<dyn Dialect>,
+}
+
+/// A request that only moves a model in or out of memory.
+pub(crate) struct Residence {
+    pub(crate) model: String,
+    pub(crate) keep_alive: Option<Duration>,
+    /// The answer once it is done.
+    pub(crate) reply: fn(model: &str, reason: &str) -> String,
+}
+
+/// A request body as one of our shapes; unknown fields are ignored, as Ollama does.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if body.iter().all(u8::is_ascii_whitespace) {
+        return Err(ApiError::bad_request("missing request body"));
+    }
+    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+/// `max_tokens` in Ollama's reading: a negative number means no limit.
+pub(crate) fn limit(max_tokens: Option<i64>) -> Option<u64> {
+    max_tokens.and_then(|tokens| u64::try_from(tokens).ok())
+}
+
+/// One event of an SSE stream without a name.
+pub(crate) fn sse(value: &impl Serialize) -> Bytes {
+    Bytes::from(format!("data: {}\n\n", json(value)))
+}
+
+/// One event of an SSE stream with a name.
+pub(crate) fn named_sse(name: &str, value: &impl Serialize) -> Bytes {
+    Bytes::from(format!("event: {name}\ndata: {}\n\n", json(value)))
+}
+
+/// Whether an image reference is inline data; web addresses are refused.
+pub(crate) fn check_image_url(url: &str) -> Result<(), ApiError> {
+    const INLINE: [&str; 5] = [
+        "data:image/jpeg;base64,",
+        "data:image/jpg;base64,",
+        "data:image/png;base64,",
+        "data:image/webp;base64,",
+        "data:;base64,",
+    ];
+    if url.starts_with("http://") || url.starts_with("https://") {
+        return Err(ApiError::bad_request(
+            "image URLs are not currently supported, please use base64 encoded data instead",
+        ));
+    }
+    if INLINE.iter().any(|prefix| url.starts_with(prefix)) {
+        Ok(())
+    } else {
+        Err(ApiError::bad_request("invalid image input"))
+    }
+}
+
+/// The pieces of one kind, put together.
+pub(crate) fn text_of(pieces: &[Piece]) -> String {
+    pieces.iter().filter_map(|piece| if let Piece::Text(text) = piece { Some(text.as_str()) } else { None }).collect()
+}
+
+/// The reasoning, put together.
+pub(crate) fn thinking_of(pieces: &[Piece]) -> String {
+    let thought = |piece: &Piece| if let Piece::Thinking(text) = piece { Some(text.clone()) } else { None };
+    pieces.iter().filter_map(thought).collect()
+}

@@ -1,0 +1,121 @@
+//! `/api/chat` and `/api/generate`, the requests.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::keep_alive::keep_alive;
+use super::native::{Native, Route, chat_residence, generate_residence};
+use super::{Generate, Residence, Work, limit, read};
+use crate::ask::{Ask, Tool, Turn};
+use crate::error::ApiError;
+
+#[derive(Deserialize)]
+struct Request {
+    model: Option<String>,
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    system: Option<String>,
+    images: Option<Vec<String>>,
+    raw: Option<bool>,
+    stream: Option<bool>,
+    format: Option<Value>,
+    keep_alive: Option<Value>,
+    tools: Option<Vec<ToolSpec>>,
+    options: Option<Options>,
+    think: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    role: Option<String>,
+    content: Option<String>,
+    images: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+struct Options {
+    num_predict: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct ToolSpec {
+    function: FunctionSpec,
+}
+
+#[derive(Deserialize)]
+struct FunctionSpec {
+    name: String,
+    #[serde(default)]
+    parameters: Value,
+}
+
+/// Reads a request to `/api/chat`.
+pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
+    let mut request: Request = read(body)?;
+    if request.model.as_deref().unwrap_or_default().is_empty() {
+        return Err(ApiError::bad_request("model is required"));
+    }
+    let messages = request.messages.take().unwrap_or_default();
+    let turns = messages.into_iter().map(|message| Turn {
+        role: message.role.unwrap_or_default(),
+        text: message.content.unwrap_or_default(),
+        images: message.images.map_or(0, |images| images.len()),
+    });
+    let turns: Vec<Turn> = turns.collect();
+    if turns.is_empty() {
+        return residence(request, chat_residence);
+    }
+    work(request, turns, Route::Chat)
+}
+
+/// Reads a request to `/api/generate`.
+pub(crate) fn generate(body: &[u8]) -> Result<Work, ApiError> {
+    let mut request: Request = read(body)?;
+    let prompt = request.prompt.take().unwrap_or_default();
+    if prompt.is_empty() {
+        return residence(request, generate_residence);
+    }
+    let system = request.system.take().filter(|system| !system.is_empty());
+    let mut turns: Vec<Turn> = system.map(|system| Turn::new("system", system)).into_iter().collect();
+    let images = request.images.as_ref().map_or(0, Vec::len);
+    turns.push(Turn { role: "user".to_owned(), text: prompt, images });
+    work(request, turns, Route::Generate)
+}
+
+fn residence(request: Request, reply: fn(&str, &str) -> String) -> Result<Work, ApiError> {
+    let keep_alive = keep_alive(request.keep_alive.as_ref())?;
+    let residence = Residence { model: request.model.unwrap_or_default(), keep_alive, reply };
+    Ok(if keep_alive == Some(Duration::ZERO) { Work::Unload(residence) } else { Work::Load(residence) })
+}
+
+fn work(request: Request, turns: Vec<Turn>, route: Route) -> Result<Work, ApiError> {
+    let keep_alive = keep_alive(request.keep_alive.as_ref())?;
+    let model = request.model.unwrap_or_default();
+    let tools = request.tools.unwrap_or_default().into_iter();
+    let ask = Ask {
+        model: model.clone(),
+        turns,
+        max_tokens: limit(request.options.and_then(|options| options.num_predict)),
+        tools: tools.map(|tool| Tool { name: tool.function.name, parameters: tool.function.parameters }).collect(),
+        format: format(request.format)?,
+        think: request.think.map(|think| think != Value::Bool(false)),
+        purpose: if route == Route::Chat { "chat" } else { "generate" },
+    };
+    let raw = request.raw.unwrap_or(false);
+    let dialect = Box::new(Native::new(route, model, raw));
+    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(true), keep_alive, dialect }))
+}
+
+fn format(format: Option<Value>) -> Result<Option<Value>, ApiError> {
+    match format {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(format)) if format.is_empty() => Ok(None),
+        Some(Value::String(format)) if format == "json" => Ok(Some(Value::Null)),
+        Some(schema @ Value::Object(_)) => Ok(Some(schema)),
+        Some(other) => Err(ApiError::bad_request(format!(
+            "invalid format: {other}; expected \"json\" or a valid JSON Schema object"
+        ))),
+    }
+}

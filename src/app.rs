@@ -1,0 +1,294 @@
+//! How is everything put together, started, and stopped in order?
+//!
+//! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
+//! end with an error frame → the server stops → background tasks stop → usage is flushed → the database closes.
+use std::any::Any;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::{Server, ServerHandle};
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{App as ActixApp, HttpServer};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::{self, AdminKey, Inference, Lifecycle};
+use crate::metrics::Metrics;
+use crate::relay::{Dispatcher, Fleet, Meters, Prober, Relay, Upstream};
+use crate::store::{Accounts, KeyDigest, Recorder, Store, StoreError, Writer};
+
+/// How often changes that other gateways made to users are taken up.
+const REFRESH: Duration = Duration::from_secs(5);
+/// How long a database that is away at the end is waited for.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
+/// What streams get, after the grace period, to send their last frame.
+const LAST_FRAME: Duration = Duration::from_secs(2);
+
+/// Why the gateway did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// The address.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// Where.
+        address: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// A setting that [`crate::config::load`] would have refused.
+    #[error("{0}")]
+    Setting(String),
+    /// Metrics that contradict each other.
+    #[error("{0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A gateway that listens and is ready to run.
+pub struct App {
+    config: Config,
+    clock: Clock,
+    store: Store,
+    accounts: Arc<Accounts>,
+    recorder: Recorder,
+    writer: Writer,
+    relay: Relay,
+    draining: CancellationToken,
+    server: Server,
+    address: SocketAddr,
+}
+
+impl App {
+    /// Opens the database, binds the address and builds every part once. Nodes may be down.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn build(config: Config, admin_key: KeyDigest) -> Result<Self, StartError> {
+        let clock = Clock::start();
+        let metrics = Arc::new(Metrics::new()?);
+        let fleet =
+            Fleet::new(&config.nodes).map_err(|(index, why)| StartError::Setting(format!("nodes[{index}]: {why}")))?;
+        let store = Store::open(&config.database).await?;
+        let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
+        let (recorder, writer) = Recorder::new(store.clone());
+        let specs = config.nodes.iter().map(|node| node.spec()).collect();
+        let dispatcher = Dispatcher::new(config.queue.clone(), specs, clock);
+        let stop = CancellationToken::new();
+        let relay = Relay { settings: config.relay.clone(), dispatcher, fleet, clock, metrics, stop };
+        let draining = CancellationToken::new();
+        let parts = Parts {
+            config: config.clone(),
+            admin_key: AdminKey(admin_key),
+            accounts: accounts.clone(),
+            store: store.clone(),
+            recorder: recorder.clone(),
+            relay: relay.clone(),
+            draining: draining.clone(),
+        };
+        let (server, address) = parts.listen()?;
+        Ok(Self { config, clock, store, accounts, recorder, writer, relay, draining, server, address })
+    }
+
+    /// Where it listens; the port is real also where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Users and keys.
+    pub fn accounts(&self) -> Arc<Accounts> {
+        self.accounts.clone()
+    }
+
+    /// The queue and the nodes.
+    pub fn dispatcher(&self) -> Arc<Dispatcher> {
+        self.relay.dispatcher.clone()
+    }
+
+    /// The clock of every part.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// Serves until `stop`, then stops in order.
+    ///
+    /// # Errors
+    /// When the server breaks.
+    pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
+        let tasks = CancellationToken::new();
+        let background = self.spawn_background(&tasks);
+        let flush = CancellationToken::new();
+        let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
+        let handle = self.server.handle();
+        let serving = actix_rt::spawn(self.server);
+        let drain = Drain {
+            draining: self.draining,
+            streams: self.relay.stop,
+            recorder: self.recorder,
+            handle,
+            grace: Duration::from_secs(self.config.server.drain_seconds),
+        };
+        let stopping = actix_rt::spawn(async move {
+            stop.cancelled().await;
+            drain.run().await;
+        });
+        let served = serving.await;
+        stopping.abort();
+        tasks.cancel();
+        for task in background {
+            let _ = task.await;
+        }
+        flush.cancel();
+        let _ = writing.await;
+        self.store.close().await;
+        served.map_err(io::Error::other)?
+    }
+
+    fn spawn_background(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
+        let relay = &self.relay;
+        let mut tasks = vec![
+            actix_rt::spawn(relay.dispatcher.clone().run_deadlines(stop.clone())),
+            actix_rt::spawn(refresh(self.accounts.clone(), self.clock, stop.clone())),
+        ];
+        let upstream = Upstream::new(&relay.settings);
+        for node in relay.fleet.ids() {
+            let prober =
+                Prober::new(node, relay.fleet.clone(), self.config.health.clone(), self.clock, upstream.clone());
+            tasks.push(actix_rt::spawn(prober.run(relay.dispatcher.clone(), stop.clone())));
+        }
+        tasks
+    }
+}
+
+/// Takes up what other gateways on the same database change.
+async fn refresh(accounts: Arc<Accounts>, clock: Clock, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(REFRESH) => {}
+        }
+        if let Err(error) = accounts.refresh(clock.now()).await {
+            tracing::warn!(%error, "users could not be read; the last ones known stay in force");
+        }
+    }
+}
+
+/// What the server hands to its workers.
+#[derive(Clone)]
+struct Parts {
+    config: Config,
+    admin_key: AdminKey,
+    accounts: Arc<Accounts>,
+    store: Store,
+    recorder: Recorder,
+    relay: Relay,
+    draining: CancellationToken,
+}
+
+impl Parts {
+    fn listen(self) -> Result<(Server, SocketAddr), StartError> {
+        let settings = self.config.server.clone();
+        let bind =
+            self.config.bind().ok_or_else(|| StartError::Setting("server.bind: expected ADDRESS:PORT".to_owned()))?;
+        let stall = Duration::from_secs(settings.client_stall_seconds);
+        let workers = match settings.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers => workers,
+        };
+        let failed = |error| StartError::Bind { address: bind.to_string(), error };
+        let application = move || {
+            ActixApp::new()
+                .wrap(from_fn(http::observe))
+                .configure(|config| self.provide(config))
+                .configure(http::routes)
+        };
+        let server = HttpServer::new(application)
+            .workers(workers)
+            .keep_alive(Duration::from_secs(settings.keep_alive_seconds))
+            // Otherwise a client that leaves while we wait for a node is never noticed.
+            .h1_allow_half_closed(false)
+            // Otherwise small events wait for the client's delayed acknowledgement.
+            .tcp_nodelay(true)
+            .shutdown_timeout(LAST_FRAME.as_secs())
+            .disable_signals()
+            .on_connect(move |connection, _| watch_client(connection, stall))
+            .bind(bind)
+            .map_err(failed)?;
+        let address = server.addrs().first().copied().unwrap_or(bind);
+        Ok((server.run(), address))
+    }
+
+    /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.
+    fn provide(&self, config: &mut ServiceConfig) {
+        let meters = Meters { clock: self.relay.clock, metrics: self.relay.metrics.clone() };
+        let inference = Inference {
+            relay: self.relay.clone(),
+            upstream: Upstream::new(&self.relay.settings),
+            meters: meters.clone(),
+            recorder: self.recorder.clone(),
+            default_max_output: self.config.limits.default_max_output,
+            draining: self.draining.clone(),
+        };
+        let lifecycle = Lifecycle {
+            draining: self.draining.clone(),
+            dispatcher: self.relay.dispatcher.clone(),
+            recorder: self.recorder.clone(),
+            metrics: self.relay.metrics.clone(),
+        };
+        config
+            .app_data(Data::from(self.accounts.clone()))
+            .app_data(Data::new(self.admin_key))
+            .app_data(Data::new(self.store.clone()))
+            .app_data(Data::new(self.recorder.clone()))
+            .app_data(Data::new(self.config.server.clone()))
+            .app_data(Data::new(self.config.limits.clone()))
+            .app_data(Data::new(meters))
+            .app_data(Data::new(inference))
+            .app_data(Data::new(lifecycle));
+    }
+}
+
+/// Closes the connection of a client that reads nothing for `stall`: without this a stream to it would hold its slot for
+/// ever, because a body is not asked for more while the socket is full.
+fn watch_client(connection: &dyn Any, stall: Duration) {
+    if let Some(stream) = connection.downcast_ref::<actix_rt::net::TcpStream>()
+        && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stall))
+    {
+        tracing::warn!(%error, "the deadline for clients that stop reading could not be set");
+    }
+}
+
+/// The end of serving.
+struct Drain {
+    draining: CancellationToken,
+    streams: CancellationToken,
+    recorder: Recorder,
+    handle: ServerHandle,
+    grace: Duration,
+}
+
+impl Drain {
+    async fn run(self) {
+        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: no new requests are taken");
+        self.draining.cancel();
+        if tokio::time::timeout(self.grace, self.idle()).await.is_err() {
+            tracing::warn!("the grace period is over: running requests are ended");
+            self.streams.cancel();
+            let _ = tokio::time::timeout(LAST_FRAME, self.idle()).await;
+        }
+        self.handle.stop(true).await;
+    }
+
+    /// Waits until every request has ended and its row is written.
+    async fn idle(&self) {
+        while self.recorder.backlog() > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

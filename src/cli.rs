@@ -1,0 +1,103 @@
+//! What can be said on the command line?
+mod admin_key;
+mod check;
+mod demo;
+mod healthcheck;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{self, Config, ConfigError};
+use crate::http::openapi;
+
+/// One fair, metered, OpenAI-compatible service over several Ollama nodes.
+#[derive(Debug, Parser)]
+#[command(name = "ollama-gateway", version, disable_help_subcommand = true)]
+struct Arguments {
+    /// The configuration file [default: gateway.yaml, if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (the default)
+    Serve,
+    /// Serve three simulated nodes and a throw-away database, to try things out
+    Demo {
+        /// Where to listen
+        #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
+        bind: String,
+    },
+    /// Check the configuration and name every mistake
+    Check,
+    /// Ask a running gateway whether it lives, for containers; exits with 0 or 1
+    Healthcheck,
+    /// Print the OpenAPI document
+    Openapi,
+}
+
+/// Reads the command line and does what it says.
+pub fn run() -> ExitCode {
+    // The one provider in the tree, named so that nothing has to guess.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let arguments = Arguments::parse();
+    let file = arguments.config.as_deref();
+    let done = match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(file),
+        Command::Demo { bind } => demo::run(bind),
+        Command::Check => check::run(file),
+        Command::Healthcheck => healthcheck::run(file),
+        Command::Openapi => print_openapi(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn print_openapi() -> Result<(), String> {
+    println!("{}", openapi::document().to_pretty_json().map_err(|error| error.to_string())?);
+    Ok(())
+}
+
+fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
+    // A name or value that is no Unicode cannot be one of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    match config::load(file, environment) {
+        Ok(document) => Ok(document.value),
+        Err(ConfigError::Mistakes(mistakes)) => {
+            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
+            let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };
+            Err(format!("{}\n{count} in the configuration", lines.join("\n")))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A token that is cancelled by SIGTERM or ctrl-c.
+fn stop_signal() -> Result<CancellationToken, String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let token = CancellationToken::new();
+    let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"));
+    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
+    let stop = token.clone();
+    actix_rt::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stop.cancel();
+    });
+    Ok(token)
+}

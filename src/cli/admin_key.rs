@@ -1,0 +1,78 @@
+//! Which admin key is in force? The configured one, the one in a file, or one that is made now and shown once.
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::store::random_hex;
+
+/// The admin key, and where it was just written, if it is new.
+pub(super) struct Found {
+    pub(super) key: String,
+    pub(super) made: Option<PathBuf>,
+}
+
+/// Finds the admin key, or makes one.
+pub(super) fn find(config: &Config) -> Result<Found, String> {
+    if let Some(key) = &config.admin.key {
+        return Ok(Found { key: key.clone(), made: None });
+    }
+    let default = config.data_folder().join("admin_key");
+    let path = config.admin.key_file.as_deref().unwrap_or(&default);
+    let key = match std::fs::read_to_string(path) {
+        Ok(text) => text.trim().to_owned(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.admin.key_file.is_none() => {
+            let key = random_hex().map_err(|error| format!("no randomness for an admin key: {error}"))?;
+            write_private(path, &key).map_err(|error| format!("{}: {error}", path.display()))?;
+            return Ok(Found { key, made: Some(path.to_path_buf()) });
+        }
+        Err(error) => return Err(format!("admin.key_file: {}: {error}", path.display())),
+    };
+    config.accepts_admin_key(&key).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(Found { key, made: None })
+}
+
+fn write_private(path: &Path, key: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    writeln!(file, "{key}")?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn config_in(folder: &Path) -> Config {
+        let mut config = Config::default();
+        config.database.url = format!("sqlite://{}/gateway.db", folder.display());
+        config
+    }
+
+    #[test]
+    fn a_key_is_made_once_in_a_private_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config_in(folder.path());
+        let first = find(&config).unwrap();
+        let path = first.made.unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let second = find(&config).unwrap();
+        assert!(second.made.is_none() && second.key == first.key && first.key.len() == 32);
+    }
+
+    #[test]
+    fn a_named_file_must_be_there_and_hold_a_fit_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = config_in(folder.path());
+        config.admin.key_file = Some(folder.path().join("key"));
+        assert!(find(&config).is_err());
+        std::fs::write(folder.path().join("key"), "a-key\n").unwrap();
+        assert_eq!(find(&config).unwrap().key, "a-key");
+        config.server.bind = "0.0.0.0:8000".to_owned();
+        assert!(find(&config).is_err());
+    }
+}

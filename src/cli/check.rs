@@ -1,0 +1,19 @@
+//! Is the configuration right? Every mistake at once, and no secret in what is printed.
+use std::path::Path;
+
+use crate::config::DEFAULT_FILE;
+
+pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
+    let config = super::load(file)?;
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let source =
+        if path.exists() { path.display().to_string() } else { "no file; defaults and environment".to_owned() };
+    println!("The configuration is good ({source}).");
+    println!("  listens on  {}", config.server.bind);
+    let kind = if config.database.sqlite_path().is_some() { "SQLite" } else { "Postgres" };
+    println!("  database    {kind}");
+    for node in &config.nodes {
+        println!("  node        {} at {}, {} slots a model", node.name, node.url, node.slots);
+    }
+    Ok(())
+}

@@ -1,0 +1,44 @@
+//! Serves for real.
+use std::path::Path;
+
+use super::admin_key;
+use crate::app::App;
+use crate::config::Config;
+use crate::store::KeyDigest;
+
+pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
+    let config = super::load(file)?;
+    config.log.install();
+    let admin = admin_key::find(&config)?;
+    actix_rt::System::new().block_on(async {
+        let stop = super::stop_signal()?;
+        let digest = KeyDigest::of(&admin.key);
+        let app = App::build(config.clone(), digest).await.map_err(|error| error.to_string())?;
+        print_banner(&app, &config, &admin);
+        app.run(stop).await.map_err(|error| error.to_string())
+    })
+}
+
+fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
+    let base = format!("http://{}", app.address());
+    println!("ollama-gateway {}", env!("CARGO_PKG_VERSION"));
+    println!("  API       {base}/v1");
+    println!("  docs      {base}/docs");
+    println!("  health    {base}/health");
+    println!("  metrics   {base}/metrics");
+    for node in &config.nodes {
+        println!("  node      {} at {}, {} slots a model", node.name, node.url, node.slots);
+    }
+    println!("  users     {}", app.accounts().all().len());
+    if let Some(path) = &admin.made {
+        println!("\n  admin key {}\n  It is shown this once, and kept in {} (mode 0600).", admin.key, path.display());
+    }
+    if app.accounts().all().is_empty() {
+        println!("\nMake a user:\n");
+        println!("  curl {base}/admin/users -H 'Authorization: Bearer <admin key>' -d '{{\"user_id\":\"user-123\"}}'");
+    }
+    if !app.address().ip().is_loopback() {
+        println!("\nKeys travel in the clear: put TLS in front of an address that others reach.");
+    }
+    println!();
+}

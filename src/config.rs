@@ -1,0 +1,351 @@
+//! What did the operator decide? `gateway.yaml` and the environment over the defaults, checked as a whole.
+//!
+//! Each module defines its own settings; here they are only put together and checked against each other. The names are a
+//! contract, and each is documented in `gateway.yaml`.
+pub mod document;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use document::{Document, Mistake};
+use serde::{Deserialize, Serialize};
+
+use crate::relay::{Fleet, HealthSettings, NodeSettings};
+use crate::{http, limits, relay, scheduler, store, telemetry};
+
+/// The file that is read when none is named.
+pub const DEFAULT_FILE: &str = "gateway.yaml";
+/// The key of the demo, known to everybody.
+pub const DEMO_ADMIN_KEY: &str = "admin-secret-key";
+/// An admin key that others can reach must be at least so long.
+const MIN_ADMIN_KEY: usize = 32;
+
+/// Every setting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// What is taken from clients.
+    pub server: http::Settings,
+    /// The admin key.
+    pub admin: AdminSettings,
+    /// Where users and usage are kept.
+    pub database: store::Settings,
+    /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
+    pub nodes: Vec<NodeSettings>,
+    /// The limits of new users.
+    pub limits: limits::Settings,
+    /// How many requests may wait.
+    pub queue: scheduler::Settings,
+    /// Deadlines of requests.
+    pub relay: relay::Settings,
+    /// How nodes are watched.
+    pub health: HealthSettings,
+    /// The log.
+    pub log: telemetry::Settings,
+}
+
+/// The admin key: given, in a file, or made at the first start.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSettings {
+    /// The key itself. `null` = made at the first start, shown once, and kept beside the database. Default `null`.
+    pub key: Option<String>,
+    /// A file that holds the key. Default `null`.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The key stays out of logs.
+impl fmt::Debug for AdminSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("AdminSettings").field("key_file", &self.key_file).finish_non_exhaustive()
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let local = NodeSettings {
+            name: "local".to_owned(),
+            url: "http://127.0.0.1:11434".to_owned(),
+            slots: 1,
+            vram_gb: None,
+            api_key: None,
+        };
+        Self {
+            server: http::Settings::default(),
+            admin: AdminSettings::default(),
+            database: store::Settings::default(),
+            nodes: vec![local],
+            limits: limits::Settings::default(),
+            queue: scheduler::Settings::default(),
+            relay: relay::Settings::default(),
+            health: HealthSettings::default(),
+            log: telemetry::Settings::default(),
+        }
+    }
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}")]
+    Unreadable {
+        /// Which file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// Everything that is wrong, at once.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Mistakes(Vec<Mistake>),
+}
+
+/// Reads and checks the configuration: defaults, then the file, then the environment. A missing default file is fine, a
+/// missing named one is not.
+///
+/// # Errors
+/// [`ConfigError`] with every mistake.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Document<Config>, ConfigError> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let name = path.display().to_string();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(ConfigError::Unreadable { path: name, error }),
+    };
+    let source = text.as_deref().map(|text| (name.as_str(), text));
+    let document: Document<Config> = document::load(source, environment).map_err(ConfigError::Mistakes)?;
+    let mistakes = Check { document: &document, mistakes: Vec::new() }.run();
+    if mistakes.is_empty() { Ok(document) } else { Err(ConfigError::Mistakes(mistakes)) }
+}
+
+impl Config {
+    /// Where to listen; checked by [`load`].
+    pub fn bind(&self) -> Option<SocketAddr> {
+        bind_address(&self.server.bind)
+    }
+
+    /// The folder for what the gateway makes itself.
+    pub fn data_folder(&self) -> PathBuf {
+        let beside = self.database.sqlite_path().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        beside.unwrap_or(Path::new("data")).to_path_buf()
+    }
+
+    /// Whether `key` may guard this address: anything that is not empty on loopback, a strong one elsewhere.
+    ///
+    /// # Errors
+    /// Why not; never the key.
+    pub fn accepts_admin_key(&self, key: &str) -> Result<(), String> {
+        if key.trim().is_empty() {
+            return Err("the admin key is empty".to_owned());
+        }
+        if self.bind().is_some_and(|address| address.ip().is_loopback()) {
+            return Ok(());
+        }
+        if key == DEMO_ADMIN_KEY {
+            return Err("the demo's admin key is known to everybody".to_owned());
+        }
+        if key.len() < MIN_ADMIN_KEY {
+            return Err(format!("an admin key that others can reach needs at least {MIN_ADMIN_KEY} characters"));
+        }
+        Ok(())
+    }
+}
+
+fn bind_address(text: &str) -> Option<SocketAddr> {
+    text.replacen("localhost:", "127.0.0.1:", 1).parse().ok()
+}
+
+/// What types cannot say.
+struct Check<'a> {
+    document: &'a Document<Config>,
+    mistakes: Vec<Mistake>,
+}
+
+impl Check<'_> {
+    fn run(mut self) -> Vec<Mistake> {
+        let config = &self.document.value;
+        if config.bind().is_none() {
+            self.wrong("server.bind", "expected ADDRESS:PORT", "such as 127.0.0.1:8000 or 0.0.0.0:8000");
+        }
+        if !config.database.is_known_kind() {
+            self.wrong(
+                "database.url",
+                "expected a SQLite or Postgres URL",
+                "sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME",
+            );
+        }
+        if let Err(why) = config.log.filter() {
+            self.wrong("log.level", &why, "such as info or info,ollama_gateway=debug");
+        }
+        self.admin();
+        self.positive();
+        self.nodes();
+        self.mistakes
+    }
+
+    fn wrong(&mut self, path: &str, message: &str, hint: &str) {
+        let hint = (!hint.is_empty()).then(|| hint.to_owned());
+        self.mistakes.push(self.document.mistake(path, message, hint));
+    }
+
+    fn admin(&mut self) {
+        let config = &self.document.value;
+        if config.admin.key.is_some() && config.admin.key_file.is_some() {
+            self.wrong("admin.key_file", "`admin.key` is given as well", "give one of them");
+        }
+        if let Some(Err(why)) = config.admin.key.as_deref().map(|key| config.accepts_admin_key(key)) {
+            self.wrong("admin.key", &why, "`openssl rand -hex 32` makes a good one; leave it out to have one made");
+        }
+    }
+
+    fn positive(&mut self) {
+        let config = &self.document.value;
+        let numbers = [
+            ("server.max_body_bytes", config.server.max_body_bytes as u64),
+            ("server.body_seconds", config.server.body_seconds),
+            ("server.keep_alive_seconds", config.server.keep_alive_seconds),
+            ("server.client_stall_seconds", config.server.client_stall_seconds),
+            ("limits.default_max_output", config.limits.default_max_output),
+            ("queue.max_queued", config.queue.max_queued as u64),
+            ("queue.max_queued_per_user", config.queue.max_queued_per_user as u64),
+            ("relay.queue_seconds", config.relay.queue_seconds),
+            ("relay.connect_ms", config.relay.connect_ms),
+            ("relay.first_byte_seconds", config.relay.first_byte_seconds),
+            ("relay.chunk_gap_seconds", config.relay.chunk_gap_seconds),
+            ("relay.total_seconds", config.relay.total_seconds),
+            ("health.probe_interval_ms", config.health.probe_interval_ms),
+            ("health.probe_timeout_ms", config.health.probe_timeout_ms),
+            ("health.loaded_interval_seconds", config.health.loaded_interval_seconds),
+            ("health.models_interval_seconds", config.health.models_interval_seconds),
+        ];
+        for (path, number) in numbers {
+            // A year of anything is a mistake too, and would overflow a clock.
+            if number == 0 || number > u64::from(u32::MAX) {
+                self.wrong(path, "expected a whole number of at least 1 (and below 2^32)", "");
+            }
+        }
+    }
+
+    fn nodes(&mut self) {
+        let nodes = &self.document.value.nodes;
+        if nodes.is_empty() {
+            self.wrong("nodes", "there is no node", "name at least one Ollama machine");
+        }
+        for (index, node) in nodes.iter().enumerate() {
+            let path = |key: &str| format!("nodes[{index}].{key}");
+            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+            if !(1..=64).contains(&node.name.len()) || !node.name.bytes().all(allowed) {
+                self.wrong(&path("name"), "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", "");
+            }
+            if nodes[..index].iter().any(|other| other.name == node.name) {
+                self.wrong(&path("name"), "another node has this name", "names must differ");
+            }
+            if let Err((_, why)) = Fleet::new(std::slice::from_ref(node)) {
+                self.wrong(&path("url"), &why, "without a path; a key goes to api_key");
+            }
+            if !(1..=1024).contains(&node.slots) {
+                self.wrong(&path("slots"), "expected 1 to 1024", "the node's OLLAMA_NUM_PARALLEL");
+            }
+            if node.vram_gb.is_some_and(|gigabytes| !(gigabytes > 0.0 && gigabytes < 1e6)) {
+                self.wrong(&path("vram_gb"), "expected a number above 0", "");
+            }
+            if node
+                .api_key
+                .as_ref()
+                .is_some_and(|key| key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()))
+            {
+                self.wrong(&path("api_key"), "expected printable characters without blanks", "");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("gateway.yaml");
+        std::fs::write(&file, text).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        load(Some(&file), environment).map(|document| document.value).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        let shipped = include_str!("../gateway.yaml");
+        assert_eq!(check(shipped, &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn every_setting_stands_in_the_shipped_file() {
+        let shipped = include_str!("../gateway.yaml");
+        let serde_json::Value::Object(sections) = serde_json::to_value(Config::default()).unwrap() else { panic!() };
+        for (section, settings) in &sections {
+            assert!(shipped.contains(&format!("\n{section}:")), "{section}");
+            for key in settings.as_object().into_iter().flatten().map(|(key, _)| key) {
+                assert!(shipped.contains(&format!("\n  {key}:")), "{section}.{key}");
+            }
+        }
+        let node = serde_json::to_value(&Config::default().nodes[0]).unwrap();
+        for key in node.as_object().unwrap().keys() {
+            assert!(shipped.contains(&format!(" {key}:")), "nodes[].{key}");
+        }
+    }
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let text = "server:\n  bind: 127.0.0.1:1\n  workers: 3\n";
+        let environment = [
+            ("GATEWAY__SERVER__BIND", "127.0.0.1:2"),
+            ("GATEWAY__ADMIN__KEY", "123456"),
+            ("GATEWAY__NODES", r#"[{"name":"a","url":"http://127.0.0.1:11434","slots":2}]"#),
+        ];
+        let config = check(text, &environment).unwrap();
+        assert_eq!((config.server.bind.as_str(), config.server.workers), ("127.0.0.1:2", 3));
+        assert_eq!(config.admin.key.as_deref(), Some("123456"));
+        assert_eq!((config.nodes[0].name.as_str(), config.nodes[0].slots), ("a", 2));
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once_with_its_place() {
+        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: http://x/y\n    slots: 0\n";
+        let said = check(text, &[("GATEWAY__RELAY__CONNECT_MS", "0")]).unwrap_err();
+        for part in [
+            ":2: server.bind: expected ADDRESS:PORT",
+            ":4: database.url",
+            ":6: nodes[0].name",
+            ":7: nodes[0].url",
+            ":8: nodes[0].slots",
+            "GATEWAY__RELAY__CONNECT_MS: relay.connect_ms",
+        ] {
+            assert!(said.contains(part), "{part}\n{said}");
+        }
+        assert!(!said.contains("geheim"));
+    }
+
+    #[test]
+    fn an_address_that_others_reach_needs_a_strong_admin_key() {
+        let key = |bind: &str, key: &str| check(&format!("server:\n  bind: {bind}\nadmin:\n  key: \"{key}\"\n"), &[]);
+        let strong = "0123456789abcdef0123456789abcdef";
+        assert!(key("127.0.0.1:1", DEMO_ADMIN_KEY).is_ok());
+        assert!(key("127.0.0.1:1", "").is_err());
+        for weak in ["", DEMO_ADMIN_KEY, "short"] {
+            let said = key("0.0.0.0:1", weak).unwrap_err();
+            assert!(said.contains("admin.key") && (weak.is_empty() || !said.contains(weak)), "{said}");
+        }
+        assert!(key("0.0.0.0:1", strong).is_ok());
+        assert!(key("\"[::]:1\"", "short").is_err());
+    }
+
+    #[test]
+    fn a_missing_default_file_is_fine_and_a_named_one_is_not() {
+        assert!(load(Some(Path::new("/nowhere/gateway.yaml")), []).is_err());
+    }
+}

@@ -1,0 +1,300 @@
+//! What is wrong with a tree of settings, all of it at once?
+//!
+//! `serde` stops at the first mistake. So each mistake is noted, mended with a default or a stand-in, and the tree is
+//! read again, until it can be read or nothing is left to mend.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::Segment;
+
+use super::complaint::{Complaint, hint_for_unknown};
+use super::yaml::{child, element, is_within};
+
+/// How a setting is wrong.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// The key does not exist.
+    Unknown,
+    /// The key is required and was not given.
+    Missing,
+    /// The value is not one that the key takes.
+    Wrong,
+}
+
+/// One mistake; its texts never hold a value that may be secret.
+pub(super) struct Fault {
+    pub kind: Kind,
+    pub path: String,
+    pub message: String,
+    pub hint: Option<String>,
+}
+
+/// Everything that one examination found.
+pub(super) struct Findings<T> {
+    /// The settings, mended where needed; absent when mending failed.
+    pub value: Option<T>,
+    /// The mended tree, without the required keys that nobody gave.
+    pub tree: Value,
+    /// In the order they were met.
+    pub faults: Vec<Fault>,
+}
+
+/// Reads `tree` as a `T` and finds every mistake. `readings` holds, by path, a second way to read a value, taken when
+/// the first does not fit.
+pub(super) fn examine<T: Serialize + DeserializeOwned>(
+    tree: Value,
+    defaults: &Value,
+    readings: BTreeMap<String, Value>,
+) -> Findings<T> {
+    let rounds = 8 * count(&tree) + 64;
+    let readings = readings.into_iter().map(|(path, value)| (path, Some(value))).collect();
+    let mut examination = Examination::new(tree, defaults, readings);
+    let mut value = None;
+    for _ in 0..rounds {
+        let is_mended = match serde_path_to_error::deserialize::<_, T>(&examination.tree) {
+            Ok(settings) => match list_for_group(&examination.tree, &settings) {
+                Some(steps) => examination.wrong(&steps, &Complaint::expecting("a map")),
+                None => {
+                    value = Some(settings);
+                    break;
+                }
+            },
+            Err(error) => {
+                let steps = existing_steps(&examination.tree, error.path());
+                examination.note(steps, &error.inner().to_string())
+            }
+        };
+        if !is_mended {
+            break;
+        }
+    }
+    for steps in std::mem::take(&mut examination.absent) {
+        remove(&mut examination.tree, &steps);
+    }
+    Findings { value, tree: examination.tree, faults: examination.faults }
+}
+
+#[derive(Clone)]
+enum Step {
+    Key(String),
+    Index(usize),
+}
+
+struct Examination<'a> {
+    tree: Value,
+    defaults: &'a Value,
+    /// The second reading of a value; `None` once it was taken, or once the value was asked for its names.
+    readings: BTreeMap<String, Option<Value>>,
+    faults: Vec<Fault>,
+    /// How often each path was mended. What is met at, above or below such a path is a consequence of the mending.
+    mended: BTreeMap<String, usize>,
+    /// By the path of a list, the indices that were taken out of it.
+    dropped: BTreeMap<String, Vec<usize>>,
+    /// Required keys outside of lists that hold a stand-in.
+    absent: Vec<Vec<Step>>,
+}
+
+impl<'a> Examination<'a> {
+    fn new(tree: Value, defaults: &'a Value, readings: BTreeMap<String, Option<Value>>) -> Self {
+        Self {
+            tree,
+            defaults,
+            readings,
+            faults: Vec::new(),
+            mended: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            absent: Vec::new(),
+        }
+    }
+
+    /// Notes what `serde` says about the value at `steps` and mends it; false if that is impossible.
+    fn note(&mut self, mut steps: Vec<Step>, message: &str) -> bool {
+        let complaint = Complaint::read(message);
+        match &complaint {
+            Complaint::Unknown { field, known } => {
+                let is_named = |step: &Step| matches!(step, Step::Key(key) if key == field);
+                if !steps.last().is_some_and(is_named) {
+                    steps.push(Step::Key(field.clone()));
+                }
+                let path = self.path(&steps);
+                self.record(Kind::Unknown, path, "unknown key".to_owned(), hint_for_unknown(field, known));
+                self.take_out(&steps)
+            }
+            Complaint::Missing { field } => {
+                steps.push(Step::Key(field.clone()));
+                let path = self.path(&steps);
+                self.record(Kind::Missing, path.clone(), "a value is required".to_owned(), None);
+                self.mended.entry(path).or_default();
+                if !steps.iter().any(|step| matches!(step, Step::Index(_))) {
+                    self.absent.push(steps.clone());
+                }
+                put(&mut self.tree, &steps, Value::Null)
+            }
+            Complaint::Wrong { .. } => self.wrong(&steps, &complaint),
+        }
+    }
+
+    fn wrong(&mut self, steps: &[Step], complaint: &Complaint) -> bool {
+        let path = self.path(steps);
+        if let Some(reading) = self.readings.get_mut(&path).and_then(Option::take) {
+            return put(&mut self.tree, steps, reading);
+        }
+        if complaint.hides_the_names() && !self.readings.contains_key(&path) {
+            self.readings.insert(path, None);
+            return put(&mut self.tree, steps, Value::from(""));
+        }
+        let value = at(&self.tree, steps).cloned().unwrap_or_default();
+        let message = complaint.message(&path, &value);
+        // A value that was read twice has no one type that a hint could speak of.
+        let hint = if self.readings.contains_key(&path) { None } else { complaint.hint(&path, &value) };
+        self.record(Kind::Wrong, path, message, hint);
+        self.mend(steps, complaint)
+    }
+
+    fn record(&mut self, kind: Kind, path: String, message: String, hint: Option<String>) {
+        let is_consequence = self.mended.keys().any(|mended| is_within(&path, mended) || is_within(mended, &path));
+        if !is_consequence {
+            self.faults.push(Fault { kind, path, message, hint });
+        }
+    }
+
+    /// Tries the default, then a stand-in of the expected type, then to do without, then the same one level up.
+    fn mend(&mut self, steps: &[Step], complaint: &Complaint) -> bool {
+        let path = self.path(steps);
+        loop {
+            let attempts = self.mended.entry(path.clone()).or_default();
+            *attempts += 1;
+            let replacement = match *attempts {
+                1 => at(self.defaults, steps).cloned(),
+                // Twice, since only the second complaint about an enum lists the names it takes.
+                2 | 3 => complaint.stand_in(),
+                4 if !steps.is_empty() => return self.take_out(steps),
+                _ => break,
+            };
+            if let Some(replacement) = replacement {
+                return put(&mut self.tree, steps, replacement);
+            }
+        }
+        steps.split_last().is_some_and(|(_, parent)| self.mend(parent, &Complaint::expecting("")))
+    }
+
+    fn take_out(&mut self, steps: &[Step]) -> bool {
+        if let Some((Step::Index(_), parent)) = steps.split_last() {
+            let (list, index) = (self.path(parent), self.original_index(steps));
+            self.dropped.entry(list).or_default().extend(index);
+        }
+        remove(&mut self.tree, steps)
+    }
+
+    /// The path as the author of the settings knows it: elements that were taken out still count.
+    fn path(&self, steps: &[Step]) -> String {
+        let mut path = String::new();
+        for (position, step) in steps.iter().enumerate() {
+            path = match step {
+                Step::Key(key) => child(&path, key),
+                Step::Index(index) => {
+                    let original = self.original_index(&steps[..=position]);
+                    element(&path, original.unwrap_or(*index))
+                }
+            };
+        }
+        path
+    }
+
+    fn original_index(&self, steps: &[Step]) -> Option<usize> {
+        let (Step::Index(index), parent) = steps.split_last()? else { return None };
+        let dropped = self.dropped.get(&self.path(parent));
+        (0..).filter(|original| dropped.is_none_or(|dropped| !dropped.contains(original))).nth(*index)
+    }
+}
+
+/// Where a list stands for a group: `serde` would take its elements for the fields, in the order of the source code.
+fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>> {
+    fn search(given: &Value, read: &Value, steps: &mut Vec<Step>) -> bool {
+        let mut descend = |step: Step, given: &Value, read: Option<&Value>| {
+            steps.push(step);
+            let is_found = read.is_some_and(|read| search(given, read, steps));
+            if !is_found {
+                steps.pop();
+            }
+            is_found
+        };
+        match (given, read) {
+            (Value::Array(_), Value::Object(_)) => true,
+            (Value::Object(given), Value::Object(read)) => {
+                given.iter().any(|(key, value)| descend(Step::Key(key.clone()), value, read.get(key)))
+            }
+            (Value::Array(given), Value::Array(read)) => {
+                given.iter().enumerate().any(|(index, value)| descend(Step::Index(index), value, read.get(index)))
+            }
+            _ => false,
+        }
+    }
+    let mut steps = Vec::new();
+    let read = serde_json::to_value(settings).ok()?;
+    search(tree, &read, &mut steps).then_some(steps)
+}
+
+/// The reported path as far as it exists: the rest may be made from a value, such as the name of a variant.
+fn existing_steps(tree: &Value, path: &serde_path_to_error::Path) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for segment in path {
+        steps.push(match segment {
+            Segment::Seq { index } => Step::Index(*index),
+            Segment::Map { key } | Segment::Enum { variant: key } => Step::Key(key.clone()),
+            Segment::Unknown => break,
+        });
+        if at(tree, &steps).is_none() {
+            steps.pop();
+            break;
+        }
+    }
+    steps
+}
+
+fn at<'v>(tree: &'v Value, steps: &[Step]) -> Option<&'v Value> {
+    steps.iter().try_fold(tree, |value, step| match step {
+        Step::Key(key) => value.get(key),
+        Step::Index(index) => value.get(index),
+    })
+}
+
+fn at_mut<'v>(tree: &'v mut Value, steps: &[Step]) -> Option<&'v mut Value> {
+    steps.iter().try_fold(tree, |value, step| match step {
+        Step::Key(key) => value.get_mut(key),
+        Step::Index(index) => value.get_mut(index),
+    })
+}
+
+fn put(tree: &mut Value, steps: &[Step], value: Value) -> bool {
+    if let Some((Step::Key(key), parent)) = steps.split_last()
+        && let Some(Value::Object(map)) = at_mut(tree, parent)
+    {
+        map.insert(key.clone(), value);
+        return true;
+    }
+    at_mut(tree, steps).map(|place| *place = value).is_some()
+}
+
+fn remove(tree: &mut Value, steps: &[Step]) -> bool {
+    let Some((last, parent)) = steps.split_last() else { return false };
+    match (at_mut(tree, parent), last) {
+        (Some(Value::Object(map)), Step::Key(key)) => map.remove(key).is_some(),
+        (Some(Value::Array(list)), Step::Index(index)) if *index < list.len() => {
+            list.remove(*index);
+            true
+        }
+        _ => false,
+    }
+}
+
+fn count(value: &Value) -> usize {
+    match value {
+        Value::Object(map) => 1 + map.values().map(count).sum::<usize>(),
+        Value::Array(list) => 1 + list.iter().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}

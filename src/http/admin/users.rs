@@ -1,0 +1,193 @@
+//! Users: made with a key that is shown once, listed, read, deleted.
+use actix_web::web::{Data, Json, Path, Query};
+use actix_web::{HttpResponse, Responder};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{changed, present};
+use crate::http::auth::Admin;
+use crate::http::error::ApiError;
+use crate::http::openapi;
+use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rfc3339, rows, summary};
+use crate::limits;
+use crate::relay::Meters;
+use crate::store::{Account, Accounts, ApiKey, NewUser, Recorder, Store, StoreError, UserId};
+
+/// A user to be made. A limit that is absent is the default for new users; null is no limit.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateUser {
+    /// `[A-Za-z0-9._@-]{1,64}`
+    #[schema(example = "user-123")]
+    user_id: String,
+    /// Admissions in any 60 s.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>)]
+    requests_per_minute: Option<Option<u32>>,
+    /// Prompt and completion tokens per UTC day.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>)]
+    tokens_per_day: Option<Option<u64>>,
+}
+
+/// A user.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct User {
+    /// The name.
+    #[schema(example = "user-123")]
+    user_id: String,
+    /// RFC 3339 in UTC.
+    created_at: String,
+    /// Admissions in any 60 s; null = no limit.
+    requests_per_minute: Option<u32>,
+    /// Prompt and completion tokens per UTC day; null = no limit.
+    tokens_per_day: Option<u64>,
+}
+
+/// A new user with a key that is not shown again.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct CreatedUser {
+    #[serde(flatten)]
+    user: User,
+    /// Shown this once; only a digest of it is kept.
+    #[schema(example = "sk-user-123-0123456789abcdef0123456789abcdef")]
+    api_key: String,
+}
+
+/// A page of users, by name.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserList {
+    /// Always `list`.
+    object: &'static str,
+    /// The users.
+    data: Vec<User>,
+    /// For `after`; null on the last page.
+    next: Option<String>,
+}
+
+/// A deleted user.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeletedUser {
+    /// The name.
+    user_id: String,
+    /// Always true.
+    deleted: bool,
+}
+
+/// A user's rows and sums.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UserUsage {
+    #[serde(flatten)]
+    rows: UsageList,
+    /// Over all rows, not this page alone.
+    summary: UsageSummary,
+}
+
+impl From<&Account> for User {
+    fn from(account: &Account) -> Self {
+        let limits = account.limits();
+        Self {
+            user_id: account.user().as_str().to_owned(),
+            created_at: rfc3339(account.created_at_ms()),
+            requests_per_minute: limits.requests_per_minute,
+            tokens_per_day: limits.tokens_per_day,
+        }
+    }
+}
+
+/// Make a user
+///
+/// Answers with the user's first key, which works at once and is shown this once.
+#[utoipa::path(
+    post, path = "/admin/users", tag = "admin", security(("admin_key" = [])), request_body = CreateUser,
+    responses(
+        (status = 201, body = CreatedUser),
+        (status = 409, description = "The user exists.", body = openapi::ErrorBody),
+        openapi::AdminResponses, openapi::StorageResponse,
+    ),
+)]
+pub async fn create(
+    _: Admin,
+    accounts: Data<Accounts>,
+    defaults: Data<limits::Settings>,
+    meters: Data<Meters>,
+    body: Json<CreateUser>,
+) -> Result<impl Responder, ApiError> {
+    let user = UserId::parse(&body.user_id).ok_or_else(|| {
+        ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
+    })?;
+    let limits = changed(defaults.for_new_user(), body.requests_per_minute, body.tokens_per_day)?;
+    let key = ApiKey::generate(user.as_str()).map_err(|error| ApiError::internal(error.to_string()))?;
+    let account = accounts.create(NewUser { user, limits }, &key, meters.clock.now()).await?;
+    tracing::info!(user = account.user().as_str(), "user made");
+    Ok(HttpResponse::Created().json(CreatedUser { user: account.as_ref().into(), api_key: key.reveal().to_owned() }))
+}
+
+/// List users
+#[utoipa::path(
+    get, path = "/admin/users", tag = "admin", params(PageQuery), security(("admin_key" = [])),
+    responses((status = 200, body = UserList), openapi::AdminResponses),
+)]
+pub async fn list(_: Admin, accounts: Data<Accounts>, query: Query<PageQuery>) -> Result<Json<UserList>, ApiError> {
+    let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
+    let after = query.after()?.map(String::from_utf8).transpose().map_err(|_| bad_cursor())?.unwrap_or_default();
+    let mut page: Vec<_> =
+        accounts.all().into_iter().filter(|account| account.user().as_str() > after.as_str()).take(limit + 1).collect();
+    let more = page.len() > limit;
+    page.truncate(limit);
+    let next = page.last().filter(|_| more).map(|account| cursor(account.user().as_str().as_bytes()));
+    Ok(Json(UserList { object: "list", data: page.iter().map(|account| account.as_ref().into()).collect(), next }))
+}
+
+/// Read a user
+#[utoipa::path(
+    get, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
+    params(("id" = String, Path, description = "The user.")),
+    responses((status = 200, body = User), openapi::AdminResponses, openapi::NotFoundResponse),
+)]
+pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<User>, ApiError> {
+    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+    Ok(Json(account.as_ref().into()))
+}
+
+/// Delete a user
+///
+/// The keys stop working at once. The usage history stays, and so does what was used today, should the name come back.
+#[utoipa::path(
+    delete, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
+    params(("id" = String, Path, description = "The user.")),
+    responses(
+        (status = 200, body = DeletedUser), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<DeletedUser>, ApiError> {
+    accounts.delete(&id).await?;
+    tracing::info!(user = id.as_str(), "user deleted");
+    Ok(Json(DeletedUser { user_id: id.into_inner(), deleted: true }))
+}
+
+/// A user's usage
+///
+/// Rows, newest first, and sums over all of them; also of a user who is deleted.
+#[utoipa::path(
+    get, path = "/admin/users/{id}/usage", tag = "admin", security(("admin_key" = [])),
+    params(("id" = String, Path, description = "The user."), PageQuery),
+    responses(
+        (status = 200, body = UserUsage), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn usage(
+    _: Admin,
+    accounts: Data<Accounts>,
+    store: Data<Store>,
+    recorder: Data<Recorder>,
+    id: Path<String>,
+    query: Query<PageQuery>,
+) -> Result<Json<UserUsage>, ApiError> {
+    let rows = rows(&store, &recorder, &id, &query).await?;
+    if accounts.by_user(&id).is_none() && !store.has_usage(&id).await? {
+        return Err(StoreError::NotFound(id.into_inner()).into());
+    }
+    let summary = summary(&store, &recorder, &id, &PeriodQuery::default()).await?;
+    Ok(Json(UserUsage { rows, summary }))
+}

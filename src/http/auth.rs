@@ -1,0 +1,130 @@
+//! Whose key is this? User keys open user routes, the admin key admin routes, and neither the other's.
+use std::future::{Ready, ready};
+use std::sync::Arc;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpRequest};
+
+use super::error::ApiError;
+use crate::store::{Account, Accounts, KeyDigest};
+
+/// The digest of the admin key.
+#[derive(Clone, Copy, Debug)]
+pub struct AdminKey(pub KeyDigest);
+
+/// The user who calls.
+#[derive(Clone, Debug)]
+pub struct Caller(pub Arc<Account>);
+
+/// Proof that the admin calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Admin;
+
+impl FromRequest for Caller {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(caller(request))
+    }
+}
+
+impl FromRequest for Admin {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(admin(request))
+    }
+}
+
+fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
+    let digest = KeyDigest::of(key_of(request.headers())?);
+    match dependency::<Accounts>(request)?.by_key(&digest) {
+        Some(account) => Ok(Caller(account)),
+        None if dependency::<AdminKey>(request)?.0.matches(&digest) => Err(ApiError::unauthorized(
+            "The admin key is no user key. Make a user with POST /admin/users and use its key.",
+        )),
+        None => Err(ApiError::unauthorized("Incorrect API key. Ask the operator of this service for a key.")),
+    }
+}
+
+fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
+    let digest = KeyDigest::of(key_of(request.headers())?);
+    if dependency::<AdminKey>(request)?.0.matches(&digest) {
+        return Ok(Admin);
+    }
+    Err(match dependency::<Accounts>(request)?.by_key(&digest) {
+        Some(_) => ApiError::forbidden("A user's key does not open this path; it takes the admin key."),
+        None => ApiError::unauthorized("Incorrect admin key."),
+    })
+}
+
+fn dependency<T: 'static>(request: &HttpRequest) -> Result<&Data<T>, ApiError> {
+    request.app_data::<Data<T>>().ok_or_else(|| ApiError::internal("The service is not set up completely."))
+}
+
+/// The one key of a request, from any of the three headers that clients use.
+fn key_of(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let mut found: Option<&str> = None;
+    let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
+    let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
+    for (value, is_bearer) in bearers.chain(plain) {
+        let text = value.to_str().map_err(|_| ApiError::unauthorized("The API key has characters that no key has."))?;
+        let key = if is_bearer { bearer(text)? } else { text.trim() };
+        match found {
+            Some(other) if other != key => {
+                return Err(ApiError::invalid("The request carries two different API keys; send one."));
+            }
+            _ => found = Some(key),
+        }
+    }
+    match found {
+        Some(key) if !key.is_empty() => Ok(key),
+        _ => Err(ApiError::unauthorized("No API key. Send it as `Authorization: Bearer <key>` (or as `x-api-key`).")),
+    }
+}
+
+fn bearer(value: &str) -> Result<&str, ApiError> {
+    match value.trim().split_once(' ') {
+        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
+        _ if value.trim().eq_ignore_ascii_case("bearer") => Ok(""),
+        _ => Err(ApiError::unauthorized("The Authorization header must be `Bearer <key>`.")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn key(headers: &[(&'static str, &'static str)]) -> Result<String, u16> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        key_of(&map).map(str::to_owned).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn a_key_is_taken_from_any_of_the_headers() {
+        assert_eq!(key(&[("authorization", "Bearer k")]), Ok("k".to_owned()));
+        assert_eq!(key(&[("authorization", "bEARER  k ")]), Ok("k".to_owned()));
+        assert_eq!(key(&[("x-api-key", "k")]), Ok("k".to_owned()));
+        assert_eq!(key(&[("api-key", "k"), ("authorization", "Bearer k")]), Ok("k".to_owned()));
+    }
+
+    #[test]
+    fn two_keys_are_a_mistake_and_none_is_not_allowed() {
+        assert_eq!(key(&[("x-api-key", "a"), ("authorization", "Bearer b")]), Err(400));
+        assert_eq!(key(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), Err(400));
+        for headers in
+            [&[][..], &[("authorization", "Bearer")], &[("authorization", "Basic eA==")], &[("x-api-key", " ")]]
+        {
+            assert_eq!(key(headers), Err(401), "{headers:?}");
+        }
+    }
+}

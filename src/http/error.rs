@@ -1,0 +1,344 @@
+//! What does a client see when something goes wrong? The one place that knows every error and its status.
+//!
+//! Statuses are chosen for what SDKs do with them: 408, 409, 429 and 5xx are tried again, `Retry-After` (whole seconds)
+//! and `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+
+use crate::limits::{Exceeded, Standing};
+use crate::protocol::BadRequest;
+use crate::protocol::openai::ErrorObject;
+use crate::relay::WhyNot;
+use crate::scheduler::{Failure, Refusal, RefusalReason};
+use crate::store::{Status, StoreError};
+
+/// An answer that is an error, in OpenAI's words.
+#[derive(Clone, Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    kind: &'static str,
+    code: Option<&'static str>,
+    message: String,
+    param: Option<&'static str>,
+    retry_after: Option<Duration>,
+    /// Whether another try of the same request could help.
+    hopeless: bool,
+    standing: Option<Standing>,
+    allow: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            code,
+            message: message.into(),
+            param: None,
+            retry_after: None,
+            hopeless: false,
+            standing: None,
+            allow: None,
+        }
+    }
+
+    /// 400: the request itself is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
+    }
+
+    /// 400, naming the field.
+    pub fn invalid_field(param: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(param), ..Self::invalid(message) }
+    }
+
+    /// 401: no key, or none that is known.
+    pub fn unauthorized(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", Some("invalid_api_key"), message)
+    }
+
+    /// 403: a known key in the wrong place.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("not_allowed"), message)
+    }
+
+    /// 404 for a thing named in the path.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("not_found"), message)
+    }
+
+    /// 404: no node lists this model.
+    pub fn unknown_model(model: &str) -> Self {
+        let message =
+            format!("The model `{}` does not exist here. GET /v1/models lists those that do.", printable(model));
+        let error = Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("model_not_found"), message);
+        Self { param: Some("model"), ..error }
+    }
+
+    /// 405, with the methods that work.
+    pub fn method_not_allowed(allow: &'static str) -> Self {
+        let message = format!("This path takes only {allow}.");
+        let error =
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message);
+        Self { allow: Some(allow), ..error }
+    }
+
+    /// 408: the body did not come in time.
+    pub fn body_too_slow() -> Self {
+        let message = "The request's body did not arrive in time.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", Some("request_timeout"), message)
+    }
+
+    /// 413, with the limit.
+    pub fn body_too_large(limit: usize) -> Self {
+        let message = format!("The request's body is larger than the limit of {limit} bytes.");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+    }
+
+    /// 415: bodies come as they are.
+    pub fn encoded_body() -> Self {
+        let message = "Compressed request bodies are not taken; send the body without Content-Encoding.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", Some("unsupported_encoding"), message)
+    }
+
+    /// 409: it is there already.
+    pub fn conflict(message: impl Into<String>) -> Self {
+        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("already_exists"), message);
+        Self { hopeless: true, ..error }
+    }
+
+    /// 503, worth another try after `retry_after`.
+    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message);
+        Self { retry_after: Some(retry_after), ..error }
+    }
+
+    /// 500: a mistake of ours.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
+    }
+
+    /// 503 while the gateway stops.
+    pub fn stopping() -> Self {
+        Self::unavailable("server_shutting_down", "The service is shutting down.", Duration::from_secs(5))
+    }
+
+    /// 429 by a user's limit, with where the user stands.
+    pub fn exceeded(exceeded: Exceeded, standing: Standing) -> Self {
+        let (code, message, retry_after, hopeless) = match exceeded {
+            Exceeded::Requests { limit, retry_after } => (
+                "rate_limit_exceeded",
+                format!(
+                    "Rate limit reached: {limit} requests per minute. Please try again in {}.",
+                    seconds(retry_after)
+                ),
+                retry_after,
+                false,
+            ),
+            Exceeded::TokensReserved { limit, left, retry_after } => (
+                "rate_limit_exceeded",
+                format!(
+                    "Of your {limit} tokens per day {left} are free and this request needs more; running requests hold \
+                     the rest. Please try again in {}.",
+                    seconds(retry_after)
+                ),
+                retry_after,
+                false,
+            ),
+            Exceeded::TokensUsedUp { limit, used, retry_after } => (
+                "insufficient_quota",
+                format!(
+                    "You have used {used} of your {limit} tokens per day (UTC), which leaves too little for this request. \
+                     Please try again in {}.",
+                    seconds(retry_after)
+                ),
+                retry_after,
+                true,
+            ),
+        };
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some(code), message);
+        Self { retry_after: Some(retry_after), hopeless, standing: Some(standing), ..error }
+    }
+
+    /// A request that was carried and got no answer, and how its account is closed.
+    pub fn not_carried(why: &WhyNot, model: &str) -> (Self, Status) {
+        match why {
+            WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
+            WhyNot::TooLong => {
+                let message = "The request took longer than this service allows.";
+                (Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message), Status::Deadline)
+            }
+            WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
+        }
+    }
+
+    fn refused(refusal: Refusal, detail: Option<&str>, model: &str) -> (Self, Status) {
+        let after = refusal.retry_after;
+        let again = format!("Please try again in {}.", seconds(after));
+        match refusal.reason {
+            RefusalReason::UserQueueFull => {
+                let message = format!("You have as many requests waiting as one user may. {again}");
+                let error =
+                    Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"), message);
+                (Self { retry_after: Some(after), ..error }, Status::Refused)
+            }
+            RefusalReason::QueueFull => {
+                let message = format!("The service is overloaded: its queue is full. {again}");
+                (Self::unavailable("server_is_overloaded", message, after), Status::Refused)
+            }
+            RefusalReason::DeadlinePassed => {
+                let message = format!("The service is overloaded: no slot became free in time. {again}");
+                (Self::unavailable("server_is_overloaded", message, after), Status::Deadline)
+            }
+            RefusalReason::NoNode => {
+                let message = format!("No node that has `{}` is up at the moment. {again}", printable(model));
+                (Self::unavailable("no_node_available", message, after), Status::UpstreamError)
+            }
+            RefusalReason::Exhausted { last } => (Self::exhausted(last, detail, model, after), Status::UpstreamError),
+        }
+    }
+
+    fn exhausted(last: Failure, detail: Option<&str>, model: &str, after: Duration) -> Self {
+        let message = format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
+        match last {
+            Failure::Missing => Self::unknown_model(model),
+            Failure::Busy => Self::unavailable("server_is_overloaded", message, after),
+            Failure::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message),
+            _ => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("upstream_error"), message),
+        }
+    }
+
+    /// The word for programs.
+    pub fn word(&self) -> Option<&'static str> {
+        self.code
+    }
+
+    /// The status code.
+    pub fn code(&self) -> u16 {
+        self.status.as_u16()
+    }
+}
+
+impl From<BadRequest> for ApiError {
+    fn from(bad: BadRequest) -> Self {
+        Self { param: bad.param, ..Self::invalid(bad.message) }
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Exists(_) => Self::conflict(error.to_string()),
+            StoreError::NotFound(_) => Self::not_found(error.to_string()),
+            StoreError::TimedOut | StoreError::Database(_) | StoreError::Folder(_) => {
+                // What a database says may hold what was asked of it: for the operator only.
+                tracing::error!(%error, "the database failed a request");
+                let message = "The database is not available. Please try again in 5s.";
+                Self::unavailable("storage_unavailable", message, Duration::from_secs(5))
+            }
+        }
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status);
+        if let Some(retry_after) = self.retry_after {
+            let whole = retry_after.as_millis().div_ceil(1000).max(1);
+            response.insert_header((header::RETRY_AFTER, whole.to_string()));
+            response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
+        }
+        if self.hopeless {
+            response.insert_header(("x-should-retry", "false"));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Some(allow) = self.allow {
+            response.insert_header((header::ALLOW, allow));
+        }
+        if let Some(standing) = &self.standing {
+            rate_limit_headers(&mut response, standing);
+        }
+        let object = ErrorObject { message: &self.message, kind: self.kind, param: self.param, code: self.code };
+        response.content_type("application/json").body(object.to_json())
+    }
+}
+
+/// `x-ratelimit-*` for the limits that the user has.
+pub fn rate_limit_headers(response: &mut HttpResponseBuilder, standing: &Standing) {
+    let mut family = |what: &'static str, limit: u64, left: u64, reset: Duration| {
+        for (name, value) in
+            [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", go_duration(reset))]
+        {
+            let name = HeaderName::try_from(format!("x-ratelimit-{name}-{what}"));
+            if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
+                response.insert_header((name, value));
+            }
+        }
+    };
+    if let (Some(limit), Some(left)) = (standing.limits.requests_per_minute, standing.requests_left()) {
+        family("requests", limit.into(), left.into(), standing.requests_reset);
+    }
+    if let (Some(limit), Some(left)) = (standing.limits.tokens_per_day, standing.tokens_left()) {
+        family("tokens", limit, left, standing.tokens_reset);
+    }
+}
+
+/// As Go writes durations, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
+fn go_duration(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return format!("{}ms", duration.as_millis());
+    }
+    let seconds = duration.as_millis().div_ceil(1000);
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+/// In the form that clients parse out of the message.
+fn seconds(duration: Duration) -> String {
+    format!("{}s", duration.as_millis().div_ceil(1000).max(1))
+}
+
+/// A client's own string, safe to show.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).take(128).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_written_as_scripts_parse_them() {
+        for (millis, text) in [(0, "0ms"), (250, "250ms"), (1000, "1s"), (59_001, "1m0s"), (7_500_000, "2h5m0s")] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn a_retry_is_promised_in_whole_seconds_and_never_at_once() {
+        let response = ApiError::unavailable("x", "y", Duration::from_millis(1200)).error_response();
+        assert_eq!(response.headers().get("retry-after").unwrap(), "2");
+        assert_eq!(response.headers().get("retry-after-ms").unwrap(), "1200");
+        let response = ApiError::unavailable("x", "y", Duration::ZERO).error_response();
+        assert_eq!(response.headers().get("retry-after").unwrap(), "1");
+    }
+}

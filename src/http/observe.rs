@@ -1,0 +1,91 @@
+//! Gives every request its id, and every request that has no account of its own its metrics and its log line.
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::middleware::Next;
+use actix_web::web::Data;
+use actix_web::{Error, HttpMessage};
+use uuid::Uuid;
+
+use super::error::ApiError;
+use crate::metrics::{Ended, UNKNOWN_MODEL};
+use crate::relay::Meters;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
+/// Longest id of a client's own that is echoed.
+const MAX_CLIENT_ID: usize = 128;
+
+/// The id of a request: ours, never the client's.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestId(pub Uuid);
+
+/// Marks a request whose end a [`crate::relay::Meter`] reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Accounted;
+
+/// The middleware around every route.
+///
+/// # Errors
+/// Only those of what it wraps.
+pub async fn observe(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    let id = Uuid::now_v7();
+    request.extensions_mut().insert(RequestId(id));
+    let meters = request.app_data::<Data<Meters>>().cloned();
+    let received = meters.as_ref().map(|meters| meters.clock.uptime());
+    if let Some(meters) = &meters
+        && request.headers().get(RETRY_COUNT).is_some_and(|count| count != "0")
+    {
+        meters.metrics.client_retried();
+    }
+    let client_id = client_id(request.headers());
+    let mut response = next.call(request).await?;
+    if let (Some(meters), Some(received)) = (meters, received)
+        && response.request().extensions().get::<Accounted>().is_none()
+    {
+        report(&response, id, &meters, received);
+    }
+    let headers = response.headers_mut();
+    if let Ok(value) = HeaderValue::try_from(id.to_string()) {
+        headers.insert(REQUEST_ID, value);
+    }
+    if let Some(client_id) = client_id {
+        headers.insert(CLIENT_REQUEST_ID, client_id);
+    }
+    Ok(response)
+}
+
+fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    let id = headers.get(REQUEST_ID)?;
+    let printable = !id.is_empty() && id.len() <= MAX_CLIENT_ID && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    printable.then(|| id.clone())
+}
+
+fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, received: std::time::Duration) {
+    // Never the raw path: it is the client's own text, and may hold anything.
+    let pattern = response.request().match_pattern();
+    let route = pattern.as_deref().unwrap_or("_unmatched");
+    let code = response.status().as_u16();
+    let outcome = match code {
+        429 => "rate_limited",
+        400..=499 => "client_error",
+        503 => "overloaded",
+        500.. => "upstream_error",
+        _ => "ok",
+    };
+    let duration = meters.clock.uptime().saturating_sub(received);
+    meters.metrics.ended(Ended { route, model: UNKNOWN_MODEL, stream: false, code, outcome, duration });
+    // Never the message: it may quote the client.
+    let error = response.response().error().and_then(|error| error.as_error::<ApiError>()).and_then(ApiError::word);
+    let method = response.request().method().as_str();
+    if code < 400 && (route.starts_with("/health") || route == "/metrics") {
+        tracing::debug!(request_id = %id, method, route, code, "request ended");
+    } else {
+        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(request_id = %id, method, route, code, error, duration_ms, "request ended");
+    }
+}

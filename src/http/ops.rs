@@ -1,0 +1,175 @@
+//! Is the gateway alive, ready, and what is it doing? For people at the door, load balancers and Prometheus.
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data};
+use actix_web::{HttpResponse, Responder};
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use crate::metrics::{Metrics, NodeGauges};
+use crate::relay::Dispatcher;
+use crate::scheduler::{NodeState, NodeView};
+use crate::store::Recorder;
+
+/// What the doors for machines look at.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    /// Set when no new request is taken.
+    pub draining: CancellationToken,
+    /// The nodes and the queue.
+    pub dispatcher: Arc<Dispatcher>,
+    /// The way of usage to the database.
+    pub recorder: Recorder,
+    /// What is exported.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Name, version and where to go next.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Welcome {
+    /// `ollama-gateway`
+    name: &'static str,
+    /// Of this program.
+    version: &'static str,
+    /// What clients of Ollama look for.
+    status: &'static str,
+    /// Where to go next.
+    links: Links,
+}
+
+/// Paths of this service.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Links {
+    /// Documentation to try things out in.
+    docs: &'static str,
+    /// The OpenAPI document.
+    openapi: &'static str,
+    /// The base URL for OpenAI's SDKs.
+    api: &'static str,
+    /// Whether nodes are up.
+    health: &'static str,
+    /// For Prometheus.
+    metrics: &'static str,
+}
+
+/// Whether requests can be served.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok` or `unavailable`.
+    status: &'static str,
+    /// How many nodes there are.
+    nodes: NodeCount,
+}
+
+/// Nodes by health.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NodeCount {
+    /// Nodes that can be given requests.
+    healthy: usize,
+    /// All configured nodes.
+    total: usize,
+}
+
+/// Whether this instance should be given requests.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Readiness {
+    /// `ready`, `draining` or `storage_unavailable`.
+    status: &'static str,
+}
+
+/// Welcome
+#[utoipa::path(get, path = "/", tag = "operations", responses((status = 200, body = Welcome)))]
+pub async fn root() -> impl Responder {
+    web::Json(Welcome {
+        name: env!("CARGO_PKG_NAME"),
+        version: env!("CARGO_PKG_VERSION"),
+        status: "Ollama is running (behind ollama-gateway)",
+        links: Links { docs: "/docs", openapi: "/openapi.json", api: "/v1", health: "/health", metrics: "/metrics" },
+    })
+}
+
+/// Health
+///
+/// 200 while at least one node can serve.
+#[utoipa::path(
+    get, path = "/health", tag = "operations",
+    responses((status = 200, body = Health), (status = 503, description = "No node can serve.", body = Health)),
+)]
+pub async fn health(lifecycle: Data<Lifecycle>) -> HttpResponse {
+    let nodes = lifecycle
+        .dispatcher
+        .read(|scheduler| NodeCount { healthy: scheduler.can_serve(), total: scheduler.nodes().len() });
+    let (code, status) =
+        if nodes.healthy > 0 { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
+    HttpResponse::build(code).json(Health { status, nodes })
+}
+
+/// Liveness
+///
+/// 200 as long as the process answers.
+#[utoipa::path(get, path = "/health/live", tag = "operations", responses((status = 200, body = Readiness)))]
+pub async fn live() -> impl Responder {
+    web::Json(Readiness { status: "live" })
+}
+
+/// Readiness
+///
+/// 503 while the gateway drains, or while usage cannot be stored.
+#[utoipa::path(
+    get, path = "/health/ready", tag = "operations",
+    responses((status = 200, body = Readiness), (status = 503, description = "Send requests elsewhere.", body = Readiness)),
+)]
+pub async fn ready(lifecycle: Data<Lifecycle>) -> HttpResponse {
+    let (code, status) = if lifecycle.draining.is_cancelled() {
+        (StatusCode::SERVICE_UNAVAILABLE, "draining")
+    } else if !lifecycle.recorder.is_ready() {
+        (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable")
+    } else {
+        (StatusCode::OK, "ready")
+    };
+    HttpResponse::build(code).json(Readiness { status })
+}
+
+/// Metrics
+///
+/// In Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", tag = "operations",
+    responses((status = 200, content_type = "text/plain", body = String)),
+)]
+pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
+    // Thousands of series take a while to encode, and a worker has streams to serve.
+    let text = web::block(move || {
+        let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), scheduler.queued_by_model()));
+        let nodes: Vec<NodeGauges> = nodes.into_iter().map(gauges).collect();
+        let queued: Vec<(String, usize)> =
+            queued.into_iter().map(|(model, depth)| (model.to_string(), depth)).collect();
+        lifecycle.metrics.scrape(&nodes, &queued, (lifecycle.recorder.backlog(), lifecycle.recorder.is_ready()))
+    })
+    .await
+    .map_err(|error| ApiError::internal(error.to_string()))?
+    .map_err(|error| ApiError::internal(error.to_string()))?;
+    Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
+}
+
+fn gauges(node: NodeView) -> NodeGauges {
+    NodeGauges {
+        name: node.name,
+        state: state_name(node.state),
+        slots: node.slots,
+        in_flight: node.in_flight as usize,
+        loaded: node.loaded.into_iter().map(|loaded| (loaded.name, loaded.vram_bytes)).collect(),
+    }
+}
+
+/// The word for a node's state.
+pub(super) fn state_name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Up => "up",
+        NodeState::Suspect => "suspect",
+        NodeState::Down => "down",
+    }
+}

@@ -1,0 +1,280 @@
+//! What has been used? A user's own rows and sums; the admin reads anybody's through the same types.
+use actix_web::web::{Data, Json, Query};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+use time::format_description::well_known::Rfc3339;
+use time::{Date, OffsetDateTime};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use super::auth::Caller;
+use super::error::ApiError;
+use crate::store::{ModelTotals, Page, Period, Recorder, Store, UsageRow};
+
+const MAX_PAGE: u64 = 1000;
+const DEFAULT_PAGE: u64 = 100;
+
+/// Which part of a list.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// Rows a page, 1 to 1000. Default 100.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    limit: Option<u64>,
+    /// The `next` of the page before.
+    after: Option<String>,
+}
+
+impl PageQuery {
+    /// The number of rows.
+    pub(super) fn limit(&self) -> Result<u64, ApiError> {
+        match self.limit.unwrap_or(DEFAULT_PAGE) {
+            limit @ 1..=MAX_PAGE => Ok(limit),
+            _ => Err(ApiError::invalid_field("limit", format!("`limit` must be 1 to {MAX_PAGE}."))),
+        }
+    }
+
+    /// What the cursor stands for.
+    pub(super) fn after(&self) -> Result<Option<Vec<u8>>, ApiError> {
+        let decode = |cursor: &String| URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_cursor());
+        self.after.as_ref().map(decode).transpose()
+    }
+
+    fn page(&self) -> Result<Page, ApiError> {
+        let after = self.after()?.map(|bytes| Uuid::from_slice(&bytes).map_err(|_| bad_cursor())).transpose()?;
+        Ok(Page { limit: self.limit()?, after })
+    }
+}
+
+/// A cursor is not to be looked into.
+pub(super) fn cursor(position: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(position)
+}
+
+pub(super) fn bad_cursor() -> ApiError {
+    ApiError::invalid_field("after", "`after` must be the `next` of an earlier page.")
+}
+
+/// A span of time.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct PeriodQuery {
+    /// First moment, RFC 3339, or a date (UTC). Default: from the beginning.
+    #[param(example = "2026-11-01")]
+    from: Option<String>,
+    /// First moment that is not included, RFC 3339, or a date (UTC). Default: up to now.
+    #[param(example = "2026-12-01T00:00:00Z")]
+    to: Option<String>,
+}
+
+impl PeriodQuery {
+    fn period(&self) -> Result<Period, ApiError> {
+        Ok(Period { from_ms: moment("from", self.from.as_deref())?, to_ms: moment("to", self.to.as_deref())? })
+    }
+}
+
+fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let date = time::macros::format_description!("[year]-[month]-[day]");
+    let moment = OffsetDateTime::parse(text, &Rfc3339)
+        .or_else(|_| Date::parse(text, &date).map(|date| date.midnight().assume_utc()))
+        .map_err(|_| ApiError::invalid_field(field, format!("`{field}` must be an RFC 3339 time or a date.")))?;
+    Ok(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok())
+}
+
+/// One request.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageRecord {
+    /// What the answer carried as `x-request-id`.
+    request_id: Uuid,
+    /// Arrival, RFC 3339 in UTC.
+    #[schema(example = "2026-11-23T12:00:00.25Z")]
+    created_at: String,
+    /// As the request named it.
+    model: String,
+    /// The route.
+    #[schema(example = "/v1/chat/completions")]
+    endpoint: String,
+    /// The node that was asked last; null where none was.
+    node: Option<String>,
+    /// Whether the answer was streamed.
+    stream: bool,
+    /// `completed` (the client got the whole answer), `cancelled`, `upstream_error`, `deadline`, `refused` or
+    /// `interrupted`.
+    #[schema(example = "completed")]
+    status: String,
+    /// Tokens of the prompt.
+    prompt_tokens: u64,
+    /// Tokens of the answer.
+    completion_tokens: u64,
+    /// Both.
+    total_tokens: u64,
+    /// Waiting for a slot, milliseconds.
+    queue_ms: u64,
+    /// From arrival to the node's first byte, milliseconds; null where there was none.
+    time_to_first_token_ms: Option<u64>,
+    /// From arrival to end, milliseconds.
+    duration_ms: u64,
+}
+
+/// A page of rows, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageList {
+    /// Always `list`.
+    object: &'static str,
+    /// The rows.
+    data: Vec<UsageRecord>,
+    /// For `after`; null on the last page.
+    next: Option<String>,
+}
+
+/// Sums over one model.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct ModelSum {
+    /// As requests named it.
+    model: String,
+    #[serde(flatten)]
+    sum: Sum,
+}
+
+/// Requests (refused ones not counted) and their tokens.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub struct Sum {
+    /// How many.
+    requests: i64,
+    /// Tokens of prompts.
+    prompt_tokens: i64,
+    /// Tokens of answers.
+    completion_tokens: i64,
+    /// Both.
+    total_tokens: i64,
+}
+
+/// Sums by model and over all.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct UsageSummary {
+    /// Largest first.
+    data: Vec<ModelSum>,
+    /// Over all models.
+    total: Sum,
+}
+
+impl From<UsageRow> for UsageRecord {
+    fn from(row: UsageRow) -> Self {
+        Self {
+            request_id: row.request_id,
+            created_at: rfc3339(row.created_at_ms),
+            model: row.model,
+            endpoint: row.endpoint.into_owned(),
+            node: row.node,
+            stream: row.stream,
+            status: row.status.into_owned(),
+            prompt_tokens: row.prompt_tokens,
+            completion_tokens: row.completion_tokens,
+            total_tokens: row.prompt_tokens + row.completion_tokens,
+            queue_ms: row.queue_ms,
+            time_to_first_token_ms: row.time_to_first_token_ms,
+            duration_ms: row.duration_ms,
+        }
+    }
+}
+
+impl From<&ModelTotals> for Sum {
+    fn from(totals: &ModelTotals) -> Self {
+        Self {
+            requests: totals.requests,
+            prompt_tokens: totals.prompt_tokens,
+            completion_tokens: totals.completion_tokens,
+            total_tokens: totals.prompt_tokens + totals.completion_tokens,
+        }
+    }
+}
+
+/// Epoch milliseconds as RFC 3339 in UTC.
+pub(super) fn rfc3339(unix_ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
+        .ok()
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+/// A user's rows. Rows of answers that are already out are in, so that one sees one's own last request.
+pub(super) async fn rows(
+    store: &Store,
+    recorder: &Recorder,
+    user: &str,
+    query: &PageQuery,
+) -> Result<UsageList, ApiError> {
+    let page = query.page()?;
+    recorder.flush().await;
+    let (rows, more) = store.usage_page(user, page).await?;
+    let next = rows.last().filter(|_| more).map(|row| cursor(row.request_id.as_bytes()));
+    Ok(UsageList { object: "list", data: rows.into_iter().map(UsageRecord::from).collect(), next })
+}
+
+/// A user's sums.
+pub(super) async fn summary(
+    store: &Store,
+    recorder: &Recorder,
+    user: &str,
+    query: &PeriodQuery,
+) -> Result<UsageSummary, ApiError> {
+    let period = query.period()?;
+    recorder.flush().await;
+    let totals = store.usage_totals(user, period).await?;
+    let mut total = Sum::default();
+    for sum in totals.iter().map(Sum::from) {
+        total.requests += sum.requests;
+        total.prompt_tokens += sum.prompt_tokens;
+        total.completion_tokens += sum.completion_tokens;
+        total.total_tokens += sum.total_tokens;
+    }
+    let data = totals.iter().map(|totals| ModelSum { model: totals.model.clone(), sum: totals.into() }).collect();
+    Ok(UsageSummary { data, total })
+}
+
+/// Own usage
+///
+/// A row for each request, newest first.
+#[utoipa::path(
+    get, path = "/v1/usage", tag = "usage", params(PageQuery), security(("user_key" = [])),
+    responses((status = 200, body = UsageList), super::openapi::AuthResponses, super::openapi::StorageResponse),
+)]
+pub async fn own_rows(
+    store: Data<Store>,
+    recorder: Data<Recorder>,
+    Caller(account): Caller,
+    query: Query<PageQuery>,
+) -> Result<Json<UsageList>, ApiError> {
+    rows(&store, &recorder, account.user().as_str(), &query).await.map(Json)
+}
+
+/// Own usage by model
+///
+/// Sums over a span of time.
+#[utoipa::path(
+    get, path = "/v1/usage/summary", tag = "usage", params(PeriodQuery), security(("user_key" = [])),
+    responses((status = 200, body = UsageSummary), super::openapi::AuthResponses, super::openapi::StorageResponse),
+)]
+pub async fn own_summary(
+    store: Data<Store>,
+    recorder: Data<Recorder>,
+    Caller(account): Caller,
+    query: Query<PeriodQuery>,
+) -> Result<Json<UsageSummary>, ApiError> {
+    summary(&store, &recorder, account.user().as_str(), &query).await.map(Json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_in_utc_and_read_in_any_zone() {
+        assert_eq!(rfc3339(1_795_435_200_250), "2026-11-23T12:00:00.25Z");
+        assert_eq!(moment("from", Some("2026-11-23T13:00:00.25+01:00")).unwrap(), Some(1_795_435_200_250));
+        assert_eq!(moment("from", Some("2026-11-23")).unwrap(), Some(1_795_392_000_000));
+        assert!(moment("from", Some("yesterday")).is_err());
+    }
+}

@@ -1,0 +1,266 @@
+//! One request's way through the relay: slot, node, answer; and again elsewhere, while no byte has reached the client.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::{Dispatcher, Grant, Ticket};
+use super::meter::Meter;
+use super::metered::{MeteredBody, OpenStream, Patience};
+use super::nodes::Fleet;
+use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
+use super::{Settings, upstream};
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
+use crate::scheduler::{Failure, Outcome, Refusal, RefusalReason};
+use crate::store::Status;
+
+/// What every request shares on its way.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    /// Deadlines.
+    pub settings: Settings,
+    /// The queue and its scheduler.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Where the nodes are.
+    pub fleet: Fleet,
+    /// The clock.
+    pub clock: Clock,
+    /// Where attempts are counted.
+    pub metrics: Arc<Metrics>,
+    /// Set when the gateway stops and running requests have had their time.
+    pub stop: CancellationToken,
+}
+
+/// An admitted request, ready for a node.
+#[derive(Debug)]
+pub struct Job {
+    /// Its account.
+    pub meter: Meter,
+    /// Whose turn it takes in the queue.
+    pub user: Arc<str>,
+    /// As the client spelled it.
+    pub model: Arc<str>,
+    /// The route.
+    pub endpoint: Endpoint,
+    /// Whether the answer streams.
+    pub stream: bool,
+    /// Whether the usage chunk stays hidden.
+    pub hide_usage: bool,
+    /// In text; ours, for the answer's id and the node's log.
+    pub request_id: String,
+    /// With our edits.
+    pub body: Bytes,
+}
+
+/// A node's answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Which node.
+    pub node: Arc<str>,
+    /// Waiting, over all attempts.
+    pub queued: Duration,
+    /// Nodes asked.
+    pub attempts: u32,
+    /// What it said.
+    pub content: Content,
+}
+
+/// What a node said.
+#[derive(Debug)]
+pub enum Content {
+    /// A whole JSON body; a status of 4xx is the node's verdict on the request.
+    Plain {
+        /// The node's status.
+        status: u16,
+        /// JSON.
+        body: Bytes,
+    },
+    /// A stream that has begun.
+    Stream(MeteredBody),
+}
+
+/// A request that got no answer. Its account is still open: whoever words the error closes it.
+#[derive(Debug)]
+pub struct CarryError {
+    /// The open account.
+    pub meter: Meter,
+    /// What happened.
+    pub why: WhyNot,
+}
+
+/// Why a request got no answer.
+#[derive(Clone, Debug)]
+pub enum WhyNot {
+    /// The scheduler refused it; `detail` is what the last attempt met, if there was one.
+    Refused {
+        /// Why, and when to come back.
+        refusal: Refusal,
+        /// For people.
+        detail: Option<String>,
+    },
+    /// It took longer than the service allows.
+    TooLong,
+    /// The gateway stops.
+    Stopping,
+}
+
+impl WhyNot {
+    /// For the metrics.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Refused { refusal, .. } => match refusal.reason {
+                RefusalReason::UserQueueFull => "user_full",
+                RefusalReason::QueueFull => "full",
+                RefusalReason::DeadlinePassed => "deadline",
+                RefusalReason::NoNode => "no_node",
+                RefusalReason::Exhausted { .. } => "exhausted",
+            },
+            Self::TooLong => "deadline",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+enum Reply {
+    Plain { status: u16, body: Bytes, usage: Option<Usage> },
+    Stream(OpenStream),
+}
+
+impl Relay {
+    /// Takes a request to a node and brings its answer back.
+    ///
+    /// # Errors
+    /// [`CarryError`] when no node gave a whole answer, or the first byte of one.
+    pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
+        let until = job.meter.received() + self.settings.total();
+        let left = until.saturating_sub(self.clock.uptime());
+        let mut ticket = self.dispatcher.join(job.user.clone(), job.model.clone(), self.settings.queue().min(left));
+        let result = tokio::select! {
+            biased;
+            result = self.attempts(upstream, &mut ticket, &mut job) => result,
+            () = self.stop.cancelled() => Err(WhyNot::Stopping),
+            () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
+        };
+        let (grant, reply) = match result {
+            Ok(good) => good,
+            Err(why) => return Err(CarryError { meter: job.meter, why }),
+        };
+        let node = self.fleet.get(grant.node).name.clone();
+        let queued = job.meter.queued();
+        let content = match reply {
+            Reply::Plain { status, body, usage } => {
+                ticket.leave(Outcome::Completed);
+                self.close_plain(job.meter, status, usage, &node);
+                Content::Plain { status, body }
+            }
+            Reply::Stream(stream) => {
+                self.metrics.attempt(&node, "ok");
+                let patience =
+                    Patience { clock: self.clock, gap: self.settings.chunk_gap(), until, stop: self.stop.clone() };
+                Content::Stream(MeteredBody::new(stream, ticket, job.meter, patience))
+            }
+        };
+        Ok(Answer { node, queued, attempts: grant.attempt, content })
+    }
+
+    fn close_plain(&self, mut meter: Meter, status: u16, usage: Option<Usage>, node: &str) {
+        match usage {
+            Some(usage) => {
+                self.metrics.attempt(node, "ok");
+                meter.reported(usage);
+                meter.finish(Status::Completed, status);
+            }
+            None => {
+                self.metrics.attempt(node, "client_error");
+                meter.finish(Status::UpstreamError, status);
+            }
+        }
+    }
+
+    /// Attempts until one gives something for the client, or the scheduler gives no further slot.
+    async fn attempts(
+        &self,
+        upstream: &Upstream,
+        ticket: &mut Ticket,
+        job: &mut Job,
+    ) -> Result<(Grant, Reply), WhyNot> {
+        let mut detail = None;
+        loop {
+            let asked = self.clock.uptime();
+            let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
+            let node = self.fleet.get(grant.node);
+            job.meter.granted(node, grant.attempt, self.clock.uptime().saturating_sub(asked));
+            match self.attempt(upstream, ticket, grant, job).await {
+                Ok(reply) => return Ok((grant, reply)),
+                Err(error) => {
+                    let AttemptError { failure, detail: what } = error;
+                    tracing::warn!(
+                        request_id = job.request_id,
+                        node = &*node.name,
+                        ?failure,
+                        detail = what,
+                        "attempt failed"
+                    );
+                    self.metrics.attempt(&node.name, failure.label());
+                    self.metrics.attempt_failed(failure.label());
+                    ticket.failed(failure);
+                    detail = Some(what);
+                }
+            }
+        }
+    }
+
+    /// One attempt on one node, up to a whole plain answer or the first event of a stream.
+    async fn attempt(
+        &self,
+        upstream: &Upstream,
+        ticket: &Ticket,
+        grant: Grant,
+        job: &mut Job,
+    ) -> Result<Reply, AttemptError> {
+        let first_byte = self.settings.first_byte();
+        let sending = upstream.post(self.fleet.get(grant.node), job.endpoint, &job.request_id, job.body.clone());
+        let head = tokio::time::timeout(first_byte, sending).await.map_err(|_| {
+            AttemptError::new(Failure::TimedOut, format!("no first byte within {} s", first_byte.as_secs()))
+        })??;
+        let mut response = match head {
+            Head::Good(response) => response,
+            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, usage: None }),
+        };
+        let id = job.endpoint.answer_id(&job.request_id);
+        if job.stream {
+            let editor = StreamEditor::new(id, job.hide_usage);
+            let stream = open_stream(response, editor, first_byte).await?;
+            ticket.first_byte();
+            job.meter.first_byte();
+            return Ok(Reply::Stream(stream));
+        }
+        job.meter.first_byte();
+        let body = read_answer(&mut response, self.settings.chunk_gap()).await?;
+        let (body, usage) =
+            edit_answer(job.endpoint, body, &id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
+        Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
+    }
+}
+
+/// Reads until there is something for the client. A stream that fails before has failed before its first byte.
+async fn open_stream(
+    mut response: awc::ClientResponse,
+    mut editor: StreamEditor,
+    within: Duration,
+) -> Result<OpenStream, AttemptError> {
+    let mut first = Vec::new();
+    while first.is_empty() {
+        let Some(chunk) = next_chunk(&mut response, within).await? else {
+            return Err(AttemptError::new(Failure::Garbled, "the stream ended before its first event"));
+        };
+        editor.push(chunk, &mut first).map_err(|fault| {
+            let failure = if matches!(fault, StreamFault::Node(_)) { Failure::Crashed } else { Failure::Garbled };
+            upstream::AttemptError::new(failure, fault.to_string())
+        })?;
+    }
+    Ok(OpenStream { response, editor, first })
+}

@@ -1,0 +1,168 @@
+//! Is a node there, and what does it have? Asked of every node all the time, by one task a node.
+//!
+//! `/api/version` tells whether it answers at all; `/api/ps` what is loaded, `/api/tags` what is on disk. A node counts
+//! as there only once all three have been heard. Whether it also *generates* is judged by the requests themselves.
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::Dispatcher;
+use super::nodes::{Fleet, NodeEndpoint};
+use super::upstream::Upstream;
+use crate::clock::Clock;
+use crate::scheduler::{Event, Loaded, Model, NodeId};
+
+/// How often nodes are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthSettings {
+    /// Between two questions whether a node is there, milliseconds. Default 500.
+    pub probe_interval_ms: u64,
+    /// Longest wait for that answer, milliseconds. Default 1000. Two in a row without one take the node out.
+    pub probe_timeout_ms: u64,
+    /// Between two looks at the loaded models, seconds. Default 2.
+    pub loaded_interval_seconds: u64,
+    /// Between two looks at the models on disk, seconds. Default 10.
+    pub models_interval_seconds: u64,
+}
+
+impl Default for HealthSettings {
+    fn default() -> Self {
+        Self { probe_interval_ms: 500, probe_timeout_ms: 1000, loaded_interval_seconds: 2, models_interval_seconds: 10 }
+    }
+}
+
+/// A node may be slow to list its models right after its start, or while it unloads one.
+const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Watches one node.
+#[derive(Debug)]
+pub struct Prober {
+    node: NodeId,
+    fleet: Fleet,
+    settings: HealthSettings,
+    clock: Clock,
+    upstream: Upstream,
+    listed: Option<Duration>,
+    looked: Option<Duration>,
+}
+
+impl Prober {
+    /// A prober that has seen nothing yet.
+    pub fn new(node: NodeId, fleet: Fleet, settings: HealthSettings, clock: Clock, upstream: Upstream) -> Self {
+        Self { node, fleet, settings, clock, upstream, listed: None, looked: None }
+    }
+
+    /// Asks again and again, until `stop`.
+    pub async fn run(mut self, dispatcher: Arc<Dispatcher>, stop: CancellationToken) {
+        let interval = Duration::from_millis(self.settings.probe_interval_ms);
+        loop {
+            let round = async {
+                for event in self.round().await {
+                    dispatcher.report(event);
+                }
+                tokio::time::sleep(interval).await;
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = round => {}
+            }
+        }
+    }
+
+    /// One round of questions, as far as they are due.
+    async fn round(&mut self) -> Vec<Event> {
+        let node = self.node;
+        let timeout = Duration::from_millis(self.settings.probe_timeout_ms);
+        if let Err(error) = self.ask(timeout, NodeEndpoint::version_uri).await {
+            // A node that comes back may have other models than before.
+            (self.listed, self.looked) = (None, None);
+            return vec![Event::Silent { node, error: format!("/api/version: {error}") }];
+        }
+        let mut events = Vec::new();
+        let now = self.clock.uptime();
+        let due = |last: Option<Duration>, seconds| last.is_none_or(|last| now >= last + Duration::from_secs(seconds));
+        if due(self.listed, self.settings.models_interval_seconds) {
+            match self.models().await {
+                Ok(models) => events.push(Event::Listed { node, models }),
+                Err(error) if self.listed.is_none() => {
+                    return vec![Event::Silent { node, error: format!("/api/tags: {error}") }];
+                }
+                Err(error) => tracing::warn!(node = &*self.endpoint().name, error, "the models could not be listed"),
+            }
+            self.listed = Some(now);
+        }
+        if due(self.looked, self.settings.loaded_interval_seconds) {
+            match self.loaded().await {
+                Ok(loaded) => events.push(Event::Resident { node, loaded }),
+                Err(error) => {
+                    tracing::warn!(node = &*self.endpoint().name, error, "the loaded models could not be listed")
+                }
+            }
+            self.looked = Some(now);
+        }
+        events.push(Event::Answered { node });
+        events
+    }
+
+    fn endpoint(&self) -> &NodeEndpoint {
+        self.fleet.get(self.node)
+    }
+
+    async fn ask(&self, within: Duration, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<bytes::Bytes, String> {
+        let node = self.endpoint();
+        let asking = self.upstream.get(node, uri(node));
+        tokio::time::timeout(within, asking).await.map_err(|_| format!("no answer within {} ms", within.as_millis()))?
+    }
+
+    async fn models(&self) -> Result<Vec<Model>, String> {
+        let body = self.ask(LISTING_TIMEOUT, NodeEndpoint::tags_uri).await?;
+        let tags: Listing<Tag> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        // A remote model would send prompts, and the bill, to somebody else's machines.
+        let local = tags.models.unwrap_or_default().into_iter().filter(|tag| tag.remote_host.is_none());
+        Ok(local.map(Tag::into_model).collect())
+    }
+
+    async fn loaded(&self) -> Result<Vec<Loaded>, String> {
+        let body = self.ask(LISTING_TIMEOUT, NodeEndpoint::ps_uri).await?;
+        let loaded: Listing<Process> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let processes = loaded.models.unwrap_or_default().into_iter();
+        Ok(processes.map(|process| Loaded { name: process.name, vram_bytes: process.size_vram }).collect())
+    }
+}
+
+#[derive(Deserialize)]
+struct Listing<T> {
+    models: Option<Vec<T>>,
+}
+
+#[derive(Deserialize)]
+struct Tag {
+    name: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    modified_at: String,
+    remote_host: Option<String>,
+}
+
+impl Tag {
+    fn into_model(self) -> Model {
+        let modified_unix =
+            OffsetDateTime::parse(&self.modified_at, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp);
+        Model { name: self.name, size_bytes: self.size, digest: self.digest, modified_unix }
+    }
+}
+
+#[derive(Deserialize)]
+struct Process {
+    name: String,
+    #[serde(default)]
+    size_vram: u64,
+}

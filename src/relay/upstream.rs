@@ -1,0 +1,203 @@
+//! What does a node say? One attempt: send, wait for the head, tell good answers from failures.
+use std::time::Duration;
+
+use awc::ClientResponse;
+use awc::error::{ConnectError, PayloadError, SendRequestError};
+use awc::http::{StatusCode, header};
+use bytes::Bytes;
+use futures_util::StreamExt;
+
+use super::connector;
+use super::nodes::NodeEndpoint;
+use crate::protocol::{Endpoint, openai};
+use crate::scheduler::Failure;
+
+/// The largest plain answer that is held.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// As much of an error body as is read and kept.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// Why an attempt gave nothing, for the scheduler and for people.
+#[derive(Clone, Debug)]
+pub(super) struct AttemptError {
+    pub(super) failure: Failure,
+    pub(super) detail: String,
+}
+
+impl AttemptError {
+    pub(super) fn new(failure: Failure, detail: impl Into<String>) -> Self {
+        Self { failure, detail: detail.into() }
+    }
+}
+
+/// A node's answer whose head was good, or its verdict on the request.
+pub(super) enum Head {
+    /// The body is still to come.
+    Good(ClientResponse),
+    /// The request itself is at fault, says the node: a 4xx to hand on.
+    Rejected { status: u16, body: Bytes },
+}
+
+/// A worker's own client: its connections never leave the thread.
+#[derive(Clone)]
+pub struct Upstream {
+    client: awc::Client,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Upstream")
+    }
+}
+
+impl Upstream {
+    /// A client for the calling thread.
+    pub fn new(settings: &super::Settings) -> Self {
+        Self { client: connector::client(Duration::from_millis(settings.connect_ms)) }
+    }
+
+    /// Sends a request and waits for the head of the answer. Only our own headers go along: nothing that the client
+    /// sent, and the node's key to that node alone.
+    pub(super) async fn post(
+        &self,
+        node: &NodeEndpoint,
+        endpoint: Endpoint,
+        request_id: &str,
+        body: Bytes,
+    ) -> Result<Head, AttemptError> {
+        let mut request = self
+            .client
+            .post(node.uri(endpoint).clone())
+            .insert_header((header::CONTENT_TYPE, "application/json"))
+            .insert_header(("x-request-id", request_id));
+        if let Some(authorization) = node.authorization() {
+            request = request.insert_header((header::AUTHORIZATION, authorization));
+        }
+        let mut response = request.send_body(body).await.map_err(|error| not_sent(&error))?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(Head::Good(response));
+        }
+        let body = read(&mut response, MAX_ERROR).await.unwrap_or_default();
+        judge(status, body)
+    }
+
+    /// Asks a node something small.
+    pub(super) async fn get(&self, node: &NodeEndpoint, uri: &awc::http::Uri) -> Result<Bytes, String> {
+        let mut request = self.client.get(uri.clone());
+        if let Some(authorization) = node.authorization() {
+            request = request.insert_header((header::AUTHORIZATION, authorization));
+        }
+        let mut response = request.send().await.map_err(|error| error.to_string())?;
+        if response.status() != StatusCode::OK {
+            return Err(format!("status {}", response.status().as_u16()));
+        }
+        read(&mut response, MAX_ANSWER).await.map_err(|error| error.detail)
+    }
+}
+
+/// A whole body, up to `limit`.
+async fn read(response: &mut ClientResponse, limit: usize) -> Result<Bytes, AttemptError> {
+    let mut chunks = Chunks::new(limit);
+    while let Some(chunk) = response.next().await {
+        chunks.push(chunk.map_err(|error| cut_short(&error))?)?;
+    }
+    chunks.finish(response)
+}
+
+/// A plain answer's body with at most `gap` between its parts.
+pub(super) async fn read_answer(response: &mut ClientResponse, gap: Duration) -> Result<Bytes, AttemptError> {
+    let mut chunks = Chunks::new(MAX_ANSWER);
+    while let Some(chunk) = next_chunk(response, gap).await? {
+        chunks.push(chunk)?;
+    }
+    chunks.finish(response)
+}
+
+/// The next part of a body; `None` at its proper end.
+pub(super) async fn next_chunk(response: &mut ClientResponse, within: Duration) -> Result<Option<Bytes>, AttemptError> {
+    match tokio::time::timeout(within, response.next()).await {
+        Ok(chunk) => chunk.transpose().map_err(|error| cut_short(&error)),
+        Err(_) => Err(AttemptError::new(Failure::TimedOut, format!("silent for {} s", within.as_secs()))),
+    }
+}
+
+struct Chunks {
+    limit: usize,
+    size: usize,
+    parts: Vec<Bytes>,
+}
+
+impl Chunks {
+    fn new(limit: usize) -> Self {
+        Self { limit, size: 0, parts: Vec::new() }
+    }
+
+    fn push(&mut self, part: Bytes) -> Result<(), AttemptError> {
+        self.size += part.len();
+        if self.size > self.limit {
+            return Err(AttemptError::new(Failure::Garbled, format!("the answer is larger than {} bytes", self.limit)));
+        }
+        self.parts.push(part);
+        Ok(())
+    }
+
+    /// The promised length is checked here too: an end that TLS signs off as proper looks whole to the socket.
+    fn finish(mut self, response: &ClientResponse) -> Result<Bytes, AttemptError> {
+        let promised =
+            response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        if promised.is_some_and(|promised: usize| promised != self.size) {
+            return Err(AttemptError::new(Failure::Reset, "the answer is shorter than promised"));
+        }
+        Ok(match self.parts.len() {
+            1 => self.parts.swap_remove(0),
+            _ => self.parts.concat().into(),
+        })
+    }
+}
+
+/// A connection that broke within a body.
+pub(super) fn cut_short(error: &PayloadError) -> AttemptError {
+    AttemptError::new(Failure::Reset, format!("the answer was cut short: {error}"))
+}
+
+fn not_sent(error: &SendRequestError) -> AttemptError {
+    let failure = match error {
+        // Said by awc of a connection that closed before it carried a head, too.
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Failure::Reset,
+        SendRequestError::Connect(_) => Failure::Unreachable,
+        SendRequestError::Response(actix_web::error::ParseError::Io(_)) => Failure::Reset,
+        _ => Failure::Garbled,
+    };
+    AttemptError::new(failure, error.to_string())
+}
+
+fn judge(status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {
+    let failure = match status.as_u16() {
+        // Also what a node says of a model that was deleted since it was listed.
+        404 => Failure::Missing,
+        401 | 403 | 300..=399 => Failure::Denied,
+        408 | 429 | 503 => Failure::Busy,
+        400..=498 if openai::is_error_body(&body) => return Ok(Head::Rejected { status: status.as_u16(), body }),
+        499.. => Failure::Crashed,
+        _ => Failure::Garbled,
+    };
+    Err(AttemptError::new(failure, format!("status {}: {}", status.as_u16(), excerpt(&body))))
+}
+
+/// The message of an error body, short enough for a log line.
+fn excerpt(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        error: Message,
+    }
+    #[derive(serde::Deserialize)]
+    struct Message {
+        message: String,
+    }
+    let text = match serde_json::from_slice::<Envelope>(body) {
+        Ok(envelope) => envelope.error.message,
+        Err(_) => String::from_utf8_lossy(body).into_owned(),
+    };
+    text.chars().filter(|letter| !letter.is_control()).take(200).collect()
+}

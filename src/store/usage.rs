@@ -1,0 +1,293 @@
+//! What did whom cost what? Rows of usage, read by page and summed by model.
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use entity::usage::{Column, Entity, Model};
+use sea_orm::sea_query::ExprTrait;
+use sea_orm::{
+    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+};
+use uuid::Uuid;
+
+use super::{Store, StoreError, within_deadline};
+use crate::limits::Moment;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The client got the whole answer.
+    Completed,
+    /// The client left, queued or running.
+    Cancelled,
+    /// No node gave a whole answer.
+    UpstreamError,
+    /// A deadline passed.
+    Deadline,
+    /// Not admitted: a limit or a full queue.
+    Refused,
+    /// The gateway stopped in the middle of it.
+    Interrupted,
+}
+
+impl Status {
+    /// The word in the database and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::UpstreamError => "upstream_error",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Where token numbers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokensFrom {
+    /// The node said so.
+    Reported,
+    /// The gateway counted chunks.
+    Counted,
+    /// Derived from sizes.
+    Estimated,
+}
+
+impl TokensFrom {
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Counted => "counted",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
+/// One request, ended. `status` and `tokens_from` are the words of [`Status`] and [`TokensFrom`].
+#[derive(Clone, Debug)]
+pub struct UsageRow {
+    /// UUIDv7; what the answer carried as `x-request-id`.
+    pub request_id: Uuid,
+    /// Whose.
+    pub user: Arc<str>,
+    /// Arrival, epoch milliseconds.
+    pub created_at_ms: i64,
+    /// The UTC day whose limit it counts towards, days since 1970-01-01.
+    pub day: i32,
+    /// As the client spelled it.
+    pub model: String,
+    /// The route's template.
+    pub endpoint: Cow<'static, str>,
+    /// The last node that was asked.
+    pub node: Option<String>,
+    /// Whether it streamed.
+    pub stream: bool,
+    /// How it ended.
+    pub status: Cow<'static, str>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    pub completion_tokens: u64,
+    /// Where these numbers come from.
+    pub tokens_from: Cow<'static, str>,
+    /// Nodes asked.
+    pub attempts: u32,
+    /// Waiting in the gateway's queue, over all attempts.
+    pub queue_ms: u64,
+    /// From arrival to the node's first byte.
+    pub time_to_first_token_ms: Option<u64>,
+    /// From arrival to the end.
+    pub duration_ms: u64,
+}
+
+impl UsageRow {
+    pub(super) fn into_model(self) -> Model {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        Model {
+            request_id: self.request_id,
+            user_id: self.user.as_ref().to_owned(),
+            created_at_ms: self.created_at_ms,
+            day: self.day,
+            model: self.model,
+            endpoint: self.endpoint.into_owned(),
+            node: self.node,
+            stream: self.stream,
+            status: self.status.into_owned(),
+            prompt_tokens: signed(self.prompt_tokens),
+            completion_tokens: signed(self.completion_tokens),
+            tokens_from: self.tokens_from.into_owned(),
+            attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
+            queue_ms: signed(self.queue_ms),
+            time_to_first_token_ms: self.time_to_first_token_ms.map(signed),
+            duration_ms: signed(self.duration_ms),
+        }
+    }
+
+    fn from_model(model: Model) -> Self {
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+        Self {
+            request_id: model.request_id,
+            user: model.user_id.into(),
+            created_at_ms: model.created_at_ms,
+            day: model.day,
+            model: model.model,
+            endpoint: model.endpoint.into(),
+            node: model.node,
+            stream: model.stream,
+            status: model.status.into(),
+            prompt_tokens: unsigned(model.prompt_tokens),
+            completion_tokens: unsigned(model.completion_tokens),
+            tokens_from: model.tokens_from.into(),
+            attempts: u32::try_from(model.attempts).unwrap_or_default(),
+            queue_ms: unsigned(model.queue_ms),
+            time_to_first_token_ms: model.time_to_first_token_ms.map(unsigned),
+            duration_ms: unsigned(model.duration_ms),
+        }
+    }
+}
+
+/// Which rows of a listing.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// At most so many.
+    pub limit: u64,
+    /// Only rows older than this request.
+    pub after: Option<Uuid>,
+}
+
+/// A span of arrival times, epoch milliseconds: from (included) to (excluded).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Period {
+    /// `None` = from the beginning.
+    pub from_ms: Option<i64>,
+    /// `None` = up to now.
+    pub to_ms: Option<i64>,
+}
+
+/// Sums over one model.
+#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
+pub struct ModelTotals {
+    /// The model, as clients spelled it.
+    pub model: String,
+    /// Rows, refused ones not counted.
+    pub requests: i64,
+    /// Sum of prompt tokens.
+    pub prompt_tokens: i64,
+    /// Sum of completion tokens.
+    pub completion_tokens: i64,
+}
+
+/// What a user has used that still counts.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    pub(super) tokens_today: u64,
+    pub(super) admission_ages: Vec<Duration>,
+}
+
+impl Store {
+    /// A user's rows, newest first, and whether older ones follow.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usage_page(&self, user: &str, page: Page) -> Result<(Vec<UsageRow>, bool), StoreError> {
+        let mut query = Entity::find().filter(Column::UserId.eq(user));
+        if let Some(after) = page.after {
+            query = query.filter(Column::RequestId.lt(after));
+        }
+        let query = query.order_by_desc(Column::RequestId).limit(page.limit + 1);
+        let mut models = within_deadline(query.all(&self.db)).await?;
+        let more = models.len() as u64 > page.limit;
+        models.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
+        Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
+    }
+
+    /// A user's sums by model, largest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usage_totals(&self, user: &str, period: Period) -> Result<Vec<ModelTotals>, StoreError> {
+        let mut query =
+            Entity::find().filter(Column::UserId.eq(user)).filter(Column::Status.ne(Status::Refused.as_str()));
+        if let Some(from) = period.from_ms {
+            query = query.filter(Column::CreatedAtMs.gte(from));
+        }
+        if let Some(to) = period.to_ms {
+            query = query.filter(Column::CreatedAtMs.lt(to));
+        }
+        let query = query
+            .select_only()
+            .column(Column::Model)
+            .column_as(Column::RequestId.count(), "requests")
+            // A sum of bigints is NUMERIC on Postgres.
+            .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
+            .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
+            .group_by(Column::Model);
+        let mut totals = within_deadline(query.into_model::<ModelTotals>().all(&self.db)).await?;
+        totals.sort_by(|a, b| {
+            let size = |totals: &ModelTotals| totals.prompt_tokens + totals.completion_tokens;
+            size(b).cmp(&size(a)).then_with(|| a.model.cmp(&b.model))
+        });
+        Ok(totals)
+    }
+
+    /// Whether a user has any row, also one who is deleted.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn has_usage(&self, user: &str) -> Result<bool, StoreError> {
+        let (rows, _) = self.usage_page(user, Page { limit: 1, after: None }).await?;
+        Ok(!rows.is_empty())
+    }
+}
+
+/// What counts of everybody's (or one user's) rows towards the limits at `now`.
+pub(super) async fn spent(
+    store: &Store,
+    user: Option<&str>,
+    now: Moment,
+) -> Result<HashMap<String, Spent>, StoreError> {
+    let mine = |query: Select<Entity>| match user {
+        Some(user) => query.filter(Column::UserId.eq(user)),
+        None => query,
+    };
+    let mut spent: HashMap<String, Spent> = HashMap::new();
+    for (user, tokens) in within_deadline(tokens_of_day(&store.db, mine(Entity::find()), now.day())).await? {
+        spent.entry(user).or_default().tokens_today = u64::try_from(tokens).unwrap_or_default();
+    }
+    for (user, created_at_ms) in within_deadline(admissions_since(&store.db, mine(Entity::find()), now)).await? {
+        let age = u64::try_from(now.unix_ms - created_at_ms).unwrap_or_default();
+        spent.entry(user).or_default().admission_ages.push(Duration::from_millis(age));
+    }
+    Ok(spent)
+}
+
+async fn tokens_of_day(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<(String, i64)>, DbErr> {
+    rows.filter(Column::Day.eq(day))
+        .select_only()
+        .column(Column::UserId)
+        .column_as(Column::PromptTokens.sum().add(Column::CompletionTokens.sum()).cast_as("bigint"), "tokens")
+        .group_by(Column::UserId)
+        .into_tuple()
+        .all(db)
+        .await
+}
+
+async fn admissions_since(
+    db: &DatabaseConnection,
+    rows: Select<Entity>,
+    now: Moment,
+) -> Result<Vec<(String, i64)>, DbErr> {
+    rows.filter(Column::Day.gte(now.day() - 1))
+        .filter(Column::CreatedAtMs.gt(now.unix_ms - 60_000))
+        .filter(Column::Status.ne(Status::Refused.as_str()))
+        .select_only()
+        .column(Column::UserId)
+        .column(Column::CreatedAtMs)
+        .into_tuple()
+        .all(db)
+        .await
+}
