@@ -211,8 +211,6 @@ impl Check<'_> {
             ("server.keep_alive_seconds", config.server.keep_alive_seconds),
             ("server.client_stall_seconds", config.server.client_stall_seconds),
             ("limits.default_max_output", config.limits.default_max_output),
-            ("queue.max_queued", config.queue.max_queued as u64),
-            ("queue.max_queued_per_user", config.queue.max_queued_per_user as u64),
             ("relay.queue_seconds", config.relay.queue_seconds),
             ("relay.connect_ms", config.relay.connect_ms),
             ("relay.first_byte_seconds", config.relay.first_byte_seconds),

@@ -105,7 +105,6 @@ pub enum InferenceErrors {
     info(
         title = "ollama-gateway",
         description = "One fair, metered, OpenAI-compatible service over several Ollama nodes.",
-        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
         contact(),
     ),
     tags(

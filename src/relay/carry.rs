@@ -235,13 +235,14 @@ impl Relay {
             let editor = StreamEditor::new(id, job.hide_usage);
             let stream = open_stream(response, editor, first_byte).await?;
             ticket.first_byte();
-            job.meter.first_byte();
+            job.meter.first_byte(self.clock.uptime());
             return Ok(Reply::Stream(stream));
         }
-        job.meter.first_byte();
+        let headed = self.clock.uptime();
         let body = read_answer(&mut response, self.settings.chunk_gap()).await?;
         let (body, usage) =
             edit_answer(job.endpoint, body, &id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
+        job.meter.first_byte(headed);
         Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
     }
 }

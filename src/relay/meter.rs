@@ -110,11 +110,10 @@ impl Meter {
         self.meters.metrics.waited(&open.admission.listed_model, waited);
     }
 
-    /// The node's first byte came.
-    pub(super) fn first_byte(&mut self) {
-        let now = self.meters.clock.uptime();
+    /// The node's first byte came at this uptime, and it is what the client gets.
+    pub(super) fn first_byte(&mut self, at: Duration) {
         let Some(open) = &mut self.open else { return };
-        let after = now.saturating_sub(open.admission.received.uptime);
+        let after = at.saturating_sub(open.admission.received.uptime);
         open.first_byte = Some(after);
         self.meters.metrics.first_token(&open.admission.listed_model, after);
     }
@@ -150,7 +149,7 @@ impl Meter {
         let Some(open) = self.open.take() else { return };
         let now = self.meters.clock.now();
         let duration = now.uptime.saturating_sub(open.admission.received.uptime);
-        let (prompt_tokens, completion_tokens, tokens_from) = open.tokens();
+        let (prompt_tokens, completion_tokens, tokens_from) = open.tokens(status);
         let ended = Ended {
             route: open.admission.endpoint,
             model: &open.admission.listed_model,
@@ -203,14 +202,19 @@ impl Drop for Meter {
 }
 
 impl Open {
-    /// The node's own numbers, else ours: chunks for the answer, and an estimate for a prompt that was begun.
-    fn tokens(&self) -> (u64, u64, TokensFrom) {
-        match (self.usage, self.first_byte) {
-            (Some(usage), _) if usage.prompt_tokens.is_some() || usage.completion_tokens.is_some() => {
-                (usage.prompt_tokens.unwrap_or(0), usage.completion_tokens.unwrap_or(0), TokensFrom::Reported)
-            }
-            (_, Some(_)) => (self.admission.prompt_estimate, self.token_chunks, TokensFrom::Counted),
-            (_, None) => (0, 0, TokensFrom::Estimated),
+    /// The node's own numbers, else ours: chunks for the answer, and an estimate for a prompt that was begun. A client
+    /// that leaves a running request pays for its prompt; one that got no answer through no fault of its own does not.
+    fn tokens(&self, status: Status) -> (u64, u64, TokensFrom) {
+        if let Some(Usage { prompt_tokens, completion_tokens }) = self.usage
+            && (prompt_tokens.is_some() || completion_tokens.is_some())
+        {
+            return (prompt_tokens.unwrap_or(0), completion_tokens.unwrap_or(0), TokensFrom::Reported);
+        }
+        let begun = self.first_byte.is_some() || (status == Status::Cancelled && self.node.is_some());
+        match (begun, self.token_chunks) {
+            (false, _) => (0, 0, TokensFrom::Counted),
+            (true, 0) => (self.admission.prompt_estimate, 0, TokensFrom::Estimated),
+            (true, chunks) => (self.admission.prompt_estimate, chunks, TokensFrom::Counted),
         }
     }
 }
