@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{self, Config, ConfigError};
 use crate::http::openapi;
+use crate::telemetry::LogFlusher;
 
 /// One fair, metered, OpenAI-compatible service over several Ollama nodes.
 #[derive(Debug, Parser)]
@@ -82,6 +83,14 @@ fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
             Err(format!("{}\n{count} in the configuration", lines.join("\n")))
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Writes the log while `work` goes on.
+async fn logged<T>(log: &LogFlusher, work: impl Future<Output = T>) -> T {
+    tokio::select! {
+        done = work => done,
+        never = log.run() => match never {},
     }
 }
 

@@ -1,9 +1,20 @@
 //! Where does the log go? One structured line an event, to standard error.
-use std::io::IsTerminal;
+//!
+//! A busy gateway ends thousands of requests a second, each with a line: lines are gathered and written together, at the
+//! latest every [`FLUSH`], and at once from a warning on.
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tracing::{Level, Metadata};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// How long a line may wait to be written.
+const FLUSH: Duration = Duration::from_millis(50);
+/// Lines are written when there are so many bytes of them.
+const BUFFER: usize = 64 * 1024;
 
 /// How the log is written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,19 +57,92 @@ impl Settings {
             })
     }
 
-    /// Starts logging; the second call in a process changes nothing.
-    pub fn install(&self) {
+    /// Starts logging; the second call in a process changes nothing. Dropping what it returns writes the last lines.
+    pub fn install(&self) -> LogFlusher {
         let filter = self.filter().unwrap_or_else(|_| EnvFilter::new("info"));
+        let lines = Lines::default();
         let builder = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            .with_span_events(FmtSpan::NONE)
-            .with_ansi(std::io::stderr().is_terminal())
-            .with_writer(std::io::stderr);
+            .with_ansi(io::stderr().is_terminal())
+            .with_writer(lines.clone());
         let installed = match self.format {
             Format::Text => builder.try_init(),
             Format::Json => builder.json().flatten_event(true).try_init(),
         };
         drop(installed);
+        LogFlusher(lines)
+    }
+}
+
+/// Lines that are not written yet.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn append(&self, line: &[u8], at_once: bool) {
+        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.extend_from_slice(line);
+        if at_once || waiting.len() >= BUFFER {
+            write_out(&mut waiting);
+        }
+    }
+
+    fn flush(&self) {
+        write_out(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn write_out(waiting: &mut Vec<u8>) {
+    // Where the log cannot be written there is nobody to tell.
+    let _ = io::stderr().write_all(waiting);
+    waiting.clear();
+}
+
+/// Writes one event's line.
+struct Line<'a> {
+    lines: &'a Lines,
+    at_once: bool,
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.lines.append(line, self.at_once);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { lines: self, at_once: false }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
+        Line { lines: self, at_once: *event.level() <= Level::WARN }
+    }
+}
+
+/// Writes the lines that wait, as long as it runs and when it is dropped.
+pub struct LogFlusher(Lines);
+
+impl LogFlusher {
+    /// Writes what waits, again and again.
+    pub async fn run(&self) -> std::convert::Infallible {
+        loop {
+            tokio::time::sleep(FLUSH).await;
+            self.0.flush();
+        }
+    }
+}
+
+impl Drop for LogFlusher {
+    fn drop(&mut self) {
+        self.0.flush();
     }
 }
 

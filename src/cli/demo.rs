@@ -23,14 +23,14 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         config.server.bind = bind;
         config.server.drain_seconds = 5;
         config.database.url = format!("sqlite://{}/gateway.db", folder.0.display());
-        config.log.install();
+        let log = config.log.install();
         if !config.bind().is_some_and(|address| address.ip().is_loopback()) {
             return Err("the demo's admin key is known to everybody: --bind takes a loopback address only".to_owned());
         }
         let app = App::build(config.clone(), KeyDigest::of(DEMO_ADMIN_KEY)).await.map_err(|error| error.to_string())?;
         let key = make_user(&app).await?;
         print_banner(&format!("http://{}", app.address()), &config, &key);
-        let served = app.run(stop).await.map_err(|error| error.to_string());
+        let served = super::logged(&log, app.run(stop)).await.map_err(|error| error.to_string());
         for node in &simulated {
             node.stop().await;
         }

@@ -8,14 +8,14 @@ use crate::store::KeyDigest;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let config = super::load(file)?;
-    config.log.install();
+    let log = config.log.install();
     let admin = admin_key::find(&config)?;
     actix_rt::System::new().block_on(async {
         let stop = super::stop_signal()?;
         let digest = KeyDigest::of(&admin.key);
         let app = App::build(config.clone(), digest).await.map_err(|error| error.to_string())?;
         print_banner(&app, &config, &admin);
-        app.run(stop).await.map_err(|error| error.to_string())
+        super::logged(&log, app.run(stop)).await.map_err(|error| error.to_string())
     })
 }
 

@@ -113,8 +113,12 @@ impl Writer {
                     continue;
                 }
             }
-            if !matches!(entries.last(), Some(Entry::Flush(_))) && !self.receiver.is_closed() {
-                let _ = tokio::time::timeout(GATHER, self.gather(&mut entries)).await;
+            // Asleep rather than receiving: otherwise each row would wake this thread.
+            tokio::time::sleep(GATHER).await;
+            while entries.len() < BATCH
+                && let Ok(entry) = self.receiver.try_recv()
+            {
+                entries.push(entry);
             }
             let (rows, flushes) = part(entries.drain(..));
             if !self.write(rows, &stop, patience).await {
@@ -123,16 +127,6 @@ impl Writer {
             for flush in flushes {
                 // Whoever asked may have stopped waiting.
                 let _ = flush.send(());
-            }
-        }
-    }
-
-    /// Takes more, until the batch is full or somebody waits for it.
-    async fn gather(&mut self, entries: &mut Vec<Entry>) {
-        while entries.len() < BATCH && !matches!(entries.last(), Some(Entry::Flush(_))) {
-            match self.receiver.recv().await {
-                Some(entry) => entries.push(entry),
-                None => return,
             }
         }
     }
