@@ -79,7 +79,7 @@ impl App {
         let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
         let (recorder, writer) = Recorder::new(store.clone());
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
-        let dispatcher = Dispatcher::new(config.queue.clone(), specs, clock);
+        let dispatcher = Dispatcher::new(config.queue, specs, clock);
         let stop = CancellationToken::new();
         let relay = Relay { settings: config.relay.clone(), dispatcher, fleet, clock, metrics, stop };
         let draining = CancellationToken::new();

@@ -16,9 +16,12 @@ use crate::relay::WhyNot;
 use crate::scheduler::{Failure, Refusal, RefusalReason};
 use crate::store::{Status, StoreError};
 
-/// An answer that is an error, in OpenAI's words.
+/// An answer that is an error, in OpenAI's words. Boxed, as it is far larger than what it is returned instead of.
 #[derive(Clone, Debug)]
-pub struct ApiError {
+pub struct ApiError(Box<Words>);
+
+#[derive(Clone, Debug)]
+struct Words {
     status: StatusCode,
     kind: &'static str,
     code: Option<&'static str>,
@@ -33,7 +36,7 @@ pub struct ApiError {
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self {
+        Self(Box::new(Words {
             status,
             kind,
             code,
@@ -43,7 +46,12 @@ impl ApiError {
             hopeless: false,
             standing: None,
             allow: None,
-        }
+        }))
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Words)) -> Self {
+        change(&mut self.0);
+        self
     }
 
     /// 400: the request itself is wrong.
@@ -53,7 +61,7 @@ impl ApiError {
 
     /// 400, naming the field.
     pub fn invalid_field(param: &'static str, message: impl Into<String>) -> Self {
-        Self { param: Some(param), ..Self::invalid(message) }
+        Self::invalid(message).with(|words| words.param = Some(param))
     }
 
     /// 401: no key, or none that is known.
@@ -76,7 +84,7 @@ impl ApiError {
         let message =
             format!("The model `{}` does not exist here. GET /v1/models lists those that do.", printable(model));
         let error = Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("model_not_found"), message);
-        Self { param: Some("model"), ..error }
+        error.with(|words| words.param = Some("model"))
     }
 
     /// 405, with the methods that work.
@@ -84,7 +92,7 @@ impl ApiError {
         let message = format!("This path takes only {allow}.");
         let error =
             Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message);
-        Self { allow: Some(allow), ..error }
+        error.with(|words| words.allow = Some(allow))
     }
 
     /// 408: the body did not come in time.
@@ -108,13 +116,13 @@ impl ApiError {
     /// 409: it is there already.
     pub fn conflict(message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("already_exists"), message);
-        Self { hopeless: true, ..error }
+        error.with(|words| words.hopeless = true)
     }
 
     /// 503, worth another try after `retry_after`.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message);
-        Self { retry_after: Some(retry_after), ..error }
+        error.with(|words| words.retry_after = Some(retry_after))
     }
 
     /// 500: a mistake of ours.
@@ -161,7 +169,11 @@ impl ApiError {
             ),
         };
         let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some(code), message);
-        Self { retry_after: Some(retry_after), hopeless, standing: Some(standing), ..error }
+        error.with(|words| {
+            words.retry_after = Some(retry_after);
+            words.hopeless = hopeless;
+            words.standing = Some(standing);
+        })
     }
 
     /// A request that was carried and got no answer, and how its account is closed.
@@ -184,7 +196,7 @@ impl ApiError {
                 let message = format!("You have as many requests waiting as one user may. {again}");
                 let error =
                     Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"), message);
-                (Self { retry_after: Some(after), ..error }, Status::Refused)
+                (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
             RefusalReason::QueueFull => {
                 let message = format!("The service is overloaded: its queue is full. {again}");
@@ -214,18 +226,18 @@ impl ApiError {
 
     /// The word for programs.
     pub fn word(&self) -> Option<&'static str> {
-        self.code
+        self.0.code
     }
 
     /// The status code.
     pub fn code(&self) -> u16 {
-        self.status.as_u16()
+        self.0.status.as_u16()
     }
 }
 
 impl From<BadRequest> for ApiError {
     fn from(bad: BadRequest) -> Self {
-        Self { param: bad.param, ..Self::invalid(bad.message) }
+        Self::invalid(bad.message).with(|words| words.param = bad.param)
     }
 }
 
@@ -246,35 +258,36 @@ impl From<StoreError> for ApiError {
 
 impl fmt::Display for ApiError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.message)
+        formatter.write_str(&self.0.message)
     }
 }
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.status
+        self.0.status
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status);
-        if let Some(retry_after) = self.retry_after {
+        let mut response = HttpResponse::build(self.0.status);
+        if let Some(retry_after) = self.0.retry_after {
             let whole = retry_after.as_millis().div_ceil(1000).max(1);
             response.insert_header((header::RETRY_AFTER, whole.to_string()));
             response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
         }
-        if self.hopeless {
+        if self.0.hopeless {
             response.insert_header(("x-should-retry", "false"));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
+        if self.0.status == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
-        if let Some(allow) = self.allow {
+        if let Some(allow) = self.0.allow {
             response.insert_header((header::ALLOW, allow));
         }
-        if let Some(standing) = &self.standing {
+        if let Some(standing) = &self.0.standing {
             rate_limit_headers(&mut response, standing);
         }
-        let object = ErrorObject { message: &self.message, kind: self.kind, param: self.param, code: self.code };
+        let object =
+            ErrorObject { message: &self.0.message, kind: self.0.kind, param: self.0.param, code: self.0.code };
         response.content_type("application/json").body(object.to_json())
     }
 }

@@ -79,7 +79,7 @@ pub enum Content {
         body: Bytes,
     },
     /// A stream that has begun.
-    Stream(MeteredBody),
+    Stream(Box<MeteredBody>),
 }
 
 /// A request that got no answer. Its account is still open: whoever words the error closes it.
@@ -126,7 +126,7 @@ impl WhyNot {
 
 enum Reply {
     Plain { status: u16, body: Bytes, usage: Option<Usage> },
-    Stream(OpenStream),
+    Stream(Box<OpenStream>),
 }
 
 impl Relay {
@@ -160,7 +160,7 @@ impl Relay {
                 self.metrics.attempt(&node, "ok");
                 let patience =
                     Patience { clock: self.clock, gap: self.settings.chunk_gap(), until, stop: self.stop.clone() };
-                Content::Stream(MeteredBody::new(stream, ticket, job.meter, patience))
+                Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
             }
         };
         Ok(Answer { node, queued, attempts: grant.attempt, content })
@@ -236,7 +236,7 @@ impl Relay {
             let stream = open_stream(response, editor, first_byte).await?;
             ticket.first_byte();
             job.meter.first_byte(self.clock.uptime());
-            return Ok(Reply::Stream(stream));
+            return Ok(Reply::Stream(Box::new(stream)));
         }
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, self.settings.chunk_gap()).await?;

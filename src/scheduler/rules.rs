@@ -110,6 +110,7 @@ fn both_spellings_of_a_name_wait_for_the_same_slots() {
     assert_eq!(scheduler.handle(arrived(2, "a", "m:latest"), at(0)), []);
     assert_eq!(scheduler.handle(arrived(3, "a", "m"), at(0)), []);
     assert_eq!(scheduler.queued_by_model(), [("m".into(), 1), ("m:latest".into(), 1)].into());
+    assert_eq!(scheduler.nodes()[0].waiting, 2);
     assert_eq!(scheduler.handle(completed(1), at(1)), [dispatch(2, 0, 1)]);
 }
 

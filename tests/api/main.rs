@@ -1,3 +1,8 @@
 //! The gateway as clients and operators meet it: over real sockets, in front of simulated and scripted nodes.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on may panic, and waits in real time"
+)]
 mod harness;
 mod smoke;
