@@ -8,6 +8,7 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use actix_web::web::{Bytes, BytesMut, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
 
 use super::Settings;
 use super::error::ApiError;
@@ -42,6 +43,29 @@ impl FromRequest for FullBody {
             }
         })
     }
+}
+
+/// A whole body that is a JSON object with the fields of `T`.
+#[derive(Clone, Debug)]
+pub struct JsonObject<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let reading = FullBody::from_request(request, payload);
+        Box::pin(async move { parse(&reading.await?.0).map(Self) })
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    // serde would also take a list of the values in the order of the fields.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ApiError::invalid("The body must be a JSON object."));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| ApiError::invalid(format!("The body is not what is expected here: {error}")))
 }
 
 async fn read(mut payload: Payload, limit: usize, promised: usize) -> Result<Bytes, ApiError> {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use entity::{api_key, user};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, EntityTrait, IntoActiveModel, QueryFilter, Set, SqlErr, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, Set, SqlErr, TransactionTrait,
 };
 
 use super::keys::{ApiKey, KeyDigest, PLAIN_SHA_256};
@@ -195,7 +195,11 @@ impl Accounts {
             tokens_per_day: Set(limits.tokens_per_day.map(to_i64)),
             ..Default::default()
         };
-        within_deadline(row.update(&self.store.db)).await?;
+        within_deadline(row.update(&self.store.db)).await.map_err(|error| match error {
+            // Another gateway has deleted the user, and we have not heard of it yet.
+            StoreError::Database(DbErr::RecordNotUpdated) => StoreError::NotFound(user.to_owned()),
+            other => other,
+        })?;
         account.with(|state| state.limits = limits);
         Ok(account)
     }
@@ -260,11 +264,13 @@ impl Accounts {
     }
 
     fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&usage::Spent>, now: Moment) -> Arc<Account> {
-        let mut budget = Budget::default();
+        let (limits, mut budget) = (limits_of(row), Budget::default());
         if let Some(spent) = spent {
-            budget.restore(spent.tokens_today, spent.admission_ages.iter().copied(), now);
+            // Admissions count only under a limit, before a restart as after it.
+            let ages = spent.admission_ages.iter().copied().filter(|_| limits.requests_per_minute.is_some());
+            budget.restore(spent.tokens_today, ages, now);
         }
-        let state = Mutex::new(AccountState { limits: limits_of(row), budget });
+        let state = Mutex::new(AccountState { limits, budget });
         let account = Arc::new(Account { user: user.clone(), created_at_ms: row.created_at_ms, state });
         self.users.insert(user.0, account.clone());
         account

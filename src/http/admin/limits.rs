@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::{changed, present};
 use crate::http::auth::Admin;
+use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::limits::Standing;
@@ -107,7 +108,7 @@ pub async fn change(
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     id: Path<String>,
-    body: Json<ChangeLimits>,
+    JsonObject(body): JsonObject<ChangeLimits>,
 ) -> Result<Json<UserLimits>, ApiError> {
     let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
     let limits = changed(account.limits(), body.requests_per_minute, body.tokens_per_day)?;

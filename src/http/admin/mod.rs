@@ -15,9 +15,6 @@ const MAX_TOKENS_PER_DAY: u64 = 1_000_000_000_000_000;
 
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
-        .app_data(web::JsonConfig::default().content_type_required(false).limit(64 * 1024).error_handler(|error, _| {
-            ApiError::invalid(format!("The body is not what is expected here: {error}")).into()
-        }))
         .service(
             resource("/admin/users", "GET, POST")
                 .route(web::get().to(users::list))

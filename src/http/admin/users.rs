@@ -1,4 +1,6 @@
 //! Users: made with a key that is shown once, listed, read, deleted.
+use std::sync::Arc;
+
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
@@ -6,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::{changed, present};
 use crate::http::auth::Admin;
+use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rfc3339, rows, summary};
@@ -111,13 +114,16 @@ pub async fn create(
     accounts: Data<Accounts>,
     defaults: Data<limits::Settings>,
     meters: Data<Meters>,
-    body: Json<CreateUser>,
+    recorder: Data<Recorder>,
+    JsonObject(body): JsonObject<CreateUser>,
 ) -> Result<impl Responder, ApiError> {
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
         ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
     })?;
     let limits = changed(defaults.for_new_user(), body.requests_per_minute, body.tokens_per_day)?;
     let key = ApiKey::generate(user.as_str()).map_err(|error| ApiError::internal(error.to_string()))?;
+    // A name that was deleted just now goes on with what it has used, down to the last row.
+    recorder.flush().await;
     let account = accounts.create(NewUser { user, limits }, &key, meters.clock.now()).await?;
     tracing::info!(user = account.user().as_str(), "user made");
     Ok(HttpResponse::Created().json(CreatedUser { user: account.as_ref().into(), api_key: key.reveal().to_owned() }))
@@ -130,13 +136,17 @@ pub async fn create(
 )]
 pub async fn list(_: Admin, accounts: Data<Accounts>, query: Query<PageQuery>) -> Result<Json<UserList>, ApiError> {
     let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
-    let after = query.after()?.map(String::from_utf8).transpose().map_err(|_| bad_cursor())?.unwrap_or_default();
-    let mut page: Vec<_> =
-        accounts.all().into_iter().filter(|account| account.user().as_str() > after.as_str()).take(limit + 1).collect();
+    let after = query.after()?.map(|cursor| user_of(&cursor).ok_or_else(bad_cursor)).transpose()?;
+    let follows = |account: &Arc<Account>| after.as_ref().is_none_or(|after| account.user().as_str() > after.as_str());
+    let mut page: Vec<_> = accounts.all().into_iter().filter(follows).take(limit + 1).collect();
     let more = page.len() > limit;
     page.truncate(limit);
     let next = page.last().filter(|_| more).map(|account| cursor(account.user().as_str().as_bytes()));
     Ok(Json(UserList { object: "list", data: page.iter().map(|account| account.as_ref().into()).collect(), next }))
+}
+
+fn user_of(cursor: &[u8]) -> Option<UserId> {
+    UserId::parse(std::str::from_utf8(cursor).ok()?)
 }
 
 /// Read a user
