@@ -81,7 +81,8 @@ impl App {
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
         let dispatcher = Dispatcher::new(config.queue, specs, clock);
         let stop = CancellationToken::new();
-        let relay = Relay { settings: config.relay.clone(), dispatcher, fleet, clock, metrics, stop };
+        let relay =
+            Relay { settings: config.relay.clone(), dispatcher, fleet, catalog: Arc::default(), clock, metrics, stop };
         let draining = CancellationToken::new();
         let parts = Parts {
             config: config.clone(),
@@ -158,8 +159,7 @@ impl App {
         ];
         let upstream = Upstream::new(&relay.settings);
         for node in relay.fleet.ids() {
-            let prober =
-                Prober::new(node, relay.fleet.clone(), self.config.health.clone(), self.clock, upstream.clone());
+            let prober = Prober::new(node, relay, self.config.health.clone(), upstream.clone());
             tasks.push(actix_rt::spawn(prober.run(relay.dispatcher.clone(), stop.clone())));
         }
         tasks
@@ -232,6 +232,7 @@ impl Parts {
             upstream: Upstream::new(&self.relay.settings),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
+            names: self.config.models.clone().into(),
             default_max_output: self.config.limits.default_max_output,
             draining: self.draining.clone(),
         };

@@ -35,6 +35,8 @@ pub struct Config {
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
     pub limits: limits::Settings,
+    /// Other names for models, and what to use instead of those that are not there.
+    pub models: http::ModelNames,
     /// How many requests may wait.
     pub queue: scheduler::Settings,
     /// Deadlines of requests.
@@ -77,6 +79,7 @@ impl Default for Config {
             database: store::Settings::default(),
             nodes: vec![local],
             limits: limits::Settings::default(),
+            models: http::ModelNames::default(),
             queue: scheduler::Settings::default(),
             relay: relay::Settings::default(),
             health: HealthSettings::default(),
@@ -214,6 +217,8 @@ impl Check<'_> {
             ("relay.queue_seconds", config.relay.queue_seconds),
             ("relay.connect_ms", config.relay.connect_ms),
             ("relay.first_byte_seconds", config.relay.first_byte_seconds),
+            ("relay.commit_seconds", config.relay.commit_seconds),
+            ("relay.keep_alive_seconds", config.relay.keep_alive_seconds),
             ("relay.chunk_gap_seconds", config.relay.chunk_gap_seconds),
             ("relay.total_seconds", config.relay.total_seconds),
             ("health.probe_interval_ms", config.health.probe_interval_ms),

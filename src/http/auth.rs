@@ -40,7 +40,8 @@ impl FromRequest for Admin {
     }
 }
 
-fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
+/// The owner of the request's key.
+pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let digest = KeyDigest::of(key_of(request.headers())?);
     match dependency::<Accounts>(request)?.by_key(&digest) {
         Some(account) => Ok(Caller(account)),

@@ -10,8 +10,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use crate::limits::{Exceeded, Standing};
-use crate::protocol::BadRequest;
-use crate::protocol::openai::ErrorObject;
+use crate::protocol::{BadRequest, Dialect, ErrorObject};
 use crate::relay::WhyNot;
 use crate::scheduler::{Failure, Refusal, RefusalReason};
 use crate::store::{Status, StoreError};
@@ -224,6 +223,17 @@ impl ApiError {
         }
     }
 
+    /// The words.
+    pub fn object(&self) -> ErrorObject<'_> {
+        let Words { message, kind, param, code, .. } = &*self.0;
+        ErrorObject { message, kind, param: *param, code: *code }
+    }
+
+    /// The body, in a dialect's own words.
+    pub fn body(&self, dialect: Dialect) -> String {
+        self.object().body(dialect)
+    }
+
     /// The word for programs.
     pub fn word(&self) -> Option<&'static str> {
         self.0.code
@@ -286,9 +296,7 @@ impl ResponseError for ApiError {
         if let Some(standing) = &self.0.standing {
             rate_limit_headers(&mut response, standing);
         }
-        let object =
-            ErrorObject { message: &self.0.message, kind: self.0.kind, param: self.0.param, code: self.0.code };
-        response.content_type("application/json").body(object.to_json())
+        response.content_type("application/json").body(self.body(Dialect::OpenAi))
     }
 }
 

@@ -1,19 +1,26 @@
 //! The routes that make a node work: from a body and a key to a node's answer.
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use actix_web::web::{Bytes, Data, ReqData};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
+use actix_web::web::{Bytes, Data};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::auth::Caller;
+use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
+use super::models::{ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
+use super::usage::rfc3339;
+use super::waiting::{Carrying, WaitingBody};
 use crate::limits::{Moment, Need};
-use crate::protocol::{Endpoint, InferenceRequest};
+use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Upstream};
 use crate::store::{Account, Recorder, Status};
 
@@ -28,10 +35,47 @@ pub struct Inference {
     pub meters: Meters,
     /// Where usage rows go.
     pub recorder: Recorder,
+    /// Other names for models.
+    pub names: Arc<ModelNames>,
     /// Output tokens reserved for a request that names no limit of its own.
     pub default_max_output: u64,
     /// Set when no new request is taken.
     pub draining: CancellationToken,
+}
+
+/// A request for a node: who calls, with what, under which id.
+pub struct Call {
+    inference: Data<Inference>,
+    id: RequestId,
+    caller: Caller,
+    http: HttpRequest,
+    body: Bytes,
+}
+
+impl FromRequest for Call {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let http = request.clone();
+        let caller = caller(request);
+        let body = FullBody::from_request(request, payload);
+        Box::pin(async move {
+            let caller = caller?;
+            let inference = http.app_data::<Data<Inference>>().cloned();
+            let id = http.extensions().get::<RequestId>().copied();
+            let (Some(inference), Some(id)) = (inference, id) else {
+                return Err(ApiError::internal("The service is not set up completely."));
+            };
+            Ok(Self { inference, id, caller, http, body: body.await?.0 })
+        })
+    }
+}
+
+impl Call {
+    async fn serve(self, endpoint: Endpoint) -> Result<HttpResponse, ApiError> {
+        self.inference.serve(endpoint, self.id, self.caller, &self.http, self.body).await
+    }
 }
 
 /// Chat completions
@@ -49,14 +93,8 @@ pub struct Inference {
         super::openapi::InferenceErrors,
     ),
 )]
-pub async fn chat_completions(
-    inference: Data<Inference>,
-    id: ReqData<RequestId>,
-    caller: Caller,
-    request: HttpRequest,
-    body: FullBody,
-) -> Result<HttpResponse, ApiError> {
-    inference.serve(Endpoint::ChatCompletions, *id, caller, &request, body.0).await
+pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::ChatCompletions).await
 }
 
 /// Completions
@@ -73,14 +111,8 @@ pub async fn chat_completions(
         super::openapi::InferenceErrors,
     ),
 )]
-pub async fn completions(
-    inference: Data<Inference>,
-    id: ReqData<RequestId>,
-    caller: Caller,
-    request: HttpRequest,
-    body: FullBody,
-) -> Result<HttpResponse, ApiError> {
-    inference.serve(Endpoint::Completions, *id, caller, &request, body.0).await
+pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Completions).await
 }
 
 /// Embeddings
@@ -90,16 +122,118 @@ pub async fn completions(
     post, path = "/v1/embeddings", tag = "inference", security(("user_key" = [])),
     request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
-    responses((status = 200, description = "The node's answer.", body = serde_json::Value), super::openapi::InferenceErrors),
+    responses(
+        (status = 200, description = "The node's answer.", body = serde_json::Value),
+        super::openapi::InferenceErrors,
+    ),
 )]
-pub async fn embeddings(
-    inference: Data<Inference>,
-    id: ReqData<RequestId>,
-    caller: Caller,
-    request: HttpRequest,
-    body: FullBody,
-) -> Result<HttpResponse, ApiError> {
-    inference.serve(Endpoint::Embeddings, *id, caller, &request, body.0).await
+pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Embeddings).await
+}
+
+/// Responses
+///
+/// OpenAI's newer API, as far as Ollama has it: without state.
+#[utoipa::path(
+    post, path = "/v1/responses", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+        example = json!({"model": "llama3.2", "input": "Why is the sky blue?"})),
+    responses(
+        (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
+            `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
+            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Responses).await
+}
+
+/// Messages
+///
+/// Anthropic's API, with its own errors.
+#[utoipa::path(
+    post, path = "/v1/messages", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
+        example = json!({"model": "llama3.2", "max_tokens": 50, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
+    responses(
+        (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
+            `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
+            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Messages).await
+}
+
+/// Chat (Ollama)
+///
+/// Ollama's own API. Streams unless `"stream": false`. `keep_alive`, `shift`, `template` and the options that reload a
+/// model have no effect.
+#[utoipa::path(
+    post, path = "/api/chat", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` is needed.",
+        example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
+    responses(
+        (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
+            `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
+            content((serde_json::Value = "application/json"), (String = "application/x-ndjson"))),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Chat).await
+}
+
+/// Generate (Ollama)
+///
+/// Ollama's own API. Streams unless `"stream": false`.
+#[utoipa::path(
+    post, path = "/api/generate", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` is needed.",
+        example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?"})),
+    responses(
+        (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
+            `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
+            content((serde_json::Value = "application/json"), (String = "application/x-ndjson"))),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Generate).await
+}
+
+/// Embed (Ollama)
+///
+/// For an `input` that is a string or a list of strings.
+#[utoipa::path(
+    post, path = "/api/embed", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` and `input` are needed.",
+        example = json!({"model": "all-minilm", "input": ["one", "two"]})),
+    responses(
+        (status = 200, description = "The node's answer.", body = serde_json::Value),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::Embed).await
+}
+
+/// Embeddings (Ollama, older)
+///
+/// For one `prompt`.
+#[utoipa::path(
+    post, path = "/api/embeddings", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
+        example = json!({"model": "all-minilm", "prompt": "one"})),
+    responses(
+        (status = 200, description = "The node's answer.", body = serde_json::Value),
+        super::openapi::InferenceErrors,
+    ),
+)]
+pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
+    call.serve(Endpoint::EmbedOne).await
 }
 
 impl Inference {
@@ -117,11 +251,18 @@ impl Inference {
         }
         let received = self.meters.clock.now();
         let mut request = InferenceRequest::parse(endpoint, &body)?;
-        let mut meter = self.begin(&request, id, &account, received)?;
+        if let Some(idle) = request.idle {
+            return self.answer_idle(&request, idle);
+        }
+        let model = self.resolve(&request.model)?;
+        if *model.name != *request.model {
+            request.rename(&model.name);
+        }
+        let mut meter = self.begin(&request, &model, id, &account, received)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
             prompt: request.prompt_bound,
-            output: if endpoint == Endpoint::Embeddings { Some(0) } else { request.max_output },
+            output: if endpoint.embeds() { Some(0) } else { request.max_output },
             default_output: self.default_max_output,
         };
         let output_cap = match meter.admit(need) {
@@ -136,37 +277,69 @@ impl Inference {
         let job = Job {
             meter,
             user: account.user().shared(),
-            model: request.model.as_str().into(),
+            model: model.name,
             endpoint,
             stream: request.stream,
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
             body: request.rewrite(body, output_cap),
         };
-        match self.relay.carry(&self.upstream, job).await {
-            Ok(answer) => Ok(respond(answer, &account, self.meters.clock.now())),
+        let asked = request.model;
+        let result = if job.stream {
+            let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
+            let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
+            let mut carrying: Carrying = Box::pin(async move { relay.carry(&upstream, job).await });
+            match tokio::time::timeout(waiting, &mut carrying).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let interval = Duration::from_secs(self.relay.settings.keep_alive_seconds);
+                    return Ok(
+                        stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
+                    );
+                }
+            }
+        } else {
+            self.relay.carry(&self.upstream, job).await
+        };
+        match result {
+            Ok(answer) => Ok(respond(endpoint, answer, &account, self.meters.clock.now())),
             Err(CarryError { meter, why }) => {
-                let (error, status) = ApiError::not_carried(&why, &request.model);
-                self.meters.metrics.queue_rejected(why.label());
+                let (error, status) = ApiError::not_carried(&why, &asked);
                 meter.finish(status, error.code());
                 Err(error)
             }
         }
     }
 
+    /// Ollama's clients begin and end a session without a prompt. Which models are loaded is the gateway's business, so
+    /// that both are only acknowledged.
+    fn answer_idle(&self, request: &InferenceRequest, idle: Idle) -> Result<HttpResponse, ApiError> {
+        self.resolve(&request.model)?;
+        let now = rfc3339(self.meters.clock.now().unix_ms);
+        let reason = if idle == Idle::Load { "load" } else { "unload" };
+        let mut answer = json!({"model": request.model, "created_at": now, "done": true, "done_reason": reason});
+        match request.endpoint {
+            Endpoint::Generate => answer["response"] = "".into(),
+            _ => answer["message"] = json!({"role": "assistant", "content": ""}),
+        }
+        Ok(HttpResponse::Ok().json(answer))
+    }
+
+    /// The model to use for the name that a client gives.
+    fn resolve(&self, model: &str) -> Result<Resolved, ApiError> {
+        let found = self.relay.dispatcher.read(|scheduler| self.names.resolve(model, scheduler));
+        found.ok_or_else(|| ApiError::unknown_model(model))
+    }
+
     /// Opens the request's account, which writes its row whatever happens from now on.
     fn begin(
         &self,
         request: &InferenceRequest,
+        model: &Resolved,
         id: RequestId,
         account: &Arc<Account>,
         received: Moment,
     ) -> Result<Meter, ApiError> {
-        let listed = self
-            .relay
-            .dispatcher
-            .read(|scheduler| scheduler.find_model(&request.model).map(|model| model.name.as_str().into()));
-        let listed_model: Arc<str> = listed.ok_or_else(|| ApiError::unknown_model(&request.model))?;
         let permit = self.recorder.permit().map_err(|full| {
             ApiError::unavailable(
                 "storage_unavailable",
@@ -180,7 +353,7 @@ impl Inference {
             permit,
             endpoint: request.endpoint.path(),
             model: request.model.clone(),
-            listed_model,
+            listed_model: model.listed.clone(),
             stream: request.stream,
             received,
             prompt_estimate: request.prompt_bound / 4,
@@ -188,7 +361,7 @@ impl Inference {
     }
 }
 
-fn respond(answer: Answer, account: &Account, now: Moment) -> HttpResponse {
+fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -> HttpResponse {
     match answer.content {
         Content::Plain { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -203,16 +376,23 @@ fn respond(answer: Answer, account: &Account, now: Moment) -> HttpResponse {
             response.body(body)
         }
         Content::Stream(stream) => {
-            let mut response = HttpResponse::Ok();
-            response.insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"));
-            response.insert_header((CACHE_CONTROL, "no-cache"));
-            // Tells nginx in front of us to pass each event on at once.
-            response.insert_header(("x-accel-buffering", "no"));
+            let mut response = stream_head(endpoint);
             node_headers(&mut response, &answer.node, answer.queued, answer.attempts);
             rate_limit_headers(&mut response, &account.standing(now));
             response.streaming(stream)
         }
     }
+}
+
+fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
+    let lines = endpoint.dialect() == Dialect::Ollama;
+    let content_type = if lines { "application/x-ndjson" } else { "text/event-stream; charset=utf-8" };
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, content_type));
+    response.insert_header((CACHE_CONTROL, "no-cache"));
+    // Tells nginx in front of us to pass each event on at once.
+    response.insert_header(("x-accel-buffering", "no"));
+    response
 }
 
 fn node_headers(response: &mut HttpResponseBuilder, node: &str, queued: Duration, attempts: u32) {

@@ -1,23 +1,28 @@
 //! What may a client say, and what does it hear? The only module with handlers, status codes and the OpenAPI document.
+mod address;
 pub mod admin;
 mod auth;
 mod body;
+mod cors;
 mod error;
 mod inference;
 mod models;
+mod native;
 mod observe;
 pub mod openapi;
 mod ops;
 mod usage;
+mod waiting;
 
 use actix_web::web::{self, ServiceConfig};
-use actix_web::{HttpRequest, Resource};
+use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa_swagger_ui::SwaggerUi;
 
 pub use auth::AdminKey;
 pub use error::ApiError;
 pub use inference::Inference;
+pub use models::ModelNames;
 pub use observe::observe;
 pub use ops::Lifecycle;
 
@@ -37,6 +42,9 @@ pub struct Settings {
     pub keep_alive_seconds: u64,
     /// How long a client may leave what was sent to it unread before its connection is closed, seconds. Default 30.
     pub client_stall_seconds: u64,
+    /// Origins whose pages may call the API from a browser: `*` = any, an empty list = none. Never `/admin`.
+    /// Default `["*"]`.
+    pub cors_origins: Vec<String>,
     /// How long running requests may go on after SIGTERM, seconds. Default 120.
     pub drain_seconds: u64,
 }
@@ -50,6 +58,7 @@ impl Default for Settings {
             body_seconds: 60,
             keep_alive_seconds: 75,
             client_stall_seconds: 30,
+            cors_origins: vec!["*".to_owned()],
             drain_seconds: 120,
         }
     }
@@ -67,20 +76,48 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(post("/v1/chat/completions").route(web::post().to(inference::chat_completions)))
         .service(post("/v1/completions").route(web::post().to(inference::completions)))
         .service(post("/v1/embeddings").route(web::post().to(inference::embeddings)))
+        .service(post("/v1/responses").route(web::post().to(inference::responses)))
+        .service(post("/v1/messages").route(web::post().to(inference::messages)))
+        .service(post("/api/chat").route(web::post().to(inference::chat)))
+        .service(post("/api/generate").route(web::post().to(inference::generate)))
+        .service(post("/api/embed").route(web::post().to(inference::embed)))
+        .service(post("/api/embeddings").route(web::post().to(inference::embed_one)))
+        .service(readable("/api/tags", native::tags))
+        .service(get("/api/ps").route(web::get().to(native::ps)))
+        .service(readable("/api/version", native::version))
+        .service(post("/api/show").route(web::post().to(native::show)))
+        .configure(managed)
         .service(get("/v1/models").route(web::get().to(models::list)))
         // A model's name may hold slashes.
         .service(get("/v1/models/{id:.+}").route(web::get().to(models::retrieve)))
         .service(get("/v1/usage").route(web::get().to(usage::own_rows)))
         .service(get("/v1/usage/summary").route(web::get().to(usage::own_summary)))
         .configure(admin::routes)
-        .service(get("/").route(web::get().to(ops::root)).route(web::head().to(ops::root)))
-        .service(get("/health").route(web::get().to(ops::health)).route(web::head().to(ops::health)))
-        .service(get("/health/live").route(web::get().to(ops::live)).route(web::head().to(ops::live)))
-        .service(get("/health/ready").route(web::get().to(ops::ready)).route(web::head().to(ops::ready)))
+        .service(readable("/", ops::root))
+        .service(readable("/health", ops::health))
+        .service(readable("/health/live", ops::live))
+        .service(readable("/health/ready", ops::ready))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
         .service(web::redirect("/docs", "/docs/"))
         .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()))
         .default_service(web::to(unknown_path));
+}
+
+/// What changes the models of everybody, in Ollama's own API.
+fn managed(config: &mut ServiceConfig) {
+    for path in ["pull", "push", "create", "copy", "delete", "blobs/{digest}"] {
+        config.service(web::resource(format!("/api/{path}")).default_service(web::to(native::managed)));
+    }
+}
+
+/// A path for GET and HEAD.
+fn readable<F, Args>(path: &str, handler: F) -> Resource
+where
+    F: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    resource(path, "GET, HEAD").route(web::get().to(handler.clone())).route(web::head().to(handler))
 }
 
 fn get(path: &str) -> Resource {

@@ -1,5 +1,5 @@
 //! Gives every request its id, and every request that has no account of its own its metrics and its log line.
-use actix_web::body::MessageBody;
+use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
@@ -7,8 +7,12 @@ use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
 use uuid::Uuid;
 
+use super::Settings;
+use super::address::normalise;
+use super::cors::{Allowed, preflight};
 use super::error::ApiError;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
+use crate::protocol::Dialect;
 use crate::relay::Meters;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -30,9 +34,10 @@ pub struct Accounted;
 /// # Errors
 /// Only those of what it wraps.
 pub async fn observe(
-    request: ServiceRequest,
+    mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    normalise(&mut request);
     let id = Uuid::now_v7();
     request.extensions_mut().insert(RequestId(id));
     let meters = request.app_data::<Data<Meters>>().cloned();
@@ -43,13 +48,22 @@ pub async fn observe(
         meters.metrics.client_retried();
     }
     let client_id = client_id(request.headers());
-    let mut response = next.call(request).await?;
+    let dialect = Dialect::of_path(request.path());
+    let origins = request.app_data::<Data<Settings>>().map_or(&[][..], |settings| &settings.cors_origins);
+    let allowed = Allowed::of(&request, origins);
+    let mut response = match allowed.as_ref().and_then(|_| preflight(&request)) {
+        Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),
+        None => in_words_of(dialect, next.call(request).await?),
+    };
     if let (Some(meters), Some(received)) = (meters, received)
         && response.request().extensions().get::<Accounted>().is_none()
     {
         report(&response, id, &meters, received);
     }
     let headers = response.headers_mut();
+    if let Some(allowed) = allowed {
+        allowed.put(headers);
+    }
     if let Ok(value) = HeaderValue::try_from(id.to_string()) {
         headers.insert(REQUEST_ID, value);
     }
@@ -57,6 +71,15 @@ pub async fn observe(
         headers.insert(CLIENT_REQUEST_ID, client_id);
     }
     Ok(response)
+}
+
+/// Errors are worded in OpenAI's dialect everywhere, and put into the path's own here, once.
+fn in_words_of<B>(dialect: Dialect, response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B, String>> {
+    let error = response.response().error().and_then(|error| error.as_error::<ApiError>());
+    match error.filter(|_| dialect != Dialect::OpenAi).map(|error| error.body(dialect)) {
+        Some(body) => response.map_body(|_, _| EitherBody::right(body)),
+        None => response.map_into_left_body(),
+    }
 }
 
 fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {

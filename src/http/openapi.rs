@@ -3,7 +3,7 @@ use serde::Serialize;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
-use super::{admin, inference, models, ops, usage};
+use super::{admin, inference, models, native, ops, usage};
 
 /// An error, in OpenAI's words.
 #[derive(Debug, Serialize, ToSchema)]
@@ -117,6 +117,16 @@ pub enum InferenceErrors {
         inference::chat_completions,
         inference::completions,
         inference::embeddings,
+        inference::responses,
+        inference::messages,
+        inference::chat,
+        inference::generate,
+        inference::embed,
+        inference::embed_one,
+        native::tags,
+        native::ps,
+        native::version,
+        native::show,
         models::list,
         models::retrieve,
         usage::own_rows,

@@ -1,44 +1,82 @@
 //! What does a plain (not streamed) answer say, and what is changed in it?
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
+use super::endpoint::Endpoint;
 use super::json::{Object, Splices, span};
-use super::request::Endpoint;
 
 /// Tokens as the node reports them; `None` where it reports none, which is not zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Usage {
     /// Cached tokens included.
+    #[serde(alias = "input_tokens")]
     pub prompt_tokens: Option<u64>,
     /// Reasoning included.
+    #[serde(alias = "output_tokens")]
     pub completion_tokens: Option<u64>,
 }
 
-/// Checks that `body` is a whole answer of `endpoint`, replaces its `id`, and reads its usage.
+impl Usage {
+    /// From the `usage` object of OpenAI's and Anthropic's dialects.
+    pub(super) fn parse(usage: &RawValue) -> Result<Self, String> {
+        serde_json::from_str(usage.get()).map_err(|_| "the usage is of another kind".to_owned())
+    }
+
+    /// From the last object of Ollama's own dialect, in which a count of zero is absent.
+    pub(super) fn of_native(object: &Object<'_>) -> Result<Self, String> {
+        let count = |key| match object.present(key) {
+            None => Ok(0),
+            Some(count) => serde_json::from_str(count.get()).map_err(|_| format!("`{key}` is no count")),
+        };
+        Ok(Self { prompt_tokens: Some(count("prompt_eval_count")?), completion_tokens: Some(count("eval_count")?) })
+    }
+}
+
+/// Checks that `body` is a whole answer of `endpoint`, gives it an id made from the request's, and reads its usage.
 ///
 /// # Errors
 /// What is wrong with it, in words for an operator.
-pub fn edit_answer(endpoint: Endpoint, body: Bytes, id: &str) -> Result<(Bytes, Usage), String> {
+pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<(Bytes, Usage), String> {
     let object = Object::parse(&body).map_err(|error| format!("the answer is not a JSON object: {error}"))?;
     if let Some(error) = object.present("error") {
         return Err(format!("the node answered with an error: {}", error.get().chars().take(200).collect::<String>()));
     }
-    let content = if endpoint == Endpoint::Embeddings { "data" } else { "choices" };
+    let content = match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => "choices",
+        Endpoint::Embeddings => "data",
+        Endpoint::Responses => "output",
+        Endpoint::Messages => "content",
+        Endpoint::Chat => "message",
+        Endpoint::Generate => "response",
+        Endpoint::Embed => "embeddings",
+        Endpoint::EmbedOne => "embedding",
+    };
     if object.present(content).is_none() {
         return Err(format!("the answer has no `{content}`"));
     }
-    let usage = match object.present("usage") {
-        Some(usage) => serde_json::from_str(usage.get()).map_err(|_| "the usage is of another kind".to_owned())?,
-        None => Usage::default(),
-    };
-    let Some(old_id) = object.get("id") else {
+    let usage = usage_of(endpoint, &object)?;
+    let id = endpoint.answer_id(request_id);
+    let Some(old_id) = object.get("id").filter(|_| !id.is_empty()) else {
         return Ok((body, usage));
     };
     let mut splices = Splices::default();
     splices.replace(span(&body, old_id), id);
-    let mut edited = Vec::with_capacity(body.len() + id.len());
+    let mut edited = Vec::with_capacity(body.len() + 64);
     splices.apply(&body, &mut edited);
     Ok((edited.into(), usage))
+}
+
+fn usage_of(endpoint: Endpoint, object: &Object<'_>) -> Result<Usage, String> {
+    match endpoint {
+        // A generation that fails on the way is a 200 that is not done.
+        Endpoint::Chat | Endpoint::Generate if object.get("done").is_none_or(|done| done.get() != "true") => {
+            Err("the answer is not done".to_owned())
+        }
+        Endpoint::Chat | Endpoint::Generate | Endpoint::Embed => Usage::of_native(object),
+        Endpoint::EmbedOne => Ok(Usage::default()),
+        _ => object.present("usage").map_or(Ok(Usage::default()), Usage::parse),
+    }
 }
 
 #[cfg(test)]
@@ -48,15 +86,29 @@ mod tests {
     #[test]
     fn only_the_id_changes_and_the_usage_is_read() {
         let body = r#"{ "id":"chatcmpl-4", "x":[1.0,  2], "choices":[{}], "usage":{"prompt_tokens":26,"completion_tokens":0,"total_tokens":26}}"#;
-        let (edited, usage) = edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "\"new\"").unwrap();
-        assert_eq!(edited, body.replace("\"chatcmpl-4\"", "\"new\""));
+        let (edited, usage) = edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "new").unwrap();
+        assert_eq!(edited, body.replace("\"chatcmpl-4\"", "\"chatcmpl-new\""));
         assert_eq!(usage, Usage { prompt_tokens: Some(26), completion_tokens: Some(0) });
+    }
+
+    #[test]
+    fn each_dialect_reports_in_its_own_place() {
+        let usage = |endpoint, body: &'static str| edit_answer(endpoint, Bytes::from(body), "r").unwrap().1;
+        let some = |prompt, completion| Usage { prompt_tokens: Some(prompt), completion_tokens: Some(completion) };
+        let native = r#"{"message":{},"done":true,"prompt_eval_count":3}"#;
+        assert_eq!(usage(Endpoint::Chat, native), some(3, 0));
+        let messages = r#"{"id":"msg_1","content":[],"usage":{"input_tokens":4,"output_tokens":5}}"#;
+        assert_eq!(usage(Endpoint::Messages, messages), some(4, 5));
+        let responses = r#"{"id":"resp_1","output":[],"usage":{"input_tokens":4,"output_tokens":5,"total_tokens":9}}"#;
+        assert_eq!(usage(Endpoint::Responses, responses), some(4, 5));
+        assert_eq!(usage(Endpoint::EmbedOne, r#"{"embedding":[1]}"#), Usage::default());
     }
 
     #[test]
     fn what_is_no_answer_is_refused() {
         for body in ["", "{", "[]", "{}", r#"{"error":{"message":"x"}}"#, r#"{"choices":null}"#] {
-            assert!(edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "\"i\"").is_err(), "{body}");
+            assert!(edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "i").is_err(), "{body}");
         }
+        assert!(edit_answer(Endpoint::Chat, Bytes::from(r#"{"message":{},"done":false}"#), "i").is_err());
     }
 }

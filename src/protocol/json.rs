@@ -33,6 +33,24 @@ impl<'a> Object<'a> {
         self.get(key).filter(|value| value.get() != "null")
     }
 
+    /// Each member's name and span, key and value together, in the object's own `text`.
+    fn spans(&self, text: &[u8]) -> Vec<(&str, Range<usize>)> {
+        let mut from = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        self.members
+            .iter()
+            .map(|(name, value)| {
+                let gap = text[from..].iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == b',').count();
+                let member = from + gap..span(text, value).end;
+                from = member.end;
+                (name.as_ref(), member)
+            })
+            .collect()
+    }
+
+    pub(super) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.members.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
         self.members.iter().map(|(name, _)| name.as_ref())
     }
@@ -91,24 +109,6 @@ pub(super) fn span(text: &[u8], value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
-/// The span of the whole member whose value stands at `value`, with one of its commas; `None` where the key is spelled
-/// with escapes.
-pub(super) fn member_span(text: &[u8], key: &str, value: Range<usize>) -> Option<Range<usize>> {
-    let before = trim_end(&text[..value.start]).strip_suffix(b":")?;
-    let before = trim_end(before).strip_suffix(b"\"")?.strip_suffix(key.as_bytes())?.strip_suffix(b"\"")?;
-    let outer = trim_end(before);
-    if let Some(rest) = outer.strip_suffix(b",") {
-        return Some(rest.len()..value.end);
-    }
-    let blanks = text[value.end..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    let comma = usize::from(text.get(value.end + blanks) == Some(&b','));
-    Some(before.len()..value.end + if comma == 1 { blanks + 1 } else { 0 })
-}
-
-fn trim_end(text: &[u8]) -> &[u8] {
-    text.trim_ascii_end()
-}
-
 /// Replacements of spans of one text, applied in one pass.
 #[derive(Debug, Default)]
 pub(super) struct Splices {
@@ -120,15 +120,48 @@ impl Splices {
         self.edits.push((span, with.into()));
     }
 
+    /// Takes back what was to be done at `span`.
+    pub(super) fn forget(&mut self, span: &Range<usize>) {
+        self.edits.retain(|(edited, _)| edited != span);
+    }
+
+    /// Takes out the members whose name `goes`, each with one of its commas. `text` is the object's own, which stands at
+    /// `offset` of what is edited.
+    pub(super) fn remove(&mut self, text: &[u8], offset: usize, object: &Object<'_>, goes: impl Fn(&str) -> bool) {
+        let mut kept_end = None;
+        let mut members = object.spans(text).into_iter().peekable();
+        while let Some((name, span)) = members.next() {
+            if !goes(name) {
+                kept_end = Some(span.end);
+                continue;
+            }
+            let mut end = span.end;
+            while let Some((_, next)) = members.next_if(|(name, _)| goes(name)) {
+                end = next.end;
+            }
+            // With the comma before it where something stays there, else with the one behind it.
+            let run = match (kept_end, members.peek()) {
+                (Some(kept), _) => kept..end,
+                (None, Some((_, next))) => span.start..next.start,
+                (None, None) => span.start..end,
+            };
+            self.replace(run.start + offset..run.end + offset, "");
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.edits.is_empty()
     }
 
     /// Writes `text` with every edit to `out`.
     pub(super) fn apply(mut self, text: &[u8], out: &mut Vec<u8>) {
-        self.edits.sort_by_key(|(span, _)| span.start);
+        self.edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut from = 0;
         for (span, with) in self.edits {
+            // Two edits of one place never happen; were it otherwise, the first would count.
+            if span.start < from {
+                continue;
+            }
             out.extend_from_slice(&text[from..span.start]);
             out.extend_from_slice(with.as_bytes());
             from = span.end;
@@ -141,11 +174,10 @@ impl Splices {
 mod tests {
     use super::*;
 
-    fn without(text: &str, key: &str) -> String {
+    fn without(text: &str, keys: &[&str]) -> String {
         let object = Object::parse(text.as_bytes()).unwrap();
-        let value = span(text.as_bytes(), object.get(key).unwrap());
         let mut splices = Splices::default();
-        splices.replace(member_span(text.as_bytes(), key, value).unwrap(), "");
+        splices.remove(text.as_bytes(), 0, &object, |key| keys.contains(&key));
         let mut out = Vec::new();
         splices.apply(text.as_bytes(), &mut out);
         String::from_utf8(out).unwrap()
@@ -153,10 +185,18 @@ mod tests {
 
     #[test]
     fn a_member_is_removed_wherever_it_stands() {
-        assert_eq!(without(r#"{"a":1,"b":{"c":2},"d":3}"#, "b"), r#"{"a":1,"d":3}"#);
-        assert_eq!(without(r#"{ "a" : 1 , "b":2}"#, "a"), r#"{  "b":2}"#);
-        assert_eq!(without(r#"{"a":1,"b":2 }"#, "b"), r#"{"a":1 }"#);
-        assert_eq!(without(r#"{"a":1}"#, "a"), "{}");
+        assert_eq!(without(r#"{"a":1,"b":{"c":2},"d":3}"#, &["b"]), r#"{"a":1,"d":3}"#);
+        assert_eq!(without(r#"{ "a" : 1 , "b":2}"#, &["a"]), r#"{ "b":2}"#);
+        assert_eq!(without(r#"{"a":1,"b":2 }"#, &["b"]), r#"{"a":1 }"#);
+        assert_eq!(without(r#"{"a":1}"#, &["a"]), "{}");
+    }
+
+    #[test]
+    fn neighbours_are_removed_together() {
+        assert_eq!(without(r#"{"a":1, "b":2 ,"c":3,"d":4}"#, &["a", "b"]), r#"{"c":3,"d":4}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["b", "c"]), r#"{"a":1,"d":4}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["a", "c", "d"]), r#"{"b":2}"#);
+        assert_eq!(without(r#"{"a":1,"b":2}"#, &["a", "b"]), "{}");
     }
 
     #[test]

@@ -7,17 +7,23 @@
 //! |---|---|---|
 //! | request | `stream_options.include_usage` is set to `true` on streams | a stream reports no tokens otherwise |
 //! | request | `max_tokens` is set from `max_completion_tokens` | Ollama ignores the newer name |
-//! | request | `max_tokens` is added for users with a daily limit who name none | the limit must hold |
+//! | request | `max_tokens` (in the dialect's own words) is added for users with a daily limit who name none | the limit must hold |
+//! | request, native | `keep_alive`, `shift`, `template` and the options that reload a model are taken out | one user's would be everybody's |
+//! | request | `model` is replaced where the operator gave it another name or a fallback | |
 //! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |
 //! | stream | the usage chunk, and zero `usage` members, are hidden from clients that did not ask for them | see the first |
 mod answer;
+mod endpoint;
+mod error;
 mod frames;
 mod json;
-pub mod openai;
+mod prompt;
 mod request;
 mod stream;
 
 pub use answer::{Usage, edit_answer};
+pub use endpoint::{Dialect, Endpoint};
+pub use error::{ErrorObject, is_error_body, message_of};
 pub use frames::{FrameTooLong, Frames, Framing};
-pub use request::{BadRequest, Endpoint, InferenceRequest};
+pub use request::{BadRequest, Idle, InferenceRequest};
 pub use stream::{Progress, StreamEditor, StreamFault};

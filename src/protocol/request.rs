@@ -1,62 +1,22 @@
 //! What does a client ask for? Reads the few fields that the gateway needs, and splices its edits into the rest.
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::endpoint::{Dialect, Endpoint};
 use super::json::{Object, Splices, span};
+use super::prompt;
 
-/// Tokens that one image takes at most, whatever its size in bytes.
-const IMAGE_TOKENS: usize = 4096;
-/// Tokens that a chat template adds around the messages, at most, beyond the JSON that surrounded them.
-const TEMPLATE_TOKENS: usize = 32;
-const MAX_IMAGES: usize = 128;
 const MAX_MODEL_NAME: usize = 128;
-
-/// Every field that the gateway reads. Ollama matches names without regard to case and takes the last of several, so
-/// that a second spelling of one of these would mean one thing here and another there.
-const READ: [&str; 11] = [
-    "model",
-    "stream",
-    "stream_options",
-    "max_tokens",
-    "max_completion_tokens",
-    "messages",
-    "prompt",
-    "suffix",
-    "input",
-    "tools",
-    "response_format",
-];
 /// Shows the rendered template with the operator's system prompt.
 const REFUSED: &str = "_debug_render_only";
-
-/// A route that makes a node work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Endpoint {
-    /// `/v1/chat/completions`
-    ChatCompletions,
-    /// `/v1/completions`
-    Completions,
-    /// `/v1/embeddings`
-    Embeddings,
-}
-
-impl Endpoint {
-    /// The path, here and on the node.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::ChatCompletions => "/v1/chat/completions",
-            Self::Completions => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
-
-    /// The `id` of an answer as a JSON string, made from the request id.
-    pub fn answer_id(self, request_id: &str) -> String {
-        let prefix = if self == Self::Completions { "cmpl" } else { "chatcmpl" };
-        format!("\"{prefix}-{request_id}\"")
-    }
-}
+/// Fields of Ollama's own dialect that one user could use to reload, pin, unload or rewrite a model for everybody.
+const STRIPPED: [&str; 3] = ["keep_alive", "shift", "template"];
+/// Options that reload a model when they differ from those it runs with.
+const STRIPPED_OPTIONS: [&str; 7] =
+    ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
 
 /// Why a request is refused before it costs anything.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -68,8 +28,17 @@ pub struct BadRequest {
     pub param: Option<&'static str>,
 }
 
-fn bad(param: &'static str, message: impl Into<String>) -> BadRequest {
+pub(super) fn bad(param: &'static str, message: impl Into<String>) -> BadRequest {
     BadRequest { message: message.into(), param: Some(param) }
+}
+
+/// A request of Ollama's own dialect without a prompt, with which its clients begin and end a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// The model is about to be used.
+    Load,
+    /// The client is done with it.
+    Unload,
 }
 
 /// What the gateway needs to know of a request, and where its edits go.
@@ -81,18 +50,31 @@ pub struct InferenceRequest {
     pub model: String,
     /// Whether the answer is streamed.
     pub stream: bool,
-    /// Whether the client asked for the usage chunk.
+    /// Whether the client of an OpenAI stream asked for the usage chunk.
     pub include_usage: bool,
-    /// `max_completion_tokens`, else `max_tokens`.
+    /// How many tokens the answer may have, as the client says.
     pub max_output: Option<u64>,
     /// No prompt of this size takes more tokens.
     pub prompt_bound: u64,
+    /// There is no prompt: no node is needed.
+    pub idle: Option<Idle>,
     edits: Splices,
-    /// Where `max_tokens` stands, or where a member can be put.
-    max_tokens_at: Place,
+    cap: Cap,
+    model_at: Place,
 }
 
+/// Where a limit on the answer goes, if the gateway sets one.
 #[derive(Debug)]
+enum Cap {
+    /// Nowhere: the answer has no tokens.
+    None,
+    /// A member of the request.
+    Member(&'static str, Place),
+    /// `num_predict` among the options of Ollama's own dialect: the others that are kept, as they came.
+    Option(Place, Vec<String>),
+}
+
+#[derive(Clone, Debug)]
 enum Place {
     Value(std::ops::Range<usize>),
     /// Right behind the opening brace.
@@ -116,39 +98,116 @@ impl InferenceRequest {
     pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
-        check_names(&object)?;
+        check_names(endpoint, &object)?;
         let model = model_of(&object)?;
-        let stream =
-            endpoint != Endpoint::Embeddings && field::<bool>(&object, "stream", "true or false")?.unwrap_or(false);
-        let max_tokens = output_of(&object, "max_tokens")?;
-        let max_completion_tokens = output_of(&object, "max_completion_tokens")?;
-        let front = 1 + body.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        let place = |key| match object.get(key) {
-            Some(value) => Place::Value(span(body, value)),
-            None => Place::Front(front),
+        let native = endpoint.dialect() == Dialect::Ollama;
+        let stream = match field::<bool>(&object, "stream", "true or false")? {
+            _ if endpoint.embeds() => false,
+            Some(stream) => stream,
+            None => native,
         };
-        let mut edits = Splices::default();
-        let mut include_usage = false;
-        if let Some(options) = field::<StreamOptions>(&object, "stream_options", "an object")? {
-            include_usage = options.include_usage.unwrap_or(false);
+        let prompt = prompt::measure(endpoint, &object)?;
+        let mut request = Self {
+            endpoint,
+            model,
+            stream,
+            include_usage: false,
+            max_output: None,
+            prompt_bound: prompt.bound,
+            idle: prompt.is_empty.then(|| idle_of(&object)),
+            edits: Splices::default(),
+            cap: Cap::None,
+            model_at: place(body, &object, "model"),
+        };
+        match endpoint {
+            Endpoint::ChatCompletions | Endpoint::Completions => request.read_openai(body, &object)?,
+            Endpoint::Responses => request.read_cap(body, &object, "max_output_tokens")?,
+            Endpoint::Messages => request.read_cap(body, &object, "max_tokens")?,
+            Endpoint::Chat | Endpoint::Generate | Endpoint::Embed | Endpoint::EmbedOne => {
+                request.edits.remove(body, 0, &object, |name| STRIPPED.contains(&fold(name).as_ref()));
+                request.read_options(body, &object)?;
+            }
+            Endpoint::Embeddings => {}
         }
-        if stream && !include_usage {
-            place("stream_options").set(&mut edits, "stream_options", r#"{"include_usage":true}"#);
-        }
-        if let (Some(newer), true) = (max_completion_tokens, max_completion_tokens != max_tokens) {
-            place("max_tokens").set(&mut edits, "max_tokens", &newer.to_string());
-        }
-        let max_tokens_at = place("max_tokens");
-        let prompt_bound = prompt_bound(endpoint, &object)?;
-        let max_output = max_completion_tokens.or(max_tokens);
-        Ok(Self { endpoint, model, stream, include_usage, max_output, prompt_bound, edits, max_tokens_at })
+        Ok(request)
     }
 
-    /// The body for the node, with `output_cap` as its `max_tokens` where the client named none.
+    fn read_openai(&mut self, body: &[u8], object: &Object<'_>) -> Result<(), BadRequest> {
+        let max_tokens = output_of(object, "max_tokens")?;
+        let newer = output_of(object, "max_completion_tokens")?;
+        if let Some(options) = field::<StreamOptions>(object, "stream_options", "an object")? {
+            self.include_usage = options.include_usage.unwrap_or(false);
+        }
+        if self.stream && !self.include_usage {
+            let place = place(body, object, "stream_options");
+            place.set(&mut self.edits, "stream_options", r#"{"include_usage":true}"#);
+        }
+        let place = place(body, object, "max_tokens");
+        if let (Some(newer), true) = (newer, newer != max_tokens) {
+            place.set(&mut self.edits, "max_tokens", &newer.to_string());
+        }
+        self.max_output = newer.or(max_tokens);
+        self.cap = Cap::Member("max_tokens", place);
+        Ok(())
+    }
+
+    fn read_cap(&mut self, body: &[u8], object: &Object<'_>, key: &'static str) -> Result<(), BadRequest> {
+        self.max_output = output_of(object, key)?;
+        if self.endpoint == Endpoint::Messages && self.max_output.is_none() {
+            return Err(bad("max_tokens", "`max_tokens` is missing"));
+        }
+        self.cap = Cap::Member(key, place(body, object, key));
+        Ok(())
+    }
+
+    /// Reads `options`, and takes out of them what would reload the model.
+    fn read_options(&mut self, body: &[u8], object: &Object<'_>) -> Result<(), BadRequest> {
+        let place = place(body, object, "options");
+        let Some(raw) = object.present("options") else {
+            self.cap = Cap::Option(place, Vec::new());
+            return Ok(());
+        };
+        let options = Object::parse(raw.get().as_bytes()).map_err(|_| bad("options", "`options` must be an object"))?;
+        if let Some(limit) = options.present("num_predict") {
+            let limit: i64 = serde_json::from_str(limit.get())
+                .map_err(|_| bad("options", "`num_predict` must be a whole number"))?;
+            // Not above zero is without end.
+            self.max_output = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        }
+        let stays = |name: &str| !STRIPPED_OPTIONS.contains(&fold(name).as_ref());
+        let kept = options.members().filter(|(name, _)| stays(name) && *name != "num_predict");
+        let mut kept: Vec<String> = kept.map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
+        if let Some(limit) = self.max_output {
+            kept.push(format!("\"num_predict\":{limit}"));
+        }
+        if !options.keys().all(stays) {
+            place.set(&mut self.edits, "options", &format!("{{{}}}", kept.join(",")));
+        }
+        self.cap = Cap::Option(place, kept);
+        Ok(())
+    }
+
+    /// Asks the node for another model than the client named.
+    pub fn rename(&mut self, model: &str) {
+        self.model_at.set(&mut self.edits, "model", &quoted(model));
+    }
+
+    /// The body for the node, with `output_cap` where the client named no limit.
     pub fn rewrite(&mut self, body: Bytes, output_cap: Option<u64>) -> Bytes {
         let mut edits = std::mem::take(&mut self.edits);
         if let (Some(cap), None) = (output_cap, self.max_output) {
-            self.max_tokens_at.set(&mut edits, "max_tokens", &cap.to_string());
+            match &mut self.cap {
+                Cap::None => {}
+                Cap::Member(key, place) => place.set(&mut edits, key, &cap.to_string()),
+                Cap::Option(place, kept) => {
+                    kept.push(format!("\"num_predict\":{cap}"));
+                    // In the place of the same edit without the cap, where there is one: the last of two counts.
+                    if let Place::Value(span) = place {
+                        edits.forget(span);
+                    }
+                    place.set(&mut edits, "options", &format!("{{{}}}", kept.join(",")));
+                }
+            }
         }
         if edits.is_empty() {
             return body;
@@ -164,7 +223,14 @@ struct StreamOptions {
     include_usage: Option<bool>,
 }
 
-fn field<'a, T: Deserialize<'a>>(
+/// Where a member's value stands, or else where the member can be put.
+fn place(body: &[u8], object: &Object<'_>, key: &str) -> Place {
+    let front = 1 + body.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+    object.get(key).map_or(Place::Front(front), |value| Place::Value(span(body, value)))
+}
+
+/// A member, read as `T`; `None` where it is absent or null.
+pub(super) fn field<'a, T: Deserialize<'a>>(
     object: &Object<'a>,
     key: &'static str,
     expected: &str,
@@ -175,28 +241,59 @@ fn field<'a, T: Deserialize<'a>>(
         .transpose()
 }
 
-fn check_names(object: &Object<'_>) -> Result<(), BadRequest> {
-    let mut seen = [false; READ.len()];
+/// Every field that the gateway reads. Ollama matches names without regard to case and takes the last of several, so
+/// that a second spelling of one of these would mean one thing here and another there.
+fn read(endpoint: Endpoint) -> &'static [&'static str] {
+    match endpoint {
+        Endpoint::ChatCompletions => &[
+            "model",
+            "stream",
+            "stream_options",
+            "max_tokens",
+            "max_completion_tokens",
+            "messages",
+            "tools",
+            "response_format",
+        ],
+        Endpoint::Completions => {
+            &["model", "stream", "stream_options", "max_tokens", "max_completion_tokens", "prompt", "suffix"]
+        }
+        Endpoint::Embeddings => &["model", "input"],
+        Endpoint::Responses => &["model", "stream", "max_output_tokens", "input", "instructions", "tools", "text"],
+        Endpoint::Messages => &["model", "stream", "max_tokens", "messages", "system", "tools"],
+        Endpoint::Chat => &["model", "stream", "messages", "tools", "format", "options", "keep_alive"],
+        Endpoint::Generate => {
+            &["model", "stream", "prompt", "system", "suffix", "images", "format", "options", "keep_alive"]
+        }
+        Endpoint::Embed => &["model", "input", "options"],
+        Endpoint::EmbedOne => &["model", "prompt", "options"],
+    }
+}
+
+fn check_names(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
+    let names = read(endpoint);
+    let mut seen = 0u32;
     for key in object.keys() {
         let folded = fold(key);
         if folded == REFUSED {
             return Err(bad(REFUSED, format!("`{REFUSED}` is not available through this service")));
         }
-        let Some(index) = READ.iter().position(|name| *name == folded) else {
+        let Some(index) = names.iter().position(|name| *name == folded) else {
             continue;
         };
-        if key != READ[index] {
-            return Err(bad(READ[index], format!("write `{}` in lower case", READ[index])));
+        if key != names[index] {
+            return Err(bad(names[index], format!("write `{}` in lower case", names[index])));
         }
-        if std::mem::replace(&mut seen[index], true) {
-            return Err(bad(READ[index], format!("`{}` is given twice", READ[index])));
+        if seen & (1 << index) != 0 {
+            return Err(bad(names[index], format!("`{}` is given twice", names[index])));
         }
+        seen |= 1 << index;
     }
     Ok(())
 }
 
 /// A name as Go's JSON decoder compares it: without regard to case, with its two letters from outside ASCII.
-fn fold(key: &str) -> std::borrow::Cow<'_, str> {
+fn fold(key: &str) -> Cow<'_, str> {
     let plain = |letter: char| letter.is_ascii() && !letter.is_ascii_uppercase();
     if key.chars().all(plain) {
         return key.into();
@@ -209,6 +306,10 @@ fn fold(key: &str) -> std::borrow::Cow<'_, str> {
         })
         .collect::<String>()
         .into()
+}
+
+fn quoted(name: &str) -> String {
+    serde_json::Value::from(name).to_string()
 }
 
 fn model_of(object: &Object<'_>) -> Result<String, BadRequest> {
@@ -231,102 +332,13 @@ fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option<u64>, BadR
     }
 }
 
-/// Every token stands for at least a byte of text, and JSON only makes text longer; images count by number.
-fn prompt_bound(endpoint: Endpoint, object: &Object<'_>) -> Result<u64, BadRequest> {
-    let length = |key| object.present(key).map_or(0, |value: &RawValue| value.get().len());
-    let bytes = match endpoint {
-        Endpoint::ChatCompletions => {
-            let images = images_of(object)?;
-            length("messages") - images.bytes
-                + images.count * IMAGE_TOKENS
-                + length("tools")
-                + length("response_format")
-        }
-        Endpoint::Completions => {
-            field::<String>(object, "prompt", "a string")?.ok_or_else(|| bad("prompt", "`prompt` is missing"))?;
-            length("prompt") + length("suffix")
-        }
-        Endpoint::Embeddings => {
-            let input = object.present("input").ok_or_else(|| bad("input", "`input` is missing"))?;
-            if !matches!(input.get().as_bytes().first(), Some(b'"' | b'[')) {
-                return Err(bad("input", "`input` must be a string or a list of strings"));
-            }
-            length("input")
-        }
+/// `keep_alive` of zero, as a number or a duration, asks for the model to be unloaded.
+fn idle_of(object: &Object<'_>) -> Idle {
+    let zero = |value: &RawValue| {
+        let digits = value.get().trim_matches('"').trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+        digits.parse::<f64>() == Ok(0.0)
     };
-    Ok((bytes + TEMPLATE_TOKENS) as u64)
-}
-
-#[derive(Deserialize)]
-struct Message<'a> {
-    #[serde(borrow)]
-    role: Option<&'a RawValue>,
-    #[serde(borrow)]
-    content: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-struct Part<'a> {
-    #[serde(borrow)]
-    image_url: Option<&'a RawValue>,
-}
-
-#[derive(Default)]
-struct Images {
-    count: usize,
-    bytes: usize,
-}
-
-fn images_of(object: &Object<'_>) -> Result<Images, BadRequest> {
-    let messages: Vec<Message> = field(object, "messages", "a list of messages, each an object")?
-        .ok_or_else(|| bad("messages", "`messages` is missing"))?;
-    if messages.is_empty() {
-        return Err(bad("messages", "`messages` must hold at least one message"));
-    }
-    let mut images = Images::default();
-    for message in &messages {
-        if !message.role.is_some_and(|role| role.get().starts_with('"')) {
-            return Err(bad("messages", "every message must have a `role`"));
-        }
-        let content = message.content.map_or("null", RawValue::get);
-        match content.as_bytes().first() {
-            Some(b'"' | b'n') => {}
-            Some(b'[') => count_images(content, &mut images)?,
-            _ => return Err(bad("messages", "the `content` of a message must be a string or a list of parts")),
-        }
-    }
-    if images.count > MAX_IMAGES {
-        return Err(bad("messages", format!("at most {MAX_IMAGES} images are taken in a request")));
-    }
-    Ok(images)
-}
-
-fn count_images(content: &str, images: &mut Images) -> Result<(), BadRequest> {
-    let parts: Vec<Part> = serde_json::from_str(content)
-        .map_err(|_| bad("messages", "a list as `content` must hold parts, each an object"))?;
-    for image in parts.iter().filter_map(|part| part.image_url) {
-        images.count += 1;
-        images.bytes += image.get().len();
-        let url = image_url(image).ok_or_else(|| bad("messages", "`image_url` must be an object with a `url`"))?;
-        if !url {
-            let message =
-                "images must be given as base64 data URLs (`data:image/png;base64,…`); the gateway fetches none";
-            return Err(bad("messages", message));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the image is a data URL; `None` where it has no URL at all.
-fn image_url(image: &RawValue) -> Option<bool> {
-    #[derive(Deserialize)]
-    struct Wrapped<'a> {
-        #[serde(borrow)]
-        url: &'a RawValue,
-    }
-    let raw = image.get();
-    let url = if raw.starts_with('{') { serde_json::from_str::<Wrapped>(raw).ok()?.url.get() } else { raw };
-    url.starts_with('"').then(|| url.starts_with("\"data:"))
+    if object.present("keep_alive").is_some_and(zero) { Idle::Unload } else { Idle::Load }
 }
 
 #[cfg(test)]
@@ -466,5 +478,64 @@ mod tests {
             }
             prop_assert_eq!(before, after);
         }
+    }
+
+    fn native(endpoint: Endpoint, body: &str, cap: Option<u64>) -> (InferenceRequest, serde_json::Value) {
+        let mut request = InferenceRequest::parse(endpoint, body.as_bytes()).unwrap();
+        let body = request.rewrite(Bytes::from(body.to_owned()), cap);
+        (request, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn what_would_reload_a_model_for_everybody_is_taken_out() {
+        let body = r#"{"model":"m","keep_alive":0,"Template":"5m","shift":false,"template":"x","options":{"num_ctx":8192,"temperature": 0.5,"num_gpu":1},"messages":[{"role":"user","content":"hi"}]}"#;
+        let (request, sent) = native(Endpoint::Chat, body, None);
+        assert_eq!(
+            sent,
+            serde_json::json!({"model":"m","options":{"temperature":0.5},"messages":[{"role":"user","content":"hi"}]})
+        );
+        assert!(request.stream && request.idle.is_none());
+        let (_, sent) = native(Endpoint::Chat, body, Some(7));
+        assert_eq!(sent["options"], serde_json::json!({"temperature":0.5,"num_predict":7}));
+    }
+
+    #[test]
+    fn the_cap_of_the_native_dialect_stands_among_the_options() {
+        let one = r#""messages":[{"role":"user","content":"hi"}]"#;
+        for (options, cap) in [
+            ("", 7),
+            (r#""options":{},"#, 7),
+            (r#""options":{"num_ctx":1},"#, 7),
+            (r#""options":null,"#, 7),
+            (r#""options":{"num_predict":-1},"#, 7),
+            (r#""options":{"num_predict":5,"num_ctx":1},"#, 5),
+        ] {
+            let (_, sent) = native(Endpoint::Chat, &format!("{{\"model\":\"m\",{options}{one}}}"), Some(7));
+            assert_eq!(sent["options"], serde_json::json!({"num_predict": cap}), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_prompt_needs_no_node() {
+        let idle = |endpoint, body| native(endpoint, body, None).0.idle;
+        assert_eq!(idle(Endpoint::Generate, r#"{"model":"m"}"#), Some(Idle::Load));
+        assert_eq!(idle(Endpoint::Generate, r#"{"model":"m","prompt":"","keep_alive":"0s"}"#), Some(Idle::Unload));
+        assert_eq!(idle(Endpoint::Chat, r#"{"model":"m","messages":[],"keep_alive":0}"#), Some(Idle::Unload));
+        assert_eq!(idle(Endpoint::Chat, r#"{"model":"m","keep_alive":-1}"#), Some(Idle::Load));
+        assert_eq!(idle(Endpoint::Generate, r#"{"model":"m","prompt":"hi"}"#), None);
+    }
+
+    #[test]
+    fn the_other_dialects_name_their_limit_in_their_own_way() {
+        let responses = r#"{"model":"m","input":"hi"}"#;
+        assert_eq!(native(Endpoint::Responses, responses, Some(7)).1["max_output_tokens"], 7);
+        let messages = r#"{"model":"m","max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
+        let (request, sent) = native(Endpoint::Messages, messages, Some(7));
+        assert_eq!((request.max_output, &sent["max_tokens"]), (Some(5), &serde_json::json!(5)));
+        let without = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+        assert_eq!(
+            InferenceRequest::parse(Endpoint::Messages, without.as_bytes()).unwrap_err().param,
+            Some("max_tokens")
+        );
     }
 }

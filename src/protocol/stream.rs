@@ -1,13 +1,16 @@
-//! What passes in a stream of server-sent events, and what is changed on the way?
+//! What passes in a stream, and what is changed on the way? In each dialect, from the first frame to the terminal one.
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::Usage;
+use super::endpoint::{Dialect, Endpoint};
+use super::error::ErrorObject;
 use super::frames::{EventData, Frames, Framing, event_data};
-use super::json::{Object, Splices, member_span, span};
+use super::json::{Object, Splices, span};
 
-/// Follows one stream from its first byte to `data: [DONE]`: counts, reads the usage, splices the edits in.
+/// Follows one stream up to its terminal frame (`data: [DONE]`, `"done":true`, `message_stop`, `response.completed`):
+/// counts, reads the usage, splices the edits in.
 #[derive(Debug)]
 pub struct StreamEditor {
     frames: Frames,
@@ -16,11 +19,14 @@ pub struct StreamEditor {
 
 #[derive(Debug)]
 struct Scan {
+    endpoint: Endpoint,
     /// A JSON string, quotes included.
     id: String,
     hide_usage: bool,
     usage: Option<Usage>,
     token_chunks: u64,
+    /// Events so far, for dialects that number them.
+    events: u64,
     done: bool,
 }
 
@@ -31,7 +37,7 @@ pub struct Progress {
     pub usage: Option<Usage>,
     /// Chunks with text, reasoning or a tool call so far: about one token each.
     pub token_chunks: u64,
-    /// `[DONE]` has passed: the answer is whole.
+    /// The terminal frame has passed: the answer is whole.
     pub done: bool,
 }
 
@@ -39,7 +45,7 @@ pub struct Progress {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StreamFault {
     /// Not what Ollama sends.
-    #[error("the node sent what is not an event of a completion: {0}")]
+    #[error("the node sent what is not a part of an answer: {0}")]
     Garbled(String),
     /// The node says that it failed.
     #[error("the node reported an error in the stream: {0}")]
@@ -47,23 +53,26 @@ pub enum StreamFault {
 }
 
 impl StreamEditor {
-    /// `id` is a JSON string with its quotes; `hide_usage` when the client did not ask for the usage chunk.
-    pub fn new(id: String, hide_usage: bool) -> Self {
-        let scan = Scan { id, hide_usage, usage: None, token_chunks: 0, done: false };
-        Self { frames: Frames::new(Framing::Events), scan }
+    /// A stream of `endpoint`, whose answer gets an id made from the request's; `hide_usage` when an OpenAI client did
+    /// not ask for the usage chunk.
+    pub fn new(endpoint: Endpoint, request_id: &str, hide_usage: bool) -> Self {
+        let framing = if endpoint.dialect() == Dialect::Ollama { Framing::Lines } else { Framing::Events };
+        let id = endpoint.answer_id(request_id);
+        let scan = Scan { endpoint, id, hide_usage, usage: None, token_chunks: 0, events: 0, done: false };
+        Self { frames: Frames::new(framing), scan }
     }
 
-    /// Takes the next bytes of the node and appends to `out` what the client gets of the events that are complete.
+    /// Takes the next bytes of the node and appends to `out` what the client gets of the frames that are complete.
     ///
     /// # Errors
-    /// [`StreamFault`]; `out` then holds the good events before it.
+    /// [`StreamFault`]; `out` then holds the good frames before it.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let scan = &mut self.scan;
         let mut result = Ok(());
         let pushed = self.frames.push(chunk, |frame| {
-            // What stands behind `[DONE]` belongs to nobody.
+            // What stands behind the terminal frame belongs to nobody.
             if result.is_ok() && !scan.done {
-                result = scan.event(&frame, out);
+                result = scan.frame(&frame, out);
             }
         });
         result.and_then(|()| pushed.map_err(|error| StreamFault::Garbled(error.to_string())))
@@ -73,10 +82,18 @@ impl StreamEditor {
     pub fn progress(&self) -> Progress {
         Progress { usage: self.scan.usage, token_chunks: self.scan.token_chunks, done: self.scan.done }
     }
+
+    /// The frame that tells the client of a failure, instead of the terminal one.
+    pub fn error_frame(&self, error: &ErrorObject<'_>) -> String {
+        error.frame(self.scan.endpoint, &self.scan.id, self.scan.events)
+    }
 }
 
 impl Scan {
-    fn event(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
+    fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        if self.endpoint.dialect() == Dialect::Ollama {
+            return self.line(frame, out);
+        }
         let data = match event_data(frame) {
             EventData::None => {
                 out.extend_from_slice(frame);
@@ -90,45 +107,114 @@ impl Scan {
             out.extend_from_slice(frame);
             return Ok(());
         }
-        let object = Object::parse(&frame[data]).map_err(StreamFault::Garbled)?;
+        let offset = data.start;
+        let object = Object::parse(&frame[data.clone()]).map_err(StreamFault::Garbled)?;
         if let Some(error) = object.present("error") {
             return Err(StreamFault::Node(error.get().chars().take(300).collect()));
         }
+        let splices = match self.endpoint {
+            Endpoint::Messages | Endpoint::Responses => Some(self.typed_event(frame, &object)?),
+            _ => self.chunk(frame, &frame[data], offset, &object)?,
+        };
+        if let Some(splices) = splices {
+            splices.apply(frame, out);
+        }
+        Ok(())
+    }
+
+    /// OpenAI's chunks: says what to splice into one; `None` hides it.
+    fn chunk(
+        &mut self,
+        frame: &[u8],
+        data: &[u8],
+        offset: usize,
+        object: &Object<'_>,
+    ) -> Result<Option<Splices>, StreamFault> {
         // Ollama's one sign of a failure in a stream: a chunk of no model, after which the stream just ends.
         if object.get("model").is_some_and(|model| model.get() == "\"\"") {
             return Err(StreamFault::Node("the model stopped unexpectedly".to_owned()));
         }
-        let Some(splices) = self.chunk(frame, &object)? else {
-            return Ok(());
-        };
-        splices.apply(frame, out);
-        Ok(())
-    }
-
-    /// Reads one chunk and says what to splice into it; `None` hides it.
-    fn chunk(&mut self, frame: &[u8], object: &Object<'_>) -> Result<Option<Splices>, StreamFault> {
         let choices = choices_of(object)?;
-        let mut splices = Splices::default();
         if choices.iter().any(Choice::has_token) {
             self.token_chunks += 1;
         }
+        let mut splices = Splices::default();
         if let Some(usage) = object.get("usage") {
             if choices.is_empty() && usage.get() != "null" {
-                let usage = serde_json::from_str(usage.get());
-                self.usage = Some(usage.map_err(|_| StreamFault::Garbled("the usage is of another kind".to_owned()))?);
+                self.usage = Some(Usage::parse(usage).map_err(StreamFault::Garbled)?);
                 if self.hide_usage {
                     return Ok(None);
                 }
-            } else if self.hide_usage
-                && let Some(member) = member_span(frame, "usage", span(frame, usage))
-            {
-                splices.replace(member, "");
+            } else if self.hide_usage {
+                splices.remove(data, offset, object, |name| name == "usage");
             }
         }
         if let Some(id) = object.get("id") {
             splices.replace(span(frame, id), self.id.as_str());
         }
         Ok(Some(splices))
+    }
+
+    /// Anthropic's events and those of `/v1/responses`, which name their type.
+    fn typed_event(&mut self, frame: &[u8], object: &Object<'_>) -> Result<Splices, StreamFault> {
+        self.events += 1;
+        let mut splices = Splices::default();
+        let kind = object.get("type").map_or("", RawValue::get).trim_matches('"');
+        match kind {
+            "message_start" => self.rename(frame, object.get("message"), &mut splices)?,
+            "message_delta" => self.take_usage(object.present("usage"))?,
+            "message_stop" => self.done = true,
+            "response.created" | "response.in_progress" => self.rename(frame, object.get("response"), &mut splices)?,
+            "response.completed" | "response.incomplete" => {
+                self.rename(frame, object.get("response"), &mut splices)?;
+                let response = object.get("response").map(|response| Object::parse(response.get().as_bytes()));
+                let response = response.transpose().map_err(StreamFault::Garbled)?;
+                self.take_usage(response.and_then(|response| response.present("usage")))?;
+                self.done = true;
+            }
+            "response.failed" => return Err(StreamFault::Node("the response failed".to_owned())),
+            "content_block_delta" => self.token_chunks += 1,
+            kind if kind.starts_with("response.") && kind.ends_with(".delta") => self.token_chunks += 1,
+            _ => {}
+        }
+        Ok(splices)
+    }
+
+    /// Replaces the id of the object that an event carries.
+    fn rename(&self, frame: &[u8], inner: Option<&RawValue>, splices: &mut Splices) -> Result<(), StreamFault> {
+        let Some(inner) = inner else { return Ok(()) };
+        let object = Object::parse(inner.get().as_bytes()).map_err(StreamFault::Garbled)?;
+        if let Some(id) = object.get("id") {
+            splices.replace(span(frame, id), self.id.as_str());
+        }
+        Ok(())
+    }
+
+    fn take_usage(&mut self, usage: Option<&RawValue>) -> Result<(), StreamFault> {
+        if let Some(usage) = usage {
+            self.usage = Some(Usage::parse(usage).map_err(StreamFault::Garbled)?);
+        }
+        Ok(())
+    }
+
+    /// A line of Ollama's own dialect, which passes as it is.
+    fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        if line.trim_ascii().is_empty() {
+            // No client of this dialect stands a blank line.
+            return Ok(());
+        }
+        let object = Object::parse(line).map_err(StreamFault::Garbled)?;
+        if let Some(error) = object.present("error") {
+            return Err(StreamFault::Node(error.get().chars().take(300).collect()));
+        }
+        if object.get("done").is_some_and(|done| done.get() == "true") {
+            self.usage = Some(Usage::of_native(&object).map_err(StreamFault::Garbled)?);
+            self.done = true;
+        } else {
+            self.token_chunks += 1;
+        }
+        out.extend_from_slice(line);
+        Ok(())
     }
 }
 
@@ -171,7 +257,7 @@ mod tests {
     );
 
     fn run(hide: bool, chunks: &[&[u8]]) -> (Result<(), StreamFault>, Progress, String) {
-        let mut editor = StreamEditor::new("\"new\"".to_owned(), hide);
+        let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "new", hide);
         let mut out = Vec::new();
         let mut result = Ok(());
         for chunk in chunks {
@@ -184,7 +270,7 @@ mod tests {
     fn a_client_that_asked_gets_everything_but_the_old_ids() {
         let (result, progress, text) = run(false, &[STREAM.as_bytes()]);
         assert_eq!(result, Ok(()));
-        assert_eq!(text, STREAM.replace("\"chatcmpl-417\"", "\"new\""));
+        assert_eq!(text, STREAM.replace("\"chatcmpl-417\"", "\"chatcmpl-new\""));
         let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(2) };
         assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 2, done: true });
     }
@@ -244,5 +330,62 @@ mod tests {
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), at in 0usize..STREAM.len()) {
             let _ = run(true, &[&STREAM.as_bytes()[..at], &bytes, &STREAM.as_bytes()[at..]]);
         }
+    }
+
+    fn native(chunks: &[&str]) -> (Result<(), StreamFault>, Progress, String) {
+        let mut editor = StreamEditor::new(Endpoint::Chat, "r", false);
+        let mut out = Vec::new();
+        let mut result = Ok(());
+        for chunk in chunks {
+            result = result.and_then(|()| editor.push(Bytes::copy_from_slice(chunk.as_bytes()), &mut out));
+        }
+        (result, editor.progress(), String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn lines_pass_as_they_are_and_the_last_one_reports() {
+        let lines = "{\"message\":{\"content\":\"Hi\"},\"done\":false}\n{\"message\":{},\"done\":true,\"prompt_eval_count\":26,\"eval_count\":1}\n";
+        let (result, progress, text) = native(&[&lines[..30], &lines[30..]]);
+        assert_eq!((result, text.as_str()), (Ok(()), lines));
+        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1) };
+        assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 1, done: true });
+    }
+
+    #[test]
+    fn an_error_line_is_a_fault_and_blank_lines_go() {
+        let (result, progress, text) = native(&["\n{\"done\":false}\n", "{\"error\":\"unexpected EOF\"}\n"]);
+        assert!(matches!(result, Err(StreamFault::Node(_))) && !progress.done);
+        assert_eq!(text, "{\"done\":false}\n");
+    }
+
+    #[test]
+    fn anthropic_streams_report_in_message_delta_and_end_with_message_stop() {
+        let stream = concat!(
+            "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"id\":\"msg_1\",\"usage\":{\"input_tokens\":9,\"output_tokens\":0}}}\n\n",
+            "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"Hi\"}}\n\n",
+            "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{},\"usage\":{\"input_tokens\":26,\"output_tokens\":1}}\n\n",
+            "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        );
+        let mut editor = StreamEditor::new(Endpoint::Messages, "r", false);
+        let mut out = Vec::new();
+        editor.push(Bytes::from(stream), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), stream.replace("msg_1", "msg_r"));
+        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1) };
+        assert_eq!(editor.progress(), Progress { usage: Some(usage), token_chunks: 1, done: true });
+    }
+
+    #[test]
+    fn responses_report_in_their_last_event() {
+        let stream = concat!(
+            "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"id\":\"resp_4\"},\"sequence_number\":0}\n\n",
+            "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"Hi\",\"sequence_number\":1}\n\n",
+            "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_4\",\"usage\":{\"input_tokens\":26,\"output_tokens\":1}},\"sequence_number\":2}\n\n",
+        );
+        let mut editor = StreamEditor::new(Endpoint::Responses, "r", false);
+        let mut out = Vec::new();
+        editor.push(Bytes::from(stream), &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), stream.replace("resp_4", "resp_r"));
+        assert!(editor.progress().done && editor.progress().token_chunks == 1);
+        assert_eq!(editor.progress().usage.unwrap().completion_tokens, Some(1));
     }
 }

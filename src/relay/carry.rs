@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::catalog::Catalog;
 use super::dispatcher::{Dispatcher, Grant, Ticket};
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience};
@@ -26,6 +27,8 @@ pub struct Relay {
     pub dispatcher: Arc<Dispatcher>,
     /// Where the nodes are.
     pub fleet: Fleet,
+    /// What they say about their models.
+    pub catalog: Arc<Catalog>,
     /// The clock.
     pub clock: Clock,
     /// Where attempts are counted.
@@ -108,8 +111,7 @@ pub enum WhyNot {
 }
 
 impl WhyNot {
-    /// For the metrics.
-    pub fn label(&self) -> &'static str {
+    fn label(&self) -> &'static str {
         match self {
             Self::Refused { refusal, .. } => match refusal.reason {
                 RefusalReason::UserQueueFull => "user_full",
@@ -146,7 +148,10 @@ impl Relay {
         };
         let (grant, reply) = match result {
             Ok(good) => good,
-            Err(why) => return Err(CarryError { meter: job.meter, why }),
+            Err(why) => {
+                self.metrics.queue_rejected(why.label());
+                return Err(CarryError { meter: job.meter, why });
+            }
         };
         let node = self.fleet.get(grant.node).name.clone();
         let queued = job.meter.queued();
@@ -230,9 +235,8 @@ impl Relay {
             Head::Good(response) => response,
             Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, usage: None }),
         };
-        let id = job.endpoint.answer_id(&job.request_id);
         if job.stream {
-            let editor = StreamEditor::new(id, job.hide_usage);
+            let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
             let stream = open_stream(response, editor, first_byte).await?;
             ticket.first_byte();
             job.meter.first_byte(self.clock.uptime());
@@ -241,7 +245,7 @@ impl Relay {
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, self.settings.chunk_gap()).await?;
         let (body, usage) =
-            edit_answer(job.endpoint, body, &id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
+            edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
         job.meter.first_byte(headed);
         Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
     }

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
+use super::carry::Relay;
+use super::catalog::Catalog;
 use super::dispatcher::Dispatcher;
 use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::Upstream;
@@ -47,14 +50,16 @@ pub struct Prober {
     settings: HealthSettings,
     clock: Clock,
     upstream: Upstream,
+    catalog: Arc<Catalog>,
     listed: Option<Duration>,
     looked: Option<Duration>,
 }
 
 impl Prober {
     /// A prober that has seen nothing yet.
-    pub fn new(node: NodeId, fleet: Fleet, settings: HealthSettings, clock: Clock, upstream: Upstream) -> Self {
-        Self { node, fleet, settings, clock, upstream, listed: None, looked: None }
+    pub fn new(node: NodeId, relay: &Relay, settings: HealthSettings, upstream: Upstream) -> Self {
+        let (fleet, clock, catalog) = (relay.fleet.clone(), relay.clock, relay.catalog.clone());
+        Self { node, fleet, settings, clock, upstream, catalog, listed: None, looked: None }
     }
 
     /// Asks again and again, until `stop`.
@@ -78,10 +83,14 @@ impl Prober {
     async fn round(&mut self) -> Vec<Event> {
         let node = self.node;
         let timeout = Duration::from_millis(self.settings.probe_timeout_ms);
-        if let Err(error) = self.ask(timeout, NodeEndpoint::version_uri).await {
-            // A node that comes back may have other models than before.
-            (self.listed, self.looked) = (None, None);
-            return vec![Event::Silent { node, error: format!("/api/version: {error}") }];
+        match self.ask(timeout, NodeEndpoint::version_uri).await {
+            Ok(body) => self.hear_version(&body),
+            Err(error) => {
+                // A node that comes back may have other models than before.
+                (self.listed, self.looked) = (None, None);
+                self.catalog.hear_nothing(node);
+                return vec![Event::Silent { node, error: format!("/api/version: {error}") }];
+            }
         }
         let mut events = Vec::new();
         let now = self.clock.uptime();
@@ -109,6 +118,16 @@ impl Prober {
         events
     }
 
+    fn hear_version(&self, body: &[u8]) {
+        #[derive(Deserialize)]
+        struct Version {
+            version: String,
+        }
+        if let Ok(said) = serde_json::from_slice::<Version>(body) {
+            self.catalog.hear_version(self.node, said.version);
+        }
+    }
+
     fn endpoint(&self) -> &NodeEndpoint {
         self.fleet.get(self.node)
     }
@@ -120,24 +139,33 @@ impl Prober {
     }
 
     async fn models(&self) -> Result<Vec<Model>, String> {
-        let body = self.ask(LISTING_TIMEOUT, NodeEndpoint::tags_uri).await?;
-        let tags: Listing<Tag> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         // A remote model would send prompts, and the bill, to somebody else's machines.
-        let local = tags.models.unwrap_or_default().into_iter().filter(|tag| tag.remote_host.is_none());
-        Ok(local.map(Tag::into_model).collect())
+        let mut said = self.list(NodeEndpoint::tags_uri).await?;
+        said.retain(|tag| tag["remote_host"].is_null());
+        let models = said.iter().map(|tag| Tag::deserialize(tag).map(Tag::into_model)).collect::<Result<_, _>>();
+        let models = models.map_err(|error| error.to_string())?;
+        self.catalog.hear_tags(self.node, said);
+        Ok(models)
     }
 
     async fn loaded(&self) -> Result<Vec<Loaded>, String> {
-        let body = self.ask(LISTING_TIMEOUT, NodeEndpoint::ps_uri).await?;
-        let loaded: Listing<Process> = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let processes = loaded.models.unwrap_or_default().into_iter();
-        Ok(processes.map(|process| Loaded { name: process.name, vram_bytes: process.size_vram }).collect())
+        let said = self.list(NodeEndpoint::ps_uri).await?;
+        let loaded = said.iter().map(|process| Process::deserialize(process).map(Process::into_loaded));
+        let loaded = loaded.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
+        self.catalog.hear_loaded(self.node, said);
+        Ok(loaded)
+    }
+
+    async fn list(&self, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<Vec<Value>, String> {
+        let body = self.ask(LISTING_TIMEOUT, uri).await?;
+        let listing: Listing = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        Ok(listing.models.unwrap_or_default())
     }
 }
 
 #[derive(Deserialize)]
-struct Listing<T> {
-    models: Option<Vec<T>>,
+struct Listing {
+    models: Option<Vec<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -149,7 +177,6 @@ struct Tag {
     digest: String,
     #[serde(default)]
     modified_at: String,
-    remote_host: Option<String>,
 }
 
 impl Tag {
@@ -165,4 +192,10 @@ struct Process {
     name: String,
     #[serde(default)]
     size_vram: u64,
+}
+
+impl Process {
+    fn into_loaded(self) -> Loaded {
+        Loaded { name: self.name, vram_bytes: self.size_vram }
+    }
 }

@@ -1,8 +1,8 @@
 //! The body of a stream: passes a node's events on as they come, and accounts for itself at its end.
 //!
-//! States: `Passing` (the node still talks) → `Closing` (`[DONE]` has passed; the connection is read to its end, so that
-//! it can be used again) → `Ended`. A failure goes straight to `Ended` with an error frame and no `[DONE]`; the HTTP body
-//! itself ends properly. The slot is free and the row handed in as soon as `[DONE]` is here.
+//! States: `Passing` (the node still talks) → `Closing` (the terminal frame has passed; the connection is read to its end, so that
+//! it can be used again) → `Ended`. A failure goes straight to `Ended` with an error frame and no the terminal frame; the HTTP body
+//! itself ends properly. The slot is free and the row handed in as soon as the terminal frame is here.
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -18,8 +18,7 @@ use super::dispatcher::Ticket;
 use super::meter::Meter;
 use super::upstream::{AttemptError, cut_short};
 use crate::clock::Clock;
-use crate::protocol::openai::ErrorObject;
-use crate::protocol::{StreamEditor, StreamFault};
+use crate::protocol::{ErrorObject, StreamEditor, StreamFault};
 use crate::scheduler::{Failure, Outcome};
 use crate::store::Status;
 
@@ -99,14 +98,14 @@ impl MeteredBody {
             Poll::Ready(_) if closing => Step::Ended,
             Poll::Ready(Some(Err(error))) => Step::Failed(Vec::new(), Ending::Node(cut_short(&error))),
             Poll::Ready(None) => {
-                let detail = "the stream ended without [DONE]".to_owned();
+                let detail = "the stream ended without its terminal frame".to_owned();
                 Step::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
             }
             Poll::Pending => {
                 ready!(self.watch.as_mut().poll(cx));
                 self.watch = Box::pin(tokio::time::sleep(WATCH));
                 match self.overdue() {
-                    // A connection that stays open behind `[DONE]` is not worth waiting for.
+                    // A connection that stays open behind the terminal frame is not worth waiting for.
                     _ if closing => Step::Ended,
                     Some(ending) => Step::Failed(Vec::new(), ending),
                     None => Step::Passed(Vec::new()),
@@ -154,7 +153,7 @@ impl MeteredBody {
             self.ticket.leave(outcome);
             meter.finish(status, 200);
         }
-        error.to_event()
+        self.editor.error_frame(&error)
     }
 }
 
@@ -168,7 +167,7 @@ enum Step {
     Ended,
 }
 
-/// Why a stream ends without `[DONE]`.
+/// Why a stream ends without the terminal frame.
 enum Ending {
     Node(AttemptError),
     TooLong,

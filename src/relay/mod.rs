@@ -4,6 +4,7 @@
 //! plain or as a [`MeteredBody`]. The [`Meter`] goes along from admission to the end and settles exactly once,
 //! also when the client leaves and the future is dropped.
 mod carry;
+mod catalog;
 mod connector;
 mod dispatcher;
 mod health;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use carry::{Answer, CarryError, Content, Job, Relay, WhyNot};
+pub use catalog::Catalog;
 pub use dispatcher::Dispatcher;
 pub use health::{HealthSettings, Prober};
 pub use meter::{Admission, Meter, Meters};
@@ -35,6 +37,11 @@ pub struct Settings {
     /// Longest wait for a node's first byte, seconds: loading the model, reading the prompt and, for a plain answer,
     /// all of it. Default 600.
     pub first_byte_seconds: u64,
+    /// How long a waiting stream's status is held back, seconds; after it the client gets 200 and keep-alives, and errors
+    /// come in the stream. Default 20.
+    pub commit_seconds: u64,
+    /// Between two keep-alives of a stream that waits, seconds. Default 10.
+    pub keep_alive_seconds: u64,
     /// Longest silence within an answer, seconds. Default 120.
     pub chunk_gap_seconds: u64,
     /// Longest time for a request from arrival to end, seconds. Default 3600.
@@ -47,6 +54,8 @@ impl Default for Settings {
             queue_seconds: 300,
             connect_ms: 2000,
             first_byte_seconds: 600,
+            commit_seconds: 20,
+            keep_alive_seconds: 10,
             chunk_gap_seconds: 120,
             total_seconds: 3600,
         }

@@ -51,12 +51,12 @@ impl NodeSettings {
 pub struct NodeEndpoint {
     /// The configured name.
     pub name: Arc<str>,
-    chat: Uri,
-    completions: Uri,
-    embeddings: Uri,
+    /// In the order of [`Endpoint::ALL`].
+    routes: Vec<Uri>,
     version: Uri,
     tags: Uri,
     ps: Uri,
+    show: Uri,
     authorization: Option<String>,
 }
 
@@ -80,23 +80,19 @@ impl NodeEndpoint {
         };
         Ok(Self {
             name: settings.name.as_str().into(),
-            chat: uri(Endpoint::ChatCompletions.path())?,
-            completions: uri(Endpoint::Completions.path())?,
-            embeddings: uri(Endpoint::Embeddings.path())?,
+            routes: Endpoint::ALL.into_iter().map(|endpoint| uri(endpoint.path())).collect::<Result<_, _>>()?,
             version: uri("/api/version")?,
             tags: uri("/api/tags")?,
             ps: uri("/api/ps")?,
+            show: uri("/api/show")?,
             authorization: settings.api_key.as_ref().map(|key| format!("Bearer {key}")),
         })
     }
 
     /// Where a route is on this node.
     pub fn uri(&self, endpoint: Endpoint) -> &Uri {
-        match endpoint {
-            Endpoint::ChatCompletions => &self.chat,
-            Endpoint::Completions => &self.completions,
-            Endpoint::Embeddings => &self.embeddings,
-        }
+        // The discriminants count from zero in the order of `ALL`.
+        &self.routes[endpoint as usize]
     }
 
     pub(super) fn version_uri(&self) -> &Uri {
@@ -109,6 +105,10 @@ impl NodeEndpoint {
 
     pub(super) fn ps_uri(&self) -> &Uri {
         &self.ps
+    }
+
+    pub(super) fn show_uri(&self) -> &Uri {
+        &self.show
     }
 
     /// The `Authorization` header for this node, and for no other.

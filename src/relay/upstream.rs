@@ -1,15 +1,15 @@
 //! What does a node say? One attempt: send, wait for the head, tell good answers from failures.
 use std::time::Duration;
 
-use awc::ClientResponse;
 use awc::error::{ConnectError, PayloadError, SendRequestError};
 use awc::http::{StatusCode, header};
+use awc::{ClientRequest, ClientResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::connector;
 use super::nodes::NodeEndpoint;
-use crate::protocol::{Endpoint, openai};
+use crate::protocol::{Dialect, Endpoint, is_error_body, message_of};
 use crate::scheduler::Failure;
 
 /// The largest plain answer that is held.
@@ -79,16 +79,27 @@ impl Upstream {
             return Ok(Head::Good(response));
         }
         let body = read(&mut response, MAX_ERROR).await.unwrap_or_default();
-        judge(status, body)
+        judge(endpoint.dialect(), status, body)
     }
 
     /// Asks a node something small.
     pub(super) async fn get(&self, node: &NodeEndpoint, uri: &awc::http::Uri) -> Result<Bytes, String> {
-        let mut request = self.client.get(uri.clone());
+        Self::ask(node, self.client.get(uri.clone()), Bytes::new()).await
+    }
+
+    /// Asks a node about a model. The caller sets a deadline.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn show(&self, node: &NodeEndpoint, body: Bytes) -> Result<Bytes, String> {
+        Self::ask(node, self.client.post(node.show_uri().clone()), body).await
+    }
+
+    async fn ask(node: &NodeEndpoint, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
         if let Some(authorization) = node.authorization() {
             request = request.insert_header((header::AUTHORIZATION, authorization));
         }
-        let mut response = request.send().await.map_err(|error| error.to_string())?;
+        let mut response = request.send_body(body).await.map_err(|error| error.to_string())?;
         if response.status() != StatusCode::OK {
             return Err(format!("status {}", response.status().as_u16()));
         }
@@ -172,13 +183,13 @@ fn not_sent(error: &SendRequestError) -> AttemptError {
     AttemptError::new(failure, error.to_string())
 }
 
-fn judge(status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {
+fn judge(dialect: Dialect, status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {
     let failure = match status.as_u16() {
         // Also what a node says of a model that was deleted since it was listed.
         404 => Failure::Missing,
         401 | 403 | 300..=399 => Failure::Denied,
         408 | 429 | 503 => Failure::Busy,
-        400..=498 if openai::is_error_body(&body) => return Ok(Head::Rejected { status: status.as_u16(), body }),
+        400..=498 if is_error_body(dialect, &body) => return Ok(Head::Rejected { status: status.as_u16(), body }),
         499.. => Failure::Crashed,
         _ => Failure::Garbled,
     };
@@ -187,17 +198,6 @@ fn judge(status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {
 
 /// The message of an error body, short enough for a log line.
 fn excerpt(body: &[u8]) -> String {
-    #[derive(serde::Deserialize)]
-    struct Envelope {
-        error: Message,
-    }
-    #[derive(serde::Deserialize)]
-    struct Message {
-        message: String,
-    }
-    let text = match serde_json::from_slice::<Envelope>(body) {
-        Ok(envelope) => envelope.error.message,
-        Err(_) => String::from_utf8_lossy(body).into_owned(),
-    };
+    let text = message_of(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     text.chars().filter(|letter| !letter.is_control()).take(200).collect()
 }

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Scheduler,
-    event::{Model, NodeView},
+    event::{Model, NodeId, NodeView},
     name::Name,
     node::Node,
 };
@@ -20,6 +20,13 @@ impl Scheduler {
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
         let exact = Name { given: asked, other: None };
         self.find_on_any(&exact).or_else(|| self.find_on_any(&Name::new(asked)))
+    }
+
+    /// The live nodes that have the model, under either spelling of its name.
+    pub fn live_with(&self, asked: &str) -> Vec<NodeId> {
+        let name = Name::new(asked);
+        let nodes = self.nodes.iter().enumerate();
+        nodes.filter(|(_, node)| node.is_live() && node.find(&name).is_some()).map(|(index, _)| NodeId(index)).collect()
     }
 
     /// Every model of the fleet under the names the nodes give, the last

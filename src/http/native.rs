@@ -1,0 +1,90 @@
+//! Ollama's own API, where no node has to work: lists of the whole fleet, and a clear no to what is the operator's.
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::web::{Bytes, Data, Json};
+use serde_json::{Map, Value, json};
+
+use super::auth::Caller;
+use super::body::FullBody;
+use super::error::ApiError;
+use super::inference::Inference;
+use super::openapi;
+
+/// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
+const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
+const SHOW_PATIENCE: Duration = Duration::from_secs(10);
+
+/// List models (Ollama)
+///
+/// The models of all nodes, as the nodes list them.
+#[utoipa::path(
+    get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
+    responses((status = 200, body = serde_json::Value), openapi::AuthResponses),
+)]
+pub async fn tags(inference: Data<Inference>, _: Caller) -> Json<Value> {
+    Json(json!({ "models": inference.relay.catalog.tags() }))
+}
+
+/// List loaded models (Ollama)
+///
+/// The models that are in the memory of any node.
+#[utoipa::path(
+    get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
+    responses((status = 200, body = serde_json::Value), openapi::AuthResponses),
+)]
+pub async fn ps(inference: Data<Inference>, _: Caller) -> Json<Value> {
+    Json(json!({ "models": inference.relay.catalog.loaded() }))
+}
+
+/// Version (Ollama)
+///
+/// The oldest version among the nodes; without a key, as clients ask for it first.
+#[utoipa::path(get, path = "/api/version", tag = "inference", responses((status = 200, body = serde_json::Value)))]
+pub async fn version(inference: Data<Inference>) -> Json<Value> {
+    Json(json!({ "version": inference.relay.catalog.version().unwrap_or_else(|| "0.0.0".to_owned()) }))
+}
+
+/// Show a model (Ollama)
+///
+/// Details and capabilities; the operator's prompt, template and parameters are left out.
+#[utoipa::path(
+    post, path = "/api/show", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, example = json!({"model": "llama3.2"})),
+    responses((status = 200, body = serde_json::Value), openapi::AuthResponses, openapi::NotFoundResponse),
+)]
+pub async fn show(inference: Data<Inference>, _: Caller, body: FullBody) -> Result<HttpResponse, ApiError> {
+    let asked: Map<String, Value> =
+        serde_json::from_slice(&body.0).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
+    // Older clients say `name`.
+    let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
+    let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
+    let relay = &inference.relay;
+    let known = relay.dispatcher.read(|scheduler| scheduler.find_model(model).is_some());
+    if !known {
+        return Err(ApiError::unknown_model(model));
+    }
+    let request = Bytes::from(json!({ "model": model }).to_string());
+    for node in relay.dispatcher.read(|scheduler| scheduler.live_with(model)) {
+        let node = relay.fleet.get(node);
+        let asking = inference.upstream.show(node, request.clone());
+        match tokio::time::timeout(SHOW_PATIENCE, asking).await {
+            Ok(Ok(said)) => return Ok(HttpResponse::Ok().json(filtered(&said)?)),
+            Ok(Err(error)) => tracing::warn!(node = &*node.name, error, "a model could not be shown"),
+            Err(_) => tracing::warn!(node = &*node.name, "a model could not be shown in time"),
+        }
+    }
+    let message = "No node that has the model is up at the moment. Please try again in 5s.";
+    Err(ApiError::unavailable("no_node_available", message, Duration::from_secs(5)))
+}
+
+fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let said: Map<String, Value> =
+        serde_json::from_slice(said).map_err(|_| ApiError::internal("The node's answer is not a JSON object."))?;
+    Ok(said.into_iter().filter(|(key, _)| SHOWN.contains(&key.as_str())).collect())
+}
+
+/// What would change the models of everybody.
+pub async fn managed(_: Caller) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::forbidden("Models are managed by the operator of this service; ask there for what you miss."))
+}

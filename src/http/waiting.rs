@@ -1,0 +1,113 @@
+//! The answer to a stream that waits long: 200 and keep-alives while nothing is here, then the node's stream.
+//!
+//! The status line is held back as long as `relay.commit_seconds`, so that a refusal keeps its status and SDKs retry.
+//! After that errors come in the stream. A keep-alive is not the first byte: another node may still be tried.
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use actix_web::web::Bytes;
+use futures_util::Stream;
+use tokio::time::Sleep;
+
+use super::error::ApiError;
+use crate::protocol::{Dialect, Endpoint, ErrorObject, StreamEditor, message_of};
+use crate::relay::{Answer, CarryError, Content, MeteredBody};
+
+/// A request on its way to a node.
+pub(super) type Carrying = Pin<Box<dyn Future<Output = Result<Answer, CarryError>>>>;
+
+/// A stream whose status line is out before its node is known.
+pub(super) struct WaitingBody {
+    endpoint: Endpoint,
+    request_id: String,
+    model: String,
+    state: State,
+    interval: Duration,
+    next: Pin<Box<Sleep>>,
+}
+
+enum State {
+    Waiting(Carrying),
+    Streaming(Box<MeteredBody>),
+    Ended,
+}
+
+impl WaitingBody {
+    /// Goes on with `carrying`, and says every `interval` that it is still there.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        request_id: String,
+        model: String,
+        carrying: Carrying,
+        interval: Duration,
+    ) -> Self {
+        // The first keep-alive goes out at once, and the status line with it.
+        let next = Box::pin(tokio::time::sleep(Duration::ZERO));
+        Self { endpoint, request_id, model, state: State::Waiting(carrying), interval, next }
+    }
+
+    /// In the form that no client of the dialect chokes on; Ollama's knows none.
+    fn keep_alive(&self) -> Option<&'static str> {
+        match self.endpoint.dialect() {
+            Dialect::OpenAi => Some(": keep-alive\n"),
+            Dialect::Anthropic => Some("event: ping\ndata: {\"type\":\"ping\"}\n\n"),
+            Dialect::Ollama => None,
+        }
+    }
+
+    fn error_frame(&self, error: &ErrorObject<'_>) -> String {
+        StreamEditor::new(self.endpoint, &self.request_id, false).error_frame(error)
+    }
+
+    /// The wait is over: the stream, or the one frame that says why there is none.
+    fn arrived(&mut self, result: Result<Answer, CarryError>) -> Option<String> {
+        self.state = State::Ended;
+        match result {
+            Ok(Answer { content: Content::Stream(stream), .. }) => {
+                self.state = State::Streaming(stream);
+                None
+            }
+            Ok(Answer { content: Content::Plain { body, .. }, .. }) => {
+                let message = message_of(&body).unwrap_or_else(|| "The node refused the request.".to_owned());
+                let error = ErrorObject { message: &message, kind: "invalid_request_error", param: None, code: None };
+                Some(self.error_frame(&error))
+            }
+            Err(CarryError { meter, why }) => {
+                let (error, status) = ApiError::not_carried(&why, &self.model);
+                meter.finish(status, 200);
+                Some(self.error_frame(&error.object()))
+            }
+        }
+    }
+}
+
+impl Stream for WaitingBody {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match &mut self.state {
+                State::Ended => return Poll::Ready(None),
+                State::Streaming(stream) => return Pin::new(stream.as_mut()).poll_next(cx),
+                State::Waiting(carrying) => match carrying.as_mut().poll(cx) {
+                    Poll::Ready(result) => {
+                        if let Some(frame) = self.arrived(result) {
+                            return Poll::Ready(Some(Ok(frame.into())));
+                        }
+                    }
+                    Poll::Pending => {
+                        ready!(self.next.as_mut().poll(cx));
+                        let interval = self.interval;
+                        self.next = Box::pin(tokio::time::sleep(interval));
+                        if let Some(keep_alive) = self.keep_alive() {
+                            return Poll::Ready(Some(Ok(Bytes::from_static(keep_alive.as_bytes()))));
+                        }
+                    }
+                },
+            }
+        }
+    }
+}
