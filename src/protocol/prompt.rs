@@ -83,7 +83,12 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         }
     };
     if images.count > MAX_IMAGES {
-        return Err(BadRequest { message: format!("at most {MAX_IMAGES} images are taken in a request"), param: None });
+        let param = match endpoint {
+            Endpoint::Generate => "images",
+            Endpoint::Responses => "input",
+            _ => "messages",
+        };
+        return Err(bad(param, format!("at most {MAX_IMAGES} images are taken in a request")));
     }
     let bytes: usize = text.iter().filter_map(|key| object.present(key)).map(|value| value.get().len()).sum();
     let bound = bytes - images.bytes.min(bytes) + images.count * IMAGE_TOKENS + TEMPLATE_TOKENS;
