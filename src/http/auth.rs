@@ -7,6 +7,7 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 
+use super::Settings;
 use super::error::ApiError;
 use crate::store::{Account, Accounts, KeyDigest};
 
@@ -40,10 +41,14 @@ impl FromRequest for Admin {
     }
 }
 
-/// The owner of the request's key.
+/// The owner of the request's key; without a key, the user whom its network stands for.
 pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
-    let digest = KeyDigest::of(key_of(request.headers())?);
-    match dependency::<Accounts>(request)?.by_key(&digest) {
+    let accounts = dependency::<Accounts>(request)?;
+    let Some(key) = key_of(request.headers())? else {
+        return trusted(request, accounts).ok_or_else(no_key);
+    };
+    let digest = KeyDigest::of(key);
+    match accounts.by_key(&digest) {
         Some(account) => Ok(Caller(account)),
         None if dependency::<AdminKey>(request)?.0.matches(&digest) => Err(ApiError::unauthorized(
             "The admin key is no user key. Make a user with POST /admin/users and use its key.",
@@ -52,8 +57,16 @@ pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     }
 }
 
+fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
+    let networks = &request.app_data::<Data<Settings>>()?.trusted_networks;
+    // Of the connection itself: what headers say of an address can be forged.
+    let address = request.peer_addr()?.ip().to_canonical();
+    let network = networks.iter().find(|network| network.cidr.contains(&address))?;
+    accounts.by_user(&network.user).map(Caller)
+}
+
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
-    let digest = KeyDigest::of(key_of(request.headers())?);
+    let digest = KeyDigest::of(key_of(request.headers())?.ok_or_else(no_key)?);
     if dependency::<AdminKey>(request)?.0.matches(&digest) {
         return Ok(Admin);
     }
@@ -63,12 +76,16 @@ fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
     })
 }
 
+fn no_key() -> ApiError {
+    ApiError::unauthorized("No API key. Send it as `Authorization: Bearer <key>` (or as `x-api-key`).")
+}
+
 fn dependency<T: 'static>(request: &HttpRequest) -> Result<&Data<T>, ApiError> {
     request.app_data::<Data<T>>().ok_or_else(|| ApiError::internal("The service is not set up completely."))
 }
 
-/// The one key of a request, from any of the three headers that clients use.
-fn key_of(headers: &HeaderMap) -> Result<&str, ApiError> {
+/// The one key of a request, from any of the three headers that clients use; `None` where none of them is there.
+fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut found: Option<&str> = None;
     let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
     let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
@@ -82,10 +99,7 @@ fn key_of(headers: &HeaderMap) -> Result<&str, ApiError> {
             _ => found = Some(key),
         }
     }
-    match found {
-        Some(key) if !key.is_empty() => Ok(key),
-        _ => Err(ApiError::unauthorized("No API key. Send it as `Authorization: Bearer <key>` (or as `x-api-key`).")),
-    }
+    if found.is_some_and(str::is_empty) { Err(no_key()) } else { Ok(found) }
 }
 
 fn bearer(value: &str) -> Result<&str, ApiError> {
@@ -107,7 +121,7 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        key_of(&map).map(str::to_owned).map_err(|error| error.code())
+        key_of(&map).map(|key| key.unwrap_or_default().to_owned()).map_err(|error| error.code())
     }
 
     #[test]
@@ -121,10 +135,9 @@ mod tests {
     #[test]
     fn two_keys_are_a_mistake_and_none_is_not_allowed() {
         assert_eq!(key(&[("x-api-key", "a"), ("authorization", "Bearer b")]), Err(400));
+        assert_eq!(key(&[]), Ok(String::new()));
         assert_eq!(key(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), Err(400));
-        for headers in
-            [&[][..], &[("authorization", "Bearer")], &[("authorization", "Basic eA==")], &[("x-api-key", " ")]]
-        {
+        for headers in [&[("authorization", "Bearer")][..], &[("authorization", "Basic eA==")], &[("x-api-key", " ")]] {
             assert_eq!(key(headers), Err(401), "{headers:?}");
         }
     }

@@ -16,6 +16,7 @@ mod waiting;
 
 use actix_web::web::{self, ServiceConfig};
 use actix_web::{FromRequest, Handler, HttpRequest, Resource, Responder};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa_swagger_ui::SwaggerUi;
 
@@ -42,11 +43,24 @@ pub struct Settings {
     pub keep_alive_seconds: u64,
     /// How long a client may leave what was sent to it unread before its connection is closed, seconds. Default 30.
     pub client_stall_seconds: u64,
+    /// Networks whose clients need no key, for those that cannot send one. Not for an address behind a proxy, where every
+    /// client comes from the proxy. Default none.
+    pub trusted_networks: Vec<TrustedNetwork>,
     /// Origins whose pages may call the API from a browser: `*` = any, an empty list = none. Never `/admin`.
     /// Default `["*"]`.
     pub cors_origins: Vec<String>,
     /// How long running requests may go on after SIGTERM, seconds. Default 120.
     pub drain_seconds: u64,
+}
+
+/// A network that stands for a user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustedNetwork {
+    /// Such as `10.1.0.0/16` or `fd00::/8`.
+    pub cidr: IpNet,
+    /// The user whose limits and usage its requests count towards.
+    pub user: String,
 }
 
 impl Default for Settings {
@@ -58,6 +72,7 @@ impl Default for Settings {
             body_seconds: 60,
             keep_alive_seconds: 75,
             client_stall_seconds: 30,
+            trusted_networks: Vec::new(),
             cors_origins: vec!["*".to_owned()],
             drain_seconds: 120,
         }
@@ -98,8 +113,11 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(readable("/health/live", ops::live))
         .service(readable("/health/ready", ops::ready))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
-        .service(web::redirect("/docs", "/docs/"))
+        .service(get("/docs").route(web::get().to(async || web::Redirect::to("/docs/"))))
         .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()))
+        // Swagger UI takes GET and lets anything else pass.
+        .service(get("/openapi.json"))
+        .service(get("/docs/{_:.*}"))
         .default_service(web::to(unknown_path));
 }
 
