@@ -101,7 +101,7 @@ fn print_banner(base: &str, config: &Config, key: &ApiKey) {
     println!("ollama-gateway {} demo: everything here is simulated and goes when it ends", env!("CARGO_PKG_VERSION"));
     println!("\n  API        {base}/v1\n  docs       {base}/docs\n  metrics    {base}/metrics");
     for ((name, speed, slots, _), node) in NODES.iter().zip(&config.nodes) {
-        println!("  node       {name:<7} {} ({speed} tokens/s, {slots} slots a model)", node.url);
+        println!("  node       {name:<7} {} ({speed} tokens/s with a 5 GB model, {slots} slots a model)", node.url);
     }
     println!("  models     llama3.2, llama3.2:1b, llava (vision), all-minilm (embeddings)");
     println!("  admin key  {DEMO_ADMIN_KEY}\n  user       {USER}\n  user key   {key}");

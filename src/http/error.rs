@@ -86,6 +86,14 @@ impl ApiError {
         error.with(|words| words.param = Some("model"))
     }
 
+    /// 503: no node that has, or could have, this model is up.
+    pub fn no_node(model: &str, retry_after: Duration) -> Self {
+        let again = seconds(retry_after);
+        let message =
+            format!("No node that has `{}` is up at the moment. Please try again in {again}.", printable(model));
+        Self::unavailable("no_node_available", message, retry_after)
+    }
+
     /// 405, with the methods that work.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("This path takes only {allow}.");
@@ -205,10 +213,7 @@ impl ApiError {
                 let message = format!("The service is overloaded: no slot became free in time. {again}");
                 (Self::unavailable("server_is_overloaded", message, after), Status::Deadline)
             }
-            RefusalReason::NoNode => {
-                let message = format!("No node that has `{}` is up at the moment. {again}", printable(model));
-                (Self::unavailable("no_node_available", message, after), Status::UpstreamError)
-            }
+            RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
             RefusalReason::Exhausted { last } => (Self::exhausted(last, detail, model, after), Status::UpstreamError),
         }
     }

@@ -17,12 +17,18 @@ use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
 use super::models::{ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
+use super::openapi;
+use super::requests;
 use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
 use crate::limits::{Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Upstream};
+use crate::scheduler::Scheduler;
 use crate::store::{Account, Recorder, Status};
+
+/// When a client that asks before any node was heard of is to come back.
+const UNHEARD_RETRY: Duration = Duration::from_secs(5);
 
 /// What the inference routes need, one for each worker: the client to the nodes stays on its thread.
 #[derive(Clone, Debug)]
@@ -84,13 +90,13 @@ impl Call {
 /// the answer is a stream of server-sent events that ends with `data: [DONE]`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `messages` are needed.",
+    request_body(content = requests::Chat, description = "As OpenAI's API takes it; `model` and `messages` are needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
+        openapi::OpenAiErrors,
     ),
 )]
 pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -102,13 +108,13 @@ pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// As OpenAI's older API takes it, for a `prompt` that is one string.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
+    request_body(content = requests::Completion, description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?", "max_tokens": 50})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
+        openapi::OpenAiErrors,
     ),
 )]
 pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -120,11 +126,11 @@ pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = requests::Embedding, description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        super::openapi::InferenceErrors,
+        openapi::OpenAiErrors,
     ),
 )]
 pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
@@ -136,13 +142,13 @@ pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
 /// OpenAI's newer API, as far as Ollama has it: without state.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = requests::Response, description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "llama3.2", "input": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
+        openapi::OpenAiErrors,
     ),
 )]
 pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
@@ -154,13 +160,13 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
 /// Anthropic's API, with its own errors.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
+    request_body(content = requests::Message, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
         example = json!({"model": "llama3.2", "max_tokens": 50, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "text/event-stream"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
+        openapi::AnthropicErrors,
     ),
 )]
 pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
@@ -173,13 +179,13 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 /// model have no effect.
 #[utoipa::path(
     post, path = "/api/chat", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = requests::OllamaChat, description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "application/x-ndjson"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
+        openapi::OllamaErrors,
     ),
 )]
 pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
@@ -191,13 +197,13 @@ pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
 /// Ollama's own API. Streams unless `"stream": false`.
 #[utoipa::path(
     post, path = "/api/generate", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = requests::OllamaGenerate, description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
-            content((serde_json::Value = "application/json"), (String = "application/x-ndjson"))),
-        super::openapi::InferenceErrors,
+            content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
+        openapi::OllamaErrors,
     ),
 )]
 pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
@@ -209,11 +215,11 @@ pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/api/embed", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` and `input` are needed.",
+    request_body(content = requests::OllamaEmbed, description = "As Ollama's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        super::openapi::InferenceErrors,
+        openapi::OllamaErrors,
     ),
 )]
 pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
@@ -225,11 +231,11 @@ pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
 /// For one `prompt`.
 #[utoipa::path(
     post, path = "/api/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
+    request_body(content = requests::OllamaEmbedOne, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "all-minilm", "prompt": "one"})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        super::openapi::InferenceErrors,
+        openapi::OllamaErrors,
     ),
 )]
 pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
@@ -327,8 +333,13 @@ impl Inference {
 
     /// The model to use for the name that a client gives.
     fn resolve(&self, model: &str) -> Result<Resolved, ApiError> {
-        let found = self.relay.dispatcher.read(|scheduler| self.names.resolve(model, scheduler));
-        found.ok_or_else(|| ApiError::unknown_model(model))
+        let look = |scheduler: &Scheduler| (self.names.resolve(model, scheduler), scheduler.can_serve());
+        match self.relay.dispatcher.read(look) {
+            (Some(found), _) => Ok(found),
+            // Nodes that were not heard of yet may have it.
+            (None, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
+            (None, _) => Err(ApiError::unknown_model(model)),
+        }
     }
 
     /// Opens the request's account, which writes its row whatever happens from now on.

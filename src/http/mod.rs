@@ -11,6 +11,7 @@ mod native;
 mod observe;
 pub mod openapi;
 mod ops;
+mod requests;
 mod usage;
 mod waiting;
 

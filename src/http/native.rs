@@ -9,7 +9,7 @@ use super::auth::Caller;
 use super::body::FullBody;
 use super::error::ApiError;
 use super::inference::Inference;
-use super::openapi;
+use super::{openapi, requests};
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
@@ -20,7 +20,7 @@ const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 /// The models of all nodes, as the nodes list them.
 #[utoipa::path(
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
-    responses((status = 200, body = serde_json::Value), openapi::AuthResponses),
+    responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
 )]
 pub async fn tags(inference: Data<Inference>, _: Caller) -> Json<Value> {
     Json(json!({ "models": inference.relay.catalog.tags() }))
@@ -31,7 +31,7 @@ pub async fn tags(inference: Data<Inference>, _: Caller) -> Json<Value> {
 /// The models that are in the memory of any node.
 #[utoipa::path(
     get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
-    responses((status = 200, body = serde_json::Value), openapi::AuthResponses),
+    responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
 )]
 pub async fn ps(inference: Data<Inference>, _: Caller) -> Json<Value> {
     Json(json!({ "models": inference.relay.catalog.loaded() }))
@@ -50,8 +50,8 @@ pub async fn version(inference: Data<Inference>) -> Json<Value> {
 /// Details and capabilities; the operator's prompt, template and parameters are left out.
 #[utoipa::path(
     post, path = "/api/show", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, example = json!({"model": "llama3.2"})),
-    responses((status = 200, body = serde_json::Value), openapi::AuthResponses, openapi::NotFoundResponse),
+    request_body(content = requests::Show, example = json!({"model": "llama3.2"})),
+    responses((status = 200, body = serde_json::Value), openapi::OllamaErrors),
 )]
 pub async fn show(inference: Data<Inference>, _: Caller, body: FullBody) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =

@@ -95,10 +95,11 @@ impl Scan {
             return self.line(frame, out);
         }
         let data = match event_data(frame) {
-            EventData::None => {
+            EventData::None if is_comment(frame) => {
                 out.extend_from_slice(frame);
                 return Ok(());
             }
+            EventData::None => return Err(StreamFault::Garbled("neither an event nor a comment".to_owned())),
             EventData::Many => return Err(StreamFault::Garbled("an event has several data lines".to_owned())),
             EventData::One(data) => data,
         };
@@ -233,6 +234,11 @@ impl Choice<'_> {
     }
 }
 
+/// Whether an event without data says nothing to anybody.
+fn is_comment(frame: &[u8]) -> bool {
+    frame.split(|byte| *byte == b'\n').all(|line| matches!(line, [] | b"\r" | [b':', ..]))
+}
+
 fn choices_of<'a>(object: &Object<'a>) -> Result<Vec<Choice<'a>>, StreamFault> {
     match object.present("choices") {
         None => Ok(Vec::new()),
@@ -297,9 +303,13 @@ mod tests {
 
     #[test]
     fn garbage_and_error_objects_are_faults() {
-        for bad in
-            ["data: nonsense\n\n", "data: {\"error\":{\"message\":\"x\"}}\n\n", "data: 1\ndata: 2\n\n", "data:\n\n"]
-        {
+        for bad in [
+            "<html>\n\n",
+            "data: nonsense\n\n",
+            "data: {\"error\":{\"message\":\"x\"}}\n\n",
+            "data: 1\ndata: 2\n\n",
+            "data:\n\n",
+        ] {
             assert!(run(false, &[bad.as_bytes()]).0.is_err(), "{bad}");
         }
     }

@@ -180,7 +180,8 @@ impl Relay {
             }
             None => {
                 self.metrics.attempt(node, "client_error");
-                meter.finish(Status::UpstreamError, status);
+                // The request is at fault, says the node, and costs nothing.
+                meter.finish(Status::Refused, status);
             }
         }
     }

@@ -225,8 +225,8 @@ fn outcome(status: Status, code: u16) -> &'static str {
         (Status::Cancelled, _) => "client_cancelled",
         (Status::Deadline, _) => "timeout",
         (Status::Refused, 429) => "rate_limited",
+        (Status::Refused, 400..=498) => "client_error",
         (Status::Refused, _) => "overloaded",
-        (_, 400..=498) => "client_error",
         (Status::UpstreamError | Status::Interrupted, _) => "upstream_error",
     }
 }

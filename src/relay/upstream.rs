@@ -1,4 +1,6 @@
 //! What does a node say? One attempt: send, wait for the head, tell good answers from failures.
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use awc::error::{ConnectError, PayloadError, SendRequestError};
@@ -41,7 +43,8 @@ pub(super) enum Head {
 /// A worker's own client: its connections never leave the thread.
 #[derive(Clone)]
 pub struct Upstream {
-    client: awc::Client,
+    client: Rc<RefCell<awc::Client>>,
+    connect: Duration,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -53,7 +56,24 @@ impl std::fmt::Debug for Upstream {
 impl Upstream {
     /// A client for the calling thread.
     pub fn new(settings: &super::Settings) -> Self {
-        Self { client: connector::client(Duration::from_millis(settings.connect_ms)) }
+        let connect = Duration::from_millis(settings.connect_ms);
+        Self { client: Rc::new(RefCell::new(connector::client(connect))), connect }
+    }
+
+    fn client(&self) -> awc::Client {
+        self.client.borrow().clone()
+    }
+
+    /// awc pools a connection as soon as it has read a head that promises no body. What follows an interim answer
+    /// (1xx), or a head whose body ends with the connection, would then answer somebody else's request: nothing that
+    /// is in the pool is used again.
+    fn give_up_pool_after(&self, response: &ClientResponse) {
+        let headers = response.headers();
+        let has_length =
+            headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
+        if response.status().is_informational() || !has_length {
+            self.client.replace(connector::client(self.connect));
+        }
     }
 
     /// Sends a request and waits for the head of the answer. Only our own headers go along: nothing that the client
@@ -66,7 +86,7 @@ impl Upstream {
         body: Bytes,
     ) -> Result<Head, AttemptError> {
         let mut request = self
-            .client
+            .client()
             .post(node.uri(endpoint).clone())
             .insert_header((header::CONTENT_TYPE, "application/json"))
             .insert_header(("x-request-id", request_id));
@@ -74,6 +94,7 @@ impl Upstream {
             request = request.insert_header((header::AUTHORIZATION, authorization));
         }
         let mut response = request.send_body(body).await.map_err(|error| not_sent(&error))?;
+        self.give_up_pool_after(&response);
         let status = response.status();
         if status.is_success() {
             return Ok(Head::Good(response));
@@ -84,7 +105,7 @@ impl Upstream {
 
     /// Asks a node something small.
     pub(super) async fn get(&self, node: &NodeEndpoint, uri: &awc::http::Uri) -> Result<Bytes, String> {
-        Self::ask(node, self.client.get(uri.clone()), Bytes::new()).await
+        self.ask(node, self.client().get(uri.clone()), Bytes::new()).await
     }
 
     /// Asks a node about a model. The caller sets a deadline.
@@ -92,14 +113,15 @@ impl Upstream {
     /// # Errors
     /// Why there is no answer.
     pub async fn show(&self, node: &NodeEndpoint, body: Bytes) -> Result<Bytes, String> {
-        Self::ask(node, self.client.post(node.show_uri().clone()), body).await
+        self.ask(node, self.client().post(node.show_uri().clone()), body).await
     }
 
-    async fn ask(node: &NodeEndpoint, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
+    async fn ask(&self, node: &NodeEndpoint, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
         if let Some(authorization) = node.authorization() {
             request = request.insert_header((header::AUTHORIZATION, authorization));
         }
         let mut response = request.send_body(body).await.map_err(|error| error.to_string())?;
+        self.give_up_pool_after(&response);
         if response.status() != StatusCode::OK {
             return Err(format!("status {}", response.status().as_u16()));
         }
@@ -177,10 +199,15 @@ fn not_sent(error: &SendRequestError) -> AttemptError {
         // Said by awc of a connection that closed before it carried a head, too.
         SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Failure::Reset,
         SendRequestError::Connect(_) => Failure::Unreachable,
-        SendRequestError::Response(actix_web::error::ParseError::Io(_)) => Failure::Reset,
+        SendRequestError::Response(error) if is_broken_connection(error) => Failure::Reset,
         _ => Failure::Garbled,
     };
     AttemptError::new(failure, error.to_string())
+}
+
+/// Whether the connection broke, rather than what came over it.
+fn is_broken_connection(error: &impl std::error::Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 fn judge(dialect: Dialect, status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {

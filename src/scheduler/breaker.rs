@@ -29,9 +29,11 @@ pub(super) struct Breaker {
     /// Consecutive ones. Only a request's success takes them back: a node that
     /// answers probes may still be unable to answer requests.
     request_failures: u32,
+    /// Since the last whole answer: a first byte says nothing about what comes after it.
+    broken_streams: u32,
     /// Consecutive ones.
     probe_failures: u32,
-    /// Since the last success; each doubles the time the breaker stays open.
+    /// Since the last whole answer; each doubles the time the breaker stays open.
     openings: u32,
     epoch: Epoch,
 }
@@ -47,7 +49,14 @@ enum State {
 impl Breaker {
     /// A node nobody has heard of yet.
     pub(super) fn new() -> Self {
-        Self { state: State::Unseen, request_failures: 0, probe_failures: 0, openings: 0, epoch: Epoch(0) }
+        Self {
+            state: State::Unseen,
+            request_failures: 0,
+            broken_streams: 0,
+            probe_failures: 0,
+            openings: 0,
+            epoch: Epoch(0),
+        }
     }
 
     /// Whether requests may be sent now or as soon as a trial has ended.
@@ -69,7 +78,9 @@ impl Breaker {
         match self.state {
             State::Unseen | State::Open { .. } => NodeState::Down,
             State::HalfOpen { .. } => NodeState::Suspect,
-            State::Closed if self.request_failures + self.probe_failures > 0 => NodeState::Suspect,
+            State::Closed if self.request_failures + self.broken_streams + self.probe_failures > 0 => {
+                NodeState::Suspect
+            }
             State::Closed => NodeState::Up,
         }
     }
@@ -99,12 +110,20 @@ impl Breaker {
         }
     }
 
-    /// The node answered a request.
-    pub(super) fn succeeded(&mut self, epoch: Epoch) {
+    /// The node began to answer a request.
+    pub(super) fn started(&mut self, epoch: Epoch) {
         if epoch == self.epoch && self.is_live() {
             self.state = State::Closed;
             self.request_failures = 0;
             self.probe_failures = 0;
+        }
+    }
+
+    /// The node answered a request in full.
+    pub(super) fn succeeded(&mut self, epoch: Epoch) {
+        if epoch == self.epoch && self.is_live() {
+            self.started(epoch);
+            self.broken_streams = 0;
             self.openings = 0;
         }
     }
@@ -114,6 +133,14 @@ impl Breaker {
         if epoch == self.epoch {
             self.request_failures += 1;
             self.open_if_due(now);
+        }
+    }
+
+    /// The node failed a request that it had begun to answer.
+    pub(super) fn broke_off(&mut self, epoch: Epoch, now: Time) {
+        if epoch == self.epoch {
+            self.broken_streams += 1;
+            self.failed(epoch, now);
         }
     }
 
@@ -146,7 +173,10 @@ impl Breaker {
         let is_due = match self.state {
             State::Unseen | State::Open { .. } => false,
             State::HalfOpen { .. } => true,
-            State::Closed => self.request_failures + self.probe_failures >= FAILURES_TO_OPEN,
+            State::Closed => {
+                self.request_failures + self.probe_failures >= FAILURES_TO_OPEN
+                    || self.broken_streams >= FAILURES_TO_OPEN
+            }
         };
         if is_due {
             self.open(now);
@@ -227,6 +257,28 @@ mod tests {
         breaker.answered(at(1));
         breaker.failed(epoch, at(2));
         assert_eq!(breaker.state(), NodeState::Down);
+    }
+
+    #[test]
+    fn first_bytes_do_not_hide_streams_that_break() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        for second in 1..=2 {
+            assert!(breaker.is_live());
+            breaker.started(epoch);
+            breaker.broke_off(epoch, at(second));
+        }
+        assert_eq!(breaker.reopens_at(), Some(at(3)));
+        breaker.answered(at(3));
+        let epoch = breaker.dispatched(ID);
+        breaker.started(epoch);
+        breaker.broke_off(epoch, at(3));
+        assert_eq!(breaker.reopens_at(), Some(at(5)), "twice as long");
+        breaker.answered(at(5));
+        let epoch = breaker.dispatched(ID);
+        breaker.succeeded(epoch);
+        breaker.broke_off(epoch, at(6));
+        assert!(breaker.is_live(), "a whole answer takes everything back");
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Scheduler {
             match outcome {
                 Outcome::Completed => node.completed(listed, epoch),
                 Outcome::Cancelled => {}
+                Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failure, epoch, now),
                 Outcome::Failed(failure) => node.failed(listed, failure, epoch, now),
             }
         });

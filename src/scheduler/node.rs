@@ -159,14 +159,22 @@ impl Node {
     /// The first byte of an answer came.
     pub(super) fn started(&mut self, listed: &Arc<str>, epoch: Epoch) {
         self.answered_since.insert(listed.clone());
-        self.breaker.succeeded(epoch);
+        self.breaker.started(epoch);
         self.forget_error_when_up();
     }
 
     /// A whole answer came.
     pub(super) fn completed(&mut self, listed: &Arc<str>, epoch: Epoch) {
         self.completed += 1;
+        self.breaker.succeeded(epoch);
         self.started(listed, epoch);
+    }
+
+    /// An attempt failed after its first byte.
+    pub(super) fn broke_off(&mut self, failure: Failure, epoch: Epoch, now: Time) {
+        self.failed += 1;
+        self.breaker.broke_off(epoch, now);
+        self.last_error = Some(failure.to_string());
     }
 
     /// An attempt failed.

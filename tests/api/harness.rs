@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use awc::http::{Method, StatusCode};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
 use ollama_gateway::app::App;
 use ollama_gateway::config::Config;
 use ollama_gateway::relay::{Dispatcher, NodeSettings};
@@ -12,6 +13,7 @@ use ollama_gateway::store::KeyDigest;
 use ollama_sim::{SimConfig, SimNode};
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 pub const ADMIN_KEY: &str = "admin-secret-key";
@@ -41,6 +43,11 @@ impl TestDatabase {
         admin.close().await.unwrap();
         let (base, _) = server.rsplit_once('/').unwrap();
         Some(Self { url: format!("{base}/{name}"), _folder: tempfile::tempdir().unwrap() })
+    }
+
+    /// The same database once more, for a second gateway on it. Keep the first: it holds the folder.
+    pub fn again(&self) -> Self {
+        Self { url: self.url.clone(), _folder: tempfile::tempdir().unwrap() }
     }
 
     /// SQLite, and Postgres where there is one: for tests of what is stored.
@@ -149,6 +156,32 @@ impl TestApp {
         read(request.send_body(body.into()).await.unwrap()).await
     }
 
+    /// Sends a request with these headers and no key of its own.
+    pub async fn send_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Reply {
+        let mut request = client().request(method, self.url(path));
+        for header in headers {
+            request = request.append_header(*header);
+        }
+        read(request.send_body(body.into()).await.unwrap()).await
+    }
+
+    /// Sends these bytes on a new connection; what comes back until the gateway closes it. Ask for `connection: close`.
+    pub async fn send_bytes(&self, request: &[u8]) -> String {
+        let mut connection = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        // A gateway that has seen enough answers and closes before it has read everything.
+        let _ = connection.write_all(request).await;
+        let mut answer = Vec::new();
+        let reading = connection.read_to_end(&mut answer);
+        let _ = tokio::time::timeout(PATIENCE, reading).await.expect("the gateway closes the connection in time");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
     pub async fn get(&self, path: &str, key: &str) -> Reply {
         self.send(Method::GET, path, Some(key), "").await
     }
@@ -182,6 +215,55 @@ impl TestApp {
     /// A plain chat request.
     pub async fn chat(&self, key: &str, model: &str, prompt: &str) -> Reply {
         self.post("/v1/chat/completions", key, chat_body(model, prompt)).await
+    }
+
+    /// Sends a chat request and waits for the head of the answer alone.
+    pub async fn open(&self, key: &str, body: &Value) -> awc::ClientResponse {
+        let request = client().post(self.url("/v1/chat/completions")).bearer_auth(key);
+        request.send_body(body.to_string()).await.unwrap()
+    }
+
+    /// Sends a streamed chat request; its events, once the head is here.
+    pub async fn open_stream(&self, key: &str, body: &Value) -> EventReader {
+        let response = self.open(key, body).await;
+        assert_eq!(response.status(), 200, "a stream begins");
+        EventReader { response, held: BytesMut::new() }
+    }
+
+    /// Sends a chat request on a connection of its own, which is closed by dropping it.
+    pub async fn send_and_hold(&self, key: &str, body: &Value) -> tokio::net::TcpStream {
+        let mut connection = tokio::net::TcpStream::connect(self.address).await.unwrap();
+        connection.write_all(&chat_bytes(key, body, "keep-alive")).await.unwrap();
+        connection
+    }
+
+    /// Sends a chat request; the head and the body of the answer, whose framing must be complete.
+    pub async fn exchange(&self, key: &str, body: &Value) -> (String, String) {
+        let answer = self.send_bytes(&chat_bytes(key, body, "close")).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let head = head.to_ascii_lowercase();
+        if !head.contains("transfer-encoding: chunked") {
+            let length: usize = header_of(&head, "content-length").unwrap().parse().unwrap();
+            assert_eq!(body.len(), length, "the body is as long as promised");
+            return (head, body.to_owned());
+        }
+        (head, dechunk(body))
+    }
+
+    /// The caller's rows, newest first, once there are so many.
+    pub async fn rows_once(&self, key: &str, count: usize) -> Vec<Value> {
+        let reading = async {
+            loop {
+                let rows = self.rows(key).await;
+                if rows.len() >= count {
+                    return rows;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let rows = tokio::time::timeout(PATIENCE, reading).await.expect("the rows are written in time");
+        assert_eq!(rows.len(), count, "{rows:?}");
+        rows
     }
 
     /// Rows of the caller, newest first.
@@ -222,8 +304,118 @@ impl Drop for TestApp {
     }
 }
 
+/// The error in an answer, which must have this status and the form that every error has.
+#[track_caller]
+pub fn error_of(reply: &Reply, status: u16) -> Value {
+    assert_eq!(reply.status, status, "{}", reply.text());
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    uuid::Uuid::parse_str(reply.header("x-request-id").expect("a request id")).unwrap();
+    let Value::Object(mut whole) = reply.json() else { panic!("no object: {}", reply.text()) };
+    let error = whole.remove("error").unwrap_or_else(|| panic!("no error: {}", reply.text()));
+    assert!(whole.is_empty(), "more than an error: {}", reply.text());
+    let mut keys: Vec<&str> = error.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["code", "message", "param", "type"]);
+    for (key, optional) in [("message", false), ("type", false), ("param", true), ("code", true)] {
+        assert!(error[key].is_string() || (optional && error[key].is_null()), "{key}: {}", reply.text());
+    }
+    error
+}
+
+/// The status line and the JSON body of an answer as it came over the wire.
+#[track_caller]
+pub fn parse_answer(answer: &str) -> (u16, String, Value) {
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_ascii_lowercase(), serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}")))
+}
+
 pub fn chat_body(model: &str, prompt: &str) -> Value {
     json!({"model": model, "messages": [{"role": "user", "content": prompt}]})
+}
+
+/// A chat request whose answer is streamed.
+pub fn stream_body(model: &str, prompt: &str) -> Value {
+    let mut body = chat_body(model, prompt);
+    body["stream"] = true.into();
+    body
+}
+
+/// A chat request as it goes over the wire.
+fn chat_bytes(key: &str, body: &Value, connection: &str) -> Vec<u8> {
+    let body = body.to_string();
+    let length = body.len();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\nconnection: {connection}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+/// The value of a header in a head in lower case.
+pub fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+}
+
+/// The content of a chunked body, which must end properly, and there.
+#[track_caller]
+fn dechunk(mut body: &str) -> String {
+    let mut content = String::new();
+    loop {
+        let (size, rest) = body.split_once("\r\n").unwrap_or_else(|| panic!("the body was cut short: {content}"));
+        let size = usize::from_str_radix(size, 16).unwrap();
+        let (chunk, end) = rest.split_at_checked(size).unwrap_or_else(|| panic!("a chunk was cut short: {rest}"));
+        content.push_str(chunk);
+        body = end.strip_prefix("\r\n").unwrap_or_else(|| panic!("a chunk does not end: {end}"));
+        if size == 0 {
+            assert_eq!(body, "", "something follows the end of the body");
+            return content;
+        }
+    }
+}
+
+/// The data of each event of a stream that is one `data:` line and a blank line an event, and nothing else.
+#[track_caller]
+pub fn events_of(stream: &str) -> Vec<&str> {
+    let mut events: Vec<&str> = stream.split("\n\n").collect();
+    assert_eq!(events.pop(), Some(""), "the last event ends: {stream}");
+    let data = |event| str::strip_prefix(event, "data: ").filter(|data| !data.is_empty() && !data.contains('\n'));
+    events.into_iter().map(|event| data(event).unwrap_or_else(|| panic!("no event: {event:?}"))).collect()
+}
+
+/// A streamed answer, read event by event as they come.
+pub struct EventReader {
+    pub response: awc::ClientResponse,
+    held: BytesMut,
+}
+
+impl EventReader {
+    /// The data of the next event; `None` at the end.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            if let Some(end) = self.held.windows(2).position(|pair| pair == b"\n\n") {
+                let event = self.held.split_to(end + 2);
+                return Some(events_of(std::str::from_utf8(&event).unwrap())[0].to_owned());
+            }
+            let waited = tokio::time::timeout(PATIENCE, self.response.next()).await;
+            match waited.expect("the next part comes in time") {
+                Some(part) => self.held.extend_from_slice(&part.unwrap()),
+                None => {
+                    assert!(self.held.is_empty(), "half an event: {:?}", self.held);
+                    return None;
+                }
+            }
+        }
+    }
+
+    /// The events that are still to come.
+    pub async fn rest(mut self) -> Vec<String> {
+        let mut events = Vec::new();
+        while let Some(event) = self.next().await {
+            events.push(event);
+        }
+        events
+    }
 }
 
 /// A client that follows nothing and is patient.

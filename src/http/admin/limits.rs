@@ -18,11 +18,11 @@ use crate::store::{Account, Accounts, StoreError};
 pub struct ChangeLimits {
     /// Admissions in any 60 s.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, example = 10)]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
     requests_per_minute: Option<Option<u32>>,
     /// Prompt and completion tokens per UTC day.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, example = 10000)]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64, example = 10000)]
     tokens_per_day: Option<Option<u64>>,
 }
 

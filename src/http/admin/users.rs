@@ -21,15 +21,15 @@ use crate::store::{Account, Accounts, ApiKey, NewUser, Recorder, Store, StoreErr
 #[serde(deny_unknown_fields)]
 pub struct CreateUser {
     /// `[A-Za-z0-9._@-]{1,64}`
-    #[schema(example = "user-123")]
+    #[schema(example = "user-123", pattern = "^[A-Za-z0-9._@-]{1,64}$")]
     user_id: String,
     /// Admissions in any 60 s.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>)]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     requests_per_minute: Option<Option<u32>>,
     /// Prompt and completion tokens per UTC day.
     #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>)]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
     tokens_per_day: Option<Option<u64>>,
 }
 

@@ -1,0 +1,604 @@
+//! What can the operator do: users, their limits, and a look at the nodes?
+use awc::http::Method;
+use futures_util::future::join_all;
+use ollama_gateway::scheduler::NodeState;
+use ollama_sim::Fault;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    ADMIN_KEY, TestApp, TestDatabase, chat_body, error_of, eventually, fast_node, node, spawn_app, spawn_app_with,
+};
+
+/// A gateway whose only node is not there.
+async fn app_on(database: TestDatabase) -> TestApp {
+    spawn_app_with(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)], database, |_| {}).await
+}
+
+async fn app_on_sqlite() -> TestApp {
+    app_on(TestDatabase::sqlite()).await
+}
+
+async fn names_of_users(app: &TestApp) -> Vec<String> {
+    let users = app.get("/admin/users?limit=1000", ADMIN_KEY).await.json();
+    users["data"].as_array().unwrap().iter().map(|user| user["user_id"].as_str().unwrap().to_owned()).collect()
+}
+
+fn is_url_safe(cursor: &str) -> bool {
+    !cursor.is_empty() && cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+fn keys(value: &Value) -> Vec<&str> {
+    let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+    keys.sort_unstable();
+    keys
+}
+
+#[actix_rt::test]
+async fn a_new_user_gets_a_key_of_the_documented_form_that_works_at_once() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+
+        let reply = app.post("/admin/users", ADMIN_KEY, json!({"user_id": "user-123"})).await;
+
+        assert_eq!(reply.status, 201, "{}", reply.text());
+        let user = reply.json();
+        assert_eq!(keys(&user), ["api_key", "created_at", "requests_per_minute", "tokens_per_day", "user_id"]);
+        let key = user["api_key"].as_str().unwrap();
+        let random = key.strip_prefix("sk-user-123-").unwrap();
+        let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        assert!(random.len() == 32 && random.bytes().all(is_lower_hex), "{key}");
+        assert_eq!(app.get("/v1/models", key).await.status, 200);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_key_is_shown_once_and_never_again() {
+    let database = TestDatabase::sqlite();
+    let file = database.url.strip_prefix("sqlite://").unwrap().to_owned();
+    let app = app_on(database).await;
+    let key = app.user("ann").await;
+    let random = key.strip_prefix("sk-ann-").unwrap();
+    app.chat(&key, "llama3.2", "hi").await;
+
+    for path in [
+        "/admin/users",
+        "/admin/users/ann",
+        "/admin/users/ann/limits",
+        "/admin/users/ann/usage",
+        "/admin/nodes",
+        "/metrics",
+        "/health",
+    ] {
+        let reply = app.get(path, ADMIN_KEY).await;
+        assert!(reply.status == 200 || path == "/health", "{path}");
+        assert!(!reply.text().contains(random), "{path}");
+    }
+    let again = app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ann"})).await;
+    assert!(!again.text().contains(random));
+    let _database = app.stop().await;
+    for part in ["", "-wal"] {
+        let stored = std::fs::read(format!("{file}{part}")).unwrap_or_default();
+        assert!(!stored.windows(32).any(|window| window == random.as_bytes()), "the key stands in {file}{part}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_user_who_exists_is_a_conflict_that_no_retry_cures() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        let key = app.user_with("ann", json!({"requests_per_minute": 7})).await;
+
+        let reply = app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ann", "requests_per_minute": 9})).await;
+
+        assert_eq!(error_of(&reply, 409)["code"], "already_exists");
+        assert_eq!(reply.header("x-should-retry"), Some("false"));
+        assert_eq!(app.get("/admin/users/ann", ADMIN_KEY).await.json()["requests_per_minute"], 7);
+        assert_eq!(app.get("/v1/models", &key).await.status, 200);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn of_many_who_make_one_user_exactly_one_succeeds_over_two_gateways() {
+    for database in TestDatabase::each().await {
+        let second = app_on(database.again()).await;
+        let first = app_on(database).await;
+        let make = |app| async move { TestApp::post(app, "/admin/users", ADMIN_KEY, json!({"user_id": "ann"})).await };
+
+        let replies = join_all((0..20).map(|turn| make(if turn % 2 == 0 { &first } else { &second }))).await;
+
+        let (made, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 201);
+        assert_eq!(made.len(), 1);
+        for reply in refused {
+            error_of(reply, 409);
+        }
+        second.stop().await;
+        first.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn limits_of_a_new_user_are_the_defaults_unless_given() {
+    for database in TestDatabase::each().await {
+        let app = spawn_app_with(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)], database, |config| {
+            config.limits.requests_per_minute = Some(30);
+            config.limits.tokens_per_day = Some(5000);
+        })
+        .await;
+        for (given, requests, tokens) in [
+            (json!({}), json!(30), json!(5000)),
+            (json!({"requests_per_minute": null}), json!(null), json!(5000)),
+            (json!({"tokens_per_day": null}), json!(30), json!(null)),
+            (json!({"requests_per_minute": null, "tokens_per_day": null}), json!(null), json!(null)),
+            (json!({"requests_per_minute": 10, "tokens_per_day": 10000}), json!(10), json!(10000)),
+            (json!({"requests_per_minute": 0, "tokens_per_day": 0}), json!(0), json!(0)),
+            (
+                json!({"requests_per_minute": 1_000_000, "tokens_per_day": 1_000_000_000_000_000_u64}),
+                json!(1_000_000),
+                json!(1_000_000_000_000_000_u64),
+            ),
+        ] {
+            let mut body = given.clone();
+            body["user_id"] = "ann".into();
+
+            let made = app.post("/admin/users", ADMIN_KEY, body).await;
+
+            assert_eq!(made.status, 201, "{given}: {}", made.text());
+            for user in [made.json(), app.get("/admin/users/ann", ADMIN_KEY).await.json()] {
+                assert_eq!((&user["requests_per_minute"], &user["tokens_per_day"]), (&requests, &tokens), "{given}");
+            }
+            app.delete("/admin/users/ann", ADMIN_KEY).await;
+        }
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn names_of_users_keep_to_the_documented_letters() {
+    let app = app_on_sqlite().await;
+    let longest = "x".repeat(64);
+    for good in ["user-123", "a", "A.b_c@d-e", "0", "-", longest.as_str()] {
+        let reply = app.post("/admin/users", ADMIN_KEY, json!({"user_id": good})).await;
+        assert_eq!(reply.status, 201, "{good}: {}", reply.text());
+        let read = app.get(&format!("/admin/users/{}", good.replace('@', "%40")), ADMIN_KEY).await;
+        assert_eq!(read.json()["user_id"], good);
+    }
+    let before = names_of_users(&app).await;
+    let too_long = "x".repeat(65);
+    for bad in [
+        "",
+        " ",
+        "a b",
+        " a",
+        "a\n",
+        "a\r\nX: y",
+        "a\t",
+        "a\0",
+        "a/b",
+        "../a",
+        "a\\b",
+        "a:b",
+        "a,b",
+        "a;b",
+        "a'b",
+        "a\"b",
+        "a%20b",
+        "a+b",
+        "a#b",
+        "a?b",
+        "ä",
+        "ａ",
+        "а",
+        "😀",
+        "a\u{200b}",
+        "\u{feff}a",
+        &too_long,
+    ] {
+        let reply = app.post("/admin/users", ADMIN_KEY, json!({"user_id": bad})).await;
+        assert_eq!(error_of(&reply, 400)["param"], "user_id", "{bad:?}");
+    }
+    assert_eq!(names_of_users(&app).await, before);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn bodies_that_are_no_user_are_400_and_make_none() {
+    let app = app_on_sqlite().await;
+    for body in [
+        "",
+        " ",
+        "{",
+        "null",
+        "[]",
+        "[\"ann\"]",
+        "\"ann\"",
+        "ann",
+        "user_id=ann",
+        "{}",
+        r#"{"user_id":null}"#,
+        r#"{"user_id":7}"#,
+        r#"{"user_id":["ann"]}"#,
+        r#"{"user_id":{"$ne":""}}"#,
+        r#"{"user":"ann"}"#,
+        r#"{"USER_ID":"ann"}"#,
+        r#"{"user_id":"ann","admin":true}"#,
+        r#"{"user_id":"ann","api_key":"sk-ann-00000000000000000000000000000000"}"#,
+        r#"{"user_id":"ann","requests_per_minut":1}"#,
+        r#"{"user_id":"ann","user_id":"bob"}"#,
+        r#"{"user_id":"ann"} x"#,
+        r#"{"user_id":"ann",}"#,
+        "{\"user_id\":\"a\u{0}nn\"}",
+    ] {
+        let reply = app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), body).await;
+        assert_eq!(error_of(&reply, 400)["type"], "invalid_request_error", "{body}");
+    }
+    let invalid_utf_8 = &b"{\"user_id\":\"\xff\"}"[..];
+    error_of(&app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), invalid_utf_8).await, 400);
+    let huge = format!("{{\"user_id\":\"{}\"}}", "x".repeat(1_000_000));
+    let reply = app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), huge).await;
+    assert!(reply.status.is_client_error(), "{}", reply.text());
+    assert!(names_of_users(&app).await.is_empty());
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn limits_that_are_no_limits_are_400_and_change_nothing() {
+    let app = app_on_sqlite().await;
+    app.user_with("ann", json!({"requests_per_minute": 5, "tokens_per_day": 500})).await;
+    for field in ["requests_per_minute", "tokens_per_day"] {
+        for bad in [
+            "-1",
+            "-0.5",
+            "1.5",
+            "1e30",
+            "\"10\"",
+            "\"\"",
+            "true",
+            "[]",
+            "[1]",
+            "{}",
+            "99999999999999999999",
+            "1000000000000001",
+            "9223372036854775808",
+            "NaN",
+            "Infinity",
+        ] {
+            let given = format!("{{\"user_id\":\"bob\",\"{field}\":{bad}}}");
+            error_of(&app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), given).await, 400);
+            let given = format!("{{\"{field}\":{bad}}}");
+            error_of(&app.send(Method::PUT, "/admin/users/ann/limits", Some(ADMIN_KEY), given).await, 400);
+        }
+    }
+    for body in ["", "{", "null", "[]", "7", r#"{"requests_per_minute":9,"burst":1}"#, r#"{"user_id":"ann"}"#] {
+        error_of(&app.send(Method::PUT, "/admin/users/ann/limits", Some(ADMIN_KEY), body).await, 400);
+    }
+    let one_good_one_bad = json!({"requests_per_minute": 9, "tokens_per_day": -1});
+    error_of(&app.put("/admin/users/ann/limits", ADMIN_KEY, one_good_one_bad).await, 400);
+    let reply = app.put("/admin/users/ann/limits", ADMIN_KEY, json!({"requests_per_minute": 1_000_001})).await;
+    assert_eq!(error_of(&reply, 400)["param"], "requests_per_minute");
+
+    assert_eq!(names_of_users(&app).await, ["ann"]);
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    assert_eq!((&limits["requests_per_minute"], &limits["tokens_per_day"]), (&json!(5), &json!(500)));
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn users_are_paged_by_an_opaque_cursor_without_loss_or_repetition() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        let mut names: Vec<String> = ["b", "a.1", "a@x", "Z", "a-1", "_", "a"].map(str::to_owned).into();
+        for name in &names {
+            app.user(name).await;
+        }
+        names.sort();
+
+        let mut seen: Vec<String> = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page = app.get(&format!("/admin/users?limit=3{after}"), ADMIN_KEY).await.json();
+            assert_eq!(keys(&page), ["data", "next", "object"]);
+            assert_eq!(page["object"], "list");
+            for user in page["data"].as_array().unwrap() {
+                assert_eq!(keys(user), ["created_at", "requests_per_minute", "tokens_per_day", "user_id"]);
+                seen.push(user["user_id"].as_str().unwrap().to_owned());
+            }
+            // Who goes or comes behind the cursor moves nobody from one page to another.
+            app.delete(&format!("/admin/users/{}", seen.last().unwrap()), ADMIN_KEY).await;
+            let Some(next) = page["next"].as_str() else { break };
+            assert!(is_url_safe(next) && !next.contains(seen.last().unwrap().as_str()), "{next}");
+            after = format!("&after={next}");
+        }
+
+        assert_eq!(seen, names);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_full_last_page_promises_no_further_one() {
+    let app = app_on_sqlite().await;
+    for name in ["a", "b"] {
+        app.user(name).await;
+    }
+    assert!(app.get("/admin/users?limit=2", ADMIN_KEY).await.json()["next"].is_null());
+    assert!(app.get("/admin/users?limit=1", ADMIN_KEY).await.json()["next"].is_string());
+    assert_eq!(app.get("/admin/users?limit=1000", ADMIN_KEY).await.json()["data"].as_array().unwrap().len(), 2);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn pages_outside_the_bounds_and_foreign_cursors_are_400() {
+    let app = app_on_sqlite().await;
+    for (query, param) in [
+        ("limit=0", json!("limit")),
+        ("limit=1001", json!("limit")),
+        ("limit=18446744073709551615", json!("limit")),
+        ("limit=-1", json!(null)),
+        ("limit=x", json!(null)),
+        ("limit=", json!(null)),
+        ("limit=1.5", json!(null)),
+        ("limit=1&limit=2", json!(null)),
+        ("offset=3", json!(null)),
+        ("after=%21", json!("after")),
+        ("after=a%20b", json!("after")),
+        ("after=", json!("after")),
+        // Not UTF-8, and no name.
+        ("after=_w", json!("after")),
+        ("after=AA", json!("after")),
+    ] {
+        for path in ["/admin/users", "/admin/users/ann/usage"] {
+            let reply = app.get(&format!("{path}?{query}"), ADMIN_KEY).await;
+            assert_eq!(error_of(&reply, 400)["param"], param, "{path}?{query}");
+        }
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn who_does_not_exist_is_404_on_every_route() {
+    let app = app_on_sqlite().await;
+    app.user("ann").await;
+    for id in ["bob", "Ann", "ann%20", "%2e%2e", "a%2Fb", "ann%00", "%F0%9F%98%80", &"x".repeat(300)] {
+        for (method, path, body) in [
+            (Method::GET, format!("/admin/users/{id}"), ""),
+            (Method::DELETE, format!("/admin/users/{id}"), ""),
+            (Method::GET, format!("/admin/users/{id}/usage"), ""),
+            (Method::GET, format!("/admin/users/{id}/limits"), ""),
+            (Method::PUT, format!("/admin/users/{id}/limits"), "{}"),
+        ] {
+            error_of(&app.send(method, &path, Some(ADMIN_KEY), body).await, 404);
+        }
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_deleted_user_keeps_the_usage_history_and_nothing_else() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 2)], database, |_| {}).await;
+        let key = app.user("ann").await;
+        let answered = app.chat(&key, "llama3.2", "hi").await;
+
+        let deleted = app.delete("/admin/users/ann", ADMIN_KEY).await;
+
+        assert_eq!((deleted.status.as_u16(), deleted.json()), (200, json!({"user_id": "ann", "deleted": true})));
+        error_of(&app.get("/admin/users/ann", ADMIN_KEY).await, 404);
+        error_of(&app.get("/admin/users/ann/limits", ADMIN_KEY).await, 404);
+        error_of(&app.delete("/admin/users/ann", ADMIN_KEY).await, 404);
+        assert!(names_of_users(&app).await.is_empty());
+        let app = app.restart().await;
+        error_of(&app.get("/v1/usage", &key).await, 401);
+        let usage = app.get("/admin/users/ann/usage", ADMIN_KEY).await.json();
+        assert_eq!(usage["data"][0]["request_id"], answered.header("x-request-id").unwrap());
+        assert_eq!(usage["summary"]["total"]["total_tokens"], answered.json()["usage"]["total_tokens"]);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_user_who_is_made_again_goes_on_with_what_was_used_today() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 2)], database, |_| {}).await;
+        let old = app.user_with("ann", json!({"requests_per_minute": 5, "tokens_per_day": 5000})).await;
+        let used = app.chat(&old, "llama3.2", "hi").await.json()["usage"]["total_tokens"].clone();
+
+        // At once, while the row may still be on its way to the database.
+        app.delete("/admin/users/ann", ADMIN_KEY).await;
+        let new = app.user_with("ann", json!({"requests_per_minute": 5, "tokens_per_day": 5000})).await;
+
+        assert_ne!(old, new);
+        error_of(&app.get("/v1/models", &old).await, 401);
+        let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+        assert_eq!(limits["used"], json!({"requests_last_minute": 1, "tokens_today": used, "tokens_reserved": 0}));
+        assert_eq!(app.chat(&new, "llama3.2", "hi").await.status, 200);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_change_of_limits_leaves_out_what_is_absent_and_lifts_what_is_null() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        app.user("ann").await;
+        for (change, requests, tokens) in [
+            (json!({"requests_per_minute": 10, "tokens_per_day": 10000}), json!(10), json!(10000)),
+            (json!({}), json!(10), json!(10000)),
+            (json!({"requests_per_minute": 20}), json!(20), json!(10000)),
+            (json!({"tokens_per_day": 0}), json!(20), json!(0)),
+            (json!({"requests_per_minute": null}), json!(null), json!(0)),
+            (json!({"requests_per_minute": 3, "tokens_per_day": null}), json!(3), json!(null)),
+        ] {
+            let reply = app.put("/admin/users/ann/limits", ADMIN_KEY, change.clone()).await;
+
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            for limits in [reply.json(), app.get("/admin/users/ann/limits", ADMIN_KEY).await.json()] {
+                assert_eq!(keys(&limits), ["left", "requests_per_minute", "tokens_per_day", "used", "user_id"]);
+                assert_eq!(
+                    (&limits["requests_per_minute"], &limits["tokens_per_day"]),
+                    (&requests, &tokens),
+                    "{change}"
+                );
+                assert_eq!(limits["left"], json!({"requests": requests, "tokens": tokens}));
+                assert_eq!(limits["used"], json!({"requests_last_minute": 0, "tokens_today": 0, "tokens_reserved": 0}));
+            }
+        }
+        let app = app.restart().await;
+        let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+        assert_eq!((&limits["requests_per_minute"], &limits["tokens_per_day"]), (&json!(3), &json!(null)));
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn limits_say_what_is_used_reserved_and_left() {
+    let simulated = fast_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
+    let key = app.user_with("ann", json!({"requests_per_minute": 10, "tokens_per_day": 10000})).await;
+    let used = app.chat(&key, "llama3.2", "hi").await.json()["usage"]["total_tokens"].as_u64().unwrap();
+
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    assert_eq!(limits["used"], json!({"requests_last_minute": 1, "tokens_today": used, "tokens_reserved": 0}));
+    assert_eq!(limits["left"], json!({"requests": 9, "tokens": 10000 - used}));
+
+    simulated.set_fault(Some(Fault::HangBeforeHead));
+    let hanging = send_in_background(&app, &key);
+    eventually("the request is at the node", || simulated.stats().in_flight == 1).await;
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    let reserved = limits["used"]["tokens_reserved"].as_u64().unwrap();
+    assert!((2048..2300).contains(&reserved), "{reserved}");
+    assert_eq!(limits["left"], json!({"requests": 8, "tokens": 10000 - used - reserved}));
+    hanging.abort();
+    app.stop().await;
+}
+
+fn send_in_background(app: &TestApp, key: &str) -> actix_rt::task::JoinHandle<()> {
+    let (url, key) = (app.url("/v1/chat/completions"), key.to_owned());
+    actix_rt::spawn(async move {
+        let request = crate::harness::client().post(url).bearer_auth(key);
+        drop(request.send_body(chat_body("llama3.2", "hi").to_string()).await);
+    })
+}
+
+#[actix_rt::test]
+async fn nodes_are_listed_with_their_state_load_and_models() {
+    let simulated = fast_node().await;
+    let nodes = vec![node("up", simulated.url(), 1), node("gone", "http://127.0.0.1:1".to_owned(), 3)];
+    let app = spawn_app(nodes).await;
+    let key = app.user("ann").await;
+    app.chat(&key, "llama3.2", "hi").await;
+    eventually("the model is seen in memory", || {
+        app.dispatcher.read(|scheduler| !scheduler.nodes()[0].loaded.is_empty())
+    })
+    .await;
+    eventually("the node that is not there is down", || {
+        app.dispatcher.read(|scheduler| scheduler.nodes()[1].state == NodeState::Down)
+    })
+    .await;
+    simulated.set_fault(Some(Fault::HangBeforeHead));
+    let waiting = [send_in_background(&app, &key), send_in_background(&app, &key)];
+    eventually("one request runs and one waits", || {
+        app.dispatcher.read(|scheduler| (scheduler.in_flight(), scheduler.queued()) == (1, 1))
+    })
+    .await;
+
+    let reply = app.get("/admin/nodes", ADMIN_KEY).await;
+
+    assert_eq!(reply.status, 200);
+    let list = reply.json();
+    assert_eq!(keys(&list), ["data", "object", "queued"]);
+    assert_eq!((&list["object"], &list["queued"]), (&json!("list"), &json!(1)));
+    let [up, gone] = list["data"].as_array().unwrap().as_slice() else { panic!("two nodes: {list}") };
+    for node in [up, gone] {
+        let expected =
+            ["completed", "failed", "in_flight", "last_error", "loaded", "models", "name", "queue", "slots", "state"];
+        assert_eq!(keys(node), expected);
+    }
+    assert_eq!((&up["name"], &up["state"], &up["slots"]), (&json!("up"), &json!("up"), &json!(1)));
+    assert_eq!((&up["in_flight"], &up["queue"], &up["completed"]), (&json!(1), &json!(1), &json!(1)));
+    assert_eq!(up["last_error"], json!(null));
+    assert_eq!(up["loaded"], json!([{"name": "llama3.2:latest", "vram_bytes": 2_000_000_000_u64}]));
+    let models = up["models"].as_array().unwrap();
+    assert_eq!(models.len(), 4);
+    let model = models.iter().find(|model| model["name"] == "llama3.2:latest").unwrap();
+    assert_eq!(keys(model), ["digest", "name", "size_bytes"]);
+    assert_eq!(model["size_bytes"], 2_000_000_000_u64);
+    assert_eq!((&gone["name"], &gone["state"], &gone["slots"]), (&json!("gone"), &json!("down"), &json!(3)));
+    assert_eq!((&gone["models"], &gone["loaded"]), (&json!([]), &json!([])));
+    assert!(gone["last_error"].as_str().unwrap().contains("/api/version"), "{gone}");
+    for request in waiting {
+        request.abort();
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn users_keys_and_limits_outlast_a_restart() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        let key = app.user_with("ann", json!({"requests_per_minute": 12})).await;
+        let before = app.get("/admin/users", ADMIN_KEY).await.json();
+
+        let app = app.restart().await;
+
+        assert_eq!(app.get("/admin/users", ADMIN_KEY).await.json(), before);
+        assert_eq!(app.get("/v1/models", &key).await.status, 200);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_second_gateway_on_the_same_database_takes_up_what_the_first_changes() {
+    for database in TestDatabase::each().await {
+        let second_database = database.again();
+        let first = app_on(database).await;
+        let (gone, _kept) = (first.user("gone").await, first.user("kept").await);
+        let second = app_on(second_database).await;
+        let status = async |app: &TestApp, key: &str| app.get("/v1/models", key).await.status.as_u16();
+        assert_eq!(status(&second, &gone).await, 200);
+
+        first.delete("/admin/users/gone", ADMIN_KEY).await;
+        first.put("/admin/users/kept/limits", ADMIN_KEY, json!({"requests_per_minute": 3})).await;
+        let (new, other) = (first.user("new").await, second.user("other").await);
+
+        wait_for("each has heard of what the other changed", async || {
+            let limits = second.get("/admin/users/kept/limits", ADMIN_KEY).await.json();
+            limits["requests_per_minute"] == 3
+                && (status(&second, &gone).await, status(&second, &new).await, status(&first, &other).await)
+                    == (401, 200, 200)
+        })
+        .await;
+        assert_eq!(names_of_users(&second).await, ["kept", "new", "other"]);
+        second.stop().await;
+        first.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn limits_of_a_user_whom_another_gateway_has_just_deleted_are_404() {
+    for database in TestDatabase::each().await {
+        let second = app_on(database.again()).await;
+        second.user("ann").await;
+        let first = app_on(database).await;
+        first.delete("/admin/users/ann", ADMIN_KEY).await;
+
+        let reply = second.put("/admin/users/ann/limits", ADMIN_KEY, json!({"requests_per_minute": 3})).await;
+
+        error_of(&reply, 404);
+        second.stop().await;
+        first.stop().await;
+    }
+}
+
+/// As `eventually`, for what has to be asked over HTTP.
+async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let waiting = async {
+        while !holds().await {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    assert!(tokio::time::timeout(crate::harness::PATIENCE, waiting).await.is_ok(), "waited in vain until {what}");
+}

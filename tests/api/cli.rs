@@ -1,0 +1,448 @@
+//! Does the program do from the command line what its README says? Each test runs the real binary in an empty folder.
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use awc::http::StatusCode;
+use ollama_gateway::http::openapi;
+use serde_json::{Value, json};
+
+use crate::harness::{chat_body, client, eventually, fast_node, read};
+
+/// How long a start, or an end, may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
+
+/// A running program. Dropping it kills it.
+struct Program {
+    child: Child,
+    out: Arc<Mutex<String>>,
+    err: Arc<Mutex<String>>,
+    readers: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Program {
+    /// Starts the binary in this folder, with no environment but this.
+    fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ollama-gateway"))
+            .args(arguments)
+            .env_clear()
+            .env("TMPDIR", folder)
+            .envs(environment.iter().copied())
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (out, err) = (Arc::default(), Arc::default());
+        let readers = vec![gather(child.stdout.take().unwrap(), &out), gather(child.stderr.take().unwrap(), &err)];
+        Self { child, out, err, readers }
+    }
+
+    fn out(&self) -> String {
+        self.out.lock().unwrap().clone()
+    }
+
+    fn err(&self) -> String {
+        self.err.lock().unwrap().clone()
+    }
+
+    /// Waits for the end; everything that was printed is there then.
+    async fn end(&mut self) -> ExitStatus {
+        let waiting = async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let status = tokio::time::timeout(PATIENCE, waiting).await.expect("the program ends in time");
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        status
+    }
+
+    /// SIGTERM, and the end.
+    async fn terminate(&mut self) -> ExitStatus {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        self.end().await
+    }
+
+    /// Waits until this address answers.
+    async fn answers(&mut self, url: &str) {
+        let waiting = async {
+            while client().get(url).send().await.is_err() {
+                assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}{}", self.out(), self.err());
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{url} never answered: {}", self.err());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn gather(mut from: impl std::io::Read + Send + 'static, into: &Arc<Mutex<String>>) -> std::thread::JoinHandle<()> {
+    let into = into.clone();
+    std::thread::spawn(move || {
+        let mut part = [0; 4096];
+        while let Ok(size @ 1..) = from.read(&mut part) {
+            into.lock().unwrap().push_str(&String::from_utf8_lossy(&part[..size]));
+        }
+    })
+}
+
+/// Runs to the end: whether it succeeded, standard output, standard error.
+async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+    let mut program = Program::start(folder, arguments, environment);
+    let status = program.end().await;
+    assert!(status.code().is_some(), "ended by a signal");
+    (status.success(), program.out(), program.err())
+}
+
+/// An address on this machine at which nothing listens.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+async fn get(url: &str, key: &str) -> (StatusCode, Value) {
+    let reply = read(client().get(url).bearer_auth(key).send().await.unwrap()).await;
+    (reply.status, reply.json())
+}
+
+async fn post(url: &str, key: &str, body: Value) -> (StatusCode, Value) {
+    let reply = read(client().post(url).bearer_auth(key).send_body(body.to_string()).await.unwrap()).await;
+    (reply.status, reply.json())
+}
+
+/// Waits until so many nodes can serve.
+async fn nodes_are_up(base: &str, count: u64) {
+    let waiting = async {
+        while get(&format!("{base}/health"), "").await.1["nodes"]["healthy"] != count {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("the nodes are up in time");
+}
+
+/// The word behind a label of the banner.
+fn behind(label: &str, banner: &str) -> String {
+    let rest = banner.split_once(label).unwrap_or_else(|| panic!("no {label:?} in {banner}")).1;
+    rest.split_whitespace().next().unwrap().to_owned()
+}
+
+#[actix_rt::test]
+async fn check_names_every_mistake_with_its_line_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "server:\n  bind: 0.0.0.0:8000\n  wokers: 3\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\n\
+        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path\n    slots: -2\n    \
+        api_key: \"s3cret node\"\nlimits:\n  requests_per_minute: many\n";
+    std::fs::write(folder.path().join("broken.yaml"), text).unwrap();
+    let environment = [("GATEWAY__RELAY__CONNECT_MS", "soon"), ("GATEWAY__ADMIN__KEE", "s3cret-environment")];
+
+    let (good, out, err) = run(folder.path(), &["check", "--config", "broken.yaml"], &environment).await;
+
+    assert!(!good);
+    for place in [
+        "broken.yaml:3: server.wokers: unknown key (did you mean `workers`?)",
+        "broken.yaml:12: nodes[0].slots",
+        "broken.yaml:15: limits.requests_per_minute",
+        "GATEWAY__RELAY__CONNECT_MS: relay.connect_ms",
+        "GATEWAY__ADMIN__KEE: admin.kee: unknown key",
+    ] {
+        assert!(err.contains(place), "{place}\n{err}");
+    }
+    assert!(!(out + &err).contains("s3cret"), "{err}");
+}
+
+#[actix_rt::test]
+async fn check_names_mistakes_that_no_type_can_see_all_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = "server:\n  bind: 0.0.0.0:8000\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\ndatabase:\n  \
+        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path\n    api_key: \"s3cret node\"\n  \
+        - {name: c, url: 'http://x:2'}\n  - {name: c, url: 'http://x:3'}\n";
+    std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
+
+    let (good, out, err) = run(folder.path(), &["check"], &[]).await;
+
+    assert!(!good);
+    for place in [
+        "gateway.yaml:3: server.body_seconds",
+        "gateway.yaml:5: admin.key",
+        "gateway.yaml:7: database.url",
+        "gateway.yaml:9: nodes[0].name",
+        "gateway.yaml:10: nodes[0].url",
+        "gateway.yaml:11: nodes[0].api_key",
+        "gateway.yaml:13: nodes[2].name",
+        "7 mistakes",
+    ] {
+        assert!(err.contains(place), "{place}\n{err}");
+    }
+    assert!(!(out + &err).contains("s3cret"), "{err}");
+}
+
+#[actix_rt::test]
+async fn check_is_content_with_a_good_file_and_with_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.yaml");
+    let text = "server: {bind: '0.0.0.0:9000'}\nadmin: {key: s3cret-0123456789abcdef0123456789}\n\
+        database: {url: 'postgres://user:s3cret-db@host/name'}\nnodes: [{name: a, url: 'http://x:1', api_key: s3cret-node}]\n";
+    std::fs::write(folder.path().join("good.yaml"), text).unwrap();
+    for arguments in
+        [&["check"][..], &["check", "--config", shipped.to_str().unwrap()], &["--config", "good.yaml", "check"]]
+    {
+        let (good, out, err) = run(folder.path(), arguments, &[]).await;
+        assert!(good && out.contains("good"), "{arguments:?}: {out}{err}");
+        assert!(!(out + &err).contains("s3cret"));
+    }
+    assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
+}
+
+#[actix_rt::test]
+async fn a_named_file_that_is_missing_is_an_error_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["check", "serve", "healthcheck"] {
+        let (good, _, err) = run(folder.path(), &[command, "--config", "absent.yaml"], &[]).await;
+        assert!(!good && err.contains("absent.yaml"), "{command}: {err}");
+    }
+    let (good, _, err) = run(folder.path(), &["--config", "absent.yaml"], &[]).await;
+    assert!(!good && err.contains("absent.yaml"), "{err}");
+}
+
+#[actix_rt::test]
+async fn openapi_prints_the_document() {
+    let folder = tempfile::tempdir().unwrap();
+
+    let (good, out, err) = run(folder.path(), &["openapi"], &[]).await;
+
+    assert!(good, "{err}");
+    let printed: Value = serde_json::from_str(&out).unwrap();
+    let document: Value = serde_json::from_str(&openapi::document().to_pretty_json().unwrap()).unwrap();
+    assert_eq!(printed, document);
+}
+
+#[actix_rt::test]
+async fn serve_starts_from_nothing_shows_its_admin_key_once_and_ends_by_sigterm() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, no_node) = (free_address(), free_address());
+    let base = format!("http://{address}");
+    let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
+    let environment = [("GATEWAY__SERVER__BIND", address.as_str()), ("GATEWAY__NODES", &nodes)];
+    assert!(!run(folder.path(), &["healthcheck"], &environment).await.0, "nothing listens yet");
+
+    let mut first = Program::start(folder.path(), &[], &environment);
+    first.answers(&format!("{base}/health/live")).await;
+
+    let key_file = folder.path().join("data/admin_key");
+    assert!(folder.path().join("data/gateway.db").is_file());
+    assert_eq!(std::fs::metadata(&key_file).unwrap().permissions().mode() & 0o777, 0o600);
+    let admin_key = std::fs::read_to_string(&key_file).unwrap().trim().to_owned();
+    eventually("the banner is printed", || first.out().contains("/admin/users")).await;
+    assert_eq!(first.out().matches(&admin_key).count(), 1, "{}", first.out());
+    let (made, user) = post(&format!("{base}/admin/users"), &admin_key, json!({"user_id": "ann"})).await;
+    assert_eq!(made, 201, "{user}");
+    assert_eq!(get(&format!("{base}/health"), "").await.0, 503);
+    assert!(run(folder.path(), &["healthcheck"], &environment).await.0);
+    let ended = first.terminate().await;
+    assert_eq!(ended.code(), Some(0), "{}", first.err());
+    assert!(!first.err().contains(&admin_key), "a key in the log");
+    assert!(!run(folder.path(), &["healthcheck"], &environment).await.0);
+
+    let mut second = Program::start(folder.path(), &["serve"], &environment);
+    second.answers(&format!("{base}/health/live")).await;
+    let key = user["api_key"].as_str().unwrap();
+    assert_eq!(get(&format!("{base}/v1/models"), key).await.0, 200);
+    assert_eq!(get(&format!("{base}/admin/nodes"), &admin_key).await.0, 200);
+    assert_eq!(second.terminate().await.code(), Some(0));
+    assert!(!(second.out() + &second.err()).contains(&admin_key), "{}", second.out());
+}
+
+#[actix_rt::test]
+async fn an_address_that_others_reach_is_not_served_with_a_weak_admin_key() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("short"), "s3cret\n").unwrap();
+    let bind = free_address().replace("127.0.0.1", "0.0.0.0");
+    for weak in [
+        ("GATEWAY__ADMIN__KEY", ""),
+        ("GATEWAY__ADMIN__KEY", " "),
+        ("GATEWAY__ADMIN__KEY", "admin-secret-key"),
+        ("GATEWAY__ADMIN__KEY", "s3cret-but-short"),
+        ("GATEWAY__ADMIN__KEY_FILE", "short"),
+        ("GATEWAY__ADMIN__KEY_FILE", "absent"),
+    ] {
+        let (good, out, err) = run(folder.path(), &[], &[("GATEWAY__SERVER__BIND", &bind), weak]).await;
+        assert!(!good && err.contains(if weak.1 == "short" { "short" } else { "admin.key" }), "{weak:?}: {out}{err}");
+        assert!(!err.contains("s3cret") && !err.contains("admin-secret-key"), "{err}");
+    }
+
+    let environment = [("GATEWAY__SERVER__BIND", bind.as_str()), ("GATEWAY__ADMIN__KEY", STRONG_KEY)];
+    let mut program = Program::start(folder.path(), &[], &environment);
+    let base = format!("http://{}", bind.replace("0.0.0.0", "127.0.0.1"));
+    program.answers(&format!("{base}/health/live")).await;
+    assert_eq!(get(&format!("{base}/admin/users"), STRONG_KEY).await.0, 200);
+    assert!(run(folder.path(), &["healthcheck"], &environment).await.0, "it is reached through loopback");
+    assert_eq!(program.terminate().await.code(), Some(0));
+    assert!(!(program.out() + &program.err()).contains(STRONG_KEY), "a key that is set is not shown");
+}
+
+#[actix_rt::test]
+async fn nodes_come_from_the_environment_as_json_and_the_log_tells_of_a_request_without_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let simulated = fast_node().await;
+    let address = free_address();
+    let base = format!("http://{address}");
+    let nodes = json!([{"name": "a", "url": simulated.url(), "slots": 2}]).to_string();
+    let environment = [
+        ("GATEWAY__SERVER__BIND", address.as_str()),
+        ("GATEWAY__ADMIN__KEY", "on-loopback"),
+        ("GATEWAY__DATABASE__URL", "sqlite://elsewhere/it.db"),
+        ("GATEWAY__LOG__FORMAT", "json"),
+        ("GATEWAY__NODES", &nodes),
+    ];
+    let mut program = Program::start(folder.path(), &["serve"], &environment);
+    program.answers(&format!("{base}/health/live")).await;
+    let (_, user) = post(&format!("{base}/admin/users"), "on-loopback", json!({"user_id": "ann"})).await;
+    let key = user["api_key"].as_str().unwrap();
+    nodes_are_up(&base, 1).await;
+
+    let prompt = "s3cret prompt [[n=5]]";
+    let (status, answer) = post(&format!("{base}/v1/chat/completions"), key, chat_body("llama3.2", prompt)).await;
+
+    assert_eq!((status.as_u16(), &answer["usage"]["completion_tokens"]), (200, &json!(5)), "{answer}");
+    let (_, listed) = get(&format!("{base}/admin/nodes"), "on-loopback").await;
+    assert_eq!((&listed["data"][0]["name"], &listed["data"][0]["slots"]), (&json!("a"), &json!(2)));
+    let (_, usage) = get(&format!("{base}/v1/usage"), key).await;
+    assert_eq!(program.terminate().await.code(), Some(0));
+    assert!(folder.path().join("elsewhere/it.db").is_file() && !folder.path().join("data").exists());
+    let log = program.err();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let told: Vec<&Value> = lines.iter().filter(|line| line["request_id"] == usage["data"][0]["request_id"]).collect();
+    assert_eq!(told.len(), 1, "one line a request: {log}");
+    for (field, value) in [
+        ("user", json!("ann")),
+        ("model", json!("llama3.2")),
+        ("node", json!("a")),
+        ("status", json!("completed")),
+        ("code", json!(200)),
+        ("completion_tokens", json!(5)),
+    ] {
+        assert_eq!(told[0][field], value, "{}", told[0]);
+    }
+    let answered = answer["choices"][0]["message"]["content"].as_str().unwrap();
+    for secret in ["s3cret", key, "on-loopback", answered] {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+}
+
+#[actix_rt::test]
+async fn a_broken_list_of_nodes_in_the_environment_names_its_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    for broken in ["[{", "[]", "a", "[{\"name\":\"a\"}]", "[{\"name\":\"a\",\"url\":\"x\"}]"] {
+        let (good, _, err) = run(folder.path(), &["serve"], &[("GATEWAY__NODES", broken)]).await;
+        assert!(!good && err.contains("GATEWAY__NODES"), "{broken}: {err}");
+    }
+}
+
+#[actix_rt::test]
+async fn an_address_that_is_taken_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for arguments in [&["serve"][..], &["demo", "--bind", &address]] {
+        let (good, _, err) = run(folder.path(), arguments, &[("GATEWAY__SERVER__BIND", &address)]).await;
+        assert!(!good && err.contains(&address), "{arguments:?}: {err}");
+    }
+    assert!(demo_folders(folder.path()).is_empty(), "a demo that did not start leaves nothing behind");
+}
+
+fn demo_folders(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    entries.filter(|name| name.contains("demo")).collect()
+}
+
+#[actix_rt::test]
+async fn the_demo_serves_what_its_banner_promises_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = free_address();
+    let base = format!("http://{address}");
+    let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
+    demo.answers(&format!("{base}/health/live")).await;
+    eventually("the banner is printed", || demo.out().contains("/admin/nodes")).await;
+    let banner = demo.out();
+    let (key, admin_key) = (behind("user key", &banner), behind("admin key", &banner));
+    assert_eq!(admin_key, "admin-secret-key");
+    assert!(key.starts_with("sk-user-123-"), "{key}");
+    assert!(banner.contains(&format!("{base}/v1")) && banner.contains(&format!("{base}/docs")), "{banner}");
+    assert_eq!(demo_folders(folder.path()).len(), 1);
+    nodes_are_up(&base, 3).await;
+
+    let (status, models) = get(&format!("{base}/v1/models"), &key).await;
+    assert_eq!(status, 200);
+    let ids: Vec<&str> = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    for model in ["llama3.2:latest", "llama3.2:1b", "llava:latest", "all-minilm:latest"] {
+        assert!(ids.contains(&model), "{ids:?}");
+    }
+    let (_, nodes) = get(&format!("{base}/admin/nodes"), &admin_key).await;
+    assert_eq!(nodes["data"].as_array().unwrap().len(), 3);
+    let (status, answer) = post(&format!("{base}/v1/chat/completions"), &key, chat_body("llama3.2", "[[n=5]]")).await;
+    assert_eq!((status.as_u16(), &answer["usage"]["completion_tokens"]), (200, &json!(5)));
+    assert_eq!(get(&format!("{base}/v1/usage"), &key).await.1["data"].as_array().unwrap().len(), 1);
+
+    let pasted = paste(banner.split_once("Try it:").unwrap().1);
+    for part in
+        ["\"object\":\"list\"", "\"chat.completion\"", "\"chat.completion.chunk\"", "data: [DONE]", "\"queue_ms\""]
+    {
+        assert!(pasted.contains(part), "{part} in {pasted}");
+    }
+    assert!(!pasted.contains("\"error\""), "{pasted}");
+    assert_eq!(demo.terminate().await.code(), Some(0), "{}", demo.err());
+    assert!(demo_folders(folder.path()).is_empty());
+}
+
+/// What a shell makes of these lines.
+fn paste(lines: &str) -> String {
+    let silent = lines.replace("curl ", "curl -sS --max-time 20 ");
+    let done = Command::new("sh").args(["-ec", &silent]).output().unwrap();
+    assert!(
+        done.status.success(),
+        "{}{}",
+        String::from_utf8_lossy(&done.stdout),
+        String::from_utf8_lossy(&done.stderr)
+    );
+    String::from_utf8_lossy(&done.stdout).into_owned()
+}
+
+#[actix_rt::test]
+async fn the_demo_with_its_well_known_key_stays_on_this_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    for bind in ["0.0.0.0:0", "[::]:0", "nonsense"] {
+        let (good, _, err) = run(folder.path(), &["demo", "--bind", bind], &[]).await;
+        assert!(!good && err.contains("loopback"), "{bind}: {err}");
+    }
+    assert!(demo_folders(folder.path()).is_empty());
+}
+
+#[actix_rt::test]
+async fn what_is_no_command_is_an_error_and_help_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["sreve"][..], &["serve", "--port", "1"], &["check", "extra"]] {
+        assert!(!run(folder.path(), arguments, &[]).await.0, "{arguments:?}");
+    }
+    let (good, out, _) = run(folder.path(), &["--help"], &[]).await;
+    assert!(good);
+    for command in ["serve", "demo", "check", "healthcheck", "openapi"] {
+        assert!(out.contains(command), "{out}");
+    }
+    let (good, out, _) = run(folder.path(), &["--version"], &[]).await;
+    assert!(good && out.contains(env!("CARGO_PKG_VERSION")), "{out}");
+}
