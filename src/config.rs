@@ -12,7 +12,7 @@ use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
 use crate::relay::{Fleet, HealthSettings, NodeSettings};
-use crate::{http, limits, relay, scheduler, store, telemetry};
+use crate::{http, limits, metrics, relay, scheduler, store, telemetry};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "gateway.yaml";
@@ -43,6 +43,8 @@ pub struct Config {
     pub relay: relay::Settings,
     /// How nodes are watched.
     pub health: HealthSettings,
+    /// What is exported to Prometheus.
+    pub metrics: metrics::Settings,
     /// The log.
     pub log: telemetry::Settings,
 }
@@ -83,6 +85,7 @@ impl Default for Config {
             queue: scheduler::Settings::default(),
             relay: relay::Settings::default(),
             health: HealthSettings::default(),
+            metrics: metrics::Settings::default(),
             log: telemetry::Settings::default(),
         }
     }
@@ -121,9 +124,8 @@ pub fn load(
         Err(error) => return Err(ConfigError::Unreadable { path: name, error }),
     };
     let source = text.as_deref().map(|text| (name.as_str(), text));
-    let document: Document<Config> = document::load(source, environment).map_err(ConfigError::Mistakes)?;
-    let mistakes = Check { document: &document, mistakes: Vec::new() }.run();
-    if mistakes.is_empty() { Ok(document) } else { Err(ConfigError::Mistakes(mistakes)) }
+    let check = |document: &Document<Config>| Check { document, mistakes: Vec::new() }.run();
+    document::load(source, environment, check).map_err(ConfigError::Mistakes)
 }
 
 impl Config {
@@ -225,6 +227,7 @@ impl Check<'_> {
             ("health.probe_timeout_ms", config.health.probe_timeout_ms),
             ("health.loaded_interval_seconds", config.health.loaded_interval_seconds),
             ("health.models_interval_seconds", config.health.models_interval_seconds),
+            ("metrics.user_cap", config.metrics.user_cap as u64),
         ];
         for (path, number) in numbers {
             // A year of anything is a mistake too, and would overflow a clock.
@@ -331,6 +334,18 @@ mod tests {
             assert!(said.contains(part), "{part}\n{said}");
         }
         assert!(!said.contains("geheim"));
+    }
+
+    #[test]
+    fn what_types_say_hides_nothing_of_what_only_a_look_at_the_whole_does() {
+        let text = "server:\n  bnd: x\nadmin:\n  key: short\nnodes:\n  - name: a b\n    url: ftp://x\n    slots: -1\n";
+        let said = check(text, &[("GATEWAY__SERVER__BIND", "0.0.0.0:1")]).unwrap_err();
+        for part in [":2: server.bnd", ":4: admin.key", ":6: nodes[0].name", ":7: nodes[0].url", ":8: nodes[0].slots"] {
+            assert!(said.contains(part), "{part}\n{said}");
+        }
+        assert_eq!(said.lines().count(), 5, "{said}");
+        let said = check("nodes:\n  - name: a\n  - name: b\n    url: ftp://x\n", &[]).unwrap_err();
+        assert!(said.contains(":2: nodes[0]") && said.lines().count() == 1, "{said}");
     }
 
     #[test]

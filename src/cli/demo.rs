@@ -1,5 +1,6 @@
 //! The demo: three simulated nodes, a throw-away database, a user with a key, and lines to paste.
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ollama_sim::{SimConfig, SimModel, SimNode};
@@ -7,7 +8,7 @@ use ollama_sim::{SimConfig, SimModel, SimNode};
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
 use crate::limits::Limits;
-use crate::relay::NodeSettings;
+use crate::relay::{Dispatcher, NodeSettings};
 use crate::store::{ApiKey, KeyDigest, NewUser, UserId, random_hex};
 
 const USER: &str = "user-123";
@@ -29,8 +30,9 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         }
         let app = App::build(config.clone(), KeyDigest::of(DEMO_ADMIN_KEY)).await.map_err(|error| error.to_string())?;
         let key = make_user(&app).await?;
-        print_banner(&format!("http://{}", app.address()), &config, &key);
-        let served = super::logged(&log, app.run(stop)).await.map_err(|error| error.to_string());
+        let banner = greet(app.dispatcher(), format!("http://{}", app.address()), config, key);
+        let (served, ()) = tokio::join!(super::logged(&log, app.run(stop)), banner);
+        let served = served.map_err(|error| error.to_string());
         for node in &simulated {
             node.stop().await;
         }
@@ -94,6 +96,19 @@ async fn make_user(app: &App) -> Result<ApiKey, String> {
     let new = NewUser { user, limits: Limits::default() };
     app.accounts().create(new, &key, app.clock().now()).await.map_err(|error| error.to_string())?;
     Ok(key)
+}
+
+/// Shows the lines to paste once they work: when every node has been heard of.
+async fn greet(dispatcher: Arc<Dispatcher>, base: String, config: Config, key: ApiKey) {
+    let all_up = async {
+        while dispatcher.read(|scheduler| scheduler.can_serve()) < config.nodes.len() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(5), all_up).await.is_err() {
+        eprintln!("not every simulated node is up");
+    }
+    print_banner(&base, &config, &key);
 }
 
 fn print_banner(base: &str, config: &Config, key: &ApiKey) {

@@ -60,13 +60,15 @@ impl<T> fmt::Debug for Document<T> {
     }
 }
 
-/// Merges the defaults of `T`, the file (the name to show and its text) and the variables that start with [`PREFIX`].
+/// Merges the defaults of `T`, the file (the name to show and its text) and the variables that start with [`PREFIX`], and
+/// has the whole checked by `check` for what types cannot say.
 ///
 /// # Errors
 /// Every mistake of every source: those of the file in the order of its lines, then those of the environment.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
+    check: impl FnOnce(&Document<T>) -> Vec<Mistake>,
 ) -> Result<Document<T>, Vec<Mistake>> {
     let defaults = layer(&Value::Object(Map::new()), &T::default()).map_err(|mistake| vec![mistake])?;
     let mut loading = Loading::new(defaults);
@@ -77,16 +79,35 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     let value = loading.finish::<T>();
 
     let Loading { mut mistakes, origins, variables, .. } = loading;
-    let Some(value) = value.filter(|_| mistakes.is_empty()) else {
-        let file = file.map(|(name, _)| name);
-        mistakes.sort_by_cached_key(|mistake| {
-            let other = Some(mistake.source.clone()).filter(|source| Some(source.as_str()) != file);
-            (other, mistake.line)
-        });
-        return Err(mistakes);
-    };
     let overrides = variables.into_iter().map(|variable| variable.name).collect::<BTreeSet<_>>();
-    Ok(Document { value, origins, overrides: overrides.into_iter().collect() })
+    let document = value.map(|value| Document { value, origins, overrides: overrides.into_iter().collect() });
+    if let Some(document) = &document {
+        // Where something was mended, what is checked is not what was written.
+        let found = check(document).into_iter().filter(|found| !mistakes.iter().any(|known| hides(known, found)));
+        let found: Vec<Mistake> = found.collect();
+        mistakes.extend(found);
+    }
+    match document {
+        Some(document) if mistakes.is_empty() => Ok(document),
+        _ => {
+            let file = file.map(|(name, _)| name);
+            mistakes.sort_by_cached_key(|mistake| {
+                let other = Some(mistake.source.clone()).filter(|source| Some(source.as_str()) != file);
+                (other, mistake.line)
+            });
+            Err(mistakes)
+        }
+    }
+}
+
+/// Whether `found` may only be a consequence of `known`: at or around its place, or in a list of which an incomplete
+/// entry was taken out.
+fn hides(known: &Mistake, found: &Mistake) -> bool {
+    let list = found.path.split_once('[').map(|(list, _)| list);
+    let incomplete = known.path.contains('[') && known.message == faults::REQUIRED;
+    is_within(&found.path, &known.path)
+        || is_within(&known.path, &found.path)
+        || (incomplete && list.is_some_and(|list| is_within(&known.path, list)))
 }
 
 /// The state between two sources.
@@ -314,17 +335,17 @@ mod tests {
     fn read(text: &str, environment: &[(&str, &str)]) -> Document<Settings> {
         let shown =
             |mistakes: Vec<Mistake>| panic!("{:#?}", mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>());
-        load(Some(("gateway.yaml", text)), variables(environment)).unwrap_or_else(shown)
+        load(Some(("gateway.yaml", text)), variables(environment), |_| Vec::new()).unwrap_or_else(shown)
     }
 
     fn mistakes(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
-        let result = load::<Settings>(Some(("gateway.yaml", text)), variables(environment));
+        let result = load::<Settings>(Some(("gateway.yaml", text)), variables(environment), |_| Vec::new());
         result.expect_err("a mistake").iter().map(Mistake::to_string).collect()
     }
 
     #[test]
     fn without_any_source_the_defaults_hold() {
-        let document = load::<Settings>(None, []).unwrap();
+        let document = load::<Settings>(None, [], |_| Vec::new()).unwrap();
         assert_eq!(document.value.server.bind, "127.0.0.1:8000");
         assert_eq!(document.locate("server.bind"), ("defaults".to_owned(), None));
         assert!(document.overrides().is_empty());
@@ -445,7 +466,7 @@ servers: {}
         found.sort();
         expected.sort();
         assert_eq!(found, expected);
-        let lines: Vec<_> = load::<Settings>(Some(("gateway.yaml", text)), variables(&environment))
+        let lines: Vec<_> = load::<Settings>(Some(("gateway.yaml", text)), variables(&environment), |_| Vec::new())
             .expect_err("mistakes")
             .iter()
             .map(|mistake| mistake.line.unwrap_or(usize::MAX))
@@ -571,9 +592,9 @@ servers: {}
                 Self { label: Pin("hunter2".to_owned()) }
             }
         }
-        let found = load::<Long>(None, []).expect_err("a mistake");
+        let found = load::<Long>(None, [], |_| Vec::new()).expect_err("a mistake");
         assert_eq!(found[0].to_string(), "defaults: label: the pin `hunter2` is too long");
-        assert_eq!(load::<Vec<u8>>(None, []).expect_err("a mistake")[0].source, "defaults");
+        assert_eq!(load::<Vec<u8>>(None, [], |_| Vec::new()).expect_err("a mistake")[0].source, "defaults");
     }
 
     #[test]
@@ -588,7 +609,7 @@ servers: {}
             pin: Pin,
         }
         let text = "pins:\n- pin: too long\n- pin: 1234\n- pin: {}\n- pin: too long too\n";
-        let found = load::<Pins>(Some(("f", text)), []).expect_err("mistakes");
+        let found = load::<Pins>(Some(("f", text)), [], |_| Vec::new()).expect_err("mistakes");
         let found: Vec<_> = found.iter().map(Mistake::to_string).collect();
         assert_eq!(
             found,

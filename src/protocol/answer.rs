@@ -55,6 +55,9 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     if object.present(content).is_none() {
         return Err(format!("the answer has no `{content}`"));
     }
+    if !is_done(endpoint, &object)? {
+        return Err("the answer is not done".to_owned());
+    }
     let usage = usage_of(endpoint, &object)?;
     let id = endpoint.answer_id(request_id);
     let Some(old_id) = object.get("id").filter(|_| !id.is_empty()) else {
@@ -67,12 +70,32 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     Ok((edited.into(), usage))
 }
 
+/// A generation that fails on the way is a 200 that is not done: without a reason for its end.
+fn is_done(endpoint: Endpoint, object: &Object<'_>) -> Result<bool, String> {
+    let is_null = |value: &RawValue| value.get() == "null";
+    Ok(match endpoint {
+        Endpoint::Chat | Endpoint::Generate => object.get("done").is_some_and(|done| done.get() == "true"),
+        Endpoint::Messages => !object.get("stop_reason").is_some_and(is_null),
+        Endpoint::Responses => {
+            !object.get("status").is_some_and(|status| matches!(status.get(), "\"in_progress\"" | "\"failed\""))
+        }
+        Endpoint::ChatCompletions | Endpoint::Completions => {
+            let choices = object.present("choices").map_or("[]", RawValue::get);
+            let choices: Vec<&RawValue> =
+                serde_json::from_str(choices).map_err(|_| "the choices are of another kind".to_owned())?;
+            for choice in choices {
+                if Object::parse(choice.get().as_bytes())?.get("finish_reason").is_some_and(is_null) {
+                    return Ok(false);
+                }
+            }
+            true
+        }
+        _ => true,
+    })
+}
+
 fn usage_of(endpoint: Endpoint, object: &Object<'_>) -> Result<Usage, String> {
     match endpoint {
-        // A generation that fails on the way is a 200 that is not done.
-        Endpoint::Chat | Endpoint::Generate if object.get("done").is_none_or(|done| done.get() != "true") => {
-            Err("the answer is not done".to_owned())
-        }
         Endpoint::Chat | Endpoint::Generate | Endpoint::Embed => Usage::of_native(object),
         Endpoint::EmbedOne => Ok(Usage::default()),
         _ => object.present("usage").map_or(Ok(Usage::default()), Usage::parse),
@@ -109,6 +132,14 @@ mod tests {
         for body in ["", "{", "[]", "{}", r#"{"error":{"message":"x"}}"#, r#"{"choices":null}"#] {
             assert!(edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "i").is_err(), "{body}");
         }
-        assert!(edit_answer(Endpoint::Chat, Bytes::from(r#"{"message":{},"done":false}"#), "i").is_err());
+        for (endpoint, body) in [
+            (Endpoint::Chat, r#"{"message":{},"done":false}"#),
+            (Endpoint::ChatCompletions, r#"{"choices":[{"message":{},"finish_reason":null}]}"#),
+            (Endpoint::Completions, r#"{"choices":[{"text":"a","finish_reason":null}]}"#),
+            (Endpoint::Messages, r#"{"content":[],"stop_reason":null}"#),
+            (Endpoint::Responses, r#"{"output":[],"status":"in_progress"}"#),
+        ] {
+            assert!(edit_answer(endpoint, Bytes::from(body), "i").is_err(), "{body}");
+        }
     }
 }

@@ -429,6 +429,14 @@ pub async fn read(mut response: awc::ClientResponse) -> Reply {
     Reply { status, headers, body }
 }
 
+/// Checks many cases, some of which take their time, several at once.
+pub async fn each_at_once<Case, Checking: Future<Output = ()>>(
+    cases: impl IntoIterator<Item = Case>,
+    check: impl Fn(Case) -> Checking,
+) {
+    futures_util::stream::iter(cases.into_iter().map(check)).buffer_unordered(6).collect::<Vec<()>>().await;
+}
+
 /// Waits for a condition, but not for ever.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {

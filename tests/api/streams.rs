@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
-    PATIENCE, TestApp, TestDatabase, events_of, eventually, fast_node, header_of, node, spawn_app, spawn_app_with,
-    stream_body,
+    PATIENCE, TestApp, TestDatabase, each_at_once, events_of, eventually, fast_node, header_of, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_event, chunk, last_chunk, raw, stream_head};
 
@@ -143,13 +143,14 @@ async fn a_stream_that_comes_a_byte_at_a_time_arrives_whole() {
     let stream = format!("{}{}{CHAT_END}", chat_event("\u{1f600}"), chat_event("b"));
     let sent = stream.clone();
     let node_a = ScriptedNode::always(move || {
+        let (slow, fast) = sent.as_bytes().split_at(250);
         let mut bytes = Vec::new();
-        for byte in sent.as_bytes() {
+        for byte in slow {
             bytes.extend_from_slice(b"1\r\n");
             bytes.push(*byte);
             bytes.extend_from_slice(b"\r\n");
         }
-        vec![stream_head(), Step::Trickle(bytes.into(), Duration::from_micros(50)), last_chunk()]
+        vec![stream_head(), Step::Trickle(bytes.into(), Duration::from_micros(50)), chunk(fast), last_chunk()]
     })
     .await;
     let app = spawn_app_with(vec![node("a", node_a.url(), 1)], TestDatabase::sqlite(), |config| {
@@ -257,7 +258,7 @@ async fn a_stream_that_breaks_keeps_its_good_events_and_ends_with_an_error_and_i
     let faults = [1, 2, 5, 19, 20, 21, 22].map(Fault::DieAfter).into_iter();
     let faults = faults.chain([1, 7, 21].map(Fault::EndAfter)).chain([1, 3, 21].map(Fault::GarbageAfter));
     let faults = faults.chain([1, 3].map(Fault::ErrorAfter)).chain([1, 4, 22].map(Fault::HangAfter));
-    for fault in faults {
+    each_at_once(faults, async |fault| {
         let (bad, other) = (fast_node().await, fast_node().await);
         let nodes = vec![node("a", bad.url(), 1), node("b", other.url(), 1)];
         let app = spawn_app_with(nodes, TestDatabase::sqlite(), impatient).await;
@@ -286,7 +287,8 @@ async fn a_stream_that_breaks_keeps_its_good_events_and_ends_with_an_error_and_i
         assert_eq!(row["completion_tokens"], good.min(20), "{fault:?}: {row}");
         assert!(row["prompt_tokens"].as_u64().unwrap() > 0, "{fault:?}: {row}");
         app.stop().await;
-    }
+    })
+    .await;
 }
 
 #[actix_rt::test]
@@ -434,6 +436,26 @@ async fn in_every_dialect_a_stream_ends_with_its_own_mark_and_a_broken_one_with_
         let counted = rows[0]["completion_tokens"].as_u64().unwrap();
         assert!((1..=6).contains(&counted), "{route}: {}", rows[0]);
         app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn in_every_dialect_an_answer_without_its_end_is_asked_of_another_node() {
+    for (route, mut body, _) in dialects() {
+        for stream in [false, true] {
+            let (bad, good) = (fast_node().await, fast_node().await);
+            let app = spawn_app(vec![node("a", bad.url(), 1), node("b", good.url(), 1)]).await;
+            let key = app.user("ann").await;
+            body["stream"] = stream.into();
+            bad.set_fault(Some(Fault::EndAfter(0)));
+
+            let reply = app.post(route, &key, body.clone()).await;
+
+            let named = (reply.status.as_u16(), reply.header("x-gateway-node"));
+            assert_eq!(named, (200, Some("b")), "{route} {stream}: {}", reply.text());
+            assert_eq!(app.rows_once(&key, 1).await[0]["completion_tokens"], 20, "{route} {stream}");
+            app.stop().await;
+        }
     }
 }
 

@@ -13,6 +13,9 @@ use serde_path_to_error::Segment;
 use super::complaint::{Complaint, hint_for_unknown};
 use super::yaml::{child, element, is_within};
 
+/// What is said where a key that has no default is not there.
+pub(super) const REQUIRED: &str = "a value is required";
+
 /// How a setting is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -126,7 +129,7 @@ impl<'a> Examination<'a> {
             Complaint::Missing { field } => {
                 steps.push(Step::Key(field.clone()));
                 let path = self.path(&steps);
-                self.record(Kind::Missing, path.clone(), "a value is required".to_owned(), None);
+                self.record(Kind::Missing, path.clone(), REQUIRED.to_owned(), None);
                 self.mended.entry(path).or_default();
                 if !steps.iter().any(|step| matches!(step, Step::Index(_))) {
                     self.absent.push(steps.clone());
