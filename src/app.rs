@@ -19,6 +19,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::{self, AdminKey, Inference, Lifecycle};
 use crate::metrics::Metrics;
+use crate::protocol::Endpoint;
 use crate::relay::{Dispatcher, Fleet, Meters, Prober, Relay, Upstream};
 use crate::store::{Accounts, KeyDigest, Recorder, Store, StoreError, Writer};
 
@@ -72,11 +73,16 @@ impl App {
     /// [`StartError`]
     pub async fn build(config: Config, admin_key: KeyDigest) -> Result<Self, StartError> {
         let clock = Clock::start();
-        let metrics = Arc::new(Metrics::new()?);
+        let routes = Endpoint::ALL.map(Endpoint::path);
+        let nodes = config.nodes.iter().map(|node| node.name.as_str());
+        let metrics = Arc::new(Metrics::new(&config.metrics, &routes, nodes)?);
         let fleet =
             Fleet::new(&config.nodes).map_err(|(index, why)| StartError::Setting(format!("nodes[{index}]: {why}")))?;
         let store = Store::open(&config.database).await?;
         let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
+        for account in accounts.all() {
+            metrics.meet_user(account.user().as_str());
+        }
         let (recorder, writer) = Recorder::new(store.clone());
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
         let dispatcher = Dispatcher::new(config.queue, specs, clock);

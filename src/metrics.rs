@@ -1,47 +1,75 @@
 //! Every Prometheus family, declared once, with one method for each thing that happens.
 //!
 //! Labels are bounded: `model` only ever holds names that a node lists (`_unknown` otherwise), `node` comes from the
-//! configuration, `route` is a template. No user, key or request id is a label.
+//! configuration, `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
+//! and no request id is a label. Series whose labels are known begin at 0 before their first event, since a counter that
+//! first appears at 1 shows no rise.
+mod families;
+mod process;
+mod scrape;
+mod users;
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
 use std::time::Duration;
 
-use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-};
+use prometheus::Registry;
+use serde::{Deserialize, Serialize};
+
+use families::Families;
+use process::Process;
+pub use scrape::{NodeGauges, Snapshot};
+pub use users::UserLabel;
+use users::Users;
 
 /// The `model` label of names that no node lists.
 pub const UNKNOWN_MODEL: &str = "_unknown";
 const NODE_STATES: [&str; 3] = ["up", "suspect", "down"];
-const DURATION_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
-const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
-const QUEUE_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0, 300.0];
-const TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
+const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
+const STAGES: [&str; 3] = ["auth", "route", "forward"];
+/// Why an attempt fails.
+const FAILURES: [&str; 8] = ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied"];
+const REJECTIONS: [&str; 6] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping"];
+/// The usual ways to end.
+const ENDS: [(&str, &str); 8] = [
+    ("200", "ok"),
+    ("400", "client_error"),
+    ("404", "client_error"),
+    ("429", "rate_limited"),
+    ("499", "client_cancelled"),
+    ("502", "upstream_error"),
+    ("503", "overloaded"),
+    ("504", "timeout"),
+];
+
+/// What is exported.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Whether there are metrics by user: `off` or `all`. Default `off`.
+    pub user_label: UserLabel,
+    /// Users that are told apart at most; all others together are `_other`. Default 100.
+    pub user_cap: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { user_label: UserLabel::Off, user_cap: 100 }
+    }
+}
 
 /// All families of one gateway, in a registry of their own.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    requests: IntCounterVec,
-    request_duration: HistogramVec,
-    first_token: HistogramVec,
-    per_token: HistogramVec,
-    in_flight: IntGaugeVec,
-    tokens: IntCounterVec,
-    rate_limited: IntCounterVec,
-    client_retries: IntCounter,
-    queue_depth: IntGaugeVec,
-    queue_wait: HistogramVec,
-    queue_rejected: IntCounterVec,
-    retries: IntCounterVec,
-    node_up: IntGaugeVec,
-    node_state: IntGaugeVec,
-    node_slots: IntGaugeVec,
-    node_in_use: IntGaugeVec,
-    node_requests: IntCounterVec,
-    node_loaded: IntGaugeVec,
-    node_vram: GaugeVec,
-    usage_backlog: IntGauge,
-    usage_ready: Gauge,
+    families: Families,
+    process: Process,
+    users: Option<Users>,
+    /// Those whose series have begun.
+    known_models: Mutex<BTreeSet<String>>,
+    /// Where most requests go, so where the series of each model begin.
+    main_route: String,
 }
 
 /// How a request ended, for the `outcome` label.
@@ -61,280 +89,306 @@ pub struct Ended<'a> {
     pub duration: Duration,
 }
 
-/// A node at the moment of a scrape.
-#[derive(Clone, Debug)]
-pub struct NodeGauges {
-    /// Its configured name.
-    pub name: String,
-    /// `up`, `suspect` or `down`.
-    pub state: &'static str,
-    /// Slots of one model.
-    pub slots: u32,
-    /// Requests running.
-    pub in_flight: usize,
-    /// Loaded models and their memory in bytes.
-    pub loaded: Vec<(String, u64)>,
-}
-
 impl Metrics {
-    /// Declares every family.
+    /// Declares every family, with the series of these nodes and of the `routes` that make them work, the main one first.
     ///
     /// # Errors
     /// Only if two families had one name, which a test excludes.
-    pub fn new() -> Result<Self, prometheus::Error> {
+    pub fn new<'a>(
+        settings: &Settings,
+        routes: &[&str],
+        nodes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let metrics = Self::declare(registry)?;
-        for limit in ["requests_per_minute", "tokens_per_day"] {
-            metrics.rate_limited.with_label_values(&[limit]);
-        }
-        for reason in ["user_full", "full", "deadline", "no_node", "exhausted"] {
-            metrics.queue_rejected.with_label_values(&[reason]);
-        }
+        let users = match settings.user_label {
+            UserLabel::Off => None,
+            UserLabel::All => Some(Users::declare(&registry, settings.user_cap)?),
+        };
+        let metrics = Self {
+            families: Families::declare(&registry)?,
+            process: Process::declare(&registry)?,
+            users,
+            registry,
+            known_models: Mutex::default(),
+            main_route: routes.first().copied().unwrap_or_default().to_owned(),
+        };
+        metrics.begin();
+        routes.iter().for_each(|route| metrics.begin_route(route));
+        nodes.into_iter().for_each(|node| metrics.begin_node(node));
+        metrics.meet_model(UNKNOWN_MODEL);
         Ok(metrics)
     }
 
-    fn declare(registry: Registry) -> Result<Self, prometheus::Error> {
-        let r = &registry;
-        let build = int_gauges(r, "build_info", "The running version; always 1.", &["version"])?;
-        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
-        Ok(Self {
-            requests: counters(
-                r,
-                "requests_total",
-                "Requests by how they ended.",
-                &["route", "model", "code", "outcome"],
-            )?,
-            request_duration: histograms(
-                r,
-                "request_duration_seconds",
-                "From arrival to the end of the answer.",
-                &["route", "model", "stream"],
-                &DURATION_BUCKETS,
-            )?,
-            first_token: histograms(
-                r,
-                "time_to_first_token_seconds",
-                "From arrival to the node's first byte, waiting included.",
-                &["model"],
-                &FIRST_TOKEN_BUCKETS,
-            )?,
-            per_token: histograms(
-                r,
-                "time_per_output_token_seconds",
-                "Of whole streams: time after the first token, by the number of tokens after it.",
-                &["model"],
-                &TOKEN_BUCKETS,
-            )?,
-            in_flight: int_gauges(r, "requests_in_flight", "Requests admitted and not ended.", &["route"])?,
-            tokens: counters(r, "tokens_total", "Tokens, as recorded in usage.", &["model", "type"])?,
-            rate_limited: counters(r, "rate_limited_total", "Requests refused by a user's limit.", &["limit"])?,
-            client_retries: counter(r, "client_retries_total", "Requests that an SDK says it is trying again.")?,
-            queue_depth: int_gauges(r, "queue_depth", "Requests waiting for a slot.", &["model"])?,
-            queue_wait: histograms(r, "queue_wait_seconds", "Waiting for a slot.", &["model"], &QUEUE_BUCKETS)?,
-            queue_rejected: counters(r, "queue_rejected_total", "Requests that got no slot.", &["reason"])?,
-            retries: counters(r, "retries_total", "Attempts that failed before the first byte.", &["reason"])?,
-            node_up: int_gauges(r, "node_up", "Whether the node can be given requests.", &["node"])?,
-            node_state: int_gauges(r, "node_state", "The node's state, one-hot.", &["node", "state"])?,
-            node_slots: int_gauges(r, "node_slots", "Requests a model takes at a time there.", &["node"])?,
-            node_in_use: int_gauges(r, "node_slots_in_use", "Requests running there, over all models.", &["node"])?,
-            node_requests: counters(r, "node_requests_total", "Attempts by outcome.", &["node", "outcome"])?,
-            node_loaded: int_gauges(r, "node_model_loaded", "Models in the node's memory.", &["node", "model"])?,
-            node_vram: gauges(r, "node_vram_bytes", "Video memory taken by loaded models.", &["node"])?,
-            usage_backlog: int_gauge(
-                r,
-                "usage_rows_waiting",
-                "Usage rows in memory: running requests and unwritten rows.",
-            )?,
-            usage_ready: gauge(r, "usage_storage_ready", "Whether usage can be stored: 1 or 0.")?,
-            registry,
-        })
+    fn begin(&self) {
+        let families = &self.families;
+        for limit in ["requests_per_minute", "tokens_per_day"] {
+            families.rate_limited.with_label_values(&[limit]);
+        }
+        for reason in REJECTIONS {
+            families.queue_rejected.with_label_values(&[reason]);
+        }
+        for reason in FAILURES {
+            families.retries.with_label_values(&[reason]);
+        }
+        for stage in STAGES {
+            families.overhead.with_label_values(&[stage]);
+        }
     }
 
-    /// A request was admitted. Pair it with [`Metrics::left`].
+    fn begin_route(&self, route: &str) {
+        self.families.in_flight.with_label_values(&[route]);
+        self.families.request_duration.with_label_values(&[route, UNKNOWN_MODEL, "false"]);
+        for (code, outcome) in ENDS {
+            self.families.requests.with_label_values(&[route, UNKNOWN_MODEL, code, outcome]);
+        }
+    }
+
+    fn begin_node(&self, node: &str) {
+        let families = &self.families;
+        for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
+            families.node_requests.with_label_values(&[node, outcome]);
+        }
+        for reason in ROUTING {
+            families.routing.with_label_values(&[node, reason]);
+        }
+        for state in BREAKER_STATES {
+            families.transitions.with_label_values(&[node, state]);
+        }
+        for histograms in [&families.node_duration, &families.probe_duration] {
+            histograms.with_label_values(&[node]);
+        }
+        for gauges in [&families.node_up, &families.node_slots, &families.node_in_use] {
+            gauges.with_label_values(&[node]);
+        }
+        for gauges in [&families.probed_at, &families.node_vram] {
+            gauges.with_label_values(&[node]);
+        }
+        for state in NODE_STATES {
+            families.node_state.with_label_values(&[node, state]);
+        }
+    }
+
+    /// A model is listed for the first time.
+    fn meet_model(&self, model: &str) {
+        let families = &self.families;
+        for histograms in [&families.first_token, &families.per_token, &families.queue_wait] {
+            histograms.with_label_values(&[model]);
+        }
+        families.queue_depth.with_label_values(&[model]);
+        for kind in ["input", "output"] {
+            families.tokens.with_label_values(&[model, kind]);
+        }
+        let route = self.main_route.as_str();
+        for stream in ["false", "true"] {
+            families.request_duration.with_label_values(&[route, model, stream]);
+        }
+        for (code, outcome) in ENDS {
+            families.requests.with_label_values(&[route, model, code, outcome]);
+        }
+    }
+
+    /// A user is known from before.
+    pub fn meet_user(&self, user: &str) {
+        if let Some(users) = &self.users {
+            users.meet(user);
+        }
+    }
+
+    /// A request was understood. Pair it with [`Metrics::left`].
     pub fn entered(&self, route: &str) {
-        self.in_flight.with_label_values(&[route]).inc();
+        self.families.in_flight.with_label_values(&[route]).inc();
     }
 
-    /// An admitted request ended.
+    /// A request that had [entered](Metrics::entered) ended.
     pub fn left(&self, route: &str) {
-        self.in_flight.with_label_values(&[route]).dec();
+        self.families.in_flight.with_label_values(&[route]).dec();
     }
 
     /// A request ended, admitted or not.
     pub fn ended(&self, ended: Ended<'_>) {
         let code = ended.code.to_string();
-        self.requests.with_label_values(&[ended.route, ended.model, &code, ended.outcome]).inc();
+        self.families.requests.with_label_values(&[ended.route, ended.model, &code, ended.outcome]).inc();
         let stream = if ended.stream { "true" } else { "false" };
-        let duration = self.request_duration.with_label_values(&[ended.route, ended.model, stream]);
+        let duration = self.families.request_duration.with_label_values(&[ended.route, ended.model, stream]);
         duration.observe(ended.duration.as_secs_f64());
+    }
+
+    /// A user's request ended, with its tokens.
+    pub fn user_ended(&self, user: &str, code: u16, prompt: u64, completion: u64) {
+        if let Some(users) = &self.users {
+            users.ended(user, code, prompt, completion);
+        }
     }
 
     /// A node's first byte came.
     pub fn first_token(&self, model: &str, after: Duration) {
-        self.first_token.with_label_values(&[model]).observe(after.as_secs_f64());
+        self.families.first_token.with_label_values(&[model]).observe(after.as_secs_f64());
     }
 
     /// A stream ended whole: `tokens` in all, over `after_first`.
     pub fn decoded(&self, model: &str, tokens: u64, after_first: Duration) {
         if tokens > 1 {
             let per_token = after_first.as_secs_f64() / (tokens - 1) as f64;
-            self.per_token.with_label_values(&[model]).observe(per_token);
+            self.families.per_token.with_label_values(&[model]).observe(per_token);
         }
+    }
+
+    /// The gateway's own work on a request: `auth`, `route` or `forward`.
+    pub fn overhead(&self, stage: &str, spent: Duration) {
+        self.families.overhead.with_label_values(&[stage]).observe(spent.as_secs_f64());
     }
 
     /// Tokens went into usage.
     pub fn tokens(&self, model: &str, prompt: u64, completion: u64) {
-        self.tokens.with_label_values(&[model, "input"]).inc_by(prompt);
-        self.tokens.with_label_values(&[model, "output"]).inc_by(completion);
+        self.families.tokens.with_label_values(&[model, "input"]).inc_by(prompt);
+        self.families.tokens.with_label_values(&[model, "output"]).inc_by(completion);
     }
 
     /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
     pub fn rate_limited(&self, limit: &str) {
-        self.rate_limited.with_label_values(&[limit]).inc();
+        self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
     /// An SDK said that this is not its first try.
     pub fn client_retried(&self) {
-        self.client_retries.inc();
+        self.families.client_retries.inc();
     }
 
     /// A request got a slot.
     pub fn waited(&self, model: &str, wait: Duration) {
-        self.queue_wait.with_label_values(&[model]).observe(wait.as_secs_f64());
+        self.families.queue_wait.with_label_values(&[model]).observe(wait.as_secs_f64());
     }
 
-    /// The scheduler refused a request.
+    /// A request got no answer from any node.
     pub fn queue_rejected(&self, reason: &str) {
-        self.queue_rejected.with_label_values(&[reason]).inc();
+        self.families.queue_rejected.with_label_values(&[reason]).inc();
     }
 
     /// An attempt ended; `outcome` is `ok`, `client_error`, `cancelled` or a failure's name.
-    pub fn attempt(&self, node: &str, outcome: &str) {
-        self.node_requests.with_label_values(&[node, outcome]).inc();
+    pub fn attempt(&self, node: &str, outcome: &str, duration: Duration) {
+        self.families.node_requests.with_label_values(&[node, outcome]).inc();
+        self.families.node_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
-    /// An attempt failed before the first byte, so that another may follow.
-    pub fn attempt_failed(&self, reason: &str) {
-        self.retries.with_label_values(&[reason]).inc();
+    /// Another attempt is made, after one that failed by this.
+    pub fn retried(&self, failure: &str) {
+        self.families.retries.with_label_values(&[failure]).inc();
     }
 
-    /// Takes the state of the moment and writes everything in the text format.
-    ///
-    /// # Errors
-    /// When a family cannot be encoded.
-    pub fn scrape(
-        &self,
-        nodes: &[NodeGauges],
-        queued: &[(String, usize)],
-        usage: (usize, bool),
-    ) -> Result<Vec<u8>, prometheus::Error> {
-        self.queue_depth.reset();
-        for (model, depth) in queued {
-            self.queue_depth.with_label_values(&[model.as_str()]).set(to_i64(*depth));
-        }
-        self.node_loaded.reset();
-        nodes.iter().for_each(|node| self.set_node(node));
-        self.usage_backlog.set(to_i64(usage.0));
-        self.usage_ready.set(f64::from(u8::from(usage.1)));
-        let mut text = Vec::new();
-        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
-        Ok(text)
+    /// A node was asked whether it is there.
+    pub fn probed(&self, node: &str, duration: Duration, at_unix_ms: i64) {
+        self.families.probe_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
+        self.families.probed_at.with_label_values(&[node]).set(at_unix_ms as f64 / 1e3);
     }
-
-    fn set_node(&self, node: &NodeGauges) {
-        let name = node.name.as_str();
-        self.node_up.with_label_values(&[name]).set(i64::from(node.state != "down"));
-        for state in NODE_STATES {
-            self.node_state.with_label_values(&[name, state]).set(i64::from(node.state == state));
-        }
-        self.node_slots.with_label_values(&[name]).set(i64::from(node.slots));
-        self.node_in_use.with_label_values(&[name]).set(to_i64(node.in_flight));
-        let mut vram = 0;
-        for (model, bytes) in &node.loaded {
-            self.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
-            vram += bytes;
-        }
-        self.node_vram.with_label_values(&[name]).set(vram as f64);
-    }
-}
-
-fn to_i64(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn named(name: &str, help: &str) -> Opts {
-    Opts::new(format!("gateway_{name}"), help)
-}
-
-fn register<T: prometheus::core::Collector + Clone + 'static>(
-    registry: &Registry,
-    family: T,
-) -> Result<T, prometheus::Error> {
-    registry.register(Box::new(family.clone()))?;
-    Ok(family)
-}
-
-fn counter(registry: &Registry, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
-    register(registry, IntCounter::with_opts(named(name, help))?)
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
-    register(registry, IntCounterVec::new(named(name, help), labels)?)
-}
-
-fn gauge(registry: &Registry, name: &str, help: &str) -> Result<Gauge, prometheus::Error> {
-    register(registry, Gauge::with_opts(named(name, help))?)
-}
-
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, prometheus::Error> {
-    register(registry, GaugeVec::new(named(name, help), labels)?)
-}
-
-fn int_gauge(registry: &Registry, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
-    register(registry, IntGauge::with_opts(named(name, help))?)
-}
-
-fn int_gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
-    register(registry, IntGaugeVec::new(named(name, help), labels)?)
-}
-
-fn histograms(
-    registry: &Registry,
-    name: &str,
-    help: &str,
-    labels: &[&str],
-    buckets: &[f64],
-) -> Result<HistogramVec, prometheus::Error> {
-    let options = HistogramOpts::from(named(name, help)).buckets(buckets.to_vec());
-    register(registry, HistogramVec::new(options, labels)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::scheduler::Failure;
 
-    #[test]
-    fn every_family_has_its_own_name_and_the_state_of_a_node_is_one_hot() {
-        let metrics = Metrics::new().unwrap();
-        let node = NodeGauges {
+    fn metrics(settings: &Settings) -> Metrics {
+        Metrics::new(settings, &["/v1/chat/completions", "/api/chat"], ["a"]).unwrap()
+    }
+
+    fn text(metrics: &Metrics, snapshot: &Snapshot) -> String {
+        String::from_utf8(metrics.scrape(snapshot).unwrap()).unwrap()
+    }
+
+    fn node() -> NodeGauges {
+        NodeGauges {
             name: "a".to_owned(),
             state: "suspect",
             slots: 2,
             in_flight: 1,
+            models: vec!["m:latest".to_owned(), "n:latest".to_owned()],
             loaded: vec![("m:latest".to_owned(), 5)],
-        };
-        let text = String::from_utf8(metrics.scrape(&[node], &[("m".to_owned(), 3)], (7, true)).unwrap()).unwrap();
+            routed: [4, 2, 1],
+            transitions: [0, 1, 1],
+        }
+    }
+
+    #[test]
+    fn the_state_of_the_moment_is_exported() {
+        let metrics = metrics(&Settings::default());
+        let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
+        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true };
+        // A second look counts nothing twice.
+        text(&metrics, &snapshot);
+        let said = text(&metrics, &snapshot);
         for line in [
             "gateway_node_up{node=\"a\"} 1",
             "gateway_node_state{node=\"a\",state=\"suspect\"} 1",
             "gateway_node_state{node=\"a\",state=\"up\"} 0",
-            "gateway_queue_depth{model=\"m\"} 3",
+            "gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 1",
+            "gateway_node_model_loaded{model=\"n:latest\",node=\"a\"} 0",
+            "gateway_node_vram_bytes{node=\"a\"} 5",
+            "gateway_routing_decisions_total{node=\"a\",reason=\"warm\"} 4",
+            "gateway_routing_decisions_total{node=\"a\",reason=\"fallback\"} 1",
+            "gateway_circuit_transitions_total{node=\"a\",to=\"open\"} 1",
+            "gateway_queue_depth{model=\"m:latest\"} 3",
+            "gateway_queue_depth{model=\"n:latest\"} 0",
             "gateway_usage_rows_waiting 7",
-            "gateway_queue_rejected_total{reason=\"full\"} 0",
         ] {
-            assert!(text.contains(line), "{line}\n{text}");
+            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
         }
-        let again = String::from_utf8(metrics.scrape(&[], &[], (0, false)).unwrap()).unwrap();
-        assert!(!again.contains("gateway_queue_depth{"));
+        assert!(!said.contains("gone"));
+        let later = text(&metrics, &Snapshot { nodes: vec![NodeGauges { state: "down", ..node() }], ..snapshot });
+        for line in
+            ["gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 0", "gateway_node_vram_bytes{node=\"a\"} 0"]
+        {
+            assert!(later.lines().any(|other| other == line), "a node that is down holds nothing: {line}");
+        }
+        assert!(text(&metrics, &Snapshot::default()).contains("gateway_queue_depth{model=\"m:latest\"} 0"));
+    }
+
+    #[test]
+    fn every_family_is_there_before_its_first_event() {
+        let silent = NodeGauges { models: Vec::new(), loaded: Vec::new(), ..node() };
+        let snapshot = Snapshot { nodes: vec![silent], ..Snapshot::default() };
+        let said = text(&metrics(&Settings { user_label: UserLabel::All, user_cap: 1 }), &snapshot);
+        let families = said.lines().filter(|line| line.starts_with("# TYPE")).count();
+        let declared = [include_str!("metrics/families.rs"), include_str!("metrics/users.rs")];
+        let words = declared.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
+        let names: Vec<&str> = words.filter(|word| is_name(word) && !["code_class", "_other"].contains(word)).collect();
+        let missing: Vec<&&str> =
+            names.iter().filter(|name| !said.contains(&format!("# TYPE gateway_{name} "))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(names.len() > 25 && families == names.len() + 7, "{families} families, {} of ours", names.len());
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.contains('_') && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    }
+
+    #[test]
+    fn every_failure_has_its_series_from_the_start() {
+        use Failure::*;
+        let all = [Unreachable, Reset, Crashed, TimedOut, Garbled, Busy, Missing, Denied];
+        assert_eq!(all.map(Failure::label), FAILURES);
+    }
+
+    #[test]
+    fn users_are_told_apart_only_if_wanted_and_up_to_the_cap() {
+        let off = metrics(&Settings::default());
+        off.meet_user("ann");
+        off.user_ended("ann", 200, 1, 2);
+        assert!(!text(&off, &Snapshot::default()).contains("gateway_user"));
+        let capped = metrics(&Settings { user_label: UserLabel::All, user_cap: 2 });
+        capped.meet_user("ann");
+        for user in ["bob", "ann", "carl", "dora"] {
+            capped.user_ended(user, 200, 3, 4);
+        }
+        let said = text(&capped, &Snapshot::default());
+        for line in [
+            "gateway_user_tokens_total{type=\"input\",user=\"ann\"} 3",
+            "gateway_user_tokens_total{type=\"output\",user=\"bob\"} 4",
+            "gateway_user_tokens_total{type=\"output\",user=\"_other\"} 8",
+            "gateway_user_requests_total{code_class=\"2xx\",user=\"_other\"} 2",
+            "gateway_user_requests_total{code_class=\"5xx\",user=\"ann\"} 0",
+        ] {
+            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
+        }
+        assert!(!said.contains("carl") && !said.contains("dora"));
     }
 }

@@ -64,7 +64,12 @@ impl FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let http = request.clone();
+        let meters = request.app_data::<Data<Inference>>().map(|inference| inference.meters.clone());
+        let began = meters.as_ref().map(|meters| meters.clock.uptime());
         let caller = caller(request);
+        if let Some((meters, began)) = meters.zip(began) {
+            meters.metrics.overhead("auth", meters.clock.uptime().saturating_sub(began));
+        }
         let body = FullBody::from_request(request, payload);
         Box::pin(async move {
             let caller = caller?;
@@ -253,6 +258,7 @@ impl Inference {
         body: Bytes,
     ) -> Result<HttpResponse, ApiError> {
         if self.draining.is_cancelled() {
+            self.meters.metrics.queue_rejected("stopping");
             return Err(ApiError::stopping());
         }
         let received = self.meters.clock.now();
@@ -291,6 +297,7 @@ impl Inference {
             body: request.rewrite(body, output_cap),
         };
         let asked = request.model;
+        self.meters.metrics.overhead("route", self.meters.clock.uptime().saturating_sub(received.uptime));
         let result = if job.stream {
             let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
             let (relay, upstream) = (self.relay.clone(), self.upstream.clone());

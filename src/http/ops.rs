@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use crate::metrics::{Metrics, NodeGauges};
+use crate::metrics::{Metrics, NodeGauges, Snapshot, UNKNOWN_MODEL};
 use crate::relay::Dispatcher;
-use crate::scheduler::{NodeState, NodeView};
+use crate::scheduler::{NodeState, NodeView, Scheduler};
 use crate::store::Recorder;
 
 /// What the doors for machines look at.
@@ -143,11 +143,13 @@ pub async fn ready(lifecycle: Data<Lifecycle>) -> HttpResponse {
 pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
     // Thousands of series take a while to encode, and a worker has streams to serve.
     let text = web::block(move || {
-        let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), scheduler.queued_by_model()));
-        let nodes: Vec<NodeGauges> = nodes.into_iter().map(gauges).collect();
-        let queued: Vec<(String, usize)> =
-            queued.into_iter().map(|(model, depth)| (model.to_string(), depth)).collect();
-        lifecycle.metrics.scrape(&nodes, &queued, (lifecycle.recorder.backlog(), lifecycle.recorder.is_ready()))
+        let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), queued(scheduler)));
+        lifecycle.metrics.scrape(&Snapshot {
+            nodes: nodes.into_iter().map(gauges).collect(),
+            queued,
+            usage_backlog: lifecycle.recorder.backlog(),
+            usage_ready: lifecycle.recorder.is_ready(),
+        })
     })
     .await
     .map_err(|error| ApiError::internal(error.to_string()))?
@@ -155,13 +157,24 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 
+/// Requests that wait, under the names that nodes list and other metrics use, not those that clients gave.
+fn queued(scheduler: &Scheduler) -> Vec<(String, usize)> {
+    let listed =
+        |model: &str| scheduler.find_model(model).map_or(UNKNOWN_MODEL, |model| model.name.as_str()).to_owned();
+    scheduler.queued_by_model().into_iter().map(|(model, depth)| (listed(&model), depth)).collect()
+}
+
 fn gauges(node: NodeView) -> NodeGauges {
+    let (routed, transitions) = (node.routed, node.transitions);
     NodeGauges {
         name: node.name,
         state: state_name(node.state),
         slots: node.slots,
         in_flight: node.in_flight as usize,
+        models: node.models.into_iter().map(|model| model.name).collect(),
         loaded: node.loaded.into_iter().map(|loaded| (loaded.name, loaded.vram_bytes)).collect(),
+        routed: [routed.warm, routed.cold, routed.fallback],
+        transitions: [transitions.closed, transitions.open, transitions.half_open],
     }
 }
 

@@ -158,32 +158,16 @@ impl Relay {
         let content = match reply {
             Reply::Plain { status, body, usage } => {
                 ticket.leave(Outcome::Completed);
-                self.close_plain(job.meter, status, usage, &node);
+                close_plain(job.meter, status, usage);
                 Content::Plain { status, body }
             }
             Reply::Stream(stream) => {
-                self.metrics.attempt(&node, "ok");
                 let patience =
                     Patience { clock: self.clock, gap: self.settings.chunk_gap(), until, stop: self.stop.clone() };
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
             }
         };
         Ok(Answer { node, queued, attempts: grant.attempt, content })
-    }
-
-    fn close_plain(&self, mut meter: Meter, status: u16, usage: Option<Usage>, node: &str) {
-        match usage {
-            Some(usage) => {
-                self.metrics.attempt(node, "ok");
-                meter.reported(usage);
-                meter.finish(Status::Completed, status);
-            }
-            None => {
-                self.metrics.attempt(node, "client_error");
-                // The request is at fault, says the node, and costs nothing.
-                meter.finish(Status::Refused, status);
-            }
-        }
     }
 
     /// Attempts until one gives something for the client, or the scheduler gives no further slot.
@@ -194,9 +178,13 @@ impl Relay {
         job: &mut Job,
     ) -> Result<(Grant, Reply), WhyNot> {
         let mut detail = None;
+        let mut failed: Option<Failure> = None;
         loop {
             let asked = self.clock.uptime();
             let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
+            if let Some(failure) = failed {
+                self.metrics.retried(failure.label());
+            }
             let node = self.fleet.get(grant.node);
             job.meter.granted(node, grant.attempt, self.clock.uptime().saturating_sub(asked));
             match self.attempt(upstream, ticket, grant, job).await {
@@ -210,9 +198,9 @@ impl Relay {
                         detail = what,
                         "attempt failed"
                     );
-                    self.metrics.attempt(&node.name, failure.label());
-                    self.metrics.attempt_failed(failure.label());
+                    job.meter.attempt_ended(failure.label());
                     ticket.failed(failure);
+                    failed = Some(failure);
                     detail = Some(what);
                 }
             }
@@ -245,10 +233,23 @@ impl Relay {
         }
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, self.settings.chunk_gap()).await?;
+        let whole = self.clock.uptime();
         let (body, usage) =
             edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
+        job.meter.forwarded(self.clock.uptime().saturating_sub(whole));
         job.meter.first_byte(headed);
         Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
+    }
+}
+
+fn close_plain(mut meter: Meter, status: u16, usage: Option<Usage>) {
+    match usage {
+        Some(usage) => {
+            meter.reported(usage);
+            meter.finish(Status::Completed, status);
+        }
+        // The request is at fault, says the node, and costs nothing.
+        None => meter.finish(Status::Refused, status),
     }
 }
 

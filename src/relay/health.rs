@@ -17,6 +17,7 @@ use super::dispatcher::Dispatcher;
 use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::Upstream;
 use crate::clock::Clock;
+use crate::metrics::Metrics;
 use crate::scheduler::{Event, Loaded, Model, NodeId};
 
 /// How often nodes are asked.
@@ -51,6 +52,7 @@ pub struct Prober {
     clock: Clock,
     upstream: Upstream,
     catalog: Arc<Catalog>,
+    metrics: Arc<Metrics>,
     listed: Option<Duration>,
     looked: Option<Duration>,
 }
@@ -59,7 +61,8 @@ impl Prober {
     /// A prober that has seen nothing yet.
     pub fn new(node: NodeId, relay: &Relay, settings: HealthSettings, upstream: Upstream) -> Self {
         let (fleet, clock, catalog) = (relay.fleet.clone(), relay.clock, relay.catalog.clone());
-        Self { node, fleet, settings, clock, upstream, catalog, listed: None, looked: None }
+        let metrics = relay.metrics.clone();
+        Self { node, fleet, settings, clock, upstream, catalog, metrics, listed: None, looked: None }
     }
 
     /// Asks again and again, until `stop`.
@@ -83,7 +86,11 @@ impl Prober {
     async fn round(&mut self) -> Vec<Event> {
         let node = self.node;
         let timeout = Duration::from_millis(self.settings.probe_timeout_ms);
-        match self.ask(timeout, NodeEndpoint::version_uri).await {
+        let asked = self.clock.uptime();
+        let answer = self.ask(timeout, NodeEndpoint::version_uri).await;
+        let heard = self.clock.now();
+        self.metrics.probed(&self.endpoint().name, heard.uptime.saturating_sub(asked), heard.unix_ms);
+        match answer {
             Ok(body) => self.hear_version(&body),
             Err(error) => {
                 // A node that comes back may have other models than before.

@@ -61,6 +61,8 @@ impl Meters {
             attempts: 0,
             queued: Duration::ZERO,
             first_byte: None,
+            running_since: None,
+            forwarding: Duration::ZERO,
             usage: None,
             token_chunks: 0,
         };
@@ -84,6 +86,10 @@ struct Open {
     attempts: u32,
     queued: Duration,
     first_byte: Option<Duration>,
+    /// Uptime at which the node that has it now was given it.
+    running_since: Option<Duration>,
+    /// Our own work on the answer.
+    forwarding: Duration,
     usage: Option<Usage>,
     token_chunks: u64,
 }
@@ -107,7 +113,23 @@ impl Meter {
         open.node = Some(node.name.clone());
         open.attempts = attempt;
         open.queued += waited;
+        open.running_since = Some(self.meters.clock.uptime());
         self.meters.metrics.waited(&open.admission.listed_model, waited);
+    }
+
+    /// The attempt on the node ended, before the request did or with it.
+    pub(super) fn attempt_ended(&mut self, outcome: &str) {
+        let Some(open) = &mut self.open else { return };
+        if let (Some(node), Some(since)) = (&open.node, open.running_since.take()) {
+            let duration = self.meters.clock.uptime().saturating_sub(since);
+            self.meters.metrics.attempt(node, outcome, duration);
+        }
+    }
+
+    /// We worked on the answer for so long.
+    pub(super) fn forwarded(&mut self, spent: Duration) {
+        let Some(open) = &mut self.open else { return };
+        open.forwarding += spent;
     }
 
     /// The node's first byte came at this uptime, and it is what the client gets.
@@ -146,6 +168,13 @@ impl Meter {
     }
 
     fn settle(&mut self, status: Status, code: u16) {
+        // Of an attempt that failed this has been said before.
+        self.attempt_ended(match status {
+            Status::Completed => "ok",
+            Status::Refused => "client_error",
+            Status::UpstreamError => "garbled",
+            Status::Cancelled | Status::Deadline | Status::Interrupted => "cancelled",
+        });
         let Some(open) = self.open.take() else { return };
         let now = self.meters.clock.now();
         let duration = now.uptime.saturating_sub(open.admission.received.uptime);
@@ -162,6 +191,10 @@ impl Meter {
         metrics.left(ended.route);
         metrics.ended(ended);
         metrics.tokens(ended.model, prompt_tokens, completion_tokens);
+        metrics.user_ended(open.admission.account.user().as_str(), code, prompt_tokens, completion_tokens);
+        if open.first_byte.is_some() {
+            metrics.overhead("forward", open.forwarding);
+        }
         if let (Status::Completed, Some(first), true) = (status, open.first_byte, open.admission.stream) {
             metrics.decoded(ended.model, completion_tokens, duration.saturating_sub(first));
         }

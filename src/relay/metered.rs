@@ -119,7 +119,9 @@ impl MeteredBody {
         self.heard = self.patience.clock.uptime();
         let mut out = Vec::with_capacity(chunk.len() + 64);
         let pushed = self.editor.push(chunk, &mut out);
+        let spent = self.patience.clock.uptime().saturating_sub(self.heard);
         if let Some(meter) = &mut self.meter {
+            meter.forwarded(spent);
             meter.progress(self.editor.progress());
         }
         self.settle_if_done();
@@ -146,8 +148,9 @@ impl MeteredBody {
     fn fail(&mut self, ending: Ending) -> String {
         self.response = None;
         let (status, outcome, error) = ending.verdict();
-        if let Some(meter) = self.meter.take() {
+        if let Some(mut meter) = self.meter.take() {
             if let Ending::Node(AttemptError { failure, detail }) = &ending {
+                meter.attempt_ended(failure.label());
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
             self.ticket.leave(outcome);

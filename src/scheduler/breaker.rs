@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use super::event::{NodeState, RequestId, Time};
+use super::event::{NodeState, RequestId, Time, Transitions};
 
 const FAILURES_TO_OPEN: u32 = 2;
 const LONGEST_OPEN_SECONDS: u64 = 30;
@@ -36,6 +36,8 @@ pub(super) struct Breaker {
     /// Since the last whole answer; each doubles the time the breaker stays open.
     openings: u32,
     epoch: Epoch,
+    /// Never taken back.
+    transitions: Transitions,
 }
 
 #[derive(Debug)]
@@ -56,6 +58,7 @@ impl Breaker {
             probe_failures: 0,
             openings: 0,
             epoch: Epoch(0),
+            transitions: Transitions::default(),
         }
     }
 
@@ -83,6 +86,10 @@ impl Breaker {
             }
             State::Closed => NodeState::Up,
         }
+    }
+
+    pub(super) fn transitions(&self) -> Transitions {
+        self.transitions
     }
 
     /// When a probe may bring the node back, if it is out.
@@ -113,6 +120,7 @@ impl Breaker {
     /// The node began to answer a request.
     pub(super) fn started(&mut self, epoch: Epoch) {
         if epoch == self.epoch && self.is_live() {
+            self.transitions.closed += u64::from(matches!(self.state, State::HalfOpen { .. }));
             self.state = State::Closed;
             self.request_failures = 0;
             self.probe_failures = 0;
@@ -156,7 +164,10 @@ impl Breaker {
         self.probe_failures = 0;
         match self.state {
             State::Unseen => self.state = State::Closed,
-            State::Open { until } if until <= now => self.state = State::HalfOpen { trial: None },
+            State::Open { until } if until <= now => {
+                self.transitions.half_open += 1;
+                self.state = State::HalfOpen { trial: None };
+            }
             _ => {}
         }
     }
@@ -189,6 +200,7 @@ impl Breaker {
         self.request_failures = 0;
         self.probe_failures = 0;
         self.openings = self.openings.saturating_add(1);
+        self.transitions.open += 1;
         self.epoch.0 += 1;
     }
 }
@@ -314,6 +326,7 @@ mod tests {
         assert!(breaker.admits());
         breaker.succeeded(epoch);
         assert_eq!(breaker.state(), NodeState::Up);
+        assert_eq!(breaker.transitions(), Transitions { closed: 1, open: 1, half_open: 1 });
     }
 
     #[test]

@@ -250,6 +250,28 @@ pub enum NodeState {
     Down,
 }
 
+/// Requests given to a node since the start.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+pub struct Routed {
+    /// The model was in memory, or being loaded.
+    pub warm: u64,
+    /// It was not.
+    pub cold: u64,
+    /// Another attempt had failed before.
+    pub fallback: u64,
+}
+
+/// Changes of a node's breaker since the start, by the state it came to.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+pub struct Transitions {
+    /// Back in use.
+    pub closed: u64,
+    /// Taken out.
+    pub open: u64,
+    /// On trial.
+    pub half_open: u64,
+}
+
 /// A node as operators see it.
 #[derive(Clone, Eq, PartialEq, Debug, Serialize)]
 pub struct NodeView {
@@ -273,4 +295,8 @@ pub struct NodeView {
     pub completed: u64,
     /// Attempts that failed there since the start.
     pub failed: u64,
+    /// What it was given since the start, and how well it fitted.
+    pub routed: Routed,
+    /// How often it was taken out and brought back.
+    pub transitions: Transitions,
 }

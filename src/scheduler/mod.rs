@@ -77,7 +77,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::event::{
     Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, NodeView, Outcome, Refusal, RefusalReason,
-    RequestId, Time,
+    RequestId, Routed, Time, Transitions,
 };
 use self::{
     drain::Drain,
@@ -243,8 +243,10 @@ impl Scheduler {
             return;
         };
         self.dispatches += 1;
+        let is_warm = self.nodes[node.0].has_loaded(&listed);
         let epoch = self.nodes[node.0].occupy(id, &listed, self.dispatches);
         let attempt = request.start(Attempt { node, listed, epoch, has_first_byte: false });
+        self.nodes[node.0].count_routed(attempt, is_warm);
         self.queue.served(&request.user);
         decisions.push(Decision::Dispatch { id, node, attempt });
     }

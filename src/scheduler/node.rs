@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     breaker::{Breaker, Epoch},
-    event::{Failure, Loaded, Model, NodeSpec, NodeView, RequestId, Time},
+    event::{Failure, Loaded, Model, NodeSpec, NodeView, RequestId, Routed, Time},
     name::Name,
 };
 
@@ -45,6 +45,7 @@ pub(super) struct Node {
     last_error: Option<String>,
     completed: u64,
     failed: u64,
+    routed: Routed,
 }
 
 impl Node {
@@ -63,6 +64,7 @@ impl Node {
             last_error: None,
             completed: 0,
             failed: 0,
+            routed: Routed::default(),
         }
     }
 
@@ -142,6 +144,15 @@ impl Node {
         self.in_flight += 1;
         self.last_dispatch = dispatch;
         self.breaker.dispatched(id)
+    }
+
+    /// A request was sent here, in its so-manieth attempt, to a model that was in memory or not.
+    pub(super) fn count_routed(&mut self, attempt: u32, is_warm: bool) {
+        match (attempt, is_warm) {
+            (1, true) => self.routed.warm += 1,
+            (1, false) => self.routed.cold += 1,
+            _ => self.routed.fallback += 1,
+        }
     }
 
     /// A request sent here is over.
@@ -243,6 +254,8 @@ impl Node {
             last_error: self.last_error.clone(),
             completed: self.completed,
             failed: self.failed,
+            routed: self.routed,
+            transitions: self.breaker.transitions(),
         }
     }
 

@@ -11,6 +11,7 @@ mod failures;
 mod harness;
 mod input;
 mod limits;
+mod metrics;
 mod networks;
 mod openapi;
 mod ops;

@@ -144,7 +144,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
             let histogram = parts.into_iter().find(|family| kinds.get(family) == Some(&"histogram"));
             let family = histogram.unwrap_or(name);
             assert!(help.contains_key(family) && kinds.contains_key(family), "{line} has no HELP or TYPE");
-            assert!(family.starts_with("gateway_"), "{line}");
+            assert!(family.starts_with("gateway_") || family.starts_with("process_"), "{line}");
             assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "{line} twice");
         }
     }
@@ -152,7 +152,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
     samples
 }
 
-async fn metrics(app: &TestApp) -> BTreeMap<String, f64> {
+pub async fn metrics(app: &TestApp) -> BTreeMap<String, f64> {
     let reply = app.send(Method::GET, "/metrics", None, "").await;
     assert_eq!(reply.status, 200);
     assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
@@ -160,7 +160,7 @@ async fn metrics(app: &TestApp) -> BTreeMap<String, f64> {
 }
 
 /// The sum over the series of a family whose labels hold all of these.
-fn sum(samples: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
+pub fn sum(samples: &BTreeMap<String, f64>, family: &str, labels: &[&str]) -> f64 {
     let is_meant =
         |series: &str| series.split('{').next() == Some(family) && labels.iter().all(|label| series.contains(label));
     samples.iter().filter(|(series, _)| is_meant(series)).map(|(_, value)| value).sum()

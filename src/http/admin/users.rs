@@ -125,6 +125,7 @@ pub async fn create(
     // A name that was deleted just now goes on with what it has used, down to the last row.
     recorder.flush().await;
     let account = accounts.create(NewUser { user, limits }, &key, meters.clock.now()).await?;
+    meters.metrics.meet_user(account.user().as_str());
     tracing::info!(user = account.user().as_str(), "user made");
     Ok(HttpResponse::Created().json(CreatedUser { user: account.as_ref().into(), api_key: key.reveal().to_owned() }))
 }

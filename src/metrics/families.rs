@@ -1,0 +1,203 @@
+//! What is exported: each family once, with its name, help, labels and buckets.
+use prometheus::core::Collector;
+use prometheus::{
+    Counter, Error, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
+};
+
+const DURATION_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0];
+const QUEUE_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0, 300.0];
+const TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
+const OVERHEAD_BUCKETS: [f64; 10] = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+const PROBE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
+
+/// Handles on all families.
+#[derive(Debug)]
+pub(super) struct Families {
+    pub(super) requests: IntCounterVec,
+    pub(super) request_duration: HistogramVec,
+    pub(super) first_token: HistogramVec,
+    pub(super) per_token: HistogramVec,
+    pub(super) overhead: HistogramVec,
+    pub(super) in_flight: IntGaugeVec,
+    pub(super) tokens: IntCounterVec,
+    pub(super) rate_limited: IntCounterVec,
+    pub(super) client_retries: IntCounter,
+    pub(super) queue_depth: IntGaugeVec,
+    pub(super) queue_wait: HistogramVec,
+    pub(super) queue_rejected: IntCounterVec,
+    pub(super) routing: IntCounterVec,
+    pub(super) retries: IntCounterVec,
+    pub(super) node_up: IntGaugeVec,
+    pub(super) node_state: IntGaugeVec,
+    pub(super) node_slots: IntGaugeVec,
+    pub(super) node_in_use: IntGaugeVec,
+    pub(super) node_requests: IntCounterVec,
+    pub(super) node_duration: HistogramVec,
+    pub(super) node_loaded: IntGaugeVec,
+    pub(super) node_vram: GaugeVec,
+    pub(super) probe_duration: HistogramVec,
+    pub(super) probed_at: GaugeVec,
+    pub(super) transitions: IntCounterVec,
+    pub(super) usage_backlog: IntGauge,
+    pub(super) usage_ready: Gauge,
+}
+
+/// Declares families in one registry, each under its full name.
+pub(super) struct Declare<'a>(pub(super) &'a Registry);
+
+impl Families {
+    /// # Errors
+    /// When two families have one name.
+    pub(super) fn declare(registry: &Registry) -> Result<Self, Error> {
+        let declare = Declare(registry);
+        let build = declare.int_gauges("build_info", "The running version; always 1.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        Ok(Self {
+            requests: declare.counters(
+                "requests_total",
+                "Requests by how they ended.",
+                &["route", "model", "code", "outcome"],
+            )?,
+            request_duration: declare.histograms(
+                "request_duration_seconds",
+                "From arrival to the end of the answer.",
+                &["route", "model", "stream"],
+                &DURATION_BUCKETS,
+            )?,
+            first_token: declare.histograms(
+                "time_to_first_token_seconds",
+                "From arrival to the node's first byte, waiting included.",
+                &["model"],
+                &FIRST_TOKEN_BUCKETS,
+            )?,
+            per_token: declare.histograms(
+                "time_per_output_token_seconds",
+                "Of whole streams: time after the first token, by the number of tokens after it.",
+                &["model"],
+                &TOKEN_BUCKETS,
+            )?,
+            overhead: declare.histograms(
+                "overhead_seconds",
+                "The gateway's own work for a request: whose key it is (auth); reading it, its model, limits and edits \
+                 (route); reading and editing the whole answer (forward). No waiting.",
+                &["stage"],
+                &OVERHEAD_BUCKETS,
+            )?,
+            in_flight: declare.int_gauges("requests_in_flight", "Requests understood and not ended.", &["route"])?,
+            tokens: declare.counters("tokens_total", "Tokens, as recorded in usage.", &["model", "type"])?,
+            rate_limited: declare.counters("rate_limited_total", "Requests refused by a user's limit.", &["limit"])?,
+            client_retries: declare
+                .counter("client_retries_total", "Requests that an SDK says it is trying again.")?,
+            queue_depth: declare.int_gauges("queue_depth", "Requests waiting for a slot.", &["model"])?,
+            queue_wait: declare.histograms("queue_wait_seconds", "Waiting for a slot.", &["model"], &QUEUE_BUCKETS)?,
+            queue_rejected: declare.counters(
+                "queue_rejected_total",
+                "Requests that got no answer from a node, by why.",
+                &["reason"],
+            )?,
+            routing: declare.counters(
+                "routing_decisions_total",
+                "Requests given to the node: its model was in memory or being loaded (warm), was not (cold), or another \
+                 attempt had failed before (fallback).",
+                &["node", "reason"],
+            )?,
+            retries: declare.counters(
+                "retries_total",
+                "Attempts after one that failed before its first byte, by what failed.",
+                &["reason"],
+            )?,
+            node_up: declare.int_gauges("node_up", "Whether the node can be given requests.", &["node"])?,
+            node_state: declare.int_gauges("node_state", "The node's state, one-hot.", &["node", "state"])?,
+            node_slots: declare.int_gauges("node_slots", "Requests that one model takes at a time there.", &["node"])?,
+            node_in_use: declare.int_gauges(
+                "node_slots_in_use",
+                "Requests running there, over all models.",
+                &["node"],
+            )?,
+            node_requests: declare.counters("node_requests_total", "Attempts by outcome.", &["node", "outcome"])?,
+            node_duration: declare.histograms(
+                "node_request_duration_seconds",
+                "Of attempts: from the slot to the end of the node's answer.",
+                &["node"],
+                &DURATION_BUCKETS,
+            )?,
+            node_loaded: declare.int_gauges(
+                "node_model_loaded",
+                "Whether the model is in the node's memory, for those it has on disk.",
+                &["node", "model"],
+            )?,
+            node_vram: declare.gauges("node_vram_bytes", "Video memory taken by loaded models.", &["node"])?,
+            probe_duration: declare.histograms(
+                "node_probe_duration_seconds",
+                "Until the node answered whether it is there, or was given up.",
+                &["node"],
+                &PROBE_BUCKETS,
+            )?,
+            probed_at: declare.gauges(
+                "node_last_probe_timestamp_seconds",
+                "When the node was last asked whether it is there; 0 before the first time.",
+                &["node"],
+            )?,
+            transitions: declare.counters(
+                "circuit_transitions_total",
+                "Changes of the node's breaker: out (open), on trial (half_open), back (closed).",
+                &["node", "to"],
+            )?,
+            usage_backlog: declare
+                .int_gauge("usage_rows_waiting", "Usage rows in memory: running requests and unwritten rows.")?,
+            usage_ready: declare.gauge("usage_storage_ready", "Whether usage can be stored: 1 or 0.")?,
+        })
+    }
+}
+
+fn ours(name: &str, help: &str) -> Opts {
+    Opts::new(format!("gateway_{name}"), help)
+}
+
+impl Declare<'_> {
+    fn register<T: Collector + Clone + 'static>(&self, family: T) -> Result<T, Error> {
+        self.0.register(Box::new(family.clone()))?;
+        Ok(family)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, Error> {
+        self.register(IntCounter::with_opts(ours(name, help))?)
+    }
+
+    pub(super) fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+        self.register(IntCounterVec::new(ours(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
+        self.register(Gauge::with_opts(ours(name, help))?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<GaugeVec, Error> {
+        self.register(GaugeVec::new(ours(name, help), labels)?)
+    }
+
+    fn int_gauge(&self, name: &str, help: &str) -> Result<IntGauge, Error> {
+        self.register(IntGauge::with_opts(ours(name, help))?)
+    }
+
+    fn int_gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+        self.register(IntGaugeVec::new(ours(name, help), labels)?)
+    }
+
+    fn histograms(&self, name: &str, help: &str, labels: &[&str], buckets: &[f64]) -> Result<HistogramVec, Error> {
+        let options = HistogramOpts::from(ours(name, help)).buckets(buckets.to_vec());
+        self.register(HistogramVec::new(options, labels)?)
+    }
+
+    /// A gauge of the process, under the name that Prometheus' own libraries give it.
+    pub(super) fn process_gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
+        self.register(Gauge::with_opts(Opts::new(format!("process_{name}"), help))?)
+    }
+
+    /// As above, for what only grows.
+    pub(super) fn process_counter(&self, name: &str, help: &str) -> Result<Counter, Error> {
+        self.register(Counter::with_opts(Opts::new(format!("process_{name}"), help))?)
+    }
+}
