@@ -142,8 +142,9 @@ impl Relay {
         let mut ticket = self.dispatcher.join(job.user.clone(), job.model.clone(), self.settings.queue().min(left));
         let result = tokio::select! {
             biased;
-            result = self.attempts(upstream, &mut ticket, &mut job) => result,
+            // First, so that what waits does not take the slot of what is ended with it.
             () = self.stop.cancelled() => Err(WhyNot::Stopping),
+            result = self.attempts(upstream, &mut ticket, &mut job) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };
         let (grant, reply) = match result {

@@ -18,6 +18,8 @@ use crate::scheduler::Failure;
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// As much of an error body as is read and kept.
 const MAX_ERROR: usize = 64 * 1024;
+/// How long the body of an error is worth waiting for: its head says enough to go on.
+const ERROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why an attempt gave nothing, for the scheduler and for people.
 #[derive(Clone, Debug)]
@@ -99,7 +101,8 @@ impl Upstream {
         if status.is_success() {
             return Ok(Head::Good(response));
         }
-        let body = read(&mut response, MAX_ERROR).await.unwrap_or_default();
+        let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
+        let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         judge(endpoint.dialect(), status, body)
     }
 

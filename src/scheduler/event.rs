@@ -120,13 +120,13 @@ pub enum Event {
 pub enum Failure {
     /// The connection was refused or not made in time. Takes the node out at once.
     Unreachable,
-    /// The connection closed before an answer's head; perhaps a stale pooled one.
+    /// The connection closed before the answer was whole: before its head (perhaps a stale pooled one), or within it.
     Reset,
     /// The node answered with a status of 500 or above (other than 503).
     Crashed,
     /// No first byte in time.
     TimedOut,
-    /// The answer broke off, or is not what Ollama sends.
+    /// The answer is not what Ollama sends, or is not finished although it ended properly.
     Garbled,
     /// 503 or 429. Not a health failure: the node gets no new request for 1 s.
     Busy,
