@@ -1,0 +1,263 @@
+//! A node as Ollama behaves: slots FIFO, one loader, its own eviction, a prefix
+//! cache per slot. Work is shared between the streams that run.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::traffic::Ask;
+
+/// What does not change about a node.
+#[derive(Copy, Clone)]
+pub struct Kind {
+    pub speed: f64,
+    pub vram: f64,
+    pub slots: usize,
+    pub bandwidth: f64,
+    pub slowdown: f64,
+}
+
+/// What a node tells about a request.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub enum Note {
+    FirstByte(usize),
+    Done(usize),
+}
+
+struct Slot {
+    session: u64,
+    kept: f64,
+    used_at: f64,
+    is_busy: bool,
+}
+
+struct Runner {
+    slots: Vec<Slot>,
+    queue: VecDeque<usize>,
+    is_expiring: bool,
+}
+
+struct Stream {
+    job: usize,
+    model: usize,
+    slot: usize,
+    prefill_left: f64,
+    has_begun: bool,
+    delivered: f64,
+    output: f64,
+}
+
+pub struct Machine {
+    pub kind: Kind,
+    sizes: Vec<f64>,
+    runners: BTreeMap<usize, Runner>,
+    waiting: BTreeMap<usize, VecDeque<usize>>,
+    pending: VecDeque<usize>,
+    loading: Option<(usize, f64)>,
+    streams: Vec<Stream>,
+    now: f64,
+    /// 1; 0.1 for a grey node; 0 for a dead one.
+    pub health: f64,
+    /// Wakes of an older version are void.
+    pub version: u64,
+    pub loads: usize,
+    notes: Vec<Note>,
+}
+
+impl Machine {
+    pub fn new(kind: Kind, sizes: &[f64]) -> Self {
+        Self {
+            kind,
+            sizes: sizes.to_vec(),
+            runners: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            pending: VecDeque::new(),
+            loading: None,
+            streams: Vec::new(),
+            now: 0.0,
+            health: 1.0,
+            version: 0,
+            loads: 0,
+            notes: Vec::new(),
+        }
+    }
+
+    pub fn resident(&self) -> impl Iterator<Item = usize> {
+        self.runners.keys().copied()
+    }
+
+    pub fn has_loaded(&self, model: usize) -> bool {
+        self.runners.contains_key(&model)
+    }
+
+    /// Requests for the model that run or wait here.
+    pub fn outstanding_of(&self, model: usize) -> usize {
+        let waiting = self.waiting.get(&model).map_or(0, VecDeque::len);
+        let queued = self.runners.get(&model).map_or(0, |runner| runner.queue.len());
+        waiting + queued + self.streams.iter().filter(|stream| stream.model == model).count()
+    }
+
+    /// Requests that run or wait here.
+    pub fn outstanding(&self) -> usize {
+        let queued = self.runners.values().map(|runner| runner.queue.len());
+        self.waiting.values().map(VecDeque::len).chain(queued).sum::<usize>() + self.streams.len()
+    }
+
+    pub fn accept(&mut self, job: usize, asks: &[Ask]) {
+        let model = asks[job].model;
+        if let Some(runner) = self.runners.get_mut(&model) {
+            runner.queue.push_back(job);
+            self.start(model, asks);
+        } else {
+            self.waiting.entry(model).or_default().push_back(job);
+            self.want(model);
+        }
+    }
+
+    fn want(&mut self, model: usize) {
+        let is_coming = self.loading.is_some_and(|(loading, _)| loading == model) || self.pending.contains(&model);
+        if !is_coming {
+            self.pending.push_back(model);
+            self.load_next();
+        }
+    }
+
+    fn is_idle(&self, model: usize) -> bool {
+        self.runners
+            .get(&model)
+            .is_some_and(|runner| runner.queue.is_empty() && runner.slots.iter().all(|slot| !slot.is_busy))
+    }
+
+    fn used(&self) -> f64 {
+        self.runners.keys().map(|model| self.sizes[*model]).sum()
+    }
+
+    fn load_next(&mut self) {
+        let (None, Some(model)) = (self.loading, self.pending.front().copied()) else { return };
+        while self.used() + self.sizes[model] > self.kind.vram && !self.runners.is_empty() {
+            // Ollama waits for the one it marked, whatever else is idle by now.
+            if self.runners.values().any(|runner| runner.is_expiring) {
+                return;
+            }
+            let victim = self.runners.keys().copied().find(|model| self.is_idle(*model));
+            let Some(victim) = victim else {
+                if let Some((_, first)) = self.runners.iter_mut().next() {
+                    first.is_expiring = true;
+                }
+                return;
+            };
+            self.runners.remove(&victim);
+        }
+        self.pending.pop_front();
+        self.loads += 1;
+        self.loading = Some((model, 1.5 + self.sizes[model] / self.kind.bandwidth));
+    }
+
+    fn start(&mut self, model: usize, asks: &[Ask]) {
+        let now = self.now;
+        while let Some(runner) = self.runners.get_mut(&model) {
+            let Some(&job) = runner.queue.front() else { break };
+            let ask = &asks[job];
+            let free = || runner.slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy);
+            let same = free().find(|(_, slot)| slot.session == ask.session);
+            let Some((index, _)) = same.or_else(|| free().min_by(|a, b| a.1.used_at.total_cmp(&b.1.used_at))) else {
+                break;
+            };
+            runner.queue.pop_front();
+            let slot = &mut runner.slots[index];
+            let cached = if slot.session == ask.session { slot.kept.min(ask.shared) } else { 0.0 };
+            *slot = Slot { session: ask.session, kept: 0.0, used_at: now, is_busy: true };
+            self.streams.push(Stream {
+                job,
+                model,
+                slot: index,
+                prefill_left: (ask.prompt - cached).max(1.0),
+                has_begun: false,
+                delivered: 0.0,
+                output: ask.output,
+            });
+        }
+    }
+
+    fn finish(&mut self, index: usize, asks: &[Ask]) {
+        let stream = self.streams.remove(index);
+        if let Some(runner) = self.runners.get_mut(&stream.model) {
+            let kept = asks[stream.job].prompt + stream.delivered;
+            let session = asks[stream.job].session;
+            runner.slots[stream.slot] = Slot { session, kept, used_at: self.now, is_busy: false };
+            if runner.is_expiring && self.is_idle(stream.model) {
+                self.runners.remove(&stream.model);
+                self.load_next();
+            }
+        }
+    }
+
+    /// Tokens a second a stream gets now.
+    fn rate(&self, stream: &Stream) -> f64 {
+        let others = self.streams.len() as f64 - 1.0;
+        let speed = self.kind.speed * 5.0 / self.sizes[stream.model] * self.health;
+        if stream.has_begun { speed / (1.0 + self.kind.slowdown * others) } else { 25.0 * speed / (1.0 + 0.5 * others) }
+    }
+
+    /// Seconds until something happens here by itself.
+    pub fn next_change(&self) -> Option<f64> {
+        if self.health == 0.0 {
+            return None;
+        }
+        let left =
+            |stream: &Stream| if stream.has_begun { stream.output - stream.delivered } else { stream.prefill_left };
+        let streams = self.streams.iter().map(|stream| (left(stream) / self.rate(stream)).max(0.0));
+        streams.chain(self.loading.map(|(_, left)| left.max(0.0))).min_by(f64::total_cmp)
+    }
+
+    /// Lets time pass, and what is due by then happen.
+    pub fn advance(&mut self, now: f64, asks: &[Ask]) {
+        let passed = now - self.now;
+        self.now = now;
+        if self.health == 0.0 {
+            return;
+        }
+        let rates: Vec<f64> = self.streams.iter().map(|stream| self.rate(stream)).collect();
+        for (stream, rate) in self.streams.iter_mut().zip(rates) {
+            if stream.has_begun {
+                stream.delivered += rate * passed;
+            } else {
+                stream.prefill_left -= rate * passed;
+            }
+        }
+        if let Some((_, left)) = &mut self.loading {
+            *left -= passed;
+        }
+        self.settle(asks);
+    }
+
+    fn settle(&mut self, asks: &[Ask]) {
+        const EPSILON: f64 = 1e-6;
+        if let Some((model, _)) = self.loading.filter(|(_, left)| *left <= EPSILON) {
+            self.loading = None;
+            let slot = |_| Slot { session: 0, kept: 0.0, used_at: 0.0, is_busy: false };
+            let slots = (0..self.kind.slots).map(slot).collect();
+            let queue = self.waiting.remove(&model).unwrap_or_default();
+            self.runners.insert(model, Runner { slots, queue, is_expiring: false });
+            self.start(model, asks);
+            self.load_next();
+        }
+        for stream in &mut self.streams {
+            if !stream.has_begun && stream.prefill_left <= EPSILON {
+                stream.has_begun = true;
+                self.notes.push(Note::FirstByte(stream.job));
+            }
+        }
+        while let Some(index) =
+            self.streams.iter().position(|stream| stream.has_begun && stream.delivered >= stream.output - EPSILON)
+        {
+            let Stream { job, model, .. } = self.streams[index];
+            self.notes.push(Note::Done(job));
+            self.finish(index, asks);
+            self.start(model, asks);
+            self.load_next();
+        }
+    }
+
+    pub fn take_notes(&mut self) -> Vec<Note> {
+        std::mem::take(&mut self.notes)
+    }
+}

@@ -1,0 +1,112 @@
+//! Who asks for what, and when? Sessions of several turns, as `fleets.json` says.
+
+pub const USERS: usize = 20;
+/// The user who floods.
+pub const FLOOD: usize = USERS;
+
+/// splitmix64.
+pub struct Random(pub u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// From 0 to 1, never 0.
+    fn fraction(&mut self) -> f64 {
+        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -self.fraction().ln() * mean
+    }
+
+    fn lognormal(&mut self, median: f64, sigma: f64) -> f64 {
+        let (radius, angle) = ((-2.0 * self.fraction().ln()).sqrt(), std::f64::consts::TAU * self.fraction());
+        median * (sigma * radius * angle.cos()).exp()
+    }
+
+    fn zipf(&mut self, count: usize) -> usize {
+        let total: f64 = (1..=count).map(|rank| 1.0 / rank as f64).sum();
+        let mut rest = self.fraction() * total;
+        (1..=count)
+            .position(|rank| {
+                rest -= 1.0 / rank as f64;
+                rest <= 0.0
+            })
+            .unwrap_or(count - 1)
+    }
+}
+
+/// One request of the trace.
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub at: f64,
+    pub user: usize,
+    pub model: usize,
+    pub session: u64,
+    pub prompt: f64,
+    /// Of the prompt, what the turn before may have left in a cache.
+    pub shared: f64,
+    pub output: f64,
+}
+
+fn output(random: &mut Random) -> f64 {
+    random.lognormal(150.0, 0.9).clamp(2.0, 2000.0).round()
+}
+
+fn first_prompt(random: &mut Random) -> f64 {
+    random.lognormal(400.0, 1.0).clamp(20.0, 8000.0).round()
+}
+
+/// `count` requests in order of time, at `rate` a second in the mean.
+pub fn sessions(seed: u64, count: usize, rate: f64, models: usize) -> Vec<Ask> {
+    let mut random = Random(seed);
+    let mut asks: Vec<Ask> = Vec::new();
+    let (mut start, mut session) = (0.0, 0);
+    let horizon = count as f64 / rate * 1.3 + 300.0;
+    while start < horizon {
+        start += random.exponential(4.0 / rate);
+        session += 1;
+        converse(&mut random, start, session, models, &mut asks);
+    }
+    asks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    asks.truncate(count);
+    asks
+}
+
+fn converse(random: &mut Random, start: f64, session: u64, models: usize, asks: &mut Vec<Ask>) {
+    let user = (random.fraction() * USERS as f64) as usize % USERS;
+    let model = random.zipf(models);
+    let (mut at, mut prompt, mut shared) = (start, first_prompt(random), 0.0);
+    for _ in 0..20 {
+        let output = output(random);
+        asks.push(Ask { at, user, model, session, prompt, shared, output });
+        shared = prompt + output;
+        prompt = shared + random.lognormal(80.0, 0.8).clamp(5.0, 2000.0).round();
+        at += 15.0 + random.lognormal(30.0, 0.8);
+        if prompt > 16_000.0 || random.fraction() < 0.25 {
+            break;
+        }
+    }
+}
+
+/// Adds single turns of one more user between 20 % and 80 % of the run.
+pub fn with_flood(mut asks: Vec<Ask>, seed: u64, rate: f64, models: usize) -> Vec<Ask> {
+    let mut random = Random(seed ^ 0xF100D);
+    let end = asks.last().map_or(0.0, |ask| ask.at);
+    let (mut at, mut session) = (0.2 * end, 1 << 40);
+    while at < 0.8 * end {
+        at += random.exponential(1.0 / rate);
+        session += 1;
+        let (model, prompt) = (random.zipf(models), first_prompt(&mut random));
+        let output = output(&mut random);
+        asks.push(Ask { at, user: FLOOD, model, session, prompt, shared: 0.0, output });
+    }
+    asks.sort_by(|a, b| a.at.total_cmp(&b.at));
+    asks
+}
