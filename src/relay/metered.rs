@@ -1,8 +1,8 @@
 //! The body of a stream: passes a node's events on as they come, and accounts for itself at its end.
 //!
-//! States: `Passing` (the node still talks) → `Closing` (the terminal frame has passed; the connection is read to its end, so that
-//! it can be used again) → `Ended`. A failure goes straight to `Ended` with an error frame and no the terminal frame; the HTTP body
-//! itself ends properly. The slot is free and the row handed in as soon as the terminal frame is here.
+//! States: passing (the node still talks) → closing (the terminal frame has passed; the connection is read to its end, so
+//! that it can be used again) → ended. A failure goes straight to the end, with an error frame in place of the terminal
+//! one; the HTTP body itself ends properly. The slot is free and the row handed in as soon as the terminal frame is here.
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
