@@ -9,8 +9,8 @@ mod process;
 mod scrape;
 mod users;
 
-use std::collections::BTreeSet;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -31,9 +31,11 @@ const STAGES: [&str; 3] = ["auth", "route", "forward"];
 /// Why an attempt fails.
 const FAILURES: [&str; 8] = ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied"];
 const REJECTIONS: [&str; 6] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping"];
-/// The usual ways to end.
-const ENDS: [(&str, &str); 8] = [
+/// The usual ways to end. A stream that breaks has said 200 before.
+const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
+    ("200", "upstream_error"),
+    ("200", "timeout"),
     ("400", "client_error"),
     ("404", "client_error"),
     ("429", "rate_limited"),
@@ -68,6 +70,8 @@ pub struct Metrics {
     users: Option<Users>,
     /// Those whose series have begun.
     known_models: Mutex<BTreeSet<String>>,
+    /// By route, the models whose series have begun there.
+    begun: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
     /// Where most requests go, so where the series of each model begin.
     main_route: String,
 }
@@ -110,6 +114,7 @@ impl Metrics {
             users,
             registry,
             known_models: Mutex::default(),
+            begun: Mutex::default(),
             main_route: routes.first().copied().unwrap_or_default().to_owned(),
         };
         metrics.begin();
@@ -138,8 +143,12 @@ impl Metrics {
     fn begin_route(&self, route: &str) {
         self.families.in_flight.with_label_values(&[route]);
         self.families.request_duration.with_label_values(&[route, UNKNOWN_MODEL, "false"]);
+        self.begin_ends(route, UNKNOWN_MODEL);
+    }
+
+    fn begin_ends(&self, route: &str, model: &str) {
         for (code, outcome) in ENDS {
-            self.families.requests.with_label_values(&[route, UNKNOWN_MODEL, code, outcome]);
+            self.families.requests.with_label_values(&[route, model, code, outcome]);
         }
     }
 
@@ -182,9 +191,7 @@ impl Metrics {
         for stream in ["false", "true"] {
             families.request_duration.with_label_values(&[route, model, stream]);
         }
-        for (code, outcome) in ENDS {
-            families.requests.with_label_values(&[route, model, code, outcome]);
-        }
+        self.begin_ends(route, model);
     }
 
     /// A user is known from before.
@@ -195,7 +202,15 @@ impl Metrics {
     }
 
     /// A request was understood. Pair it with [`Metrics::left`].
-    pub fn entered(&self, route: &str) {
+    pub fn entered(&self, route: &'static str, model: &str) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let models = begun.entry(route).or_default();
+        if !models.contains(model) {
+            // So that the first failure on a route that is seldom used is seen to rise, too.
+            models.insert(model.to_owned());
+            self.begin_ends(route, model);
+        }
+        drop(begun);
         self.families.in_flight.with_label_values(&[route]).inc();
     }
 

@@ -8,6 +8,7 @@ use ollama_sim::{SimConfig, SimModel, SimNode};
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
 use crate::limits::Limits;
+use crate::metrics::UserLabel;
 use crate::relay::{Dispatcher, NodeSettings};
 use crate::store::{ApiKey, KeyDigest, NewUser, UserId, random_hex};
 
@@ -23,6 +24,7 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         let mut config = Config { nodes, ..Config::default() };
         config.server.bind = bind;
         config.server.drain_seconds = 5;
+        config.metrics.user_label = UserLabel::All;
         config.database.url = format!("sqlite://{}/gateway.db", folder.0.display());
         let log = config.log.install();
         if !config.bind().is_some_and(|address| address.ip().is_loopback()) {

@@ -28,7 +28,8 @@ pub(super) fn normalise(request: &mut ServiceRequest) {
 
 /// The path that is meant, and the key that was in it; `None` where nothing is to be done.
 fn clean(path: &str) -> Option<(String, Option<String>)> {
-    let (rest, key) = match path.strip_prefix("/k/").map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
+    let keyed = path.trim_start_matches('/').strip_prefix("k/");
+    let (rest, key) = match keyed.map(|rest| rest.split_once('/').unwrap_or((rest, ""))) {
         Some((key, rest)) => (format!("/{rest}"), Some(key.to_owned())),
         None => (path.to_owned(), None),
     };
@@ -75,5 +76,8 @@ mod tests {
         assert_eq!(key("/k/sk-a-1/api/chat"), ("/api/chat".to_owned(), Some("sk-a-1".to_owned())));
         assert_eq!(key("/k/sk-a-1"), ("/".to_owned(), Some("sk-a-1".to_owned())));
         assert_eq!(key("/k/sk-a-1/"), ("/".to_owned(), Some("sk-a-1".to_owned())));
+        assert_eq!(key("//k/sk-a-1//api/chat"), ("/api/chat".to_owned(), Some("sk-a-1".to_owned())));
+        // Somebody's key that was left empty, rather than a doubled slash.
+        assert_eq!(key("/k//api/chat"), ("/api/chat".to_owned(), Some(String::new())));
     }
 }

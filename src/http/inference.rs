@@ -339,7 +339,7 @@ impl Inference {
     }
 
     /// The model to use for the name that a client gives.
-    fn resolve(&self, model: &str) -> Result<Resolved, ApiError> {
+    pub(super) fn resolve(&self, model: &str) -> Result<Resolved, ApiError> {
         let look = |scheduler: &Scheduler| (self.names.resolve(model, scheduler), scheduler.can_serve());
         match self.relay.dispatcher.read(look) {
             (Some(found), _) => Ok(found),

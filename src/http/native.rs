@@ -60,12 +60,9 @@ pub async fn show(inference: Data<Inference>, _: Caller, body: FullBody) -> Resu
     let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
     let relay = &inference.relay;
-    let known = relay.dispatcher.read(|scheduler| scheduler.find_model(model).is_some());
-    if !known {
-        return Err(ApiError::unknown_model(model));
-    }
-    let request = Bytes::from(json!({ "model": model }).to_string());
-    for node in relay.dispatcher.read(|scheduler| scheduler.live_with(model)) {
+    let model = inference.resolve(model)?.name;
+    let request = Bytes::from(json!({ "model": &*model }).to_string());
+    for node in relay.dispatcher.read(|scheduler| scheduler.live_with(&model)) {
         let node = relay.fleet.get(node);
         let asking = inference.upstream.show(node, request.clone());
         match tokio::time::timeout(SHOW_PATIENCE, asking).await {

@@ -14,7 +14,7 @@ pub enum Dialect {
 impl Dialect {
     /// The dialect of a path, for errors of any kind.
     pub fn of_path(path: &str) -> Self {
-        if path.starts_with("/api/") {
+        if path == "/api" || path.starts_with("/api/") {
             Self::Ollama
         } else if path.starts_with("/v1/messages") {
             Self::Anthropic

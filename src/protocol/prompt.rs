@@ -47,9 +47,8 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
             &["messages", "system", "tools", "response_format"][..]
         }
         Endpoint::Chat => {
-            is_empty = object
-                .present("messages")
-                .is_none_or(|messages| messages.get().trim_matches(['[', ']', ' ']).is_empty());
+            is_empty = field::<Vec<&RawValue>>(object, "messages", "a list of messages, each an object")?
+                .is_none_or(|messages| messages.is_empty());
             if !is_empty {
                 messages(object, &mut images)?;
             }

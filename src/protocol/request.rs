@@ -135,9 +135,7 @@ impl InferenceRequest {
     fn read_openai(&mut self, body: &[u8], object: &Object<'_>) -> Result<(), BadRequest> {
         let max_tokens = output_of(object, "max_tokens")?;
         let newer = output_of(object, "max_completion_tokens")?;
-        if let Some(options) = field::<StreamOptions>(object, "stream_options", "an object")? {
-            self.include_usage = options.include_usage.unwrap_or(false);
-        }
+        self.include_usage = include_usage(object)?;
         if self.stream && !self.include_usage {
             let place = place(body, object, "stream_options");
             place.set(&mut self.edits, "stream_options", r#"{"include_usage":true}"#);
@@ -168,6 +166,9 @@ impl InferenceRequest {
             return Ok(());
         };
         let options = Object::parse(raw.get().as_bytes()).map_err(|_| bad("options", "`options` must be an object"))?;
+        if options.keys().filter(|name| *name == "num_predict").count() > 1 {
+            return Err(bad("options", "`num_predict` is given twice"));
+        }
         if let Some(limit) = options.present("num_predict") {
             let limit: i64 = serde_json::from_str(limit.get())
                 .map_err(|_| bad("options", "`num_predict` must be a whole number"))?;
@@ -218,9 +219,20 @@ impl InferenceRequest {
     }
 }
 
-#[derive(Deserialize)]
-struct StreamOptions {
-    include_usage: Option<bool>,
+/// Whether the client asks for the usage chunk; in one spelling, as for every field that is read.
+fn include_usage(object: &Object<'_>) -> Result<bool, BadRequest> {
+    let Some(raw) = object.present("stream_options") else { return Ok(false) };
+    let wrong = || bad("stream_options", "`stream_options` must be an object with one `include_usage`, true or false");
+    let options = Object::parse(raw.get().as_bytes()).map_err(|_| wrong())?;
+    let mut spellings = options.keys().filter(|name| fold(name) == "include_usage");
+    match (spellings.next(), spellings.next()) {
+        (None, _) => Ok(false),
+        (Some("include_usage"), None) => {
+            let asked = field::<bool>(&options, "include_usage", "true or false").map_err(|_| wrong())?;
+            Ok(asked.unwrap_or(false))
+        }
+        _ => Err(wrong()),
+    }
 }
 
 /// Where a member's value stands, or else where the member can be put.
@@ -423,6 +435,21 @@ mod tests {
             let body = format!(r#"{{"model":"m",{twin},{ONE}}}"#);
             assert!(chat(&body).is_err(), "{body}");
         }
+    }
+
+    #[test]
+    fn another_spelling_within_a_field_is_refused_too() {
+        for options in [
+            r#"{"include_usage":true,"Include_Usage":false}"#,
+            r#"{"include_usage":true,"include_usage":false}"#,
+            r#"{"INCLUDE_USAGE":true}"#,
+            r#"{"include_usage":1}"#,
+        ] {
+            let body = format!(r#"{{"model":"m","stream":true,"stream_options":{options},{ONE}}}"#);
+            assert_eq!(chat(&body).unwrap_err().param, Some("stream_options"), "{body}");
+        }
+        let body = r#"{"model":"m","prompt":"x","options":{"num_predict":1,"num_predict":9}}"#;
+        assert_eq!(InferenceRequest::parse(Endpoint::Generate, body.as_bytes()).unwrap_err().param, Some("options"));
     }
 
     #[test]

@@ -53,7 +53,7 @@ pub struct Meters {
 impl Meters {
     /// Begins the account of a request.
     pub fn start(&self, admission: Admission) -> Meter {
-        self.metrics.entered(admission.endpoint);
+        self.metrics.entered(admission.endpoint, &admission.listed_model);
         let open = Open {
             admission,
             reservation: None,

@@ -100,7 +100,16 @@ async fn the_events_of_a_message_come_in_their_order() {
     assert_eq!(reply.header("cache-control"), Some("no-cache"));
     let events = named_events_of(reply.text());
     let delta = "content_block_delta";
-    let order = ["message_start", "content_block_start", delta, delta, delta, "content_block_stop", "message_delta", "message_stop"];
+    let order = [
+        "message_start",
+        "content_block_start",
+        delta,
+        delta,
+        delta,
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+    ];
     assert_eq!(types(&events), order);
     assert_eq!(events[0]["message"]["id"], format!("msg_{}", reply.header("x-request-id").unwrap()));
     assert_row_is_as_the_node_counted(&app.rows_once(&key, 1).await[0], &simulated, 3);
@@ -114,7 +123,8 @@ async fn whatever_is_asked_in_anthropics_words_the_gateway_answers_as_the_node_i
     let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
-    let tool = json!({"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}});
+    let tool =
+        json!({"name": "weather", "input_schema": {"type": "object", "properties": {"city": {"type": "string"}}}});
     let picture = json!([{"role": "user", "content": [
         {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}},
         {"type": "text", "text": "what?"}]}]);
@@ -124,7 +134,11 @@ async fn whatever_is_asked_in_anthropics_words_the_gateway_answers_as_the_node_i
     for asked in [
         body("hello"),
         with(body("hi"), "system", json!("Be brief.")),
-        with(body("hi"), "system", json!([{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}])),
+        with(
+            body("hi"),
+            "system",
+            json!([{"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]),
+        ),
         with(body("think [[n=40]]"), "model", json!("qwen3:8b")),
         with(body("think [[n=40]]"), "thinking", json!({"type": "disabled"})),
         with(body("the weather?"), "tools", json!([tool])),

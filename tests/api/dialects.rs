@@ -61,7 +61,8 @@ pub fn timeless(text: &str) -> String {
         "created",
     ];
     MEMBERS.iter().fold(text.to_owned(), |text, member| {
-        let mut parts = text.split(&format!("\"{member}\":"));
+        let mark = format!("\"{member}\":");
+        let mut parts = text.split(&mark);
         let mut rest = parts.next().unwrap_or_default().to_owned();
         for part in parts {
             // Their values hold neither a comma nor a brace. A duration of zero is not there at all, comma and all.

@@ -239,7 +239,12 @@ impl TestApp {
 
     /// Sends a chat request; the head and the body of the answer, whose framing must be complete.
     pub async fn exchange(&self, key: &str, body: &Value) -> (String, String) {
-        let answer = self.send_bytes(&chat_bytes(key, body, "close")).await;
+        self.exchange_at("/v1/chat/completions", key, body).await
+    }
+
+    /// The same with another route.
+    pub async fn exchange_at(&self, path: &str, key: &str, body: &Value) -> (String, String) {
+        let answer = self.send_bytes(&post_bytes(path, key, body, "close")).await;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
         let head = head.to_ascii_lowercase();
         if !head.contains("transfer-encoding: chunked") {
@@ -343,10 +348,14 @@ pub fn stream_body(model: &str, prompt: &str) -> Value {
 
 /// A chat request as it goes over the wire.
 fn chat_bytes(key: &str, body: &Value, connection: &str) -> Vec<u8> {
+    post_bytes("/v1/chat/completions", key, body, connection)
+}
+
+fn post_bytes(path: &str, key: &str, body: &Value, connection: &str) -> Vec<u8> {
     let body = body.to_string();
     let length = body.len();
     format!(
-        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\nconnection: {connection}\r\n\
+        "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\nconnection: {connection}\r\n\
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     )
     .into_bytes()

@@ -5,19 +5,27 @@
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
 mod admin;
+mod anthropic;
 mod auth;
 mod cli;
+mod dialects;
 mod failures;
+mod fidelity;
 mod harness;
 mod input;
 mod limits;
 mod metrics;
+mod names;
+mod native;
 mod networks;
 mod openapi;
 mod ops;
+mod paths;
 mod relay;
+mod responses;
 mod scripted;
 mod shutdown;
 mod smoke;
 mod streams;
 mod usage;
+mod waiting;

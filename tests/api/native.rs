@@ -3,9 +3,7 @@ use awc::http::Method;
 use ollama_sim::{Fault, Outcome, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
-use crate::dialects::{
-    assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless,
-};
+use crate::dialects::{assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless};
 use crate::harness::{
     Reply, TestApp, TestDatabase, client, each_at_once, eventually, fast_node, node, spawn_app, spawn_app_with,
     stream_body,
@@ -212,8 +210,7 @@ async fn a_native_stream_that_breaks_ends_with_an_error_line_and_never_with_done
     let cases = SPEAKING.into_iter().flat_map(|route| faults.clone().map(|fault| (route, fault)));
     each_at_once(cases, async |(route, fault)| {
         // Slow enough for each line to come by itself.
-        let simulated =
-            SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::fast() }).await.unwrap();
+        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::fast() }).await.unwrap();
         let app = spawn_over(&simulated).await;
         let key = app.user("ann").await;
         simulated.set_fault(Some(fault.clone()));
@@ -366,7 +363,8 @@ async fn what_would_reload_or_unload_a_model_for_everybody_never_reaches_a_node(
         "num_thread": 1, "draft_num_predict": 1, "Num_Ctx": 2});
     for route in ROUTES {
         let mut asked = body_for(route, "[[n=3]]");
-        let kept = with(with(asked.clone(), "raw", json!(false)), "options", json!({"temperature": 0.5, "stop": ["x"]}));
+        let kept =
+            with(with(asked.clone(), "raw", json!(false)), "options", json!({"temperature": 0.5, "stop": ["x"]}));
         asked["keep_alive"] = 0.into();
         asked["template"] = "{{ .System }}".into();
         asked["shift"] = false.into();
@@ -422,7 +420,10 @@ async fn the_cap_of_a_user_with_tokens_per_day_is_num_predict_among_the_options(
 
             assert_eq!(reply.status, 200, "{}", reply.text());
             assert_eq!(last_seen(&simulated)["options"], sent, "{route} {asked}");
-            assert_eq!((&reply.json()["eval_count"], &reply.json()["done_reason"]), (&sent["num_predict"], &json!("length")));
+            assert_eq!(
+                (&reply.json()["eval_count"], &reply.json()["done_reason"]),
+                (&sent["num_predict"], &json!("length"))
+            );
         }
         let asked = body("[[n=30]]");
         app.post(route, &free, asked.clone()).await;
@@ -493,7 +494,9 @@ async fn messages_that_hold_something_are_no_empty_list() {
     let simulated = fast_node().await;
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
-    for (messages, status) in [("[\n\t]", 200), ("[ ]", 200), ("[[]]", 400), ("[[ ]]", 400), ("[{}]", 400), ("\"\"", 400)] {
+    for (messages, status) in
+        [("[\n\t]", 200), ("[ ]", 200), ("[[]]", 400), ("[[ ]]", 400), ("[{}]", 400), ("\"\"", 400)]
+    {
         let asked = format!(r#"{{"model":"llama3.2","messages":{messages}}}"#);
         let reply = app.send(Method::POST, "/api/chat", Some(&key), asked).await;
 
@@ -652,7 +655,8 @@ async fn a_client_that_leaves_a_native_request_stops_the_node() {
         simulated.fault_next([Fault::HangBeforeHead]);
         let (url, bearer) = (app.url("/api/chat"), key.clone());
         let asked = with(body("hi"), "stream", json!(stream)).to_string();
-        let asking = actix_rt::spawn(async move { drop(client().post(url).bearer_auth(bearer).send_body(asked).await) });
+        let asking =
+            actix_rt::spawn(async move { drop(client().post(url).bearer_auth(bearer).send_body(asked).await) });
         eventually("it is at the node", || simulated.stats().in_flight == 1).await;
 
         asking.abort();

@@ -208,8 +208,12 @@ async fn errors_of_responses_are_openais() {
         (with(body("hi"), "max_output_tokens", json!(0)), "max_output_tokens"),
         (with(body("hi"), "stream", json!("yes")), "stream"),
         (
-            with(body(""), "input", json!([{"role": "user", "content": [
-                {"type": "input_image", "image_url": "https://example.org/x.png"}]}])),
+            with(
+                body(""),
+                "input",
+                json!([{"role": "user", "content": [
+                {"type": "input_image", "image_url": "https://example.org/x.png"}]}]),
+            ),
             "input",
         ),
     ] {

@@ -1,0 +1,213 @@
+//! Other names for models, and what stands in for a model that no node has.
+use std::collections::BTreeMap;
+
+use ollama_gateway::config::Config;
+use ollama_sim::{SimConfig, SimModel, SimNode};
+use serde_json::{Value, json};
+
+use crate::dialects::last_seen;
+use crate::harness::{TestApp, TestDatabase, error_of, events_of, eventually, fast_node, node, spawn_app_with};
+
+const ROUTES: [&str; 9] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/embeddings",
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+];
+
+fn body(model: &str, stream: bool) -> Value {
+    json!({"model": model, "stream": stream, "max_tokens": 50, "prompt": "hi", "input": "hi",
+        "messages": [{"role": "user", "content": "hi"}]})
+}
+
+fn text(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn named(config: &mut Config) {
+    let aliases = [
+        ("gpt-4o-mini", "llama3.2"),
+        ("small/one:v1", "llama3.2:1b"),
+        ("text-embedding-3-small", "all-minilm"),
+        ("lost", "nothere"),
+    ];
+    config.models.aliases = aliases.into_iter().map(|(name, model)| (name.to_owned(), model.to_owned())).collect();
+    config.models.fallbacks = BTreeMap::from([
+        ("llama3.1".to_owned(), text(&["nothere", "llama3.2:1b", "llama3.2"])),
+        ("llama3.2".to_owned(), text(&["llama3.2:1b"])),
+        ("gone".to_owned(), text(&["nothere", "neither"])),
+    ]);
+}
+
+async fn spawn_named(simulated: &SimNode) -> TestApp {
+    spawn_app_with(vec![node("a", simulated.url(), 4)], TestDatabase::sqlite(), named).await
+}
+
+#[actix_rt::test]
+async fn the_node_hears_the_real_name_on_every_route_and_the_row_keeps_the_clients() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+    let mut count = 0;
+    for (route, stream) in ROUTES.into_iter().flat_map(|route| [(route, false), (route, true)]) {
+        let (alias, model) = if route.contains("embed") {
+            ("text-embedding-3-small", "all-minilm")
+        } else {
+            ("gpt-4o-mini", "llama3.2")
+        };
+        let reply = app.post(route, &key, body(alias, stream)).await;
+
+        assert_eq!(reply.status, 200, "{route} {stream}: {}", reply.text());
+        let mut expected = body(model, stream);
+        if stream && ["/v1/chat/completions", "/v1/completions"].contains(&route) {
+            expected["stream_options"] = json!({"include_usage": true});
+        }
+        assert_eq!(last_seen(&simulated), expected, "{route} {stream}");
+        count += 1;
+        let row = &app.rows_once(&key, count).await[0];
+        assert_eq!((&row["model"], &row["status"]), (&json!(alias), &json!("completed")), "{route}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn only_the_name_changes_in_the_bytes_of_a_request() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+    let asked = "{ \"x\":[1.0 , 2e1],\"model\" :  \"gpt-4o-mini\" ,\"messages\":[{\"role\":\"user\",\"content\":\"gpt-4o-mini \\u00e9\"}]}";
+
+    let reply = app.send(awc::http::Method::POST, "/v1/chat/completions", Some(&key), asked).await;
+
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let sent = simulated.requests().pop().unwrap().body;
+    assert_eq!(sent, asked.replacen("\"gpt-4o-mini\"", "\"llama3.2\"", 1));
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn other_names_are_listed_and_retrieved_like_models() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+
+    let list = app.get("/v1/models", &key).await.json();
+
+    let ids: Vec<&str> = list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    for name in ["llama3.2:latest", "gpt-4o-mini", "small/one:v1", "text-embedding-3-small"] {
+        assert_eq!(ids.iter().filter(|id| **id == name).count(), 1, "{name}: {ids:?}");
+    }
+    for name in ["lost", "llama3.1", "gone"] {
+        assert!(!ids.contains(&name), "{name} stands for nothing that is there, or is no name of its own");
+    }
+    for model in list["data"].as_array().unwrap() {
+        assert_eq!((&model["object"], &model["owned_by"]), (&json!("model"), &json!("library")));
+        assert!(model["created"].as_i64() > Some(0), "{model}");
+    }
+    for path in ["gpt-4o-mini", "small/one:v1", "small%2Fone%3Av1"] {
+        let model = app.get(&format!("/v1/models/{path}"), &key).await;
+        assert_eq!(model.status, 200, "{path}: {}", model.text());
+        assert!(ids.contains(&model.json()["id"].as_str().unwrap()), "{path}");
+    }
+    let lost = app.get("/v1/models/lost", &key).await;
+    assert_eq!(error_of(&lost, 404)["code"], "model_not_found");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn ollamas_own_clients_know_a_model_by_its_other_name_too() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+
+    // As `ollama run` begins.
+    let shown = app.post("/api/show", &key, json!({"model": "gpt-4o-mini"})).await;
+    let loaded = app.post("/api/generate", &key, json!({"model": "gpt-4o-mini"})).await;
+
+    assert_eq!(shown.status, 200, "{}", shown.text());
+    assert_eq!(last_seen(&simulated), json!({"model": "llama3.2"}));
+    assert_eq!((loaded.status.as_u16(), &loaded.json()["model"]), (200, &json!("gpt-4o-mini")));
+    assert_eq!(app.post("/api/show", &key, json!({"model": "llama3.1"})).await.status, 200, "by its stand-in");
+    assert_eq!(app.post("/api/show", &key, json!({"model": "lost"})).await.status, 404);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn the_first_stand_in_that_a_node_has_is_used_and_none_where_the_model_is_there() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+    for (asked, used) in [("llama3.1", "llama3.2:1b"), ("llama3.2", "llama3.2"), ("gpt-4o-mini", "llama3.2")] {
+        for stream in [false, true] {
+            let reply = app.post("/v1/chat/completions", &key, body(asked, stream)).await;
+
+            assert_eq!(reply.status, 200, "{asked}: {}", reply.text());
+            assert_eq!(last_seen(&simulated)["model"], used, "{asked}");
+            if stream {
+                assert_eq!(events_of(reply.text()).last(), Some(&"[DONE]"));
+            } else {
+                assert_eq!(reply.json()["model"], used, "an answer says what made it");
+            }
+        }
+    }
+    for asked in ["gone", "lost", "nothere"] {
+        let reply = app.post("/v1/chat/completions", &key, body(asked, true)).await;
+        let error = error_of(&reply, 404);
+        assert_eq!(error["code"], "model_not_found");
+        assert!(error["message"].as_str().unwrap().contains(asked), "in the client's own words: {error}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_alias_of_a_model_that_no_node_has_means_its_stand_in() {
+    let models = vec![SimModel::chat("llama3.2:1b", 1.3)];
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+
+    let reply = app.post("/v1/chat/completions", &key, body("gpt-4o-mini", false)).await;
+
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(last_seen(&simulated)["model"], "llama3.2:1b");
+    let list = app.get("/v1/models", &key).await.text().to_owned();
+    assert!(list.contains("gpt-4o-mini") && !list.contains("text-embedding-3-small"), "{list}");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn metrics_know_models_by_the_nodes_names_alone() {
+    let simulated = fast_node().await;
+    let app = spawn_named(&simulated).await;
+    let key = app.user("ann").await;
+    assert_eq!(app.post("/v1/chat/completions", &key, body("gpt-4o-mini", false)).await.status, 200);
+    app.rows_once(&key, 1).await;
+
+    let metrics = app.send(awc::http::Method::GET, "/metrics", None, "").await.text().to_owned();
+
+    assert!(metrics.contains("model=\"llama3.2:latest\"") && !metrics.contains("gpt-4o-mini"), "{metrics}");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_model_whose_node_is_down_is_waited_for_and_not_replaced() {
+    let with = |model: &str| SimConfig { models: vec![SimModel::chat(model, 1.0)], ..SimConfig::fast() };
+    let (first, second) =
+        (SimNode::start(with("llama3.2")).await.unwrap(), SimNode::start(with("llama3.2:1b")).await.unwrap());
+    let nodes = vec![node("a", first.url(), 1), node("b", second.url(), 1)];
+    let app = spawn_app_with(nodes, TestDatabase::sqlite(), named).await;
+    let key = app.user("ann").await;
+    first.stop().await;
+    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.can_serve()) == 1).await;
+
+    let reply = app.post("/v1/chat/completions", &key, body("gpt-4o-mini", false)).await;
+
+    let named = (reply.status.as_u16(), second.requests().len());
+    assert!([(503, 0), (200, 1)].contains(&named), "{named:?}: {}", reply.text());
+    app.stop().await;
+}
