@@ -99,10 +99,10 @@ def panel(kind, title, description, queries, unit, size, options, custom=None, l
             "fieldConfig": {"defaults": defaults, "overrides": overrides(colours)}, "options": options}
 
 
-def stat(title, description, expr, unit, limits=None, width=3, mappings=None, decimals=None, spark=True, legend=""):
+def stat(title, description, expr, unit, limits=None, width=3, mappings=None, decimals=None, spark=True, legend="", height=4):
     options = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}, "colorMode": "value",
                "graphMode": "area" if spark else "none", "textMode": "auto", "justifyMode": "auto", "orientation": "auto"}
-    return panel("stat", title, description, [(expr, legend)], unit, (width, 4), options, limits=limits,
+    return panel("stat", title, description, [(expr, legend)], unit, (width, height), options, limits=limits,
                  mappings=mappings, decimals=decimals)
 
 
@@ -299,7 +299,7 @@ def fleet():
         row("The gateway itself"),
         stat("Usage storage", "Whether usage rows can be stored. While they cannot, they wait in memory, and readiness "
              "says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
-             rising((1, "green")), 4, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False),
+             rising((1, "green")), 4, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False, height=8),
         graph("Usage rows in memory", "Of running requests, and those not yet written. New requests get 503 at 16384.",
               [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "{{instance}}")], "none", (6, 8)),
         graph("Memory", "In use by the gateway.",
@@ -317,11 +317,11 @@ def node():
         timeline("State", "Up; on trial or with one failure outstanding; down.", [(node_state(NODE), "{{node}}")],
                  NODE_STATE, (16, 7)),
         stat("Up", "Nodes that can be given requests, of those chosen.",
-             "sum(max by (node) (" + series("gateway_node_up", NODE) + "))", "none", rising((1, "green")), 4, spark=False),
+             "sum(max by (node) (" + series("gateway_node_up", NODE) + "))", "none", rising((1, "green")), 4, spark=False, height=7),
         stat("Imbalance", "Standard deviation of the nodes' request rates over their mean: 0 is even. Nodes of unequal "
-             "speed are rightly uneven.",
+             "speed are rightly uneven, and one that is down counts as idle.",
              f"stddev(sum by (node) ({rate('gateway_node_requests_total', NODE)})) / avg(sum by (node) ({rate('gateway_node_requests_total', NODE)}))",
-             "percentunit", thresholds((1, "yellow")), 4),
+             "percentunit", thresholds((1, "yellow")), 4, height=7),
         row("Load"),
         graph("Running", "Requests on each node, over all its models.",
               [("sum by (node) (" + series("gateway_node_slots_in_use", NODE) + ")", "{{node}}")], "none", stack=True),
@@ -428,7 +428,7 @@ def usage():
                (f"sum by (user) ({increase(requests, user)})", ""),
                ("sum by (user) (" + increase(requests, user, 'code_class="4xx"') + ")", "")], "short", (12, 9),
               {"user": "User", "Value #A": "Input", "Value #B": "Output", "Value #C": "Requests", "Value #D": "Refused"}),
-        graph("Answers by user and class", "2xx, 4xx (their fault, or a limit), 5xx (ours).",
+        graph("Answers by class", "Of the users chosen: 2xx, 4xx (their fault, or a limit), 5xx (ours).",
               [(f"sum by (code_class) ({rate(requests, user)})", "{{code_class}}")], "reqps", (12, 9), stack=True,
               colours=["2xx", "4xx", "5xx"]),
         row("Limits and models"),

@@ -261,7 +261,10 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::Exists(_) => Self::conflict(error.to_string()),
             StoreError::NotFound(_) => Self::not_found(error.to_string()),
-            StoreError::TimedOut | StoreError::Database(_) | StoreError::Folder(_) => {
+            StoreError::TimedOut
+            | StoreError::Database(_)
+            | StoreError::Folder(_)
+            | StoreError::PasswordFile { .. } => {
                 // What a database says may hold what was asked of it: for the operator only.
                 tracing::error!(%error, "the database failed a request");
                 let message = "The database is not available. Please try again in 5s.";

@@ -5,7 +5,7 @@ mod recorder;
 mod usage;
 
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use migration::Migrator;
@@ -33,11 +33,13 @@ pub struct Settings {
     /// `sqlite://PATH` (created when it does not exist) or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
     /// Default `sqlite://data/gateway.db`.
     pub url: String,
+    /// A file that holds the password, which then stays out of `url`; Postgres only. Default `null`.
+    pub password_file: Option<PathBuf>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { url: "sqlite://data/gateway.db".to_owned() }
+        Self { url: "sqlite://data/gateway.db".to_owned(), password_file: None }
     }
 }
 
@@ -72,6 +74,14 @@ pub enum StoreError {
     /// The folder of the database file could not be made.
     #[error("the folder of the database file could not be made: {0}")]
     Folder(#[from] std::io::Error),
+    /// The file with the password could not be read.
+    #[error("database.password_file: {}: {error}", path.display())]
+    PasswordFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
 }
 
 /// An open database with the current schema. Cheap to clone.
@@ -89,7 +99,13 @@ impl Store {
         if let Some(folder) = settings.sqlite_path().and_then(Path::parent) {
             std::fs::create_dir_all(folder)?;
         }
-        let db = Database::connect(options(&settings.url)).await?;
+        let mut options = options(&settings.url);
+        if let Some(path) = &settings.password_file {
+            let password = std::fs::read_to_string(path)
+                .map_err(|error| StoreError::PasswordFile { path: path.clone(), error })?;
+            options.map_sqlx_postgres_opts(move |postgres| postgres.password(password.trim_end()));
+        }
+        let db = Database::connect(options).await?;
         let store = Self { db };
         store.migrate().await?;
         Ok(store)
@@ -143,5 +159,23 @@ async fn within_deadline<T>(statement: impl Future<Output = Result<T, DbErr>>) -
     match tokio::time::timeout(STATEMENT_DEADLINE, statement).await {
         Ok(result) => Ok(result?),
         Err(_) => Err(StoreError::TimedOut),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn a_password_file_is_read_before_anything_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, database) = (folder.path().join("password"), folder.path().join("gateway.db"));
+        let url = format!("sqlite://{}", database.display());
+        let settings = Settings { url, password_file: Some(file.clone()) };
+        let error = Store::open(&settings).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("database.password_file: {}: ", file.display())), "{error}");
+        assert!(!database.exists());
+        std::fs::write(&file, "secret\n").unwrap();
+        Store::open(&settings).await.unwrap().close().await;
     }
 }
