@@ -396,7 +396,7 @@ async fn a_node_that_dies_under_load_costs_no_request_that_had_not_begun() {
     let nodes: Vec<&SimNode> = simulated.iter().collect();
     let app = spawn_over(&nodes, |_| {}).await;
     let key = app.user("ann").await;
-    let mut ended = 0;
+    let (mut ended, mut has_died) = (0, false);
     let mut wrong = Vec::new();
     let requests = (0..150).map(|number| one_of_many(&app, &key, number));
     let mut running = futures_util::stream::iter(requests).buffer_unordered(15);
@@ -404,11 +404,12 @@ async fn a_node_that_dies_under_load_costs_no_request_that_had_not_begun() {
     while let Some(outcome) = running.next().await {
         wrong.extend(outcome);
         ended += 1;
-        if ended == 40 {
-            assert!(simulated[0].stats().in_flight > 0, "it dies at work");
+        if !has_died && ended >= 40 && simulated[0].stats().in_flight > 0 {
+            has_died = true;
             simulated[0].stop().await;
         }
     }
+    assert!(has_died, "it dies at work");
     let seen_before = simulated[0].requests().len();
     simulated[0].restart().await.unwrap();
     eventually("the node is back", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 3)).await;
