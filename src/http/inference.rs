@@ -21,7 +21,7 @@ use super::openapi;
 use super::requests;
 use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
-use crate::limits::{Moment, Need};
+use crate::limits::{Exceeded, Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Upstream};
 use crate::scheduler::Scheduler;
@@ -279,12 +279,7 @@ impl Inference {
         };
         let output_cap = match meter.admit(need) {
             Ok(output_cap) => output_cap,
-            Err(exceeded) => {
-                self.meters.metrics.rate_limited(exceeded.limit_name());
-                let error = ApiError::exceeded(exceeded, account.standing(received));
-                meter.finish(Status::Refused, error.code());
-                return Err(error);
-            }
+            Err(exceeded) => return Err(self.refuse(exceeded, meter, &account, received)),
         };
         let job = Job {
             meter,
@@ -296,8 +291,21 @@ impl Inference {
             request_id: id.0.to_string(),
             body: request.rewrite(body, output_cap),
         };
-        let asked = request.model;
         self.meters.metrics.overhead("route", self.meters.clock.uptime().saturating_sub(received.uptime));
+        self.carry(job, request.model, &account).await
+    }
+
+    /// Words a limit's refusal and closes the account.
+    fn refuse(&self, exceeded: Exceeded, meter: Meter, account: &Account, received: Moment) -> ApiError {
+        self.meters.metrics.rate_limited(exceeded.limit_name());
+        let error = ApiError::exceeded(exceeded, account.standing(received));
+        meter.finish(Status::Refused, error.code());
+        error
+    }
+
+    /// Brings the answer, or why there is none; `asked` is the model in the client's words.
+    async fn carry(&self, job: Job, asked: String, account: &Account) -> Result<HttpResponse, ApiError> {
+        let endpoint = job.endpoint;
         let result = if job.stream {
             let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
             let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
@@ -315,7 +323,7 @@ impl Inference {
             self.relay.carry(&self.upstream, job).await
         };
         match result {
-            Ok(answer) => Ok(respond(endpoint, answer, &account, self.meters.clock.now())),
+            Ok(answer) => Ok(respond(endpoint, answer, account, self.meters.clock.now())),
             Err(CarryError { meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &asked);
                 meter.finish(status, error.code());

@@ -5,13 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
+use super::Settings;
 use super::catalog::Catalog;
 use super::dispatcher::{Dispatcher, Grant, Ticket};
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience};
 use super::nodes::Fleet;
 use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
-use super::{Settings, upstream};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
@@ -267,7 +267,7 @@ async fn open_stream(
         };
         editor.push(chunk, &mut first).map_err(|fault| {
             let failure = if matches!(fault, StreamFault::Node(_)) { Failure::Crashed } else { Failure::Garbled };
-            upstream::AttemptError::new(failure, fault.to_string())
+            AttemptError::new(failure, fault.to_string())
         })?;
     }
     Ok(OpenStream { response, editor, first })
