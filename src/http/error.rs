@@ -78,6 +78,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("not_found"), message)
     }
 
+    /// 404 for a part of OpenAI's API that the service does not have.
+    pub fn unsupported(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unsupported_endpoint"), message)
+    }
+
     /// 404: no node lists this model.
     pub fn unknown_model(model: &str) -> Self {
         let message =
@@ -226,6 +231,12 @@ impl ApiError {
             Failure::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message),
             _ => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("upstream_error"), message),
         }
+    }
+
+    /// A 429 says where the user stands, whichever limit it was.
+    pub fn for_user(self, standing: Standing) -> Self {
+        let is_limit = self.0.status == StatusCode::TOO_MANY_REQUESTS;
+        self.with(|words| words.standing = words.standing.take().or(is_limit.then_some(standing)))
     }
 
     /// The words.

@@ -12,6 +12,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, HttpRespons
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::address::Deployment;
 use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
@@ -27,6 +28,8 @@ use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, R
 use crate::scheduler::Scheduler;
 use crate::store::{Account, Recorder, Status};
 
+/// Headers of Anthropic's API that say which of its versions and trials the client speaks.
+const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
 /// When a client that asks before any node was heard of is to come back.
 const UNHEARD_RETRY: Duration = Duration::from_secs(5);
 
@@ -247,6 +250,14 @@ pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
     call.serve(Endpoint::EmbedOne).await
 }
 
+/// Sound, which nodes take and give without a word of how much work it was.
+pub(super) async fn unmetered_audio(_: Caller) -> Result<HttpResponse, ApiError> {
+    Err(ApiError::unsupported(
+        "The audio API is not offered here: nodes report no tokens for it, so that it could not be metered. To have \
+         sound understood, send it as an `input_audio` part of a message to POST /v1/chat/completions.",
+    ))
+}
+
 impl Inference {
     /// The path of one request; the steps are those of the crate's first page.
     async fn serve(
@@ -262,14 +273,14 @@ impl Inference {
             return Err(ApiError::stopping());
         }
         let received = self.meters.clock.now();
-        let mut request = InferenceRequest::parse(endpoint, &body)?;
+        let deployment = http.extensions().get::<Deployment>().cloned();
+        let deployment = deployment.as_ref().map(|Deployment(model)| model.as_str());
+        let mut request = InferenceRequest::parse_for(endpoint, &body, deployment)?;
         if let Some(idle) = request.idle {
             return self.answer_idle(&request, idle);
         }
         let model = self.resolve(&request.model)?;
-        if *model.name != *request.model {
-            request.rename(&model.name);
-        }
+        request.ask_for(&model.name);
         let mut meter = self.begin(&request, &model, id, &account, received)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
@@ -289,6 +300,7 @@ impl Inference {
             stream: request.stream,
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
+            headers: forwarded(endpoint, http),
             body: request.rewrite(body, output_cap),
         };
         self.meters.metrics.overhead("route", self.meters.clock.uptime().saturating_sub(received.uptime));
@@ -327,7 +339,7 @@ impl Inference {
             Err(CarryError { meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &asked);
                 meter.finish(status, error.code());
-                Err(error)
+                Err(error.for_user(account.standing(self.meters.clock.now())))
             }
         }
     }
@@ -385,6 +397,15 @@ impl Inference {
             prompt_estimate: request.prompt_bound / 4,
         }))
     }
+}
+
+/// What of the client's headers goes to the node.
+fn forwarded(endpoint: Endpoint, http: &HttpRequest) -> Vec<(&'static str, String)> {
+    if endpoint.dialect() != Dialect::Anthropic {
+        return Vec::new();
+    }
+    let values = |name| http.headers().get_all(name).filter_map(|value| value.to_str().ok());
+    ANTHROPIC.into_iter().flat_map(|name| values(name).map(move |value| (name, value.to_owned()))).collect()
 }
 
 fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -> HttpResponse {

@@ -102,7 +102,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/api/ps").route(web::get().to(native::ps)))
         .service(readable("/api/version", native::version))
         .service(post("/api/show").route(web::post().to(native::show)))
-        .configure(managed)
+        .configure(refused)
         .service(get("/v1/models").route(web::get().to(models::list)))
         // A model's name may hold slashes.
         .service(get("/v1/models/{id:.+}").route(web::get().to(models::retrieve)))
@@ -122,10 +122,13 @@ pub fn routes(config: &mut ServiceConfig) {
         .default_service(web::to(unknown_path));
 }
 
-/// What changes the models of everybody, in Ollama's own API.
-fn managed(config: &mut ServiceConfig) {
+/// What a client may well ask for and gets a clear no to, whatever the method.
+fn refused(config: &mut ServiceConfig) {
     for path in ["pull", "push", "create", "copy", "delete", "blobs/{digest}"] {
         config.service(web::resource(format!("/api/{path}")).default_service(web::to(native::managed)));
+    }
+    for path in ["transcriptions", "translations", "speech"] {
+        config.service(web::resource(format!("/v1/audio/{path}")).default_service(web::to(inference::unmetered_audio)));
     }
 }
 

@@ -32,6 +32,12 @@ impl ModelNames {
         };
         std::iter::once(meant).chain(instead).find_map(find)
     }
+
+    /// The other names that mean a model some node lists, each with that model's own.
+    pub fn listed_aliases(&self, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
+        let listed = |alias: &String| Some((alias.clone(), self.resolve(alias, scheduler)?.listed));
+        self.aliases.keys().filter_map(listed).collect()
+    }
 }
 
 /// A model that some node lists.

@@ -17,13 +17,31 @@ const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 
 /// List models (Ollama)
 ///
-/// The models of all nodes, as the nodes list them.
+/// The models of all nodes, as the nodes list them, and the other names that the operator gave them.
 #[utoipa::path(
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
 )]
 pub async fn tags(inference: Data<Inference>, _: Caller) -> Json<Value> {
-    Json(json!({ "models": inference.relay.catalog.tags() }))
+    let mut models = inference.relay.catalog.tags();
+    let aliases = inference.relay.dispatcher.read(|scheduler| inference.names.listed_aliases(scheduler));
+    for (alias, listed) in aliases {
+        if let Some(model) = models.iter().find(|model| model["name"] == *listed) {
+            let renamed = with_name(model, &alias);
+            models.push(renamed);
+        }
+    }
+    Json(json!({ "models": models }))
+}
+
+fn with_name(model: &Value, name: &str) -> Value {
+    let mut model = model.clone();
+    for key in ["name", "model"] {
+        if model.get(key).is_some() {
+            model[key] = name.into();
+        }
+    }
+    model
 }
 
 /// List loaded models (Ollama)

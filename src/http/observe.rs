@@ -17,6 +17,7 @@ use crate::relay::Meters;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
+const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
 /// Longest id of a client's own that is echoed.
 const MAX_CLIENT_ID: usize = 128;
@@ -55,12 +56,17 @@ pub async fn observe(
         Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),
         None => in_words_of(dialect, next.call(request).await?),
     };
-    if let (Some(meters), Some(received)) = (meters, received)
+    let spent = meters.as_ref().zip(received).map(|(meters, received)| meters.clock.uptime().saturating_sub(received));
+    if let (Some(meters), Some(spent)) = (meters, spent)
         && response.request().extensions().get::<Accounted>().is_none()
     {
-        report(&response, id, &meters, received);
+        report(&response, id, &meters, spent);
     }
+    let in_openais_words = dialect == Dialect::OpenAi && response.request().path().starts_with("/v1/");
     let headers = response.headers_mut();
+    if let Some(spent) = spent.filter(|_| in_openais_words) {
+        headers.insert(PROCESSING, HeaderValue::from(u64::try_from(spent.as_millis()).unwrap_or(u64::MAX)));
+    }
     if let Some(allowed) = allowed {
         allowed.put(headers);
     }
@@ -88,7 +94,7 @@ fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {
     printable.then(|| id.clone())
 }
 
-fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, received: std::time::Duration) {
+fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, duration: std::time::Duration) {
     // Never the raw path: it is the client's own text, and may hold anything.
     let pattern = response.request().match_pattern();
     let route = pattern.as_deref().unwrap_or("_unmatched");
@@ -100,7 +106,6 @@ fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, received:
         500.. => "upstream_error",
         _ => "ok",
     };
-    let duration = meters.clock.uptime().saturating_sub(received);
     meters.metrics.ended(Ended { route, model: UNKNOWN_MODEL, stream: false, code, outcome, duration });
     // Never the message: it may quote the client.
     let error = response.response().error().and_then(|error| error.as_error::<ApiError>()).and_then(ApiError::word);

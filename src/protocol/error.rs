@@ -38,7 +38,7 @@ impl ErrorObject<'_> {
             Dialect::Ollama => format!("{}\n", self.body(Dialect::Ollama)),
             Dialect::Anthropic => format!("event: error\ndata: {}\n\n", self.body(Dialect::Anthropic)),
             Dialect::OpenAi if endpoint == Endpoint::Responses => {
-                let error = json!({ "code": "server_error", "message": self.message });
+                let error = json!({ "code": self.response_code(), "message": self.message });
                 format!(
                     "event: response.failed\ndata: {{\"type\":\"response.failed\",\"sequence_number\":{sequence},\
                      \"response\":{{\"id\":{id},\"object\":\"response\",\"status\":\"failed\",\"output\":[],\
@@ -46,6 +46,15 @@ impl ErrorObject<'_> {
                 )
             }
             Dialect::OpenAi => format!("data: {}\n\n", self.body(Dialect::OpenAi)),
+        }
+    }
+
+    /// The word in a failed response: clients of that API know few, and tell by them whether to try again.
+    fn response_code(&self) -> &str {
+        match (self.kind, self.code) {
+            (_, Some(code @ ("rate_limit_exceeded" | "insufficient_quota" | "server_is_overloaded"))) => code,
+            ("invalid_request_error" | "not_found_error", _) => "invalid_prompt",
+            _ => "server_error",
         }
     }
 
@@ -105,5 +114,15 @@ mod tests {
         let data = frame.strip_prefix("event: response.failed\ndata: ").unwrap();
         let data: serde_json::Value = serde_json::from_str(data).unwrap();
         assert_eq!((data["sequence_number"].as_u64(), &data["response"]["id"]), (Some(7), &json!("resp_1")));
+    }
+
+    #[test]
+    fn a_failed_response_says_in_one_word_what_to_do_about_it() {
+        let word = |kind, code| ErrorObject { message: "no", kind, param: None, code }.response_code().to_owned();
+        assert_eq!(word("server_error", Some("server_is_overloaded")), "server_is_overloaded");
+        assert_eq!(word("rate_limit_error", Some("rate_limit_exceeded")), "rate_limit_exceeded");
+        assert_eq!(word("invalid_request_error", None), "invalid_prompt");
+        assert_eq!(word("not_found_error", Some("model_not_found")), "invalid_prompt");
+        assert_eq!(word("server_error", Some("upstream_error")), "server_error");
     }
 }

@@ -9,7 +9,7 @@
 //! | request | `max_tokens` is set from `max_completion_tokens` | Ollama ignores the newer name |
 //! | request | `max_tokens` (in the dialect's own words) is added for users with a daily limit who name none | the limit must hold |
 //! | request, native | `keep_alive`, `shift`, `template` and the options that reload a model are taken out | one user's would be everybody's |
-//! | request | `model` is replaced where the operator gave it another name or a fallback | |
+//! | request | `model` is replaced where the operator gave it another name or a fallback, or where the path names another (Azure's form) | |
 //! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |
 //! | stream | the usage chunk, and zero `usage` members, are hidden from clients that did not ask for them | see the first |
 mod answer;
@@ -17,13 +17,16 @@ mod endpoint;
 mod error;
 mod frames;
 mod json;
+mod path;
 mod prompt;
 mod request;
 mod stream;
+mod unsupported;
 
 pub use answer::{Usage, edit_answer};
 pub use endpoint::{Dialect, Endpoint};
 pub use error::{ErrorObject, is_error_body, message_of};
 pub use frames::{FrameTooLong, Frames, Framing};
+pub use path::{Meant, meant};
 pub use request::{BadRequest, Idle, InferenceRequest};
 pub use stream::{Progress, StreamEditor, StreamFault};

@@ -1,7 +1,7 @@
 //! How large is a prompt, and is it one? Checked and measured in each dialect, without looking at what it says.
 //!
 //! Every token stands for at least a byte of text, and JSON only makes text longer: the length of the raw members is an
-//! upper bound. Images are counted by number, whatever their size.
+//! upper bound. Images are counted by number, whatever their size; sound by its size, far below a token a byte.
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +11,8 @@ use super::request::{BadRequest, bad, field};
 
 /// Tokens that one image takes at most.
 const IMAGE_TOKENS: usize = 4096;
+/// Bytes of base64 that a token of sound stands for, at least: the tightest speech codecs beside the finest models.
+const SOUND_BYTES_PER_TOKEN: usize = 32;
 /// Tokens that a chat template adds around the messages, at most, beyond the JSON that surrounded them.
 const TEMPLATE_TOKENS: usize = 32;
 const MAX_IMAGES: usize = 128;
@@ -24,33 +26,42 @@ pub(super) struct Prompt {
     pub(super) is_empty: bool,
 }
 
+/// What is no text, though it is written as text.
 #[derive(Default)]
-struct Images {
-    count: usize,
+struct Media {
+    images: usize,
+    /// Of base64.
     bytes: usize,
+    tokens: usize,
 }
 
-impl Images {
-    fn add(&mut self, raw: &RawValue) {
-        self.count += 1;
+impl Media {
+    fn add_image(&mut self, raw: &RawValue) {
+        self.images += 1;
         self.bytes += raw.get().len();
+        self.tokens += IMAGE_TOKENS;
+    }
+
+    fn add_sound(&mut self, raw: &RawValue) {
+        self.bytes += raw.get().len();
+        self.tokens += raw.get().len().div_ceil(SOUND_BYTES_PER_TOKEN);
     }
 }
 
 /// Checks the prompt of a request and measures it.
 pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt, BadRequest> {
-    let mut images = Images::default();
+    let mut media = Media::default();
     let mut is_empty = false;
     let text = match endpoint {
         Endpoint::ChatCompletions | Endpoint::Messages => {
-            messages(object, &mut images)?;
+            messages(object, &mut media)?;
             &["messages", "system", "tools", "response_format"][..]
         }
         Endpoint::Chat => {
             is_empty = field::<Vec<&RawValue>>(object, "messages", "a list of messages, each an object")?
                 .is_none_or(|messages| messages.is_empty());
             if !is_empty {
-                messages(object, &mut images)?;
+                messages(object, &mut media)?;
             }
             &["messages", "tools", "format"]
         }
@@ -61,7 +72,7 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         Endpoint::Generate => {
             is_empty = field::<String>(object, "prompt", "a string")?.is_none_or(|prompt| prompt.is_empty());
             if let Some(list) = field::<Vec<&RawValue>>(object, "images", "a list")? {
-                list.into_iter().for_each(|image| images.add(image));
+                list.into_iter().for_each(|image| media.add_image(image));
             }
             &["prompt", "suffix", "system", "format", "images"]
         }
@@ -76,12 +87,12 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         Endpoint::Responses => {
             let input = input(object, "`input` must be a string or a list of items")?;
             if input.get().starts_with('[') {
-                items(input, &mut images)?;
+                items(input, &mut media)?;
             }
             &["input", "instructions", "tools", "text"]
         }
     };
-    if images.count > MAX_IMAGES {
+    if media.images > MAX_IMAGES {
         let param = match endpoint {
             Endpoint::Generate => "images",
             Endpoint::Responses => "input",
@@ -90,7 +101,7 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         return Err(bad(param, format!("at most {MAX_IMAGES} images are taken in a request")));
     }
     let bytes: usize = text.iter().filter_map(|key| object.present(key)).map(|value| value.get().len()).sum();
-    let bound = bytes - images.bytes.min(bytes) + images.count * IMAGE_TOKENS + TEMPLATE_TOKENS;
+    let bound = bytes - media.bytes.min(bytes) + media.tokens + TEMPLATE_TOKENS;
     Ok(Prompt { bound: bound as u64, is_empty })
 }
 
@@ -113,11 +124,14 @@ struct Message<'a> {
     images: Option<Vec<&'a RawValue>>,
 }
 
-/// A part of a content: OpenAI's chat (`image_url`), its responses (`image_url` as a string), Anthropic's (`source`).
+/// A part of a content: OpenAI's chat (`image_url`, `input_audio`), its responses (`image_url` as a string), Anthropic's
+/// (`source`).
 #[derive(Deserialize)]
 struct Part<'a> {
     #[serde(borrow)]
     image_url: Option<&'a RawValue>,
+    #[serde(borrow)]
+    input_audio: Option<Source<'a>>,
     #[serde(borrow)]
     source: Option<Source<'a>>,
 }
@@ -128,7 +142,7 @@ struct Source<'a> {
     data: Option<&'a RawValue>,
 }
 
-fn messages(object: &Object<'_>, images: &mut Images) -> Result<(), BadRequest> {
+fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), BadRequest> {
     let messages: Vec<Message> = field(object, "messages", "a list of messages, each an object")?
         .ok_or_else(|| bad("messages", "`messages` is missing"))?;
     if messages.is_empty() {
@@ -138,13 +152,13 @@ fn messages(object: &Object<'_>, images: &mut Images) -> Result<(), BadRequest> 
         if !message.role.is_some_and(|role| role.get().starts_with('"')) {
             return Err(bad("messages", "every message must have a `role`"));
         }
-        message.images.into_iter().flatten().for_each(|image| images.add(image));
-        content("messages", message.content, images)?;
+        message.images.into_iter().flatten().for_each(|image| media.add_image(image));
+        content("messages", message.content, media)?;
     }
     Ok(())
 }
 
-fn items(input: &RawValue, images: &mut Images) -> Result<(), BadRequest> {
+fn items(input: &RawValue, media: &mut Media) -> Result<(), BadRequest> {
     // Items that are no messages (calls, their outputs, reasoning) have no content.
     #[derive(Deserialize)]
     struct Item<'a> {
@@ -153,19 +167,19 @@ fn items(input: &RawValue, images: &mut Images) -> Result<(), BadRequest> {
     }
     let items: Vec<Item> = serde_json::from_str(input.get())
         .map_err(|_| bad("input", "a list as `input` must hold items, each an object"))?;
-    items.into_iter().try_for_each(|item| content("input", item.content, images))
+    items.into_iter().try_for_each(|item| content("input", item.content, media))
 }
 
-fn content(param: &'static str, content: Option<&RawValue>, images: &mut Images) -> Result<(), BadRequest> {
+fn content(param: &'static str, content: Option<&RawValue>, media: &mut Media) -> Result<(), BadRequest> {
     let content = content.map_or("null", RawValue::get);
     match content.as_bytes().first() {
         Some(b'"' | b'n') => Ok(()),
-        Some(b'[') => parts(param, content, images),
+        Some(b'[') => parts(param, content, media),
         _ => Err(bad(param, "the `content` of a message must be a string or a list of parts")),
     }
 }
 
-fn parts(param: &'static str, content: &str, images: &mut Images) -> Result<(), BadRequest> {
+fn parts(param: &'static str, content: &str, media: &mut Media) -> Result<(), BadRequest> {
     let parts: Vec<Part> =
         serde_json::from_str(content).map_err(|_| bad(param, "a list as `content` must hold parts, each an object"))?;
     for part in parts {
@@ -174,10 +188,13 @@ fn parts(param: &'static str, content: &str, images: &mut Images) -> Result<(), 
             if !is_data.ok_or_else(|| bad(param, "`image_url` must be an object with a `url`"))? {
                 return Err(bad(param, NOT_DATA));
             }
-            images.add(image);
+            media.add_image(image);
+        }
+        if let Some(Source { data: Some(data) }) = part.input_audio {
+            media.add_sound(data);
         }
         match part.source {
-            Some(Source { data: Some(data) }) => images.add(data),
+            Some(Source { data: Some(data) }) => media.add_image(data),
             Some(Source { data: None }) => {
                 return Err(bad(param, "images must be given as base64; the gateway fetches none"));
             }

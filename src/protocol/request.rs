@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use super::endpoint::{Dialect, Endpoint};
 use super::json::{Object, Splices, span};
-use super::prompt;
+use super::{prompt, unsupported};
 
 const MAX_MODEL_NAME: usize = 128;
 /// Shows the rendered template with the operator's system prompt.
@@ -61,6 +61,8 @@ pub struct InferenceRequest {
     edits: Splices,
     cap: Cap,
     model_at: Place,
+    /// The model of the body, which counts for less than one that the path names.
+    model_said: Option<String>,
 }
 
 /// Where a limit on the answer goes, if the gateway sets one.
@@ -96,16 +98,27 @@ impl InferenceRequest {
     /// # Errors
     /// [`BadRequest`] where it is not a request that a node could answer.
     pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, BadRequest> {
+        Self::parse_for(endpoint, body, None)
+    }
+
+    /// Reads a body whose model the path may name instead.
+    ///
+    /// # Errors
+    /// [`BadRequest`] where it is not a request that a node could answer.
+    pub fn parse_for(endpoint: Endpoint, body: &[u8], deployment: Option<&str>) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
         check_names(endpoint, &object)?;
-        let model = model_of(&object)?;
+        let model_said: Option<String> = field(&object, "model", "a string")?;
+        let model = deployment.map(str::to_owned).or_else(|| model_said.clone());
+        let model = checked_model(model.ok_or_else(|| bad("model", "`model` is missing"))?)?;
         let native = endpoint.dialect() == Dialect::Ollama;
         let stream = match field::<bool>(&object, "stream", "true or false")? {
             _ if endpoint.embeds() => false,
             Some(stream) => stream,
             None => native,
         };
+        unsupported::check(endpoint, &object)?;
         let prompt = prompt::measure(endpoint, &object)?;
         let mut request = Self {
             endpoint,
@@ -118,6 +131,7 @@ impl InferenceRequest {
             edits: Splices::default(),
             cap: Cap::None,
             model_at: place(body, &object, "model"),
+            model_said,
         };
         match endpoint {
             Endpoint::ChatCompletions | Endpoint::Completions => request.read_openai(body, &object)?,
@@ -169,28 +183,27 @@ impl InferenceRequest {
         if options.keys().filter(|name| *name == "num_predict").count() > 1 {
             return Err(bad("options", "`num_predict` is given twice"));
         }
-        if let Some(limit) = options.present("num_predict") {
-            let limit: i64 = serde_json::from_str(limit.get())
-                .map_err(|_| bad("options", "`num_predict` must be a whole number"))?;
-            // Not above zero is without end.
-            self.max_output = u64::try_from(limit).ok().filter(|limit| *limit > 0);
+        let limit = options.present("num_predict");
+        if let Some(limit) = limit {
+            self.max_output = limit_of(limit).ok_or_else(|| bad("options", "`num_predict` must be a number"))?;
         }
         let stays = |name: &str| !STRIPPED_OPTIONS.contains(&fold(name).as_ref());
         let kept = options.members().filter(|(name, _)| stays(name) && *name != "num_predict");
-        let mut kept: Vec<String> = kept.map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
-        if let Some(limit) = self.max_output {
-            kept.push(format!("\"num_predict\":{limit}"));
-        }
+        let kept: Vec<String> = kept.map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
         if !options.keys().all(stays) {
-            place.set(&mut self.edits, "options", &format!("{{{}}}", kept.join(",")));
+            let limit = limit.map(|limit| format!("\"num_predict\":{limit}"));
+            let with_limit: Vec<String> = kept.iter().cloned().chain(limit).collect();
+            place.set(&mut self.edits, "options", &format!("{{{}}}", with_limit.join(",")));
         }
         self.cap = Cap::Option(place, kept);
         Ok(())
     }
 
-    /// Asks the node for another model than the client named.
-    pub fn rename(&mut self, model: &str) {
-        self.model_at.set(&mut self.edits, "model", &quoted(model));
+    /// The model to ask the node for, which the body need not name yet.
+    pub fn ask_for(&mut self, model: &str) {
+        if self.model_said.as_deref() != Some(model) {
+            self.model_at.set(&mut self.edits, "model", &quoted(model));
+        }
     }
 
     /// The body for the node, with `output_cap` where the client named no limit.
@@ -324,8 +337,7 @@ fn quoted(name: &str) -> String {
     serde_json::Value::from(name).to_string()
 }
 
-fn model_of(object: &Object<'_>) -> Result<String, BadRequest> {
-    let model: String = field(object, "model", "a string")?.ok_or_else(|| bad("model", "`model` is missing"))?;
+fn checked_model(model: String) -> Result<String, BadRequest> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-@+".contains(&byte);
     if model.is_empty() || model.len() > MAX_MODEL_NAME || !model.bytes().all(allowed) {
         let message = format!("`model` must be 1 to {MAX_MODEL_NAME} of the characters A-Z a-z 0-9 . _ : / - @ +");
@@ -342,6 +354,14 @@ fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option<u64>, BadR
         Some(limit) => Ok(Some(limit.min(i32::MAX as u64))),
         None => Ok(None),
     }
+}
+
+/// `num_predict` as a node reads it: cut to a whole number; without end where it is not above zero. `None` where it is no
+/// number at all.
+fn limit_of(limit: &RawValue) -> Option<Option<u64>> {
+    let limit: f64 = serde_json::from_str(limit.get()).ok()?;
+    let whole = limit.trunc().min(f64::from(i32::MAX));
+    Some((whole >= 1.0).then_some(whole as u64))
 }
 
 /// `keep_alive` of zero, as a number or a duration, asks for the model to be unloaded.
@@ -535,11 +555,53 @@ mod tests {
             (r#""options":{"num_ctx":1},"#, 7),
             (r#""options":null,"#, 7),
             (r#""options":{"num_predict":-1},"#, 7),
+            (r#""options":{"num_predict":-2,"num_ctx":1},"#, 7),
+            (r#""options":{"num_predict":0.5},"#, 7),
             (r#""options":{"num_predict":5,"num_ctx":1},"#, 5),
         ] {
             let (_, sent) = native(Endpoint::Chat, &format!("{{\"model\":\"m\",{options}{one}}}"), Some(7));
             assert_eq!(sent["options"], serde_json::json!({"num_predict": cap}), "{options}");
         }
+    }
+
+    #[test]
+    fn a_limit_of_the_native_dialect_is_any_number_and_stays_as_it_came() {
+        let one = r#""messages":[{"role":"user","content":"hi"}]"#;
+        for (limit, means) in [
+            ("5.0", Some(5)),
+            ("5.7", Some(5)),
+            ("1e2", Some(100)),
+            ("-2", None),
+            ("0", None),
+            ("1e30", Some(i32::MAX as u64)),
+        ] {
+            for other in ["", r#","num_ctx":1"#] {
+                let body = format!("{{\"model\":\"m\",\"options\":{{\"num_predict\":{limit}{other}}},{one}}}");
+                let mut request = InferenceRequest::parse(Endpoint::Chat, body.as_bytes()).unwrap();
+                assert_eq!(request.max_output, means, "{limit}");
+                let sent = request.rewrite(Bytes::from(body), None);
+                assert!(String::from_utf8_lossy(&sent).contains(&format!("{{\"num_predict\":{limit}}}")), "{limit}");
+            }
+        }
+        let body = format!("{{\"model\":\"m\",\"options\":{{\"num_predict\":\"5\"}},{one}}}");
+        assert_eq!(InferenceRequest::parse(Endpoint::Chat, body.as_bytes()).unwrap_err().param, Some("options"));
+    }
+
+    #[test]
+    fn a_model_that_the_path_names_counts_for_more_than_that_of_the_body() {
+        let sent = |model: &str, ask_for: &str| {
+            let body = format!("{{{model}{ONE}}}");
+            let mut request =
+                InferenceRequest::parse_for(Endpoint::ChatCompletions, body.as_bytes(), Some("d")).unwrap();
+            assert_eq!(request.model, "d");
+            request.ask_for(ask_for);
+            String::from_utf8(request.rewrite(Bytes::from(body), None).to_vec()).unwrap()
+        };
+        assert_eq!(sent("", "d"), format!(r#"{{"model":"d",{ONE}}}"#));
+        assert_eq!(sent("", "e"), format!(r#"{{"model":"e",{ONE}}}"#));
+        assert_eq!(sent(r#""model": "m","#, "d"), format!(r#"{{"model": "d",{ONE}}}"#));
+        assert_eq!(sent(r#""model":null,"#, "d"), format!(r#"{{"model":"d",{ONE}}}"#));
+        assert_eq!(sent(r#""model": "d","#, "d"), format!(r#"{{"model": "d",{ONE}}}"#));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Job {
     pub hide_usage: bool,
     /// In text; ours, for the answer's id and the node's log.
     pub request_id: String,
+    /// Headers of the client's that the node is to see.
+    pub headers: Vec<(&'static str, String)>,
     /// With our edits.
     pub body: Bytes,
 }
@@ -217,7 +219,7 @@ impl Relay {
         job: &mut Job,
     ) -> Result<Reply, AttemptError> {
         let first_byte = self.settings.first_byte();
-        let sending = upstream.post(self.fleet.get(grant.node), job.endpoint, &job.request_id, job.body.clone());
+        let sending = upstream.post(self.fleet.get(grant.node), job);
         let head = tokio::time::timeout(first_byte, sending).await.map_err(|_| {
             AttemptError::new(Failure::TimedOut, format!("no first byte within {} s", first_byte.as_secs()))
         })??;

@@ -9,9 +9,10 @@ use awc::{ClientRequest, ClientResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
+use super::carry::Job;
 use super::connector;
 use super::nodes::NodeEndpoint;
-use crate::protocol::{Dialect, Endpoint, is_error_body, message_of};
+use crate::protocol::{Dialect, is_error_body, message_of};
 use crate::scheduler::Failure;
 
 /// The largest plain answer that is held.
@@ -78,24 +79,21 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of the answer. Only our own headers go along: nothing that the client
-    /// sent, and the node's key to that node alone.
-    pub(super) async fn post(
-        &self,
-        node: &NodeEndpoint,
-        endpoint: Endpoint,
-        request_id: &str,
-        body: Bytes,
-    ) -> Result<Head, AttemptError> {
+    /// Sends a request and waits for the head of the answer. Only our own headers go along, those that the job names,
+    /// and the node's key to that node alone.
+    pub(super) async fn post(&self, node: &NodeEndpoint, job: &Job) -> Result<Head, AttemptError> {
         let mut request = self
             .client()
-            .post(node.uri(endpoint).clone())
+            .post(node.uri(job.endpoint).clone())
             .insert_header((header::CONTENT_TYPE, "application/json"))
-            .insert_header(("x-request-id", request_id));
+            .insert_header(("x-request-id", job.request_id.as_str()));
+        for (name, value) in &job.headers {
+            request = request.append_header((*name, value.as_str()));
+        }
         if let Some(authorization) = node.authorization() {
             request = request.insert_header((header::AUTHORIZATION, authorization));
         }
-        let mut response = request.send_body(body).await.map_err(|error| not_sent(&error))?;
+        let mut response = request.send_body(job.body.clone()).await.map_err(|error| not_sent(&error))?;
         self.give_up_pool_after(&response);
         let status = response.status();
         if status.is_success() {
@@ -103,7 +101,7 @@ impl Upstream {
         }
         let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
-        judge(endpoint.dialect(), status, body)
+        judge(job.endpoint.dialect(), status, body)
     }
 
     /// Asks a node something small.

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node, node, read,
-    spawn_app, spawn_app_with, stream_body,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node, node,
+    read, spawn_app, spawn_app_with, stream_body,
 };
 use crate::scripted::{ScriptedNode, Step, chat_answer, chunk, last_chunk, plain, raw, stream_head};
 
@@ -482,6 +482,8 @@ async fn a_full_queue_refuses_everybody_and_a_full_share_its_user() {
     })
     .await;
     let (bob, eve) = (app.user("bob").await, app.user("eve").await);
+    let limits = json!({"requests_per_minute": 10, "tokens_per_day": 100_000});
+    app.put("/admin/users/ann/limits", ADMIN_KEY, limits).await;
     let _first = app.send_and_hold(&ann, &chat_body("llama3.2", "one")).await;
     eventually("one waits", || counts(&app) == (1, 1)).await;
 
@@ -493,6 +495,8 @@ async fn a_full_queue_refuses_everybody_and_a_full_share_its_user() {
     let error = error_of(&share_full, 429);
     assert_eq!((&error["type"], &error["code"]), (&json!("rate_limit_error"), &json!("rate_limit_exceeded")));
     retry_after(&share_full);
+    assert_eq!(share_full.header("x-ratelimit-limit-requests"), Some("10"));
+    assert!(share_full.header("x-ratelimit-remaining-tokens").is_some());
     assert_eq!(error_of(&queue_full, 503)["code"], "server_is_overloaded");
     retry_after(&queue_full);
     let row = &app.rows_once(&eve, 1).await[0];

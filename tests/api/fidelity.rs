@@ -368,7 +368,7 @@ proptest! {
         let prompt = format!("\"x{}", &prompt[1..]);
         let body = object(&mixed(needed(endpoint, is_native(endpoint), &prompt), unknown, &places));
         let mut request = InferenceRequest::parse(endpoint, body.as_bytes()).unwrap();
-        request.rename("hf.co/a/b:c");
+        request.ask_for("hf.co/a/b:c");
         let sent = request.rewrite(Bytes::from(body.clone()), None);
         prop_assert_eq!(sent, body.replacen("\"model\":\"m\"", "\"model\":\"hf.co/a/b:c\"", 1));
     }

@@ -27,5 +27,6 @@ mod scripted;
 mod shutdown;
 mod smoke;
 mod streams;
+mod unsupported;
 mod usage;
 mod waiting;

@@ -1,5 +1,5 @@
 //! Other names for models, and what stands in for a model that no node has.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollama_gateway::config::Config;
 use ollama_sim::{SimConfig, SimModel, SimNode};
@@ -114,6 +114,14 @@ async fn other_names_are_listed_and_retrieved_like_models() {
         assert_eq!(model.status, 200, "{path}: {}", model.text());
         assert!(ids.contains(&model.json()["id"].as_str().unwrap()), "{path}");
     }
+    let tags = app.get("/api/tags", &key).await.json();
+    let tags = tags["models"].as_array().unwrap();
+    let names: Vec<&str> = tags.iter().map(|model| model["name"].as_str().unwrap()).collect();
+    assert_eq!(BTreeSet::from_iter(names.clone()), BTreeSet::from_iter(ids.clone()), "the lists agree");
+    assert_eq!(names.len(), ids.len());
+    let tag = |name: &str| tags.iter().find(|model| model["name"] == name).unwrap();
+    assert_eq!(tag("gpt-4o-mini")["model"], "gpt-4o-mini");
+    assert_eq!(tag("gpt-4o-mini")["digest"], tag("llama3.2:latest")["digest"]);
     let lost = app.get("/v1/models/lost", &key).await;
     assert_eq!(error_of(&lost, 404)["code"], "model_not_found");
     app.stop().await;

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::dialects::spawn_over;
 use crate::harness::{
-    ADMIN_KEY, PATIENCE, Reply, TestApp, TestDatabase, chat_body, client, events_of, fast_node, header_of, node,
-    parse_answer, read, spawn_app_with, stream_body,
+    ADMIN_KEY, PATIENCE, Reply, TestApp, TestDatabase, chat_body, client, error_of, events_of, fast_node, header_of,
+    node, parse_answer, read, spawn_app_with, stream_body,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -479,26 +479,80 @@ async fn a_body_in_chunks_is_a_body() {
     app.stop().await;
 }
 
-// Fields without effect
-
+// Line 28 of the clients' checklist: HTTP/2 is not spoken, and says so at once.
 #[actix_rt::test]
-async fn what_ollama_ignores_passes_without_effect() {
+async fn http_2_by_prior_knowledge_is_refused_at_once_and_an_upgrade_stays_with_http_1() {
     let simulated = fast_node().await;
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
-    let mut body = chat_body("llama3.2", "[[n=3]]");
-    let ignored = json!({"n": 3, "tool_choice": "auto", "parallel_tool_calls": false, "logit_bias": {"5": 1}, "user": "u",
-        "store": true, "metadata": {"a": "b"}, "service_tier": "auto", "keep_alive": 0, "options": {"num_ctx": 1}});
-    body.as_object_mut().unwrap().extend(ignored.as_object().unwrap().clone());
 
-    let plain = app.post(CHAT, &key, body.clone()).await;
-    assert_eq!(simulated.requests().last().unwrap().body, body.to_string());
-    assert_eq!(plain.json()["choices"].as_array().unwrap().len(), 1);
+    let preface = app.send_bytes(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    assert!(preface.starts_with("HTTP/1.1 400 "), "{preface:?}");
 
-    body["stream"] = true.into();
-    let stream = app.post(CHAT, &key, body).await;
-    let chunks = events_of(stream.text());
-    assert!(chunks.iter().all(|chunk| !chunk.contains("\"index\":1")), "one choice");
-    assert_eq!(app.rows_once(&key, 2).await[0]["completion_tokens"], 3);
+    let body = everything().to_string();
+    let upgrade = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\
+         connection: upgrade, http2-settings\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut connection = tokio::net::TcpStream::connect(app.address).await.unwrap();
+    connection.write_all(upgrade.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    read_until(&mut connection, &mut answer, is_whole).await;
+    assert_eq!(parse_answer(&answer).0, 200, "{answer}");
+    app.stop().await;
+}
+
+// Azure's form
+
+#[actix_rt::test]
+async fn azures_form_names_the_model_in_the_path() {
+    let simulated = fast_node().await;
+    let app = spawn_over(&simulated).await;
+    let key = app.user("ann").await;
+    let azure = |path: &'static str, body: String| {
+        let key = key.clone();
+        let app = &app;
+        async move { app.send_with(Method::POST, path, &[("api-key", key.as_str())], body).await }
+    };
+    let nameless = json!({"messages": [{"role": "user", "content": "hi"}], "prompt": "hi", "input": "hi"});
+    let mut named = nameless.clone();
+    named["model"] = "gpt-4o".into();
+    let mut count = 0;
+    for (path, route, model) in [
+        ("/openai/deployments/llama3.2/chat/completions?api-version=2024-10-21", CHAT, "llama3.2"),
+        ("/openai/deployments/llama3.2%3A1b/completions?api-version=2024-10-21", "/v1/completions", "llama3.2:1b"),
+        ("/openai/deployments/all-minilm/embeddings?api-version=2024-10-21", "/v1/embeddings", "all-minilm"),
+        ("//openai/deployments/llama3.2//chat/completions/", CHAT, "llama3.2"),
+    ] {
+        for body in [&nameless, &named] {
+            let reply = azure(path, body.to_string()).await;
+
+            assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+            let seen = simulated.requests().pop().unwrap();
+            let mut expected = body.clone();
+            expected["model"] = model.into();
+            assert_eq!(seen.path, route, "{path}");
+            assert_eq!(serde_json::from_slice::<Value>(&seen.body).unwrap(), expected, "{path}");
+            count += 1;
+            let row = &app.rows_once(&key, count).await[0];
+            assert_eq!((&row["model"], &row["endpoint"]), (&json!(model), &json!(route)), "{path}");
+        }
+    }
+    let stream = stream_body("gpt-4o", "hi").to_string();
+    let stream = azure("/openai/deployments/llama3.2/chat/completions?api-version=1", stream).await;
+    assert_eq!(events_of(stream.text()).last(), Some(&"[DONE]"));
+    // The newer form, which is OpenAI's behind another prefix.
+    assert_eq!(azure("/openai/v1/chat/completions", everything().to_string()).await.status, 200);
+    assert_eq!(app.get("/openai/models?api-version=1", &key).await.json(), app.get("/v1/models", &key).await.json());
+
+    let missing = azure("/openai/deployments/nothere/chat/completions", nameless.to_string()).await;
+    assert_eq!(error_of(&missing, 404)["code"], "model_not_found");
+    let bad = azure("/openai/deployments/a%20b/chat/completions", nameless.to_string()).await;
+    assert_eq!(error_of(&bad, 400)["param"], "model");
+    let elsewhere = azure("/openai/deployments/llama3.2/nothing", nameless.to_string()).await;
+    assert_eq!(error_of(&elsewhere, 404)["code"], "not_found");
+    let keyless = app.send_with(Method::POST, "/openai/deployments/llama3.2/chat/completions", &[], "{}").await;
+    assert_eq!(error_of(&keyless, 401)["code"], "invalid_api_key");
     app.stop().await;
 }

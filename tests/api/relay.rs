@@ -260,6 +260,7 @@ async fn a_node_sees_none_of_the_clients_headers() {
         ("te", "trailers"),
         ("x-stainless-lang", "python"),
         ("idempotency-key", "1"),
+        ("anthropic-version", "2023-06-01"),
     ];
     for body in [chat_body("llama3.2", "hi"), stream_body("llama3.2", "hi")] {
         let reply = app.send_with(Method::POST, "/v1/chat/completions", &headers, body.to_string()).await;
@@ -275,6 +276,35 @@ async fn a_node_sees_none_of_the_clients_headers() {
         assert_eq!(value("accept-encoding"), "identity");
         assert_eq!(value("x-request-id"), reply.header("x-request-id").unwrap());
     }
+    app.stop().await;
+}
+
+// Line 23 of the clients' checklist: `anthropic-version` is forwarded.
+#[actix_rt::test]
+async fn a_node_hears_which_version_of_anthropics_api_is_spoken() {
+    let simulated = fast_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 1)]).await;
+    let key = app.user("ann").await;
+    let headers = [
+        ("x-api-key", key.as_str()),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "one-2025-01-01"),
+        ("anthropic-beta", "two-2025-01-01"),
+        ("anthropic-dangerous-direct-browser-access", "true"),
+    ];
+    let mut body = chat_body("llama3.2", "hi");
+    body["max_tokens"] = 5.into();
+
+    let reply = app.send_with(Method::POST, "/v1/messages", &headers, body.to_string()).await;
+
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let seen = simulated.requests().pop().unwrap();
+    let of_anthropic = |(name, _): &&(String, String)| name.starts_with("anthropic");
+    let seen: Vec<(&str, &str)> =
+        seen.headers.iter().filter(of_anthropic).map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut sorted = seen.clone();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [headers[2], headers[3], headers[1]]);
     app.stop().await;
 }
 
@@ -341,7 +371,9 @@ async fn every_answer_carries_our_id_and_says_which_node_gave_it() {
         assert_eq!(simulated.requests().last().unwrap().request_id, Some(id.to_string()));
         assert_eq!(reply.header("x-gateway-node"), Some("gpu-1"));
         assert_eq!(reply.header("x-gateway-attempts"), Some("1"));
-        assert!(reply.header("x-gateway-queue-ms").unwrap().parse::<u64>().unwrap() < 5000);
+        for millis in ["x-gateway-queue-ms", "openai-processing-ms"] {
+            assert!(reply.header(millis).unwrap().parse::<u64>().unwrap() < 5000);
+        }
         ids.push(id.to_string());
     }
     let rows = app.rows_once(&key, ids.len()).await;

@@ -218,8 +218,11 @@ async fn who_waits_in_vain_for_a_slot_reads_so_in_the_stream() {
         let message = only_an_error(route, after_signs(route, &stream).1);
         assert!(message.contains("no slot became free in time"), "{route}: {message}");
     }
+    let (_, stream) = app.exchange_at("/v1/responses", &key, &body("hi")).await;
+    let failed = &named_events_of(after_signs("/v1/responses", &stream).1)[0];
+    assert_eq!(failed["response"]["error"]["code"], "server_is_overloaded", "clients know what to do about that");
     assert_eq!(simulated.requests().len(), 1);
-    let rows = app.rows_once(&key, 3).await;
+    let rows = app.rows_once(&key, 4).await;
     assert!(rows.iter().all(|row| row["status"] == "deadline" && row["total_tokens"] == 0), "{rows:?}");
     drop(busy);
     app.stop().await;

@@ -1,0 +1,110 @@
+//! Which path does a client mean? Clients join paths carelessly, and some can say a key or a model only in the path.
+use percent_encoding::percent_decode_str;
+
+/// Paths that are taken without their `/v1`, as clients ask for them whose base URL lacks it.
+const BARE: [&str; 6] = ["/chat/completions", "/completions", "/embeddings", "/models", "/responses", "/messages"];
+
+/// What a path means, where it is not written as routes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meant {
+    /// In the form that routes have.
+    pub path: String,
+    /// The key of `/k/<key>/…`. It is in no part of `path`.
+    pub key: Option<String>,
+    /// The model of Azure's `/openai/deployments/<model>/…`.
+    pub deployment: Option<String>,
+}
+
+/// The path that is meant: without `/k/<key>`, Azure's `/openai` and its deployment, doubled and trailing slashes, and
+/// with a missing `/v1`. `None` where nothing is to be done.
+pub fn meant(path: &str) -> Option<Meant> {
+    let (rest, key) = part_behind(path, "k/");
+    let (rest, azure) = match slashless(rest).strip_prefix("openai/") {
+        Some(azure) => (azure, true),
+        None => (rest, false),
+    };
+    let (rest, deployment) = if azure { part_behind(rest, "deployments/") } else { (rest, None) };
+    let deployment = deployment.map(|model| percent_decode_str(model).decode_utf8_lossy().into_owned());
+
+    let mut clean = String::with_capacity(rest.len() + 4);
+    for part in rest.split('/').filter(|part| !part.is_empty()) {
+        clean.push('/');
+        clean.push_str(part);
+    }
+    if clean.is_empty() || (clean.starts_with("/docs") && rest.ends_with('/')) {
+        clean.push('/');
+    }
+    if BARE.iter().any(|bare| clean.strip_prefix(bare).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))) {
+        clean.insert_str(0, "/v1");
+    }
+    (clean != path).then_some(Meant { path: clean, key: key.map(str::to_owned), deployment })
+}
+
+fn slashless(path: &str) -> &str {
+    path.trim_start_matches('/')
+}
+
+/// What follows `<name><part>` in a path, and the part; the path as it is where it does not begin so.
+fn part_behind<'a>(path: &'a str, name: &str) -> (&'a str, Option<&'a str>) {
+    match slashless(path).strip_prefix(name) {
+        Some(rest) => {
+            let (part, rest) = rest.split_once('/').unwrap_or((rest, ""));
+            (rest, Some(part))
+        }
+        None => (path, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn careless_paths_mean_what_they_should() {
+        for (path, means) in [
+            ("/v1//chat/completions", "/v1/chat/completions"),
+            ("//chat/completions", "/v1/chat/completions"),
+            ("/models/", "/v1/models"),
+            ("/models/llama3.2", "/v1/models/llama3.2"),
+            ("/v1/models/", "/v1/models"),
+            ("//", "/"),
+            ("/docs//x", "/docs/x"),
+            ("/openai/v1/chat/completions", "/v1/chat/completions"),
+            ("/openai/models", "/v1/models"),
+        ] {
+            let path_alone = Meant { path: means.to_owned(), key: None, deployment: None };
+            assert_eq!(meant(path), Some(path_alone), "{path}");
+        }
+        for path in ["/", "/docs/", "/docs", "/v1/chat/completions", "/api/chat", "/modelsx", "/openai", "/v1/openai/x"]
+        {
+            assert_eq!(meant(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_key_in_the_path_leaves_it() {
+        let key = |path: &str| meant(path).map(|meant| (meant.path, meant.key)).unwrap();
+        assert_eq!(key("/k/sk-a-1/api/chat"), ("/api/chat".to_owned(), Some("sk-a-1".to_owned())));
+        assert_eq!(key("/k/sk-a-1"), ("/".to_owned(), Some("sk-a-1".to_owned())));
+        assert_eq!(key("/k/sk-a-1/"), ("/".to_owned(), Some("sk-a-1".to_owned())));
+        assert_eq!(key("//k/sk-a-1//api/chat"), ("/api/chat".to_owned(), Some("sk-a-1".to_owned())));
+        // Somebody's key that was left empty, rather than a doubled slash.
+        assert_eq!(key("/k//api/chat"), ("/api/chat".to_owned(), Some(String::new())));
+    }
+
+    #[test]
+    fn a_deployment_is_a_model() {
+        for (path, means, model) in [
+            ("/openai/deployments/llama3.2/chat/completions", "/v1/chat/completions", "llama3.2"),
+            ("/openai//deployments/llama3.2%3A1b/embeddings/", "/v1/embeddings", "llama3.2:1b"),
+            ("/openai/deployments/hf.co%2Fa%2Fb/completions", "/v1/completions", "hf.co/a/b"),
+            ("/openai/deployments/", "/", ""),
+        ] {
+            let meant = meant(path).unwrap();
+            assert_eq!((meant.path.as_str(), meant.deployment.as_deref()), (means, Some(model)), "{path}");
+        }
+        let both = meant("/k/sk-a-1/openai/deployments/m/chat/completions").unwrap();
+        assert_eq!(both.key.as_deref(), Some("sk-a-1"));
+        assert_eq!(both.deployment.as_deref(), Some("m"));
+    }
+}
