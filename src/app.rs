@@ -77,7 +77,7 @@ impl App {
         let nodes = config.nodes.iter().map(|node| node.name.as_str());
         let metrics = Arc::new(Metrics::new(&config.metrics, &routes, nodes)?);
         let fleet =
-            Fleet::new(&config.nodes).map_err(|(index, why)| StartError::Setting(format!("nodes[{index}]: {why}")))?;
+            Fleet::new(&config.nodes).map_err(|(index, flaw)| StartError::Setting(format!("nodes[{index}].{flaw}")))?;
         let store = Store::open(&config.database).await?;
         let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
         for account in accounts.all() {
@@ -164,8 +164,8 @@ impl App {
             actix_rt::spawn(refresh(self.accounts.clone(), self.clock, stop.clone())),
         ];
         let upstream = Upstream::new(&relay.settings);
-        for node in relay.fleet.ids() {
-            let prober = Prober::new(node, relay, self.config.health.clone(), upstream.clone());
+        for (node, endpoint) in relay.fleet.ids().into_iter().filter_map(|node| Some((node, relay.fleet.get(node)?))) {
+            let prober = Prober::new(node, endpoint, relay, self.config.health.clone(), upstream.clone());
             tasks.push(actix_rt::spawn(prober.run(relay.dispatcher.clone(), stop.clone())));
         }
         tasks

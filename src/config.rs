@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
-use crate::relay::{Fleet, HealthSettings, NodeSettings};
+use crate::relay::{Flaw, HealthSettings, NodeSettings};
 use crate::{http, limits, metrics, relay, scheduler, store, telemetry};
 
 /// The file that is read when none is named.
@@ -68,13 +68,7 @@ impl fmt::Debug for AdminSettings {
 
 impl Default for Config {
     fn default() -> Self {
-        let local = NodeSettings {
-            name: "local".to_owned(),
-            url: "http://127.0.0.1:11434".to_owned(),
-            slots: 1,
-            vram_gb: None,
-            api_key: None,
-        };
+        let local = NodeSettings::new("local", "http://127.0.0.1:11434");
         Self {
             server: http::Settings::default(),
             admin: AdminSettings::default(),
@@ -244,28 +238,11 @@ impl Check<'_> {
         }
         for (index, node) in nodes.iter().enumerate() {
             let path = |key: &str| format!("nodes[{index}].{key}");
-            let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-            if !(1..=64).contains(&node.name.len()) || !node.name.bytes().all(allowed) {
-                self.wrong(&path("name"), "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", "");
+            for Flaw { key, message, hint } in node.flaws() {
+                self.wrong(&path(key), &message, hint);
             }
             if nodes[..index].iter().any(|other| other.name == node.name) {
                 self.wrong(&path("name"), "another node has this name", "names must differ");
-            }
-            if let Err((_, why)) = Fleet::new(std::slice::from_ref(node)) {
-                self.wrong(&path("url"), &why, "without a path; a key goes to api_key");
-            }
-            if !(1..=1024).contains(&node.slots) {
-                self.wrong(&path("slots"), "expected 1 to 1024", "the node's OLLAMA_NUM_PARALLEL");
-            }
-            if node.vram_gb.is_some_and(|gigabytes| !(gigabytes > 0.0 && gigabytes < 1e6)) {
-                self.wrong(&path("vram_gb"), "expected a number above 0", "");
-            }
-            if node
-                .api_key
-                .as_ref()
-                .is_some_and(|key| key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()))
-            {
-                self.wrong(&path("api_key"), "expected printable characters without blanks", "");
             }
         }
     }

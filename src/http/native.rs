@@ -81,8 +81,8 @@ pub async fn show(inference: Data<Inference>, _: Caller, body: FullBody) -> Resu
     let model = inference.resolve(model)?.name;
     let request = Bytes::from(json!({ "model": &*model }).to_string());
     for node in relay.dispatcher.read(|scheduler| scheduler.live_with(&model)) {
-        let node = relay.fleet.get(node);
-        let asking = inference.upstream.show(node, request.clone());
+        let Some(node) = relay.fleet.get(node) else { continue };
+        let asking = inference.upstream.show(&node, request.clone());
         match tokio::time::timeout(SHOW_PATIENCE, asking).await {
             Ok(Ok(said)) => return Ok(HttpResponse::Ok().json(filtered(&said)?)),
             Ok(Err(error)) => tracing::warn!(node = &*node.name, error, "a model could not be shown"),

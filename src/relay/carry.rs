@@ -7,10 +7,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::catalog::Catalog;
-use super::dispatcher::{Dispatcher, Grant, Ticket};
+use super::dispatcher::{Dispatcher, Ticket};
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience};
-use super::nodes::Fleet;
+use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -128,6 +128,13 @@ impl WhyNot {
     }
 }
 
+/// A node that answered.
+struct Reached {
+    node: Arc<NodeEndpoint>,
+    attempt: u32,
+    reply: Reply,
+}
+
 enum Reply {
     Plain { status: u16, body: Bytes, usage: Option<Usage> },
     Stream(Box<OpenStream>),
@@ -149,14 +156,14 @@ impl Relay {
             result = self.attempts(upstream, &mut ticket, &mut job) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };
-        let (grant, reply) = match result {
-            Ok(good) => good,
+        let reached = match result {
+            Ok(reached) => reached,
             Err(why) => {
                 self.metrics.queue_rejected(why.label());
                 return Err(CarryError { meter: job.meter, why });
             }
         };
-        let node = self.fleet.get(grant.node).name.clone();
+        let Reached { node, attempt, reply } = reached;
         let queued = job.meter.queued();
         let content = match reply {
             Reply::Plain { status, body, usage } => {
@@ -165,21 +172,16 @@ impl Relay {
                 Content::Plain { status, body }
             }
             Reply::Stream(stream) => {
-                let patience =
-                    Patience { clock: self.clock, gap: self.settings.chunk_gap(), until, stop: self.stop.clone() };
+                let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
+                let patience = Patience { clock: self.clock, gap, until, stop: self.stop.clone() };
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
             }
         };
-        Ok(Answer { node, queued, attempts: grant.attempt, content })
+        Ok(Answer { node: node.name.clone(), queued, attempts: attempt, content })
     }
 
     /// Attempts until one gives something for the client, or the scheduler gives no further slot.
-    async fn attempts(
-        &self,
-        upstream: &Upstream,
-        ticket: &mut Ticket,
-        job: &mut Job,
-    ) -> Result<(Grant, Reply), WhyNot> {
+    async fn attempts(&self, upstream: &Upstream, ticket: &mut Ticket, job: &mut Job) -> Result<Reached, WhyNot> {
         let mut detail = None;
         let mut failed: Option<Failure> = None;
         loop {
@@ -188,10 +190,15 @@ impl Relay {
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
             }
-            let node = self.fleet.get(grant.node);
-            job.meter.granted(node, grant.attempt, self.clock.uptime().saturating_sub(asked));
-            match self.attempt(upstream, ticket, grant, job).await {
-                Ok(reply) => return Ok((grant, reply)),
+            let Some(node) = self.fleet.get(grant.node) else {
+                // It was taken out between the decision and now.
+                failed = Some(Failure::Unreachable);
+                ticket.failed(Failure::Unreachable);
+                continue;
+            };
+            job.meter.granted(&node, grant.attempt, self.clock.uptime().saturating_sub(asked));
+            match self.attempt(upstream, ticket, &node, job).await {
+                Ok(reply) => return Ok(Reached { node, attempt: grant.attempt, reply }),
                 Err(error) => {
                     let AttemptError { failure, detail: what } = error;
                     tracing::warn!(
@@ -215,11 +222,11 @@ impl Relay {
         &self,
         upstream: &Upstream,
         ticket: &Ticket,
-        grant: Grant,
+        node: &Arc<NodeEndpoint>,
         job: &mut Job,
     ) -> Result<Reply, AttemptError> {
-        let first_byte = self.settings.first_byte();
-        let sending = upstream.post(self.fleet.get(grant.node), job);
+        let first_byte = node.first_byte().unwrap_or(self.settings.first_byte());
+        let sending = upstream.post(node, job);
         let head = tokio::time::timeout(first_byte, sending).await.map_err(|_| {
             AttemptError::new(Failure::TimedOut, format!("no first byte within {} s", first_byte.as_secs()))
         })??;
@@ -235,7 +242,7 @@ impl Relay {
             return Ok(Reply::Stream(Box::new(stream)));
         }
         let headed = self.clock.uptime();
-        let body = read_answer(&mut response, self.settings.chunk_gap()).await?;
+        let body = read_answer(&mut response, node.chunk_gap().unwrap_or(self.settings.chunk_gap())).await?;
         let whole = self.clock.uptime();
         let (body, usage) =
             edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;

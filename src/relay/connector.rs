@@ -13,14 +13,18 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::nodes::NodeEndpoint;
+
 /// Idle connections are dropped before an Ollama node, or what stands in front of it, would.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A client for nodes: no redirects, no deadlines of its own, no limit on connections (the scheduler has one).
-pub(super) fn client(connect: Duration) -> awc::Client {
+/// A client for one node: no redirects, no deadlines of its own, no limit on connections (the scheduler has one).
+/// `connect` is the longest wait for a connection where the node has none of its own.
+pub(super) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
     let resolver = actix_tls::connect::Connector::default().service();
+    let (address, connect) = (node.address(), node.connect().unwrap_or(connect));
     let tcp = fn_service(move |info: ConnectInfo<Uri>| {
-        let connecting = resolver.call(info);
+        let connecting = resolver.call(if address.is_some() { info.set_addr(address) } else { info });
         async move {
             let connection: Connection<Uri, TcpStream> = connecting.await?;
             let (stream, connection) = connection.replace_io(());
@@ -28,13 +32,16 @@ pub(super) fn client(connect: Duration) -> awc::Client {
             Ok::<_, ConnectError>(connection.replace_io(WholeStream(stream)).1)
         }
     });
-    let connector = awc::Connector::new()
+    let mut connector = awc::Connector::new()
         .max_http_version(awc::http::Version::HTTP_11)
         .connector(tcp)
         .limit(0)
         .timeout(connect)
         .handshake_timeout(connect)
         .conn_keep_alive(KEEP_ALIVE);
+    if let Some(tls) = node.tls() {
+        connector = connector.rustls_0_23(tls);
+    }
     awc::Client::builder().connector(connector).disable_timeout().disable_redirects().finish()
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::carry::Relay;
 use super::catalog::Catalog;
 use super::dispatcher::Dispatcher;
-use super::nodes::{Fleet, NodeEndpoint};
+use super::nodes::NodeEndpoint;
 use super::upstream::Upstream;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -47,7 +47,7 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Prober {
     node: NodeId,
-    fleet: Fleet,
+    endpoint: Arc<NodeEndpoint>,
     settings: HealthSettings,
     clock: Clock,
     upstream: Upstream,
@@ -59,10 +59,16 @@ pub struct Prober {
 
 impl Prober {
     /// A prober that has seen nothing yet.
-    pub fn new(node: NodeId, relay: &Relay, settings: HealthSettings, upstream: Upstream) -> Self {
-        let (fleet, clock, catalog) = (relay.fleet.clone(), relay.clock, relay.catalog.clone());
+    pub fn new(
+        node: NodeId,
+        endpoint: Arc<NodeEndpoint>,
+        relay: &Relay,
+        settings: HealthSettings,
+        upstream: Upstream,
+    ) -> Self {
+        let (clock, catalog) = (relay.clock, relay.catalog.clone());
         let metrics = relay.metrics.clone();
-        Self { node, fleet, settings, clock, upstream, catalog, metrics, listed: None, looked: None }
+        Self { node, endpoint, settings, clock, upstream, catalog, metrics, listed: None, looked: None }
     }
 
     /// Asks again and again, until `stop`.
@@ -85,11 +91,11 @@ impl Prober {
     /// One round of questions, as far as they are due.
     async fn round(&mut self) -> Vec<Event> {
         let node = self.node;
-        let timeout = Duration::from_millis(self.settings.probe_timeout_ms);
+        let timeout = self.endpoint.probe().unwrap_or(Duration::from_millis(self.settings.probe_timeout_ms));
         let asked = self.clock.uptime();
         let answer = self.ask(timeout, NodeEndpoint::version_uri).await;
         let heard = self.clock.now();
-        self.metrics.probed(&self.endpoint().name, heard.uptime.saturating_sub(asked), heard.unix_ms);
+        self.metrics.probed(&self.endpoint.name, heard.uptime.saturating_sub(asked), heard.unix_ms);
         match answer {
             Ok(body) => self.hear_version(&body),
             Err(error) => {
@@ -108,7 +114,7 @@ impl Prober {
                 Err(error) if self.listed.is_none() => {
                     return vec![Event::Silent { node, error: format!("/api/tags: {error}") }];
                 }
-                Err(error) => tracing::warn!(node = &*self.endpoint().name, error, "the models could not be listed"),
+                Err(error) => tracing::warn!(node = &*self.endpoint.name, error, "the models could not be listed"),
             }
             self.listed = Some(now);
         }
@@ -116,7 +122,7 @@ impl Prober {
             match self.loaded().await {
                 Ok(loaded) => events.push(Event::Resident { node, loaded }),
                 Err(error) => {
-                    tracing::warn!(node = &*self.endpoint().name, error, "the loaded models could not be listed")
+                    tracing::warn!(node = &*self.endpoint.name, error, "the loaded models could not be listed")
                 }
             }
             self.looked = Some(now);
@@ -135,12 +141,8 @@ impl Prober {
         }
     }
 
-    fn endpoint(&self) -> &NodeEndpoint {
-        self.fleet.get(self.node)
-    }
-
     async fn ask(&self, within: Duration, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<bytes::Bytes, String> {
-        let node = self.endpoint();
+        let node = &self.endpoint;
         let asking = self.upstream.get(node, uri(node));
         tokio::time::timeout(within, asking).await.map_err(|_| format!("no answer within {} ms", within.as_millis()))?
     }

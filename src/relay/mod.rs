@@ -23,7 +23,7 @@ pub use dispatcher::Dispatcher;
 pub use health::{HealthSettings, Prober};
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
-pub use nodes::{Fleet, NodeEndpoint, NodeSettings};
+pub use nodes::{Flaw, Fleet, NodeEndpoint, NodeSettings};
 pub use upstream::Upstream;
 
 /// Deadlines between the gateway and its nodes. Zero is not allowed anywhere.

@@ -1,6 +1,7 @@
 //! What does a node say? One attempt: send, wait for the head, tell good answers from failures.
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use awc::error::{ConnectError, PayloadError, SendRequestError};
@@ -43,10 +44,13 @@ pub(super) enum Head {
     Rejected { status: u16, body: Bytes },
 }
 
-/// A worker's own client: its connections never leave the thread.
+type Clients = Vec<(Weak<NodeEndpoint>, awc::Client)>;
+
+/// A worker's own clients, one for each node: their connections never leave the thread, and each has its node's trust and
+/// deadlines.
 #[derive(Clone)]
 pub struct Upstream {
-    client: Rc<RefCell<awc::Client>>,
+    clients: Rc<RefCell<Clients>>,
     connect: Duration,
 }
 
@@ -57,44 +61,52 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// A client for the calling thread.
+    /// Clients for the calling thread.
     pub fn new(settings: &super::Settings) -> Self {
-        let connect = Duration::from_millis(settings.connect_ms);
-        Self { client: Rc::new(RefCell::new(connector::client(connect))), connect }
+        Self { clients: Rc::default(), connect: Duration::from_millis(settings.connect_ms) }
     }
 
-    fn client(&self) -> awc::Client {
-        self.client.borrow().clone()
+    fn client(&self, node: &Arc<NodeEndpoint>) -> awc::Client {
+        let mut clients = self.clients.borrow_mut();
+        let is_its = |(known, _): &&(Weak<NodeEndpoint>, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node));
+        if let Some((_, client)) = clients.iter().find(is_its) {
+            return client.clone();
+        }
+        // A new node is the time to forget those that were taken out.
+        clients.retain(|(known, _)| known.strong_count() > 0);
+        let client = connector::client(node, self.connect);
+        clients.push((Arc::downgrade(node), client.clone()));
+        client
     }
 
     /// awc pools a connection as soon as it has read a head that promises no body. What follows an interim answer
     /// (1xx), or a head whose body ends with the connection, would then answer somebody else's request: nothing that
     /// is in the pool is used again.
-    fn give_up_pool_after(&self, response: &ClientResponse) {
+    fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
         let headers = response.headers();
         let has_length =
             headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
         if response.status().is_informational() || !has_length {
-            self.client.replace(connector::client(self.connect));
+            self.clients.borrow_mut().retain(|(known, _)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node)));
         }
     }
 
     /// Sends a request and waits for the head of the answer. Only our own headers go along, those that the job names,
-    /// and the node's key to that node alone.
-    pub(super) async fn post(&self, node: &NodeEndpoint, job: &Job) -> Result<Head, AttemptError> {
+    /// and the node's credentials to that node alone.
+    pub(super) async fn post(&self, node: &Arc<NodeEndpoint>, job: &Job) -> Result<Head, AttemptError> {
         let mut request = self
-            .client()
+            .client(node)
             .post(node.uri(job.endpoint).clone())
             .insert_header((header::CONTENT_TYPE, "application/json"))
             .insert_header(("x-request-id", job.request_id.as_str()));
         for (name, value) in &job.headers {
             request = request.append_header((*name, value.as_str()));
         }
-        if let Some(authorization) = node.authorization() {
-            request = request.insert_header((header::AUTHORIZATION, authorization));
+        for header in node.headers() {
+            request = request.insert_header(header);
         }
         let mut response = request.send_body(job.body.clone()).await.map_err(|error| not_sent(&error))?;
-        self.give_up_pool_after(&response);
+        self.give_up_pool_after(node, &response);
         let status = response.status();
         if status.is_success() {
             return Ok(Head::Good(response));
@@ -105,24 +117,24 @@ impl Upstream {
     }
 
     /// Asks a node something small.
-    pub(super) async fn get(&self, node: &NodeEndpoint, uri: &awc::http::Uri) -> Result<Bytes, String> {
-        self.ask(node, self.client().get(uri.clone()), Bytes::new()).await
+    pub(super) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, String> {
+        self.ask(node, self.client(node).get(uri.clone()), Bytes::new()).await
     }
 
     /// Asks a node about a model. The caller sets a deadline.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn show(&self, node: &NodeEndpoint, body: Bytes) -> Result<Bytes, String> {
-        self.ask(node, self.client().post(node.show_uri().clone()), body).await
+    pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
+        self.ask(node, self.client(node).post(node.show_uri().clone()), body).await
     }
 
-    async fn ask(&self, node: &NodeEndpoint, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
-        if let Some(authorization) = node.authorization() {
-            request = request.insert_header((header::AUTHORIZATION, authorization));
+    async fn ask(&self, node: &Arc<NodeEndpoint>, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
+        for header in node.headers() {
+            request = request.insert_header(header);
         }
         let mut response = request.send_body(body).await.map_err(|error| error.to_string())?;
-        self.give_up_pool_after(&response);
+        self.give_up_pool_after(node, &response);
         if response.status() != StatusCode::OK {
             return Err(format!("status {}", response.status().as_u16()));
         }

@@ -97,7 +97,7 @@ pub async fn fast_node() -> SimNode {
 
 /// How a node stands in the configuration.
 pub fn node(name: &str, url: String, slots: u32) -> NodeSettings {
-    NodeSettings { name: name.to_owned(), url, slots, vram_gb: None, api_key: None }
+    NodeSettings { slots, ..NodeSettings::new(name, url) }
 }
 
 /// A gateway over these nodes on SQLite, with the defaults; waits until every node that can be up is up.

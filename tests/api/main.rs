@@ -8,6 +8,7 @@ mod admin;
 mod anthropic;
 mod auth;
 mod cli;
+mod cloud;
 mod dialects;
 mod failures;
 mod fidelity;
