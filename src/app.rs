@@ -21,12 +21,14 @@ use crate::http::{self, AdminKey, Inference, Lifecycle};
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
 use crate::relay::{Dispatcher, Fleet, Meters, Prober, Relay, Upstream};
-use crate::store::{Accounts, KeyDigest, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
 /// How often changes that other gateways made to users are taken up.
 const REFRESH: Duration = Duration::from_secs(5);
-/// How long a database that is away at the end is waited for.
+/// How long a local file that cannot be written, or a slow database, is waited for at the end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
+/// How long usage of an earlier run is copied to the database before requests are taken.
+const CATCH_UP: Duration = Duration::from_secs(5);
 /// What streams get, after the grace period, to send their last frame.
 const LAST_FRAME: Duration = Duration::from_secs(2);
 
@@ -60,6 +62,7 @@ pub struct App {
     accounts: Arc<Accounts>,
     recorder: Recorder,
     writer: Writer,
+    copier: Option<Copier>,
     relay: Relay,
     draining: CancellationToken,
     server: Server,
@@ -79,11 +82,14 @@ impl App {
         let fleet =
             Fleet::new(&config.nodes).map_err(|(index, flaw)| StartError::Setting(format!("nodes[{index}].{flaw}")))?;
         let store = Store::open(&config.database).await?;
+        let (recorder, writer, copier) = Recorder::new(store.clone(), clock);
+        if let Some(copier) = &copier {
+            copier.catch_up(CATCH_UP).await;
+        }
         let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
         for account in accounts.all() {
             metrics.meet_user(account.user().as_str());
         }
-        let (recorder, writer) = Recorder::new(store.clone());
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
         let dispatcher = Dispatcher::new(config.queue, specs, clock);
         let stop = CancellationToken::new();
@@ -100,7 +106,7 @@ impl App {
             draining: draining.clone(),
         };
         let (server, address) = parts.listen()?;
-        Ok(Self { config, clock, store, accounts, recorder, writer, relay, draining, server, address })
+        Ok(Self { config, clock, store, accounts, recorder, writer, copier, relay, draining, server, address })
     }
 
     /// Where it listens; the port is real also where 0 was asked for.
@@ -131,7 +137,9 @@ impl App {
         let tasks = CancellationToken::new();
         let background = self.spawn_background(&tasks);
         let flush = CancellationToken::new();
+        let copy = CancellationToken::new();
         let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
+        let copying = self.copier.map(|copier| actix_rt::spawn(copier.run(copy.clone(), FLUSH_PATIENCE)));
         let handle = self.server.handle();
         let serving = actix_rt::spawn(self.server);
         let drain = Drain {
@@ -153,6 +161,10 @@ impl App {
         }
         flush.cancel();
         let _ = writing.await;
+        copy.cancel();
+        if let Some(copying) = copying {
+            let _ = copying.await;
+        }
         self.store.close().await;
         served.map_err(io::Error::other)?
     }
@@ -179,7 +191,11 @@ async fn refresh(accounts: Arc<Accounts>, clock: Clock, stop: CancellationToken)
             () = stop.cancelled() => return,
             () = tokio::time::sleep(REFRESH) => {}
         }
-        if let Err(error) = accounts.refresh(clock.now()).await {
+        let refreshed = tokio::select! {
+            () = stop.cancelled() => return,
+            refreshed = accounts.refresh(clock.now()) => refreshed,
+        };
+        if let Err(error) = refreshed {
             tracing::warn!(%error, "users could not be read; the last ones known stay in force");
         }
     }

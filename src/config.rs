@@ -130,7 +130,7 @@ impl Config {
 
     /// The folder for what the gateway makes itself.
     pub fn data_folder(&self) -> PathBuf {
-        let beside = self.database.sqlite_path().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+        let beside = self.database.local_path().parent().filter(|folder| !folder.as_os_str().is_empty());
         beside.unwrap_or(Path::new("data")).to_path_buf()
     }
 

@@ -24,14 +24,15 @@
 //! | 5 | wait for a slot | [`relay::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |
 //! | 6 | ask the node; another one, while no byte has reached the client | `relay::carry`, `relay::upstream` | 502, 503, 504 |
 //! | 7 | pass the answer on, watching it | [`relay::MeteredBody`], [`protocol::StreamEditor`] | an error frame in the stream |
-//! | 8 | end or drop, once: slot free, limits settled, row handed in, metrics, one log line | [`relay::Meter`], `relay::dispatcher` | |
+//! | 8 | end or drop, once: slot free, limits settled, row handed in, metrics, one log line; the end of an answer waits for the row | [`relay::Meter`], [`store::Recorder`] | 503, an error frame |
 //!
 //! # Invariants
 //!
 //! * A request holds a slot only on one node, and at most `slots` requests hold one of a (node, model).
 //! * Every future and body may be dropped at any await: slots, reservations and rows are guards that settle on drop.
 //! * A plain answer is whole before the client sees any of it; a stream never ends with `[DONE]` unless the node's did.
-//! * Nothing on a request's path waits for the database, and nothing is admitted whose row could not be kept.
+//! * Nothing on a request's path waits for the database. The end of an answer waits for its row in the local file, nothing else
+//!   does, and nothing is admitted whose row could not be kept.
 //! * Every queue is bounded, and every await that leaves the process has a deadline.
 pub mod app;
 pub mod cli;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use families::Families;
 use process::Process;
-pub use scrape::{NodeGauges, Snapshot};
+pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
 use users::Users;
 
@@ -30,7 +30,7 @@ const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
 const STAGES: [&str; 3] = ["auth", "route", "forward"];
 /// Why an attempt fails.
 const FAILURES: [&str; 8] = ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied"];
-const REJECTIONS: [&str; 6] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping"];
+const REJECTIONS: [&str; 7] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
@@ -327,7 +327,7 @@ mod tests {
     fn the_state_of_the_moment_is_exported() {
         let metrics = metrics(&Settings::default());
         let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
-        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true };
+        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, outbox: None };
         // A second look counts nothing twice.
         text(&metrics, &snapshot);
         let said = text(&metrics, &snapshot);

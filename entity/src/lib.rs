@@ -5,5 +5,8 @@
 #![allow(missing_docs)]
 
 pub mod api_key;
+pub mod outbox;
+pub mod parked;
+pub mod running;
 pub mod usage;
 pub mod user;

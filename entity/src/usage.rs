@@ -1,7 +1,8 @@
 //! One row for each request, however it ended. Rows outlive their user.
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, DeriveEntityModel)]
 #[sea_orm(table_name = "usage")]
 pub struct Model {
     /// UUIDv7, so that the key's order is the order of arrival.
@@ -28,6 +29,12 @@ pub struct Model {
     pub queue_ms: i64,
     pub time_to_first_token_ms: Option<i64>,
     pub duration_ms: i64,
+    /// Loading the model, where this request caused it.
+    pub load_ms: Option<i64>,
+    /// The node's work on the prompt.
+    pub prefill_ms: Option<i64>,
+    /// The node's work on the answer.
+    pub decode_ms: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,7 +1,9 @@
 //! The schema, one step a file, the same for SQLite and Postgres.
 use sea_orm_migration::prelude::*;
 
+mod l20261125_000001_running_outbox;
 mod m20261123_000001_users_keys_usage;
+mod m20261125_000001_usage_node_time;
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -10,6 +12,24 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261123_000001_users_keys_usage::Migration)]
+        vec![
+            Box::new(m20261123_000001_users_keys_usage::Migration),
+            Box::new(m20261125_000001_usage_node_time::Migration),
+        ]
+    }
+}
+
+/// What only the local file has, beside the tables above: the way of usage from memory to the database.
+#[derive(Debug)]
+pub struct LocalMigrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for LocalMigrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(l20261125_000001_running_outbox::Migration)]
+    }
+
+    fn migration_table_name() -> DynIden {
+        "local_migrations".into_iden()
     }
 }

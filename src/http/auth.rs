@@ -53,6 +53,7 @@ pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
         None if dependency::<AdminKey>(request)?.0.matches(&digest) => Err(ApiError::unauthorized(
             "The admin key is no user key. Make a user with POST /admin/users and use its key.",
         )),
+        None if !accounts.is_current() => Err(ApiError::users_away()),
         None => Err(ApiError::unauthorized("Incorrect API key. Ask the operator of this service for a key.")),
     }
 }

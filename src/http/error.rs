@@ -13,7 +13,10 @@ use crate::limits::{Exceeded, Standing};
 use crate::protocol::{BadRequest, Dialect, ErrorObject};
 use crate::relay::WhyNot;
 use crate::scheduler::{Failure, Refusal, RefusalReason};
-use crate::store::{Status, StoreError};
+use crate::store::{Status, StorageFull, StoreError};
+
+/// When to come back to a store that cannot be written or read.
+const STORAGE_RETRY: Duration = Duration::from_secs(5);
 
 /// An answer that is an error, in OpenAI's words. Boxed, as it is far larger than what it is returned instead of.
 #[derive(Clone, Debug)]
@@ -188,10 +191,26 @@ impl ApiError {
         })
     }
 
+    /// Usage cannot be stored, and nothing is given away.
+    pub fn not_stored() -> Self {
+        let message = format!("{StorageFull}. Please try again in {}.", seconds(STORAGE_RETRY));
+        Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
+    }
+
+    /// Whose key it is cannot be said while the database is away.
+    pub fn users_away() -> Self {
+        let message = format!(
+            "This API key cannot be checked at the moment, as the database is away. Please try again in {}.",
+            seconds(STORAGE_RETRY)
+        );
+        Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
+    }
+
     /// A request that was carried and got no answer, and how its account is closed.
     pub fn not_carried(why: &WhyNot, model: &str) -> (Self, Status) {
         match why {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
+            WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
                 (Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message), Status::Deadline)
@@ -274,12 +293,13 @@ impl From<StoreError> for ApiError {
             StoreError::NotFound(_) => Self::not_found(error.to_string()),
             StoreError::TimedOut
             | StoreError::Database(_)
+            | StoreError::Damaged { .. }
             | StoreError::Folder(_)
             | StoreError::PasswordFile { .. } => {
                 // What a database says may hold what was asked of it: for the operator only.
                 tracing::error!(%error, "the database failed a request");
                 let message = "The database is not available. Please try again in 5s.";
-                Self::unavailable("storage_unavailable", message, Duration::from_secs(5))
+                Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
             }
         }
     }

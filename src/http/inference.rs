@@ -308,7 +308,7 @@ impl Inference {
     }
 
     /// Words a limit's refusal and closes the account.
-    fn refuse(&self, exceeded: Exceeded, meter: Meter, account: &Account, received: Moment) -> ApiError {
+    fn refuse(&self, exceeded: Exceeded, mut meter: Meter, account: &Account, received: Moment) -> ApiError {
         self.meters.metrics.rate_limited(exceeded.limit_name());
         let error = ApiError::exceeded(exceeded, account.standing(received));
         meter.finish(Status::Refused, error.code());
@@ -336,7 +336,7 @@ impl Inference {
         };
         match result {
             Ok(answer) => Ok(respond(endpoint, answer, account, self.meters.clock.now())),
-            Err(CarryError { meter, why }) => {
+            Err(CarryError { mut meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &asked);
                 meter.finish(status, error.code());
                 Err(error.for_user(account.standing(self.meters.clock.now())))
@@ -378,13 +378,7 @@ impl Inference {
         account: &Arc<Account>,
         received: Moment,
     ) -> Result<Meter, ApiError> {
-        let permit = self.recorder.permit().map_err(|full| {
-            ApiError::unavailable(
-                "storage_unavailable",
-                format!("{full}. Please try again in 5s."),
-                Duration::from_secs(5),
-            )
-        })?;
+        let permit = self.recorder.permit().map_err(|_| ApiError::not_stored())?;
         Ok(self.meters.start(Admission {
             request_id: id.0,
             account: account.clone(),

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
-use crate::metrics::{Metrics, NodeGauges, Snapshot, UNKNOWN_MODEL};
+use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::relay::Dispatcher;
 use crate::scheduler::{NodeState, NodeView, Scheduler};
 use crate::store::Recorder;
@@ -149,6 +149,11 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
             queued,
             usage_backlog: lifecycle.recorder.backlog(),
             usage_ready: lifecycle.recorder.is_ready(),
+            outbox: lifecycle.recorder.copied().map(|copied| OutboxGauges {
+                waiting: copied.waiting,
+                parked: copied.parked,
+                database_up: copied.is_up,
+            }),
         })
     })
     .await

@@ -116,6 +116,17 @@ pub struct UsageRecord {
     time_to_first_token_ms: Option<u64>,
     /// From arrival to end, milliseconds.
     duration_ms: u64,
+    /// Where the token numbers come from: `reported` by the node, `counted` by the gateway, or `estimated`.
+    #[schema(example = "reported")]
+    tokens_from: String,
+    /// How many nodes were asked.
+    attempts: u32,
+    /// Loading the model, milliseconds, where this request caused it; else null.
+    load_ms: Option<u64>,
+    /// The node's work on the prompt, milliseconds; null where it is not known.
+    prefill_ms: Option<u64>,
+    /// The node's work on the answer, milliseconds; null where it is not known.
+    decode_ms: Option<u64>,
 }
 
 /// A page of rows, newest first.
@@ -176,6 +187,11 @@ impl From<UsageRow> for UsageRecord {
             queue_ms: row.queue_ms,
             time_to_first_token_ms: row.time_to_first_token_ms,
             duration_ms: row.duration_ms,
+            tokens_from: row.tokens_from.into_owned(),
+            attempts: row.attempts,
+            load_ms: row.load_ms,
+            prefill_ms: row.prefill_ms,
+            decode_ms: row.decode_ms,
         }
     }
 }

@@ -75,7 +75,7 @@ impl WaitingBody {
                 let error = ErrorObject { message: &message, kind: "invalid_request_error", param: None, code: None };
                 Some(self.error_frame(&error))
             }
-            Err(CarryError { meter, why }) => {
+            Err(CarryError { mut meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &self.model);
                 meter.finish(status, 200);
                 Some(self.error_frame(&error.object()))

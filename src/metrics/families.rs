@@ -42,6 +42,9 @@ pub(super) struct Families {
     pub(super) transitions: IntCounterVec,
     pub(super) usage_backlog: IntGauge,
     pub(super) usage_ready: Gauge,
+    pub(super) outbox_waiting: Gauge,
+    pub(super) outbox_parked: Gauge,
+    pub(super) database_up: Gauge,
 }
 
 /// Declares families in one registry, each under its full name.
@@ -148,6 +151,13 @@ impl Families {
             usage_backlog: declare
                 .int_gauge("usage_rows_waiting", "Usage rows in memory: running requests and unwritten rows.")?,
             usage_ready: declare.gauge("usage_storage_ready", "Whether usage can be stored: 1 or 0.")?,
+            outbox_waiting: declare
+                .gauge("usage_outbox_rows", "Usage rows that are safe in the local file and not in Postgres yet.")?,
+            outbox_parked: declare.gauge(
+                "usage_parked_rows",
+                "Usage rows that Postgres refuses; they stay in the local file for the operator to look at.",
+            )?,
+            database_up: declare.gauge("database_up", "Whether Postgres answered the last time: 1 or 0.")?,
         })
     }
 }

@@ -16,6 +16,19 @@ pub struct Snapshot {
     pub usage_backlog: usize,
     /// Whether usage can be stored.
     pub usage_ready: bool,
+    /// The way on from the local file; `None` where that is the database.
+    pub outbox: Option<OutboxGauges>,
+}
+
+/// Rows between the local file and Postgres.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxGauges {
+    /// Not copied yet.
+    pub waiting: u64,
+    /// Refused by Postgres, for somebody to look at.
+    pub parked: u64,
+    /// Whether Postgres answered the last time.
+    pub database_up: bool,
 }
 
 /// A node at the moment of a scrape.
@@ -58,6 +71,10 @@ impl Metrics {
         snapshot.nodes.iter().for_each(|node| self.set_node(node));
         self.families.usage_backlog.set(to_i64(snapshot.usage_backlog));
         self.families.usage_ready.set(f64::from(u8::from(snapshot.usage_ready)));
+        let outbox = snapshot.outbox.unwrap_or(OutboxGauges { waiting: 0, parked: 0, database_up: true });
+        self.families.outbox_waiting.set(outbox.waiting as f64);
+        self.families.outbox_parked.set(outbox.parked as f64);
+        self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
         self.process.look();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

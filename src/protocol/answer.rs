@@ -1,4 +1,6 @@
 //! What does a plain (not streamed) answer say, and what is changed in it?
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,6 +17,12 @@ pub struct Usage {
     /// Reasoning included.
     #[serde(alias = "output_tokens")]
     pub completion_tokens: Option<u64>,
+    /// The node's work on the prompt; only Ollama's own dialect tells.
+    #[serde(skip)]
+    pub prefill: Option<Duration>,
+    /// The node's work on the answer; only Ollama's own dialect tells.
+    #[serde(skip)]
+    pub decode: Option<Duration>,
 }
 
 impl Usage {
@@ -29,7 +37,18 @@ impl Usage {
             None => Ok(0),
             Some(count) => serde_json::from_str(count.get()).map_err(|_| format!("`{key}` is no count")),
         };
-        Ok(Self { prompt_tokens: Some(count("prompt_eval_count")?), completion_tokens: Some(count("eval_count")?) })
+        let time = |key| object.present(key).and_then(|time| serde_json::from_str::<i64>(time.get()).ok());
+        // An embedding is all prompt, and reports only the whole.
+        let embedding = || Some(time("total_duration")?.saturating_sub(time("load_duration").unwrap_or(0)));
+        let nanoseconds = |time: i64| Duration::from_nanos(u64::try_from(time).unwrap_or_default());
+        let decode = time("eval_duration");
+        let prefill = time("prompt_eval_duration").or_else(|| if decode.is_none() { embedding() } else { None });
+        Ok(Self {
+            prompt_tokens: Some(count("prompt_eval_count")?),
+            completion_tokens: Some(count("eval_count")?),
+            prefill: prefill.map(nanoseconds),
+            decode: decode.map(nanoseconds),
+        })
     }
 }
 
@@ -111,13 +130,17 @@ mod tests {
         let body = r#"{ "id":"chatcmpl-4", "x":[1.0,  2], "choices":[{}], "usage":{"prompt_tokens":26,"completion_tokens":0,"total_tokens":26}}"#;
         let (edited, usage) = edit_answer(Endpoint::ChatCompletions, Bytes::from(body), "new").unwrap();
         assert_eq!(edited, body.replace("\"chatcmpl-4\"", "\"chatcmpl-new\""));
-        assert_eq!(usage, Usage { prompt_tokens: Some(26), completion_tokens: Some(0) });
+        assert_eq!(usage, Usage { prompt_tokens: Some(26), completion_tokens: Some(0), ..Usage::default() });
     }
 
     #[test]
     fn each_dialect_reports_in_its_own_place() {
         let usage = |endpoint, body: &'static str| edit_answer(endpoint, Bytes::from(body), "r").unwrap().1;
-        let some = |prompt, completion| Usage { prompt_tokens: Some(prompt), completion_tokens: Some(completion) };
+        let some = |prompt, completion| Usage {
+            prompt_tokens: Some(prompt),
+            completion_tokens: Some(completion),
+            ..Usage::default()
+        };
         let native = r#"{"message":{},"done":true,"prompt_eval_count":3}"#;
         assert_eq!(usage(Endpoint::Chat, native), some(3, 0));
         let messages = r#"{"id":"msg_1","content":[],"usage":{"input_tokens":4,"output_tokens":5}}"#;
@@ -125,6 +148,18 @@ mod tests {
         let responses = r#"{"id":"resp_1","output":[],"usage":{"input_tokens":4,"output_tokens":5,"total_tokens":9}}"#;
         assert_eq!(usage(Endpoint::Responses, responses), some(4, 5));
         assert_eq!(usage(Endpoint::EmbedOne, r#"{"embedding":[1]}"#), Usage::default());
+    }
+
+    #[test]
+    fn ollamas_own_dialect_tells_what_the_node_worked() {
+        let usage = |endpoint, body: &'static str| edit_answer(endpoint, Bytes::from(body), "r").unwrap().1;
+        let chat = r#"{"message":{},"done":true,"load_duration":9000000,"prompt_eval_duration":2000000,"eval_duration":3000000}"#;
+        let chat = usage(Endpoint::Chat, chat);
+        assert_eq!((chat.prefill, chat.decode), (Some(Duration::from_millis(2)), Some(Duration::from_millis(3))));
+        let embed = usage(Endpoint::Embed, r#"{"embeddings":[[1]],"total_duration":9000000,"load_duration":4000000}"#);
+        assert_eq!((embed.prefill, embed.decode), (Some(Duration::from_millis(5)), None));
+        let silent = usage(Endpoint::Chat, r#"{"message":{},"done":true,"eval_duration":-1}"#);
+        assert_eq!((silent.prefill, silent.decode), (None, Some(Duration::ZERO)));
     }
 
     #[test]

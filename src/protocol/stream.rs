@@ -28,6 +28,8 @@ struct Scan {
     /// Events so far, for dialects that number them.
     events: u64,
     done: bool,
+    /// Where the terminal frame began in what the last push appended to.
+    terminal_at: usize,
 }
 
 /// How far a stream has come.
@@ -58,7 +60,8 @@ impl StreamEditor {
     pub fn new(endpoint: Endpoint, request_id: &str, hide_usage: bool) -> Self {
         let framing = if endpoint.dialect() == Dialect::Ollama { Framing::Lines } else { Framing::Events };
         let id = endpoint.answer_id(request_id);
-        let scan = Scan { endpoint, id, hide_usage, usage: None, token_chunks: 0, events: 0, done: false };
+        let scan =
+            Scan { endpoint, id, hide_usage, usage: None, token_chunks: 0, events: 0, done: false, terminal_at: 0 };
         Self { frames: Frames::new(framing), scan }
     }
 
@@ -72,10 +75,19 @@ impl StreamEditor {
         let pushed = self.frames.push(chunk, |frame| {
             // What stands behind the terminal frame belongs to nobody.
             if result.is_ok() && !scan.done {
+                let before = out.len();
                 result = scan.frame(&frame, out);
+                if scan.done {
+                    scan.terminal_at = before;
+                }
             }
         });
         result.and_then(|()| pushed.map_err(|error| StreamFault::Garbled(error.to_string())))
+    }
+
+    /// Cuts the terminal frame off what the push that found it has appended to `out`.
+    pub fn split_terminal(&self, out: &mut Vec<u8>) -> Vec<u8> {
+        if self.scan.done { out.split_off(self.scan.terminal_at.min(out.len())) } else { Vec::new() }
     }
 
     /// How far the stream has come.
@@ -277,7 +289,7 @@ mod tests {
         let (result, progress, text) = run(false, &[STREAM.as_bytes()]);
         assert_eq!(result, Ok(()));
         assert_eq!(text, STREAM.replace("\"chatcmpl-417\"", "\"chatcmpl-new\""));
-        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(2) };
+        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(2), ..Usage::default() };
         assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 2, done: true });
     }
 
@@ -312,6 +324,18 @@ mod tests {
         ] {
             assert!(run(false, &[bad.as_bytes()]).0.is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_terminal_frame_can_be_held_back_alone() {
+        let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "417", false);
+        let mut out = Vec::new();
+        editor.push(Bytes::from(STREAM), &mut out).unwrap();
+        assert_eq!(editor.split_terminal(&mut out), b"data: [DONE]\n\n");
+        assert_eq!(out, STREAM.strip_suffix("data: [DONE]\n\n").unwrap().as_bytes());
+        let mut out = b"kept".to_vec();
+        assert_eq!(StreamEditor::new(Endpoint::Chat, "r", false).split_terminal(&mut out), b"");
+        assert_eq!(out, b"kept");
     }
 
     #[test]
@@ -357,7 +381,7 @@ mod tests {
         let lines = "{\"message\":{\"content\":\"Hi\"},\"done\":false}\n{\"message\":{},\"done\":true,\"prompt_eval_count\":26,\"eval_count\":1}\n";
         let (result, progress, text) = native(&[&lines[..30], &lines[30..]]);
         assert_eq!((result, text.as_str()), (Ok(()), lines));
-        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1) };
+        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1), ..Usage::default() };
         assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 1, done: true });
     }
 
@@ -380,7 +404,7 @@ mod tests {
         let mut out = Vec::new();
         editor.push(Bytes::from(stream), &mut out).unwrap();
         assert_eq!(String::from_utf8(out).unwrap(), stream.replace("msg_1", "msg_r"));
-        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1) };
+        let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1), ..Usage::default() };
         assert_eq!(editor.progress(), Progress { usage: Some(usage), token_chunks: 1, done: true });
     }
 

@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
 use crate::scheduler::{Failure, Outcome, Refusal, RefusalReason};
-use crate::store::Status;
+use crate::store::{Status, StorageFull};
 
 /// What every request shares on its way.
 #[derive(Clone, Debug)]
@@ -110,6 +110,8 @@ pub enum WhyNot {
     TooLong,
     /// The gateway stops.
     Stopping,
+    /// The answer is here, but its usage could not be stored in time. The account is closed already.
+    Unrecorded,
 }
 
 impl WhyNot {
@@ -124,6 +126,7 @@ impl WhyNot {
             },
             Self::TooLong => "deadline",
             Self::Stopping => "stopping",
+            Self::Unrecorded => "storage",
         }
     }
 }
@@ -168,7 +171,10 @@ impl Relay {
         let content = match reply {
             Reply::Plain { status, body, usage } => {
                 ticket.leave(Outcome::Completed);
-                close_plain(job.meter, status, usage);
+                if close_plain(&mut job.meter, status, usage).await.is_err() {
+                    self.metrics.queue_rejected(WhyNot::Unrecorded.label());
+                    return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
+                }
                 Content::Plain { status, body }
             }
             Reply::Stream(stream) => {
@@ -252,14 +258,19 @@ impl Relay {
     }
 }
 
-fn close_plain(mut meter: Meter, status: u16, usage: Option<Usage>) {
-    match usage {
+/// Settles, and waits until the row is safe: only then may the client have the answer.
+async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Result<(), StorageFull> {
+    let receipt = match usage {
         Some(usage) => {
             meter.reported(usage);
-            meter.finish(Status::Completed, status);
+            meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.
         None => meter.finish(Status::Refused, status),
+    };
+    match receipt {
+        Some(receipt) => receipt.kept().await,
+        None => Ok(()),
     }
 }
 

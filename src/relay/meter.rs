@@ -2,7 +2,8 @@
 //!
 //! A [`Meter`] is made once a request is understood, reserves in [`Meter::admit`], and ends in [`Meter::finish`], or in
 //! `drop` when the client left: then the reservation is settled, the usage row handed in, the metrics and the one log
-//! line written. There is no other way out.
+//! line written. There is no other way out, but for the death of the process: for that case the meter notes how far the
+//! request is, when it comes a step further and about once a second.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +14,13 @@ use crate::clock::Clock;
 use crate::limits::{Exceeded, Moment, Need, Reservation};
 use crate::metrics::{Ended, Metrics};
 use crate::protocol::{Progress, Usage};
-use crate::store::{Account, RowPermit, Status, TokensFrom, UsageRow};
+use crate::store::{Account, Receipt, RowPermit, Status, TokensFrom, UsageRow};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;
+
+/// How often a running request notes how far it is.
+const NOTE: Duration = Duration::from_secs(1);
 
 /// What is known of a request before it is admitted.
 #[derive(Debug)]
@@ -65,6 +69,9 @@ impl Meters {
             forwarding: Duration::ZERO,
             usage: None,
             token_chunks: 0,
+            last_token: None,
+            load: None,
+            noted: Duration::ZERO,
         };
         Meter { meters: self.clone(), open: Some(open) }
     }
@@ -92,6 +99,12 @@ struct Open {
     forwarding: Duration,
     usage: Option<Usage>,
     token_chunks: u64,
+    /// From arrival to the last chunk that counted as a token.
+    last_token: Option<Duration>,
+    /// Loading the model, where this request caused it.
+    load: Option<Duration>,
+    /// Uptime of the last note.
+    noted: Duration,
 }
 
 impl Meter {
@@ -104,6 +117,7 @@ impl Meter {
         let reservation = open.admission.account.admit(need, open.admission.received)?;
         let output_cap = reservation.output_cap;
         open.reservation = Some(reservation);
+        self.note();
         Ok(output_cap)
     }
 
@@ -115,6 +129,13 @@ impl Meter {
         open.queued += waited;
         open.running_since = Some(self.meters.clock.uptime());
         self.meters.metrics.waited(&open.admission.listed_model, waited);
+        self.note();
+    }
+
+    /// The request made its node load the model, which took so long.
+    pub fn caused_load(&mut self, took: Duration) {
+        let Some(open) = &mut self.open else { return };
+        open.load = Some(open.load.unwrap_or_default() + took);
     }
 
     /// The attempt on the node ended, before the request did or with it.
@@ -138,13 +159,29 @@ impl Meter {
         let after = at.saturating_sub(open.admission.received.uptime);
         open.first_byte = Some(after);
         self.meters.metrics.first_token(&open.admission.listed_model, after);
+        self.note();
     }
 
     /// How far the answer has come.
     pub(super) fn progress(&mut self, progress: Progress) {
         let Some(open) = &mut self.open else { return };
+        let now = self.meters.clock.uptime();
+        if progress.token_chunks > open.token_chunks {
+            open.last_token = Some(now.saturating_sub(open.admission.received.uptime));
+        }
         open.usage = progress.usage;
         open.token_chunks = progress.token_chunks;
+        if now.saturating_sub(open.noted) >= NOTE {
+            self.note();
+        }
+    }
+
+    /// Takes note of the row that the request would leave if the gateway died now.
+    fn note(&mut self) {
+        let Some(open) = &mut self.open else { return };
+        let now = self.meters.clock.now();
+        open.noted = now.uptime;
+        open.admission.permit.note(open.row(Status::Interrupted, now));
     }
 
     /// What a plain answer reports.
@@ -162,12 +199,8 @@ impl Meter {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.admission.received.uptime)
     }
 
-    /// Settles. `code` is the status that the client saw.
-    pub fn finish(mut self, status: Status, code: u16) {
-        self.settle(status, code);
-    }
-
-    fn settle(&mut self, status: Status, code: u16) {
+    /// Settles, once; `None` where that is done. `code` is the status that the client saw.
+    pub fn finish(&mut self, status: Status, code: u16) -> Option<Receipt> {
         // Of an attempt that failed this has been said before.
         self.attempt_ended(match status {
             Status::Completed => "ok",
@@ -175,10 +208,22 @@ impl Meter {
             Status::UpstreamError => "garbled",
             Status::Cancelled | Status::Deadline | Status::Interrupted => "cancelled",
         });
-        let Some(open) = self.open.take() else { return };
+        let open = self.open.take()?;
         let now = self.meters.clock.now();
-        let duration = now.uptime.saturating_sub(open.admission.received.uptime);
-        let (prompt_tokens, completion_tokens, tokens_from) = open.tokens(status);
+        let row = open.row(status, now);
+        self.count(&open, &row, status, code);
+        log(&row, code);
+        let Admission { account, permit, .. } = open.admission;
+        match open.reservation {
+            Some(reservation) if status == Status::Refused => account.cancel(reservation, now),
+            Some(reservation) => account.settle(reservation, row.prompt_tokens + row.completion_tokens, now),
+            None => {}
+        }
+        Some(permit.record(row))
+    }
+
+    fn count(&self, open: &Open, row: &UsageRow, status: Status, code: u16) {
+        let duration = Duration::from_millis(row.duration_ms);
         let ended = Ended {
             route: open.admission.endpoint,
             model: &open.admission.listed_model,
@@ -187,6 +232,7 @@ impl Meter {
             outcome: outcome(status, code),
             duration,
         };
+        let (prompt_tokens, completion_tokens) = (row.prompt_tokens, row.completion_tokens);
         let metrics = &self.meters.metrics;
         metrics.left(ended.route);
         metrics.ended(ended);
@@ -198,47 +244,54 @@ impl Meter {
         if let (Status::Completed, Some(first), true) = (status, open.first_byte, open.admission.stream) {
             metrics.decoded(ended.model, completion_tokens, duration.saturating_sub(first));
         }
-        let Admission { account, permit, .. } = open.admission;
-        let row = UsageRow {
-            request_id: open.admission.request_id,
-            user: account.user().shared(),
-            created_at_ms: open.admission.received.unix_ms,
-            day: open.admission.received.day(),
-            model: open.admission.model,
-            endpoint: open.admission.endpoint.into(),
-            node: open.node.as_deref().map(str::to_owned),
-            stream: open.admission.stream,
-            status: status.as_str().into(),
-            prompt_tokens,
-            completion_tokens,
-            tokens_from: tokens_from.as_str().into(),
-            attempts: open.attempts,
-            queue_ms: millis(open.queued),
-            time_to_first_token_ms: open.first_byte.map(millis),
-            duration_ms: millis(duration),
-        };
-        log(&row, code);
-        match open.reservation {
-            Some(reservation) if status == Status::Refused => account.cancel(reservation, now),
-            Some(reservation) => account.settle(reservation, prompt_tokens + completion_tokens, now),
-            None => {}
-        }
-        permit.record(row);
     }
 }
 
 // A handler may be dropped at any await, when its client leaves.
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.settle(Status::Cancelled, CLIENT_LEFT);
+        self.finish(Status::Cancelled, CLIENT_LEFT);
     }
 }
 
 impl Open {
+    /// The row of the request if it ended now.
+    fn row(&self, status: Status, now: Moment) -> UsageRow {
+        let admission = &self.admission;
+        let (prompt_tokens, completion_tokens, tokens_from) = self.tokens(status);
+        let usage = self.usage.unwrap_or_default();
+        UsageRow {
+            request_id: admission.request_id,
+            user: admission.account.user().shared(),
+            created_at_ms: admission.received.unix_ms,
+            day: admission.received.day(),
+            model: admission.model.clone(),
+            endpoint: admission.endpoint.into(),
+            node: self.node.as_deref().map(str::to_owned),
+            stream: admission.stream,
+            status: status.as_str().into(),
+            prompt_tokens,
+            completion_tokens,
+            tokens_from: tokens_from.as_str().into(),
+            attempts: self.attempts,
+            queue_ms: millis(self.queued),
+            time_to_first_token_ms: self.first_byte.map(millis),
+            duration_ms: millis(now.uptime.saturating_sub(admission.received.uptime)),
+            load_ms: self.load.map(millis),
+            prefill_ms: usage.prefill.map(millis),
+            decode_ms: usage.decode.or_else(|| self.decoding()).map(millis),
+        }
+    }
+
+    /// From the first token of a stream to the last, where the node does not say how long it worked on the answer.
+    fn decoding(&self) -> Option<Duration> {
+        Some(self.last_token?.saturating_sub(self.first_byte?))
+    }
+
     /// The node's own numbers, else ours: chunks for the answer, and an estimate for a prompt that was begun. A client
     /// that leaves a running request pays for its prompt; one that got no answer through no fault of its own does not.
     fn tokens(&self, status: Status) -> (u64, u64, TokensFrom) {
-        if let Some(Usage { prompt_tokens, completion_tokens }) = self.usage
+        if let Some(Usage { prompt_tokens, completion_tokens, .. }) = self.usage
             && (prompt_tokens.is_some() || completion_tokens.is_some())
         {
             return (prompt_tokens.unwrap_or(0), completion_tokens.unwrap_or(0), TokensFrom::Reported);

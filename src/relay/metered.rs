@@ -1,9 +1,10 @@
 //! The body of a stream: passes a node's events on as they come, and accounts for itself at its end.
 //!
-//! States: passing (the node still talks) → closing (the terminal frame has passed; the connection is read to its end, so
-//! that it can be used again) → ended. A failure goes straight to the end, with an error frame in place of the terminal
+//! States: passing (the node still talks) → holding (the terminal frame is here and is held back until the usage row is
+//! safe) → closing (it has passed; the connection is read to its end, so that it can be used again) → ended. A failure goes straight to the end, with an error frame in place of the terminal
 //! one; the HTTP body itself ends properly. The slot is free and the row handed in as soon as the terminal frame is here.
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -20,10 +21,17 @@ use super::upstream::{AttemptError, cut_short};
 use crate::clock::Clock;
 use crate::protocol::{ErrorObject, StreamEditor, StreamFault};
 use crate::scheduler::{Failure, Outcome};
-use crate::store::Status;
+use crate::store::{Status, StorageFull};
 
 /// How often an idle stream looks at its deadlines; they are exact to this.
 const WATCH: Duration = Duration::from_secs(1);
+
+const UNRECORDED: ErrorObject<'_> = ErrorObject {
+    message: "The answer is complete but could not be accounted for, so its end is held back. Please try again in 5s.",
+    kind: "server_error",
+    param: None,
+    code: Some("storage_unavailable"),
+};
 
 /// A stream whose first events are here.
 pub(super) struct OpenStream {
@@ -51,9 +59,16 @@ pub struct MeteredBody {
     first: Vec<u8>,
     ticket: Ticket,
     meter: Option<Meter>,
+    held: Option<Held>,
     patience: Patience,
     heard: Duration,
     watch: Pin<Box<Sleep>>,
+}
+
+/// The end of an answer whose row is on its way.
+struct Held {
+    terminal: Vec<u8>,
+    kept: Pin<Box<dyn Future<Output = Result<(), StorageFull>>>>,
 }
 
 impl std::fmt::Debug for MeteredBody {
@@ -71,21 +86,42 @@ impl MeteredBody {
             first: stream.first,
             ticket,
             meter: Some(meter),
+            held: None,
             heard: patience.clock.uptime(),
             patience,
             watch: Box::pin(tokio::time::sleep(WATCH)),
         };
-        body.settle_if_done();
+        let mut first = std::mem::take(&mut body.first);
+        body.settle_if_done(&mut first);
+        body.first = first;
         body
     }
 
-    fn settle_if_done(&mut self) {
+    /// Settles with the terminal frame, which stays here until the row is kept; `out` is what has just been pushed.
+    fn settle_if_done(&mut self, out: &mut Vec<u8>) {
         if self.editor.progress().done
-            && let Some(meter) = self.meter.take()
+            && let Some(mut meter) = self.meter.take()
         {
             self.ticket.leave(Outcome::Completed);
-            meter.finish(Status::Completed, 200);
+            if let Some(receipt) = meter.finish(Status::Completed, 200) {
+                let terminal = self.editor.split_terminal(out);
+                self.held = Some(Held { terminal, kept: Box::pin(receipt.kept()) });
+            }
         }
+    }
+
+    /// The terminal frame once the row is kept, or an error frame where it is not.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
+        let Some(held) = &mut self.held else { return Poll::Ready(Vec::new()) };
+        let kept = ready!(held.kept.as_mut().poll(cx));
+        let terminal = self.held.take().map(|held| held.terminal).unwrap_or_default();
+        Poll::Ready(match kept {
+            Ok(()) => terminal,
+            Err(_) => {
+                self.response = None;
+                self.editor.error_frame(&UNRECORDED).into_bytes()
+            }
+        })
     }
 
     /// Looks at what the node sends next, or at the deadlines while it sends nothing.
@@ -124,7 +160,7 @@ impl MeteredBody {
             meter.forwarded(spent);
             meter.progress(self.editor.progress());
         }
-        self.settle_if_done();
+        self.settle_if_done(&mut out);
         match pushed {
             Ok(()) => Step::Passed(out),
             Err(StreamFault::Garbled(detail)) => Step::Failed(out, Ending::node(Failure::Garbled, detail)),
@@ -215,6 +251,10 @@ impl Stream for MeteredBody {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.first).into())));
         }
         loop {
+            let terminal = ready!(self.poll_held(cx));
+            if !terminal.is_empty() {
+                return Poll::Ready(Some(Ok(terminal.into())));
+            }
             match ready!(self.poll_step(cx)) {
                 Step::Passed(out) if out.is_empty() => {}
                 Step::Passed(out) => return Poll::Ready(Some(Ok(out.into()))),

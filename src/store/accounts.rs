@@ -3,6 +3,7 @@
 //! [`Accounts`] mirrors the tables `users` and `api_keys`. Changes go to the database first and then to memory, under
 //! one lock with [`Accounts::refresh`], which picks up what other gateways on the same database have changed.
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -12,6 +13,7 @@ use sea_orm::{
 };
 
 use super::keys::{ApiKey, KeyDigest, PLAIN_SHA_256};
+use super::snapshot::People;
 use super::{Store, StoreError, usage, within_deadline};
 use crate::limits::{Budget, Exceeded, Limits, Moment, Need, Reservation, Standing};
 
@@ -112,6 +114,10 @@ pub struct Accounts {
     keys: DashMap<KeyDigest, Arc<Account>>,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
     changing: tokio::sync::Mutex<()>,
+    /// What the copy for a start without the database holds.
+    copied: Mutex<People>,
+    /// Whether the database was there the last time it was asked.
+    current: AtomicBool,
 }
 
 impl Accounts {
@@ -120,10 +126,26 @@ impl Accounts {
     /// # Errors
     /// When the database fails.
     pub async fn load(store: Store, now: Moment) -> Result<Self, StoreError> {
-        let accounts =
-            Self { store, users: DashMap::new(), keys: DashMap::new(), changing: tokio::sync::Mutex::new(()) };
-        accounts.refresh(now).await?;
+        let accounts = Self {
+            store,
+            users: DashMap::new(),
+            keys: DashMap::new(),
+            changing: tokio::sync::Mutex::new(()),
+            copied: Mutex::default(),
+            current: AtomicBool::new(false),
+        };
+        if accounts.store.is_online() {
+            accounts.refresh(now).await?;
+        } else {
+            let people = People::read_copy(&accounts.store).await?;
+            accounts.take_up_all(&people, now).await?;
+        }
         Ok(accounts)
+    }
+
+    /// Whether somebody who is not here is unknown: false while the database is away, which may know them.
+    pub fn is_current(&self) -> bool {
+        self.current.load(Ordering::Relaxed)
     }
 
     /// The owner of a key.
@@ -230,22 +252,40 @@ impl Accounts {
     /// When the database fails; memory is then as it was.
     pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
-        let users = within_deadline(user::Entity::find().all(&self.store.db)).await?;
-        let keys = within_deadline(api_key::Entity::find().all(&self.store.db)).await?;
+        let people = People::read(&self.store).await;
+        self.current.store(people.is_ok(), Ordering::Relaxed);
+        let people = people?;
+        self.take_up_all(&people, now).await?;
+        self.keep_copy(people).await;
+        Ok(())
+    }
+
+    async fn keep_copy(&self, people: People) {
+        let is_same = || *self.copied.lock().unwrap_or_else(PoisonError::into_inner) == people;
+        if !self.store.local.is_outbox || is_same() {
+            return;
+        }
+        match people.keep_copy(&self.store).await {
+            Ok(()) => *self.copied.lock().unwrap_or_else(PoisonError::into_inner) = people,
+            Err(error) => tracing::warn!(%error, "users and keys could not be copied for a start without the database"),
+        }
+    }
+
+    async fn take_up_all(&self, People { users, keys }: &People, now: Moment) -> Result<(), StoreError> {
         let new = users.iter().any(|row| !self.users.contains_key(row.id.as_str()));
         let spent = if new { usage::spent(&self.store, None, now).await? } else { HashMap::new() };
         let names: HashSet<&str> = users.iter().map(|row| row.id.as_str()).collect();
         for gone in self.all().iter().filter(|account| !names.contains(account.user.as_str())) {
             self.forget(gone.user.as_str());
         }
-        for row in &users {
+        for row in users {
             match (self.by_user(&row.id), UserId::parse(&row.id)) {
                 (Some(account), _) => account.with(|state| state.limits = limits_of(row)),
                 (None, Some(user)) => drop(self.take_up(user, row, spent.get(&row.id), now)),
                 (None, None) => tracing::warn!("a user with an unusable name stands in the database"),
             }
         }
-        self.take_up_keys(&keys);
+        self.take_up_keys(keys);
         Ok(())
     }
 

@@ -1,28 +1,44 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
 mod accounts;
 mod keys;
+mod local;
+mod outbox;
 mod recorder;
+mod reserve;
+mod running;
+mod snapshot;
 mod usage;
+mod writer;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::Connection;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, DbErr, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, SqliteTransactionMode, TransactionOptions,
+    TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use serde::{Deserialize, Serialize};
 
 pub use accounts::{Account, Accounts, NewUser, UserId};
 pub use keys::{ApiKey, KeyDigest, random_hex};
-pub use recorder::{Recorder, RowPermit, StorageFull, Writer};
+use local::Local;
+pub use outbox::{Copied, Copier};
+pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};
 pub use usage::{ModelTotals, Page, Period, Status, TokensFrom, UsageRow};
+pub use writer::Writer;
 
 /// Longest wait for any statement.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for a Postgres that is away, where there is a copy of users and keys to start with.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to be in order again, after a statement that was given up.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 /// Any constant will do, so long as every gateway uses the same.
 const MIGRATION_LOCK: i64 = 0x6f6c_6c61_6d61;
 
@@ -35,11 +51,32 @@ pub struct Settings {
     pub url: String,
     /// A file that holds the password, which then stays out of `url`; Postgres only. Default `null`.
     pub password_file: Option<PathBuf>,
+    /// With Postgres: the local SQLite file in which usage is safe until Postgres has it. Each gateway needs one of its
+    /// own, on a disk that outlives it. Default `data/outbox.db`.
+    pub outbox: PathBuf,
+    /// What usage rows outlive: `normal` = the death of the gateway, `full` = that of the machine, too. Default `normal`.
+    pub synchronous: Synchronous,
+}
+
+/// What a row that was acknowledged outlives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// The death of the process; a power cut may take the last moments.
+    #[default]
+    Normal,
+    /// A power cut, too: every group of rows waits for the disk.
+    Full,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { url: "sqlite://data/gateway.db".to_owned(), password_file: None }
+        Self {
+            url: "sqlite://data/gateway.db".to_owned(),
+            password_file: None,
+            outbox: PathBuf::from("data/outbox.db"),
+            synchronous: Synchronous::default(),
+        }
     }
 }
 
@@ -48,6 +85,11 @@ impl Settings {
     pub fn sqlite_path(&self) -> Option<&Path> {
         let path = self.url.strip_prefix("sqlite:")?.trim_start_matches("//");
         Some(Path::new(path.split('?').next().unwrap_or(path)))
+    }
+
+    /// The file in which usage is safe first: the SQLite database itself, or the outbox in front of Postgres.
+    pub fn local_path(&self) -> &Path {
+        self.sqlite_path().unwrap_or(&self.outbox)
     }
 
     /// Whether the URL is of a kind that the gateway knows.
@@ -74,6 +116,25 @@ pub enum StoreError {
     /// The folder of the database file could not be made.
     #[error("the folder of the database file could not be made: {0}")]
     Folder(#[from] std::io::Error),
+    /// The local file is not what the gateway wrote.
+    #[error(
+        "{} is damaged: {detail}. Nothing was changed. {}", path.display(),
+        if *is_outbox {
+            "Usage that is not in Postgres yet is in it, nothing else: repair it (`sqlite3 FILE .recover`), or move it and \
+             the files beside it away to start without that usage"
+        } else {
+            "Put a backup in its place, repair it (`sqlite3 FILE .recover`), or move it and the files beside it away to start \
+             with an empty database"
+        }
+    )]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// What SQLite says.
+        detail: String,
+        /// Whether it is the file in front of Postgres.
+        is_outbox: bool,
+    },
     /// The file with the password could not be read.
     #[error("database.password_file: {}: {error}", path.display())]
     PasswordFile {
@@ -87,71 +148,113 @@ pub enum StoreError {
 /// An open database with the current schema. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
+    /// What users, keys and reports are read from: the SQLite file, or Postgres.
     db: DatabaseConnection,
+    local: Local,
+    /// Whether the schema of `db` is known to be current; false while a Postgres was away since the start.
+    online: Arc<AtomicBool>,
 }
 
 impl Store {
-    /// Connects and brings the schema up to date.
+    /// Opens the local file, connects and brings the schema up to date. A Postgres that is away is no obstacle once the
+    /// local file has a copy of users and keys.
     ///
     /// # Errors
-    /// When the database cannot be reached or the schema not be applied.
+    /// When a file cannot be opened or is damaged, or a database cannot be reached that is needed.
     pub async fn open(settings: &Settings) -> Result<Self, StoreError> {
-        if let Some(folder) = settings.sqlite_path().and_then(Path::parent) {
-            std::fs::create_dir_all(folder)?;
+        let password = settings.password_file.as_deref().map(read_password).transpose()?;
+        let local = Local::open(settings).await?;
+        if !local.is_outbox {
+            let db = Database::connect(local::options(settings)).await?;
+            return Ok(Self { db, local, online: Arc::new(AtomicBool::new(true)) });
         }
-        let mut options = options(&settings.url);
-        if let Some(path) = &settings.password_file {
-            let password = std::fs::read_to_string(path)
-                .map_err(|error| StoreError::PasswordFile { path: path.clone(), error })?;
-            options.map_sqlx_postgres_opts(move |postgres| postgres.password(password.trim_end()));
+        let db = Database::connect(postgres(&settings.url, password)).await?;
+        let store = Self { db, local, online: Arc::default() };
+        let has_copy = !snapshot::People::read_copy(&store).await?.users.is_empty();
+        let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
+        match tokio::time::timeout(patience, store.go_online()).await.unwrap_or(Err(StoreError::TimedOut)) {
+            Err(error) if !has_copy => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the database is away: users and keys are those of the last copy");
+            }
+            Ok(()) => {}
         }
-        let db = Database::connect(options).await?;
-        let store = Self { db };
-        store.migrate().await?;
         Ok(store)
     }
 
-    /// Applies the schema under a lock, because sea-orm's migrator takes none and several gateways may start at once.
-    async fn migrate(&self) -> Result<(), StoreError> {
-        if self.db.get_database_backend() == DatabaseBackend::Postgres {
-            let transaction = self.db.begin().await?;
-            transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
-            Migrator::up(&transaction, None).await?;
-            transaction.commit().await?;
-        } else {
-            Migrator::up(&self.db, None).await?;
+    /// Whether the database was there at least once since the start.
+    fn is_online(&self) -> bool {
+        self.online.load(Ordering::Relaxed)
+    }
+
+    /// Makes up for what could not be done at the start.
+    async fn go_online(&self) -> Result<(), StoreError> {
+        if !self.is_online() {
+            within_deadline(self.migrate()).await?;
+            self.online.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
+    /// Applies the schema under a lock, because sea-orm's migrator takes none and several gateways may start at once.
+    async fn migrate(&self) -> Result<(), DbErr> {
+        let transaction = self.db.begin().await?;
+        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+        Migrator::up(&transaction, None).await?;
+        transaction.commit().await
+    }
+
     /// Closes the connections.
     pub async fn close(self) {
-        if let Err(error) = self.db.close().await {
-            tracing::warn!(%error, "the database did not close cleanly");
+        for connection in [self.db, self.local.db] {
+            let closing = tokio::time::timeout(STATEMENT_DEADLINE, connection.close());
+            if let Ok(Err(error)) = closing.await {
+                tracing::warn!(%error, "the database did not close cleanly");
+            }
         }
     }
 }
 
-fn options(url: &str) -> ConnectOptions {
+fn read_password(path: &Path) -> Result<String, StoreError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| StoreError::PasswordFile { path: path.to_path_buf(), error })?;
+    Ok(text.trim_end().to_owned())
+}
+
+fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
     let mut options = ConnectOptions::new(url.to_owned());
     options
         .max_connections(4)
         .acquire_timeout(STATEMENT_DEADLINE)
         .connect_timeout(STATEMENT_DEADLINE)
+        .connect_lazy(true)
         // On by default, and would write every statement to the log.
         .sqlx_logging(false)
-        .map_sqlx_sqlite_opts(|sqlite| {
-            sqlite
-                .create_if_missing(true)
-                .journal_mode(SqliteJournalMode::Wal)
-                .synchronous(SqliteSynchronous::Normal)
-                .busy_timeout(STATEMENT_DEADLINE)
-        });
-    if !url.starts_with("sqlite:") {
         // A query that we stopped waiting for must not hold its connection for ever.
-        options.statement_timeout(STATEMENT_DEADLINE).set_application_name("ollama-gateway");
+        .statement_timeout(STATEMENT_DEADLINE)
+        .set_application_name("ollama-gateway")
+        // Nor must a server that is frozen or cut off: without this the pool waits for it to answer before it gives the
+        // connection up.
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    match tokio::time::timeout(RELEASE_DEADLINE, connection.ping()).await {
+                        Ok(Ok(())) => Ok(true),
+                        Ok(Err(error)) => Err(error),
+                        Err(_) => Err(sea_orm::sqlx::Error::PoolTimedOut),
+                    }
+                })
+            })
+        });
+    if let Some(password) = password {
+        options.map_sqlx_postgres_opts(move |postgres| postgres.password(&password));
     }
     options
+}
+
+/// For a transaction that writes: SQLite gives up at once on one that begins as a reader while another writes.
+fn immediate() -> TransactionOptions {
+    TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() }
 }
 
 /// Waits for a statement, but not for ever.
@@ -164,6 +267,8 @@ async fn within_deadline<T>(statement: impl Future<Output = Result<T, DbErr>>) -
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::Statement;
+
     use super::*;
 
     #[actix_rt::test]
@@ -171,11 +276,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, database) = (folder.path().join("password"), folder.path().join("gateway.db"));
         let url = format!("sqlite://{}", database.display());
-        let settings = Settings { url, password_file: Some(file.clone()) };
+        let settings = Settings { url, password_file: Some(file.clone()), ..Settings::default() };
         let error = Store::open(&settings).await.unwrap_err().to_string();
         assert!(error.starts_with(&format!("database.password_file: {}: ", file.display())), "{error}");
         assert!(!database.exists());
         std::fs::write(&file, "secret\n").unwrap();
         Store::open(&settings).await.unwrap().close().await;
+    }
+
+    #[actix_rt::test]
+    async fn each_degree_of_safety_is_what_the_local_file_runs_with() {
+        for (setting, expected) in [(Synchronous::Normal, 1), (Synchronous::Full, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+            let store = Store::open(&Settings { url, synchronous: setting, ..Settings::default() }).await.unwrap();
+            for db in [&store.db, &store.local.db] {
+                let statement = Statement::from_string(db.get_database_backend(), "PRAGMA synchronous");
+                let row = db.query_one_raw(statement).await.unwrap().unwrap();
+                assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), expected, "{setting:?}");
+            }
+            store.close().await;
+        }
     }
 }

@@ -1,40 +1,33 @@
-//! How do usage rows reach the database without an answer waiting for it?
+//! How does an answer wait for its usage row, and for nothing else?
 //!
-//! A request takes a [`RowPermit`] before it is admitted and sends its row through it at its end. The permit is a place
-//! in a bounded queue, so sending neither waits nor fails; while the queue is full nothing is admitted. One task, the
-//! [`Writer`], takes whatever is queued and writes it in one transaction; a batch that fails is tried again until it is
-//! in, and a row that is there already is left alone. Closing the queue ends the task once every permit is back.
+//! A request takes a [`RowPermit`] before it is admitted, notes through it how far it is, and sends its row through it
+//! at its end. The permit is a place in a bounded queue, so sending neither waits nor fails; while rows cannot be written
+//! none is given and nothing is admitted. The [`Receipt`] for a row comes once the row is in the local file: the end of
+//! an answer is held back for it, 2 s at most.
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use entity::usage::{Entity, Model};
-use sea_orm::{DbErr, EntityTrait, IntoActiveModel, SqliteTransactionMode, TransactionOptions, TransactionTrait};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
+use super::Store;
+use super::outbox::{Copied, Copier, Outbox};
+use super::running::Running;
 use super::usage::UsageRow;
-use super::{STATEMENT_DEADLINE, Store, within_deadline};
+use super::writer::{Entry, State, Writer};
+use crate::clock::Clock;
 
-/// Rows that may wait for the database, running requests included.
+/// Rows that may wait for the local file, running requests included.
 const QUEUE: usize = 16_384;
-/// Rows a statement: both databases limit the number of bound values.
-const BATCH: usize = 1_000;
-/// How long rows are gathered before they are written, so that a busy gateway commits seldom.
-const GATHER: Duration = Duration::from_millis(10);
-const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
-
-enum Entry {
-    Row(Box<UsageRow>),
-    /// Answered once everything before it is written.
-    Flush(oneshot::Sender<()>),
-}
+/// Longest wait for the local file.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Where rows are handed in. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Recorder {
     sender: mpsc::Sender<Entry>,
-    healthy: Arc<AtomicBool>,
+    running: Arc<Running>,
+    state: Arc<State>,
+    outbox: Option<Arc<Outbox>>,
 }
 
 /// No row can be kept at the moment, so no request can be admitted.
@@ -44,34 +37,70 @@ pub struct StorageFull;
 
 /// A place for one row.
 #[derive(Debug)]
-pub struct RowPermit(mpsc::OwnedPermit<Entry>);
+pub struct RowPermit {
+    place: mpsc::OwnedPermit<Entry>,
+    running: Arc<Running>,
+}
 
 impl RowPermit {
+    /// Takes note of the row that the request would leave if the gateway died now; never waits.
+    pub fn note(&self, row: UsageRow) {
+        self.running.note(row);
+    }
+
     /// Hands the row in; never waits.
-    pub fn record(self, row: UsageRow) {
-        self.0.send(Entry::Row(Box::new(row)));
+    pub fn record(self, row: UsageRow) -> Receipt {
+        let (done, kept) = oneshot::channel();
+        self.place.send(Entry::Row(Box::new(row), done));
+        Receipt(kept)
+    }
+}
+
+/// The row is on its way.
+#[derive(Debug)]
+pub struct Receipt(oneshot::Receiver<()>);
+
+impl Receipt {
+    /// Waits until the row is in the local file, which outlives this process.
+    ///
+    /// # Errors
+    /// [`StorageFull`] when it is not within 2 s. It is written all the same as soon as that is possible.
+    pub async fn kept(self) -> Result<(), StorageFull> {
+        match tokio::time::timeout(PATIENCE, self.0).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(StorageFull),
+        }
     }
 }
 
 impl Recorder {
-    /// A recorder and the task behind it, which the caller spawns.
-    pub fn new(store: Store) -> (Self, Writer) {
+    /// A recorder and the tasks behind it, which the caller spawns; a copier only in front of Postgres.
+    pub fn new(store: Store, clock: Clock) -> (Self, Writer, Option<Copier>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        let healthy = Arc::new(AtomicBool::new(true));
-        (Self { sender, healthy: healthy.clone() }, Writer { store, receiver, healthy })
+        let running = Arc::<Running>::default();
+        let state = Arc::new(State::new(store.local.reserve.clone()));
+        let outbox = store.local.is_outbox.then(|| Arc::new(Outbox::new()));
+        let copier = outbox.clone().map(|outbox| Copier::new(store.clone(), outbox, clock));
+        let recorder = Self { sender, running: running.clone(), state: state.clone(), outbox: outbox.clone() };
+        let writer = Writer { local: store.local, receiver, running, state, outbox };
+        (recorder, writer, copier)
     }
 
     /// Takes a place for a row.
     ///
     /// # Errors
-    /// [`StorageFull`] while the database has been away for too long, or the gateway stops.
+    /// [`StorageFull`] while rows cannot be written, too many wait, or the gateway stops.
     pub fn permit(&self) -> Result<RowPermit, StorageFull> {
-        self.sender.clone().try_reserve_owned().map(RowPermit).map_err(|_| StorageFull)
+        if !self.state.is_ready() {
+            return Err(StorageFull);
+        }
+        let place = self.sender.clone().try_reserve_owned().map_err(|_| StorageFull)?;
+        Ok(RowPermit { place, running: self.running.clone() })
     }
 
-    /// Whether rows can be kept: the queue has room and the last batch went in.
+    /// Whether rows can be kept: the last one went in, there is room on the disk, and in the queue.
     pub fn is_ready(&self) -> bool {
-        self.healthy.load(Ordering::Relaxed) && self.sender.capacity() > 0
+        self.state.is_ready() && self.sender.capacity() > 0
     }
 
     /// Rows that are waiting or reserved.
@@ -79,108 +108,22 @@ impl Recorder {
         self.sender.max_capacity() - self.sender.capacity()
     }
 
-    /// Waits until the rows handed in so far are written, so that a reader sees their own; gives up after 2 s.
+    /// How far the copying to Postgres is; `None` where the local file is the database.
+    pub fn copied(&self) -> Option<Copied> {
+        self.outbox.as_ref().map(|outbox| *outbox.copied.borrow())
+    }
+
+    /// Waits until the rows handed in so far can be read, so that a reader sees their own; gives up after 2 s.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
         let flush = async {
             if self.sender.send(Entry::Flush(done)).await.is_ok() {
                 let _ = written.await;
             }
+            if let Some(outbox) = &self.outbox {
+                outbox.emptied().await;
+            }
         };
-        let _ = tokio::time::timeout(Duration::from_secs(2), flush).await;
+        let _ = tokio::time::timeout(PATIENCE, flush).await;
     }
-}
-
-/// The task that writes rows.
-#[derive(Debug)]
-pub struct Writer {
-    store: Store,
-    receiver: mpsc::Receiver<Entry>,
-    healthy: Arc<AtomicBool>,
-}
-
-impl Writer {
-    /// Writes until `stop`, then until every row and every outstanding permit is in. Gives up on a database that stays
-    /// away for `patience` after the stop, with the number of lost rows in the log.
-    pub async fn run(mut self, stop: CancellationToken, patience: Duration) {
-        let mut entries = Vec::with_capacity(BATCH);
-        loop {
-            tokio::select! {
-                biased;
-                taken = self.receiver.recv_many(&mut entries, BATCH) => if taken == 0 { return },
-                () = stop.cancelled(), if !self.receiver.is_closed() => {
-                    self.receiver.close();
-                    continue;
-                }
-            }
-            // Asleep rather than receiving: otherwise each row would wake this thread.
-            tokio::time::sleep(GATHER).await;
-            while entries.len() < BATCH
-                && let Ok(entry) = self.receiver.try_recv()
-            {
-                entries.push(entry);
-            }
-            let (rows, flushes) = part(entries.drain(..));
-            if !self.write(rows, &stop, patience).await {
-                return;
-            }
-            for flush in flushes {
-                // Whoever asked may have stopped waiting.
-                let _ = flush.send(());
-            }
-        }
-    }
-
-    /// Returns false when it gave up.
-    async fn write(&self, rows: Vec<Model>, stop: &CancellationToken, patience: Duration) -> bool {
-        let mut pause = *RETRY.start();
-        let mut left = patience;
-        while let Err(error) = self.insert(&rows).await {
-            if self.healthy.swap(false, Ordering::Relaxed) {
-                tracing::error!(%error, rows = rows.len(), "usage rows cannot be written; they wait in memory");
-            }
-            if stop.is_cancelled() {
-                if left.is_zero() {
-                    tracing::error!(%error, rows = rows.len() + self.receiver.len(), "usage rows are lost");
-                    return false;
-                }
-                left = left.saturating_sub(pause + STATEMENT_DEADLINE);
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(*RETRY.end());
-        }
-        if !rows.is_empty() && !self.healthy.swap(true, Ordering::Relaxed) {
-            tracing::info!("usage rows are written again");
-        }
-        true
-    }
-
-    async fn insert(&self, rows: &[Model]) -> Result<(), super::StoreError> {
-        if rows.is_empty() {
-            return Ok(());
-        }
-        within_deadline(async {
-            let immediate = TransactionOptions {
-                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-                ..Default::default()
-            };
-            let transaction = self.store.db.begin_with_options(immediate).await?;
-            let rows = rows.iter().cloned().map(IntoActiveModel::into_active_model);
-            Entity::insert_many(rows).on_conflict_do_nothing().exec_without_returning(&transaction).await?;
-            transaction.commit().await?;
-            Ok::<_, DbErr>(())
-        })
-        .await
-    }
-}
-
-fn part(entries: impl Iterator<Item = Entry>) -> (Vec<Model>, Vec<oneshot::Sender<()>>) {
-    let (mut rows, mut flushes) = (Vec::new(), Vec::new());
-    for entry in entries {
-        match entry {
-            Entry::Row(row) => rows.push(row.into_model()),
-            Entry::Flush(done) => flushes.push(done),
-        }
-    }
-    (rows, flushes)
 }

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use entity::outbox;
 use entity::usage::{Column, Entity, Model};
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Select,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, Select,
 };
 use uuid::Uuid;
 
+use super::outbox::ids_of;
 use super::{Store, StoreError, within_deadline};
 use crate::limits::Moment;
 
@@ -102,6 +105,12 @@ pub struct UsageRow {
     pub time_to_first_token_ms: Option<u64>,
     /// From arrival to the end.
     pub duration_ms: u64,
+    /// Loading the model, where this request caused it.
+    pub load_ms: Option<u64>,
+    /// The node's work on the prompt.
+    pub prefill_ms: Option<u64>,
+    /// The node's work on the answer.
+    pub decode_ms: Option<u64>,
 }
 
 impl UsageRow {
@@ -124,6 +133,9 @@ impl UsageRow {
             queue_ms: signed(self.queue_ms),
             time_to_first_token_ms: self.time_to_first_token_ms.map(signed),
             duration_ms: signed(self.duration_ms),
+            load_ms: self.load_ms.map(signed),
+            prefill_ms: self.prefill_ms.map(signed),
+            decode_ms: self.decode_ms.map(signed),
         }
     }
 
@@ -146,6 +158,9 @@ impl UsageRow {
             queue_ms: unsigned(model.queue_ms),
             time_to_first_token_ms: model.time_to_first_token_ms.map(unsigned),
             duration_ms: unsigned(model.duration_ms),
+            load_ms: model.load_ms.map(unsigned),
+            prefill_ms: model.prefill_ms.map(unsigned),
+            decode_ms: model.decode_ms.map(unsigned),
         }
     }
 }
@@ -244,25 +259,53 @@ impl Store {
     }
 }
 
-/// What counts of everybody's (or one user's) rows towards the limits at `now`.
+/// Puts rows where they belong, but for those that are there already.
+pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Result<(), DbErr> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows = rows.iter().cloned().map(IntoActiveModel::into_active_model);
+    Entity::insert_many(rows).on_conflict_do_nothing().exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// What counts of everybody's (or one user's) rows towards the limits at `now`: those in the database, and those on
+/// their way there. While it is away, those of this gateway.
 pub(super) async fn spent(
     store: &Store,
     user: Option<&str>,
     now: Moment,
 ) -> Result<HashMap<String, Spent>, StoreError> {
-    let mine = |query: Select<Entity>| match user {
-        Some(user) => query.filter(Column::UserId.eq(user)),
-        None => query,
+    let mine = match user {
+        Some(user) => Entity::find().filter(Column::UserId.eq(user)),
+        None => Entity::find(),
     };
-    let mut spent: HashMap<String, Spent> = HashMap::new();
-    for (user, tokens) in within_deadline(tokens_of_day(&store.db, mine(Entity::find()), now.day())).await? {
-        spent.entry(user).or_default().tokens_today = u64::try_from(tokens).unwrap_or_default();
+    let mut spent = HashMap::new();
+    if store.is_online() {
+        add_spent(&mut spent, &store.db, &mine, now).await?;
     }
-    for (user, created_at_ms) in within_deadline(admissions_since(&store.db, mine(Entity::find()), now)).await? {
+    if store.local.is_outbox {
+        let waiting = Column::RequestId.in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId));
+        let here = if store.is_online() { mine.filter(waiting) } else { mine };
+        add_spent(&mut spent, &store.local.db, &here, now).await?;
+    }
+    Ok(spent)
+}
+
+async fn add_spent(
+    spent: &mut HashMap<String, Spent>,
+    db: &DatabaseConnection,
+    rows: &Select<Entity>,
+    now: Moment,
+) -> Result<(), StoreError> {
+    for (user, tokens) in within_deadline(tokens_of_day(db, rows.clone(), now.day())).await? {
+        spent.entry(user).or_default().tokens_today += u64::try_from(tokens).unwrap_or_default();
+    }
+    for (user, created_at_ms) in within_deadline(admissions_since(db, rows.clone(), now)).await? {
         let age = u64::try_from(now.unix_ms - created_at_ms).unwrap_or_default();
         spent.entry(user).or_default().admission_ages.push(Duration::from_millis(age));
     }
-    Ok(spent)
+    Ok(())
 }
 
 async fn tokens_of_day(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<(String, i64)>, DbErr> {

@@ -23,14 +23,14 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// The database of one test.
 pub struct TestDatabase {
     pub url: String,
-    _folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl TestDatabase {
     /// A SQLite file.
     pub fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { url: format!("sqlite://{}/gateway.db", folder.path().display()), _folder: folder }
+        Self { url: format!("sqlite://{}/gateway.db", folder.path().display()), folder }
     }
 
     /// A new database on the server at `TEST_POSTGRES_URL` (`postgres://USER:PASSWORD@HOST:PORT/postgres`); `None`
@@ -42,12 +42,12 @@ impl TestDatabase {
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         admin.close().await.unwrap();
         let (base, _) = server.rsplit_once('/').unwrap();
-        Some(Self { url: format!("{base}/{name}"), _folder: tempfile::tempdir().unwrap() })
+        Some(Self { url: format!("{base}/{name}"), folder: tempfile::tempdir().unwrap() })
     }
 
     /// The same database once more, for a second gateway on it. Keep the first: it holds the folder.
     pub fn again(&self) -> Self {
-        Self { url: self.url.clone(), _folder: tempfile::tempdir().unwrap() }
+        Self { url: self.url.clone(), folder: tempfile::tempdir().unwrap() }
     }
 
     /// SQLite, and Postgres where there is one: for tests of what is stored.
@@ -116,6 +116,7 @@ pub async fn spawn_app_with(
     config.server.workers = 2;
     config.server.drain_seconds = 2;
     config.database.url = database.url.clone();
+    config.database.outbox = database.folder.path().join("outbox.db");
     config.health.probe_interval_ms = 50;
     change(&mut config);
     TestApp::start(config, database).await

@@ -10,6 +10,7 @@ mod auth;
 mod cli;
 mod cloud;
 mod dialects;
+mod durability;
 mod failures;
 mod fidelity;
 mod harness;

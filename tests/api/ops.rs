@@ -4,12 +4,9 @@ use std::collections::BTreeMap;
 use awc::http::Method;
 use ollama_gateway::scheduler::NodeState;
 use ollama_sim::Fault;
-use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
-use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, error_of, eventually, fast_node, node, spawn_app, spawn_app_with,
-};
+use crate::harness::{ADMIN_KEY, TestApp, error_of, eventually, fast_node, node, spawn_app};
 
 async fn status(app: &TestApp, path: &str) -> u16 {
     app.send(Method::GET, path, None, "").await.status.as_u16()
@@ -83,46 +80,6 @@ async fn health_counts_the_nodes_and_is_503_while_none_can_serve() {
     eventually("the node can serve again", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 1)).await;
     assert_eq!(health().await, (200, json!({"status": "ok", "nodes": {"healthy": 1, "total": 2}})));
     app.stop().await;
-}
-
-#[actix_rt::test]
-async fn while_usage_cannot_be_written_readiness_says_so_and_no_row_is_lost() {
-    for database in TestDatabase::each().await {
-        let url = database.url.clone();
-        let simulated = fast_node().await;
-        let app = spawn_app_with(vec![node("a", simulated.url(), 1)], database, |_| {}).await;
-        let key = app.user("ann").await;
-        assert_eq!(status(&app, "/health/ready").await, 200);
-        let operator = Database::connect(&url).await.unwrap();
-        operator.execute_unprepared("ALTER TABLE usage RENAME TO elsewhere").await.unwrap();
-
-        let answered = app.chat(&key, "llama3.2", "hi").await;
-
-        assert_eq!(answered.status, 200, "an answer does not wait for the database: {}", answered.text());
-        wait_until_ready_is(&app, 503, "storage_unavailable").await;
-        assert_eq!(error_of(&app.get("/v1/usage", &key).await, 503)["code"], "storage_unavailable");
-        assert_eq!(status(&app, "/health/live").await, 200);
-        assert_eq!(metrics(&app).await["gateway_usage_storage_ready"], 0.0);
-        operator.execute_unprepared("ALTER TABLE elsewhere RENAME TO usage").await.unwrap();
-        wait_until_ready_is(&app, 200, "ready").await;
-        let rows = app.rows(&key).await;
-        assert_eq!((rows.len(), &rows[0]["request_id"]), (1, &json!(answered.header("x-request-id").unwrap())));
-        operator.close().await.unwrap();
-        app.stop().await;
-    }
-}
-
-async fn wait_until_ready_is(app: &TestApp, code: u16, word: &str) {
-    let waiting = async {
-        loop {
-            let reply = app.send(Method::GET, "/health/ready", None, "").await;
-            if (reply.status.as_u16(), &reply.json()["status"]) == (code, &json!(word)) {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(crate::harness::PATIENCE, waiting).await.is_ok(), "never {word}");
 }
 
 /// Every sample by its name with its labels; the text must keep to Prometheus' format.

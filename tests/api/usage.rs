@@ -8,19 +8,24 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, error_of, fast_node, node, spawn_app, spawn_app_with};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 18] = [
+    "attempts",
     "completion_tokens",
     "created_at",
+    "decode_ms",
     "duration_ms",
     "endpoint",
+    "load_ms",
     "model",
     "node",
+    "prefill_ms",
     "prompt_tokens",
     "queue_ms",
     "request_id",
     "status",
     "stream",
     "time_to_first_token_ms",
+    "tokens_from",
     "total_tokens",
 ];
 const TOKENS: [&str; 3] = ["prompt_tokens", "completion_tokens", "total_tokens"];
@@ -123,6 +128,7 @@ async fn a_row_has_the_documented_fields_with_what_the_answer_said() {
             assert_eq!((&row["model"], &row["endpoint"]), (&body["model"], &json!(endpoint)));
             assert_eq!((&row["stream"], &row["status"]), (&json!(stream), &json!("completed")));
             assert_eq!(row["node"], reply.header("x-gateway-node").unwrap());
+            assert_eq!((&row["tokens_from"], &row["attempts"]), (&json!("reported"), &json!(1)));
             assert_eq!(row["queue_ms"].as_u64().unwrap().to_string(), reply.header("x-gateway-queue-ms").unwrap());
             for field in TOKENS {
                 assert_eq!(row[field], *answer["usage"].get(field).unwrap_or(&json!(0)), "{endpoint} {field}");

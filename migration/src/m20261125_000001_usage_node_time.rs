@@ -1,0 +1,27 @@
+//! What a request cost the node: loading, reading the prompt, making the answer.
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::big_integer_null;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+const COLUMNS: [&str; 3] = ["load_ms", "prefill_ms", "decode_ms"];
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // SQLite takes one column a statement.
+        for column in COLUMNS {
+            let table = Table::alter().table("usage").add_column(big_integer_null(column)).to_owned();
+            manager.alter_table(table).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        for column in COLUMNS {
+            manager.alter_table(Table::alter().table("usage").drop_column(column).to_owned()).await?;
+        }
+        Ok(())
+    }
+}

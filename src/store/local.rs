@@ -1,0 +1,144 @@
+//! The local SQLite file: where every usage row is safe before its answer is complete, whatever the database is.
+//!
+//! With the embedded database it is that database. In front of Postgres it is an outbox: rows go on from there (see
+//! `outbox`), and it holds a copy of users and keys for a start without Postgres. Its tables are those of the database
+//! and a few of its own.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use migration::{LocalMigrator, Migrator};
+use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement};
+use sea_orm_migration::MigratorTrait;
+
+use super::reserve::Reserve;
+use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, running, within_deadline};
+
+/// SQLite's own words for a file that is not what it wrote.
+const DAMAGED: [i32; 2] = [11, 26];
+
+/// The open file. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Local {
+    /// Connections for the gateway's own tasks, so that no report can keep a row waiting.
+    pub(super) db: DatabaseConnection,
+    pub(super) reserve: Arc<Reserve>,
+    pub(super) is_outbox: bool,
+}
+
+impl Local {
+    /// Opens the file of these settings, checks it, brings its tables up to date, and turns what a process that died has
+    /// left into usage.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`], or when it cannot be opened.
+    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+        let path = settings.local_path().to_path_buf();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let is_outbox = settings.sqlite_path().is_none();
+        let (reserve, is_alone) = Reserve::open(&beside(&path, "reserve"))?;
+        if let Err(error) = reserve.take() {
+            tracing::error!(%error, path = %path.display(), "the disk has no room for usage: no request is admitted until it has");
+        }
+        let opened = async {
+            let db = Database::connect(options(settings)).await?;
+            check(&db).await?;
+            Migrator::up(&db, None).await?;
+            LocalMigrator::up(&db, None).await?;
+            db.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
+            Ok::<_, DbErr>(db)
+        };
+        let db = opened.await.map_err(|error| match damage(&error) {
+            Some(detail) => StoreError::Damaged { path: path.clone(), detail, is_outbox },
+            None => error.into(),
+        })?;
+        let local = Self { db, reserve: Arc::new(reserve), is_outbox };
+        if is_alone {
+            let recovered = running::recover(&local).await?;
+            if recovered > 0 {
+                tracing::warn!(requests = recovered, "requests were interrupted when the gateway last ended");
+            }
+        }
+        Ok(local)
+    }
+
+    /// Writes something that nobody reads, to see whether writing works.
+    pub(super) async fn try_write(&self) -> Result<(), StoreError> {
+        within_deadline(self.db.execute_unprepared("PRAGMA user_version = 1")).await?;
+        Ok(())
+    }
+}
+
+/// Every new row is to be copied. As part of the row's own statement, so that there is no moment in between.
+const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER INSERT ON usage \
+    BEGIN INSERT OR IGNORE INTO outbox (request_id) VALUES (NEW.request_id); END";
+const UNMAKE_OUTBOX: &str = "DROP TRIGGER IF EXISTS usage_to_outbox";
+
+/// How a SQLite file of the gateway is opened, whoever does.
+pub(super) fn options(settings: &Settings) -> ConnectOptions {
+    let outbox = settings.sqlite_path().is_none().then(|| settings.outbox.clone());
+    let url = if outbox.is_none() { settings.url.clone() } else { "sqlite://".to_owned() };
+    let synchronous = match settings.synchronous {
+        Synchronous::Normal => SqliteSynchronous::Normal,
+        Synchronous::Full => SqliteSynchronous::Full,
+    };
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(4)
+        .acquire_timeout(STATEMENT_DEADLINE)
+        .connect_timeout(STATEMENT_DEADLINE)
+        // On by default, and would write every statement to the log.
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| {
+            let sqlite = match &outbox {
+                Some(path) => sqlite.filename(path),
+                None => sqlite,
+            };
+            sqlite
+                .create_if_missing(true)
+                .journal_mode(SqliteJournalMode::Wal)
+                .synchronous(synchronous)
+                .busy_timeout(STATEMENT_DEADLINE)
+        });
+    options
+}
+
+/// Reads the whole file once.
+async fn check(db: &DatabaseConnection) -> Result<(), DbErr> {
+    let statement = Statement::from_string(db.get_database_backend(), "PRAGMA quick_check(1)");
+    let verdict: Option<String> = match db.query_one_raw(statement).await? {
+        Some(row) => row.try_get_by_index(0)?,
+        None => None,
+    };
+    match verdict.as_deref() {
+        Some("ok") => Ok(()),
+        other => Err(DbErr::Custom(format!("{DAMAGE}{}", other.unwrap_or("it cannot be checked")))),
+    }
+}
+
+const DAMAGE: &str = "damaged: ";
+
+/// What is wrong with the file, if that is what an error says.
+fn damage(error: &DbErr) -> Option<String> {
+    if let DbErr::Custom(text) = error {
+        return text.strip_prefix(DAMAGE).map(str::to_owned);
+    }
+    let (DbErr::Conn(RuntimeErr::SqlxError(cause))
+    | DbErr::Exec(RuntimeErr::SqlxError(cause))
+    | DbErr::Query(RuntimeErr::SqlxError(cause))) = error
+    else {
+        return None;
+    };
+    let cause = cause.as_database_error()?;
+    let code: i32 = cause.code()?.parse().ok()?;
+    DAMAGED.contains(&(code & 0xff)).then(|| cause.message().to_owned())
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-");
+    name.push(ending);
+    name.into()
+}

@@ -1,0 +1,260 @@
+//! How do usage rows get from the local file to Postgres, each exactly once, and without holding anything up?
+//!
+//! One task, the [`Copier`], takes the oldest rows of the outbox, inserts them by one statement that leaves alone what is
+//! there already, and takes them out of the outbox once that is committed. What went wrong is tried again, whatever it
+//! was, with a pause from 50 ms to 5 s; a row that was committed all the same is left alone then. Only a row that
+//! Postgres refuses for what stands in it is set aside (`parked`), so that it does not stand in the way of others.
+//! A Postgres that is away costs nothing but room in the local file.
+use std::time::Duration;
+
+use entity::{outbox, parked, usage};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, RuntimeErr};
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::usage::insert_rows;
+use super::{Store, StoreError, within_deadline};
+use crate::clock::Clock;
+
+/// Rows a statement.
+const BATCH: u64 = 1_000;
+/// How long rows gather before they are copied: nobody waits for them.
+const GATHER: Duration = Duration::from_millis(100);
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
+/// Between two looks for rows that are old enough to go.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// How far the copying is, as others see it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copied {
+    /// Rows that are not in Postgres yet.
+    pub waiting: u64,
+    /// Rows that Postgres refused since the start, and those from before.
+    pub parked: u64,
+    /// Rows that left the outbox since the start.
+    pub(super) done: u64,
+    /// Rows that were handed in since the start.
+    pub(super) taken: u64,
+    /// Whether Postgres answered the last time.
+    pub is_up: bool,
+}
+
+/// What the copier and those who look at it share.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    pub(super) copied: watch::Sender<Copied>,
+    wake: Notify,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self { copied: watch::Sender::new(Copied { is_up: true, ..Copied::default() }), wake: Notify::new() }
+    }
+
+    /// Rows went into the local file.
+    pub(super) fn taken(&self, rows: u64) {
+        self.copied.send_modify(|copied| {
+            copied.taken += rows;
+            copied.waiting += rows;
+        });
+        self.wake.notify_one();
+    }
+
+    /// Waits until everything that is in the local file now is in Postgres, or Postgres is away.
+    pub(super) async fn emptied(&self) {
+        let goal = self.copied.borrow().taken;
+        // The sender is ours, so the wait cannot fail.
+        let _ = self
+            .copied
+            .subscribe()
+            .wait_for(|copied| copied.done >= goal || copied.waiting == 0 || !copied.is_up)
+            .await;
+    }
+}
+
+/// The task that copies rows to Postgres.
+#[derive(Debug)]
+pub struct Copier {
+    store: Store,
+    outbox: std::sync::Arc<Outbox>,
+    clock: Clock,
+}
+
+impl Copier {
+    pub(super) fn new(store: Store, outbox: std::sync::Arc<Outbox>, clock: Clock) -> Self {
+        Self { store, outbox, clock }
+    }
+
+    /// Copies what an earlier run has left, as far as that goes at once, so that limits begin with all of it.
+    pub async fn catch_up(&self, patience: Duration) {
+        self.count().await;
+        if self.store.is_online() {
+            let _ = tokio::time::timeout(patience, self.copy_all()).await;
+        }
+    }
+
+    /// Copies until `stop`, and then, for `patience` at most, what is left, unless Postgres is away: it stays in the file.
+    pub async fn run(self, stop: CancellationToken, patience: Duration) {
+        // Half a copy does no harm: it is begun again.
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.copy_for_ever() => {}
+        }
+        if self.outbox.copied.borrow().is_up {
+            let _ = tokio::time::timeout(patience, self.copy_all()).await;
+        }
+    }
+
+    async fn copy_for_ever(&self) {
+        let mut pause = *RETRY.start();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            let idle = match self.step().await {
+                Ok(BATCH) => continue,
+                Ok(0) => None,
+                Ok(_) => Some(GATHER),
+                Err(_) => Some(jittered(pause)),
+            };
+            let is_up = self.outbox.copied.borrow().is_up;
+            pause = if is_up { *RETRY.start() } else { (pause * 2).min(*RETRY.end()) };
+            tokio::select! {
+                () = self.more(idle) => {}
+                _ = sweep.tick() => self.sweep().await,
+            }
+        }
+    }
+
+    async fn copy_all(&self) {
+        while matches!(self.step().await, Ok(1..)) {}
+    }
+
+    async fn more(&self, idle: Option<Duration>) {
+        match idle {
+            Some(idle) => tokio::time::sleep(idle).await,
+            None => self.outbox.wake.notified().await,
+        }
+    }
+
+    /// Copies one batch; how many rows left the outbox.
+    async fn step(&self) -> Result<u64, StoreError> {
+        let result = self.copy().await;
+        let is_up = result.is_ok();
+        let was_up = self.outbox.copied.borrow().is_up;
+        match &result {
+            Err(error) if was_up => {
+                tracing::warn!(%error, "the database is away; usage stays in the local file until it is back");
+            }
+            Ok(_) if !was_up => tracing::info!("the database is back"),
+            _ => {}
+        }
+        self.outbox.copied.send_modify(|copied| {
+            copied.is_up = is_up;
+            let done = *result.as_ref().unwrap_or(&0);
+            copied.done += done;
+            copied.waiting = copied.waiting.saturating_sub(done);
+        });
+        result
+    }
+
+    async fn copy(&self) -> Result<u64, StoreError> {
+        self.store.go_online().await?;
+        let local = &self.store.local.db;
+        let oldest = outbox::Entity::find().order_by_asc(outbox::Column::RequestId).limit(BATCH);
+        let oldest: Vec<Uuid> =
+            within_deadline(oldest.all(local)).await?.into_iter().map(|entry| entry.request_id).collect();
+        if oldest.is_empty() {
+            return Ok(0);
+        }
+        let rows = usage::Entity::find().filter(usage::Column::RequestId.is_in(oldest.iter().copied()));
+        let rows = within_deadline(rows.all(local)).await?;
+        self.insert(&rows).await?;
+        let done = outbox::Entity::delete_many().filter(outbox::Column::RequestId.is_in(oldest.iter().copied()));
+        within_deadline(done.exec(local)).await?;
+        Ok(oldest.len() as u64)
+    }
+
+    /// Inserts the rows; where Postgres refuses what is in one, halves them until it stands alone.
+    async fn insert(&self, rows: &[usage::Model]) -> Result<(), StoreError> {
+        let mut parts = vec![rows];
+        while let Some(part) = parts.pop() {
+            match within_deadline(insert_rows(&self.store.db, part)).await {
+                Ok(()) => {}
+                Err(StoreError::Database(error)) if is_refusal(&error) => match part {
+                    [row] => self.park(row, &error).await?,
+                    _ => parts.extend([&part[part.len() / 2..], &part[..part.len() / 2]]),
+                },
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn park(&self, row: &usage::Model, error: &DbErr) -> Result<(), StoreError> {
+        let request_id = row.request_id;
+        let entry = parked::Model { request_id, reason: error.to_string(), parked_at_ms: self.clock.now().unix_ms };
+        let insert = parked::Entity::insert(entry.into_active_model()).on_conflict_do_nothing();
+        within_deadline(insert.exec_without_returning(&self.store.local.db)).await?;
+        tracing::error!(%request_id, %error, "the database refuses a usage row; it stays in the local file");
+        self.outbox.copied.send_modify(|copied| copied.parked += 1);
+        Ok(())
+    }
+
+    /// Learns what an earlier run has left.
+    async fn count(&self) {
+        let local = &self.store.local.db;
+        let waiting = within_deadline(sea_orm::PaginatorTrait::count(outbox::Entity::find(), local)).await;
+        let parked = within_deadline(sea_orm::PaginatorTrait::count(parked::Entity::find(), local)).await;
+        self.outbox.copied.send_modify(|copied| {
+            copied.waiting = waiting.unwrap_or_default();
+            copied.taken = copied.waiting;
+            copied.parked = parked.unwrap_or_default();
+        });
+    }
+
+    /// Lets go of local rows that are in Postgres and count towards no limit any more.
+    async fn sweep(&self) {
+        let old = usage::Entity::find()
+            .select_only()
+            .column(usage::Column::RequestId)
+            .filter(usage::Column::Day.lt(self.clock.now().day() - 1))
+            .filter(usage::Column::RequestId.not_in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId)))
+            .filter(usage::Column::RequestId.not_in_subquery(ids_of(parked::Entity::find(), parked::Column::RequestId)))
+            .limit(BATCH);
+        let local = &self.store.local.db;
+        let swept = async {
+            loop {
+                let gone: Vec<Uuid> = within_deadline(old.clone().into_tuple().all(local)).await?;
+                let delete = usage::Entity::delete_many().filter(usage::Column::RequestId.is_in(gone.iter().copied()));
+                within_deadline(delete.exec(local)).await?;
+                if (gone.len() as u64) < BATCH {
+                    return Ok::<_, StoreError>(());
+                }
+            }
+        };
+        if let Err(error) = swept.await {
+            tracing::warn!(%error, "old rows could not be taken out of the local file");
+        }
+    }
+}
+
+/// The ids in a table of the local file, for a subquery.
+pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) -> sea_orm::sea_query::SelectStatement {
+    sea_orm::QueryTrait::into_query(rows.select_only().column(id))
+}
+
+/// Whether the database answered that what stands in a row is wrong, rather than that it cannot work at the moment.
+fn is_refusal(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) = error else {
+        return false;
+    };
+    let code = cause.as_database_error().and_then(|cause| cause.code());
+    // Data exceptions and broken constraints.
+    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+}
+
+/// Between half and all of it, so that gateways do not come back all at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+    pause.mul_f64(0.5 + random / 2.0)
+}

@@ -1,0 +1,92 @@
+//! Room on the disk that is given up when there is no other, so that the rows of running requests still fit.
+//!
+//! The file beside the local database is also the sign that a gateway uses it: each holds a shared lock on it, and one
+//! that could hold it alone at its start knows that whatever was running there has died.
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Thousands of rows: a row is about 400 bytes, and a page of each index goes along with every transaction.
+const BYTES: usize = 4 << 20;
+
+#[derive(Debug)]
+pub(super) struct Reserve {
+    file: File,
+    held: AtomicBool,
+}
+
+impl Reserve {
+    /// Opens the file, and says whether no other gateway had it open. The room is not taken yet.
+    pub(super) fn open(path: &Path) -> io::Result<(Self, bool)> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        let is_alone = file.try_lock().is_ok();
+        if is_alone {
+            file.unlock()?;
+        }
+        file.lock_shared()?;
+        let held = file.metadata()?.len() >= BYTES as u64;
+        Ok((Self { file, held: AtomicBool::new(held) }, is_alone))
+    }
+
+    /// Whether the room is there to be given up.
+    pub(super) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Takes the room.
+    ///
+    /// # Errors
+    /// When the disk has less.
+    pub(super) fn take(&self) -> io::Result<()> {
+        if self.is_held() {
+            return Ok(());
+        }
+        // Written, not only claimed: a file that is merely long takes no room.
+        let written = self.file.write_all_at(&vec![0xa5; BYTES], 0);
+        if written.is_err() {
+            self.file.set_len(0)?;
+        }
+        written?;
+        self.held.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Gives the room up; false when there was none.
+    pub(super) fn release(&self) -> bool {
+        let was_held = self.held.swap(false, Ordering::Relaxed);
+        was_held && self.file.set_len(0).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_room_is_on_the_disk_until_it_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reserve");
+        let (reserve, alone) = Reserve::open(&path).unwrap();
+        assert!(alone && !reserve.is_held() && !reserve.release());
+        reserve.take().unwrap();
+        assert!(reserve.is_held() && path.metadata().unwrap().len() == BYTES as u64);
+        assert!(reserve.release() && !reserve.is_held() && path.metadata().unwrap().len() == 0);
+        reserve.take().unwrap();
+        drop(reserve);
+        assert!(Reserve::open(&path).unwrap().0.is_held(), "it lasts");
+    }
+
+    #[test]
+    fn only_one_that_finds_nobody_else_is_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reserve");
+        let (first, alone) = Reserve::open(&path).unwrap();
+        assert!(alone);
+        let (second, alone) = Reserve::open(&path).unwrap();
+        assert!(!alone);
+        drop((first, second));
+        assert!(Reserve::open(&path).unwrap().1);
+    }
+}

@@ -1,0 +1,63 @@
+//! Who may come in while Postgres is away? Users and keys as they were when it was last read, from the local file.
+use entity::{api_key, user};
+use sea_orm::{EntityTrait, IntoActiveModel, TransactionTrait};
+
+use super::{Store, StoreError, within_deadline};
+
+/// Rows a statement: SQLite limits the number of bound values.
+const BATCH: usize = 1_000;
+
+/// The rows of everybody.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct People {
+    pub(super) users: Vec<user::Model>,
+    pub(super) keys: Vec<api_key::Model>,
+}
+
+impl People {
+    /// What the database says.
+    ///
+    /// # Errors
+    /// When it is away.
+    pub(super) async fn read(store: &Store) -> Result<Self, StoreError> {
+        store.go_online().await?;
+        Ok(Self {
+            users: within_deadline(user::Entity::find().all(&store.db)).await?,
+            keys: within_deadline(api_key::Entity::find().all(&store.db)).await?,
+        })
+    }
+
+    /// What the local copy says.
+    ///
+    /// # Errors
+    /// When the local file fails.
+    pub(super) async fn read_copy(store: &Store) -> Result<Self, StoreError> {
+        let local = &store.local.db;
+        Ok(Self {
+            users: within_deadline(user::Entity::find().all(local)).await?,
+            keys: within_deadline(api_key::Entity::find().all(local)).await?,
+        })
+    }
+
+    /// Keeps a copy for a start without the database.
+    ///
+    /// # Errors
+    /// When the local file fails; the copy is as it was then.
+    pub(super) async fn keep_copy(&self, store: &Store) -> Result<(), StoreError> {
+        let replace = async {
+            let transaction = store.local.db.begin_with_options(super::immediate()).await?;
+            api_key::Entity::delete_many().exec(&transaction).await?;
+            user::Entity::delete_many().exec(&transaction).await?;
+            for users in self.users.chunks(BATCH) {
+                let rows = users.iter().cloned().map(IntoActiveModel::into_active_model);
+                user::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+            }
+            for keys in self.keys.chunks(BATCH) {
+                let rows = keys.iter().cloned().map(IntoActiveModel::into_active_model);
+                api_key::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+            }
+            transaction.commit().await
+        };
+        within_deadline(replace).await
+    }
+}
