@@ -117,9 +117,18 @@ pub fn load(
         Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(ConfigError::Unreadable { path: name, error }),
     };
-    let source = text.as_deref().map(|text| (name.as_str(), text));
-    let check = |document: &Document<Config>| Check { document, mistakes: Vec::new() }.run();
-    document::load(source, environment, check).map_err(ConfigError::Mistakes)
+    parse(text.as_deref().map(|text| (name.as_str(), text)), environment).map_err(ConfigError::Mistakes)
+}
+
+/// The same of a file that has been read: its name to show, and its text.
+///
+/// # Errors
+/// Every mistake.
+pub fn parse(
+    file: Option<(&str, &str)>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Document<Config>, Vec<Mistake>> {
+    document::load(file, environment, |document| Check { document, mistakes: Vec::new() }.run())
 }
 
 impl Config {

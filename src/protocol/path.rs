@@ -36,6 +36,9 @@ pub fn meant(path: &str) -> Option<Meant> {
     }
     if BARE.iter().any(|bare| clean.strip_prefix(bare).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))) {
         clean.insert_str(0, "/v1");
+    } else if deployment.is_some() {
+        // A deployment is of OpenAI's API alone: there is nothing at such a path.
+        clean.insert_str(0, "/openai/deployments");
     }
     (clean != path).then_some(Meant { path: clean, key: key.map(str::to_owned), deployment })
 }
@@ -98,10 +101,10 @@ mod tests {
             ("/openai/deployments/llama3.2/chat/completions", "/v1/chat/completions", "llama3.2"),
             ("/openai//deployments/llama3.2%3A1b/embeddings/", "/v1/embeddings", "llama3.2:1b"),
             ("/openai/deployments/hf.co%2Fa%2Fb/completions", "/v1/completions", "hf.co/a/b"),
-            ("/openai/deployments/", "/", ""),
+            ("/openai/deployments/m/api/chat", "/openai/deployments/api/chat", "m"),
         ] {
-            let meant = meant(path).unwrap();
-            assert_eq!((meant.path.as_str(), meant.deployment.as_deref()), (means, Some(model)), "{path}");
+            let found = meant(path).unwrap();
+            assert_eq!((found.path.as_str(), found.deployment.as_deref()), (means, Some(model)), "{path}");
         }
         let both = meant("/k/sk-a-1/openai/deployments/m/chat/completions").unwrap();
         assert_eq!(both.key.as_deref(), Some("sk-a-1"));
