@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The real clients against a demo, and against a gateway whose node is slow or breaks. Each client has an environment
-# of its own below target/clients. Names of clients as arguments run those alone. Needs python3 and, for the clients in
-# JavaScript, node; installs node where it is missing (Debian, root or sudo). Leaves nothing running.
+# The real clients against a demo, and against a gateway whose node is slow or breaks; two at a time. Each client has an
+# environment of its own below target/clients, with the versions that its files name. Names of clients as arguments run
+# those alone. Needs python3 with venv and, for the clients in JavaScript, node and npm; installs what of these is
+# missing (Debian, root or sudo). Leaves nothing running.
 set -uo pipefail
 here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
@@ -11,15 +12,20 @@ gateway=$(realpath "${GATEWAY_BIN:-$target/debug/ollama-gateway}")
 homes=$target/clients
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/gateway-clients.XXXXXX")
 export ADMIN_API_KEY=admin-secret-key PYTHONDONTWRITEBYTECODE=1 DO_NOT_TRACK=1
+# What was fetched once serves the next environment, too.
+export PIP_CACHE_DIR=$homes/.cache/pip npm_config_cache=$homes/.cache/npm PIP_DISABLE_PIP_VERSION_CHECK=1
 # What the caller has set for servers of theirs must not turn these clients to them.
 unset "${!OPENAI_@}" "${!ANTHROPIC_@}" "${!OLLAMA_@}" "${!LITELLM_@}" "${!LANGCHAIN_@}" "${!LANGSMITH_@}"
+# Clients at once: one computes while another waits.
+lanes=2
 pids=()
+running=()
 
 finish() {
     local code=$?
     trap - EXIT
-    for pid in "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
-    for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null; done
+    for pid in "${running[@]}" "${pids[@]}"; do kill -TERM "$pid" 2>/dev/null; done
+    for pid in "${running[@]}" "${pids[@]}"; do wait "$pid" 2>/dev/null; done
     rm -rf "$scratch"
     exit "$code"
 }
@@ -74,12 +80,16 @@ start_gateways() {
     wait_ready "$FAULTY_GATEWAY_URL" "$scratch/faulty.log"
 }
 
-# Installs node where a client needs it and it is missing.
-need_node() {
-    if command -v node >/dev/null && command -v npm >/dev/null; then return; fi
+# Installs what the clients' own package managers need.
+need_tools() {
+    local packages=()
+    if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then packages+=(python3-venv); fi
+    if ! command -v node >/dev/null; then packages+=(nodejs); fi
+    if ! command -v npm >/dev/null; then packages+=(npm); fi
+    if ((${#packages[@]} == 0)); then return; fi
     local as_root=()
     if ((EUID != 0)); then as_root=(sudo); fi
-    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends nodejs npm)
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${packages[@]}")
     "${as_root[@]}" "${install[@]}" || { "${as_root[@]}" apt-get update && "${as_root[@]}" "${install[@]}"; }
 }
 
@@ -89,21 +99,25 @@ install_client() {
     if [[ -f $here/$client/requirements.txt ]]; then
         wanted=$(sha256sum "$here/$client/requirements.txt"; python3 -VV)
     else
-        need_node || return 1
         wanted=$(sha256sum "$here/$client/package.json" "$here/$client/package-lock.json"; node --version)
     fi
     if [[ -f $home/made-for && $(<"$home/made-for") == "$wanted" ]]; then return; fi
+    # Once more where a registry was away for a moment.
+    make_home "$client" || { sleep 5; make_home "$client"; } || return 1
+    # Last, so that one that is only half made is not used again.
+    printf '%s' "$wanted" >"$home/made-for"
+}
+
+make_home() {
+    local client=$1 home=$homes/$1
     rm -rf "$home"
     mkdir -p "$home"
     if [[ -f $here/$client/requirements.txt ]]; then
-        python3 -m venv "$home" &&
-            "$home/bin/pip" install --quiet --disable-pip-version-check -r "$here/$client/requirements.txt" || return 1
+        python3 -m venv "$home" && "$home/bin/pip" install --quiet --no-compile -r "$here/$client/requirements.txt"
     else
-        cp "$here/$client/package.json" "$here/$client/package-lock.json" "$home"
-        (cd "$home" && npm ci --silent --no-audit --no-fund --ignore-scripts) || return 1
+        cp "$here/$client/package.json" "$here/$client/package-lock.json" "$home" &&
+            (cd "$home" && npm ci --silent --no-audit --no-fund --ignore-scripts)
     fi
-    # Last, so that one that is only half made is not used again.
-    printf '%s' "$wanted" >"$home/made-for"
 }
 
 run_client() {
@@ -116,32 +130,57 @@ run_client() {
     fi
 }
 
-[[ -x $gateway ]] || cargo build --locked || fail "the gateway cannot be built"
-start_gateways
-clients=("$@")
-if ((${#clients[@]} == 0)); then
-    for folder in "$here"/*/; do clients+=("$(basename "$folder")"); done
-fi
-
-table=
-passed=0
-failed=0
-for client in "${clients[@]}"; do
-    log=$scratch/$client.log
-    began=$SECONDS
+# Runs one client; a line of the table, and what it said if that was no good.
+check_client() {
+    local client=$1 log=$scratch/$1.log began=$SECONDS result=FAIL versions
     if install_client "$client" >"$log" 2>&1 && run_client "$client" >"$log" 2>&1 && grep -q '^PASS ' "$log"; then
-        versions=$(sed -n 's/^PASS //p' "$log" | paste -sd, | sed 's/,/, /g')
         result=pass
-        passed=$((passed + 1))
     else
-        versions=$(sed -n 's/^PASS //p' "$log" | paste -sd,)
-        result=FAIL
-        failed=$((failed + 1))
         printf '\n== %s\n' "$client" >&2
         tail -n 40 "$log" >&2
     fi
-    table+=$(printf '%-18s %-46s %-5s %3s s' "$client" "${versions:--}" "$result" $((SECONDS - began)))$'\n'
+    versions=$(sed -n 's/^PASS //p' "$log" | paste -sd, | sed 's/,/, /g')
+    printf '%-18s %-46s %-5s %3s s\n' "$client" "${versions:--}" "$result" $((SECONDS - began)) >"$scratch/$client.row"
     printf '%s: %s\n' "$client" "$result"
+}
+
+# Waits until fewer than so many clients run.
+until_fewer_than() {
+    local alive pid
+    while ((${#running[@]} >= $1)); do
+        wait -n "${running[@]}" || true
+        alive=()
+        for pid in "${running[@]}"; do
+            if kill -0 "$pid" 2>/dev/null; then alive+=("$pid"); fi
+        done
+        running=("${alive[@]}")
+    done
+}
+
+[[ -x $gateway ]] || cargo build --locked || fail "the gateway cannot be built"
+clients=("$@")
+if ((${#clients[@]} == 0)); then
+    for folder in "$here"/*/; do
+        if [[ -f $folder/requirements.txt || -f $folder/package.json ]]; then clients+=("$(basename "$folder")"); fi
+    done
+fi
+need_tools >"$scratch/tools.log" 2>&1 || fail "python3-venv, nodejs or npm cannot be installed" "$scratch/tools.log"
+start_gateways
+
+for client in "${clients[@]}"; do
+    until_fewer_than "$lanes"
+    (trap - EXIT; check_client "$client") &
+    running+=($!)
 done
-printf '\n%-18s %-46s %s\n%s\n%s passed, %s failed\n' client versions result "$table" "$passed" "$failed"
+until_fewer_than 1
+
+passed=0
+printf '\n%-18s %-46s %s\n' client versions result
+for client in "${clients[@]}"; do
+    row=$(cat "$scratch/$client.row" 2>/dev/null) || row="$client  FAIL"
+    printf '%s\n' "$row"
+    if [[ $row == *" pass "* ]]; then passed=$((passed + 1)); fi
+done
+failed=$((${#clients[@]} - passed))
+printf '\n%s passed, %s failed\n' "$passed" "$failed"
 ((failed == 0))

@@ -87,6 +87,17 @@ async function retries() {
   await statusesOnce(limited, 4);
   assert.ok((await other.chat.completions.create({ ...asked, messages: ask("[[n=1]]"), max_tokens: 100 })).choices);
 
+  // A window that passes while the client waits: it comes back by itself, and succeeds.
+  const patient = await user({ tokens_per_day: 10_000 });
+  let late;
+  await whileTokensAreHeld(patient, async () => {
+    late = new OpenAI({ baseURL: `${URL_}/v1`, apiKey: patient }).chat.completions
+      .create({ ...asked, messages: ask("[[n=1]]") });
+    await new Promise((done) => setTimeout(done, 500));
+  });
+  assert.ok((await late).choices);
+  assert.deepEqual(await statusesOnce(patient, 3), ["cancelled", "completed", "refused"]);
+
   const spent = await user({ tokens_per_day: 100 });
   const poor = new OpenAI({ baseURL: `${URL_}/v1`, apiKey: spent });
   const refused = await thrown(() => poor.chat.completions.create(asked));

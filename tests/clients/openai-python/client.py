@@ -1,5 +1,8 @@
 """OpenAI's SDK for Python."""
 
+import contextlib
+import threading
+
 import openai
 import pydantic
 from gateway import FAULTY_URL, URL, WAITED, WEATHER, passed, raises, statuses_once, tokens_held, user
@@ -110,6 +113,18 @@ def retries():
     # The stream that held the tokens was left.
     statuses_once(limited, 4)
     assert other.chat.completions.create(model="llama3.2", messages=ask("[[n=1]]"), max_tokens=100).choices
+
+    # A window that passes while the client waits: it comes back by itself, and succeeds.
+    patient = user(tokens_per_day=10_000)
+    with contextlib.ExitStack() as held:
+        held.enter_context(tokens_held(patient))
+        threading.Timer(0.5, held.close).start()
+        late = client.with_options(api_key=patient).chat.completions.create(
+            model="llama3.2", messages=ask("[[n=1]]"), max_tokens=2000
+        )
+    assert late.choices
+    ends = statuses_once(patient, 3)
+    assert ends == ["cancelled", "completed", "refused"], ends
 
     spent = user(tokens_per_day=100)
     with raises(openai.RateLimitError) as caught:
