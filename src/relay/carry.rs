@@ -191,7 +191,7 @@ impl Relay {
         let mut detail = None;
         let mut failed: Option<Failure> = None;
         loop {
-            let asked = self.clock.uptime();
+            job.meter.waits();
             let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
@@ -202,7 +202,7 @@ impl Relay {
                 ticket.failed(Failure::Unreachable);
                 continue;
             };
-            job.meter.granted(&node, grant.attempt, self.clock.uptime().saturating_sub(asked));
+            job.meter.granted(&node, grant.attempt);
             match self.attempt(upstream, ticket, &node, job).await {
                 Ok(reply) => return Ok(Reached { node, attempt: grant.attempt, reply }),
                 Err(error) => {

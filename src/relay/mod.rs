@@ -11,6 +11,7 @@ mod health;
 mod meter;
 mod metered;
 mod nodes;
+mod trace;
 mod upstream;
 
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use health::{HealthSettings, Prober};
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
 pub use nodes::{Flaw, Fleet, NodeEndpoint, NodeSettings};
+pub use trace::{Attribute, Closing, Exporter, Settings as TracingSettings, Trace, Tracer};
 pub use upstream::Upstream;
 
 /// Deadlines between the gateway and its nodes. Zero is not allowed anywhere.

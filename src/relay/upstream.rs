@@ -102,6 +102,12 @@ impl Upstream {
         for (name, value) in &job.headers {
             request = request.append_header((*name, value.as_str()));
         }
+        if let Some((traceparent, tracestate)) = job.meter.trace_headers() {
+            request = request.insert_header(("traceparent", traceparent));
+            if let Some(tracestate) = tracestate {
+                request = request.insert_header(("tracestate", tracestate));
+            }
+        }
         for header in node.headers() {
             request = request.insert_header(header);
         }
