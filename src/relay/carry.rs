@@ -269,7 +269,7 @@ async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Re
         None => meter.finish(Status::Refused, status),
     };
     match receipt {
-        Some(receipt) => receipt.kept().await,
+        Some(receipt) => meter.kept(receipt).await,
         None => Ok(()),
     }
 }

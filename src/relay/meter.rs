@@ -4,6 +4,7 @@
 //! `drop` when the client left: then the reservation is settled, the usage row handed in, the metrics and the one log
 //! line written. There is no other way out, but for the death of the process: for that case the meter notes how far the
 //! request is, when it comes a step further and about once a second.
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::clock::Clock;
 use crate::limits::{Exceeded, Moment, Need, Reservation};
 use crate::metrics::{Ended, Metrics};
 use crate::protocol::{Progress, Usage};
-use crate::store::{Account, Receipt, RowPermit, Status, TokensFrom, UsageRow};
+use crate::store::{Account, Receipt, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;
@@ -253,6 +254,17 @@ impl Meter {
             None => {}
         }
         Some(permit.record(row))
+    }
+
+    /// Waits until the row is safe, and counts how long the end of the answer is held back for it.
+    pub(super) fn kept(&self, receipt: Receipt) -> impl Future<Output = Result<(), StorageFull>> + use<> {
+        let meters = self.meters.clone();
+        async move {
+            let asked = meters.clock.uptime();
+            let kept = receipt.kept().await;
+            meters.metrics.overhead("record", meters.clock.uptime().saturating_sub(asked));
+            kept
+        }
     }
 
     fn count(&self, open: &Open, row: &UsageRow, status: Status, code: u16) {
