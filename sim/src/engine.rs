@@ -11,7 +11,6 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 use crate::config::{SimConfig, SimModel};
-use crate::disk::Disk;
 use crate::error::ApiError;
 use crate::seat::Lease;
 
@@ -22,7 +21,6 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(292 * 365 * 24 * 3600);
 #[derive(Debug)]
 pub(crate) struct Engine {
     config: SimConfig,
-    disk: Disk,
     state: Mutex<State>,
     /// One load at a time, in order of arrival.
     loader: Arc<Semaphore>,
@@ -69,7 +67,6 @@ pub(crate) struct LoadedModel {
 impl Engine {
     pub(crate) fn new(config: SimConfig) -> Self {
         Self {
-            disk: Disk::new(config.models.clone()),
             config,
             state: Mutex::new(State::default()),
             loader: Arc::new(Semaphore::new(1)),
@@ -80,10 +77,6 @@ impl Engine {
 
     pub(crate) fn config(&self) -> &SimConfig {
         &self.config
-    }
-
-    pub(crate) fn disk(&self) -> &Disk {
-        &self.disk
     }
 
     /// The loaded models, longest remaining first.
@@ -106,6 +99,19 @@ impl Engine {
     pub(crate) fn clear(&self) {
         self.lock().loaded.clear();
         self.changed.notify_waiters();
+    }
+
+    /// Has in memory what a warm node has from the start.
+    pub(crate) fn warm_up(self: &Arc<Self>) {
+        let models = self.config.models.iter().filter(|_| self.config.is_warm);
+        let mut room = self.config.vram_bytes;
+        for model in models {
+            if let Some(left) = room.checked_sub(model.size_bytes) {
+                room = left;
+                drop(self.insert(model, None));
+            }
+        }
+        self.lock().loads = 0;
     }
 
     /// The speed at which the node decodes one stream that would make `solo` tokens per second alone.

@@ -52,6 +52,10 @@ struct Args {
     #[arg(long, default_value_t = 300)]
     keep_alive_s: u64,
 
+    /// Have all models that fit in memory from the start
+    #[arg(long)]
+    warm: bool,
+
     /// How much b streams at once slow each other down: the a of v / (1 + a (b - 1))
     #[arg(long, default_value_t = 0.3)]
     batch_slowdown: f64,
@@ -102,10 +106,10 @@ impl Args {
             load_bytes_per_second: self.load_gb_s * 1e9,
             load_overhead: Duration::from_millis(self.load_overhead_ms),
             keep_alive: Duration::from_secs(self.keep_alive_s),
-            models: if models.is_empty() { default.models.clone() } else { models },
+            models: if models.is_empty() { default.models } else { models },
             api_key: self.api_key.clone(),
             batch_slowdown: self.batch_slowdown,
-            ..default
+            is_warm: self.warm,
         }
     }
 }

@@ -53,6 +53,7 @@ impl SimNode {
             faults: FaultPlan::default(),
             frozen: watch::Sender::new(false),
         });
+        node.engine.warm_up();
         let (addr, handle) = serve(Arc::clone(&node), listen)?;
         Ok(SimNode { node, addr, server: Mutex::new(Some(handle)) })
     }
@@ -109,6 +110,7 @@ impl SimNode {
     pub async fn restart(&self) -> io::Result<()> {
         let mut server = self.server();
         if server.is_none() {
+            self.node.engine.warm_up();
             let (_, handle) = serve(Arc::clone(&self.node), self.addr)?;
             *server = Some(handle);
         }
