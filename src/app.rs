@@ -1,8 +1,7 @@
 //! How is everything put together, started, and stopped in order?
 //!
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
-//! end with an error frame → the server stops → background tasks stop → usage is flushed → the last traces are
-//! sent → the database closes.
+//! end with an error frame → the server stops → background tasks stop → usage is flushed → the database closes.
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +12,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::http::{self, AdminKey, Inference, Lifecycle};
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
-use crate::relay::{Dispatcher, Exporter, Fleet, Meters, Prober, Relay, Tracer, Upstream};
+use crate::relay::{Dispatcher, Errand, Fleet, Loader, Meters, Prober, Relay, Upstream};
 use crate::store::{Accounts, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
 /// How often changes that other gateways made to users are taken up.
@@ -65,7 +65,8 @@ pub struct App {
     writer: Writer,
     copier: Option<Copier>,
     relay: Relay,
-    exporter: Option<Exporter>,
+    /// What the scheduler wants done to the nodes' memory.
+    errands: mpsc::Receiver<Errand>,
     draining: CancellationToken,
     server: Server,
     address: SocketAddr,
@@ -93,11 +94,10 @@ impl App {
             metrics.meet_user(account.user().as_str());
         }
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
-        let dispatcher = Dispatcher::new(config.queue, specs, clock);
+        let (dispatcher, errands) = Dispatcher::new(config.queue, specs, clock);
         let stop = CancellationToken::new();
         let relay =
             Relay { settings: config.relay.clone(), dispatcher, fleet, catalog: Arc::default(), clock, metrics, stop };
-        let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let draining = CancellationToken::new();
         let parts = Parts {
             config: config.clone(),
@@ -106,24 +106,10 @@ impl App {
             store: store.clone(),
             recorder: recorder.clone(),
             relay: relay.clone(),
-            tracer,
             draining: draining.clone(),
         };
         let (server, address) = parts.listen()?;
-        Ok(Self {
-            config,
-            clock,
-            store,
-            accounts,
-            recorder,
-            writer,
-            copier,
-            relay,
-            exporter,
-            draining,
-            server,
-            address,
-        })
+        Ok(Self { config, clock, store, accounts, recorder, writer, copier, relay, errands, draining, server, address })
     }
 
     /// Where it listens; the port is real also where 0 was asked for.
@@ -152,12 +138,11 @@ impl App {
     /// When the server breaks.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let tasks = CancellationToken::new();
-        let background = self.spawn_background(&tasks);
+        let mut background = self.spawn_background(&tasks);
+        let loader = Loader::new(self.relay.clone(), Upstream::new(&self.relay.settings), self.errands);
+        background.push(actix_rt::spawn(loader.run(tasks.clone())));
         let flush = CancellationToken::new();
         let copy = CancellationToken::new();
-        let traces = CancellationToken::new();
-        let stopped = traces.clone().cancelled_owned();
-        let tracing = self.exporter.map(|exporter| actix_rt::spawn(exporter.run(stopped)));
         let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
         let copying = self.copier.map(|copier| actix_rt::spawn(copier.run(copy.clone(), FLUSH_PATIENCE)));
         let handle = self.server.handle();
@@ -184,10 +169,6 @@ impl App {
         copy.cancel();
         if let Some(copying) = copying {
             let _ = copying.await;
-        }
-        traces.cancel();
-        if let Some(tracing) = tracing {
-            let _ = tracing.await;
         }
         self.store.close().await;
         served.map_err(io::Error::other)?
@@ -234,7 +215,6 @@ struct Parts {
     store: Store,
     recorder: Recorder,
     relay: Relay,
-    tracer: Tracer,
     draining: CancellationToken,
 }
 
@@ -277,7 +257,6 @@ impl Parts {
         let inference = Inference {
             relay: self.relay.clone(),
             upstream: Upstream::new(&self.relay.settings),
-            tracer: self.tracer.clone(),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
             names: self.config.models.clone().into(),

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
-use crate::relay::{Flaw, HealthSettings, NodeSettings, TracingSettings};
+use crate::relay::{Flaw, HealthSettings, NodeSettings};
 use crate::{http, limits, metrics, relay, scheduler, store, telemetry};
 
 /// The file that is read when none is named.
@@ -45,8 +45,6 @@ pub struct Config {
     pub health: HealthSettings,
     /// What is exported to Prometheus.
     pub metrics: metrics::Settings,
-    /// Where traces go.
-    pub tracing: TracingSettings,
     /// The log.
     pub log: telemetry::Settings,
 }
@@ -82,7 +80,6 @@ impl Default for Config {
             relay: relay::Settings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),
-            tracing: TracingSettings::default(),
             log: telemetry::Settings::default(),
         }
     }
@@ -192,9 +189,6 @@ impl Check<'_> {
         }
         if let Err(why) = config.log.filter() {
             self.wrong("log.level", &why, "such as info or info,ollama_gateway=debug");
-        }
-        if let Some((key, why)) = config.tracing.flaw() {
-            self.wrong(&format!("tracing.{key}"), why, "");
         }
         self.admin();
         self.positive();
@@ -308,7 +302,7 @@ mod tests {
         let config = check(text, &environment).unwrap();
         assert_eq!((config.server.bind.as_str(), config.server.workers), ("127.0.0.1:2", 3));
         assert_eq!(config.admin.key.as_deref(), Some("123456"));
-        assert_eq!((config.nodes[0].name.as_str(), config.nodes[0].slots), ("a", 2));
+        assert_eq!((config.nodes[0].name.as_str(), config.nodes[0].slots), ("a", Some(2)));
     }
 
     #[test]

@@ -24,12 +24,13 @@ use users::Users;
 
 /// The `model` label of names that no node lists.
 pub const UNKNOWN_MODEL: &str = "_unknown";
-const NODE_STATES: [&str; 3] = ["up", "suspect", "down"];
+const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
-const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
+const STAGES: [&str; 3] = ["auth", "route", "forward"];
 /// Why an attempt fails.
-const FAILURES: [&str; 8] = ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied"];
+const FAILURES: [&str; 9] =
+    ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
 const REJECTIONS: [&str; 7] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
@@ -163,7 +164,7 @@ impl Metrics {
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
-        for histograms in [&families.node_duration, &families.probe_duration] {
+        for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }
         for gauges in [&families.node_up, &families.node_slots, &families.node_in_use] {
@@ -248,7 +249,7 @@ impl Metrics {
         }
     }
 
-    /// The gateway's own work on a request: `auth`, `route`, `forward` or `record`.
+    /// The gateway's own work on a request: `auth`, `route` or `forward`.
     pub fn overhead(&self, stage: &str, spent: Duration) {
         self.families.overhead.with_label_values(&[stage]).observe(spent.as_secs_f64());
     }
@@ -288,6 +289,11 @@ impl Metrics {
     /// Another attempt is made, after one that failed by this.
     pub fn retried(&self, failure: &str) {
         self.families.retries.with_label_values(&[failure]).inc();
+    }
+
+    /// The gateway had a model loaded.
+    pub fn loaded(&self, node: &str, duration: Duration) {
+        self.families.model_load.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
     /// A node was asked whether it is there.
@@ -379,7 +385,7 @@ mod tests {
     #[test]
     fn every_failure_has_its_series_from_the_start() {
         use Failure::*;
-        let all = [Unreachable, Reset, Crashed, TimedOut, Garbled, Busy, Missing, Denied];
+        let all = [Unreachable, Reset, Crashed, TimedOut, Garbled, Busy, Missing, Denied, Silent];
         assert_eq!(all.map(Failure::label), FAILURES);
     }
 

@@ -1,6 +1,6 @@
 //! A small fleet under virtual time: seeded, no clock, the same on every run.
 //!
-//! The fleet loads models, works at different speeds and dies; the scheduler
+//! The fleet loads models as it is told, works at different speeds and dies; the scheduler
 //! sees only what a gateway would: probes, listings, and how requests end.
 
 use std::{
@@ -11,10 +11,14 @@ use std::{
 };
 
 use ollama_gateway::scheduler::{
-    Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, Outcome, RequestId, Scheduler, Settings, Time,
+    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, Outcome, RequestId, Scheduler,
+    Settings, Time,
 };
 
 const MODELS: [(&str, u64); 4] = [("chat:8b", 5), ("code:7b", 5), ("tiny:1b", 2), ("large:14b", 9)];
+/// Tokens a node of speed one writes in a second.
+const TOKENS_PER_WORK: f64 = 50.0;
+const GB: u64 = 1_000_000_000;
 const LISTED: Duration = Duration::from_secs(10);
 const PROBED: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -66,7 +70,7 @@ impl Machine {
         Self { slots, vram, speed, is_alive: true, memory: Vec::new(), loads: 0, served: 0 }
     }
 
-    /// Takes a request and returns how long loading holds it up.
+    /// Takes a request and returns how long loading holds it up: of a node that nobody loads models for.
     fn start(&mut self, model: usize) -> Duration {
         if let Some(index) = self.memory.iter().position(|(loaded, _)| *loaded == model) {
             let (_, running) = self.memory.remove(index);
@@ -84,6 +88,19 @@ impl Machine {
         Duration::from_secs(1 + size)
     }
 
+    /// Loads a model, for which there must be room, and returns how long that takes.
+    fn load(&mut self, model: usize) -> Duration {
+        let size = MODELS[model].1;
+        assert!(self.used() + size <= self.vram, "the scheduler makes room first");
+        self.loads += 1;
+        Duration::from_secs(1 + size)
+    }
+
+    fn unload(&mut self, model: usize) {
+        assert!(self.memory.contains(&(model, 0)), "only what is there and idle is unloaded");
+        self.memory.retain(|(loaded, _)| *loaded != model);
+    }
+
     fn finish(&mut self, model: usize) {
         if let Some((_, running)) = self.memory.iter_mut().find(|(loaded, _)| *loaded == model) {
             *running = running.saturating_sub(1);
@@ -95,7 +112,11 @@ impl Machine {
     }
 
     fn resident(&self) -> Vec<Loaded> {
-        let loaded = |(model, _): &(usize, u32)| Loaded { name: MODELS[*model].0.into(), vram_bytes: MODELS[*model].1 };
+        let loaded = |(model, _): &(usize, u32)| Loaded {
+            name: MODELS[*model].0.into(),
+            vram_bytes: MODELS[*model].1 * GB,
+            context_length: None,
+        };
         self.memory.iter().map(loaded).collect()
     }
 }
@@ -110,6 +131,7 @@ struct Job {
     /// The client hangs up at this time if it is not done.
     patience: Option<Time>,
     running: Option<(usize, u32)>,
+    has_begun: bool,
     waited: Option<Duration>,
     ends: Vec<End>,
 }
@@ -129,6 +151,8 @@ enum Happening {
     FirstByte(usize, u32),
     Done(usize, u32),
     ConnectFailed(usize, u32),
+    /// On this node, this model.
+    Loaded(usize, usize),
     HangUp(usize),
     Probe(usize),
     List(usize),
@@ -150,8 +174,11 @@ struct World {
 
 impl World {
     fn new(settings: Settings, machines: Vec<Machine>, jobs: Vec<Job>) -> Self {
-        let spec =
-            |machine: &Machine| NodeSpec { name: "gpu".into(), slots: machine.slots, vram_bytes: Some(machine.vram) };
+        let spec = |machine: &Machine| NodeSpec {
+            name: "gpu".into(),
+            slots: Some(machine.slots),
+            vram_bytes: Some(machine.vram * GB),
+        };
         let mut world = Self {
             scheduler: Scheduler::new(settings, machines.iter().map(spec).collect()),
             agenda: BinaryHeap::new(),
@@ -202,11 +229,14 @@ impl World {
             Happening::Arrival(job) => self.arrive(job),
             Happening::FirstByte(job, attempt) => {
                 if self.is_running(job, attempt) {
+                    self.jobs[job].has_begun = true;
                     self.tell(Event::FirstByte { id: RequestId(job as u64) });
                 }
             }
             Happening::Done(job, attempt) => {
                 if self.is_running(job, attempt) {
+                    let tokens = (self.jobs[job].work * TOKENS_PER_WORK) as u64;
+                    self.tell(Event::Progress { id: RequestId(job as u64), tokens });
                     self.end(job, End::Done, Outcome::Completed);
                 }
             }
@@ -215,6 +245,14 @@ impl World {
                     self.jobs[job].running = None;
                     self.tell(Event::Failed { id: RequestId(job as u64), failure: Failure::Unreachable });
                 }
+            }
+            Happening::Loaded(node, model) => {
+                let machine = &mut self.machines[node];
+                let result = if machine.is_alive { Ok(()) } else { Err(Failure::Reset) };
+                if machine.is_alive {
+                    machine.memory.push((model, 0));
+                }
+                self.tell(Event::Loaded { node: NodeId(node), model: MODELS[model].0.into(), result });
             }
             Happening::HangUp(job) => {
                 if self.jobs[job].ends.is_empty() {
@@ -230,19 +268,24 @@ impl World {
 
     fn arrive(&mut self, job: usize) {
         let Job { user, model, .. } = self.jobs[job];
-        self.tell(Event::Arrived {
+        self.tell(Event::Arrived(Arrival {
             id: RequestId(job as u64),
             user: user_name(user),
+            weight: 1.0,
             model: MODELS[model].0.into(),
+            prompt_tokens: 100,
+            max_output: None,
+            session: None,
+            is_stream: true,
             deadline: self.now + Duration::from_secs(600),
-        });
+        }));
     }
 
     fn probe(&mut self, node: usize) {
         let id = NodeId(node);
         if self.machines[node].is_alive {
-            self.tell(Event::Answered { node: id });
             self.tell(Event::Resident { node: id, loaded: self.machines[node].resident() });
+            self.tell(Event::Answered { node: id });
         } else {
             self.tell(Event::Silent { node: id, error: "no answer".into() });
         }
@@ -253,9 +296,10 @@ impl World {
         if self.machines[node].is_alive {
             let model = |(name, size): &(&str, u64)| Model {
                 name: (*name).into(),
-                size_bytes: *size,
+                size_bytes: *size * GB,
                 digest: String::new(),
                 modified_unix: 0,
+                family: "llama".into(),
             };
             self.tell(Event::Listed { node: NodeId(node), models: MODELS.iter().map(model).collect() });
         }
@@ -302,7 +346,29 @@ impl World {
                     assert!(job.running.is_none());
                     job.ends.push(End::Refused);
                 }
+                Decision::Abandon { id } => self.abandon(id.0 as usize),
+                Decision::Load { node, model } => {
+                    let model = index_of(&model);
+                    let takes = self.machines[node.0].load(model);
+                    self.plan(self.now + takes, Happening::Loaded(node.0, model));
+                }
+                Decision::Unload { node, model } => {
+                    let result = if self.machines[node.0].is_alive { Ok(()) } else { Err(Failure::Unreachable) };
+                    if result.is_ok() {
+                        self.machines[node.0].unload(index_of(&model));
+                    }
+                    self.tell(Event::Unloaded { node, model, result });
+                }
             }
+        }
+    }
+
+    /// The scheduler broke it off; what had begun is over.
+    fn abandon(&mut self, job: usize) {
+        let Some((node, _)) = self.jobs[job].running.take() else { return };
+        self.machines[node].finish(self.jobs[job].model);
+        if self.jobs[job].has_begun {
+            self.end(job, End::BrokenOff, Outcome::Failed(Failure::Silent));
         }
     }
 
@@ -316,7 +382,10 @@ impl World {
             return self.plan(self.now + CONNECT_TIMEOUT, Happening::ConnectFailed(job, attempt));
         }
         machine.served += 1;
-        let start = self.now + machine.start(model);
+        let held_up = machine.start(model);
+        assert_eq!(held_up, Duration::ZERO, "sent only where the model is");
+        // Reading the prompt.
+        let start = self.now + Duration::from_millis(50);
         let done = start + Duration::from_secs_f64(work / machine.speed);
         self.jobs[job].waited = Some(self.now - arrived);
         self.plan(start, Happening::FirstByte(job, attempt));
@@ -345,6 +414,10 @@ impl World {
     }
 }
 
+fn index_of(listed: &str) -> usize {
+    MODELS.iter().position(|(name, _)| *name == listed).expect("a model of the fleet")
+}
+
 fn user_name(user: usize) -> Arc<str> {
     format!("user-{user}").into()
 }
@@ -364,7 +437,17 @@ fn traffic(random: &mut Random, count: usize, rate: f64, users: std::ops::Range<
         let model = (random.below(15) + 1).leading_zeros() as usize - 60;
         let work = random.about(3.0).min(Duration::from_secs(20)).as_secs_f64();
         let patience = (random.below(20) == 0).then(|| time + random.about(10.0));
-        Job { user, model, work, arrived: time, patience, running: None, waited: None, ends: Vec::new() }
+        Job {
+            user,
+            model,
+            work,
+            arrived: time,
+            patience,
+            running: None,
+            has_begun: false,
+            waited: None,
+            ends: Vec::new(),
+        }
     };
     (0..count).map(job).collect()
 }
@@ -396,7 +479,8 @@ fn no_request_is_lost_through_deaths_returns_and_clients_that_hang_up() {
         assert!((1..=30).contains(&broken_off), "only what ran on a dying node breaks off: {broken_off}");
         assert!(world.ended(End::Cancelled) > 0);
         assert!(world.ended(End::Done) + world.ended(End::Cancelled) + broken_off == 4000, "nobody is refused");
-        assert!(world.scheduler.nodes().iter().all(|node| node.state == NodeState::Up));
+        let states: Vec<_> = world.scheduler.nodes().iter().map(|node| (node.state, node.last_error.clone())).collect();
+        assert!(states.iter().all(|(state, _)| *state == NodeState::Up), "{states:?}");
     }
 }
 

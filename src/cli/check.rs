@@ -13,7 +13,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let kind = if config.database.sqlite_path().is_some() { "SQLite" } else { "Postgres" };
     println!("  database    {kind}");
     for node in &config.nodes {
-        println!("  node        {} at {}, {} slots a model", node.name, node.url, node.slots);
+        println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
     Ok(())
 }

@@ -80,7 +80,11 @@ async fn start_nodes() -> Result<(Vec<SimNode>, Vec<NodeSettings>), String> {
             ..SimConfig::default()
         };
         let node = SimNode::start(config).await.map_err(|error| format!("a simulated node did not start: {error}"))?;
-        settings.push(NodeSettings { slots, vram_gb: Some(vram_gb), ..NodeSettings::new(name, node.url()) });
+        settings.push(NodeSettings {
+            slots: Some(slots),
+            vram_gb: Some(vram_gb),
+            ..NodeSettings::new(name, node.url())
+        });
         simulated.push(node);
     }
     Ok((simulated, settings))

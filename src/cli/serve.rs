@@ -27,7 +27,7 @@ fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
     println!("  health    {base}/health");
     println!("  metrics   {base}/metrics");
     for node in &config.nodes {
-        println!("  node      {} at {}, {} slots a model", node.name, node.url, node.slots);
+        println!("  node      {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
     println!("  users     {}", app.accounts().all().len());
     if let Some(path) = &admin.made {

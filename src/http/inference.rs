@@ -24,7 +24,7 @@ use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
 use crate::limits::{Exceeded, Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
-use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Trace, Tracer, Upstream};
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Upstream};
 use crate::scheduler::Scheduler;
 use crate::store::{Account, Recorder, Status};
 
@@ -40,8 +40,6 @@ pub struct Inference {
     pub relay: Relay,
     /// This worker's client.
     pub upstream: Upstream,
-    /// Begins the trace of a request.
-    pub tracer: Tracer,
     /// Makes the account of a request.
     pub meters: Meters,
     /// Where usage rows go.
@@ -69,13 +67,11 @@ impl FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let http = request.clone();
-        let inference = request.app_data::<Data<Inference>>().cloned();
-        let began = inference.as_ref().map(|inference| inference.meters.clock.now());
+        let meters = request.app_data::<Data<Inference>>().map(|inference| inference.meters.clone());
+        let began = meters.as_ref().map(|meters| meters.clock.uptime());
         let caller = caller(request);
-        if let Some((inference, began)) = inference.zip(began) {
-            let ended = inference.meters.clock.uptime();
-            inference.meters.metrics.overhead("auth", ended.saturating_sub(began.uptime));
-            inference.begin_trace(request, began, ended);
+        if let Some((meters, began)) = meters.zip(began) {
+            meters.metrics.overhead("auth", meters.clock.uptime().saturating_sub(began));
         }
         let body = FullBody::from_request(request, payload);
         Box::pin(async move {
@@ -263,15 +259,6 @@ pub(super) async fn unmetered_audio(_: Caller) -> Result<HttpResponse, ApiError>
 }
 
 impl Inference {
-    /// The trace waits with the request for whoever reports its end.
-    fn begin_trace(&self, request: &HttpRequest, began: Moment, authenticated: Duration) {
-        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-        if let Some(trace) = self.tracer.begin(header("traceparent"), header("tracestate"), began) {
-            trace.authenticated(began.uptime, authenticated);
-            request.extensions_mut().insert(trace);
-        }
-    }
-
     /// The path of one request; the steps are those of the crate's first page.
     async fn serve(
         &self,
@@ -294,7 +281,7 @@ impl Inference {
         }
         let model = self.resolve(&request.model)?;
         request.ask_for(&model.name);
-        let mut meter = self.begin(&request, &model, id, &account, received, http)?;
+        let mut meter = self.begin(&request, &model, id, &account, received)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
             prompt: request.prompt_bound,
@@ -308,9 +295,13 @@ impl Inference {
         let job = Job {
             meter,
             user: account.user().shared(),
+            weight: 1.0,
             model: model.name,
             endpoint,
             stream: request.stream,
+            prompt_tokens: request.prompt_bound / 4,
+            max_output: need.output.or(output_cap),
+            session: request.session,
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
             headers: forwarded(endpoint, http),
@@ -390,7 +381,6 @@ impl Inference {
         id: RequestId,
         account: &Arc<Account>,
         received: Moment,
-        http: &HttpRequest,
     ) -> Result<Meter, ApiError> {
         let permit = self.recorder.permit().map_err(|_| ApiError::not_stored())?;
         Ok(self.meters.start(Admission {
@@ -403,7 +393,6 @@ impl Inference {
             stream: request.stream,
             received,
             prompt_estimate: request.prompt_bound / 4,
-            trace: http.extensions_mut().remove::<Trace>(),
         }))
     }
 }

@@ -189,5 +189,6 @@ pub(super) fn state_name(state: NodeState) -> &'static str {
         NodeState::Up => "up",
         NodeState::Suspect => "suspect",
         NodeState::Down => "down",
+        NodeState::Draining => "draining",
     }
 }

@@ -10,6 +10,7 @@ const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.
 const QUEUE_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0, 300.0];
 const TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 const OVERHEAD_BUCKETS: [f64; 10] = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+const LOAD_BUCKETS: [f64; 11] = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 const PROBE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
 /// Handles on all families.
@@ -37,6 +38,7 @@ pub(super) struct Families {
     pub(super) node_duration: HistogramVec,
     pub(super) node_loaded: IntGaugeVec,
     pub(super) node_vram: GaugeVec,
+    pub(super) model_load: HistogramVec,
     pub(super) probe_duration: HistogramVec,
     pub(super) probed_at: GaugeVec,
     pub(super) transitions: IntCounterVec,
@@ -84,8 +86,7 @@ impl Families {
             overhead: declare.histograms(
                 "overhead_seconds",
                 "The gateway's own work for a request: whose key it is (auth); reading it, its model, limits and edits \
-                 (route); reading and editing the whole answer (forward); holding its end back until its usage row is safe \
-                 (record). No other waiting.",
+                 (route); reading and editing the whole answer (forward). No waiting.",
                 &["stage"],
                 &OVERHEAD_BUCKETS,
             )?,
@@ -133,6 +134,12 @@ impl Families {
                 &["node", "model"],
             )?,
             node_vram: declare.gauges("node_vram_bytes", "Video memory taken by loaded models.", &["node"])?,
+            model_load: declare.histograms(
+                "model_load_seconds",
+                "Loading a model into the node's memory, as the gateway has it done.",
+                &["node"],
+                &LOAD_BUCKETS,
+            )?,
             probe_duration: declare.histograms(
                 "node_probe_duration_seconds",
                 "Until the node answered whether it is there, or was given up.",

@@ -2,6 +2,8 @@
 //!
 //! Every token stands for at least a byte of text, and JSON only makes text longer: the length of the raw members is an
 //! upper bound. Images are counted by number, whatever their size; sound by its size, far below a token a byte.
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -24,6 +26,8 @@ pub(super) struct Prompt {
     pub(super) bound: u64,
     /// There is none, which in Ollama's own dialect means something.
     pub(super) is_empty: bool,
+    /// The same for every turn of a conversation.
+    pub(super) session: Option<u64>,
 }
 
 /// What is no text, though it is written as text.
@@ -52,16 +56,17 @@ impl Media {
 pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt, BadRequest> {
     let mut media = Media::default();
     let mut is_empty = false;
+    let mut session = None;
     let text = match endpoint {
         Endpoint::ChatCompletions | Endpoint::Messages => {
-            messages(object, &mut media)?;
+            session = messages(object, &mut media)?;
             &["messages", "system", "tools", "response_format"][..]
         }
         Endpoint::Chat => {
             is_empty = field::<Vec<&RawValue>>(object, "messages", "a list of messages, each an object")?
                 .is_none_or(|messages| messages.is_empty());
             if !is_empty {
-                messages(object, &mut media)?;
+                session = messages(object, &mut media)?;
             }
             &["messages", "tools", "format"]
         }
@@ -102,7 +107,7 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
     }
     let bytes: usize = text.iter().filter_map(|key| object.present(key)).map(|value| value.get().len()).sum();
     let bound = bytes - media.bytes.min(bytes) + media.tokens + TEMPLATE_TOKENS;
-    Ok(Prompt { bound: bound as u64, is_empty })
+    Ok(Prompt { bound: bound as u64, is_empty, session })
 }
 
 fn input<'a>(object: &Object<'a>, expected: &str) -> Result<&'a RawValue, BadRequest> {
@@ -142,20 +147,29 @@ struct Source<'a> {
     data: Option<&'a RawValue>,
 }
 
-fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), BadRequest> {
+/// Checks the messages. What they begin with, up to the first of the user, stays the same through a conversation: its
+/// digest stands for it.
+fn messages(object: &Object<'_>, media: &mut Media) -> Result<Option<u64>, BadRequest> {
     let messages: Vec<Message> = field(object, "messages", "a list of messages, each an object")?
         .ok_or_else(|| bad("messages", "`messages` is missing"))?;
     if messages.is_empty() {
         return Err(bad("messages", "`messages` must hold at least one message"));
     }
+    let mut beginning = DefaultHasher::new();
+    let mut session = None;
     for message in messages {
+        if session.is_none() {
+            message.content.map_or("", RawValue::get).hash(&mut beginning);
+            let is_user = message.role.is_some_and(|role| role.get() == "\"user\"");
+            session = is_user.then(|| beginning.finish());
+        }
         if !message.role.is_some_and(|role| role.get().starts_with('"')) {
             return Err(bad("messages", "every message must have a `role`"));
         }
         message.images.into_iter().flatten().for_each(|image| media.add_image(image));
         content("messages", message.content, media)?;
     }
-    Ok(())
+    Ok(session)
 }
 
 fn items(input: &RawValue, media: &mut Media) -> Result<(), BadRequest> {

@@ -56,6 +56,8 @@ pub struct InferenceRequest {
     pub max_output: Option<u64>,
     /// No prompt of this size takes more tokens.
     pub prompt_bound: u64,
+    /// The same for every turn of a conversation, whose beginning a node may have in its cache.
+    pub session: Option<u64>,
     /// There is no prompt: no node is needed.
     pub idle: Option<Idle>,
     edits: Splices,
@@ -127,6 +129,7 @@ impl InferenceRequest {
             include_usage: false,
             max_output: None,
             prompt_bound: prompt.bound,
+            session: prompt.session,
             idle: prompt.is_empty.then(|| idle_of(&object)),
             edits: Splices::default(),
             cap: Cap::None,

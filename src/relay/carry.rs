@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use super::catalog::Catalog;
-use super::dispatcher::{Dispatcher, Ticket};
+use super::dispatcher::{Dispatcher, Interruption, Ticket};
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience};
 use super::nodes::{Fleet, NodeEndpoint};
@@ -15,7 +15,7 @@ use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
-use crate::scheduler::{Failure, Outcome, Refusal, RefusalReason};
+use crate::scheduler::{Arrival, Failure, Outcome, Refusal, RefusalReason, RequestId};
 use crate::store::{Status, StorageFull};
 
 /// What every request shares on its way.
@@ -44,12 +44,20 @@ pub struct Job {
     pub meter: Meter,
     /// Whose turn it takes in the queue.
     pub user: Arc<str>,
+    /// The user's share of the nodes, beside others'.
+    pub weight: f64,
     /// As the client spelled it.
     pub model: Arc<str>,
     /// The route.
     pub endpoint: Endpoint,
     /// Whether the answer streams.
     pub stream: bool,
+    /// Tokens of the prompt, about.
+    pub prompt_tokens: u64,
+    /// The most tokens the answer may have, where there is a limit.
+    pub max_output: Option<u64>,
+    /// The same for every turn of a conversation.
+    pub session: Option<u64>,
     /// Whether the usage chunk stays hidden.
     pub hide_usage: bool,
     /// In text; ours, for the answer's id and the node's log.
@@ -69,6 +77,10 @@ pub struct Answer {
     pub queued: Duration,
     /// Nodes asked.
     pub attempts: u32,
+    /// Requests that waited when this one came.
+    pub ahead: usize,
+    /// When the first token was expected, after the request came; `None` if it was too far back to say.
+    pub expected: Option<Duration>,
     /// What it said.
     pub content: Content,
 }
@@ -138,6 +150,23 @@ struct Reached {
     reply: Reply,
 }
 
+impl Job {
+    fn arrival(&self) -> Arrival {
+        Arrival {
+            // The dispatcher gives it its own.
+            id: RequestId(0),
+            user: self.user.clone(),
+            weight: self.weight,
+            model: self.model.clone(),
+            prompt_tokens: self.prompt_tokens,
+            max_output: self.max_output,
+            session: self.session,
+            is_stream: self.stream,
+            deadline: Duration::ZERO,
+        }
+    }
+}
+
 enum Reply {
     Plain { status: u16, body: Bytes, usage: Option<Usage> },
     Stream(Box<OpenStream>),
@@ -151,7 +180,7 @@ impl Relay {
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
         let left = until.saturating_sub(self.clock.uptime());
-        let mut ticket = self.dispatcher.join(job.user.clone(), job.model.clone(), self.settings.queue().min(left));
+        let mut ticket = self.dispatcher.join(job.arrival(), self.settings.queue().min(left));
         let result = tokio::select! {
             biased;
             // First, so that what waits does not take the slot of what is ended with it.
@@ -168,9 +197,10 @@ impl Relay {
         };
         let Reached { node, attempt, reply } = reached;
         let queued = job.meter.queued();
+        let (ahead, expected) = ticket.forecast();
         let content = match reply {
             Reply::Plain { status, body, usage } => {
-                ticket.leave(Outcome::Completed);
+                ticket.leave(Outcome::Completed, usage.and_then(|usage| usage.completion_tokens));
                 if close_plain(&mut job.meter, status, usage).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
@@ -183,7 +213,7 @@ impl Relay {
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
             }
         };
-        Ok(Answer { node: node.name.clone(), queued, attempts: attempt, content })
+        Ok(Answer { node: node.name.clone(), queued, attempts: attempt, ahead, expected, content })
     }
 
     /// Attempts until one gives something for the client, or the scheduler gives no further slot.
@@ -191,7 +221,7 @@ impl Relay {
         let mut detail = None;
         let mut failed: Option<Failure> = None;
         loop {
-            job.meter.waits();
+            let asked = self.clock.uptime();
             let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
@@ -202,32 +232,44 @@ impl Relay {
                 ticket.failed(Failure::Unreachable);
                 continue;
             };
-            job.meter.granted(&node, grant.attempt);
-            match self.attempt(upstream, ticket, &node, job).await {
-                Ok(reply) => return Ok(Reached { node, attempt: grant.attempt, reply }),
-                Err(error) => {
-                    let AttemptError { failure, detail: what } = error;
-                    tracing::warn!(
-                        request_id = job.request_id,
-                        node = &*node.name,
-                        ?failure,
-                        detail = what,
-                        "attempt failed"
-                    );
-                    job.meter.attempt_ended(failure.label());
-                    ticket.failed(failure);
-                    failed = Some(failure);
-                    detail = Some(what);
+            job.meter.granted(&node, grant.attempt, self.clock.uptime().saturating_sub(asked));
+            let result = tokio::select! {
+                biased;
+                interruption = ticket.interrupted() => Err(interruption),
+                result = self.attempt(upstream, &node, job) => Ok(result),
+            };
+            let error = match result {
+                Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt) => {
+                    return Ok(Reached { node, attempt: grant.attempt, reply });
                 }
-            }
+                Ok(Err(error)) => error,
+                // The core has moved the request on already.
+                Ok(Ok(_)) | Err(_) => {
+                    let silent = AttemptError::new(Failure::Silent, "no token in far longer than it should need");
+                    self.note_failure(job, &node, &silent);
+                    if let Err(Interruption::Refused(refusal)) = result {
+                        return Err(WhyNot::Refused { refusal, detail: Some(silent.detail) });
+                    }
+                    (failed, detail) = (Some(silent.failure), Some(silent.detail));
+                    continue;
+                }
+            };
+            self.note_failure(job, &node, &error);
+            ticket.failed(error.failure);
+            (failed, detail) = (Some(error.failure), Some(error.detail));
         }
+    }
+
+    fn note_failure(&self, job: &mut Job, node: &NodeEndpoint, error: &AttemptError) {
+        let AttemptError { failure, detail } = error;
+        tracing::warn!(request_id = job.request_id, node = &*node.name, ?failure, detail, "attempt failed");
+        job.meter.attempt_ended(failure.label());
     }
 
     /// One attempt on one node, up to a whole plain answer or the first event of a stream.
     async fn attempt(
         &self,
         upstream: &Upstream,
-        ticket: &Ticket,
         node: &Arc<NodeEndpoint>,
         job: &mut Job,
     ) -> Result<Reply, AttemptError> {
@@ -243,7 +285,6 @@ impl Relay {
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
             let stream = open_stream(response, editor, first_byte).await?;
-            ticket.first_byte();
             job.meter.first_byte(self.clock.uptime());
             return Ok(Reply::Stream(Box::new(stream)));
         }
@@ -269,7 +310,7 @@ async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Re
         None => meter.finish(Status::Refused, status),
     };
     match receipt {
-        Some(receipt) => meter.kept(receipt).await,
+        Some(receipt) => receipt.kept().await,
         None => Ok(()),
     }
 }

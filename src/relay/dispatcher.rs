@@ -1,16 +1,27 @@
 //! How do requests and the scheduler meet? The shell around the pure core: one short lock, nothing awaited inside.
 //!
 //! A [`Ticket`] lasts from arrival to end. Dropping it, queued or running, tells the core that the request has left, so
-//! that its place or slot is free at once. Decisions reach the waiting worker through a channel of one value.
+//! that its place or slot is free at once. Decisions about a request reach its worker through a channel of the ticket's
+//! own; decisions about a node's memory go to the [`super::Loader`].
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use super::loader::Errand;
 use crate::clock::Clock;
-use crate::scheduler::{Decision, Event, Failure, NodeId, NodeSpec, Outcome, Refusal, RequestId, Scheduler, Settings};
+use crate::scheduler::{
+    Arrival, Decision, Event, Failure, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId, Scheduler,
+    Settings,
+};
+
+/// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
+const WORDS: usize = 8;
+/// Errands under way: at most a load or two unloads for each node.
+const ERRANDS: usize = 4096;
 
 /// A slot on a node.
 #[derive(Clone, Copy, Debug)]
@@ -20,7 +31,23 @@ pub(super) struct Grant {
     pub(super) attempt: u32,
 }
 
-type Waiter = oneshot::Sender<Result<Grant, Refusal>>;
+/// What the core says to a request.
+#[derive(Debug)]
+enum Word {
+    Granted(Grant),
+    Refused(Refusal),
+    /// The running attempt is over.
+    Abandoned,
+}
+
+/// Why an attempt is not to go on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Interruption {
+    /// Its node fell silent; the request waits again.
+    Abandoned,
+    /// The request is over.
+    Refused(Refusal),
+}
 
 /// The scheduler, shared by every worker and every background task.
 pub struct Dispatcher {
@@ -32,7 +59,8 @@ pub struct Dispatcher {
 
 struct Core {
     scheduler: Scheduler,
-    waiters: HashMap<RequestId, Waiter>,
+    tickets: HashMap<RequestId, mpsc::Sender<Word>>,
+    errands: mpsc::Sender<Errand>,
     last_id: u64,
     /// When the deadline task wakes by itself.
     armed: Option<Duration>,
@@ -45,24 +73,25 @@ impl std::fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher over these nodes, none of which is known to be up.
-    pub fn new(settings: Settings, nodes: Vec<NodeSpec>, clock: Clock) -> Arc<Self> {
-        let core =
-            Core { scheduler: Scheduler::new(settings, nodes), waiters: HashMap::new(), last_id: 0, armed: None };
-        Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() })
+    /// A dispatcher over these nodes, none of which is known to be up, and what it wants done to their memory.
+    pub fn new(settings: Settings, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
+        let (errands, wanted) = mpsc::channel(ERRANDS);
+        let scheduler = Scheduler::new(settings, nodes);
+        let core = Core { scheduler, tickets: HashMap::new(), errands, last_id: 0, armed: None };
+        (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
     }
 
-    /// Queues a request; it may wait for `patience`.
-    pub(super) fn join(self: &Arc<Self>, user: Arc<str>, model: Arc<str>, patience: Duration) -> Ticket {
-        let (waiter, grant) = oneshot::channel();
+    /// Queues a request, whose id is given here; it may wait for `patience`.
+    pub(super) fn join(self: &Arc<Self>, arrival: Arrival, patience: Duration) -> Ticket {
+        let (teller, words) = mpsc::channel(WORDS);
         let id = self.with(|core, now| {
             core.last_id += 1;
             let id = RequestId(core.last_id);
-            core.waiters.insert(id, waiter);
-            core.handle(Event::Arrived { id, user, model, deadline: now + patience }, now);
+            core.tickets.insert(id, teller);
+            core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
             id
         });
-        Ticket { dispatcher: self.clone(), id, grant }
+        Ticket { dispatcher: self.clone(), id, words }
     }
 
     /// Tells the core what was seen of a node.
@@ -115,14 +144,26 @@ impl Dispatcher {
 impl Core {
     fn handle(&mut self, event: Event, now: Duration) {
         for decision in self.scheduler.handle(event, now) {
-            let (id, result) = match decision {
-                Decision::Dispatch { id, node, attempt } => (id, Ok(Grant { node, attempt })),
-                Decision::Refuse { id, refusal } => (id, Err(refusal)),
-            };
-            if let Some(waiter) = self.waiters.remove(&id) {
-                // A waiter that is gone is about to say so itself, by dropping its ticket.
-                let _ = waiter.send(result);
+            match decision {
+                Decision::Dispatch { id, node, attempt } => self.tell(id, Word::Granted(Grant { node, attempt })),
+                Decision::Refuse { id, refusal } => self.tell(id, Word::Refused(refusal)),
+                Decision::Abandon { id } => self.tell(id, Word::Abandoned),
+                Decision::Load { node, model } => self.send(Errand::Load { node, model }),
+                Decision::Unload { node, model } => self.send(Errand::Unload { node, model }),
             }
+        }
+    }
+
+    fn tell(&self, id: RequestId, word: Word) {
+        if let Some(teller) = self.tickets.get(&id) {
+            // A ticket that is gone is about to say so itself.
+            let _ = teller.try_send(word);
+        }
+    }
+
+    fn send(&self, errand: Errand) {
+        if self.errands.try_send(errand).is_err() {
+            tracing::error!("nobody loads models: the loader is gone or stuck");
         }
     }
 }
@@ -132,40 +173,81 @@ impl Core {
 pub(super) struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: RequestId,
-    grant: oneshot::Receiver<Result<Grant, Refusal>>,
+    words: mpsc::Receiver<Word>,
 }
 
 impl Ticket {
-    /// Waits for a slot. After [`Ticket::failed`] it waits for the next one.
+    /// Waits for a slot. After [`Ticket::failed`] or an [`Interruption::Abandoned`] it waits for the next one.
     pub(super) async fn granted(&mut self) -> Result<Grant, Refusal> {
-        match (&mut self.grant).await {
-            Ok(result) => result,
-            // The core answers every request it was told of, so this is a ticket that was already used up.
-            Err(_) => Err(Refusal {
-                reason: crate::scheduler::RefusalReason::DeadlinePassed,
-                retry_after: Duration::from_secs(1),
-            }),
+        loop {
+            match self.words.recv().await {
+                Some(Word::Granted(grant)) => return Ok(grant),
+                Some(Word::Refused(refusal)) => return Err(refusal),
+                // Of an attempt that had failed by itself already.
+                Some(Word::Abandoned) => {}
+                // The core answers every request it was told of, so this is a ticket that was already used up.
+                None => {
+                    let reason = RefusalReason::DeadlinePassed;
+                    return Err(Refusal { reason, retry_after: Duration::from_secs(1) });
+                }
+            }
+        }
+    }
+
+    /// Waits until the running attempt is not to go on.
+    pub(super) async fn interrupted(&mut self) -> Interruption {
+        std::future::poll_fn(|cx| self.poll_interrupted(cx)).await
+    }
+
+    /// The same, for a body.
+    pub(super) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
+        match self.words.poll_recv(cx) {
+            Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
+            Poll::Ready(Some(_)) => Poll::Ready(Interruption::Abandoned),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
         }
     }
 
     /// The attempt failed before any byte reached the client: asks for another.
     pub(super) fn failed(&mut self, failure: Failure) {
-        let (waiter, grant) = oneshot::channel();
-        self.grant = grant;
+        self.dispatcher.report(Event::Failed { id: self.id, failure });
+    }
+
+    /// The node's first byte is here. False if the core has broken the attempt off at the same moment: what came is not
+    /// for the client.
+    pub(super) fn first_byte(&self, attempt: u32) -> bool {
         self.dispatcher.with(|core, now| {
-            core.waiters.insert(self.id, waiter);
-            core.handle(Event::Failed { id: self.id, failure }, now);
+            let goes_on = core.scheduler.runs(self.id, attempt);
+            if goes_on {
+                core.handle(Event::FirstByte { id: self.id }, now);
+            }
+            goes_on
+        })
+    }
+
+    /// How many waited when the request came, and when its first token was expected.
+    pub(super) fn forecast(&self) -> (usize, Option<Duration>) {
+        self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
+            Some(story) => {
+                (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
+            }
+            None => (0, None),
+        })
+    }
+
+    /// So many tokens have come.
+    pub(super) fn progress(&self, tokens: u64) {
+        self.dispatcher.report(Event::Progress { id: self.id, tokens });
+    }
+
+    /// It is over, after so many tokens, and this is the verdict on the node. The slot is free when this returns.
+    pub(super) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+        self.dispatcher.with(|core, now| {
+            if let Some(tokens) = tokens {
+                core.handle(Event::Progress { id: self.id, tokens }, now);
+            }
+            core.handle(Event::Left { id: self.id, outcome }, now);
         });
-    }
-
-    /// The node's first byte is here.
-    pub(super) fn first_byte(&self) {
-        self.dispatcher.report(Event::FirstByte { id: self.id });
-    }
-
-    /// It is over, and this is the verdict on the node. The slot is free when this returns.
-    pub(super) fn leave(&self, outcome: Outcome) {
-        self.dispatcher.report(Event::Left { id: self.id, outcome });
     }
 }
 
@@ -174,7 +256,7 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.dispatcher.with(|core, now| {
-            core.waiters.remove(&self.id);
+            core.tickets.remove(&self.id);
             core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
         });
     }

@@ -186,13 +186,22 @@ struct Tag {
     digest: String,
     #[serde(default)]
     modified_at: String,
+    #[serde(default)]
+    details: Option<Details>,
+}
+
+#[derive(Deserialize)]
+struct Details {
+    #[serde(default)]
+    family: String,
 }
 
 impl Tag {
     fn into_model(self) -> Model {
         let modified_unix =
             OffsetDateTime::parse(&self.modified_at, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp);
-        Model { name: self.name, size_bytes: self.size, digest: self.digest, modified_unix }
+        let family = self.details.map(|details| details.family).unwrap_or_default();
+        Model { name: self.name, size_bytes: self.size, digest: self.digest, modified_unix, family }
     }
 }
 
@@ -201,10 +210,12 @@ struct Process {
     name: String,
     #[serde(default)]
     size_vram: u64,
+    #[serde(default)]
+    context_length: Option<u64>,
 }
 
 impl Process {
     fn into_loaded(self) -> Loaded {
-        Loaded { name: self.name, vram_bytes: self.size_vram }
+        Loaded { name: self.name, vram_bytes: self.size_vram, context_length: self.context_length }
     }
 }

@@ -15,7 +15,7 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::dispatcher::Ticket;
+use super::dispatcher::{Interruption, Ticket};
 use super::meter::Meter;
 use super::upstream::{AttemptError, cut_short};
 use crate::clock::Clock;
@@ -62,6 +62,8 @@ pub struct MeteredBody {
     held: Option<Held>,
     patience: Patience,
     heard: Duration,
+    /// When the scheduler was told last how far it has come.
+    told: Duration,
     watch: Pin<Box<Sleep>>,
 }
 
@@ -80,6 +82,7 @@ impl std::fmt::Debug for MeteredBody {
 impl MeteredBody {
     pub(super) fn new(stream: OpenStream, ticket: Ticket, mut meter: Meter, patience: Patience) -> Self {
         meter.progress(stream.editor.progress());
+        let now = patience.clock.uptime();
         let mut body = Self {
             response: Some(stream.response),
             editor: stream.editor,
@@ -87,7 +90,8 @@ impl MeteredBody {
             ticket,
             meter: Some(meter),
             held: None,
-            heard: patience.clock.uptime(),
+            heard: now,
+            told: now,
             patience,
             watch: Box::pin(tokio::time::sleep(WATCH)),
         };
@@ -97,15 +101,29 @@ impl MeteredBody {
         body
     }
 
+    /// Tokens of the answer so far, as the node reports them or else as they came.
+    fn tokens(&self) -> u64 {
+        let progress = self.editor.progress();
+        progress.usage.and_then(|usage| usage.completion_tokens).unwrap_or(progress.token_chunks)
+    }
+
+    /// The scheduler learns from what it sees, and takes a node without tokens for dead: about once a second.
+    fn tell_progress(&mut self) {
+        if self.meter.is_some() && self.heard >= self.told + WATCH {
+            self.told = self.heard;
+            self.ticket.progress(self.tokens());
+        }
+    }
+
     /// Settles with the terminal frame, which stays here until the row is kept; `out` is what has just been pushed.
     fn settle_if_done(&mut self, out: &mut Vec<u8>) {
         if self.editor.progress().done
             && let Some(mut meter) = self.meter.take()
         {
-            self.ticket.leave(Outcome::Completed);
+            self.ticket.leave(Outcome::Completed, Some(self.tokens()));
             if let Some(receipt) = meter.finish(Status::Completed, 200) {
                 let terminal = self.editor.split_terminal(out);
-                self.held = Some(Held { terminal, kept: Box::pin(meter.kept(receipt)) });
+                self.held = Some(Held { terminal, kept: Box::pin(receipt.kept()) });
             }
         }
     }
@@ -128,6 +146,12 @@ impl MeteredBody {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let Some(response) = &mut self.response else { return Poll::Ready(Step::Ended) };
         let closing = self.meter.is_none();
+        if !closing
+            && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
+        {
+            let detail = "no token in far longer than it should need".to_owned();
+            return Poll::Ready(Step::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
+        }
         Poll::Ready(match Pin::new(response).poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) if !closing => self.take(chunk),
             Poll::Ready(Some(Ok(_))) => Step::Passed(Vec::new()),
@@ -160,6 +184,7 @@ impl MeteredBody {
             meter.forwarded(spent);
             meter.progress(self.editor.progress());
         }
+        self.tell_progress();
         self.settle_if_done(&mut out);
         match pushed {
             Ok(()) => Step::Passed(out),
@@ -189,7 +214,7 @@ impl MeteredBody {
                 meter.attempt_ended(failure.label());
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
-            self.ticket.leave(outcome);
+            self.ticket.leave(outcome, Some(self.tokens()));
             meter.finish(status, 200);
         }
         self.editor.error_frame(&error)

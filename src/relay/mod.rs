@@ -8,10 +8,10 @@ mod catalog;
 mod connector;
 mod dispatcher;
 mod health;
+mod loader;
 mod meter;
 mod metered;
 mod nodes;
-mod trace;
 mod upstream;
 
 use std::time::Duration;
@@ -22,10 +22,10 @@ pub use carry::{Answer, CarryError, Content, Job, Relay, WhyNot};
 pub use catalog::Catalog;
 pub use dispatcher::Dispatcher;
 pub use health::{HealthSettings, Prober};
+pub use loader::{Errand, Loader};
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
 pub use nodes::{Flaw, Fleet, NodeEndpoint, NodeSettings};
-pub use trace::{Attribute, Closing, Exporter, Settings as TracingSettings, Trace, Tracer};
 pub use upstream::Upstream;
 
 /// Deadlines between the gateway and its nodes. Zero is not allowed anywhere.
@@ -44,6 +44,11 @@ pub struct Settings {
     pub commit_seconds: u64,
     /// Between two keep-alives of a stream that waits, seconds. Default 10.
     pub keep_alive_seconds: u64,
+    /// Longest wait for a model to be loaded, seconds. Default 600.
+    pub load_seconds: u64,
+    /// How long a model that the gateway loaded stays in a node's memory after its last request, minutes, if nothing else
+    /// needs the memory. Default 1440.
+    pub keep_alive_minutes: u64,
     /// Longest silence within an answer, seconds. Default 120.
     pub chunk_gap_seconds: u64,
     /// Longest time for a request from arrival to end, seconds. Default 3600.
@@ -58,6 +63,8 @@ impl Default for Settings {
             first_byte_seconds: 600,
             commit_seconds: 20,
             keep_alive_seconds: 10,
+            load_seconds: 600,
+            keep_alive_minutes: 1440,
             chunk_gap_seconds: 120,
             total_seconds: 3600,
         }

@@ -13,7 +13,7 @@ use futures_util::StreamExt;
 use super::carry::Job;
 use super::connector;
 use super::nodes::NodeEndpoint;
-use crate::protocol::{Dialect, is_error_body, message_of};
+use crate::protocol::{Dialect, Endpoint, is_error_body, message_of};
 use crate::scheduler::Failure;
 
 /// The largest plain answer that is held.
@@ -94,24 +94,30 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer. Only our own headers go along, those that the job names,
     /// and the node's credentials to that node alone.
     pub(super) async fn post(&self, node: &Arc<NodeEndpoint>, job: &Job) -> Result<Head, AttemptError> {
+        self.send(node, job.endpoint, &job.request_id, &job.headers, job.body.clone()).await
+    }
+
+    /// The same for a request of the gateway's own.
+    pub(super) async fn send(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        endpoint: Endpoint,
+        request_id: &str,
+        headers: &[(&'static str, String)],
+        body: Bytes,
+    ) -> Result<Head, AttemptError> {
         let mut request = self
             .client(node)
-            .post(node.uri(job.endpoint).clone())
+            .post(node.uri(endpoint).clone())
             .insert_header((header::CONTENT_TYPE, "application/json"))
-            .insert_header(("x-request-id", job.request_id.as_str()));
-        for (name, value) in &job.headers {
+            .insert_header(("x-request-id", request_id));
+        for (name, value) in headers {
             request = request.append_header((*name, value.as_str()));
-        }
-        if let Some((traceparent, tracestate)) = job.meter.trace_headers() {
-            request = request.insert_header(("traceparent", traceparent));
-            if let Some(tracestate) = tracestate {
-                request = request.insert_header(("tracestate", tracestate));
-            }
         }
         for header in node.headers() {
             request = request.insert_header(header);
         }
-        let mut response = request.send_body(job.body.clone()).await.map_err(|error| not_sent(&error))?;
+        let mut response = request.send_body(body).await.map_err(|error| not_sent(&error))?;
         self.give_up_pool_after(node, &response);
         let status = response.status();
         if status.is_success() {
@@ -119,7 +125,7 @@ impl Upstream {
         }
         let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
-        judge(job.endpoint.dialect(), status, body)
+        judge(endpoint.dialect(), status, body)
     }
 
     /// Asks a node something small.

@@ -17,13 +17,15 @@ use super::event::{NodeState, RequestId, Time, Transitions};
 
 const FAILURES_TO_OPEN: u32 = 2;
 const LONGEST_OPEN_SECONDS: u64 = 30;
+/// A node on trial that answers probes for so long, and that no request comes to, is used as before.
+const UNTRIED: Duration = Duration::from_secs(10);
 
 /// Counts the openings of a breaker.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(super) struct Epoch(u64);
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Breaker {
     state: State,
     /// Consecutive ones. Only a request's success takes them back: a node that
@@ -40,12 +42,12 @@ pub(super) struct Breaker {
     transitions: Transitions,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum State {
     Unseen,
     Closed,
     Open { until: Time },
-    HalfOpen { trial: Option<RequestId> },
+    HalfOpen { trial: Option<RequestId>, since: Time },
 }
 
 impl Breaker {
@@ -69,7 +71,7 @@ impl Breaker {
 
     /// Whether a request may be sent now.
     pub(super) fn admits(&self) -> bool {
-        matches!(self.state, State::Closed | State::HalfOpen { trial: None })
+        matches!(self.state, State::Closed | State::HalfOpen { trial: None, .. })
     }
 
     /// Whether nothing speaks against the node.
@@ -102,7 +104,7 @@ impl Breaker {
 
     /// A request is sent; its verdict is to come with the epoch returned.
     pub(super) fn dispatched(&mut self, id: RequestId) -> Epoch {
-        if let State::HalfOpen { trial } = &mut self.state {
+        if let State::HalfOpen { trial, .. } = &mut self.state {
             *trial = Some(id);
         }
         self.epoch
@@ -110,7 +112,7 @@ impl Breaker {
 
     /// A request ended; if it was the trial, another may go.
     pub(super) fn released(&mut self, id: RequestId) {
-        if let State::HalfOpen { trial } = &mut self.state
+        if let State::HalfOpen { trial, .. } = &mut self.state
             && *trial == Some(id)
         {
             *trial = None;
@@ -154,7 +156,14 @@ impl Breaker {
 
     /// The node could not be reached at all.
     pub(super) fn unreachable(&mut self, epoch: Epoch, now: Time) {
-        if epoch == self.epoch && self.is_live() {
+        if epoch == self.epoch {
+            self.take_out(now);
+        }
+    }
+
+    /// It is known to be of no use, whatever its probes say.
+    pub(super) fn take_out(&mut self, now: Time) {
+        if self.is_live() {
             self.open(now);
         }
     }
@@ -166,7 +175,12 @@ impl Breaker {
             State::Unseen => self.state = State::Closed,
             State::Open { until } if until <= now => {
                 self.transitions.half_open += 1;
-                self.state = State::HalfOpen { trial: None };
+                self.state = State::HalfOpen { trial: None, since: now };
+            }
+            // Nobody needs it: it is as good as its probes say.
+            State::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
+                self.transitions.closed += 1;
+                self.state = State::Closed;
             }
             _ => {}
         }
@@ -327,6 +341,19 @@ mod tests {
         breaker.succeeded(epoch);
         assert_eq!(breaker.state(), NodeState::Up);
         assert_eq!(breaker.transitions(), Transitions { closed: 1, open: 1, half_open: 1 });
+    }
+
+    #[test]
+    fn a_node_on_trial_that_nobody_needs_is_as_good_as_its_probes_after_ten_seconds() {
+        let mut breaker = half_open();
+        breaker.answered(at(10));
+        assert_eq!(breaker.state(), NodeState::Suspect);
+        breaker.answered(at(11));
+        assert_eq!(breaker.state(), NodeState::Up);
+        let mut breaker = half_open();
+        breaker.dispatched(ID);
+        breaker.answered(at(11));
+        assert_eq!(breaker.state(), NodeState::Suspect, "its trial tells more");
     }
 
     #[test]

@@ -13,7 +13,7 @@ const LONGEST_GUESS_SECONDS: f64 = 5.0;
 
 /// The mean time between two ends of requests while others wait. Idle times
 /// say nothing about how fast the fleet can go and are left out.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Drain {
     last: Option<Time>,
     mean_interval: Option<Duration>,
@@ -30,6 +30,11 @@ impl Drain {
             });
         }
         self.last = is_backlogged.then_some(now);
+    }
+
+    /// The mean time between two ends, if it was measured.
+    pub(super) fn interval(&self) -> Option<Duration> {
+        self.mean_interval
     }
 
     /// When a client refused now would about be served, from 1 s to 120 s.

@@ -1,28 +1,47 @@
-//! How does an attempt or a request end, and what does that say of the node?
+//! How does an attempt or a request go on and end, and what does that teach of the node?
 
 use std::time::Duration;
 
 use super::{
     Change, Scheduler,
+    estimate::REFERENCE_BYTES,
     event::{Decision, Failure, NodeId, Outcome, Refusal, RefusalReason, RequestId, Time},
-    name::Name,
-    node::Node,
-    request::{Attempt, Request},
+    explain::What,
+    instance::Running,
+    model::ModelId,
+    node::{Node, fastest},
+    request::{Attempt, Request, cost},
 };
 
 /// Advised while no node has the model and none is about to come back.
 const NO_NODE_RETRY_AFTER: Duration = Duration::from_secs(5);
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// A stream is measured over at least so long.
+const LEAST_WATCHED_SECONDS: f64 = 0.25;
+/// A plain answer of so many tokens tells something of the speed.
+const LEAST_PLAIN_TOKENS: f64 = 16.0;
 
 impl Scheduler {
-    pub(super) fn first_byte(&mut self, id: RequestId) -> Change {
-        let running = self.requests.get_mut(&id).and_then(|request| request.attempt.as_mut());
-        let Some(attempt) = running else {
-            return Change::Nothing;
-        };
+    pub(super) fn first_byte(&mut self, id: RequestId, now: Time) -> Change {
+        let Some(request) = self.requests.get_mut(&id) else { return Change::Nothing };
+        let Some(attempt) = request.attempt.as_mut() else { return Change::Nothing };
         attempt.has_first_byte = true;
-        let (node, listed, epoch) = (attempt.node, attempt.listed.clone(), attempt.epoch);
-        self.judge(node, |node| node.started(&listed, epoch))
+        let (node, epoch, model) = (attempt.node, attempt.epoch, request.model);
+        self.journal.note(id, What::FirstByte, now);
+        self.nodes[node.0].began(id, model, now.as_secs_f64());
+        match self.judge(node, |node| node.started(epoch)) {
+            // It may have been a probe for a further slot, or the first of a node that came back.
+            Change::Nothing => Change::Slot,
+            change => change,
+        }
+    }
+
+    /// Takes note of tokens, and of the speed they show.
+    pub(super) fn progress(&mut self, id: RequestId, tokens: u64, now: Time) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let Some(attempt) = &request.attempt else { return };
+        let guess = fastest(self.nodes.iter());
+        self.nodes[attempt.node.0].progressed(id, request.model, tokens as f64, now.as_secs_f64(), guess);
     }
 
     pub(super) fn fail(&mut self, id: RequestId, failure: Failure, now: Time, decisions: &mut Vec<Decision>) -> Change {
@@ -39,6 +58,7 @@ impl Scheduler {
         }
         request.failed(attempt.node, failure);
         let may_retry = !attempt.has_first_byte && request.may_retry(self.costly_retries, active);
+        self.journal.note(id, What::Failed(attempt.node, failure), now);
         let change = self.end_attempt(id, &attempt, Outcome::Failed(failure), now);
         let Some(request) = self.requests.get(&id) else {
             return change;
@@ -46,7 +66,7 @@ impl Scheduler {
         if may_retry {
             // 6.
             self.costly_retries += usize::from(request.is_costly_retry());
-            self.queue.push(request.entry(id));
+            self.enqueue(id, now);
         } else if let Some(request) = self.requests.remove(&id) {
             // 7.
             let reason = RefusalReason::Exhausted { last: failure };
@@ -56,31 +76,58 @@ impl Scheduler {
     }
 
     pub(super) fn leave(&mut self, id: RequestId, outcome: Outcome, now: Time) -> Change {
-        let Some(mut request) = self.forget(id) else {
+        if !self.requests.contains_key(&id) {
+            return Change::Nothing;
+        }
+        self.journal.note(id, What::Ended(outcome), now);
+        let Some(attempt) = self.requests.get_mut(&id).and_then(|request| request.attempt.take()) else {
+            self.forget(id, now);
             return Change::Nothing;
         };
-        match request.attempt.take() {
-            Some(attempt) => self.end_attempt(id, &attempt, outcome, now),
-            None => Change::Nothing,
+        let change = self.end_attempt(id, &attempt, outcome, now);
+        if let Some(request) = self.requests.remove(&id) {
+            self.costly_retries -= usize::from(request.is_costly_retry());
+        }
+        change
+    }
+
+    /// Gives the slot back, settles with the user, and lets the outcome speak for or against the node. The request is
+    /// still known, but has no attempt.
+    fn end_attempt(&mut self, id: RequestId, attempt: &Attempt, outcome: Outcome, now: Time) -> Change {
+        self.drain.ended(self.queue.len() > 0, now);
+        let Some(request) = self.requests.get(&id) else { return Change::Nothing };
+        let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
+        let node = &mut self.nodes[attempt.node.0];
+        let bytes = node.instance(model).map_or(0.0, |instance| instance.model_bytes());
+        let running = node.vacate(id, model);
+        let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome, bytes));
+        self.queue.settled(lane, used - attempt.charged);
+        let change = self.judge(attempt.node, |node| match outcome {
+            Outcome::Completed => node.completed(epoch),
+            Outcome::Cancelled => {}
+            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failure, epoch, now),
+            Outcome::Failed(failure) => node.failed(model, failure, epoch, now),
+        });
+        match change {
+            Change::Nothing => Change::Slot,
+            change => change,
         }
     }
 
-    /// Gives the slot back and lets the outcome speak for or against the node.
-    fn end_attempt(&mut self, id: RequestId, attempt: &Attempt, outcome: Outcome, now: Time) -> Change {
-        self.drain.ended(self.queue.len() > 0, now);
-        let (listed, epoch) = (&attempt.listed, attempt.epoch);
-        let change = self.judge(attempt.node, |node| {
-            node.vacate(id, listed);
-            match outcome {
-                Outcome::Completed => node.completed(listed, epoch),
-                Outcome::Cancelled => {}
-                Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failure, epoch, now),
-                Outcome::Failed(failure) => node.failed(listed, failure, epoch, now),
+    /// What it cost in the end.
+    fn learn_from(&mut self, node: NodeId, model: ModelId, running: &Running, outcome: Outcome, bytes: f64) -> f64 {
+        if outcome == Outcome::Completed {
+            if running.delivered > 0.0 {
+                self.models.get_mut(model).output.observe(running.delivered);
             }
-        });
-        match change {
-            Change::Nothing => Change::Slot(listed.clone()),
-            change => change,
+            if let (Some(session), Some(instance)) = (running.session, self.nodes[node.0].instance_mut(model)) {
+                instance.keep_session(session, running.whole_prompt + running.delivered);
+            }
+        }
+        match outcome {
+            // A failure before the answer began costs the user nothing.
+            Outcome::Failed(_) if running.began_at.is_none() => 0.0,
+            _ => cost(running.prompt, running.delivered, bytes),
         }
     }
 
@@ -95,52 +142,128 @@ impl Scheduler {
     }
 
     pub(super) fn tick(&mut self, now: Time, decisions: &mut Vec<Decision>) -> Change {
+        self.nodes.iter_mut().for_each(|node| node.end_back_off(now));
+        // What comes back from a silent node may have waited as long as it may.
+        let change = self.listen(now, decisions);
         for id in self.queue.overdue(now) {
             self.refuse_queued(id, RefusalReason::DeadlinePassed, now, decisions);
         }
-        self.nodes.iter_mut().for_each(|node| node.end_back_off(now));
-        Change::Fleet
+        if change == Change::Nothing { Change::Slot } else { change }
+    }
+
+    /// 10.
+    pub(super) fn refuse_unservable(&mut self, now: Time, decisions: &mut Vec<Decision>) {
+        let models: Vec<ModelId> = self.queue.models().collect();
+        for model in models {
+            if self.has_no_node(model, None, now) {
+                let ids: Vec<RequestId> = self.queue.for_model(model).collect();
+                ids.into_iter().for_each(|id| self.refuse_without_node(id, now, decisions));
+            }
+        }
+        let retries: Vec<RequestId> = self.queue.retries().collect();
+        for id in retries {
+            let Some(request) = self.requests.get(&id) else { continue };
+            if self.has_no_node(request.model, Some(request), now) {
+                self.refuse_without_node(id, now, decisions);
+            }
+        }
     }
 
     pub(super) fn refuse_without_node(&mut self, id: RequestId, now: Time, decisions: &mut Vec<Decision>) {
-        let last_failure = self.requests.get(&id).and_then(Request::last_failure);
-        let reason = match last_failure {
-            Some(last) if !last.allows_same_node() => RefusalReason::Exhausted { last },
-            _ => RefusalReason::NoNode,
-        };
+        let Some(request) = self.requests.get(&id) else { return };
+        let reason = self.why_no_node(request.model, Some(request));
         self.refuse_queued(id, reason, now, decisions);
     }
 
-    fn refuse_queued(&mut self, id: RequestId, reason: RefusalReason, now: Time, decisions: &mut Vec<Decision>) {
-        if let Some(request) = self.forget(id) {
+    pub(super) fn refuse_queued(
+        &mut self,
+        id: RequestId,
+        reason: RefusalReason,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        if let Some(request) = self.forget(id, now) {
             decisions.push(self.refusal(id, &request, reason, now));
         }
     }
 
-    /// Ends a request; its slot, if it has one, is left to the caller.
-    fn forget(&mut self, id: RequestId) -> Option<Request> {
+    /// Ends a request that waits.
+    fn forget(&mut self, id: RequestId, now: Time) -> Option<Request> {
         let request = self.requests.remove(&id)?;
         self.costly_retries -= usize::from(request.is_costly_retry());
-        if request.attempt.is_none() {
-            self.queue.remove(&request.entry(id));
-        }
+        self.queue.remove(request.lane, request.position(), now);
         Some(request)
     }
 
-    pub(super) fn refusal(&self, id: RequestId, request: &Request, reason: RefusalReason, now: Time) -> Decision {
-        let retry_after = match reason {
-            RefusalReason::NoNode => self.returns_in(&request.model, now),
-            _ => self.drain.retry_after(self.queue.len(), self.settings.max_queued, now),
-        };
-        let refusal = Refusal { reason, retry_after };
+    pub(super) fn refusal(&mut self, id: RequestId, request: &Request, reason: RefusalReason, now: Time) -> Decision {
+        self.journal.note(id, What::Refused(reason), now);
+        let refusal = Refusal { reason, retry_after: self.retry_after(reason, request.model, now) };
         Decision::Refuse { id, refusal }
     }
 
+    pub(super) fn retry_after(&self, reason: RefusalReason, model: ModelId, now: Time) -> Duration {
+        match reason {
+            RefusalReason::NoNode => self.returns_in(model, now),
+            _ => self.drain.retry_after(self.queue.len(), self.settings.max_queued, now),
+        }
+    }
+
     /// When a node that has the model may be back.
-    fn returns_in(&self, model: &str, now: Time) -> Duration {
-        let name = Name::new(model);
-        let having = self.nodes.iter().filter(|node| node.find(&name).is_some());
+    fn returns_in(&self, model: ModelId, now: Time) -> Duration {
+        let having = self.nodes.iter().filter(|node| node.lists(model) && !node.has_left);
         let returns_at = having.filter_map(Node::reopens_at).min();
         returns_at.map_or(NO_NODE_RETRY_AFTER, |time| time.saturating_sub(now).max(SHORTEST_RETRY_AFTER))
+    }
+}
+
+impl Node {
+    /// The first byte of a request came: how long its prompt took is known.
+    fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
+        self.heard_at = now;
+        let Some(instance) = self.instance_mut(model) else { return };
+        instance.slots.began(id, now);
+        let Some(running) = instance.find_running(id) else { return };
+        running.began_at = Some(now);
+        running.heard_at = now;
+        let (tokens, stretch) = (running.prompt, 1.0 + super::estimate::PREFILL_SLOWDOWN * running.others);
+        let seconds = (now - running.sent_at) / stretch;
+        if running.is_stream {
+            instance.prefill.observe(tokens, seconds);
+        }
+    }
+
+    /// Tokens of a request came: how fast the node writes is known.
+    fn progressed(&mut self, id: RequestId, model: ModelId, tokens: f64, now: f64, guess: f64) {
+        self.heard_at = now;
+        let others = f64::from(self.in_flight().saturating_sub(1));
+        let Some(instance) = self.instance(model) else { return };
+        let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);
+        let Some(running) = instance.running.iter().find(|running| running.id == id) else { return };
+        let new = tokens - running.delivered;
+        let (since, is_worth_it) = match running.began_at {
+            Some(began) => {
+                let since = running.heard_at.max(began);
+                (since, now - since >= LEAST_WATCHED_SECONDS && new >= 1.0)
+            }
+            None => {
+                // A plain answer: what reading the prompt took is not known apart.
+                let prefill = self.prefill_seconds(instance, running.prompt, running.others, guess);
+                (running.sent_at + prefill.min(0.5 * (now - running.sent_at)), new >= LEAST_PLAIN_TOKENS)
+            }
+        };
+        let watched = now - since;
+        let sample = watched / new / size;
+        if is_worth_it {
+            let expected = self.speed.alone().map(|alone| alone * self.speed.stretch(others));
+            self.speed.observe(sample / factor, others, watched);
+            if let (Some(expected), Some(instance)) = (expected, self.instance_mut(model)) {
+                instance.correction.observe(sample / expected);
+            }
+        }
+        let Some(running) = self.instance_mut(model).and_then(|instance| instance.find_running(id)) else { return };
+        running.delivered = running.delivered.max(tokens);
+        if is_worth_it {
+            running.heard_at = now;
+        }
     }
 }

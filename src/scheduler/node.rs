@@ -1,50 +1,63 @@
-//! What is known of one node: its models, what runs there, its health.
+//! What is known of one node: its models, what runs there, what it loads, its health and its speed.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     breaker::{Breaker, Epoch},
-    event::{Failure, Loaded, Model, NodeSpec, NodeView, RequestId, Routed, Time},
-    name::Name,
+    estimate::{FIRST_GUESS, LoadTime, PREFILL_RATIO, PREFILL_SLOWDOWN, REFERENCE_BYTES, Speed},
+    event::{Failure, Loaded, NodeSpec, NodeState, NodeView, RequestId, Routed, Time},
+    instance::{Instance, Running},
+    loading::Load,
+    model::{ModelId, Models},
 };
 
 /// How long a node that called itself busy is left alone.
 const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
+/// What a node says of its memory may be older than what it answered to a load.
+const LISTING_LAG_SECONDS: f64 = 5.0;
+/// When a node on trial may have answered.
+const TRIAL_SECONDS: f64 = 2.0;
+/// After its return a node takes so many at first, and twice as many with every answer that begins.
+const FIRST_RAMP: u32 = 1;
+const WHOLE_RAMP: u32 = 64;
 
-/// While two looks at a node agree in this, nothing has changed for requests
-/// that wait, but for slots.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+/// While two looks at a node agree in this, it is open to the same requests, but for slots.
+#[derive(Clone, Eq, PartialEq, Debug)]
 pub(super) struct Standing {
     is_live: bool,
     admits: bool,
     listings: u64,
+    is_draining: bool,
 }
 
 /// See the module.
+#[derive(Clone, Debug)]
 pub(super) struct Node {
-    spec: NodeSpec,
-    breaker: Breaker,
-    /// On disk, by listed name.
-    models: BTreeMap<Arc<str>, Model>,
-    /// How often `models` changed.
+    pub(super) spec: NodeSpec,
+    pub(super) breaker: Breaker,
+    /// By [`ModelId`].
+    instances: Vec<Option<Instance>>,
+    /// How often the models on disk changed.
     listings: u64,
-    /// In memory, when the node was last asked.
-    loaded: Vec<Loaded>,
-    /// Answered since then, so in memory as well.
-    answered_since: BTreeSet<Arc<str>>,
-    /// Requests running, by listed name; no zeros.
-    running: BTreeMap<Arc<str>, u32>,
+    pub(super) load: Option<Load>,
+    pub(super) is_draining: bool,
+    pub(super) has_left: bool,
     in_flight: u32,
+    /// Requests at a time since its return; `None` when it takes all again.
+    ramp: Option<u32>,
     busy_until: Option<Time>,
-    /// The number of the last dispatch to this node; zero if there was none.
-    last_dispatch: u64,
+    /// Seconds; when a token, an answer or a load of it was last seen.
+    pub(super) heard_at: f64,
+    pub(super) speed: Speed,
+    pub(super) load_time: LoadTime,
+    /// The most ever seen in its memory, bytes.
+    most_resident: u64,
+    /// It was seen to push a model out by itself: its memory is no larger than what was seen in it.
+    pushes_out: bool,
     last_error: Option<String>,
     completed: u64,
     failed: u64,
+    pub(super) loads: u64,
     routed: Routed,
 }
 
@@ -53,132 +66,193 @@ impl Node {
         Self {
             spec,
             breaker: Breaker::new(),
-            models: BTreeMap::new(),
+            instances: Vec::new(),
             listings: 0,
-            loaded: Vec::new(),
-            answered_since: BTreeSet::new(),
-            running: BTreeMap::new(),
+            load: None,
+            is_draining: false,
+            has_left: false,
             in_flight: 0,
+            ramp: None,
             busy_until: None,
-            last_dispatch: 0,
+            heard_at: 0.0,
+            speed: Speed::default(),
+            load_time: LoadTime::default(),
+            most_resident: 0,
+            pushes_out: false,
             last_error: None,
             completed: 0,
             failed: 0,
+            loads: 0,
             routed: Routed::default(),
         }
     }
 
-    /// The model of this name: as given, or else in its other spelling.
-    pub(super) fn find(&self, name: &Name) -> Option<(&Arc<str>, &Model)> {
-        let other = || self.models.get_key_value(name.other.as_deref()?);
-        self.models.get_key_value(name.given).or_else(other)
+    // What is there.
+
+    pub(super) fn instance(&self, model: ModelId) -> Option<&Instance> {
+        self.instances.get(model.0)?.as_ref()
     }
 
-    pub(super) fn models(&self) -> impl Iterator<Item = &Model> {
-        self.models.values()
+    pub(super) fn instance_mut(&mut self, model: ModelId) -> Option<&mut Instance> {
+        self.instances.get_mut(model.0)?.as_mut()
     }
+
+    pub(super) fn instances(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
+        let indexed = self.instances.iter().enumerate();
+        indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_ref()?)))
+    }
+
+    pub(super) fn instances_mut(&mut self) -> impl Iterator<Item = (ModelId, &mut Instance)> {
+        let indexed = self.instances.iter_mut().enumerate();
+        indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_mut()?)))
+    }
+
+    /// What is in memory and stays there.
+    pub(super) fn residents(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
+        self.instances().filter(|(_, instance)| instance.resident_since.is_some())
+    }
+
+    fn meet(&mut self, model: ModelId, listed: &str) -> &mut Instance {
+        if self.instances.len() <= model.0 {
+            self.instances.resize_with(model.0 + 1, || None);
+        }
+        let slots = self.spec.slots;
+        self.instances[model.0].get_or_insert_with(|| Instance::new(listed.into(), slots))
+    }
+
+    /// Whether the model is listed there.
+    pub(super) fn lists(&self, model: ModelId) -> bool {
+        self.instance(model).is_some_and(|instance| instance.listing.is_some())
+    }
+
+    /// Memory for models, bytes; `None` if nothing is known to be too much.
+    pub(super) fn budget(&self) -> Option<u64> {
+        self.spec.vram_bytes.or(self.pushes_out.then_some(self.most_resident))
+    }
+
+    /// Whether a model fits beside what is in memory.
+    pub(super) fn has_room_for(&self, instance: &Instance) -> bool {
+        let taken = self.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add);
+        self.budget().is_none_or(|budget| taken.saturating_add(instance.footprint()) <= budget)
+    }
+
+    // Whether it takes requests.
 
     pub(super) fn is_live(&self) -> bool {
-        self.spec.slots > 0 && self.breaker.is_live()
+        self.spec.slots != Some(0) && !self.has_left && self.breaker.is_live()
     }
 
-    /// What decides for waiting requests whether this node is for them, slots apart.
+    /// Whether requests may be planned for it.
+    pub(super) fn is_open(&self) -> bool {
+        self.is_live() && !self.is_draining
+    }
+
     pub(super) fn standing(&self) -> Standing {
-        Standing { is_live: self.is_live(), admits: self.breaker.admits(), listings: self.listings }
+        Standing {
+            is_live: self.is_live(),
+            admits: self.breaker.admits(),
+            listings: self.listings,
+            is_draining: self.is_draining,
+        }
     }
 
     pub(super) fn reopens_at(&self) -> Option<Time> {
         self.breaker.reopens_at()
     }
 
-    pub(super) fn slots(&self) -> u32 {
-        self.spec.slots
-    }
-
     pub(super) fn in_flight(&self) -> u32 {
         self.in_flight
     }
 
-    pub(super) fn last_dispatch(&self) -> u64 {
-        self.last_dispatch
+    /// Seconds until it takes a request, slots apart.
+    pub(super) fn opens_in(&self, now: Time) -> f64 {
+        let busy = self.busy_until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
+        if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
     }
 
-    pub(super) fn has_free_slot(&self, listed: &str, now: Time) -> bool {
-        let running = self.running.get(listed).copied().unwrap_or(0);
-        self.breaker.admits() && running < self.spec.slots && self.busy_until.is_none_or(|until| until <= now)
+    // How long things take there.
+
+    /// Seconds a token takes for a stream that runs alone.
+    pub(super) fn token_seconds(&self, instance: &Instance, guess: f64) -> f64 {
+        let size = instance.model_bytes() / REFERENCE_BYTES;
+        self.speed.alone().unwrap_or(guess) * size * instance.correction.factor
     }
 
-    /// Whether the model is in memory, or is being loaded for a request.
-    pub(super) fn has_loaded(&self, listed: &str) -> bool {
-        self.running.contains_key(listed) || self.answered_since.contains(listed) || self.reports_loaded(listed)
+    /// Seconds until the first token of a prompt with so many tokens to read, beside so many others.
+    pub(super) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
+        let stretch = 1.0 + PREFILL_SLOWDOWN * others;
+        let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;
+        instance.prefill.at(tokens).unwrap_or_else(unmeasured) * stretch
     }
 
-    fn reports_loaded(&self, listed: &str) -> bool {
-        self.loaded.iter().any(|loaded| loaded.name == listed)
-    }
-
-    /// Whether the model could be in memory if it were alone there.
-    pub(super) fn can_hold(&self, model: &Model) -> bool {
-        self.spec.vram_bytes.is_none_or(|vram| model.size_bytes <= vram)
-    }
-
-    /// Whether the model can be loaded beside what is in memory.
-    pub(super) fn has_room_for(&self, model: &Model) -> bool {
-        let Some(vram) = self.spec.vram_bytes else {
-            return true;
-        };
-        let reported = self.loaded.iter().map(|loaded| loaded.vram_bytes);
-        let answered = self.answered_since.iter();
-        let starting = self.running.keys().filter(|listed| !self.answered_since.contains(*listed));
-        let unreported = answered
-            .chain(starting)
-            .filter(|listed| !self.reports_loaded(listed))
-            .filter_map(|listed| Some(self.models.get(listed)?.size_bytes));
-        let taken = reported.chain(unreported).fold(0, u64::saturating_add);
-        model.size_bytes <= vram.saturating_sub(taken)
-    }
-
-    /// A request is sent here.
-    pub(super) fn occupy(&mut self, id: RequestId, listed: &Arc<str>, dispatch: u64) -> Epoch {
-        *self.running.entry(listed.clone()).or_default() += 1;
-        self.in_flight += 1;
-        self.last_dispatch = dispatch;
-        self.breaker.dispatched(id)
-    }
-
-    /// A request was sent here, in its so-manieth attempt, to a model that was in memory or not.
-    pub(super) fn count_routed(&mut self, attempt: u32, is_warm: bool) {
-        match (attempt, is_warm) {
-            (1, true) => self.routed.warm += 1,
-            (1, false) => self.routed.cold += 1,
-            _ => self.routed.fallback += 1,
-        }
-    }
-
-    /// A request sent here is over.
-    pub(super) fn vacate(&mut self, id: RequestId, listed: &str) {
-        self.in_flight -= 1;
-        self.breaker.released(id);
-        if let Some(running) = self.running.get_mut(listed) {
-            *running -= 1;
-            if *running == 0 {
-                self.running.remove(listed);
+    /// Seconds until a running request gives its slot back.
+    pub(super) fn seconds_left(&self, instance: &Instance, running: &Running, now: f64, guess: f64) -> f64 {
+        let others = f64::from(self.in_flight.saturating_sub(1));
+        let token = self.token_seconds(instance, guess) * self.speed.stretch(others);
+        let since = now - running.heard_at;
+        match running.began_at {
+            Some(_) => {
+                let coming = running.output - running.delivered - since / token;
+                coming.max(0.3 * running.output).min(running.tokens_left()) * token
+            }
+            None => {
+                let prefill = self.prefill_seconds(instance, running.prompt, running.others, guess);
+                (prefill - (now - running.sent_at)).max(0.1 * prefill) + running.output * token
             }
         }
     }
 
+    pub(super) fn load_seconds(&self, instance: &Instance) -> f64 {
+        self.load_time.of(instance.model_bytes())
+    }
+
+    // What happens to it.
+
+    /// A request is sent here.
+    pub(super) fn occupy(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.in_flight += 1;
+        let id = running.id;
+        if let Some(instance) = self.instance_mut(model) {
+            if instance.running.len() >= instance.slot_count() {
+                instance.slots.probing(id);
+            }
+            instance.running.push(running);
+        }
+        self.breaker.dispatched(id)
+    }
+
+    /// A request sent here is over.
+    pub(super) fn vacate(&mut self, id: RequestId, model: ModelId) -> Option<Running> {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.breaker.released(id);
+        let instance = self.instance_mut(model)?;
+        let index = instance.running.iter().position(|running| running.id == id)?;
+        instance.slots.ended(id);
+        Some(instance.running.swap_remove(index))
+    }
+
+    /// A request was sent here, in its so-manieth attempt.
+    pub(super) fn count_routed(&mut self, attempt: u32, caused_load: bool) {
+        match (attempt, caused_load) {
+            (1, false) => self.routed.warm += 1,
+            (1, true) => self.routed.cold += 1,
+            _ => self.routed.fallback += 1,
+        }
+    }
+
     /// The first byte of an answer came.
-    pub(super) fn started(&mut self, listed: &Arc<str>, epoch: Epoch) {
-        self.answered_since.insert(listed.clone());
+    pub(super) fn started(&mut self, epoch: Epoch) {
         self.breaker.started(epoch);
+        self.ramp = self.ramp.map(|ramp| ramp * 2).filter(|ramp| *ramp < WHOLE_RAMP);
         self.forget_error_when_up();
     }
 
     /// A whole answer came.
-    pub(super) fn completed(&mut self, listed: &Arc<str>, epoch: Epoch) {
+    pub(super) fn completed(&mut self, epoch: Epoch) {
         self.completed += 1;
         self.breaker.succeeded(epoch);
-        self.started(listed, epoch);
+        self.started(epoch);
     }
 
     /// An attempt failed after its first byte.
@@ -186,38 +260,115 @@ impl Node {
         self.failed += 1;
         self.breaker.broke_off(epoch, now);
         self.last_error = Some(failure.to_string());
+        self.went_out();
     }
 
     /// An attempt failed.
-    pub(super) fn failed(&mut self, listed: &str, failure: Failure, epoch: Epoch, now: Time) {
+    pub(super) fn failed(&mut self, model: ModelId, failure: Failure, epoch: Epoch, now: Time) {
         self.failed += 1;
         match failure {
-            Failure::Busy => self.busy_until = Some(now + BUSY_BACK_OFF),
-            Failure::Missing => {
-                self.models.remove(listed);
+            Failure::Busy => {
+                self.busy_until = Some(now + BUSY_BACK_OFF);
+                if let Some(instance) = self.instance_mut(model) {
+                    instance.slots.overrun(instance.running.len(), now.as_secs_f64());
+                }
             }
-            Failure::Unreachable => self.breaker.unreachable(epoch, now),
+            Failure::Missing => self.forget(model),
+            Failure::Unreachable | Failure::Silent => self.breaker.unreachable(epoch, now),
             _ => self.breaker.failed(epoch, now),
         }
         if !matches!(failure, Failure::Busy | Failure::Missing) {
             self.last_error = Some(failure.to_string());
             self.forget_error_when_up();
         }
+        self.went_out();
     }
 
-    /// Takes over a listing of what is on disk.
-    pub(super) fn list(&mut self, models: Vec<Model>) {
-        let models = models.into_iter().map(|model| (model.name.as_str().into(), model)).collect();
-        if models != self.models {
-            self.models = models;
+    /// It is taken for dead although it answers probes.
+    pub(super) fn fell_silent(&mut self, now: Time) {
+        self.breaker.take_out(now);
+        self.last_error = Some(Failure::Silent.to_string());
+        self.went_out();
+    }
+
+    pub(super) fn fail_load(&mut self, failure: Failure) {
+        self.last_error = Some(format!("could not load a model: it {failure}"));
+    }
+
+    /// After what may have taken it out: it comes back slowly, and what is in its memory then is for it to say.
+    fn went_out(&mut self) {
+        if !self.breaker.is_live() {
+            self.ramp = Some(FIRST_RAMP);
+            self.instances_mut().for_each(|(_, instance)| instance.resident_since = None);
+        }
+    }
+
+    /// The model is not there although it was listed.
+    pub(super) fn forget(&mut self, model: ModelId) {
+        if let Some(instance) = self.instance_mut(model) {
+            instance.listing = None;
+            instance.resident_since = None;
             self.listings += 1;
         }
     }
 
-    /// Takes over a listing of what is in memory.
-    pub(super) fn reside(&mut self, loaded: Vec<Loaded>) {
-        self.loaded = loaded;
-        self.answered_since.clear();
+    /// Takes over a listing of what is on disk.
+    pub(super) fn list(&mut self, listed: Vec<super::event::Model>, models: &mut Models) {
+        let mut changed = false;
+        let mut seen = Vec::with_capacity(listed.len());
+        for model in listed {
+            let id = models.meet(&model.name);
+            seen.push(id);
+            let instance = self.meet(id, &model.name);
+            if instance.listing.as_ref() != Some(&model) {
+                if instance.listing.as_ref().is_some_and(|before| before.digest != model.digest) {
+                    // Another model of the same name: what was learned was of the old one.
+                    (instance.correction, instance.prefill) = Default::default();
+                    instance.vram_bytes = None;
+                }
+                instance.listed = model.name.as_str().into();
+                instance.listing = Some(model);
+                changed = true;
+            }
+        }
+        for (id, instance) in self.instances_mut() {
+            if instance.listing.is_some() && !seen.contains(&id) {
+                instance.listing = None;
+                changed = true;
+            }
+        }
+        self.listings += u64::from(changed);
+    }
+
+    /// Takes over a listing of what is in memory; the models that came into it by others' doing count from now on.
+    pub(super) fn reside(&mut self, loaded: Vec<Loaded>, models: &mut Models, now: f64) {
+        self.most_resident =
+            self.most_resident.max(loaded.iter().map(|loaded| loaded.vram_bytes).fold(0, u64::saturating_add));
+        let mut seen = Vec::with_capacity(loaded.len());
+        let loading = self.load.as_ref().map(|load| load.model);
+        for Loaded { name, vram_bytes, context_length } in loaded {
+            let id = models.meet(&name);
+            seen.push(id);
+            let instance = self.meet(id, &name);
+            (instance.vram_bytes, instance.context_length) =
+                (Some(vram_bytes).filter(|bytes| *bytes > 0), context_length);
+            if loading != Some(id) {
+                instance.resident_since.get_or_insert(now);
+            }
+        }
+        let mut pushed_out = false;
+        for (id, instance) in self.instances_mut() {
+            let is_gone = instance.resident_since.is_some_and(|since| since + LISTING_LAG_SECONDS < now);
+            if is_gone && !seen.contains(&id) && instance.running.is_empty() {
+                pushed_out |= !instance.is_leaving;
+                instance.resident_since = None;
+                instance.sessions.clear();
+            }
+        }
+        // A model that goes soon after another came was pushed out; one that goes at rest has expired.
+        let has_just_loaded = |instance: &Instance| instance.resident_since.is_some_and(|since| now - since < 10.0);
+        let had_load = loading.is_some() || self.instances().any(|(_, instance)| has_just_loaded(instance));
+        self.pushes_out |= pushed_out && had_load;
     }
 
     /// A probe was answered.
@@ -230,6 +381,7 @@ impl Node {
     pub(super) fn silent(&mut self, error: String, now: Time) {
         self.breaker.silent(now);
         self.last_error = Some(error);
+        self.went_out();
     }
 
     /// When a node that called itself busy is to be asked again.
@@ -242,21 +394,57 @@ impl Node {
         self.busy_until = self.busy_until.filter(|until| *until > now);
     }
 
+    pub(super) fn reconfigure(&mut self, spec: NodeSpec) {
+        if spec.slots != self.spec.slots {
+            for (_, instance) in self.instances_mut() {
+                instance.slots = super::instance::Slots::new(spec.slots);
+            }
+        }
+        self.spec = spec;
+    }
+
     pub(super) fn view(&self) -> NodeView {
+        let listings = self.instances().filter_map(|(_, instance)| instance.listing.clone());
+        let mut models: Vec<_> = listings.collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        let resident = |(_, instance): (ModelId, &Instance)| Loaded {
+            name: instance.listed.to_string(),
+            vram_bytes: instance.footprint(),
+            context_length: instance.context_length,
+        };
+        let mut loaded: Vec<_> = self.residents().map(resident).collect();
+        loaded.sort_by(|a, b| a.name.cmp(&b.name));
+        let learned = self.instances().filter(|(_, instance)| instance.listing.is_some());
+        let most_slots = || learned.map(|(_, instance)| instance.slot_count() as u32).max().unwrap_or(1);
         NodeView {
             name: self.spec.name.clone(),
-            state: self.breaker.state(),
-            slots: self.spec.slots,
+            state: self.state(),
+            slots: self.spec.slots.unwrap_or_else(most_slots),
             waiting: 0,
             in_flight: self.in_flight,
-            models: self.models.values().cloned().collect(),
-            loaded: self.loaded.clone(),
+            models,
+            loaded,
             last_error: self.last_error.clone(),
             completed: self.completed,
             failed: self.failed,
             routed: self.routed,
             transitions: self.breaker.transitions(),
+            loading: self.loading_name().map(|name| name.to_string()),
+            loads: self.loads,
+            tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
         }
+    }
+
+    fn state(&self) -> NodeState {
+        match self.breaker.state() {
+            NodeState::Up | NodeState::Suspect if self.is_draining => NodeState::Draining,
+            state => state,
+        }
+    }
+
+    fn loading_name(&self) -> Option<&Arc<str>> {
+        let load = self.load.as_ref()?;
+        Some(&self.instance(load.model)?.listed)
     }
 
     fn forget_error_when_up(&mut self) {
@@ -266,102 +454,7 @@ impl Node {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ID: RequestId = RequestId(1);
-    const NOW: Time = Duration::ZERO;
-
-    fn model(name: &str, size_bytes: u64) -> Model {
-        Model { name: name.into(), size_bytes, digest: String::new(), modified_unix: 0 }
-    }
-
-    fn node(slots: u32, vram_bytes: Option<u64>) -> Node {
-        let mut node = Node::new(NodeSpec { name: "gpu".into(), slots, vram_bytes });
-        node.answered(NOW);
-        node.list(vec![model("m:latest", 6), model("n:1b", 5)]);
-        node
-    }
-
-    #[test]
-    fn a_listed_name_is_matched_as_given_before_the_other_spelling() {
-        let mut node = node(1, None);
-        assert_eq!(&**node.find(&Name::new("m")).unwrap().0, "m:latest");
-        node.list(vec![model("m", 1), model("m:latest", 1)]);
-        assert_eq!(&**node.find(&Name::new("m")).unwrap().0, "m");
-        assert_eq!(&**node.find(&Name::new("m:latest")).unwrap().0, "m:latest");
-        assert!(node.find(&Name::new("m:8b")).is_none());
-    }
-
-    #[test]
-    fn slots_are_counted_for_each_model_apart() {
-        let mut node = node(1, None);
-        node.occupy(ID, &"n:1b".into(), 1);
-        assert!(!node.has_free_slot("n:1b", NOW));
-        assert!(node.has_free_slot("m:latest", NOW));
-        node.vacate(ID, "n:1b");
-        assert!(node.has_free_slot("n:1b", NOW));
-        assert!(node.running.is_empty());
-    }
-
-    #[test]
-    fn a_model_that_runs_or_has_answered_counts_as_loaded() {
-        let mut node = node(1, None);
-        let listed = "n:1b".into();
-        let epoch = node.occupy(ID, &listed, 1);
-        assert!(node.has_loaded("n:1b"));
-        node.completed(&listed, epoch);
-        node.vacate(ID, "n:1b");
-        assert!(node.has_loaded("n:1b"));
-        node.reside(Vec::new());
-        assert!(!node.has_loaded("n:1b"));
-    }
-
-    #[test]
-    fn room_is_what_reported_and_expected_models_leave() {
-        let mut node = node(1, Some(10));
-        let wanted = model("m:latest", 6);
-        assert!(node.has_room_for(&wanted));
-        node.occupy(ID, &"n:1b".into(), 1);
-        assert!(!node.has_room_for(&wanted));
-        node.vacate(ID, "n:1b");
-        node.reside(vec![Loaded { name: "other".into(), vram_bytes: 5 }]);
-        assert!(!node.has_room_for(&wanted));
-        assert!(node.can_hold(&wanted) && !node.can_hold(&model("big", 11)));
-    }
-
-    #[test]
-    fn a_busy_node_gets_nothing_for_a_second_and_stays_healthy() {
-        let mut node = node(1, None);
-        let epoch = node.occupy(ID, &"n:1b".into(), 1);
-        node.vacate(ID, "n:1b");
-        node.failed("n:1b", Failure::Busy, epoch, NOW);
-        assert!(!node.has_free_slot("m:latest", Duration::from_millis(999)));
-        assert!(node.has_free_slot("m:latest", Duration::from_secs(1)));
-        assert_eq!(node.view().state, super::super::event::NodeState::Up);
-    }
-
-    #[test]
-    fn a_missing_model_is_forgotten_until_it_is_listed_again() {
-        let mut node = node(1, None);
-        let epoch = node.occupy(ID, &"n:1b".into(), 1);
-        node.failed("n:1b", Failure::Missing, epoch, NOW);
-        assert!(node.find(&Name::new("n:1b")).is_none());
-        node.list(vec![model("n:1b", 5)]);
-        assert!(node.find(&Name::new("n:1b")).is_some());
-    }
-
-    #[test]
-    fn the_last_error_is_shown_until_the_node_is_healthy_again() {
-        let mut node = node(1, None);
-        node.silent("connection refused".into(), NOW);
-        assert_eq!(node.view().last_error.as_deref(), Some("connection refused"));
-        node.answered(NOW);
-        assert_eq!(node.view().last_error, None);
-        let epoch = node.occupy(ID, &"n:1b".into(), 1);
-        node.failed("n:1b", Failure::TimedOut, epoch, NOW);
-        node.answered(NOW);
-        assert_eq!(node.view().last_error.as_deref(), Some("sent no first byte in time"));
-    }
+/// What a node nobody has measured is taken for: as fast as the fastest.
+pub(super) fn fastest<'a>(nodes: impl Iterator<Item = &'a Node>) -> f64 {
+    nodes.filter_map(|node| node.speed.alone()).min_by(f64::total_cmp).unwrap_or(FIRST_GUESS)
 }

@@ -1,42 +1,35 @@
-//! Who is next? A bounded queue with a lane per user, served by turns.
+//! Who is next? A bounded queue with a lane per user, served by least service received.
 //!
-//! The user served least recently goes first; within a user, requests that
-//! failed an attempt go first, then the oldest. Requests for which the same
-//! nodes come into question form a [`Class`]; every class knows its lanes in
-//! the order of their turns, so that finding the next request of a class does
-//! not depend on how many wait.
+//! Every lane has a counter: the work its requests have cost (see [`super::request::cost`]) over its weight. The lane
+//! with the least goes first; within a lane, requests that failed an attempt go first, then the oldest. A request is
+//! charged what it is expected to cost when it is dispatched, and the difference when it has ended.
+//!
+//! A lane that had nothing to wait for has not saved anything up: it joins with at least the counter of whoever was
+//! served last. What it had used beyond that is forgotten by half in 30 s. While lanes wait, nothing is forgotten, so
+//! that over any time the work done for two of them differs by at most twice the dearest request.
+//!
+//! Every model knows the lanes that wait for it in the same order, so that finding the next request for a model does not
+//! depend on how many wait. Once in a minute a lane's oldest request that has waited for a minute has a right to go
+//! first ([`FairQueue::due`]): nobody starves, and a flood cannot age its way in.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    cmp::{Ordering, Reverse},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
     Settings,
-    event::{NodeId, RefusalReason, RequestId, Time},
-    name::Name,
+    event::{RefusalReason, RequestId, Time},
+    model::ModelId,
 };
 
-/// The users whose last turn is remembered while they have nothing queued.
-/// Forgetting the longest unserved makes them go first, as they would anyway.
-const REMEMBERED_USERS: usize = 4096;
-
-/// Requests that can be placed on the same nodes, and so wait for each other.
-#[derive(Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-pub(super) struct Class {
-    /// As the client named it.
-    pub(super) model: Arc<str>,
-    /// Nodes that failed the request, in their order.
-    pub(super) failed_on: Vec<FailedOn>,
-}
-
-/// A node that failed a request.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-pub(super) struct FailedOn {
-    pub(super) node: NodeId,
-    /// Not to be tried again, even if no other node is left.
-    pub(super) is_barred: bool,
-}
+const HALF_LIFE_SECONDS: f64 = 30.0;
+/// A request that has waited so long has a right to the next slot, once in so long for a user.
+const AGED: Duration = Duration::from_secs(60);
+/// Users that are remembered while they have nothing queued or running.
+const REMEMBERED_LANES: usize = 4096;
 
 /// A place within a lane; the least is the front.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
@@ -46,42 +39,90 @@ pub(super) struct Position {
     pub(super) arrival: u64,
 }
 
-/// A place among the lanes; the least goes next. No two lanes share one.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-struct Turn {
-    /// Zero: never, as far as is remembered.
-    last_served: u64,
-    joined: u64,
-}
-
 /// What the queue keeps of a request.
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) id: RequestId,
-    pub(super) user: Arc<str>,
-    pub(super) class: Class,
+    pub(super) model: ModelId,
     pub(super) position: Position,
+    pub(super) arrived: Time,
     pub(super) deadline: Time,
+    /// Expected.
+    pub(super) cost: f64,
+}
+
+/// Work over weight; never NaN.
+#[derive(Copy, Clone, PartialEq, Debug)]
+struct Counter(f64);
+
+impl Eq for Counter {}
+
+impl Ord for Counter {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.total_cmp(&other.0)
+    }
+}
+
+impl PartialOrd for Counter {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Index of a lane.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct LaneId(usize);
+
+/// A place among the lanes; the least goes next. No two lanes share one.
+type Turn = (Counter, u64, LaneId);
+
+#[derive(Clone, Debug)]
+struct Lane {
+    user: Arc<str>,
+    weight: f64,
+    counter: f64,
+    /// The number of the moment it began to wait: equals go in that order.
+    joined: u64,
+    /// Since when nothing waits.
+    idle_since: Time,
+    running: usize,
+    waiting: BTreeMap<Position, Entry>,
+    by_model: BTreeMap<ModelId, BTreeSet<Position>>,
+    /// When the oldest has a right to go first; kept while something waits.
+    due: Time,
+    went_first_at: Option<Time>,
+}
+
+impl Lane {
+    fn turn(&self, id: LaneId) -> Turn {
+        (Counter(self.counter), self.joined, id)
+    }
+
+    fn due(&self) -> Option<Time> {
+        let oldest = self.waiting.values().map(|entry| entry.arrived).next()?;
+        let again = self.went_first_at.map_or(Time::ZERO, |at| at + AGED);
+        Some((oldest + AGED).max(again))
+    }
 }
 
 /// See the module.
+#[derive(Clone, Debug)]
 pub(super) struct FairQueue {
     settings: Settings,
-    lanes: BTreeMap<Arc<str>, Lane>,
-    classes: BTreeMap<Class, ClassIndex>,
+    lanes: Vec<Lane>,
+    free: Vec<LaneId>,
+    by_user: BTreeMap<Arc<str>, LaneId>,
+    turns: BTreeSet<Turn>,
+    /// By [`ModelId`].
+    of_model: Vec<BTreeSet<Turn>>,
+    waiting_for: Vec<usize>,
+    dues: BTreeSet<(Time, LaneId)>,
     deadlines: BTreeSet<(Time, RequestId)>,
-    turns: Turns,
-    length: usize,
-}
-
-struct Lane {
-    turn: Turn,
-    length: usize,
-    waiting: BTreeMap<Class, BTreeMap<Position, RequestId>>,
-}
-
-#[derive(Default)]
-struct ClassIndex {
-    lanes: BTreeMap<Turn, Arc<str>>,
+    /// Those that failed an attempt.
+    retries: BTreeSet<RequestId>,
+    /// The counter of whoever was served last; never goes back.
+    served: f64,
+    joins: u64,
     length: usize,
 }
 
@@ -89,10 +130,17 @@ impl FairQueue {
     pub(super) fn new(settings: Settings) -> Self {
         Self {
             settings,
-            lanes: BTreeMap::new(),
-            classes: BTreeMap::new(),
+            lanes: Vec::new(),
+            free: Vec::new(),
+            by_user: BTreeMap::new(),
+            turns: BTreeSet::new(),
+            of_model: Vec::new(),
+            waiting_for: Vec::new(),
+            dues: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            turns: Turns::default(),
+            retries: BTreeSet::new(),
+            served: 0.0,
+            joins: 0,
             length: 0,
         }
     }
@@ -101,10 +149,25 @@ impl FairQueue {
         self.length
     }
 
+    /// How many wait for a model.
+    pub(super) fn waiting_for(&self, model: ModelId) -> usize {
+        self.waiting_for.get(model.0).copied().unwrap_or(0)
+    }
+
+    /// How many of a user wait.
+    pub(super) fn waiting_of(&self, user: &str) -> usize {
+        self.by_user.get(user).map_or(0, |id| self.lanes[id.0].waiting.len())
+    }
+
+    /// Every model that somebody waits for.
+    pub(super) fn models(&self) -> impl Iterator<Item = ModelId> {
+        let waiting = self.waiting_for.iter().enumerate().filter(|(_, count)| **count > 0);
+        waiting.map(|(index, _)| ModelId(index))
+    }
+
     /// Why a new request of this user may not wait, if it may not.
     pub(super) fn objection(&self, user: &str) -> Option<RefusalReason> {
-        let own = self.lanes.get(user).map_or(0, |lane| lane.length);
-        if own >= self.settings.max_queued_per_user {
+        if self.waiting_of(user) >= self.settings.max_queued_per_user {
             Some(RefusalReason::UserQueueFull)
         } else if self.length >= self.settings.max_queued {
             Some(RefusalReason::QueueFull)
@@ -113,128 +176,212 @@ impl FairQueue {
         }
     }
 
-    /// Adds a request. The bounds are not checked here: one that was accepted
-    /// and failed an attempt comes back even to a full queue.
-    pub(super) fn push(&mut self, entry: Entry) {
-        let lane = self.lanes.entry(entry.user.clone()).or_insert_with(|| Lane {
-            turn: Turn { last_served: self.turns.last_served(&entry.user), joined: entry.position.arrival },
-            length: 0,
+    /// The lane of a user, made if need be. The weight said last counts.
+    pub(super) fn lane(&mut self, user: &Arc<str>, weight: f64, now: Time) -> LaneId {
+        let weight = if weight.is_finite() && weight > 0.0 { weight } else { 1.0 };
+        if let Some(id) = self.by_user.get(user).copied() {
+            self.lanes[id.0].weight = weight;
+            return id;
+        }
+        self.forget_idle();
+        let lane = Lane {
+            user: user.clone(),
+            weight,
+            counter: self.served,
+            joined: 0,
+            idle_since: now,
+            running: 0,
             waiting: BTreeMap::new(),
-        });
-        lane.length += 1;
-        let waiting = lane.waiting.entry(entry.class.clone()).or_default();
-        waiting.insert(entry.position, entry.id);
-        let index = self.classes.entry(entry.class).or_default();
-        index.lanes.insert(lane.turn, entry.user);
-        index.length += 1;
-        self.deadlines.insert((entry.deadline, entry.id));
+            by_model: BTreeMap::new(),
+            due: Time::ZERO,
+            went_first_at: None,
+        };
+        let id = self.free.pop().unwrap_or(LaneId(self.lanes.len()));
+        if id.0 < self.lanes.len() {
+            self.lanes[id.0] = lane;
+        } else {
+            self.lanes.push(lane);
+        }
+        self.by_user.insert(user.clone(), id);
+        id
+    }
+
+    /// A lane that is in no use is no loss: whoever comes back starts with everybody else.
+    fn forget_idle(&mut self) {
+        if self.by_user.len() < REMEMBERED_LANES {
+            return;
+        }
+        let lanes = self.by_user.values().copied();
+        let idle = lanes.filter(|id| self.lanes[id.0].running == 0 && self.lanes[id.0].waiting.is_empty());
+        if let Some(longest) = idle.min_by_key(|id| (self.lanes[id.0].idle_since, *id)) {
+            self.by_user.remove(&self.lanes[longest.0].user);
+            self.free.push(longest);
+        }
+    }
+
+    /// Adds a request. The bounds are not checked here: one that was accepted and failed an attempt comes back even to a
+    /// full queue.
+    pub(super) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
+        if self.lanes[id.0].waiting.is_empty() {
+            self.joins += 1;
+            let (joined, served) = (self.joins, self.served);
+            let lane = &mut self.lanes[id.0];
+            lane.joined = joined;
+            let idle = now.saturating_sub(lane.idle_since).as_secs_f64();
+            let beyond = (lane.counter - served).max(0.0);
+            lane.counter = served + beyond * (-idle / HALF_LIFE_SECONDS).exp2();
+        } else {
+            self.take_out(id);
+        }
+        let (model, deadline) = (entry.model, entry.deadline);
+        let lane = &mut self.lanes[id.0];
+        lane.by_model.entry(model).or_default().insert(entry.position);
+        self.deadlines.insert((deadline, entry.id));
+        if !entry.position.is_fresh {
+            self.retries.insert(entry.id);
+        }
+        lane.waiting.insert(entry.position, entry);
+        if self.of_model.len() <= model.0 {
+            self.of_model.resize_with(model.0 + 1, BTreeSet::new);
+            self.waiting_for.resize(model.0 + 1, 0);
+        }
+        self.waiting_for[model.0] += 1;
         self.length += 1;
+        self.put_in(id);
     }
 
     /// Removes a request, wherever it stands.
-    pub(super) fn remove(&mut self, entry: &Entry) {
-        let Some(lane) = self.lanes.get_mut(&entry.user) else {
-            return;
-        };
-        let Some(waiting) = lane.waiting.get_mut(&entry.class) else {
-            return;
-        };
-        if waiting.remove(&entry.position).is_none() {
+    pub(super) fn remove(&mut self, id: LaneId, position: Position, now: Time) {
+        if !self.lanes[id.0].waiting.contains_key(&position) {
             return;
         }
-        let is_last_of_class = waiting.is_empty();
-        if let Some(index) = self.classes.get_mut(&entry.class) {
-            index.length -= 1;
-            if is_last_of_class {
-                index.lanes.remove(&lane.turn);
-            }
-            if index.lanes.is_empty() {
-                self.classes.remove(&entry.class);
+        self.take_out(id);
+        let lane = &mut self.lanes[id.0];
+        let Some(entry) = lane.waiting.remove(&position) else { return };
+        if let Some(positions) = lane.by_model.get_mut(&entry.model) {
+            positions.remove(&position);
+            if positions.is_empty() {
+                lane.by_model.remove(&entry.model);
             }
         }
-        if is_last_of_class {
-            lane.waiting.remove(&entry.class);
+        if lane.waiting.is_empty() {
+            lane.idle_since = now;
         }
-        lane.length -= 1;
-        if lane.length == 0 {
-            self.lanes.remove(&entry.user);
-        }
+        self.waiting_for[entry.model.0] -= 1;
         self.deadlines.remove(&(entry.deadline, entry.id));
+        self.retries.remove(&entry.id);
         self.length -= 1;
+        self.put_in(id);
     }
 
-    /// A request of this user was dispatched, queued before or not: it is the
-    /// turn of all others now.
-    pub(super) fn served(&mut self, user: &Arc<str>) {
-        let last_served = self.turns.take(user);
-        let Some(lane) = self.lanes.get_mut(user) else {
-            return;
-        };
-        let before = lane.turn;
-        lane.turn.last_served = last_served;
-        for class in lane.waiting.keys() {
-            if let Some(index) = self.classes.get_mut(class) {
-                index.lanes.remove(&before);
-                index.lanes.insert(lane.turn, user.clone());
+    /// A request of this lane is sent to a node, queued before or not.
+    pub(super) fn dispatched(&mut self, id: LaneId, cost: f64, now: Time) {
+        self.lanes[id.0].running += 1;
+        self.served = self.served.max(self.lanes[id.0].counter);
+        self.charge(id, cost);
+        let lane = &mut self.lanes[id.0];
+        if lane.waiting.is_empty() {
+            lane.idle_since = now;
+        }
+    }
+
+    /// A request of this lane is on no node any more; `difference` is what it cost beyond what was charged.
+    pub(super) fn settled(&mut self, id: LaneId, difference: f64) {
+        self.lanes[id.0].running -= 1;
+        self.charge(id, difference);
+    }
+
+    fn charge(&mut self, id: LaneId, cost: f64) {
+        self.take_out(id);
+        let lane = &mut self.lanes[id.0];
+        lane.counter += cost / lane.weight;
+        self.put_in(id);
+    }
+
+    /// The lane's oldest used its right to go first.
+    pub(super) fn went_first(&mut self, id: LaneId, now: Time) {
+        self.take_out(id);
+        self.lanes[id.0].went_first_at = Some(now);
+        self.put_in(id);
+    }
+
+    /// Takes a lane out of every order, before something is changed that its place depends on.
+    fn take_out(&mut self, id: LaneId) {
+        let lane = &self.lanes[id.0];
+        let turn = lane.turn(id);
+        if self.turns.remove(&turn) {
+            for model in lane.by_model.keys() {
+                self.of_model[model.0].remove(&turn);
+            }
+            self.dues.remove(&(lane.due, id));
+        }
+    }
+
+    fn put_in(&mut self, id: LaneId) {
+        let Some(due) = self.lanes[id.0].due() else { return };
+        self.lanes[id.0].due = due;
+        let lane = &self.lanes[id.0];
+        let turn = lane.turn(id);
+        self.turns.insert(turn);
+        for model in lane.by_model.keys() {
+            self.of_model[model.0].insert(turn);
+        }
+        self.dues.insert((due, id));
+    }
+
+    /// Lanes whose oldest request has a right to go first, and that request; the longest overdue first.
+    pub(super) fn due(&self, now: Time) -> impl Iterator<Item = (LaneId, RequestId)> {
+        let due = self.dues.iter().take_while(move |(due, _)| *due <= now);
+        due.filter_map(|(_, id)| Some((*id, self.lanes[id.0].waiting.values().next()?.id)))
+    }
+
+    /// The first so many requests in the order of their turns, each charged to its lane in thought.
+    pub(super) fn first(&self, count: usize, into: &mut Vec<RequestId>) {
+        let mut fresh = self.turns.iter().peekable();
+        let mut begun: BinaryHeap<Reverse<(Counter, u64, LaneId, Position)>> = BinaryHeap::new();
+        while into.len() < count {
+            let next = fresh.peek().map(|(counter, joined, id)| (*counter, *joined, *id));
+            let is_fresh_first = match (next, begun.peek()) {
+                (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
+                    (counter, joined) < (*other, *other_joined)
+                }
+                (next, _) => next.is_some(),
+            };
+            let (counter, joined, id, after) = if is_fresh_first {
+                fresh.next();
+                let Some((counter, joined, id)) = next else { return };
+                (counter, joined, id, None)
+            } else {
+                let Some(Reverse((counter, joined, id, position))) = begun.pop() else { return };
+                (counter, joined, id, Some(position))
+            };
+            let lane = &self.lanes[id.0];
+            let mut rest = match after {
+                None => lane.waiting.range(..),
+                Some(after) => lane.waiting.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded)),
+            };
+            let Some((position, entry)) = rest.next() else { continue };
+            into.push(entry.id);
+            if rest.next().is_some() {
+                let counter = Counter(counter.0 + entry.cost / lane.weight);
+                begun.push(Reverse((counter, joined, id, *position)));
             }
         }
     }
 
-    /// Which of these classes has the request whose turn it is, and that
-    /// request; `None` if none of them has any.
-    pub(super) fn next_of(&self, classes: &[Class]) -> Option<(usize, RequestId)> {
-        let fronts = classes.iter().enumerate().filter_map(|(index, class)| {
-            let (turn, user) = self.classes.get(class)?.lanes.first_key_value()?;
-            let waiting = self.lanes.get(user)?.waiting.get(class)?;
-            let (position, id) = waiting.first_key_value()?;
-            Some(((*turn, *position), index, *id))
-        });
-        let (_, index, id) = fronts.min_by_key(|(order, ..)| *order)?;
-        Some((index, id))
+    /// The requests for a model, lanes in the order of their turns, the front of each lane first and the others after.
+    pub(super) fn for_model(&self, model: ModelId) -> impl Iterator<Item = RequestId> {
+        let lanes = self.of_model.get(model.0).into_iter().flatten();
+        lanes.flat_map(move |(_, _, id)| {
+            let lane = &self.lanes[id.0];
+            let positions = lane.by_model.get(&model).into_iter().flatten();
+            positions.filter_map(|position| Some(lane.waiting.get(position)?.id))
+        })
     }
 
-    /// Whether a request that was never tried waits for this model.
-    pub(super) fn has_fresh(&self, model: &str) -> bool {
-        let mut classes = self.classes_of(model).into_iter();
-        classes.any(|class| class.failed_on.is_empty())
-    }
-
-    /// Every class somebody waits in.
-    pub(super) fn classes(&self) -> Vec<Class> {
-        self.classes.keys().cloned().collect()
-    }
-
-    /// The classes that ask for the model listed under this name.
-    pub(super) fn classes_of(&self, listed: &str) -> Vec<Class> {
-        if self.classes.is_empty() {
-            return Vec::new();
-        }
-        let name = Name::new(listed);
-        let mut classes = Vec::new();
-        for spelling in [Some(listed), name.other.as_deref()].into_iter().flatten() {
-            let first = Class { model: spelling.into(), failed_on: Vec::new() };
-            let from_first = self.classes.range(first..).map(|(class, _)| class);
-            classes.extend(from_first.take_while(|class| &*class.model == spelling).cloned());
-        }
-        classes
-    }
-
-    /// The requests of a class, a lane after the other.
-    pub(super) fn ids_of(&self, class: &Class) -> Vec<RequestId> {
-        let lanes = self.classes.get(class).into_iter().flat_map(|index| index.lanes.values());
-        lanes
-            .filter_map(|user| self.lanes.get(user)?.waiting.get(class))
-            .flat_map(|waiting| waiting.values().copied())
-            .collect()
-    }
-
-    /// How many wait for each model, under the names clients used.
-    pub(super) fn lengths(&self) -> BTreeMap<Arc<str>, usize> {
-        let mut lengths = BTreeMap::new();
-        for (class, index) in &self.classes {
-            *lengths.entry(class.model.clone()).or_default() += index.length;
-        }
-        lengths
+    /// Those that failed an attempt.
+    pub(super) fn retries(&self) -> impl Iterator<Item = RequestId> {
+        self.retries.iter().copied()
     }
 
     /// When the first request has waited as long as it may.
@@ -249,160 +396,130 @@ impl FairQueue {
     }
 }
 
-/// When each user was last served, counted in dispatches.
-#[derive(Default)]
-struct Turns {
-    taken: u64,
-    of_user: BTreeMap<Arc<str>, u64>,
-    in_order: BTreeMap<u64, Arc<str>>,
-}
-
-impl Turns {
-    fn last_served(&self, user: &str) -> u64 {
-        self.of_user.get(user).copied().unwrap_or(0)
-    }
-
-    fn take(&mut self, user: &Arc<str>) -> u64 {
-        self.taken += 1;
-        if let Some(before) = self.of_user.insert(user.clone(), self.taken) {
-            self.in_order.remove(&before);
-        }
-        self.in_order.insert(self.taken, user.clone());
-        if self.in_order.len() > REMEMBERED_USERS
-            && let Some((_, longest_unserved)) = self.in_order.pop_first()
-        {
-            self.of_user.remove(&longest_unserved);
-        }
-        self.taken
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    fn queue(max_queued: usize, max_queued_per_user: usize) -> FairQueue {
-        FairQueue::new(Settings { max_queued, max_queued_per_user })
+    const MODEL: ModelId = ModelId(0);
+
+    fn at(seconds: u64) -> Time {
+        Duration::from_secs(seconds)
     }
 
-    fn class(model: &str) -> Class {
-        Class { model: model.into(), failed_on: Vec::new() }
-    }
+    struct Queue(FairQueue);
 
-    fn entry(id: u64, user: &str, model: &str) -> Entry {
-        Entry {
-            id: RequestId(id),
-            user: user.into(),
-            class: class(model),
-            position: Position { is_fresh: true, arrival: id },
-            deadline: Duration::from_secs(id),
+    impl Queue {
+        fn new() -> Self {
+            Self(FairQueue::new(Settings { max_queued: 10, max_queued_per_user: 3 }))
+        }
+
+        fn push(&mut self, id: u64, user: &str, cost: f64, now: Time) -> LaneId {
+            let lane = self.0.lane(&user.into(), 1.0, now);
+            let position = Position { is_fresh: true, arrival: id };
+            let entry = Entry { id: RequestId(id), model: MODEL, position, arrived: now, deadline: at(1000), cost };
+            self.0.push(lane, entry, now);
+            lane
+        }
+
+        fn order(&self, count: usize) -> Vec<u64> {
+            let mut ids = Vec::new();
+            self.0.first(count, &mut ids);
+            ids.into_iter().map(|id| id.0).collect()
+        }
+
+        fn dispatch(&mut self, lane: LaneId, id: u64, cost: f64, now: Time) {
+            self.0.remove(lane, Position { is_fresh: true, arrival: id }, now);
+            self.0.dispatched(lane, cost, now);
         }
     }
 
-    /// Takes what is next of these models until nothing is left.
-    fn drain(queue: &mut FairQueue, entries: &[Entry], models: &[&str]) -> Vec<u64> {
-        let classes: Vec<Class> = models.iter().map(|model| class(model)).collect();
-        let mut order = Vec::new();
-        while let Some((_, id)) = queue.next_of(&classes) {
-            let entry = entries.iter().find(|entry| entry.id == id).unwrap();
-            queue.remove(entry);
-            queue.served(&entry.user);
-            order.push(id.0);
+    #[test]
+    fn whoever_was_served_least_goes_first_and_what_is_to_come_is_charged_in_thought() {
+        let mut queue = Queue::new();
+        let a = queue.push(1, "a", 2.0, at(0));
+        queue.push(2, "a", 2.0, at(0));
+        for id in 3..6 {
+            queue.push(id, "b", 1.0, at(0));
         }
-        order
-    }
-
-    fn fill(queue: &mut FairQueue, entries: &[(u64, &str, &str)]) -> Vec<Entry> {
-        let make = |(id, user, model): &(u64, &str, &str)| entry(*id, user, model);
-        entries.iter().for_each(|each| queue.push(make(each)));
-        entries.iter().map(make).collect()
-    }
-
-    #[test]
-    fn users_take_turns_and_each_is_served_in_order() {
-        let mut queue = queue(10, 10);
-        let entries = fill(&mut queue, &[(1, "a", "m"), (2, "a", "m"), (3, "a", "m"), (4, "b", "m"), (5, "b", "m")]);
-        assert_eq!(drain(&mut queue, &entries, &["m"]), [1, 4, 2, 5, 3]);
-        assert_eq!(queue.len(), 0);
-        assert!(queue.lanes.is_empty() && queue.classes.is_empty() && queue.deadlines.is_empty());
+        assert_eq!(queue.order(10), [1, 3, 4, 2, 5]);
+        assert_eq!(queue.order(2), [1, 3]);
+        queue.dispatch(a, 1, 2.0, at(0));
+        assert_eq!(queue.order(10), [3, 4, 2, 5]);
+        // It cost less than expected.
+        queue.0.settled(a, -1.5);
+        assert_eq!(queue.order(10), [3, 2, 4, 5]);
     }
 
     #[test]
-    fn a_user_served_a_moment_ago_does_not_go_first_again() {
-        let mut queue = queue(10, 10);
-        queue.served(&"a".into());
-        let entries = fill(&mut queue, &[(1, "a", "m"), (2, "b", "m")]);
-        assert_eq!(drain(&mut queue, &entries, &["m"]), [2, 1]);
-    }
-
-    #[test]
-    fn a_request_that_cannot_go_does_not_hold_up_those_behind_it() {
-        let mut queue = queue(10, 10);
-        let entries = fill(&mut queue, &[(1, "a", "m"), (2, "a", "n"), (3, "b", "m")]);
-        assert_eq!(drain(&mut queue, &entries, &["n"]), [2]);
-        assert_eq!(drain(&mut queue, &entries, &["m", "n"]), [3, 1]);
-    }
-
-    #[test]
-    fn within_a_user_the_oldest_goes_first_across_models() {
-        let mut queue = queue(10, 10);
-        let entries = fill(&mut queue, &[(1, "a", "z"), (2, "a", "b"), (3, "a", "z")]);
-        assert_eq!(drain(&mut queue, &entries, &["b", "z"]), [1, 2, 3]);
-    }
-
-    #[test]
-    fn a_request_that_failed_an_attempt_goes_to_the_front() {
-        let mut queue = queue(10, 10);
-        let mut entries = fill(&mut queue, &[(1, "a", "m"), (2, "a", "m")]);
-        let failed = || Entry { position: Position { is_fresh: false, arrival: 3 }, ..entry(3, "a", "m") };
-        queue.push(failed());
-        entries.push(failed());
-        assert_eq!(drain(&mut queue, &entries, &["m"]), [3, 1, 2]);
-    }
-
-    #[test]
-    fn a_full_share_and_a_full_queue_are_told_apart() {
-        let mut queue = queue(3, 2);
-        fill(&mut queue, &[(1, "a", "m"), (2, "a", "n")]);
-        assert_eq!(queue.objection("a"), Some(RefusalReason::UserQueueFull));
-        assert_eq!(queue.objection("b"), None);
-        fill(&mut queue, &[(3, "b", "m")]);
-        assert_eq!(queue.objection("b"), Some(RefusalReason::QueueFull));
-    }
-
-    #[test]
-    fn a_removed_request_frees_its_place_and_its_deadline() {
-        let mut queue = queue(2, 1);
-        let entries = fill(&mut queue, &[(1, "a", "m"), (2, "b", "m")]);
-        assert_eq!(queue.next_deadline(), Some(Duration::from_secs(1)));
-        queue.remove(&entries[0]);
-        queue.remove(&entries[0]);
-        assert_eq!((queue.len(), queue.objection("a")), (1, None));
-        assert_eq!(queue.next_deadline(), Some(Duration::from_secs(2)));
-        assert_eq!(queue.overdue(Duration::from_millis(1999)), []);
-        assert_eq!(queue.overdue(Duration::from_secs(2)), [RequestId(2)]);
-    }
-
-    #[test]
-    fn classes_of_a_listed_name_cover_both_spellings_and_retries() {
-        let mut queue = queue(10, 10);
-        fill(&mut queue, &[(1, "a", "m"), (2, "a", "m:latest"), (3, "a", "m2")]);
-        let retried = Class { failed_on: vec![FailedOn { node: NodeId(0), is_barred: true }], ..class("m") };
-        queue.push(Entry { class: retried.clone(), ..entry(4, "b", "m") });
-        assert_eq!(queue.classes_of("m:latest"), [class("m:latest"), class("m"), retried.clone()]);
-        assert_eq!(queue.lengths()[&Arc::from("m")], 2);
-        assert_eq!(queue.ids_of(&retried), [RequestId(4)]);
-    }
-
-    #[test]
-    fn only_so_many_users_are_remembered() {
-        let mut turns = Turns::default();
-        for user in 0..=REMEMBERED_USERS {
-            turns.take(&user.to_string().into());
+    fn a_weight_of_two_is_twice_the_work() {
+        let mut queue = Queue::new();
+        queue.0.lane(&"a".into(), 2.0, at(0));
+        for id in [1, 2, 3] {
+            let lane = queue.0.lane(&"a".into(), 2.0, at(0));
+            let position = Position { is_fresh: true, arrival: id };
+            let id = RequestId(id);
+            let entry = Entry { id, model: MODEL, position, arrived: at(0), deadline: at(1000), cost: 1.0 };
+            queue.0.push(lane, entry, at(0));
         }
-        assert_eq!(turns.of_user.len(), REMEMBERED_USERS);
-        assert_eq!((turns.last_served("0"), turns.last_served("1")), (0, 2));
+        queue.push(4, "b", 1.0, at(0));
+        queue.push(5, "b", 1.0, at(0));
+        assert_eq!(queue.order(10), [1, 4, 2, 3, 5]);
+    }
+
+    #[test]
+    fn whoever_comes_back_has_saved_nothing_up_and_forgets_half_of_what_it_used_in_30_s() {
+        let mut queue = Queue::new();
+        let a = queue.push(1, "a", 1.0, at(0));
+        let b = queue.push(2, "b", 1.0, at(0));
+        queue.dispatch(a, 1, 8.0, at(0));
+        queue.dispatch(b, 2, 1.0, at(0));
+        let b = queue.push(3, "b", 1.0, at(0));
+        queue.dispatch(b, 3, 1.0, at(0));
+        // b's counter of 1 is where everybody begins now; a is at 8, and after 30 s at 1 + 7 / 2.
+        let c = queue.push(4, "c", 1.0, at(30));
+        let a = queue.push(5, "a", 1.0, at(30));
+        assert!((queue.0.lanes[c.0].counter - 1.0).abs() < 1e-9);
+        assert!((queue.0.lanes[a.0].counter - 4.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bounds_are_for_new_requests_and_tell_a_full_share_from_a_full_queue() {
+        let mut queue = Queue::new();
+        for id in 0..3 {
+            queue.push(id, "a", 1.0, at(0));
+        }
+        assert_eq!(queue.0.objection("a"), Some(RefusalReason::UserQueueFull));
+        for id in 3..10 {
+            queue.push(id, &format!("u{}", id % 4), 1.0, at(0));
+        }
+        assert_eq!(queue.0.objection("new"), Some(RefusalReason::QueueFull));
+        assert_eq!(queue.0.len(), 10);
+    }
+
+    #[test]
+    fn who_waited_a_minute_may_go_first_once_a_minute() {
+        let mut queue = Queue::new();
+        let flood = queue.push(1, "flood", 1.0, at(0));
+        queue.push(2, "flood", 1.0, at(0));
+        queue.push(3, "other", 1.0, at(30));
+        let due = |queue: &Queue, now| queue.0.due(now).map(|(_, id)| id.0).collect::<Vec<_>>();
+        assert!(due(&queue, at(59)).is_empty());
+        assert_eq!(due(&queue, at(60)), [1]);
+        queue.0.went_first(flood, at(60));
+        queue.dispatch(flood, 1, 1.0, at(60));
+        assert_eq!(due(&queue, at(119)), [3]);
+        assert_eq!(due(&queue, at(120)), [3, 2]);
+    }
+
+    #[test]
+    fn users_in_no_use_are_forgotten_and_those_with_something_are_not() {
+        let mut queue = Queue::new();
+        queue.push(1, "kept", 1.0, at(0));
+        for user in 0..REMEMBERED_LANES + 10 {
+            queue.0.lane(&format!("user-{user}").as_str().into(), 1.0, at(1));
+        }
+        assert!(queue.0.by_user.len() <= REMEMBERED_LANES);
+        assert_eq!(queue.order(10), [1]);
+        assert_eq!(queue.0.waiting_of("kept"), 1);
     }
 }

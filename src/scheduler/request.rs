@@ -1,11 +1,14 @@
-//! What is known of one request, and whether it may have another attempt.
+//! What is known of one request, what it costs, and whether it may have another attempt.
 
 use std::sync::Arc;
 
 use super::{
     breaker::Epoch,
-    event::{Failure, NodeId, RequestId, Time},
-    queue::{Class, Entry, FailedOn, Position},
+    estimate::{PREFILL_RATIO, REFERENCE_BYTES},
+    event::{Arrival, Failure, NodeId, Time},
+    explain::Alternative,
+    model::ModelId,
+    queue::{LaneId, Position},
 };
 
 const MOST_ATTEMPTS: u32 = 3;
@@ -15,68 +18,88 @@ const MOST_COSTLY_FAILURES: u32 = 2;
 const LEAST_RETRY_BUDGET: usize = 3;
 /// One active request in this many may be such a retry: 20 %.
 const ACTIVE_PER_RETRY: usize = 5;
+/// Tokens a second of the node that costs are given for.
+const COST_SPEED: f64 = 100.0;
+
+/// What a request costs: the seconds a node of 100 tokens a second would work on it. The same wherever it runs, so that
+/// nobody pays for having been given a slow node.
+pub(super) fn cost(prompt: f64, output: f64, model_bytes: f64) -> f64 {
+    (prompt / PREFILL_RATIO + output) * (model_bytes / REFERENCE_BYTES) / COST_SPEED
+}
 
 /// See the module.
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) user: Arc<str>,
-    pub(super) model: Arc<str>,
-    deadline: Time,
-    arrival: u64,
+    pub(super) lane: LaneId,
+    pub(super) model: ModelId,
+    /// Tokens.
+    pub(super) prompt: f64,
+    /// Most tokens of the answer.
+    pub(super) max_output: Option<f64>,
+    pub(super) session: Option<u64>,
+    pub(super) is_stream: bool,
+    pub(super) arrived: Time,
+    pub(super) deadline: Time,
+    pub(super) arrival: u64,
     /// The running attempt; `None` while queued.
     pub(super) attempt: Option<Attempt>,
     /// Counts the running one.
-    attempts: u32,
+    pub(super) attempts: u32,
+    /// A model was loaded on its account.
+    pub(super) caused_load: bool,
+    /// What it waits for, by the last plan that came as far as to it.
+    pub(super) waits_for: Option<Alternative>,
     costly_failures: u32,
     last_failure: Option<Failure>,
     failed_on: Vec<FailedOn>,
 }
 
+/// A node that failed a request.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(super) struct FailedOn {
+    pub(super) node: NodeId,
+    /// Not to be tried again, even if no other node is left.
+    pub(super) is_barred: bool,
+}
+
 /// A request on a node.
+#[derive(Clone, Debug)]
 pub(super) struct Attempt {
     pub(super) node: NodeId,
-    pub(super) listed: Arc<str>,
     pub(super) epoch: Epoch,
     pub(super) has_first_byte: bool,
+    /// Broken off after its first byte: the client is being told.
+    pub(super) is_abandoned: bool,
+    /// What the user was charged.
+    pub(super) charged: f64,
 }
 
 impl Request {
-    pub(super) fn new(user: Arc<str>, model: Arc<str>, deadline: Time, arrival: u64) -> Self {
+    pub(super) fn new(arrival: Arrival, lane: LaneId, model: ModelId, number: u64, now: Time) -> Self {
         Self {
-            user,
+            user: arrival.user,
+            lane,
             model,
-            deadline,
-            arrival,
+            prompt: arrival.prompt_tokens as f64,
+            max_output: arrival.max_output.map(|tokens| tokens as f64),
+            session: arrival.session,
+            is_stream: arrival.is_stream,
+            arrived: now,
+            deadline: arrival.deadline,
+            arrival: number,
             attempt: None,
             attempts: 0,
+            caused_load: false,
+            waits_for: None,
             costly_failures: 0,
             last_failure: None,
             failed_on: Vec::new(),
         }
     }
 
-    pub(super) fn deadline(&self) -> Time {
-        self.deadline
-    }
-
-    pub(super) fn class(&self) -> Class {
-        Class { model: self.model.clone(), failed_on: self.failed_on.clone() }
-    }
-
-    pub(super) fn entry(&self, id: RequestId) -> Entry {
-        Entry {
-            id,
-            user: self.user.clone(),
-            class: self.class(),
-            position: Position { is_fresh: self.last_failure.is_none(), arrival: self.arrival },
-            deadline: self.deadline,
-        }
-    }
-
-    /// Starts an attempt and returns its number.
-    pub(super) fn start(&mut self, attempt: Attempt) -> u32 {
-        self.attempt = Some(attempt);
-        self.attempts += 1;
-        self.attempts
+    pub(super) fn position(&self) -> Position {
+        Position { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
     }
 
     pub(super) fn last_failure(&self) -> Option<Failure> {
@@ -88,14 +111,18 @@ impl Request {
         self.last_failure.is_some_and(Failure::is_costly)
     }
 
+    pub(super) fn failed_on(&self, node: NodeId) -> Option<FailedOn> {
+        self.failed_on.iter().copied().find(|failed_on| failed_on.node == node)
+    }
+
     /// An attempt on `node` failed.
     pub(super) fn failed(&mut self, node: NodeId, failure: Failure) {
         self.last_failure = Some(failure);
         self.costly_failures += u32::from(failure.is_costly());
         let is_barred = !failure.allows_same_node();
-        match self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node) {
-            Ok(index) => self.failed_on[index].is_barred |= is_barred,
-            Err(index) => self.failed_on.insert(index, FailedOn { node, is_barred }),
+        match self.failed_on.iter_mut().find(|failed_on| failed_on.node == node) {
+            Some(failed_on) => failed_on.is_barred |= is_barred,
+            None => self.failed_on.push(FailedOn { node, is_barred }),
         }
     }
 
@@ -111,10 +138,21 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::event::RequestId, *};
 
     fn failed(failures: &[Failure]) -> Request {
-        let mut request = Request::new("u".into(), "m".into(), Time::ZERO, 1);
+        let arrival = Arrival {
+            id: RequestId(1),
+            user: "u".into(),
+            weight: 1.0,
+            model: "m".into(),
+            prompt_tokens: 1,
+            max_output: None,
+            session: None,
+            is_stream: true,
+            deadline: Time::ZERO,
+        };
+        let mut request = Request::new(arrival, LaneId::default(), ModelId(0), 1, Time::ZERO);
         for (node, failure) in failures.iter().enumerate() {
             request.attempts += 1;
             request.failed(NodeId(node), *failure);
@@ -136,7 +174,7 @@ mod tests {
 
     #[test]
     fn costly_retries_stay_within_a_fifth_of_the_active_requests_or_three() {
-        for costly in [Failure::Crashed, Failure::TimedOut, Failure::Garbled] {
+        for costly in [Failure::Crashed, Failure::TimedOut, Failure::Garbled, Failure::Silent] {
             assert!(failed(&[costly]).may_retry(2, 10));
             assert!(!failed(&[costly]).may_retry(3, 19));
             assert!(failed(&[costly]).may_retry(3, 20));
@@ -155,6 +193,12 @@ mod tests {
     fn a_node_once_barred_stays_barred() {
         let mut request = failed(&[Failure::Crashed]);
         request.failed(NodeId(0), Failure::Reset);
-        assert!(request.class().failed_on[0].is_barred);
+        assert!(request.failed_on(NodeId(0)).unwrap().is_barred);
+    }
+
+    #[test]
+    fn a_cost_is_the_work_and_not_where_it_is_done() {
+        assert!((cost(2500.0, 100.0, 5e9) - 2.0).abs() < 1e-9);
+        assert!((cost(0.0, 100.0, 20e9) - 4.0).abs() < 1e-9);
     }
 }

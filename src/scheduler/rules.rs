@@ -11,22 +11,27 @@ fn at(seconds: u64) -> Time {
 }
 
 fn model(name: &str) -> Model {
-    Model { name: name.into(), size_bytes: 1, digest: String::new(), modified_unix: 0 }
+    Model { name: name.into(), size_bytes: 1, digest: String::new(), modified_unix: 0, family: String::new() }
 }
 
 fn spec(slots: u32) -> NodeSpec {
-    NodeSpec { name: "gpu".into(), slots, vram_bytes: None }
+    NodeSpec { name: "gpu".into(), slots: Some(slots), vram_bytes: None }
 }
 
-/// Nodes of so many slots each, all up, all with models `m` and `n`.
+/// Nodes of so many slots each, all up, all with models `m` and `n` on disk and in memory.
 fn fleet(settings: Settings, slots: &[u32]) -> Scheduler {
     let mut scheduler = Scheduler::new(settings, slots.iter().map(|slots| spec(*slots)).collect());
     for node in (0..slots.len()).map(NodeId) {
         scheduler.handle(Event::Answered { node }, at(0));
         let models = vec![model("m:latest"), model("n:latest")];
         scheduler.handle(Event::Listed { node, models }, at(0));
+        scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest"), loaded("n:latest")] }, at(0));
     }
     scheduler
+}
+
+fn loaded(name: &str) -> Loaded {
+    Loaded { name: name.into(), vram_bytes: 1, context_length: None }
 }
 
 fn nodes(slots: &[u32]) -> Scheduler {
@@ -34,7 +39,21 @@ fn nodes(slots: &[u32]) -> Scheduler {
 }
 
 fn arrived(id: u64, user: &str, model: &str) -> Event {
-    Event::Arrived { id: RequestId(id), user: user.into(), model: model.into(), deadline: SOON }
+    Event::Arrived(arrival(id, user, model))
+}
+
+fn arrival(id: u64, user: &str, model: &str) -> Arrival {
+    Arrival {
+        id: RequestId(id),
+        user: user.into(),
+        weight: 1.0,
+        model: model.into(),
+        prompt_tokens: 10,
+        max_output: None,
+        session: None,
+        is_stream: true,
+        deadline: SOON,
+    }
 }
 
 fn failed(id: u64, failure: Failure) -> Event {
@@ -55,6 +74,13 @@ fn silence(scheduler: &mut Scheduler, node: usize, now: Time) -> Vec<Decision> {
     scheduler.handle(silent(), now)
 }
 
+/// Answers again, after it has said what is in its memory.
+fn come_back(scheduler: &mut Scheduler, node: usize, now: Time) -> Vec<Decision> {
+    let loaded = vec![loaded("m:latest"), loaded("n:latest")];
+    scheduler.handle(Event::Resident { node: NodeId(node), loaded }, now);
+    scheduler.handle(Event::Answered { node: NodeId(node) }, now)
+}
+
 fn dispatch(id: u64, node: usize, attempt: u32) -> Decision {
     Decision::Dispatch { id: RequestId(id), node: NodeId(node), attempt }
 }
@@ -62,7 +88,7 @@ fn dispatch(id: u64, node: usize, attempt: u32) -> Decision {
 fn reasons(decisions: &[Decision]) -> Vec<(u64, RefusalReason)> {
     let refused = |decision: &Decision| match decision {
         Decision::Refuse { id, refusal } => Some((id.0, refusal.reason)),
-        Decision::Dispatch { .. } => None,
+        _ => None,
     };
     decisions.iter().filter_map(refused).collect()
 }
@@ -109,7 +135,7 @@ fn both_spellings_of_a_name_wait_for_the_same_slots() {
     scheduler.handle(arrived(1, "a", "m"), at(0));
     assert_eq!(scheduler.handle(arrived(2, "a", "m:latest"), at(0)), []);
     assert_eq!(scheduler.handle(arrived(3, "a", "m"), at(0)), []);
-    assert_eq!(scheduler.queued_by_model(), [("m".into(), 1), ("m:latest".into(), 1)].into());
+    assert_eq!(scheduler.queued_by_model(), [("m:latest".into(), 2)].into());
     assert_eq!(scheduler.nodes()[0].waiting, 2);
     assert_eq!(scheduler.handle(completed(1), at(1)), [dispatch(2, 0, 1)]);
 }
@@ -134,17 +160,20 @@ fn a_full_share_is_refused_apart_from_a_full_queue() {
 fn a_deadline_that_passed_is_refused() {
     let mut scheduler = nodes(&[1]);
     scheduler.handle(arrived(1, "a", "m"), at(0));
-    let waiting = |id, deadline| Event::Arrived { id: RequestId(id), user: "a".into(), model: "m".into(), deadline };
+    let waiting = |id, deadline| Event::Arrived(Arrival { deadline, ..arrival(id, "a", "m") });
     scheduler.handle(waiting(2, at(10)), at(0));
     scheduler.handle(waiting(3, at(5)), at(0));
-    assert_eq!(scheduler.next_deadline(), Some(at(5)));
     assert_eq!(scheduler.handle(Event::Tick, at(4)), []);
+    // A beat, which is a deadline as well here.
+    assert_eq!(scheduler.next_deadline(), Some(at(5)));
     let refused = scheduler.handle(Event::Tick, at(5));
     assert_eq!(reasons(&refused), [(3, RefusalReason::DeadlinePassed)]);
+    scheduler.handle(Event::Tick, Duration::from_millis(9500));
     assert_eq!(scheduler.next_deadline(), Some(at(10)));
-    let refused = scheduler.handle(waiting(4, at(5)), at(5));
+    let refused = scheduler.handle(waiting(4, at(5)), at(10));
     assert_eq!(reasons(&refused), [(4, RefusalReason::DeadlinePassed)]);
-    scheduler.handle(completed(1), at(6));
+    assert_eq!(reasons(&scheduler.handle(Event::Tick, at(10))), [(2, RefusalReason::DeadlinePassed)]);
+    scheduler.handle(completed(1), at(10));
     assert_eq!((scheduler.queued(), scheduler.next_deadline()), (0, None));
 }
 
@@ -166,6 +195,7 @@ fn nothing_is_sent_to_a_node_that_never_answered() {
     assert_eq!(reasons(&refused), [(1, RefusalReason::NoNode)]);
     assert_eq!((scheduler.can_serve(), scheduler.nodes()[0].state), (0, NodeState::Down));
     scheduler.handle(Event::Answered { node: NodeId(0) }, at(1));
+    scheduler.handle(Event::Resident { node: NodeId(0), loaded: vec![loaded("m")] }, at(1));
     assert_eq!(scheduler.handle(arrived(2, "a", "m"), at(1)), [dispatch(2, 0, 1)]);
 }
 
@@ -216,10 +246,9 @@ fn a_node_that_comes_back_gets_one_request_and_after_its_first_byte_all() {
     }
     scheduler.handle(left(1, Outcome::Cancelled), at(0));
     scheduler.handle(left(2, Outcome::Cancelled), at(0));
-    let back = scheduler.handle(Event::Answered { node: NodeId(0) }, at(1));
-    assert_eq!(back, [dispatch(4, 0, 1)]);
+    assert_eq!(come_back(&mut scheduler, 0, at(1)), [dispatch(4, 0, 1)]);
     assert_eq!(scheduler.nodes()[0].state, NodeState::Suspect);
-    let closed = scheduler.handle(Event::FirstByte { id: RequestId(4) }, at(2));
+    let closed = scheduler.handle(Event::FirstByte { id: RequestId(4) }, at(1));
     assert_eq!(closed, [dispatch(5, 0, 1)]);
     assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
 }
@@ -250,7 +279,7 @@ fn a_failed_attempt_goes_even_before_what_its_user_sent_earlier() {
     let mut scheduler = nodes(&[1, 1]);
     scheduler.handle(Event::Listed { node: NodeId(1), models: vec![model("m:latest")] }, at(0));
     silence(&mut scheduler, 0, at(0));
-    scheduler.handle(Event::Answered { node: NodeId(0) }, at(1));
+    come_back(&mut scheduler, 0, at(1));
     // On trial, the first node takes one request, whatever the model.
     assert_eq!(scheduler.handle(arrived(1, "b", "n"), at(1)), [dispatch(1, 0, 1)]);
     assert_eq!(scheduler.handle(arrived(2, "a", "n"), at(1)), []);
@@ -305,8 +334,8 @@ fn whoever_comes_just_when_a_back_off_ends_does_not_overtake_those_who_wait() {
     // The back-off keeps the freed slot from both.
     assert_eq!(scheduler.handle(failed(1, Failure::Busy), at(0)), []);
     assert_eq!(scheduler.handle(arrived(3, "c", "m"), at(1)), [dispatch(2, 0, 1)]);
-    assert_eq!(scheduler.handle(completed(2), at(1)), [dispatch(3, 0, 1)]);
-    assert_eq!(scheduler.handle(completed(3), at(1)), [dispatch(1, 0, 2)]);
+    assert_eq!(scheduler.handle(completed(2), at(1)), [dispatch(1, 0, 2)]);
+    assert_eq!(scheduler.handle(completed(1), at(1)), [dispatch(3, 0, 1)]);
 }
 
 #[test]

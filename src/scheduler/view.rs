@@ -8,25 +8,36 @@ use std::{
 };
 
 use super::{
-    Scheduler,
-    event::{Model, NodeId, NodeView},
-    name::Name,
+    Scheduler, Story,
+    event::{Model, NodeId, NodeView, RequestId, Time},
     node::Node,
 };
 
+/// A request that waits, in the order in which it would be looked at now.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Waiting {
+    /// Which.
+    pub id: RequestId,
+    /// Whose.
+    pub user: Arc<str>,
+    /// The model, with its tag.
+    pub model: Arc<str>,
+    /// How long so far.
+    pub waited: Time,
+}
+
 impl Scheduler {
-    /// The model of this name on any node, also on dead ones as they listed it
-    /// last. The name is matched as given first, then in its other spelling.
+    /// The model of this name on any node, in either spelling; also on dead nodes as they listed it last.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
-        let exact = Name { given: asked, other: None };
-        self.find_on_any(&exact).or_else(|| self.find_on_any(&Name::new(asked)))
+        let model = self.models.find(asked)?;
+        self.live_nodes_first().find_map(|node| node.instance(model)?.listing.as_ref())
     }
 
     /// The live nodes that have the model, under either spelling of its name.
     pub fn live_with(&self, asked: &str) -> Vec<NodeId> {
-        let name = Name::new(asked);
+        let Some(model) = self.models.find(asked) else { return Vec::new() };
         let nodes = self.nodes.iter().enumerate();
-        nodes.filter(|(_, node)| node.is_live() && node.find(&name).is_some()).map(|(index, _)| NodeId(index)).collect()
+        nodes.filter(|(_, node)| node.is_live() && node.lists(model)).map(|(index, _)| NodeId(index)).collect()
     }
 
     /// Every model of the fleet under the names the nodes give, the last
@@ -34,8 +45,9 @@ impl Scheduler {
     /// said last.
     pub fn models(&self) -> Vec<&Model> {
         let mut seen = BTreeSet::new();
-        let mut models: Vec<&Model> =
-            self.live_nodes_first().flat_map(Node::models).filter(|model| seen.insert(model.name.as_str())).collect();
+        let instances = self.live_nodes_first().flat_map(Node::instances);
+        let listings = instances.filter_map(|(id, instance)| Some((id, instance.listing.as_ref()?)));
+        let mut models: Vec<&Model> = listings.filter(|(id, _)| seen.insert(*id)).map(|(_, model)| model).collect();
         models.sort_by(|a, b| {
             let newest_first = Reverse(a.modified_unix).cmp(&Reverse(b.modified_unix));
             newest_first.then_with(|| a.name.cmp(&b.name))
@@ -43,14 +55,14 @@ impl Scheduler {
         models
     }
 
-    /// Every node, in the order of the configuration.
+    /// Every node of the fleet, in the order in which they joined.
     pub fn nodes(&self) -> Vec<NodeView> {
-        let queued = self.queue.lengths();
         let waiting = |node: &Node| {
-            let mine = queued.iter().filter(|(model, _)| node.find(&Name::new(model)).is_some());
-            mine.map(|(_, waiting)| waiting).sum()
+            let mine = self.queue.models().filter(|model| node.lists(*model));
+            mine.map(|model| self.queue.waiting_for(model)).sum()
         };
-        self.nodes.iter().map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
+        let present = self.nodes.iter().filter(|node| !node.has_left);
+        present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
     }
 
     /// Requests that wait.
@@ -58,9 +70,42 @@ impl Scheduler {
         self.queue.len()
     }
 
-    /// Requests that wait for each model, under the names clients used; no zeros.
+    /// Requests that wait for each model, under its name with a tag; no zeros.
     pub fn queued_by_model(&self) -> BTreeMap<Arc<str>, usize> {
-        self.queue.lengths()
+        let name = |model| (self.models.get(model).name.clone(), self.queue.waiting_for(model));
+        self.queue.models().map(name).collect()
+    }
+
+    /// The first `most` of those that wait, whoever's turn it is first.
+    pub fn waiting(&self, most: usize, now: Time) -> Vec<Waiting> {
+        let mut ids = Vec::new();
+        self.queue.first(most, &mut ids);
+        let waiting = |id: RequestId| {
+            let request = self.requests.get(&id)?;
+            let model = self.models.get(request.model).name.clone();
+            Some(Waiting { id, user: request.user.clone(), model, waited: now.saturating_sub(request.arrived) })
+        };
+        ids.into_iter().filter_map(waiting).collect()
+    }
+
+    /// Whether this attempt of a request runs.
+    pub fn runs(&self, id: RequestId, attempt: u32) -> bool {
+        self.requests.get(&id).is_some_and(|request| request.attempt.is_some() && request.attempts == attempt)
+    }
+
+    /// What is remembered of one of the last requests.
+    pub fn story(&self, id: RequestId) -> Option<&Story> {
+        self.journal.get(id)
+    }
+
+    /// The node's name, also of one that has left.
+    pub fn node_name(&self, node: NodeId) -> Option<&str> {
+        self.nodes.get(node.0).map(|node| node.spec.name.as_str())
+    }
+
+    /// How fast requests leave the queue: seconds between two of them, as measured while others wait.
+    pub fn drain_interval(&self) -> Option<Time> {
+        self.drain.interval()
     }
 
     /// Requests on nodes.
@@ -70,16 +115,12 @@ impl Scheduler {
 
     /// Nodes that are up or suspect.
     pub fn can_serve(&self) -> usize {
-        self.nodes.iter().filter(|node| node.is_live()).count()
-    }
-
-    fn find_on_any(&self, name: &Name) -> Option<&Model> {
-        let mut nodes = self.live_nodes_first();
-        nodes.find_map(|node| node.find(name)).map(|(_, model)| model)
+        self.nodes.iter().filter(|node| node.is_open()).count()
     }
 
     fn live_nodes_first(&self) -> impl Iterator<Item = &Node> {
-        let live = self.nodes.iter().filter(|node| node.is_live());
-        live.chain(self.nodes.iter().filter(|node| !node.is_live()))
+        let (live, dead): (Vec<_>, Vec<_>) =
+            self.nodes.iter().filter(|node| !node.has_left).partition(|node| node.is_live());
+        live.into_iter().chain(dead)
     }
 }

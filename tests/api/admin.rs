@@ -6,7 +6,8 @@ use ollama_sim::Fault;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, chat_body, error_of, eventually, fast_node, node, spawn_app, spawn_app_with,
+    ADMIN_KEY, TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, node, spawn_app,
+    spawn_app_with,
 };
 
 /// A gateway whose only node is not there.
@@ -485,7 +486,7 @@ fn send_in_background(app: &TestApp, key: &str) -> actix_rt::task::JoinHandle<()
 
 #[actix_rt::test]
 async fn nodes_are_listed_with_their_state_load_and_models() {
-    let simulated = fast_node().await;
+    let simulated = cold_node().await;
     let nodes = vec![node("up", simulated.url(), 1), node("gone", "http://127.0.0.1:1".to_owned(), 3)];
     let app = spawn_app(nodes).await;
     let key = app.user("ann").await;

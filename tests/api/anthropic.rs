@@ -120,7 +120,7 @@ async fn the_events_of_a_message_come_in_their_order() {
 async fn whatever_is_asked_in_anthropics_words_the_gateway_answers_as_the_node_itself() {
     let models = ["llama3.2", "qwen3:8b"].map(|name| SimModel::thinking(name, 2.0)).into_iter();
     let models = models.chain([SimModel::vision("llava", 4.7)]).collect();
-    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
     let tool =
@@ -279,7 +279,7 @@ async fn a_message_that_breaks_ends_with_an_error_event_and_never_with_message_s
     let faults = [Fault::DieAfter(6), Fault::ErrorAfter(6), Fault::EndAfter(6), Fault::GarbageAfter(6)];
     each_at_once(faults, async |fault| {
         // Slow enough for each event to come by itself.
-        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::fast() }).await.unwrap();
+        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::warm() }).await.unwrap();
         let app = spawn_over(&simulated).await;
         let key = app.user("ann").await;
         simulated.set_fault(Some(fault.clone()));

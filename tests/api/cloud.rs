@@ -119,7 +119,7 @@ async fn an_https_node_is_trusted_by_its_own_authority_and_by_no_other() {
 #[actix_rt::test]
 async fn a_key_in_a_file_opens_the_node_for_requests_and_probes() {
     let simulated =
-        SimNode::start(SimConfig { api_key: Some("node-key".to_owned()), ..SimConfig::fast() }).await.unwrap();
+        SimNode::start(SimConfig { api_key: Some("node-key".to_owned()), ..SimConfig::warm() }).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("key");
     std::fs::write(&file, "node-key\n").unwrap();

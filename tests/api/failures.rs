@@ -335,7 +335,7 @@ async fn a_gateway_without_any_node_says_so_and_serves_as_soon_as_one_comes_up()
 
 #[actix_rt::test]
 async fn a_node_that_comes_up_later_is_used() {
-    let only = SimConfig { models: vec![SimModel::chat("late:1b", 1.0)], ..SimConfig::fast() };
+    let only = SimConfig { models: vec![SimModel::chat("late:1b", 1.0)], ..SimConfig::warm() };
     let (late, early) = (SimNode::start(only).await.unwrap(), fast_node().await);
     late.stop().await;
     let app = spawn_over(&[&late, &early], |_| {}).await;
@@ -388,7 +388,7 @@ async fn one_of_many(app: &TestApp, key: &str, number: usize) -> Option<String> 
 
 #[actix_rt::test]
 async fn a_node_that_dies_under_load_costs_no_request_that_had_not_begun() {
-    let speed = || SimConfig { tokens_per_second: 500.0, slots: 4, ..SimConfig::fast() };
+    let speed = || SimConfig { tokens_per_second: 500.0, slots: 4, ..SimConfig::warm() };
     let mut simulated = Vec::new();
     for _ in 0..3 {
         simulated.push(SimNode::start(speed()).await.unwrap());
@@ -511,7 +511,7 @@ async fn a_full_queue_refuses_everybody_and_a_full_share_its_user() {
 
 /// A node so slow that whatever is asked of it runs for minutes, but for short answers.
 async fn slow_node() -> SimNode {
-    SimNode::start(SimConfig { tokens_per_second: 20.0, slots: 100, batch_slowdown: 0.0, ..SimConfig::fast() })
+    SimNode::start(SimConfig { tokens_per_second: 20.0, slots: 100, batch_slowdown: 0.0, ..SimConfig::warm() })
         .await
         .unwrap()
 }
@@ -567,13 +567,14 @@ async fn a_client_that_leaves_in_the_middle_of_a_stream_pays_for_what_was_sent()
 
 #[actix_rt::test]
 async fn a_client_that_leaves_before_the_first_byte_stops_the_node_at_once() {
-    for body in [chat_body("llama3.2", "hi"), stream_body("llama3.2", "hi")] {
-        let loading = SimConfig { load_overhead: Duration::from_secs(60), ..SimConfig::fast() };
-        let simulated = SimNode::start(loading).await.unwrap();
+    let prompt = "hi ".repeat(5000);
+    for body in [chat_body("llama3.2", &prompt), stream_body("llama3.2", &prompt)] {
+        // A prompt that takes it minutes to read.
+        let simulated = SimNode::start(SimConfig { tokens_per_second: 1.0, ..SimConfig::warm() }).await.unwrap();
         let app = spawn_over(&[&simulated], |_| {}).await;
         let key = app.user("ann").await;
         let connection = app.send_and_hold(&key, &body).await;
-        eventually("the node loads", || simulated.stats().in_flight == 1).await;
+        eventually("the node works on it", || simulated.stats().in_flight == 1).await;
 
         let took = time_to_cancel(&app, &simulated, || drop(connection)).await;
 
@@ -582,6 +583,24 @@ async fn a_client_that_leaves_before_the_first_byte_stops_the_node_at_once() {
         assert_eq!((&row["status"], &row["completion_tokens"]), (&json!("cancelled"), &json!(0)));
         app.stop().await;
     }
+}
+
+#[actix_rt::test]
+async fn a_client_that_leaves_while_its_model_is_loaded_aborts_nothing() {
+    let loading = SimConfig { load_overhead: Duration::from_secs(1), ..SimConfig::fast() };
+    let simulated = SimNode::start(loading).await.unwrap();
+    let app = spawn_over(&[&simulated], |_| {}).await;
+    let key = app.user("ann").await;
+    let connection = app.send_and_hold(&key, &chat_body("llama3.2", "hi")).await;
+    eventually("the node loads", || simulated.stats().in_flight == 1).await;
+
+    drop(connection);
+    let reply = app.chat(&key, "llama3.2", "hi").await;
+
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let stats = simulated.stats();
+    assert_eq!((stats.loads, stats.cancelled), (1, 0), "the load went on for whoever came next");
+    app.stop().await;
 }
 
 #[actix_rt::test]
@@ -605,7 +624,7 @@ async fn a_client_that_leaves_the_queue_frees_its_place() {
 
 #[actix_rt::test]
 async fn a_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() {
-    let config = SimConfig { tokens_per_second: 200.0, slots: 2, ..SimConfig::fast() };
+    let config = SimConfig { tokens_per_second: 200.0, slots: 2, ..SimConfig::warm() };
     let (one, two) = (SimNode::start(config.clone()).await.unwrap(), SimNode::start(config).await.unwrap());
     let nodes = vec![node("a", one.url(), 2), node("b", two.url(), 2)];
     let app = spawn_app(nodes).await;
@@ -634,7 +653,7 @@ async fn a_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() {
 
 #[actix_rt::test]
 async fn a_model_nobody_has_is_unknown_although_a_node_is_down() {
-    let only = SimConfig { models: vec![SimModel::chat("one:1b", 1.0)], ..SimConfig::fast() };
+    let only = SimConfig { models: vec![SimModel::chat("one:1b", 1.0)], ..SimConfig::warm() };
     let (down, up) = (fast_node().await, SimNode::start(only).await.unwrap());
     down.stop().await;
     let app = spawn_over(&[&down, &up], |_| {}).await;

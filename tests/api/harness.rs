@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use ollama_gateway::app::App;
 use ollama_gateway::config::Config;
 use ollama_gateway::relay::{Dispatcher, NodeSettings};
+use ollama_gateway::scheduler::{NodeState, NodeView};
 use ollama_gateway::store::KeyDigest;
 use ollama_sim::{SimConfig, SimNode};
 use sea_orm::{ConnectionTrait, Database};
@@ -90,14 +91,19 @@ pub struct TestApp {
     running: Option<actix_rt::task::JoinHandle<std::io::Result<()>>>,
 }
 
-/// A simulated node without delays.
-pub async fn fast_node() -> SimNode {
+/// A simulated node without delays that has no model in memory yet.
+pub async fn cold_node() -> SimNode {
     SimNode::start(SimConfig::fast()).await.unwrap()
+}
+
+/// A simulated node without delays, and with its models in memory.
+pub async fn fast_node() -> SimNode {
+    SimNode::start(SimConfig::warm()).await.unwrap()
 }
 
 /// How a node stands in the configuration.
 pub fn node(name: &str, url: String, slots: u32) -> NodeSettings {
-    NodeSettings { slots, ..NodeSettings::new(name, url) }
+    NodeSettings { slots: Some(slots), ..NodeSettings::new(name, url) }
 }
 
 /// A gateway over these nodes on SQLite, with the defaults; waits until every node that can be up is up.
@@ -136,8 +142,7 @@ impl TestApp {
     async fn settle(&self) {
         eventually("the nodes are probed", || {
             self.dispatcher.read(|scheduler| {
-                let known =
-                    |node: &ollama_gateway::scheduler::NodeView| node.last_error.is_some() || !node.models.is_empty();
+                let known = |node: &NodeView| node.last_error.is_some() || node.state == NodeState::Up;
                 scheduler.nodes().iter().all(known)
             })
         })

@@ -488,7 +488,7 @@ async fn deeply_nested_json_harms_nobody() {
 
 #[actix_rt::test]
 async fn models_are_the_union_over_the_nodes_each_once_as_the_nodes_name_them() {
-    let start = async |models| SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let start = async |models| SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let mut untagged = SimModel::chat("custom", 1.0);
     untagged.name = "custom".to_owned();
     let first =

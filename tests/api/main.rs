@@ -30,7 +30,6 @@ mod scripted;
 mod shutdown;
 mod smoke;
 mod streams;
-mod tracing;
 mod unsupported;
 mod usage;
 mod waiting;

@@ -175,7 +175,7 @@ async fn the_first_stand_in_that_a_node_has_is_used_and_none_where_the_model_is_
 #[actix_rt::test]
 async fn an_alias_of_a_model_that_no_node_has_means_its_stand_in() {
     let models = vec![SimModel::chat("llama3.2:1b", 1.3)];
-    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let app = spawn_named(&simulated).await;
     let key = app.user("ann").await;
 
@@ -204,7 +204,7 @@ async fn metrics_know_models_by_the_nodes_names_alone() {
 
 #[actix_rt::test]
 async fn a_model_whose_node_is_down_is_waited_for_and_not_replaced() {
-    let with = |model: &str| SimConfig { models: vec![SimModel::chat(model, 1.0)], ..SimConfig::fast() };
+    let with = |model: &str| SimConfig { models: vec![SimModel::chat(model, 1.0)], ..SimConfig::warm() };
     let (first, second) =
         (SimNode::start(with("llama3.2")).await.unwrap(), SimNode::start(with("llama3.2:1b")).await.unwrap());
     let nodes = vec![node("a", first.url(), 1), node("b", second.url(), 1)];

@@ -106,7 +106,7 @@ async fn a_native_stream_is_the_nodes_byte_for_byte_but_for_blank_lines_wherever
 async fn whatever_is_asked_in_ollamas_words_the_gateway_answers_as_the_node_itself() {
     let models = ["llama3.2:latest", "qwen3:8b"].map(|name| SimModel::thinking(name, 2.0)).into_iter();
     let models = models.chain([SimModel::embedding("all-minilm", 0.05), SimModel::vision("llava", 4.7)]).collect();
-    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
     let tool = json!({"type": "function", "function": {"name": "weather", "parameters":
@@ -210,7 +210,7 @@ async fn a_native_stream_that_breaks_ends_with_an_error_line_and_never_with_done
     let cases = SPEAKING.into_iter().flat_map(|route| faults.clone().map(|fault| (route, fault)));
     each_at_once(cases, async |(route, fault)| {
         // Slow enough for each line to come by itself.
-        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::fast() }).await.unwrap();
+        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::warm() }).await.unwrap();
         let app = spawn_over(&simulated).await;
         let key = app.user("ann").await;
         simulated.set_fault(Some(fault.clone()));

@@ -6,7 +6,7 @@ use ollama_gateway::scheduler::NodeState;
 use ollama_sim::Fault;
 use serde_json::{Value, json};
 
-use crate::harness::{ADMIN_KEY, TestApp, error_of, eventually, fast_node, node, spawn_app};
+use crate::harness::{ADMIN_KEY, TestApp, cold_node, error_of, eventually, fast_node, node, spawn_app};
 
 async fn status(app: &TestApp, path: &str) -> u16 {
     app.send(Method::GET, path, None, "").await.status.as_u16()
@@ -183,7 +183,7 @@ async fn counters_move_by_what_happened() {
 
 #[actix_rt::test]
 async fn gauges_show_the_nodes_as_they_are() {
-    let (first, second) = (fast_node().await, fast_node().await);
+    let (first, second) = (cold_node().await, cold_node().await);
     let app = spawn_app(vec![node("a", first.url(), 3), node("b", second.url(), 1)]).await;
     let key = app.user("ann").await;
     app.chat(&key, "llama3.2", "hi").await;

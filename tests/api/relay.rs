@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    TestApp, TestDatabase, chat_body, client, events_of, eventually, fast_node, node, read, spawn_app, spawn_app_with,
-    stream_body,
+    TestApp, TestDatabase, chat_body, client, cold_node, events_of, eventually, fast_node, node, read, spawn_app,
+    spawn_app_with, stream_body,
 };
 use crate::scripted::{
     CHAT_END, ScriptedNode, Step, chat_answer, chat_event, chunk, last_chunk, plain, raw, stream_head,
@@ -98,7 +98,7 @@ fn timeless(json: &str) -> Value {
 async fn whatever_is_asked_the_gateway_answers_as_the_node_itself() {
     let models = ["llama3.2:latest", "qwen3:8b"].map(|name| SimModel::thinking(name, 2.0)).into_iter();
     let models = models.chain([SimModel::embedding("all-minilm:latest", 0.05)]).collect();
-    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
     let key = app.user("ann").await;
     let tool = json!({"type": "function", "function": {"name": "weather", "parameters":
@@ -313,7 +313,7 @@ async fn a_nodes_own_key_goes_to_that_node_alone() {
     let guarded = SimConfig {
         api_key: Some("node-secret".to_owned()),
         models: vec![SimModel::chat("guarded:1b", 1.0)],
-        ..SimConfig::fast()
+        ..SimConfig::warm()
     };
     let guarded = SimNode::start(guarded).await.unwrap();
     let open = fast_node().await;
@@ -336,7 +336,7 @@ async fn a_nodes_own_key_goes_to_that_node_alone() {
 
 #[actix_rt::test]
 async fn a_node_that_wants_another_key_is_not_used() {
-    let guarded = SimConfig { api_key: Some("right".to_owned()), ..SimConfig::fast() };
+    let guarded = SimConfig { api_key: Some("right".to_owned()), ..SimConfig::warm() };
     let (guarded, open) = (SimNode::start(guarded).await.unwrap(), fast_node().await);
     let wrong_key = NodeSettings { api_key: Some("wrong".to_owned()), ..node("guarded", guarded.url(), 1) };
     let app = spawn_app(vec![wrong_key, node("open", open.url(), 1)]).await;
@@ -432,7 +432,7 @@ async fn two_requests_at_once_run_on_two_nodes_of_one_slot() {
 
 #[actix_rt::test]
 async fn a_node_never_has_more_requests_for_a_model_than_slots_and_gets_that_many() {
-    let slow = || SimConfig { tokens_per_second: 800.0, slots: 100, batch_slowdown: 0.0, ..SimConfig::fast() };
+    let slow = || SimConfig { tokens_per_second: 800.0, slots: 100, batch_slowdown: 0.0, ..SimConfig::warm() };
     let simulated = [SimNode::start(slow()).await.unwrap(), SimNode::start(slow()).await.unwrap()];
     let app = spawn_app(vec![node("a", simulated[0].url(), 3), node("b", simulated[1].url(), 1)]).await;
     let key = app.user("ann").await;
@@ -470,7 +470,7 @@ async fn a_busy_model_does_not_keep_another_one_waiting() {
 
 #[actix_rt::test]
 async fn a_node_that_has_the_model_in_memory_is_preferred() {
-    let simulated = [fast_node().await, fast_node().await, fast_node().await];
+    let simulated = [cold_node().await, cold_node().await, cold_node().await];
     let loading = chat_body("llama3.2", "load").to_string();
     client().post(simulated[1].url() + "/v1/chat/completions").send_body(loading).await.unwrap();
     let nodes = ["a", "b", "c"].iter().zip(&simulated).map(|(name, simulated)| node(name, simulated.url(), 2));
@@ -490,7 +490,7 @@ async fn a_node_that_has_the_model_in_memory_is_preferred() {
 
 #[actix_rt::test]
 async fn a_model_is_asked_of_the_node_that_has_it() {
-    let only = |name: &str| SimConfig { models: vec![SimModel::chat(name, 1.0)], ..SimConfig::fast() };
+    let only = |name: &str| SimConfig { models: vec![SimModel::chat(name, 1.0)], ..SimConfig::warm() };
     let simulated = [SimNode::start(only("one:1b")).await.unwrap(), SimNode::start(only("two:latest")).await.unwrap()];
     let app = spawn_app(vec![node("a", simulated[0].url(), 1), node("b", simulated[1].url(), 1)]).await;
     let key = app.user("ann").await;
@@ -559,7 +559,7 @@ async fn a_late_answer_never_reaches_the_next_client() {
             }
         })
         .await;
-        let other = SimNode::start(SimConfig { slots: 4, ..SimConfig::fast() }).await.unwrap();
+        let other = SimNode::start(SimConfig { slots: 4, ..SimConfig::warm() }).await.unwrap();
         let app = spawn_app_with(
             vec![node("a", node_a.url(), 4), node("b", other.url(), 4)],
             TestDatabase::sqlite(),

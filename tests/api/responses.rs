@@ -95,7 +95,7 @@ async fn a_streamed_response_ends_with_response_completed() {
 #[actix_rt::test]
 async fn whatever_is_asked_of_responses_the_gateway_answers_as_the_node_itself() {
     let models = ["llama3.2", "qwen3:8b"].map(|name| SimModel::thinking(name, 2.0)).to_vec();
-    let simulated = SimNode::start(SimConfig { models, ..SimConfig::fast() }).await.unwrap();
+    let simulated = SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
     let tool = json!({"type": "function", "name": "weather", "parameters":
@@ -147,7 +147,7 @@ async fn a_response_that_breaks_ends_with_response_failed_and_never_with_complet
     let faults = [Fault::DieAfter(8), Fault::ErrorAfter(8), Fault::EndAfter(8), Fault::GarbageAfter(8)];
     each_at_once(faults, async |fault| {
         // Slow enough for each event to come by itself.
-        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::fast() }).await.unwrap();
+        let simulated = SimNode::start(SimConfig { tokens_per_second: 10.0, ..SimConfig::warm() }).await.unwrap();
         let app = spawn_over(&simulated).await;
         let key = app.user("ann").await;
         simulated.set_fault(Some(fault.clone()));

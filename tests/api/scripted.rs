@@ -188,7 +188,9 @@ fn probe(head: &str) -> Option<&'static str> {
     let mut words = head.split(' ').skip(1);
     match words.next()? {
         "/api/version" => Some(r#"{"version":"0.12.0"}"#),
-        "/api/ps" => Some(r#"{"models":[]}"#),
+        "/api/ps" => {
+            Some(r#"{"models":[{"name":"llama3.2:latest","model":"llama3.2:latest","size_vram":2000000000}]}"#)
+        }
         "/api/tags" => Some(
             r#"{"models":[{"name":"llama3.2:latest","model":"llama3.2:latest","modified_at":"2026-11-01T12:00:00Z","size":2000000000,"digest":"ab"}]}"#,
         ),

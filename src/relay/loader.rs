@@ -1,0 +1,175 @@
+//! Who brings models into the nodes' memory and takes them out? One task, with requests of the gateway's own, so that no
+//! client that leaves aborts a load that others wait for.
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::carry::Relay;
+use super::nodes::NodeEndpoint;
+use super::upstream::{AttemptError, Head, Upstream};
+use crate::protocol::Endpoint;
+use crate::scheduler::{Event, Failure, NodeId};
+
+/// What is to be done to a node's memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Bring a model in.
+    Load {
+        /// Where.
+        node: NodeId,
+        /// As the node lists it.
+        model: Arc<str>,
+    },
+    /// Take a model out.
+    Unload {
+        /// Where.
+        node: NodeId,
+        /// As the node lists it.
+        model: Arc<str>,
+    },
+}
+
+/// An unload is only taken note of: the node answers at once.
+const UNLOAD_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Does the scheduler's errands, as many at a time as it wants.
+#[derive(Debug)]
+pub struct Loader {
+    relay: Relay,
+    upstream: Upstream,
+    errands: mpsc::Receiver<Errand>,
+}
+
+impl Loader {
+    /// A loader for what the dispatcher wants.
+    pub fn new(relay: Relay, upstream: Upstream, errands: mpsc::Receiver<Errand>) -> Self {
+        Self { relay, upstream, errands }
+    }
+
+    /// Does errands until `stop`; a load under way is broken off then.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                errand = self.errands.recv() => match errand {
+                    Some(errand) => under_way.push(run(self.relay.clone(), self.upstream.clone(), errand)),
+                    None => return,
+                },
+                Some(()) = under_way.next() => {}
+            }
+        }
+    }
+}
+
+async fn run(relay: Relay, upstream: Upstream, errand: Errand) {
+    let began = relay.clock.uptime();
+    let event = match errand {
+        Errand::Load { node, model } => {
+            let deadline = Duration::from_secs(relay.settings.load_seconds);
+            let keep = json!(format!("{}s", relay.settings.keep_alive_minutes * 60));
+            let result = with_node(&relay, node, async |endpoint| {
+                let result = ask(&upstream, endpoint, &model, &keep, deadline).await;
+                let seconds = relay.clock.uptime().saturating_sub(began);
+                match &result {
+                    Ok(()) => {
+                        relay.metrics.loaded(&endpoint.name, seconds);
+                        tracing::info!(node = &*endpoint.name, model = &*model, ?seconds, "model loaded");
+                    }
+                    Err(error) => report(&endpoint.name, &model, error, "a model could not be loaded"),
+                }
+                result
+            });
+            Event::Loaded { node, result: result.await, model: model.clone() }
+        }
+        Errand::Unload { node, model } => {
+            let result = with_node(&relay, node, async |endpoint| {
+                let result = ask(&upstream, endpoint, &model, &json!(0), UNLOAD_DEADLINE).await;
+                match &result {
+                    Ok(()) => tracing::info!(node = &*endpoint.name, model = &*model, "model unloaded to make room"),
+                    Err(error) => report(&endpoint.name, &model, error, "a model could not be unloaded"),
+                }
+                result
+            });
+            Event::Unloaded { node, result: result.await, model: model.clone() }
+        }
+    };
+    relay.dispatcher.report(event);
+}
+
+/// Does something with a node, unless it was taken out since.
+async fn with_node(
+    relay: &Relay,
+    node: NodeId,
+    act: impl AsyncFnOnce(&Arc<NodeEndpoint>) -> Result<(), AttemptError>,
+) -> Result<(), Failure> {
+    match relay.fleet.get(node) {
+        Some(endpoint) => act(&endpoint).await.map_err(|error| error.failure),
+        None => Err(Failure::Unreachable),
+    }
+}
+
+fn report(node: &str, model: &str, error: &AttemptError, message: &str) {
+    tracing::warn!(node, model, failure = ?error.failure, detail = error.detail, "{message}");
+}
+
+/// An empty request: it loads the model, or unloads it where `keep_alive` is 0, and nothing else. Models that only embed
+/// say so, and are asked in their own way.
+async fn ask(
+    upstream: &Upstream,
+    node: &Arc<NodeEndpoint>,
+    model: &str,
+    keep_alive: &serde_json::Value,
+    deadline: Duration,
+) -> Result<(), AttemptError> {
+    let generate = json!({"model": model, "keep_alive": keep_alive, "stream": false});
+    let asking = async {
+        match post(upstream, node, Endpoint::Generate, &generate).await? {
+            Head::Good(_) => Ok(()),
+            Head::Rejected { status: 400, .. } => {
+                let embed = json!({"model": model, "keep_alive": keep_alive, "input": ""});
+                match post(upstream, node, Endpoint::Embed, &embed).await? {
+                    Head::Good(_) => Ok(()),
+                    rejected => Err(verdict(rejected)),
+                }
+            }
+            rejected => Err(verdict(rejected)),
+        }
+    };
+    tokio::time::timeout(deadline, asking)
+        .await
+        .map_err(|_| AttemptError::new(Failure::TimedOut, format!("not done within {} s", deadline.as_secs())))?
+}
+
+async fn post(
+    upstream: &Upstream,
+    node: &Arc<NodeEndpoint>,
+    endpoint: Endpoint,
+    body: &serde_json::Value,
+) -> Result<Head, AttemptError> {
+    let head = upstream.send(node, endpoint, "gateway", &[], Bytes::from(body.to_string())).await?;
+    Ok(match head {
+        // To its end, so that the connection can be used again, and so that an answer cut short is no success.
+        Head::Good(mut response) => {
+            super::upstream::read_answer(&mut response, UNLOAD_DEADLINE).await?;
+            Head::Good(response)
+        }
+        rejected => rejected,
+    })
+}
+
+fn verdict(head: Head) -> AttemptError {
+    match head {
+        Head::Rejected { status, body } => {
+            let said = crate::protocol::message_of(&body).unwrap_or_default();
+            AttemptError::new(Failure::Crashed, format!("status {status}: {said}"))
+        }
+        Head::Good(_) => AttemptError::new(Failure::Garbled, "no verdict"),
+    }
+}

@@ -1,0 +1,58 @@
+//! What is known of a model over all nodes: its name, how often it is asked for, how long its answers are.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use super::{
+    estimate::{Demand, Mean},
+    name::canonical,
+};
+
+/// Tokens of an answer, before one was seen.
+const FIRST_OUTPUT: f64 = 200.0;
+
+/// Index of a model, the same on all nodes.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub(super) struct ModelId(pub(super) usize);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct ModelStats {
+    pub(super) name: Arc<str>,
+    /// Tokens of an answer.
+    pub(super) output: Mean,
+    pub(super) demand: Demand,
+}
+
+/// Every model that a node ever listed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Models {
+    by_name: BTreeMap<Arc<str>, ModelId>,
+    stats: Vec<ModelStats>,
+}
+
+impl Models {
+    /// The model of this name, in either spelling.
+    pub(super) fn find(&self, asked: &str) -> Option<ModelId> {
+        self.by_name.get(&*canonical(asked)).copied()
+    }
+
+    /// The same, made if it is new.
+    pub(super) fn meet(&mut self, listed: &str) -> ModelId {
+        if let Some(id) = self.find(listed) {
+            return id;
+        }
+        let name: Arc<str> = canonical(listed).into();
+        let id = ModelId(self.stats.len());
+        self.stats.push(ModelStats { name: name.clone(), output: Mean::new(FIRST_OUTPUT), demand: Demand::default() });
+        self.by_name.insert(name, id);
+        id
+    }
+
+    pub(super) fn get(&self, id: ModelId) -> &ModelStats {
+        &self.stats[id.0]
+    }
+
+    pub(super) fn get_mut(&mut self, id: ModelId) -> &mut ModelStats {
+        &mut self.stats[id.0]
+    }
+}
