@@ -297,11 +297,15 @@ def fleet():
         graph("Refused by users' limits", "Requests per minute, tokens per day.",
               [(f"sum by (limit) ({rate('gateway_rate_limited_total')})", "{{limit}}")], "reqps", stack=True),
         row("The gateway itself"),
-        stat("Usage storage", "Whether usage rows can be stored. While they cannot, they wait in memory, and readiness "
-             "says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
+        stat("Usage storage", "Whether usage rows can be stored in the local file. While they cannot, nothing is admitted, "
+             "and readiness says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
              rising((1, "green")), 4, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False, height=8),
-        graph("Usage rows in memory", "Of running requests, and those not yet written. New requests get 503 at 16384.",
-              [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "{{instance}}")], "none", (6, 8)),
+        graph("Usage rows on their way", "In memory: of running requests, and those not yet in the local file; new requests get "
+              "503 at 16384. In the local file: not in Postgres yet; that rises while Postgres is away, and costs nothing. "
+              "Parked: Postgres refuses them.",
+              [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "in memory, {{instance}}"),
+               ("sum by (instance) (" + series("gateway_usage_outbox_rows") + ")", "in the local file, {{instance}}"),
+               ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}")], "none", (6, 8)),
         graph("Memory", "In use by the gateway.",
               [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (5, 8)),
         graph("Processor", "1 is one core. This is what the gateway takes; models run elsewhere.",

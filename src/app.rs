@@ -1,7 +1,8 @@
 //! How is everything put together, started, and stopped in order?
 //!
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
-//! end with an error frame → the server stops → background tasks stop → usage is flushed → the database closes.
+//! end with an error frame → the server stops → background tasks stop → usage is flushed → the last traces are
+//! sent → the database closes.
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use crate::config::Config;
 use crate::http::{self, AdminKey, Inference, Lifecycle};
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
-use crate::relay::{Dispatcher, Errand, Fleet, Loader, Meters, Prober, Relay, Upstream};
+use crate::relay::{Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Prober, Relay, Tracer, Upstream};
 use crate::store::{Accounts, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
 /// How often changes that other gateways made to users are taken up.
@@ -65,6 +66,7 @@ pub struct App {
     writer: Writer,
     copier: Option<Copier>,
     relay: Relay,
+    exporter: Option<Exporter>,
     /// What the scheduler wants done to the nodes' memory.
     errands: mpsc::Receiver<Errand>,
     draining: CancellationToken,
@@ -98,6 +100,7 @@ impl App {
         let stop = CancellationToken::new();
         let relay =
             Relay { settings: config.relay.clone(), dispatcher, fleet, catalog: Arc::default(), clock, metrics, stop };
+        let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let draining = CancellationToken::new();
         let parts = Parts {
             config: config.clone(),
@@ -106,10 +109,25 @@ impl App {
             store: store.clone(),
             recorder: recorder.clone(),
             relay: relay.clone(),
+            tracer,
             draining: draining.clone(),
         };
         let (server, address) = parts.listen()?;
-        Ok(Self { config, clock, store, accounts, recorder, writer, copier, relay, errands, draining, server, address })
+        Ok(Self {
+            config,
+            clock,
+            store,
+            accounts,
+            recorder,
+            writer,
+            copier,
+            relay,
+            exporter,
+            errands,
+            draining,
+            server,
+            address,
+        })
     }
 
     /// Where it listens; the port is real also where 0 was asked for.
@@ -143,6 +161,9 @@ impl App {
         background.push(actix_rt::spawn(loader.run(tasks.clone())));
         let flush = CancellationToken::new();
         let copy = CancellationToken::new();
+        let traces = CancellationToken::new();
+        let stopped = traces.clone().cancelled_owned();
+        let tracing = self.exporter.map(|exporter| actix_rt::spawn(exporter.run(stopped)));
         let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
         let copying = self.copier.map(|copier| actix_rt::spawn(copier.run(copy.clone(), FLUSH_PATIENCE)));
         let handle = self.server.handle();
@@ -169,6 +190,10 @@ impl App {
         copy.cancel();
         if let Some(copying) = copying {
             let _ = copying.await;
+        }
+        traces.cancel();
+        if let Some(tracing) = tracing {
+            let _ = tracing.await;
         }
         self.store.close().await;
         served.map_err(io::Error::other)?
@@ -215,6 +240,7 @@ struct Parts {
     store: Store,
     recorder: Recorder,
     relay: Relay,
+    tracer: Tracer,
     draining: CancellationToken,
 }
 
@@ -257,6 +283,7 @@ impl Parts {
         let inference = Inference {
             relay: self.relay.clone(),
             upstream: Upstream::new(&self.relay.settings),
+            tracer: self.tracer.clone(),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
             names: self.config.models.clone().into(),

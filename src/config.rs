@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
-use crate::relay::{Flaw, HealthSettings, NodeSettings};
+use crate::relay::{Flaw, HealthSettings, NodeSettings, TracingSettings};
 use crate::{http, limits, metrics, relay, scheduler, store, telemetry};
 
 /// The file that is read when none is named.
@@ -45,6 +45,8 @@ pub struct Config {
     pub health: HealthSettings,
     /// What is exported to Prometheus.
     pub metrics: metrics::Settings,
+    /// Where traces go.
+    pub tracing: TracingSettings,
     /// The log.
     pub log: telemetry::Settings,
 }
@@ -80,6 +82,7 @@ impl Default for Config {
             relay: relay::Settings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),
+            tracing: TracingSettings::default(),
             log: telemetry::Settings::default(),
         }
     }
@@ -189,6 +192,9 @@ impl Check<'_> {
         }
         if let Err(why) = config.log.filter() {
             self.wrong("log.level", &why, "such as info or info,ollama_gateway=debug");
+        }
+        if let Some((key, why)) = config.tracing.flaw() {
+            self.wrong(&format!("tracing.{key}"), why, "");
         }
         self.admin();
         self.positive();

@@ -24,7 +24,7 @@
 //! | 5 | wait for a slot | [`relay::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |
 //! | 6 | ask the node; another one, while no byte has reached the client | `relay::carry`, `relay::upstream` | 502, 503, 504 |
 //! | 7 | pass the answer on, watching it | [`relay::MeteredBody`], [`protocol::StreamEditor`] | an error frame in the stream |
-//! | 8 | end or drop, once: slot free, limits settled, row handed in, metrics, one log line; the end of an answer waits for the row | [`relay::Meter`], [`store::Recorder`] | 503, an error frame |
+//! | 8 | end or drop, once: slot free, limits settled, row handed in, metrics, trace, one log line; the end of an answer waits for the row | [`relay::Meter`], [`store::Recorder`] | 503, an error frame |
 //!
 //! # Invariants
 //!

@@ -27,7 +27,7 @@ pub const UNKNOWN_MODEL: &str = "_unknown";
 const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
-const STAGES: [&str; 3] = ["auth", "route", "forward"];
+const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// Why an attempt fails.
 const FAILURES: [&str; 9] =
     ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
@@ -249,7 +249,7 @@ impl Metrics {
         }
     }
 
-    /// The gateway's own work on a request: `auth`, `route` or `forward`.
+    /// The gateway's own work on a request: `auth`, `route`, `forward` or `record`.
     pub fn overhead(&self, stage: &str, spent: Duration) {
         self.families.overhead.with_label_values(&[stage]).observe(spent.as_secs_f64());
     }

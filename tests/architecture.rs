@@ -14,11 +14,16 @@ const FLOORS: [&[&str]; 6] = [
 const TOP: usize = FLOORS.len() - 1;
 
 /// Words, the modules (or files) that may say them, and why others may not.
-const OWNED: [(&[&str], &[&str], &str); 6] = [
+const OWNED: [(&[&str], &[&str], &str); 7] = [
     (&["sea_orm", "sea_orm_migration", "sqlx", "entity", "migration"], &["store"], "the store hides the database"),
     (&["awc", "actix_tls"], &["relay", "cli/healthcheck.rs"], "only the relay talks to nodes"),
     (&["actix_web", "utoipa", "utoipa_swagger_ui"], &["http", "app"], "only the door speaks HTTP to clients"),
     (&["actix_rt"], &["relay", "app", "cli"], "tasks are spawned where they are stopped"),
+    (
+        &["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"],
+        &["relay"],
+        "a request's trace goes along with it",
+    ),
     (&["ollama_sim"], &["cli/demo.rs"], "the gateway knows nothing of the simulation"),
     (&["getrandom"], &["store"], "randomness makes keys and decides nothing"),
 ];

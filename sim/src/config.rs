@@ -14,6 +14,8 @@ pub struct SimModel {
     pub family: String,
     /// Any of `completion`, `vision`, `embedding`, `tools`, `thinking`.
     pub capabilities: Vec<String>,
+    /// Counts what was published under the name: another revision has another digest.
+    pub revision: u32,
 }
 
 impl SimModel {
@@ -47,12 +49,24 @@ impl SimModel {
         self.size_bytes as f64 / 1e9
     }
 
+    /// The same name with other content.
+    #[must_use]
+    pub fn revised(self, revision: u32) -> Self {
+        Self { revision, ..self }
+    }
+
+    /// What its digest is of.
+    pub(crate) fn manifest(&self) -> String {
+        if self.revision == 0 { self.name.clone() } else { format!("{}@{}", self.name, self.revision) }
+    }
+
     fn new(name: &str, size_gb: f64, family: &str, capabilities: &[&str]) -> Self {
         Self {
             name: with_tag(name),
             size_bytes: (size_gb * 1e9) as u64,
             family: family.to_owned(),
             capabilities: capabilities.iter().map(|capability| (*capability).to_owned()).collect(),
+            revision: 0,
         }
     }
 }
@@ -85,6 +99,10 @@ pub struct SimConfig {
     pub keep_alive: Duration,
     /// The models on disk.
     pub models: Vec<SimModel>,
+    /// Models that can be pulled beside those that were there at the start.
+    pub library: Vec<SimModel>,
+    /// How fast models are pulled; `f64::INFINITY` means instant. Default 1 GB/s.
+    pub pull_bytes_per_second: f64,
     /// When set, every request must carry `Authorization: Bearer <key>`.
     pub api_key: Option<String>,
     /// The `a` of v / (1 + a (b - 1)): how much b streams at once slow each other down. Default 0.3.
@@ -110,6 +128,8 @@ impl Default for SimConfig {
                 SimModel::vision("llava:latest", 4.7),
                 SimModel::embedding("all-minilm:latest", 0.05),
             ],
+            library: vec![SimModel::chat("llama3.1:8b", 4.9), SimModel::thinking("qwen3:8b", 5.2)],
+            pull_bytes_per_second: 1e9,
             api_key: None,
             batch_slowdown: 0.3,
             is_warm: false,
@@ -124,6 +144,7 @@ impl SimConfig {
             tokens_per_second: f64::INFINITY,
             load_bytes_per_second: f64::INFINITY,
             load_overhead: Duration::ZERO,
+            pull_bytes_per_second: f64::INFINITY,
             ..Self::default()
         }
     }
@@ -142,11 +163,5 @@ impl SimConfig {
     /// The decode speed of one stream of the model alone on the node, in tokens per second.
     pub(crate) fn solo_speed(&self, model: &SimModel) -> f64 {
         self.tokens_per_second * 5.0 / model.size_gb().max(0.001)
-    }
-
-    /// The model a request means: the name as given, or with the tag `latest`.
-    pub(crate) fn model(&self, name: &str) -> Option<&SimModel> {
-        let name = with_tag(name);
-        self.models.iter().find(|model| with_tag(&model.name) == name)
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::clock;
 use crate::config::{SimConfig, SimModel};
+use crate::disk::Disk;
 use crate::error::ApiError;
 use crate::seat::Lease;
 
@@ -21,6 +22,7 @@ pub(crate) const FOREVER: Duration = Duration::from_secs(292 * 365 * 24 * 3600);
 #[derive(Debug)]
 pub(crate) struct Engine {
     config: SimConfig,
+    disk: Disk,
     state: Mutex<State>,
     /// One load at a time, in order of arrival.
     loader: Arc<Semaphore>,
@@ -67,6 +69,7 @@ pub(crate) struct LoadedModel {
 impl Engine {
     pub(crate) fn new(config: SimConfig) -> Self {
         Self {
+            disk: Disk::new(config.models.clone()),
             config,
             state: Mutex::new(State::default()),
             loader: Arc::new(Semaphore::new(1)),
@@ -77,6 +80,10 @@ impl Engine {
 
     pub(crate) fn config(&self) -> &SimConfig {
         &self.config
+    }
+
+    pub(crate) fn disk(&self) -> &Disk {
+        &self.disk
     }
 
     /// The loaded models, longest remaining first.

@@ -7,6 +7,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
+use crate::disk;
 use crate::error::{ApiError, Wire, json_type};
 use crate::inference;
 use crate::info;
@@ -49,6 +50,10 @@ pub(crate) fn routes(config: &mut web::ServiceConfig) {
     }
     config
         .service(web::resource("/api/show").route(web::post().to(show)).default_service(web::to(method_not_allowed)))
+        .service(web::resource("/api/pull").route(web::post().to(pull)).default_service(web::to(method_not_allowed)))
+        .service(
+            web::resource("/api/delete").route(web::delete().to(delete)).default_service(web::to(method_not_allowed)),
+        )
         .service(web::resource("/v1/models").route(web::get().to(models)).default_service(web::to(method_not_allowed)))
         .service(
             web::resource("/v1/models/{model}")
@@ -88,7 +93,7 @@ async fn probe(node: NodeData, probe: Probe) -> HttpResponse {
     node.thawed().await;
     let body = match probe {
         Probe::Ps => info::ps(&node.engine.loaded()),
-        Probe::Tags => info::tags(&node.engine.config().models),
+        Probe::Tags => info::tags(&node.engine.disk().models()),
         Probe::Version | Probe::Health => info::version(),
     };
     HttpResponse::Ok().content_type(json_type(Wire::Native)).body(body)
@@ -106,20 +111,30 @@ async fn method_not_allowed(node: NodeData, request: HttpRequest, body: Bytes) -
 
 async fn show(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
     node.ledger.note(seen(&request, body.clone()));
-    match info::show(node.engine.config(), &body) {
+    match info::show(node.engine.disk(), &body) {
         Ok(body) => HttpResponse::Ok().content_type(json_type(Wire::Native)).body(body),
         Err(error) => error.response(Wire::Native),
     }
 }
 
+async fn pull(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
+    node.ledger.note(seen(&request, body.clone()));
+    disk::pull(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
+}
+
+async fn delete(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
+    node.ledger.note(seen(&request, body.clone()));
+    disk::delete(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
+}
+
 async fn models(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
     node.ledger.note(seen(&request, body));
-    HttpResponse::Ok().content_type(json_type(Wire::OpenAi)).body(info::openai_models(&node.engine.config().models))
+    HttpResponse::Ok().content_type(json_type(Wire::OpenAi)).body(info::openai_models(&node.engine.disk().models()))
 }
 
 async fn model(node: NodeData, request: HttpRequest, name: web::Path<String>, body: Bytes) -> HttpResponse {
     node.ledger.note(seen(&request, body));
-    match node.engine.config().model(&name) {
+    match node.engine.disk().find(&name) {
         Some(_) => HttpResponse::Ok().content_type(json_type(Wire::OpenAi)).body(info::openai_model(&name)),
         None => ApiError::model_not_found(&name).response(Wire::OpenAi),
     }

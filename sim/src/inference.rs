@@ -91,7 +91,7 @@ struct Job<'a> {
 impl Job<'_> {
     /// The model on disk, or Ollama's 404.
     fn model(&mut self, name: &str, missing: impl FnOnce(&str) -> ApiError) -> Result<SimModel, ApiError> {
-        let model = self.node.engine.config().model(name).cloned();
+        let model = self.node.engine.disk().find(name);
         model.ok_or_else(|| missing(name)).inspect_err(|_| self.visit.reject())
     }
 

@@ -3,8 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::config::{SimConfig, SimModel};
+use crate::config::SimModel;
 use crate::dialect::read;
+use crate::disk::Disk;
 use crate::engine::LoadedModel;
 use crate::error::{ApiError, json};
 use crate::text::digest;
@@ -95,7 +96,7 @@ pub(crate) fn tags(models: &[SimModel]) -> String {
         model: &model.name,
         modified_at: MODIFIED_AT,
         size: model.size_bytes,
-        digest: digest(&model.name),
+        digest: digest(&model.manifest()),
         details: Details::long(model),
         capabilities: &model.capabilities,
     });
@@ -108,7 +109,7 @@ pub(crate) fn ps(loaded: &[LoadedModel]) -> String {
         name: &model.name,
         model: &model.name,
         size: model.size_bytes,
-        digest: digest(&model.name),
+        digest: digest(&model.manifest()),
         details: Details::short(model),
         expires_at: clock::rfc3339(*expires_at),
         size_vram: model.size_bytes,
@@ -138,18 +139,18 @@ struct Show<'a> {
 ///
 /// # Errors
 /// 400 for a request that cannot be read, 404 for an unknown model.
-pub(crate) fn show(config: &SimConfig, body: &[u8]) -> Result<String, ApiError> {
+pub(crate) fn show(disk: &Disk, body: &[u8]) -> Result<String, ApiError> {
     let request: ShowRequest = read(body)?;
     let name = request.model.or(request.name).unwrap_or_default();
     if name.is_empty() {
         return Err(ApiError::bad_request("model is required"));
     }
-    let model = config.model(&name).ok_or_else(|| ApiError::model_not_found(&name))?;
+    let model = disk.find(&name).ok_or_else(|| ApiError::model_not_found(&name))?;
     Ok(json(&Show {
         license: "A simulated model has no license.",
         modelfile: format!("FROM {}\n", model.name),
         template: "{{ .Prompt }}",
-        details: Details::short(model),
+        details: Details::short(&model),
         model_info: serde_json::json!({
             "general.architecture": model.family,
             (format!("{}.context_length", model.family)): 131_072,

@@ -10,7 +10,7 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | the node | `node` starts and stops it; `http` finds the handler; `info` lists models |
+//! | the node | `node` starts and stops it; `http` finds the handler; `info` lists models; `disk` keeps them |
 //! | an answer | `inference` carries a request; `generation` speaks it token by token; `dialect` writes it down for each route |
 //! | the parts | `engine` loads and queues, `seat` holds; `ask` decides the answer; `fault`, `ledger`, `config`, `text`, `error`, `clock` |
 
@@ -18,6 +18,7 @@ mod ask;
 mod clock;
 mod config;
 mod dialect;
+mod disk;
 mod engine;
 mod error;
 mod fault;

@@ -106,10 +106,11 @@ impl Args {
             load_bytes_per_second: self.load_gb_s * 1e9,
             load_overhead: Duration::from_millis(self.load_overhead_ms),
             keep_alive: Duration::from_secs(self.keep_alive_s),
-            models: if models.is_empty() { default.models } else { models },
+            models: if models.is_empty() { default.models.clone() } else { models },
             api_key: self.api_key.clone(),
             batch_slowdown: self.batch_slowdown,
             is_warm: self.warm,
+            ..default
         }
     }
 }

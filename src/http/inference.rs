@@ -24,7 +24,7 @@ use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
 use crate::limits::{Exceeded, Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
-use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Upstream};
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Trace, Tracer, Upstream};
 use crate::scheduler::Scheduler;
 use crate::store::{Account, Recorder, Status};
 
@@ -40,6 +40,8 @@ pub struct Inference {
     pub relay: Relay,
     /// This worker's client.
     pub upstream: Upstream,
+    /// Begins the trace of a request.
+    pub tracer: Tracer,
     /// Makes the account of a request.
     pub meters: Meters,
     /// Where usage rows go.
@@ -67,11 +69,13 @@ impl FromRequest for Call {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let http = request.clone();
-        let meters = request.app_data::<Data<Inference>>().map(|inference| inference.meters.clone());
-        let began = meters.as_ref().map(|meters| meters.clock.uptime());
+        let inference = request.app_data::<Data<Inference>>().cloned();
+        let began = inference.as_ref().map(|inference| inference.meters.clock.now());
         let caller = caller(request);
-        if let Some((meters, began)) = meters.zip(began) {
-            meters.metrics.overhead("auth", meters.clock.uptime().saturating_sub(began));
+        if let Some((inference, began)) = inference.zip(began) {
+            let ended = inference.meters.clock.uptime();
+            inference.meters.metrics.overhead("auth", ended.saturating_sub(began.uptime));
+            inference.begin_trace(request, began, ended);
         }
         let body = FullBody::from_request(request, payload);
         Box::pin(async move {
@@ -259,6 +263,15 @@ pub(super) async fn unmetered_audio(_: Caller) -> Result<HttpResponse, ApiError>
 }
 
 impl Inference {
+    /// The trace waits with the request for whoever reports its end.
+    fn begin_trace(&self, request: &HttpRequest, began: Moment, authenticated: Duration) {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(trace) = self.tracer.begin(header("traceparent"), header("tracestate"), began) {
+            trace.authenticated(began.uptime, authenticated);
+            request.extensions_mut().insert(trace);
+        }
+    }
+
     /// The path of one request; the steps are those of the crate's first page.
     async fn serve(
         &self,
@@ -281,7 +294,7 @@ impl Inference {
         }
         let model = self.resolve(&request.model)?;
         request.ask_for(&model.name);
-        let mut meter = self.begin(&request, &model, id, &account, received)?;
+        let mut meter = self.begin(&request, &model, id, &account, received, http)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
             prompt: request.prompt_bound,
@@ -381,6 +394,7 @@ impl Inference {
         id: RequestId,
         account: &Arc<Account>,
         received: Moment,
+        http: &HttpRequest,
     ) -> Result<Meter, ApiError> {
         let permit = self.recorder.permit().map_err(|_| ApiError::not_stored())?;
         Ok(self.meters.start(Admission {
@@ -393,6 +407,7 @@ impl Inference {
             stream: request.stream,
             received,
             prompt_estimate: request.prompt_bound / 4,
+            trace: http.extensions_mut().remove::<Trace>(),
         }))
     }
 }

@@ -13,7 +13,7 @@ use super::cors::{Allowed, preflight};
 use super::error::ApiError;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
 use crate::protocol::Dialect;
-use crate::relay::Meters;
+use crate::relay::{Closing, Meters, Trace};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
@@ -107,6 +107,9 @@ fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, duration:
         _ => "ok",
     };
     meters.metrics.ended(Ended { route, model: UNKNOWN_MODEL, stream: false, code, outcome, duration });
+    if let Some(trace) = response.request().extensions_mut().remove::<Trace>() {
+        trace.finish(Closing { route, code, is_failure: code >= 500, attributes: Vec::new() });
+    }
     // Never the message: it may quote the client.
     let error = response.response().error().and_then(|error| error.as_error::<ApiError>()).and_then(ApiError::word);
     let method = response.request().method().as_str();

@@ -86,7 +86,8 @@ impl Families {
             overhead: declare.histograms(
                 "overhead_seconds",
                 "The gateway's own work for a request: whose key it is (auth); reading it, its model, limits and edits \
-                 (route); reading and editing the whole answer (forward). No waiting.",
+                 (route); reading and editing the whole answer (forward); holding its end back until its usage row is safe \
+                 (record). No other waiting.",
                 &["stage"],
                 &OVERHEAD_BUCKETS,
             )?,

@@ -221,7 +221,7 @@ impl Relay {
         let mut detail = None;
         let mut failed: Option<Failure> = None;
         loop {
-            let asked = self.clock.uptime();
+            job.meter.waits();
             let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
@@ -232,7 +232,7 @@ impl Relay {
                 ticket.failed(Failure::Unreachable);
                 continue;
             };
-            job.meter.granted(&node, grant.attempt, self.clock.uptime().saturating_sub(asked));
+            job.meter.granted(&node, grant.attempt);
             let result = tokio::select! {
                 biased;
                 interruption = ticket.interrupted() => Err(interruption),
@@ -310,7 +310,7 @@ async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Re
         None => meter.finish(Status::Refused, status),
     };
     match receipt {
-        Some(receipt) => receipt.kept().await,
+        Some(receipt) => meter.kept(receipt).await,
         None => Ok(()),
     }
 }

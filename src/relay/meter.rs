@@ -4,17 +4,19 @@
 //! `drop` when the client left: then the reservation is settled, the usage row handed in, the metrics and the one log
 //! line written. There is no other way out, but for the death of the process: for that case the meter notes how far the
 //! request is, when it comes a step further and about once a second.
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
 use super::nodes::NodeEndpoint;
+use super::trace::{Attribute, Closing, Trace};
 use crate::clock::Clock;
 use crate::limits::{Exceeded, Moment, Need, Reservation};
 use crate::metrics::{Ended, Metrics};
 use crate::protocol::{Progress, Usage};
-use crate::store::{Account, Receipt, RowPermit, Status, TokensFrom, UsageRow};
+use crate::store::{Account, Receipt, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;
@@ -43,6 +45,8 @@ pub struct Admission {
     pub received: Moment,
     /// About how many tokens the prompt has, for rows that end without a number from the node.
     pub prompt_estimate: u64,
+    /// Its trace, if there is one.
+    pub trace: Option<Trace>,
 }
 
 /// Makes meters.
@@ -64,6 +68,7 @@ impl Meters {
             node: None,
             attempts: 0,
             queued: Duration::ZERO,
+            waiting_since: None,
             first_byte: None,
             running_since: None,
             forwarding: Duration::ZERO,
@@ -92,6 +97,8 @@ struct Open {
     node: Option<Arc<str>>,
     attempts: u32,
     queued: Duration,
+    /// Uptime since which it waits for a slot.
+    waiting_since: Option<Duration>,
     first_byte: Option<Duration>,
     /// Uptime at which the node that has it now was given it.
     running_since: Option<Duration>,
@@ -121,13 +128,26 @@ impl Meter {
         Ok(output_cap)
     }
 
-    /// A slot was granted after `waited`.
-    pub(super) fn granted(&mut self, node: &NodeEndpoint, attempt: u32, waited: Duration) {
+    /// It waits for a slot from now on.
+    pub(super) fn waits(&mut self) {
         let Some(open) = &mut self.open else { return };
+        open.waiting_since = Some(self.meters.clock.uptime());
+    }
+
+    /// A slot was granted.
+    pub(super) fn granted(&mut self, node: &NodeEndpoint, attempt: u32) {
+        let Some(open) = &mut self.open else { return };
+        let now = self.meters.clock.uptime();
+        let since = open.waiting_since.take().unwrap_or(now);
+        let waited = now.saturating_sub(since);
+        if let Some(trace) = &mut open.admission.trace {
+            trace.waited(since, now, true);
+            trace.ask(node.name.clone(), attempt, now);
+        }
         open.node = Some(node.name.clone());
         open.attempts = attempt;
         open.queued += waited;
-        open.running_since = Some(self.meters.clock.uptime());
+        open.running_since = Some(now);
         self.meters.metrics.waited(&open.admission.listed_model, waited);
         self.note();
     }
@@ -142,9 +162,17 @@ impl Meter {
     pub(super) fn attempt_ended(&mut self, outcome: &str) {
         let Some(open) = &mut self.open else { return };
         if let (Some(node), Some(since)) = (&open.node, open.running_since.take()) {
-            let duration = self.meters.clock.uptime().saturating_sub(since);
-            self.meters.metrics.attempt(node, outcome, duration);
+            let now = self.meters.clock.uptime();
+            self.meters.metrics.attempt(node, outcome, now.saturating_sub(since));
+            if let Some(trace) = &mut open.admission.trace {
+                trace.answered(outcome, now);
+            }
         }
+    }
+
+    /// What the node that has it now is told of its trace.
+    pub(super) fn trace_headers(&self) -> Option<(String, Option<String>)> {
+        self.open.as_ref()?.admission.trace.as_ref()?.headers()
     }
 
     /// We worked on the answer for so long.
@@ -212,14 +240,31 @@ impl Meter {
         let now = self.meters.clock.now();
         let row = open.row(status, now);
         self.count(&open, &row, status, code);
-        log(&row, code);
-        let Admission { account, permit, .. } = open.admission;
+        let Admission { account, permit, trace, .. } = open.admission;
+        log(&row, code, trace.as_ref().map(Trace::id).as_deref());
+        if let Some(trace) = trace {
+            if let Some(since) = open.waiting_since {
+                trace.waited(since, now.uptime, false);
+            }
+            trace.finish(closing(&row, code, status));
+        }
         match open.reservation {
             Some(reservation) if status == Status::Refused => account.cancel(reservation, now),
             Some(reservation) => account.settle(reservation, row.prompt_tokens + row.completion_tokens, now),
             None => {}
         }
         Some(permit.record(row))
+    }
+
+    /// Waits until the row is safe, and counts how long the end of the answer is held back for it.
+    pub(super) fn kept(&self, receipt: Receipt) -> impl Future<Output = Result<(), StorageFull>> + use<> {
+        let meters = self.meters.clone();
+        async move {
+            let asked = meters.clock.uptime();
+            let kept = receipt.kept().await;
+            meters.metrics.overhead("record", meters.clock.uptime().saturating_sub(asked));
+            kept
+        }
     }
 
     fn count(&self, open: &Open, row: &UsageRow, status: Status, code: u16) {
@@ -317,9 +362,26 @@ fn outcome(status: Status, code: u16) -> &'static str {
     }
 }
 
-fn log(row: &UsageRow, code: u16) {
+fn closing(row: &UsageRow, code: u16, status: Status) -> Closing<'_> {
+    let text = |text: &str| Attribute::Text(text.to_owned());
+    let is_failure = matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted) || code >= 500;
+    let attributes = vec![
+        ("gen_ai.request.model", text(&row.model)),
+        ("gen_ai.usage.input_tokens", Attribute::Number(row.prompt_tokens)),
+        ("gen_ai.usage.output_tokens", Attribute::Number(row.completion_tokens)),
+        ("gateway.request_id", text(&row.request_id.to_string())),
+        ("gateway.user", text(&row.user)),
+        ("gateway.status", text(&row.status)),
+        ("gateway.attempts", Attribute::Number(row.attempts.into())),
+        ("gateway.stream", Attribute::Flag(row.stream)),
+    ];
+    Closing { route: &row.endpoint, code, is_failure, attributes }
+}
+
+fn log(row: &UsageRow, code: u16, trace_id: Option<&str>) {
     tracing::info!(
         request_id = %row.request_id,
+        trace_id,
         user = %row.user,
         endpoint = %row.endpoint,
         model = %row.model,

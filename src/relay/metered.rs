@@ -123,7 +123,7 @@ impl MeteredBody {
             self.ticket.leave(Outcome::Completed, Some(self.tokens()));
             if let Some(receipt) = meter.finish(Status::Completed, 200) {
                 let terminal = self.editor.split_terminal(out);
-                self.held = Some(Held { terminal, kept: Box::pin(receipt.kept()) });
+                self.held = Some(Held { terminal, kept: Box::pin(meter.kept(receipt)) });
             }
         }
     }

@@ -12,6 +12,7 @@ mod loader;
 mod meter;
 mod metered;
 mod nodes;
+mod trace;
 mod upstream;
 
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub use loader::{Errand, Loader};
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
 pub use nodes::{Flaw, Fleet, NodeEndpoint, NodeSettings};
+pub use trace::{Attribute, Closing, Exporter, Settings as TracingSettings, Trace, Tracer};
 pub use upstream::Upstream;
 
 /// Deadlines between the gateway and its nodes. Zero is not allowed anywhere.

@@ -94,7 +94,12 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer. Only our own headers go along, those that the job names,
     /// and the node's credentials to that node alone.
     pub(super) async fn post(&self, node: &Arc<NodeEndpoint>, job: &Job) -> Result<Head, AttemptError> {
-        self.send(node, job.endpoint, &job.request_id, &job.headers, job.body.clone()).await
+        let mut headers = job.headers.clone();
+        if let Some((traceparent, tracestate)) = job.meter.trace_headers() {
+            headers.push(("traceparent", traceparent));
+            headers.extend(tracestate.map(|tracestate| ("tracestate", tracestate)));
+        }
+        self.send(node, job.endpoint, &job.request_id, &headers, job.body.clone()).await
     }
 
     /// The same for a request of the gateway's own.

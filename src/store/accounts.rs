@@ -135,11 +135,16 @@ impl Accounts {
             current: AtomicBool::new(false),
         };
         if accounts.store.is_online() {
-            accounts.refresh(now).await?;
-        } else {
-            let people = People::read_copy(&accounts.store).await?;
-            accounts.take_up_all(&people, now).await?;
+            match accounts.refresh(now).await {
+                Err(error) if accounts.store.local.is_outbox => {
+                    tracing::warn!(%error, "the database went away: users and keys are those of the last copy");
+                    accounts.store.go_offline();
+                }
+                done => return done.map(|()| accounts),
+            }
         }
+        let people = People::read_copy(&accounts.store).await?;
+        accounts.take_up_all(&people, now).await?;
         Ok(accounts)
     }
 

@@ -187,6 +187,11 @@ impl Store {
         self.online.load(Ordering::Relaxed)
     }
 
+    /// The database went away in the middle of the start.
+    fn go_offline(&self) {
+        self.online.store(false, Ordering::Relaxed);
+    }
+
     /// Makes up for what could not be done at the start.
     async fn go_online(&self) -> Result<(), StoreError> {
         if !self.is_online() {

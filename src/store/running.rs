@@ -20,7 +20,7 @@ use super::usage::{Status, UsageRow, insert_rows};
 use super::{StoreError, within_deadline};
 
 /// How long a note waits for others. A request that dies younger with its gateway leaves no trace.
-const GATHER: Duration = Duration::from_millis(20);
+const GATHER: Duration = Duration::from_millis(5);
 /// Rows a statement: SQLite limits the number of bound values.
 const BATCH: usize = 1_000;
 

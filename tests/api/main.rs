@@ -30,6 +30,7 @@ mod scripted;
 mod shutdown;
 mod smoke;
 mod streams;
+mod tracing;
 mod unsupported;
 mod usage;
 mod waiting;

@@ -45,7 +45,9 @@ async fn everything_that_can_be_known_begins_at_zero() {
     }
     let rejections = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping"];
     expected.extend(rejections.map(|it| format!("gateway_queue_rejected_total{{reason=\"{it}\"}}")));
-    expected.extend(["auth", "route", "forward"].map(|it| format!("gateway_overhead_seconds_count{{stage=\"{it}\"}}")));
+    expected.extend(
+        ["auth", "route", "forward", "record"].map(|it| format!("gateway_overhead_seconds_count{{stage=\"{it}\"}}")),
+    );
     for model in ["llama3.2:latest", "_unknown"] {
         expected.push(format!("gateway_queue_depth{{model=\"{model}\"}}"));
         expected.push(format!("gateway_time_to_first_token_seconds_count{{model=\"{model}\"}}"));
@@ -100,7 +102,7 @@ async fn attempts_tell_where_they_went_how_long_and_how_they_ended() {
     assert_eq!(moved("gateway_node_requests_total", &["outcome=\"ok\""]), 4.0);
     assert_eq!(moved("gateway_node_requests_total", &["outcome=\"crashed\""]), 1.0);
     assert_eq!(moved("gateway_node_request_duration_seconds_count", &[]), 5.0);
-    for stage in ["auth", "route", "forward"] {
+    for stage in ["auth", "route", "forward", "record"] {
         assert_eq!(moved("gateway_overhead_seconds_count", &[&format!("\"{stage}\"")]), 4.0, "{stage}");
     }
     let spent = moved("gateway_overhead_seconds_sum", &[]);

@@ -6,6 +6,7 @@ mod client;
 mod dialects;
 mod faults;
 mod metadata;
+mod models;
 mod scheduling;
 
 use ollama_sim::{SimConfig, SimModel, SimNode};

@@ -1,0 +1,139 @@
+//! How do spans reach the collector without anybody waiting for it?
+//!
+//! OpenTelemetry's batch processor keeps at most [`QUEUE`] spans and drops what is more; its own thread encodes batches
+//! (OTLP, protobuf) and hands each to [`Exporter::run`], which sends it with a deadline. `OTEL_EXPORTER_OTLP_HEADERS`,
+//! `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are read as OpenTelemetry specifies.
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use opentelemetry::KeyValue;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanProcessor};
+use tokio::sync::{mpsc, oneshot};
+
+/// Spans that may wait; a request has about four.
+const QUEUE: usize = 8192;
+/// Spans are sent when there are so many of them, at the latest every [`DELAY`].
+const BATCH: usize = 512;
+const DELAY: Duration = Duration::from_secs(2);
+/// Longest wait for the collector.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long the last spans are waited for at the end.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
+/// As much of the collector's answer as is read.
+const MAX_ANSWER: usize = 64 * 1024;
+
+type Delivery = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
+
+/// The way of spans to the collector.
+#[derive(Debug)]
+pub struct Exporter {
+    processor: Arc<BatchSpanProcessor>,
+    deliveries: mpsc::Receiver<Delivery>,
+    is_failing: bool,
+}
+
+impl Exporter {
+    pub(super) fn new(endpoint: &str) -> Result<Self, String> {
+        let (sender, deliveries) = mpsc::channel(1);
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_http_client(Courier(sender))
+            .with_protocol(Protocol::HttpBinary)
+            .with_endpoint(format!("{}/v1/traces", endpoint.trim_end_matches('/')))
+            .with_timeout(PATIENCE)
+            .build()
+            .map_err(|error| format!("tracing.otlp_endpoint: {error}"))?;
+        let batches = BatchConfigBuilder::default()
+            .with_max_queue_size(QUEUE)
+            .with_max_export_batch_size(BATCH)
+            .with_scheduled_delay(DELAY)
+            .build();
+        let mut processor = BatchSpanProcessor::builder(exporter).with_batch_config(batches).build();
+        let mut resource =
+            Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        if std::env::var_os("OTEL_SERVICE_NAME").is_none() {
+            resource = resource.with_service_name(env!("CARGO_PKG_NAME"));
+        }
+        processor.set_resource(&resource.build());
+        Ok(Self { processor: Arc::new(processor), deliveries, is_failing: false })
+    }
+
+    pub(super) fn sink(&self) -> Arc<BatchSpanProcessor> {
+        self.processor.clone()
+    }
+
+    /// Sends batches, until `stopped`; then what is left.
+    pub async fn run(mut self, stopped: impl Future<Output = ()>) {
+        let client = awc::Client::builder().disable_redirects().timeout(PATIENCE).finish();
+        let processor = self.processor.clone();
+        let last = async {
+            stopped.await;
+            // It waits for its thread, which waits for us.
+            let _ = tokio::task::spawn_blocking(move || processor.shutdown_with_timeout(LAST_PATIENCE)).await;
+        };
+        tokio::pin!(last);
+        loop {
+            tokio::select! {
+                () = &mut last => return,
+                () = self.deliver_next(&client) => {}
+            }
+        }
+    }
+
+    async fn deliver_next(&mut self, client: &awc::Client) {
+        // The sender lives as long as the processor, which is ours.
+        let Some((request, answer)) = self.deliveries.recv().await else { return std::future::pending().await };
+        let delivered = tokio::time::timeout(PATIENCE, deliver(client, request)).await;
+        let delivered = delivered.unwrap_or_else(|_| Err("no answer in time".into()));
+        self.note(&delivered);
+        let _ = answer.send(delivered);
+    }
+
+    /// One line when it begins to fail and one when it works again, rather than one for each batch.
+    fn note(&mut self, delivered: &Result<Response<Bytes>, HttpError>) {
+        let failure = match delivered {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("status {}", response.status().as_u16())),
+            Err(error) => Some(error.to_string()),
+        };
+        match failure {
+            Some(error) if !self.is_failing => {
+                tracing::warn!(error, "traces cannot be sent to the collector and are dropped");
+                self.is_failing = true;
+            }
+            None if self.is_failing => {
+                tracing::info!("traces reach the collector again");
+                self.is_failing = false;
+            }
+            _ => {}
+        }
+    }
+}
+
+async fn deliver(client: &awc::Client, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+    let mut sending = client.post(request.uri().to_string());
+    for (name, value) in request.headers() {
+        sending = sending.insert_header((name.as_str(), value.as_bytes()));
+    }
+    let mut said = sending.send_body(request.into_body()).await.map_err(|error| error.to_string())?;
+    let status = said.status().as_u16();
+    let body = said.body().limit(MAX_ANSWER).await.map_err(|error| error.to_string())?;
+    Ok(Response::builder().status(status).body(body)?)
+}
+
+/// Hands a batch from the processor's thread to [`Exporter::run`].
+#[derive(Debug)]
+struct Courier(mpsc::Sender<Delivery>);
+
+#[async_trait]
+impl HttpClient for Courier {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (answer, answered) = oneshot::channel();
+        self.0.send((request, answer)).await.map_err(|_| "nobody sends traces any more")?;
+        answered.await?
+    }
+}

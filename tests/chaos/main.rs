@@ -1,0 +1,22 @@
+//! Is usage safe from everything? The real gateway as a child process under mixed load, in front of simulated nodes that
+//! remember what they made, while it or its Postgres is killed, frozen, cut off, or its disk is full.
+//!
+//! By default few of everything, so that `cargo test` stays quick; `tests/run` asks for more, and the long run is
+//! `CHAOS_KILLS=1000 CHAOS_OUTAGES=200 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos -- --nocapture`.
+//! `CHAOS_SEED` repeats a run: a failure prints its own. `CHAOS_GATEWAY` is another binary to strike at. Postgres is Debian's, on a port of its own; cutting it off and
+//! the full disk need root, and are left out, saying so, without it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test that cannot go on may panic, and waits in real time"
+)]
+mod canary;
+mod disk;
+mod gateway;
+mod kills;
+mod load;
+mod oracle;
+mod outages;
+mod postgres;
+mod random;
+mod results;

@@ -1,0 +1,132 @@
+//! What must stand in the database? What clients saw and nodes made, against the rows.
+use std::collections::HashMap;
+
+use ollama_sim::{Outcome, SimNode};
+use sea_orm::{ConnectionTrait, Database, Statement};
+use uuid::Uuid;
+
+use crate::load::Sent;
+
+/// Younger requests than this may die with the gateway without a trace, milliseconds. The gateway notes them after 5;
+/// the rest is for a machine that is busy with other things.
+const YOUNG_MS: i64 = 200;
+
+#[derive(Debug)]
+struct Row {
+    status: String,
+    prompt_tokens: i64,
+    completion_tokens: i64,
+}
+
+/// What came of a comparison.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    /// Answers whose end a client saw.
+    pub acknowledged: u64,
+    pub rows: u64,
+    /// Acknowledged answers, and requests that were not young, without a row.
+    pub lost: u64,
+    /// Requests with more than one row.
+    pub doubled: u64,
+    /// Rows with other numbers than were made, or another end than was seen.
+    pub wrong: u64,
+    /// Requests that a node had for an instant when the gateway died, without a row.
+    pub young: u64,
+    /// The oldest of them, milliseconds.
+    pub young_ms: i64,
+    pub interrupted: u64,
+}
+
+impl Verdict {
+    pub fn add(&mut self, other: &Self) {
+        self.acknowledged += other.acknowledged;
+        self.rows += other.rows;
+        self.lost += other.lost;
+        self.doubled += other.doubled;
+        self.wrong += other.wrong;
+        self.young += other.young;
+        self.young_ms = self.young_ms.max(other.young_ms);
+        self.interrupted += other.interrupted;
+    }
+
+    #[track_caller]
+    pub fn assert_clean(&self, seed: u64) {
+        assert_eq!((self.lost, self.doubled, self.wrong), (0, 0, 0), "CHAOS_SEED={seed}: {self:?}");
+    }
+}
+
+async fn rows(database: &str) -> HashMap<Uuid, Vec<Row>> {
+    let db = Database::connect(database).await.unwrap();
+    let query = "SELECT request_id, status, prompt_tokens, completion_tokens FROM usage";
+    let found = db.query_all_raw(Statement::from_string(db.get_database_backend(), query)).await.unwrap();
+    let mut rows: HashMap<Uuid, Vec<Row>> = HashMap::new();
+    for row in found {
+        rows.entry(row.try_get_by_index(0).unwrap()).or_default().push(Row {
+            status: row.try_get_by_index(1).unwrap(),
+            prompt_tokens: row.try_get_by_index(2).unwrap(),
+            completion_tokens: row.try_get_by_index(3).unwrap(),
+        });
+    }
+    db.close().await.unwrap();
+    rows
+}
+
+/// Compares. `kills` are the moments when the gateway died, epoch milliseconds.
+pub async fn compare(database: &str, nodes: &[SimNode], sent: &[Sent], kills: &[i64]) -> Verdict {
+    let rows = rows(database).await;
+    let mut verdict = Verdict { rows: rows.len() as u64, ..Verdict::default() };
+    // Prompt tokens, tokens made, and whether all of them were sent.
+    let mut made: HashMap<Uuid, (u64, u64, bool)> = HashMap::new();
+    for seen in nodes.iter().flat_map(SimNode::requests) {
+        if let Some(id) = seen.request_id.and_then(|id| id.parse().ok()) {
+            made.insert(id, (seen.prompt_tokens, seen.tokens_generated, seen.outcome == Outcome::Completed));
+        }
+    }
+    for sent in sent.iter().filter(|sent| sent.is_acknowledged) {
+        verdict.acknowledged += 1;
+        match rows.get(&sent.id).and_then(|rows| rows.first()) {
+            None => verdict.lose(sent.id, "its client saw the end"),
+            Some(row) if row.status != "completed" || row.completion_tokens as u64 != sent.completion_tokens => {
+                verdict.mistake(sent.id, row, "its client saw the end");
+            }
+            Some(_) => {}
+        }
+    }
+    for (id, rows) in &rows {
+        verdict.doubled += u64::from(rows.len() > 1);
+        let row = &rows[0];
+        verdict.interrupted += u64::from(row.status == "interrupted");
+        let (prompt, tokens, _) = made.get(id).copied().unwrap_or_default();
+        let is_right = match row.status.as_str() {
+            "completed" => (row.prompt_tokens as u64, row.completion_tokens as u64) == (prompt, tokens),
+            _ => row.completion_tokens as u64 <= tokens,
+        };
+        if !is_right {
+            verdict.mistake(*id, row, &format!("a node made {prompt} and {tokens}"));
+        }
+    }
+    for id in made.keys().filter(|id| !rows.contains_key(id)) {
+        let (seconds, nanoseconds) = id.get_timestamp().unwrap().to_unix();
+        let came = seconds as i64 * 1000 + i64::from(nanoseconds) / 1_000_000;
+        match kills.iter().find(|killed| **killed >= came) {
+            Some(killed) if killed - came < YOUNG_MS => {
+                verdict.young += 1;
+                verdict.young_ms = verdict.young_ms.max(killed - came);
+            }
+            _ => verdict.lose(*id, "a node had it"),
+        }
+    }
+    verdict
+}
+
+impl Verdict {
+    fn lose(&mut self, id: Uuid, why: &str) {
+        self.lost += 1;
+        println!("lost: {id}: {why}");
+    }
+
+    fn mistake(&mut self, id: Uuid, row: &Row, why: &str) {
+        self.wrong += 1;
+        println!("wrong: {id}: {row:?}: {why}");
+    }
+}
