@@ -122,7 +122,7 @@ pub enum WhyNot {
     TooLong,
     /// The gateway stops.
     Stopping,
-    /// The answer is here, but its usage could not be stored in time. The account is closed already.
+    /// The answer is here, or begins, but its usage could not be stored in time.
     Unrecorded,
 }
 
@@ -208,6 +208,10 @@ impl Relay {
                 Content::Plain { status, body }
             }
             Reply::Stream(stream) => {
+                if job.meter.admitted().await.is_err() {
+                    self.metrics.queue_rejected(WhyNot::Unrecorded.label());
+                    return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
+                }
                 let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
                 let patience = Patience { clock: self.clock, gap, until, stop: self.stop.clone() };
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::nodes::NodeEndpoint;
 use super::trace::{Attribute, Closing, Trace};
 use crate::clock::Clock;
-use crate::limits::{Exceeded, Moment, Need, Reservation};
+use crate::limits::{Exceeded, Limits, Moment, Need, Reservation};
 use crate::metrics::{Ended, Metrics};
 use crate::protocol::{Progress, Usage};
 use crate::store::{Account, Receipt, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
@@ -65,6 +65,7 @@ impl Meters {
         let open = Open {
             admission,
             reservation: None,
+            admitted: None,
             node: None,
             attempts: 0,
             queued: Duration::ZERO,
@@ -94,6 +95,8 @@ pub struct Meter {
 struct Open {
     admission: Admission,
     reservation: Option<Reservation>,
+    /// That the admission is safe, where it counts towards a limit.
+    admitted: Option<Receipt>,
     node: Option<Arc<str>>,
     attempts: u32,
     queued: Duration,
@@ -124,7 +127,13 @@ impl Meter {
         let reservation = open.admission.account.admit(need, open.admission.received)?;
         let output_cap = reservation.output_cap;
         open.reservation = Some(reservation);
-        self.note();
+        if open.admission.account.limits() == Limits::default() {
+            self.note();
+        } else {
+            let now = self.meters.clock.now();
+            open.noted = now.uptime;
+            open.admitted = Some(open.admission.permit.note_at_once(open.row(Status::Interrupted, now)));
+        }
         Ok(output_cap)
     }
 
@@ -132,6 +141,15 @@ impl Meter {
     pub(super) fn waits(&mut self) {
         let Some(open) = &mut self.open else { return };
         open.waiting_since = Some(self.meters.clock.uptime());
+    }
+
+    /// Waits until the admission of a user with limits is safe, so that whatever a client has seen counts also after a
+    /// crash. It is, long before a node answers.
+    pub(super) async fn admitted(&mut self) -> Result<(), StorageFull> {
+        match self.open.as_mut().and_then(|open| open.admitted.take()) {
+            Some(receipt) => receipt.kept().await,
+            None => Ok(()),
+        }
     }
 
     /// A slot was granted.

@@ -48,6 +48,11 @@ impl RowPermit {
         self.running.note(row);
     }
 
+    /// The same, for one that is to outlive everything from a certain point on; never waits, but the receipt does.
+    pub fn note_at_once(&self, row: UsageRow) -> Receipt {
+        Receipt(self.running.note_at_once(row))
+    }
+
     /// Hands the row in; never waits.
     pub fn record(self, row: UsageRow) -> Receipt {
         let (done, kept) = oneshot::channel();
@@ -56,7 +61,7 @@ impl RowPermit {
     }
 }
 
-/// The row is on its way.
+/// The row, or the note, is on its way.
 #[derive(Debug)]
 pub struct Receipt(oneshot::Receiver<()>);
 

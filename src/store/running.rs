@@ -12,7 +12,7 @@ use entity::running::{Column, Entity, Model};
 use entity::usage;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use super::local::Local;
@@ -29,6 +29,7 @@ const BATCH: usize = 1_000;
 pub(super) struct Running {
     notes: Mutex<Notes>,
     some: Notify,
+    urgent: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -36,13 +37,16 @@ struct Notes {
     fresh: HashMap<Uuid, UsageRow>,
     written: HashSet<Uuid>,
     gone: Vec<Uuid>,
+    /// Answered once the notes are written.
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// What is to be written, and whom to forget.
+/// What is to be written, whom to forget, and whom to tell.
 #[derive(Debug)]
 struct Batch {
     notes: Vec<UsageRow>,
     gone: Vec<Uuid>,
+    waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Running {
@@ -54,6 +58,18 @@ impl Running {
     pub(super) fn note(&self, row: UsageRow) {
         self.lock().fresh.insert(row.request_id, row);
         self.some.notify_one();
+    }
+
+    /// The same, at once; answers when it is written.
+    pub(super) fn note_at_once(&self, row: UsageRow) -> oneshot::Receiver<()> {
+        let (done, written) = oneshot::channel();
+        let mut notes = self.lock();
+        notes.fresh.insert(row.request_id, row);
+        notes.waiting.push(done);
+        drop(notes);
+        self.some.notify_one();
+        self.urgent.notify_one();
+        written
     }
 
     /// The rows of these requests are kept: forgets the notes.
@@ -72,10 +88,10 @@ impl Running {
         }
     }
 
-    /// Waits until there is something to write, and a little for more.
+    /// Waits until there is something to write, and a little for more, unless somebody waits for it.
     pub(super) async fn due(self: Arc<Self>) {
         self.some.notified().await;
-        tokio::time::sleep(GATHER).await;
+        let _ = tokio::time::timeout(GATHER, self.urgent.notified()).await;
     }
 
     /// Writes what is due.
@@ -87,6 +103,11 @@ impl Running {
         let result = batch.write(local).await;
         if result.is_err() {
             self.put_back(batch);
+            return result;
+        }
+        for done in batch.waiting {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
         }
         result
     }
@@ -95,7 +116,7 @@ impl Running {
         let mut notes = self.lock();
         let fresh: Vec<UsageRow> = notes.fresh.drain().map(|(_, row)| row).collect();
         notes.written.extend(fresh.iter().map(|row| row.request_id));
-        Batch { notes: fresh, gone: std::mem::take(&mut notes.gone) }
+        Batch { notes: fresh, gone: std::mem::take(&mut notes.gone), waiting: std::mem::take(&mut notes.waiting) }
     }
 
     fn put_back(&self, batch: Batch) {
@@ -107,6 +128,8 @@ impl Running {
             }
         }
         notes.gone.extend(batch.gone);
+        // Those who gave up meanwhile would only pile up.
+        notes.waiting.extend(batch.waiting.into_iter().filter(|done| !done.is_closed()));
     }
 }
 

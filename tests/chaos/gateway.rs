@@ -107,7 +107,14 @@ impl Gateway {
 
     /// Makes a user; the key.
     pub async fn user(&self, name: &str) -> String {
-        let answer = self.ask("POST", "/admin/users", ADMIN_KEY, &json!({"user_id": name})).await;
+        self.user_with(name, json!({})).await
+    }
+
+    /// Makes a user with limits; the key.
+    pub async fn user_with(&self, name: &str, limits: Value) -> String {
+        let mut body = limits;
+        body["user_id"] = name.into();
+        let answer = self.ask("POST", "/admin/users", ADMIN_KEY, &body).await;
         assert_eq!(answer.status, 201, "{}", answer.body);
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         body["api_key"].as_str().unwrap().to_owned()

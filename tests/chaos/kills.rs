@@ -87,3 +87,34 @@ async fn a_gateway_in_front_of_postgres_that_is_killed_at_any_instant_loses_doub
     let Some(postgres) = Postgres::start(false).await else { return };
     kill_many("kills-postgres", kills() / 2, Some(&postgres)).await;
 }
+
+/// Requests a minute of the user who has that limit.
+const LIMIT: usize = 30;
+
+#[actix_rt::test]
+async fn a_gateway_that_is_killed_gives_no_admission_back() {
+    let seed = Random::seed();
+    println!("CHAOS_SEED={seed}");
+    let mut random = Random::new(seed);
+    let folder = tempfile::tempdir().unwrap();
+    // As fast as can be, so that the kill meets requests whose first byte is just out.
+    let node = SimNode::start(SimConfig { slots: 8, ..SimConfig::fast() }).await.unwrap();
+    let database = format!("sqlite://{}", folder.path().join("gateway.db").display());
+    let home = Home::new(folder.path(), &[node.url()], &database);
+    let mut gateway = home.start().await;
+    let key = gateway.user_with("ann", json!({"requests_per_minute": LIMIT})).await;
+    let began = Instant::now();
+    let mut seen = 0;
+    while began.elapsed() < Duration::from_secs(8) {
+        let load = Load::start(gateway.address, &key, 2, &mut random);
+        tokio::time::sleep(Duration::from_millis(150 + random.below(150))).await;
+        gateway.kill();
+        seen += load.finish().await.iter().filter(|sent| sent.has_begun).count();
+        gateway = home.start().await;
+    }
+    gateway.settle().await;
+    let left = gateway.ask("POST", "/v1/chat/completions", &key, &crate::load::chat("hi")).await;
+    gateway.stop().await;
+    assert!(seen <= LIMIT, "CHAOS_SEED={seed}: {seen} answers began within a minute");
+    assert!(seen > LIMIT / 2 && left.status == 429, "there was load: {seen}, {}", left.body);
+}

@@ -33,6 +33,8 @@ pub struct Sent {
     pub completion_tokens: u64,
     /// The end of the answer was seen.
     pub is_acknowledged: bool,
+    /// Something of a good answer was seen.
+    pub has_begun: bool,
 }
 
 /// Sends a request on a connection of its own and reads until it closes, or for `patience`.
@@ -126,7 +128,8 @@ pub async fn one(address: SocketAddr, key: &str, random: &mut Random) -> Option<
     let answer = exchange(address, "POST", path, key, &body.to_string(), patience).await;
     let is_ended = if stream { answer.body.contains(end) } else { answer.is_whole };
     let is_acknowledged = answer.status == 200 && is_ended;
-    Some(Sent { id: answer.id?, completion_tokens, is_acknowledged })
+    let has_begun = answer.status == 200 && !answer.body.is_empty();
+    Some(Sent { id: answer.id?, completion_tokens, is_acknowledged, has_begun })
 }
 
 /// Several clients that ask one thing after the other.

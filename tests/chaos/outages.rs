@@ -182,3 +182,38 @@ async fn the_first_token_comes_as_soon_while_postgres_is_away() {
     // The median: what else runs on the machine hits the tail of both.
     assert!(ratio(0.5) < 1.5, "{}", ratio(0.5));
 }
+
+/// Rows of an outage, made up in the local file.
+const BACKLOG: u64 = 20_000;
+
+#[actix_rt::test]
+async fn what_an_outage_has_left_behind_is_copied_fast() {
+    let Some(postgres) = Postgres::start(false).await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let database = postgres.new_database().await;
+    let home = Home::new(folder.path(), &["http://127.0.0.1:1".to_owned()], &database);
+    home.start().await.stop().await;
+    let local = format!("sqlite://{}", folder.path().join("outbox.db").display());
+    let local = sea_orm::Database::connect(local).await.unwrap();
+    let fill = format!(
+        "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {BACKLOG}) \
+         INSERT INTO usage (request_id, user_id, created_at_ms, day, model, endpoint, node, stream, status, \
+         prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, duration_ms) \
+         SELECT randomblob(16), 'ann', n, 1, 'llama3.2', '/v1/chat/completions', 'a', 0, 'completed', 1, 1, 'reported', \
+         1, 0, 1 FROM number"
+    );
+    sea_orm::ConnectionTrait::execute_unprepared(&local, &fill).await.unwrap();
+    local.close().await.unwrap();
+
+    let began = Instant::now();
+    let gateway = home.start().await;
+    wait_for("the outbox is empty", async || gateway.metric("gateway_usage_outbox_rows").await == 0.0).await;
+    let seconds = began.elapsed().as_secs_f64();
+    gateway.stop().await;
+
+    results::keep(
+        "backlog",
+        &json!({"rows": BACKLOG, "seconds": seconds, "rows_per_second": BACKLOG as f64 / seconds}),
+    );
+    assert!(seconds < 20.0, "{seconds}");
+}

@@ -164,7 +164,16 @@ impl Postgres {
     }
 
     async fn execute(&self, sql: &str) {
-        let db = Database::connect(format!("postgres://postgres@{}:{}/postgres", self.host, self.port)).await.unwrap();
+        let url = format!("postgres://postgres@{}:{}/postgres", self.host, self.port);
+        let began = Instant::now();
+        // A cable that was cut takes a moment to be believed again.
+        let db = loop {
+            match Database::connect(&url).await {
+                Ok(db) => break db,
+                Err(error) => assert!(began.elapsed() < Duration::from_secs(20), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
         db.execute_unprepared(sql).await.unwrap();
         db.close().await.unwrap();
     }
