@@ -299,7 +299,10 @@ def fleet():
         row("The gateway itself"),
         stat("Usage storage", "Whether usage rows can be stored in the local file. While they cannot, nothing is admitted, "
              "and readiness says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
-             rising((1, "green")), 4, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False, height=8),
+             rising((1, "green")), 3, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False, height=8),
+        stat("Postgres", "Whether it answered the last time. While it does not, everything but reports and changes of users "
+             "goes on.", "min(" + series("gateway_database_up") + ")", "none",
+             rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
         graph("Usage rows on their way", "In memory: of running requests, and those not yet in the local file; new requests get "
               "503 at 16384. In the local file: not in Postgres yet; that rises while Postgres is away, and costs nothing. "
               "Parked: Postgres refuses them.",
@@ -311,7 +314,7 @@ def fleet():
         graph("Processor", "1 is one core. This is what the gateway takes; models run elsewhere.",
               [(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")], "none", (5, 8)),
         table("Versions", "Which version runs where. The value is always 1.",
-              [("max by (instance, version) (" + series("gateway_build_info") + ")", "")], "none", (4, 8),
+              [("max by (instance, version) (" + series("gateway_build_info") + ")", "")], "none", (3, 8),
               {"instance": "Instance", "version": "Version"}, hide=["Value"]),
     ])
 

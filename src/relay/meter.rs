@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::nodes::NodeEndpoint;
 use super::trace::{Attribute, Closing, Trace};
 use crate::clock::Clock;
-use crate::limits::{Exceeded, Limits, Moment, Need, Reservation};
+use crate::limits::{Exceeded, Moment, Need, Reservation};
 use crate::metrics::{Ended, Metrics};
 use crate::protocol::{Progress, Usage};
 use crate::store::{Account, Receipt, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
@@ -95,7 +95,7 @@ pub struct Meter {
 struct Open {
     admission: Admission,
     reservation: Option<Reservation>,
-    /// That the admission is safe, where it counts towards a limit.
+    /// That the admission is safe, of a stream.
     admitted: Option<Receipt>,
     node: Option<Arc<str>>,
     attempts: u32,
@@ -127,12 +127,13 @@ impl Meter {
         let reservation = open.admission.account.admit(need, open.admission.received)?;
         let output_cap = reservation.output_cap;
         open.reservation = Some(reservation);
-        if open.admission.account.limits() == Limits::default() {
-            self.note();
-        } else {
+        if open.admission.stream {
             let now = self.meters.clock.now();
             open.noted = now.uptime;
             open.admitted = Some(open.admission.permit.note_at_once(open.row(Status::Interrupted, now)));
+        } else {
+            // Of a plain answer nothing is seen before its row is safe.
+            self.note();
         }
         Ok(output_cap)
     }
@@ -143,8 +144,8 @@ impl Meter {
         open.waiting_since = Some(self.meters.clock.uptime());
     }
 
-    /// Waits until the admission of a user with limits is safe, so that whatever a client has seen counts also after a
-    /// crash. It is, long before a node answers.
+    /// Waits until the admission of a stream is safe, so that whatever a client has seen counts also after a crash. It is,
+    /// long before a node answers.
     pub(super) async fn admitted(&mut self) -> Result<(), StorageFull> {
         match self.open.as_mut().and_then(|open| open.admitted.take()) {
             Some(receipt) => receipt.kept().await,

@@ -19,7 +19,8 @@ use super::local::Local;
 use super::usage::{Status, UsageRow, insert_rows};
 use super::{StoreError, within_deadline};
 
-/// How long a note waits for others. A request that dies younger with its gateway leaves no trace.
+/// How long a note waits for others, unless a stream is about to begin. A request that dies younger with its gateway, and
+/// of which its client has seen nothing, leaves no trace.
 const GATHER: Duration = Duration::from_millis(5);
 /// Rows a statement: SQLite limits the number of bound values.
 const BATCH: usize = 1_000;

@@ -7,9 +7,9 @@ use uuid::Uuid;
 
 use crate::load::Sent;
 
-/// Younger requests than this may die with the gateway without a trace, milliseconds. The gateway notes them after 5;
-/// the rest is for a machine that is busy with other things.
-const YOUNG_MS: i64 = 200;
+/// Younger requests than this, of which no client has seen anything, may die with the gateway without a trace,
+/// milliseconds. The gateway notes them after 5; the rest is for a machine that is busy with other things.
+const YOUNG_MS: i64 = 2_000;
 
 #[derive(Debug)]
 struct Row {
@@ -24,7 +24,7 @@ pub struct Verdict {
     /// Answers whose end a client saw.
     pub acknowledged: u64,
     pub rows: u64,
-    /// Acknowledged answers, and requests that were not young, without a row.
+    /// Without a row: answers of which a client saw something, and requests that were not young.
     pub lost: u64,
     /// Requests with more than one row.
     pub doubled: u64,
@@ -82,14 +82,15 @@ pub async fn compare(database: &str, nodes: &[SimNode], sent: &[Sent], kills: &[
             made.insert(id, (seen.prompt_tokens, seen.tokens_generated, seen.outcome == Outcome::Completed));
         }
     }
+    for sent in sent.iter().filter(|sent| sent.has_begun && !rows.contains_key(&sent.id)) {
+        verdict.lose(sent.id, "its client saw something");
+    }
     for sent in sent.iter().filter(|sent| sent.is_acknowledged) {
         verdict.acknowledged += 1;
-        match rows.get(&sent.id).and_then(|rows| rows.first()) {
-            None => verdict.lose(sent.id, "its client saw the end"),
-            Some(row) if row.status != "completed" || row.completion_tokens as u64 != sent.completion_tokens => {
-                verdict.mistake(sent.id, row, "its client saw the end");
-            }
-            Some(_) => {}
+        if let Some(row) = rows.get(&sent.id).and_then(|rows| rows.first())
+            && (row.status != "completed" || row.completion_tokens as u64 != sent.completion_tokens)
+        {
+            verdict.mistake(sent.id, row, "its client saw the end");
         }
     }
     for (id, rows) in &rows {
@@ -113,7 +114,7 @@ pub async fn compare(database: &str, nodes: &[SimNode], sent: &[Sent], kills: &[
                 verdict.young += 1;
                 verdict.young_ms = verdict.young_ms.max(killed - came);
             }
-            _ => verdict.lose(*id, "a node had it"),
+            killed => verdict.lose(*id, &format!("a node had it; it came at {came}, killed at {killed:?}")),
         }
     }
     verdict
