@@ -89,7 +89,7 @@ def wait_until(what: str, condition, seconds: float = 10.0):
 def binary() -> pathlib.Path:
     """`GATEWAY_BIN`, or the newest build; builds one if there is none."""
     if given := os.environ.get("GATEWAY_BIN"):
-        return pathlib.Path(given)
+        return pathlib.Path(given).resolve()
     target = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
     built = [path for kind in ["release", "debug"] if (path := target / kind / "ollama-gateway").exists()]
     if not built:
@@ -98,18 +98,29 @@ def binary() -> pathlib.Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
-@contextlib.contextmanager
-def demo():
-    """A demo on a free port; it must be ready in time and, told to stop, end well."""
+def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def demo():
+    """A demo on a free port."""
+    address = free_address()
+    with running(address, [binary(), "demo", "--bind", address]) as gateway:
+        yield gateway
+
+
+@contextlib.contextmanager
+def running(address: str, command: list, **options):
+    """The gateway that this command starts; it must be ready in time and, told to stop, end well."""
     gateway = Gateway(f"http://{address}", admin_key="admin-secret-key")
     # A file and no pipe: nobody reads while the tests run, and a full pipe would stop the gateway.
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen([binary(), "demo", "--bind", address], stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, **options)
         try:
-            wait_until("the demo is ready", lambda: _is_ready(gateway, process, log), seconds=30)
+            wait_until("the gateway is ready", lambda: _is_ready(gateway, process, log), seconds=30)
             yield gateway
         finally:
             process.send_signal(signal.SIGTERM)
@@ -123,7 +134,7 @@ def demo():
 
 
 def _is_ready(gateway: Gateway, process: subprocess.Popen, log) -> bool:
-    assert process.poll() is None, f"the demo ended at once\n{_tail(log)}"
+    assert process.poll() is None, f"the gateway ended at once\n{_tail(log)}"
     try:
         health = gateway.request("GET", "/health").json()
     except requests.ConnectionError:

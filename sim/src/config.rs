@@ -34,6 +34,11 @@ impl SimModel {
         Self::new(name, size_gb, "bert", &["embedding"])
     }
 
+    /// A model that chats, calls tools, sees and embeds.
+    pub fn universal(name: &str, size_gb: f64) -> Self {
+        Self::new(name, size_gb, "gemma3", &["completion", "tools", "vision", "embedding"])
+    }
+
     /// A chat model that reasons before it answers, and calls tools.
     pub fn thinking(name: &str, size_gb: f64) -> Self {
         Self::new(name, size_gb, "qwen3", &["completion", "tools", "thinking"])

@@ -24,7 +24,7 @@ struct Args {
     speed: f64,
 
     /// Models on disk as NAME=GIGABYTES. Names with `embed` or `minilm` embed, with `llava` or `vision` see, with
-    /// `qwen3`, `deepseek-r1` or `gpt-oss` think
+    /// `qwen3`, `deepseek-r1` or `gpt-oss` think, and with `omni` do all but that
     #[arg(long, value_delimiter = ',')]
     models: Vec<ModelArg>,
 
@@ -75,7 +75,9 @@ impl FromStr for ModelArg {
         let (name, size) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=GIGABYTES"))?;
         let size_gb = positive(size)?;
         let any = |marks: &[&str]| marks.iter().any(|mark| name.contains(mark));
-        let kind = if any(&["embed", "minilm"]) {
+        let kind = if any(&["omni"]) {
+            SimModel::universal
+        } else if any(&["embed", "minilm"]) {
             SimModel::embedding
         } else if any(&["llava", "vision"]) {
             SimModel::vision

@@ -9,6 +9,7 @@ use actix_web::web::{Bytes, BytesMut, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::Settings;
 use super::error::ApiError;
@@ -64,8 +65,30 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("The body must be a JSON object."));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| ApiError::invalid(format!("The body is not what is expected here: {error}")))
+    serde_json::from_slice(body).or_else(|error| {
+        // `5.0` is a whole number to JSON, and none to serde.
+        let floating = error.to_string().starts_with("invalid type: floating point");
+        let plain = floating.then(|| serde_json::from_slice(body).ok().map(with_plain_numbers)).flatten();
+        plain
+            .and_then(|value| serde_json::from_value(value).ok())
+            .ok_or_else(|| ApiError::invalid(format!("The body is not what is expected here: {error}")))
+    })
+}
+
+fn with_plain_numbers(mut value: Value) -> Value {
+    match &mut value {
+        Value::Number(number) => {
+            let float = number.as_f64().filter(|float| float.fract() == 0.0 && number.is_f64());
+            // As far as every whole number is a float.
+            if let Some(float) = float.filter(|float| (0.0..9e15).contains(float)) {
+                value = (float as u64).into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| *value = with_plain_numbers(value.take())),
+        Value::Object(members) => members.values_mut().for_each(|value| *value = with_plain_numbers(value.take())),
+        _ => {}
+    }
+    value
 }
 
 async fn read(mut payload: Payload, limit: usize, promised: usize) -> Result<Bytes, ApiError> {
@@ -82,4 +105,27 @@ async fn read(mut payload: Payload, limit: usize, promised: usize) -> Result<Byt
         whole.extend_from_slice(&part);
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Limits {
+        requests: Option<u32>,
+        tokens: Vec<u64>,
+    }
+
+    #[test]
+    fn whole_numbers_count_however_they_are_written() {
+        let read = |body: &str| parse::<Limits>(body.as_bytes()).map_err(|error| error.to_string());
+        let good = Limits { requests: Some(100), tokens: vec![5, 7] };
+        assert_eq!(read(r#"{"requests":1e2,"tokens":[5.0,7]}"#), Ok(good));
+        for bad in
+            [r#"{"requests":1.5,"tokens":[]}"#, r#"{"requests":-1.0,"tokens":[]}"#, r#"{"requests":1e99,"tokens":[]}"#]
+        {
+            assert!(read(bad).is_err_and(|error| error.contains("line 1")), "{bad}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, OneOfBuilder, Schema, SchemaType, Type};
 
 /// A model's name: one of `GET /v1/models`. Without a tag it means `:latest`.
 #[derive(Debug, ToSchema)]
@@ -21,11 +22,14 @@ pub struct Chat {
     /// Whether the answer is a stream of events.
     stream: Option<bool>,
     /// Most tokens of the answer.
-    #[schema(minimum = 1)]
-    max_tokens: Option<u32>,
+    #[schema(schema_with = limit)]
+    max_tokens: Option<u64>,
     /// The newer name of `max_tokens`; it counts where both are given.
-    #[schema(minimum = 1)]
-    max_completion_tokens: Option<u32>,
+    #[schema(schema_with = limit)]
+    max_completion_tokens: Option<u64>,
+    /// Choices of an answer: 1, as nodes give no more.
+    #[schema(minimum = 1, maximum = 1)]
+    n: Option<u32>,
 }
 
 /// A message.
@@ -69,8 +73,8 @@ pub struct Completion {
     /// Whether the answer is a stream of events.
     stream: Option<bool>,
     /// Most tokens of the answer.
-    #[schema(minimum = 1)]
-    max_tokens: Option<u32>,
+    #[schema(schema_with = limit)]
+    max_tokens: Option<u64>,
 }
 
 /// Texts to embed, as OpenAI's API takes them.
@@ -78,7 +82,7 @@ pub struct Completion {
 #[expect(dead_code, reason = "only described, never made")]
 pub struct Embedding {
     model: ModelName,
-    /// A text or several.
+    #[schema(schema_with = texts)]
     input: Texts,
 }
 
@@ -93,6 +97,27 @@ pub enum Texts {
     Several(Vec<String>),
 }
 
+/// A text, or at least one.
+fn texts() -> Schema {
+    let text = ObjectBuilder::new().schema_type(Type::String).build();
+    let several = ArrayBuilder::new().items(text.clone()).min_items(Some(1));
+    OneOfBuilder::new().item(text).item(several).description(Some("A text or several.")).build().into()
+}
+
+/// A number of tokens that may be left out. Written in any way that is a whole number, and without a largest one.
+fn limit() -> Schema {
+    whole_number([Type::Integer, Type::Null].into_iter().collect())
+}
+
+fn needed_limit() -> Schema {
+    whole_number(Type::Integer.into())
+}
+
+fn whole_number(kind: SchemaType) -> Schema {
+    let description = Some("Most tokens of the answer.");
+    ObjectBuilder::new().schema_type(kind).minimum(Some(1)).description(description).build().into()
+}
+
 /// A response, as OpenAI's newer API takes it, as far as Ollama has it.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "only described, never made")]
@@ -104,8 +129,8 @@ pub struct Response {
     /// Whether the answer is a stream of events.
     stream: Option<bool>,
     /// Most tokens of the answer.
-    #[schema(minimum = 1)]
-    max_output_tokens: Option<u32>,
+    #[schema(schema_with = limit)]
+    max_output_tokens: Option<u64>,
 }
 
 /// Messages, as Anthropic's API takes them.
@@ -114,13 +139,41 @@ pub struct Response {
 pub struct Message {
     model: ModelName,
     /// Most tokens of the answer.
-    #[schema(minimum = 1)]
-    max_tokens: u32,
+    #[schema(schema_with = needed_limit)]
+    max_tokens: u64,
     /// At least one.
     #[schema(min_items = 1)]
-    messages: Vec<ChatMessage>,
+    messages: Vec<AnthropicMessage>,
     /// Whether the answer is a stream of events.
     stream: Option<bool>,
+}
+
+/// A message of Anthropic's API.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "only described, never made")]
+pub struct AnthropicMessage {
+    /// `user` or `assistant`.
+    role: String,
+    /// Text, or blocks: `{"type":"text","text":"…"}` and `{"type":"image","source":{"type":"base64",…}}`.
+    content: Blocks,
+}
+
+/// Text, or blocks of it.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "only described, never made")]
+pub enum Blocks {
+    /// Text.
+    Text(String),
+    /// Blocks.
+    Blocks(Vec<Block>),
+}
+
+/// A block, of any type that the API has.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Block {
+    /// Such as `text`; each has fields of its own.
+    r#type: String,
 }
 
 /// A chat, as Ollama's own API takes it.
@@ -141,7 +194,7 @@ pub struct OllamaMessage {
     /// `system`, `user`, `assistant` or `tool`.
     role: String,
     /// Text.
-    content: String,
+    content: Option<String>,
 }
 
 /// A prompt, as Ollama's own API takes it.

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -61,10 +62,10 @@ pub(super) fn bad_cursor() -> ApiError {
 #[serde(deny_unknown_fields)]
 pub struct PeriodQuery {
     /// First moment, RFC 3339, or a date (UTC). Default: from the beginning.
-    #[param(example = "2026-11-01")]
+    #[param(example = "2026-11-01", schema_with = moment_schema)]
     from: Option<String>,
     /// First moment that is not included, RFC 3339, or a date (UTC). Default: up to now.
-    #[param(example = "2026-12-01T00:00:00Z")]
+    #[param(example = "2026-12-01T00:00:00Z", schema_with = moment_schema)]
     to: Option<String>,
 }
 
@@ -72,6 +73,11 @@ impl PeriodQuery {
     fn period(&self) -> Result<Period, ApiError> {
         Ok(Period { from_ms: moment("from", self.from.as_deref())?, to_ms: moment("to", self.to.as_deref())? })
     }
+}
+
+fn moment_schema() -> Schema {
+    let text = |format| ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format)));
+    OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime)).build().into()
 }
 
 fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {

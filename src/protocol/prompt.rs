@@ -86,7 +86,10 @@ pub(super) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
             &["prompt"]
         }
         Endpoint::Embeddings | Endpoint::Embed => {
-            input(object, "`input` must be a string or a list of strings")?;
+            let input = input(object, "`input` must be a string or a list of strings")?;
+            if endpoint == Endpoint::Embeddings && input.get()[1..].trim_start() == "]" {
+                return Err(bad("input", "`input` must hold at least one text"));
+            }
             &["input"]
         }
         Endpoint::Responses => {
@@ -133,6 +136,8 @@ struct Message<'a> {
 /// (`source`).
 #[derive(Deserialize)]
 struct Part<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Option<&'a RawValue>,
     #[serde(borrow)]
     image_url: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -197,6 +202,11 @@ fn parts(param: &'static str, content: &str, media: &mut Media) -> Result<(), Ba
     let parts: Vec<Part> =
         serde_json::from_str(content).map_err(|_| bad(param, "a list as `content` must hold parts, each an object"))?;
     for part in parts {
+        // Items of the newer API may do without.
+        let has_kind = part.kind.map_or(param == "input", |kind| kind.get().starts_with('"'));
+        if !has_kind {
+            return Err(bad(param, "every part of a `content` must have a `type`"));
+        }
         if let Some(image) = part.image_url {
             let is_data = is_data_url(image);
             if !is_data.ok_or_else(|| bad(param, "`image_url` must be an object with a `url`"))? {

@@ -158,20 +158,28 @@ impl InferenceRequest {
             place.set(&mut self.edits, "stream_options", r#"{"include_usage":true}"#);
         }
         let place = place(body, object, "max_tokens");
-        if let (Some(newer), true) = (newer, newer != max_tokens) {
-            place.set(&mut self.edits, "max_tokens", &newer.to_string());
+        let counts = newer.or(max_tokens);
+        if let Some(limit) = counts
+            && (max_tokens != Some(limit) || !limit.plain)
+        {
+            place.set(&mut self.edits, "max_tokens", &limit.tokens.to_string());
         }
-        self.max_output = newer.or(max_tokens);
+        self.max_output = counts.map(|limit| limit.tokens);
         self.cap = Cap::Member("max_tokens", place);
         Ok(())
     }
 
     fn read_cap(&mut self, body: &[u8], object: &Object<'_>, key: &'static str) -> Result<(), BadRequest> {
-        self.max_output = output_of(object, key)?;
-        if self.endpoint == Endpoint::Messages && self.max_output.is_none() {
+        let limit = output_of(object, key)?;
+        if self.endpoint == Endpoint::Messages && limit.is_none() {
             return Err(bad("max_tokens", "`max_tokens` is missing"));
         }
-        self.cap = Cap::Member(key, place(body, object, key));
+        let place = place(body, object, key);
+        if let Some(Limit { tokens, plain: false }) = limit {
+            place.set(&mut self.edits, key, &tokens.to_string());
+        }
+        self.max_output = limit.map(|limit| limit.tokens);
+        self.cap = Cap::Member(key, place);
         Ok(())
     }
 
@@ -349,14 +357,25 @@ fn checked_model(model: String) -> Result<String, BadRequest> {
     Ok(model)
 }
 
-fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option<u64>, BadRequest> {
-    let limit = field::<u64>(object, key, "a whole number of at least 1")?;
-    match limit {
-        Some(0) => Err(bad(key, format!("`{key}` must be a whole number of at least 1"))),
-        // As far as a node's own integers go.
-        Some(limit) => Ok(Some(limit.min(i32::MAX as u64))),
-        None => Ok(None),
+/// A limit on the answer, and how a node can read it where it is written otherwise: `5.0` is a whole number, which no
+/// node takes, and nodes' integers end somewhere.
+fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option<Limit>, BadRequest> {
+    let Some(raw) = object.present(key) else { return Ok(None) };
+    let wrong = || bad(key, format!("`{key}` must be a whole number of at least 1"));
+    let limit: f64 = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
+    if limit < 1.0 || limit.fract() != 0.0 {
+        return Err(wrong());
     }
+    let tokens = limit.min(f64::from(i32::MAX)) as u64;
+    Ok(Some(Limit { tokens, plain: raw.get() == tokens.to_string() }))
+}
+
+/// A limit on the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limit {
+    tokens: u64,
+    /// It is written as nodes read it.
+    plain: bool,
 }
 
 /// `num_predict` as a node reads it: cut to a whole number; without end where it is not above zero. `None` where it is no
@@ -420,6 +439,21 @@ mod tests {
         assert!(rewritten(&body, Some(5)).contains(r#""max_tokens":5"#));
         let body = format!(r#"{{"model":"m","max_tokens":9,"max_completion_tokens":7,{ONE}}}"#);
         assert!(rewritten(&body, None).contains(r#""max_tokens":7"#));
+    }
+
+    #[test]
+    fn a_limit_may_be_written_in_any_way_that_is_a_whole_number() {
+        for (written, sent) in [("7.0", "7"), ("1e2", "100"), ("99999999999", "2147483647"), ("7", "7")] {
+            let body = format!(r#"{{"model":"m","max_tokens": {written},{ONE}}}"#);
+            assert_eq!(rewritten(&body, Some(5)), body.replace(written, sent));
+            let body = format!(r#"{{"model":"m","max_completion_tokens": {written},{ONE}}}"#);
+            assert!(rewritten(&body, None).starts_with(&format!(r#"{{"max_tokens":{sent},"#)), "{written}");
+            let body = format!(r#"{{"model":"m","max_output_tokens": {written},"input":"hi"}}"#);
+            assert_eq!(native(Endpoint::Responses, &body, None).1["max_output_tokens"].to_string(), sent);
+        }
+        for wrong in ["0.5", "7.5", "0.0", "-1.0", "1e999"] {
+            assert!(chat(&format!(r#"{{"model":"m","max_tokens":{wrong},{ONE}}}"#)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

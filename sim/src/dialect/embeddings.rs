@@ -72,7 +72,7 @@ pub(crate) fn openai(body: &[u8]) -> Result<Work, ApiError> {
         }
     };
     let inputs = inputs(request.input.as_ref())?;
-    if inputs.is_empty() || inputs == [""] {
+    if inputs.is_empty() {
         return Err(ApiError::bad_request("invalid input"));
     }
     embed(request, inputs, shape)
