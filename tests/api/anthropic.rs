@@ -4,22 +4,14 @@ use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
 use crate::dialects::{
-    assert_row_is_as_the_node_counted, directly, last_seen, named_events_of, spawn_over, timeless, types,
+    assert_answers_as_the_node, assert_row_is_as_the_node_counted, directly, named_events_of, spawn_over, types, with,
 };
-use crate::harness::{
-    Reply, TestDatabase, each_at_once, eventually, fast_node, node, spawn_app, spawn_app_with, stream_body,
-};
-use crate::scripted::{ScriptedNode, chunk, last_chunk, plain, stream_head};
+use crate::harness::{Reply, TestDatabase, each_at_once, eventually, fast_node, node, spawn_app_with, stream_body};
 
 const PATH: &str = "/v1/messages";
 
 fn body(prompt: &str) -> Value {
     json!({"model": "llama3.2", "max_tokens": 200, "messages": [{"role": "user", "content": prompt}]})
-}
-
-fn with(mut body: Value, member: &str, value: Value) -> Value {
-    body[member] = value;
-    body
 }
 
 fn streamed(prompt: &str) -> Value {
@@ -39,53 +31,6 @@ fn anthropic_error(reply: &Reply, status: u16, kind: &str) -> String {
 }
 
 // Whole answers
-
-#[actix_rt::test]
-async fn a_plain_message_is_the_nodes_own_but_for_its_id() {
-    let answer = " {\"content\":[{\"type\":\"text\",\"text\":\"h\\u00e9\", \"id\":\"kept\"}], \"id\" : \"msg_0123\",\
-                  \"x\":[1.0,  2],\"stop_reason\":\"end_turn\",\"usage\":{\"input_tokens\":4,\"output_tokens\":5}}\n";
-    let node_a = ScriptedNode::always(move || vec![plain(answer)]).await;
-    let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-    let key = app.user("ann").await;
-
-    let reply = app.post(PATH, &key, body("hi")).await;
-
-    assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, Some("application/json")));
-    let id = format!("msg_{}", reply.header("x-request-id").unwrap());
-    assert_eq!(reply.text(), answer.replace("msg_0123", &id));
-    let row = &app.rows_once(&key, 1).await[0];
-    assert_eq!((&row["prompt_tokens"], &row["completion_tokens"]), (&json!(4), &json!(5)));
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_stream_of_messages_is_the_nodes_own_but_for_its_id_wherever_it_is_cut() {
-    let stream = concat!(
-        "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"x\":1.0, \"id\" : \"msg_0123\",\"content\":[]}}\n\n",
-        "event: ping\ndata: {\"type\":\"ping\"}\n\n",
-        ": a comment\n\n",
-        "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0, \"delta\":{\"text\":\"msg_0123 \u{2603}\\u00e9\"}}\n\n",
-        "event: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"input_tokens\":26,\"output_tokens\":2}}\n\n",
-        "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
-    );
-    for size in [1, 7, 100_000] {
-        let node_a = ScriptedNode::always(move || {
-            let chunks = stream.as_bytes().chunks(size).map(chunk);
-            [stream_head()].into_iter().chain(chunks).chain([last_chunk()]).collect()
-        })
-        .await;
-        let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-        let key = app.user("ann").await;
-
-        let reply = app.post(PATH, &key, streamed("hi")).await;
-
-        let id = format!("\"msg_{}\"", reply.header("x-request-id").unwrap());
-        assert_eq!(reply.text(), stream.replace("\"msg_0123\"", &id), "in chunks of {size}");
-        let row = &app.rows_once(&key, 1).await[0];
-        assert_eq!((&row["prompt_tokens"], &row["completion_tokens"]), (&json!(26), &json!(2)));
-        app.stop().await;
-    }
-}
 
 // Line 23 of the clients' checklist: the order of the events, from message_start to message_stop.
 #[actix_rt::test]
@@ -146,32 +91,8 @@ async fn whatever_is_asked_in_anthropics_words_the_gateway_answers_as_the_node_i
         with(with(body("x"), "model", json!("llava")), "messages", picture),
         with(body("x"), "messages", result),
     ] {
-        let plain = app.post(PATH, &key, asked.clone()).await;
-        let direct = directly(&simulated, PATH, &asked).await;
-        assert_eq!((plain.status.as_u16(), timeless(plain.text())), (200, timeless(direct.text())), "{asked}");
-
-        let asked = with(asked, "stream", json!(true));
-        let stream = app.post(PATH, &key, asked.clone()).await;
-        let direct = directly(&simulated, PATH, &asked).await;
-        assert_eq!((stream.status.as_u16(), timeless(stream.text())), (200, timeless(direct.text())), "{asked}");
-        assert_eq!(last_seen(&simulated), asked, "the request is the client's own");
+        assert_answers_as_the_node(&app, &simulated, &key, PATH, asked).await;
     }
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn the_ids_of_messages_are_their_own() {
-    let simulated = fast_node().await;
-    let app = spawn_over(&simulated).await;
-    let key = app.user("ann").await;
-    let mut ids = std::collections::BTreeSet::new();
-    for _ in 0..4 {
-        let plain = app.post(PATH, &key, body("[[n=1]]")).await.json();
-        let stream = app.post(PATH, &key, streamed("[[n=1]]")).await;
-        ids.insert(plain["id"].as_str().unwrap().to_owned());
-        ids.insert(named_events_of(stream.text())[0]["message"]["id"].as_str().unwrap().to_owned());
-    }
-    assert_eq!(ids.len(), 8);
     app.stop().await;
 }
 

@@ -80,7 +80,7 @@ const LINES: [Line; 30] = [
         "streams::a_stream_that_breaks_keeps_its_good_events_and_ends_with_an_error_and_is_not_tried_again",
     ]),
     (18, "Ollama's lines: none is blank, and errors are strings", &[
-        "native::a_native_stream_is_the_nodes_byte_for_byte_but_for_blank_lines_wherever_it_is_cut",
+        "bytes::a_stream_is_the_nodes_own_but_for_its_ids_and_blank_lines_wherever_it_is_cut",
         "native::a_native_stream_that_breaks_ends_with_an_error_line_and_never_with_done",
         "native::a_native_error_is_a_string_whatever_the_status",
         "clients/ollama-python/client.py::errors", "clients/ollama-js/client.mjs::errors",
@@ -123,6 +123,8 @@ const LINES: [Line; 30] = [
         "fidelity::a_request_without_a_reason_for_an_edit_reaches_the_node_byte_for_byte",
         "fidelity::a_plain_answer_reaches_the_client_byte_for_byte_but_for_its_id",
         "fidelity::a_stream_reaches_the_client_byte_for_byte_but_for_the_documented_edits_wherever_it_is_cut",
+        "bytes::a_plain_answer_is_the_nodes_own_but_for_its_id",
+        "bytes::a_stream_is_the_nodes_own_but_for_its_ids_and_blank_lines_wherever_it_is_cut",
     ]),
     (27, "large prompts, many images, letters cut in the middle", &[
         "relay::a_prompt_of_ten_megabytes_of_any_script_reaches_the_node_whole",

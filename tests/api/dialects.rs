@@ -14,6 +14,23 @@ pub async fn directly(simulated: &SimNode, path: &str, body: &Value) -> Reply {
     read(client().post(simulated.url() + path).send_body(body.to_string()).await.unwrap()).await
 }
 
+/// A body with one member more, or another.
+pub fn with(mut body: Value, member: &str, value: Value) -> Value {
+    body[member] = value;
+    body
+}
+
+/// Asserts that the gateway answers this as the node itself does, plain and streamed, and passes it on as it is.
+pub async fn assert_answers_as_the_node(app: &TestApp, simulated: &SimNode, key: &str, path: &str, asked: Value) {
+    for stream in [false, true] {
+        let asked = if stream { with(asked.clone(), "stream", json!(true)) } else { asked.clone() };
+        let reply = app.post(path, key, asked.clone()).await;
+        let direct = directly(simulated, path, &asked).await;
+        assert_eq!((reply.status.as_u16(), timeless(reply.text())), (200, timeless(direct.text())), "{asked}");
+        assert_eq!(last_seen(simulated), asked, "the request is the client's own");
+    }
+}
+
 /// The last request that reached the node, but for probes.
 #[track_caller]
 pub fn last_seen(simulated: &SimNode) -> Value {

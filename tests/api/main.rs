@@ -7,6 +7,7 @@
 mod admin;
 mod anthropic;
 mod auth;
+mod bytes;
 mod checklist;
 mod cli;
 mod cloud;

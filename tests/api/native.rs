@@ -3,12 +3,12 @@ use awc::http::Method;
 use ollama_sim::{Fault, Outcome, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
-use crate::dialects::{assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless};
+use crate::dialects::{assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless, with};
 use crate::harness::{
     Reply, TestApp, TestDatabase, client, each_at_once, eventually, fast_node, node, spawn_app, spawn_app_with,
     stream_body,
 };
-use crate::scripted::{ScriptedNode, Step, chunk, last_chunk, plain, raw};
+use crate::scripted::{ScriptedNode, Step};
 
 /// Those that make text.
 const SPEAKING: [&str; 2] = ["/api/chat", "/api/generate"];
@@ -17,11 +17,6 @@ const ROUTES: [&str; 4] = ["/api/chat", "/api/generate", "/api/embed", "/api/emb
 /// A request that any of the routes can answer.
 fn body(prompt: &str) -> Value {
     json!({"model": "llama3.2", "messages": [{"role": "user", "content": prompt}], "prompt": prompt, "input": prompt})
-}
-
-fn with(mut body: Value, member: &str, value: Value) -> Value {
-    body[member] = value;
-    body
 }
 
 /// The request for a route; vectors come from a model of their own.
@@ -44,63 +39,6 @@ fn error_string(reply: &Reply, status: u16) -> String {
 }
 
 // What the node says
-
-#[actix_rt::test]
-async fn a_plain_native_answer_is_the_nodes_byte_for_byte() {
-    let answers = [
-        (
-            "/api/chat",
-            " {\"x\":[1.0,  2e3, 18446744073709551616], \"id\" : 7,\"model\":\"\", \"message\":{\"role\":\"assistant\",\
-             \"content\":\"h\\u00e9 \u{2603}\",\"tool_calls\":[{\"id\":\"call_1\"}]},\"done\":true,\"usage\":{}, \"eval_count\" :5}\n",
-        ),
-        ("/api/generate", r#"{"response":"a","done":true,"done_reason":"stop","context":[1, 2],"new":{}}"#),
-        ("/api/embed", r#"{"model":"m","embeddings":[[0.10,-1e-7]],"total_duration":1,"prompt_eval_count":4}"#),
-        ("/api/embeddings", r#"{"embedding":[ 0.5, 1 ]}"#),
-    ];
-    let said = move |head: &str| answers.iter().find(|(path, _)| head.contains(&format!("{path} "))).unwrap().1;
-    let node_a = ScriptedNode::start(move |received| vec![plain(said(&received.head))]).await;
-    let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-    let key = app.user("ann").await;
-    for (path, answer) in answers {
-        let reply = app.post(path, &key, with(body("hi"), "stream", json!(false))).await;
-
-        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, Some("application/json")), "{path}");
-        assert_eq!(reply.text(), answer, "{path}");
-        assert_eq!(reply.header("x-gateway-node"), Some("a"));
-    }
-    app.stop().await;
-}
-
-// Line 18 of the clients' checklist, first half: the content type, and no blank line.
-#[actix_rt::test]
-async fn a_native_stream_is_the_nodes_byte_for_byte_but_for_blank_lines_wherever_it_is_cut() {
-    let lines = [
-        "{\"model\":\"m\",\"message\":{\"content\":\"h\u{e9}\u{1f600}\"},\"id\":\"x\",\"done\":false}\n",
-        "\n",
-        " {\"usage\":null , \"response\":\"\\u00e9\", \"done\" : false}\r\n",
-        " \r\n",
-        "{\"message\":{\"content\":\"\"},\"done\":true,\"prompt_eval_count\":3,\"eval_count\":2}\n",
-    ];
-    for size in [1, 7, 100_000] {
-        let stream = lines.concat();
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
-        let node_a = ScriptedNode::always(move || {
-            let chunks = stream.as_bytes().chunks(size).map(chunk);
-            [raw(head)].into_iter().chain(chunks).chain([last_chunk()]).collect()
-        })
-        .await;
-        let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-        let key = app.user("ann").await;
-        for route in SPEAKING {
-            let reply = app.post(route, &key, body("hi")).await;
-
-            assert_eq!(reply.header("content-type"), Some("application/x-ndjson"));
-            assert_eq!(reply.header("cache-control"), Some("no-cache"));
-            assert_eq!(reply.text(), [lines[0], lines[2], lines[4]].concat(), "{route} in chunks of {size}");
-        }
-        app.stop().await;
-    }
-}
 
 #[actix_rt::test]
 async fn whatever_is_asked_in_ollamas_words_the_gateway_answers_as_the_node_itself() {

@@ -4,10 +4,10 @@ use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
 use crate::dialects::{
-    assert_row_is_as_the_node_counted, directly, last_seen, named_events_of, spawn_over, timeless, types,
+    assert_answers_as_the_node, assert_row_is_as_the_node_counted, directly, last_seen, named_events_of, spawn_over,
+    types, with,
 };
-use crate::harness::{TestDatabase, each_at_once, error_of, fast_node, node, spawn_app, spawn_app_with};
-use crate::scripted::{ScriptedNode, chunk, last_chunk, plain, stream_head};
+use crate::harness::{TestDatabase, each_at_once, error_of, fast_node, node, spawn_app_with};
 
 const PATH: &str = "/v1/responses";
 
@@ -15,58 +15,8 @@ fn body(prompt: &str) -> Value {
     json!({"model": "llama3.2", "input": prompt})
 }
 
-fn with(mut body: Value, member: &str, value: Value) -> Value {
-    body[member] = value;
-    body
-}
-
 fn streamed(prompt: &str) -> Value {
     with(body(prompt), "stream", json!(true))
-}
-
-#[actix_rt::test]
-async fn a_plain_response_is_the_nodes_own_but_for_its_id() {
-    let answer = " {\"output\":[{\"id\":\"msg_7\",\"content\":[{\"text\":\"resp_41 \\u00e9\"}]}], \"id\" : \"resp_41\",\"error\":null,\
-                  \"x\":[1.0,  2],\"usage\":{\"input_tokens\":4,\"output_tokens\":5,\"total_tokens\":9, \"new\":{}}}\n";
-    let node_a = ScriptedNode::always(move || vec![plain(answer)]).await;
-    let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-    let key = app.user("ann").await;
-
-    let reply = app.post(PATH, &key, body("hi")).await;
-
-    let id = format!("\"resp_{}\"", reply.header("x-request-id").unwrap());
-    assert_eq!((reply.status.as_u16(), reply.text()), (200, answer.replace("\"resp_41\"", &id).as_str()));
-    let row = &app.rows_once(&key, 1).await[0];
-    assert_eq!((&row["prompt_tokens"], &row["completion_tokens"]), (&json!(4), &json!(5)));
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_streamed_response_is_the_nodes_own_but_for_its_id_wherever_it_is_cut() {
-    let stream = concat!(
-        "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"x\":1.0, \"id\" : \"resp_41\"},\"sequence_number\":0}\n\n",
-        "event: response.in_progress\ndata: {\"type\":\"response.in_progress\",\"response\":{\"id\":\"resp_41\"},\"sequence_number\":1}\n\n",
-        "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\", \"item_id\":\"msg_7\",\"delta\":\"\u{2603}\\u00e9\",\"sequence_number\":2}\n\n",
-        "event: response.unheard_of\ndata: {\"type\":\"response.unheard_of\",\"id\":\"resp_41 \",\"sequence_number\":3}\n\n",
-        "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"id\":\"resp_41\",\"usage\":{\"input_tokens\":26,\"output_tokens\":1}},\"sequence_number\":4}\n\n",
-    );
-    for size in [1, 7, 100_000] {
-        let node_a = ScriptedNode::always(move || {
-            let chunks = stream.as_bytes().chunks(size).map(chunk);
-            [stream_head()].into_iter().chain(chunks).chain([last_chunk()]).collect()
-        })
-        .await;
-        let app = spawn_app(vec![node("a", node_a.url(), 1)]).await;
-        let key = app.user("ann").await;
-
-        let reply = app.post(PATH, &key, streamed("hi")).await;
-
-        let id = format!("\"resp_{}\"", reply.header("x-request-id").unwrap());
-        assert_eq!(reply.text(), stream.replace("\"resp_41\"", &id), "in chunks of {size}");
-        let row = &app.rows_once(&key, 1).await[0];
-        assert_eq!((&row["prompt_tokens"], &row["completion_tokens"]), (&json!(26), &json!(1)));
-        app.stop().await;
-    }
 }
 
 // Line 24 of the clients' checklist: the stream ends with response.completed.
@@ -112,33 +62,8 @@ async fn whatever_is_asked_of_responses_the_gateway_answers_as_the_node_itself()
         with(body("x"), "input", items),
         with(with(body("x"), "store", json!(false)), "metadata", json!({"a": "b"})),
     ] {
-        let plain = app.post(PATH, &key, asked.clone()).await;
-        let direct = directly(&simulated, PATH, &asked).await;
-        assert_eq!((plain.status.as_u16(), timeless(plain.text())), (200, timeless(direct.text())), "{asked}");
-
-        let asked = with(asked, "stream", json!(true));
-        let stream = app.post(PATH, &key, asked.clone()).await;
-        let direct = directly(&simulated, PATH, &asked).await;
-        assert_eq!((stream.status.as_u16(), timeless(stream.text())), (200, timeless(direct.text())), "{asked}");
-        assert_eq!(last_seen(&simulated), asked, "the request is the client's own");
+        assert_answers_as_the_node(&app, &simulated, &key, PATH, asked).await;
     }
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn the_ids_of_responses_are_their_own() {
-    let simulated = fast_node().await;
-    let app = spawn_over(&simulated).await;
-    let key = app.user("ann").await;
-    let mut ids = std::collections::BTreeSet::new();
-    for _ in 0..4 {
-        let plain = app.post(PATH, &key, body("[[n=1]]")).await;
-        let stream = app.post(PATH, &key, streamed("[[n=1]]")).await;
-        assert_eq!(plain.json()["id"], format!("resp_{}", plain.header("x-request-id").unwrap()));
-        ids.insert(plain.json()["id"].as_str().unwrap().to_owned());
-        ids.insert(named_events_of(stream.text())[0]["response"]["id"].as_str().unwrap().to_owned());
-    }
-    assert_eq!(ids.len(), 8);
     app.stop().await;
 }
 
