@@ -271,6 +271,8 @@ impl Parts {
             .shutdown_timeout(LAST_FRAME.as_secs())
             .disable_signals()
             .on_connect(move |connection, _| watch_client(connection, stall))
+            // HTTP/1.1 alone. With HTTP/2 no handler hears that its client left, and its request would hold its slot to
+            // the end; and a connection that says nothing would have no deadline.
             .bind(bind)
             .map_err(failed)?;
         let address = server.addrs().first().copied().unwrap_or(bind);
