@@ -194,8 +194,9 @@ impl Instance {
         self.slots.count(self.family()) as usize
     }
 
+    /// Whether one more than its slots may be sent. What ran before their number was set to less may be more already.
     pub(super) fn wants_probe(&self, now: f64) -> bool {
-        self.slots.wants_probe(self.family(), now)
+        self.running.len() <= self.slot_count() && self.slots.wants_probe(self.family(), now)
     }
 
     /// Bytes it takes in memory, as far as is known.
@@ -257,6 +258,30 @@ mod tests {
         assert_eq!(Slots::new(Some(4)).count("mllama"), 1);
         assert_eq!(Slots::new(Some(0)).count("mllama"), 0);
         assert!(!Slots::new(None).wants_probe("qwen3vl", 0.0));
+    }
+
+    #[test]
+    fn nothing_is_tried_beyond_the_slots_while_more_runs_than_there_are() {
+        let mut instance = Instance::new("m".into(), Some(3));
+        let running = |id| Running {
+            id: RequestId(id),
+            sent_at: 0.0,
+            is_stream: true,
+            prompt: 1.0,
+            whole_prompt: 1.0,
+            output: 1.0,
+            others: 0.0,
+            session: None,
+            began_at: None,
+            delivered: 0.0,
+            heard_at: 0.0,
+        };
+        instance.running = (0..3).map(running).collect();
+        // No longer configured.
+        instance.slots = Slots::new(None);
+        assert!(!instance.wants_probe(0.0));
+        instance.running.truncate(1);
+        assert!(instance.wants_probe(0.0));
     }
 
     #[test]
