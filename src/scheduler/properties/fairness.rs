@@ -1,0 +1,111 @@
+//! Who always has something waiting gets work by its weight (P3).
+
+use super::{
+    fleet::{Ask, Dice, Fleet, Setup, TICK},
+    run::*,
+    *,
+};
+
+/// Seconds of a node of 100 tokens a second, of a 5 GB model.
+fn cost(prompt: u64, output: u64) -> f64 {
+    (prompt as f64 / 25.0 + output as f64) / 100.0
+}
+
+#[test]
+fn work_goes_by_the_weights_over_nodes_and_models() {
+    const WEIGHTS: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
+    for seed in 1..=4 {
+        let setups = [Setup::new(20, 3, &[0, 1]), Setup::new(9, 2, &[0, 1]), Setup::new(14, 1, &[1])];
+        let mut fleet = Fleet::new(Settings::default(), &setups, &[0, 1, 2], 2);
+        let mut dice = Dice::new(seed);
+        for _ in 0..3000 {
+            for (user, weight) in WEIGHTS.into_iter().enumerate() {
+                while fleet.waiting_of(user) < 12 {
+                    let (prompt, output) = (50 + dice.below(1000), 10 + dice.below(190));
+                    fleet.ask(Ask { user, weight, model: dice.below(2) as usize, prompt, output });
+                }
+            }
+            fleet.step();
+        }
+        // Who came first had the whole fleet, and is asked nothing for it.
+        let all_wait_from = 2 * TICK;
+        let mut shares = [0.0; 4];
+        for asked in fleet.asked.values().filter(|asked| asked.sent_at.is_some_and(|at| at > all_wait_from)) {
+            shares[asked.ask.user] += cost(asked.ask.prompt, asked.ask.output) / WEIGHTS[asked.ask.user];
+        }
+        let (least, most) = shares.iter().fold((f64::MAX, 0.0_f64), |(a, b), share| (a.min(*share), b.max(*share)));
+        let dearest = cost(1050, 200) / WEIGHTS[0];
+        assert!(most - least <= 2.0 * dearest, "{shares:?}, seed {seed}");
+        assert!(least > 10.0 * dearest, "too little was done to tell: {shares:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(config(100))]
+
+    /// Of two users who always have something waiting, neither gets more work done than the other by more than twice the
+    /// dearest request, over any time.
+    #[test]
+    fn two_backlogged_users_are_served_by_their_weights(
+        ends in prop::collection::vec(any::<usize>(), 1..300),
+        prompts in prop::collection::vec((1..8000u64, 1..1000u64), 5..20),
+        weight in 1..4u32,
+    ) {
+        let settings = Settings { max_queued: 10_000, max_queued_per_user: 10_000 };
+        let spec = NodeSpec { name: "gpu".into(), slots: Some(3), vram_bytes: None };
+        let mut scheduler = Scheduler::new(settings, vec![spec]);
+        let node = NodeId(0);
+        scheduler.handle(Event::Answered { node }, Duration::ZERO);
+        let model = Model { size_bytes: 5_000_000_000, ..listing(0) };
+        scheduler.handle(Event::Listed { node, models: vec![model] }, Duration::ZERO);
+        let loaded = vec![Loaded { name: LISTED[0].into(), vram_bytes: 5_000_000_000, context_length: None }];
+        scheduler.handle(Event::Resident { node, loaded }, Duration::ZERO);
+        let weights = [1.0, f64::from(weight)];
+        let cost = |id: u64| {
+            let (prompt, output) = prompts[(id % 1000) as usize % prompts.len()];
+            (prompt as f64 / 25.0 + output as f64) / 100.0
+        };
+        let dearest = (0..20).map(cost).fold(0.0, f64::max);
+        let mut running = BTreeSet::new();
+        let mut served = [0.0_f64; 2];
+        let mut hear = |decisions: Vec<Decision>, running: &mut BTreeSet<u64>| {
+            for decision in decisions {
+                let Decision::Dispatch { id, .. } = decision else { continue };
+                running.insert(id.0);
+                let user = usize::from(id.0 >= 1000);
+                served[user] += cost(id.0) / weights[user];
+            }
+            served[0] - served[1]
+        };
+        for user in 0..2_u64 {
+            for index in 0..400 {
+                let (prompt_tokens, output) = prompts[index as usize % prompts.len()];
+                let decisions = scheduler.handle(Event::Arrived(Arrival {
+                    id: RequestId(user * 1000 + index),
+                    user: USERS[user as usize].into(),
+                    weight: weights[user as usize],
+                    model: MODELS[0].into(),
+                    prompt_tokens,
+                    max_output: Some(output),
+                    session: None,
+                    is_stream: true,
+                    deadline: Duration::from_secs(1_000_000),
+                }), Duration::ZERO);
+                hear(decisions, &mut running);
+            }
+        }
+        let mut now = Duration::ZERO;
+        let mut leads = Vec::new();
+        for end in ends {
+            let Some(id) = running.iter().nth(end % running.len()).copied() else { break };
+            running.remove(&id);
+            now += Duration::from_secs(end as u64 % 30);
+            let output = prompts[(id % 1000) as usize % prompts.len()].1;
+            scheduler.handle(Event::Progress { id: RequestId(id), tokens: output }, now);
+            let decisions = scheduler.handle(Event::Left { id: RequestId(id), outcome: Outcome::Completed }, now);
+            leads.push(hear(decisions, &mut running));
+        }
+        let widest = leads.iter().copied().fold(f64::MIN, f64::max) - leads.iter().copied().fold(f64::MAX, f64::min);
+        prop_assert!(leads.is_empty() || widest <= 2.0 * dearest * 3.0 + 1e-9, "the lead moved by {widest}, {dearest}");
+    }
+}

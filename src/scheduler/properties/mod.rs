@@ -1,0 +1,50 @@
+//! What holds under any interleaving of events.
+//!
+//! | | property | test |
+//! |---|---|---|
+//! | P1 | work is conserved | [`random`]`::slots_bounds_and_the_number_of_requests_hold_after_every_step` |
+//! | P2 | no more than the slots, and one probe | the same, and [`learning`]`::learned_slots_reach_the_true_ones_and_never_pass_them_by_more_than_a_probe` |
+//! | P3 | fair between backlogged users, by weight | [`fairness`]`::two_backlogged_users_are_served_by_their_weights`, `::work_goes_by_the_weights_over_nodes_and_models` |
+//! | P4 | nobody starves | [`starvation`]`::whoever_is_accepted_is_sent_or_told_within_the_bound_beside_a_flood_and_failures`, `::a_model_that_is_nowhere_gets_a_busy_node` |
+//! | P5 | no thrash | [`random`]`::memory_is_not_thrashed` |
+//! | P6 | drain safety | every run of [`run`] and [`small`] |
+//! | P7 | one end each, no retry after the first byte | [`random`]`::every_request_ends_once_and_leaves_nothing_behind`, `::what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on` |
+//! | P8 | in-flight lists are what the nodes have | every run of [`run`], [`fleet`] and [`small`] |
+//! | P9 | slower never gets more | [`health`]`::a_node_that_becomes_ten_times_slower_gets_no_larger_share` |
+//! | P10 | names, units and idle nodes do not matter | [`metamorphic`] |
+//! | P11 | same events, same decisions | [`random`]`::a_clone_that_hears_the_same_events_makes_the_same_decisions`, [`metamorphic`]`::the_same_seed_makes_the_same_run` |
+//! | P12 | regression gates | `tests/fleet` |
+//! | P13 | a small case in full | [`small`] |
+//!
+//! [`run`] throws random events at a scheduler and keeps its own account of them. [`fleet`] is a fleet in virtual time that
+//! does as it is told, at true speeds and with true slots. All seeds are fixed.
+
+mod fairness;
+mod fleet;
+mod health;
+mod learning;
+mod metamorphic;
+mod random;
+mod run;
+mod small;
+mod starvation;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use proptest::{prelude::*, test_runner::RngSeed};
+
+use super::{estimate::FIRST_GUESS, *};
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        rng_seed: RngSeed::Fixed(7),
+        failure_persistence: None,
+        cases,
+        max_shrink_iters: 300,
+        ..ProptestConfig::default()
+    }
+}

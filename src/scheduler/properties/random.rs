@@ -1,0 +1,165 @@
+//! Random runs.
+
+use std::cell::Cell;
+
+use proptest::test_runner::TestRunner;
+
+use super::{run::*, *};
+
+proptest! {
+    #![proptest_config(config(120))]
+
+    #[test]
+    fn slots_bounds_and_the_number_of_requests_hold_after_every_step(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+            run.check_occupancy();
+            run.check_conservation();
+            run.check_work_conservation();
+        }
+    }
+
+    #[test]
+    fn every_request_ends_once_and_leaves_nothing_behind(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+            run.check_occupancy();
+        }
+        for _ in 0..=run.arrived {
+            run.known.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+                let position = run.known.keys().position(|known| *known == id);
+                if let Some(position) = position {
+                    run.step(&Move::Complete(position));
+                }
+            });
+        }
+        run.check_conservation();
+        prop_assert_eq!((run.scheduler.queued(), run.scheduler.in_flight()), (0, 0));
+        prop_assert!(run.scheduler.requests.is_empty());
+        prop_assert_eq!(run.scheduler.costly_retries, 0);
+        prop_assert_eq!(run.scheduler.queue.next_deadline(), None);
+        prop_assert_eq!(run.scheduler.queue.models().count(), 0);
+        prop_assert!(run.scheduler.nodes().iter().all(|node| node.in_flight == 0));
+    }
+
+    #[test]
+    fn a_clone_that_hears_the_same_events_makes_the_same_decisions(
+        steps in prop::collection::vec(step(), 1..200),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let mut run = Run::new();
+        let (before, after) = steps.split_at(at.index(steps.len()));
+        before.iter().for_each(|step| run.step(step));
+        let mut snapshot = run.scheduler.clone();
+        let mut replayed = Vec::new();
+        run.log.clear();
+        for step in after {
+            let event = run.event(step);
+            run.account_for(&event);
+            replayed.extend(snapshot.handle(event.clone(), run.now));
+            let decisions = run.scheduler.handle(event, run.now);
+            decisions.iter().for_each(|decision| run.account(decision));
+            run.log.extend(decisions);
+        }
+        prop_assert_eq!(run.log, replayed);
+    }
+
+    #[test]
+    fn after_a_tick_the_next_one_is_due_later(steps in prop::collection::vec(step(), 1..200)) {
+        let mut run = Run::new();
+        for step in &steps {
+            run.step(step);
+            run.step(&Move::Wait(0));
+            prop_assert!(run.scheduler.next_deadline().is_none_or(|due| due > run.now));
+        }
+    }
+
+    /// A model does not go and come again and again: between two loads of it on a node lie 30 s, or whoever asked had
+    /// waited so long, or nobody had use for it.
+    #[test]
+    fn memory_is_not_thrashed(steps in prop::collection::vec(step(), 1..400)) {
+        let mut run = Run::new();
+        let mut loads: BTreeMap<(usize, usize), Time> = BTreeMap::new();
+        for step in &steps {
+            let asked: BTreeMap<usize, Time> = run.scheduler.requests.values()
+                .filter(|request| request.attempt.is_none())
+                .map(|request| (request.model.0, request.arrived))
+                .fold(BTreeMap::new(), |mut oldest, (model, arrived)| {
+                    let known = oldest.entry(model).or_insert(arrived);
+                    *known = arrived.min(*known);
+                    oldest
+                });
+            let seen = run.log.len();
+            run.step(step);
+            for decision in run.log[seen..].iter().cloned() {
+                let Decision::Unload { node, model } = decision else { continue };
+                let victim = index_of(&model);
+                let loaded = loads.get(&(node.0, victim)).copied();
+                let was_young = loaded.is_some_and(|at| run.now - at < Duration::from_secs(30));
+                let is_impatient = asked.values().any(|arrived| run.now - *arrived >= Duration::from_secs(30));
+                let is_unused = !run.known.values().any(|known| known.model == victim && known.node.is_none());
+                prop_assert!(!was_young || is_impatient || is_unused, "{model} went after {:?}", loaded.map(|at| run.now - at));
+            }
+            if let Move::Errand(..) = step {
+                for node in 0..NODES {
+                    for model in &run.memory[node] {
+                        loads.entry((node, *model)).or_insert(run.now);
+                    }
+                    loads.retain(|(at, model), _| *at != node || run.memory[node].contains(model));
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_node_nobody_measured_is_taken_to_be_fast() {
+    assert_eq!(super::node::fastest(Run::new().scheduler.nodes.iter()), FIRST_GUESS);
+}
+
+/// Both kinds of what a silent node leaves behind are met, and none is lost.
+#[test]
+fn what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on() {
+    let (moved, ended) = (Cell::new(0), Cell::new(0));
+    let mut runner = TestRunner::new(config(100));
+    let steps = prop::collection::vec(step(), 50..200);
+    let outcome = runner.run(&steps, |steps| {
+        let mut run = Run::new();
+        for node in 0..NODES {
+            run.step(&Move::Reside(node));
+        }
+        for step in &steps {
+            run.step(step);
+            // Nobody says anything for a minute.
+            if matches!(step, Move::Wait(milliseconds) if milliseconds % 4 == 0) {
+                let seen = run.log.len();
+                let begun: BTreeSet<_> =
+                    run.known.iter().filter(|(_, it)| it.has_first_byte).map(|(id, _)| *id).collect();
+                (0..60).for_each(|_| run.step(&Move::Wait(1000)));
+                for decision in &run.log[seen..] {
+                    let Decision::Abandon { id } = decision else { continue };
+                    let count = if begun.contains(id) { &ended } else { &moved };
+                    count.set(count.get() + 1);
+                }
+                let is_running = |id: &RequestId| run.known.get(id).is_none_or(|known| known.node.is_some());
+                prop_assert!(begun.iter().all(is_running), "begun, and back in the queue");
+                run.check_occupancy();
+            }
+        }
+        for id in run.known.iter().filter(|(_, it)| it.is_abandoned).map(|(id, _)| *id).collect::<Vec<_>>() {
+            let outcome = Outcome::Failed(Failure::Silent);
+            run.hear(Event::Left { id, outcome });
+        }
+        prop_assert!(run.known.values().all(|known| !known.is_abandoned));
+        run.check_conservation();
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(moved.get() > 20 && ended.get() > 20, "{moved:?} {ended:?}");
+}
