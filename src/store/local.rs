@@ -8,11 +8,13 @@ use std::sync::Arc;
 
 use migration::{LocalMigrator, Migrator};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement};
+use sea_orm::{
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement, TransactionTrait,
+};
 use sea_orm_migration::MigratorTrait;
 
 use super::reserve::Reserve;
-use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, running, within_deadline};
+use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, immediate, running, within_deadline};
 
 /// SQLite's own words for a file that is not what it wrote.
 const DAMAGED: [i32; 2] = [11, 26];
@@ -45,9 +47,12 @@ impl Local {
         let opened = async {
             let db = Database::connect(options(settings)).await?;
             check(&db).await?;
-            Migrator::up(&db, None).await?;
-            LocalMigrator::up(&db, None).await?;
-            db.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
+            // All or nothing, and one gateway at a time: half a schema would stand in the way of every later start.
+            let transaction = db.begin_with_options(immediate()).await?;
+            Migrator::up(&transaction, None).await?;
+            LocalMigrator::up(&transaction, None).await?;
+            transaction.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
+            transaction.commit().await?;
             Ok::<_, DbErr>(db)
         };
         let db = opened.await.map_err(|error| match damage(&error) {

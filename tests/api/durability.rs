@@ -297,6 +297,35 @@ async fn filled(folder: &Path) -> (Settings, i64) {
     (Settings { url, ..Settings::default() }, 300)
 }
 
+/// A log that is cut loses what stood behind the cut, as SQLite cannot tell that from a log that was never longer.
+#[actix_rt::test]
+async fn a_damaged_log_gives_no_row_that_was_never_written() {
+    let pristine = tempfile::tempdir().unwrap();
+    let (_, whole) = filled(pristine.path()).await;
+    let log = std::fs::read(pristine.path().join("gateway.db-wal")).unwrap();
+    for turn in 0..40 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.db");
+        std::fs::copy(pristine.path().join("gateway.db"), &path).unwrap();
+        let (mut log, at) = (log.clone(), log.len() / 40 * turn);
+        match turn % 2 {
+            0 => log.truncate(at),
+            _ => log[at..].iter_mut().take(64).for_each(|byte| *byte ^= 0x5a),
+        }
+        std::fs::write(folder.path().join("gateway.db-wal"), log).unwrap();
+        let url = format!("sqlite://{}", path.display());
+        match Store::open(&Settings { url, ..Settings::default() }).await {
+            Err(error) => assert!(matches!(error, StoreError::Damaged { .. }), "turn {turn}: {error}"),
+            Ok(store) => {
+                let totals = store.usage_totals("ann", ollama_gateway::store::Period::default()).await.unwrap();
+                let tokens: i64 = totals.iter().map(|totals| totals.completion_tokens).sum();
+                assert!(tokens <= whole && tokens % 10 == 0, "turn {turn}: {tokens}");
+                store.close().await;
+            }
+        }
+    }
+}
+
 #[actix_rt::test]
 async fn a_damaged_file_is_named_and_no_sum_of_it_is_wrong() {
     let pristine = tempfile::tempdir().unwrap();
