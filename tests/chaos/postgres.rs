@@ -132,7 +132,7 @@ impl Postgres {
 
     fn run(&self, program: &str, arguments: &[&str]) {
         // Not a pipe: the server would keep it open.
-        let log = std::fs::File::create(std::env::temp_dir().join(format!("gateway-chaos-{}.log", self.port))).unwrap();
+        let log = std::fs::File::create(self.data.path().join("run.log")).unwrap();
         let mut command = self.command(program);
         let status = command.args(arguments).stdout(log.try_clone().unwrap()).stderr(log).status().unwrap();
         assert!(status.success(), "{program} {arguments:?}");
