@@ -23,8 +23,11 @@ use crate::http::{self, AdminKey, Inference, Lifecycle};
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
 use crate::relay::{Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Prober, Relay, Tracer, Upstream};
+use crate::scheduler::Scheduler;
 use crate::store::{Accounts, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
+/// How often what the scheduler learned is kept.
+const REMEMBER: Duration = Duration::from_secs(60);
 /// How often changes that other gateways made to users are taken up.
 const REFRESH: Duration = Duration::from_secs(5);
 /// How long a local file that cannot be written, or a slow database, is waited for at the end.
@@ -97,6 +100,7 @@ impl App {
         }
         let specs = config.nodes.iter().map(|node| node.spec()).collect();
         let (dispatcher, errands) = Dispatcher::new(config.queue, specs, clock);
+        recall(&store, &dispatcher, clock).await;
         let stop = CancellationToken::new();
         let relay =
             Relay { settings: config.relay.clone(), dispatcher, fleet, catalog: Arc::default(), clock, metrics, stop };
@@ -204,6 +208,7 @@ impl App {
         let mut tasks = vec![
             actix_rt::spawn(relay.dispatcher.clone().run_deadlines(stop.clone())),
             actix_rt::spawn(refresh(self.accounts.clone(), self.clock, stop.clone())),
+            actix_rt::spawn(remember(self.store.clone(), relay.dispatcher.clone(), self.clock, stop.clone())),
         ];
         let upstream = Upstream::new(&relay.settings);
         for (node, endpoint) in relay.fleet.ids().into_iter().filter_map(|node| Some((node, relay.fleet.get(node)?))) {
@@ -227,6 +232,37 @@ async fn refresh(accounts: Arc<Accounts>, clock: Clock, stop: CancellationToken)
         };
         if let Err(error) = refreshed {
             tracing::warn!(%error, "users could not be read; the last ones known stay in force");
+        }
+    }
+}
+
+/// Takes up what the scheduler had learned when it was last kept. Without it everything is learned anew.
+async fn recall(store: &Store, dispatcher: &Dispatcher, clock: Clock) {
+    let kept = match store.learned().await {
+        Ok(kept) => kept,
+        Err(error) => return tracing::warn!(%error, "what was learned of the nodes could not be read"),
+    };
+    let Some((learned, saved_at_ms)) = kept else { return };
+    let age = u64::try_from(clock.now().unix_ms - saved_at_ms).unwrap_or_default();
+    match serde_json::from_str(&learned) {
+        Ok(learned) => dispatcher.recall(learned, Duration::from_millis(age)),
+        // Of another version.
+        Err(error) => tracing::info!(%error, "what was learned of the nodes is not understood any more"),
+    }
+}
+
+/// Keeps what the scheduler learns, now and then and at the end.
+async fn remember(store: Store, dispatcher: Arc<Dispatcher>, clock: Clock, stop: CancellationToken) {
+    let mut stopped = false;
+    while !stopped {
+        stopped = tokio::time::timeout(REMEMBER, stop.cancelled()).await.is_ok();
+        let learned = dispatcher.read(Scheduler::learned);
+        let kept = match serde_json::to_string(&learned) {
+            Ok(learned) => store.keep_learned(learned, clock.now().unix_ms).await.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(error, "what was learned of the nodes could not be kept");
         }
     }
 }
@@ -297,6 +333,7 @@ impl Parts {
             dispatcher: self.relay.dispatcher.clone(),
             recorder: self.recorder.clone(),
             metrics: self.relay.metrics.clone(),
+            names: self.config.models.clone().into(),
         };
         config
             .app_data(Data::from(self.accounts.clone()))

@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 pub mod api_key;
+pub mod learned;
 pub mod outbox;
 pub mod parked;
 pub mod running;

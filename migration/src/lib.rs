@@ -2,6 +2,7 @@
 use sea_orm_migration::prelude::*;
 
 mod l20261125_000001_running_outbox;
+mod l20261125_000002_learned;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 
@@ -26,7 +27,7 @@ pub struct LocalMigrator;
 #[async_trait::async_trait]
 impl MigratorTrait for LocalMigrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(l20261125_000001_running_outbox::Migration)]
+        vec![Box::new(l20261125_000001_running_outbox::Migration), Box::new(l20261125_000002_learned::Migration)]
     }
 
     fn migration_table_name() -> DynIden {

@@ -15,7 +15,7 @@ const REQUEST_HEADERS: &str = "authorization, content-type, user-agent, accept, 
 const RESPONSE_HEADERS: &str = "x-request-id, x-client-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, \
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
-    x-gateway-node, x-gateway-queue-ms, x-gateway-attempts";
+    x-gateway-node, x-gateway-queue-ms, x-gateway-queue-position, x-gateway-expected-ms, x-gateway-attempts";
 
 /// What to tell the browser: `*`, or the one origin that asked.
 #[derive(Clone, Debug)]

@@ -24,8 +24,10 @@ use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
 use crate::limits::{Exceeded, Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
-use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Trace, Tracer, Upstream};
-use crate::scheduler::Scheduler;
+use crate::relay::{
+    Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
+};
+use crate::scheduler::{Event, Scheduler};
 use crate::store::{Account, Recorder, Status};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
@@ -317,6 +319,7 @@ impl Inference {
             session: request.session,
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
+            id: id.0,
             headers: forwarded(endpoint, http),
             body: request.rewrite(body, output_cap),
         };
@@ -364,9 +367,16 @@ impl Inference {
     /// Ollama's clients begin and end a session without a prompt. Which models are loaded is the gateway's business, so
     /// that both are only acknowledged.
     fn answer_idle(&self, request: &InferenceRequest, idle: Idle) -> Result<HttpResponse, ApiError> {
-        self.resolve(&request.model)?;
+        let model = self.resolve(&request.model)?;
         let now = rfc3339(self.meters.clock.now().unix_ms);
-        let reason = if idle == Idle::Load { "load" } else { "unload" };
+        let reason = match idle {
+            Idle::Load => {
+                // A hint: it is loaded now where that costs nobody anything.
+                self.relay.dispatcher.report(Event::Wanted { model: model.name });
+                "load"
+            }
+            Idle::Unload => "unload",
+        };
         let mut answer = json!({"model": request.model, "created_at": now, "done": true, "done_reason": reason});
         match request.endpoint {
             Endpoint::Generate => answer["response"] = "".into(),
@@ -422,7 +432,8 @@ fn forwarded(endpoint: Endpoint, http: &HttpRequest) -> Vec<(&'static str, Strin
 }
 
 fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -> HttpResponse {
-    match answer.content {
+    let Answer { served: said, content } = answer;
+    match content {
         Content::Plain { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
             let mut response = HttpResponse::build(status);
@@ -431,13 +442,13 @@ fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -
                 // The node's verdict on the request: no node would say otherwise.
                 response.insert_header(("x-should-retry", "false"));
             }
-            node_headers(&mut response, &answer.node, answer.queued, answer.attempts);
+            node_headers(&mut response, &said);
             rate_limit_headers(&mut response, &account.standing(now));
             response.body(body)
         }
         Content::Stream(stream) => {
             let mut response = stream_head(endpoint);
-            node_headers(&mut response, &answer.node, answer.queued, answer.attempts);
+            node_headers(&mut response, &said);
             rate_limit_headers(&mut response, &account.standing(now));
             response.streaming(stream)
         }
@@ -455,8 +466,12 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
     response
 }
 
-fn node_headers(response: &mut HttpResponseBuilder, node: &str, queued: Duration, attempts: u32) {
-    response.insert_header(("x-gateway-node", node));
-    response.insert_header(("x-gateway-queue-ms", queued.as_millis().to_string()));
-    response.insert_header(("x-gateway-attempts", attempts.to_string()));
+fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
+    response.insert_header(("x-gateway-node", &*served.node));
+    response.insert_header(("x-gateway-queue-ms", served.queued.as_millis().to_string()));
+    response.insert_header(("x-gateway-queue-position", served.ahead.to_string()));
+    response.insert_header(("x-gateway-attempts", served.attempts.to_string()));
+    if let Some(expected) = served.expected {
+        response.insert_header(("x-gateway-expected-ms", expected.as_millis().to_string()));
+    }
 }

@@ -19,6 +19,9 @@ pub struct ModelNames {
     pub aliases: BTreeMap<String, String>,
     /// Models to use instead, in order, where no node has the one that is asked for. Default none.
     pub fallbacks: BTreeMap<String, Vec<String>>,
+    /// Tokens of context that models should be loaded with (`OLLAMA_CONTEXT_LENGTH` of the nodes). It is compared with what
+    /// the nodes say and never sent: a difference is shown in `GET /admin/nodes` as `context_drift`. Default none.
+    pub context_length: BTreeMap<String, u64>,
 }
 
 impl ModelNames {
@@ -31,6 +34,12 @@ impl ModelNames {
             Some(Resolved { name: name.into(), listed })
         };
         std::iter::once(meant).chain(instead).find_map(find)
+    }
+
+    /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
+    pub fn expected_context(&self, listed: &str) -> Option<u64> {
+        let bare = listed.strip_suffix(":latest");
+        self.context_length.get(listed).or_else(|| self.context_length.get(bare?)).copied()
     }
 
     /// The other names that mean a model some node lists, each with that model's own.

@@ -185,6 +185,8 @@ inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
         admin::limits::retrieve,
         admin::limits::change,
         admin::nodes::list,
+        admin::queue::list,
+        admin::queue::explain,
         ops::root,
         ops::health,
         ops::live,

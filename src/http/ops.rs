@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::models::ModelNames;
 use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::relay::Dispatcher;
 use crate::scheduler::{NodeState, NodeView, Scheduler};
@@ -25,6 +26,8 @@ pub struct Lifecycle {
     pub recorder: Recorder,
     /// What is exported.
     pub metrics: Arc<Metrics>,
+    /// What models should be like.
+    pub names: Arc<ModelNames>,
 }
 
 /// Name, version and where to go next.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::Settings;
 use super::catalog::Catalog;
@@ -15,7 +16,7 @@ use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
-use crate::scheduler::{Arrival, Failure, Outcome, Refusal, RefusalReason, RequestId};
+use crate::scheduler::{Arrival, Failure, Outcome, Refusal, RequestId};
 use crate::store::{Status, StorageFull};
 
 /// What every request shares on its way.
@@ -62,6 +63,8 @@ pub struct Job {
     pub hide_usage: bool,
     /// In text; ours, for the answer's id and the node's log.
     pub request_id: String,
+    /// The same.
+    pub id: Uuid,
     /// Headers of the client's that the node is to see.
     pub headers: Vec<(&'static str, String)>,
     /// With our edits.
@@ -71,6 +74,15 @@ pub struct Job {
 /// A node's answer.
 #[derive(Debug)]
 pub struct Answer {
+    /// By whom, and after what.
+    pub served: Served,
+    /// What it said.
+    pub content: Content,
+}
+
+/// How a request came to its answer.
+#[derive(Clone, Debug)]
+pub struct Served {
     /// Which node.
     pub node: Arc<str>,
     /// Waiting, over all attempts.
@@ -81,8 +93,6 @@ pub struct Answer {
     pub ahead: usize,
     /// When the first token was expected, after the request came; `None` if it was too far back to say.
     pub expected: Option<Duration>,
-    /// What it said.
-    pub content: Content,
 }
 
 /// What a node said.
@@ -129,13 +139,7 @@ pub enum WhyNot {
 impl WhyNot {
     fn label(&self) -> &'static str {
         match self {
-            Self::Refused { refusal, .. } => match refusal.reason {
-                RefusalReason::UserQueueFull => "user_full",
-                RefusalReason::QueueFull => "full",
-                RefusalReason::DeadlinePassed => "deadline",
-                RefusalReason::NoNode => "no_node",
-                RefusalReason::Exhausted { .. } => "exhausted",
-            },
+            Self::Refused { refusal, .. } => refusal.reason.label(),
             Self::TooLong => "deadline",
             Self::Stopping => "stopping",
             Self::Unrecorded => "storage",
@@ -180,7 +184,7 @@ impl Relay {
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
         let left = until.saturating_sub(self.clock.uptime());
-        let mut ticket = self.dispatcher.join(job.arrival(), self.settings.queue().min(left));
+        let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
         let result = tokio::select! {
             biased;
             // First, so that what waits does not take the slot of what is ended with it.
@@ -217,7 +221,8 @@ impl Relay {
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
             }
         };
-        Ok(Answer { node: node.name.clone(), queued, attempts: attempt, ahead, expected, content })
+        let served = Served { node: node.name.clone(), queued, attempts: attempt, ahead, expected };
+        Ok(Answer { served, content })
     }
 
     /// Attempts until one gives something for the client, or the scheduler gives no further slot.

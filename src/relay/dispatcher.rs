@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::loader::Errand;
 use crate::clock::Clock;
 use crate::scheduler::{
-    Arrival, Decision, Event, Failure, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId, Scheduler,
-    Settings,
+    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId,
+    Scheduler, Settings, Story, Waiting,
 };
 
 /// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
@@ -57,11 +58,16 @@ pub struct Dispatcher {
     sooner: Notify,
 }
 
+/// A request that has not ended.
+struct Live {
+    request_id: Uuid,
+    teller: mpsc::Sender<Word>,
+}
+
 struct Core {
     scheduler: Scheduler,
-    tickets: HashMap<RequestId, mpsc::Sender<Word>>,
+    tickets: HashMap<RequestId, Live>,
     errands: mpsc::Sender<Errand>,
-    last_id: u64,
     /// When the deadline task wakes by itself.
     armed: Option<Duration>,
 }
@@ -77,21 +83,31 @@ impl Dispatcher {
     pub fn new(settings: Settings, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
         let scheduler = Scheduler::new(settings, nodes);
-        let core = Core { scheduler, tickets: HashMap::new(), errands, last_id: 0, armed: None };
+        let core = Core { scheduler, tickets: HashMap::new(), errands, armed: None };
         (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
     }
 
-    /// Queues a request, whose id is given here; it may wait for `patience`.
-    pub(super) fn join(self: &Arc<Self>, arrival: Arrival, patience: Duration) -> Ticket {
+    /// Queues a request, which gets its short id here; it may wait for `patience`.
+    pub(super) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
-        let id = self.with(|core, now| {
-            core.last_id += 1;
-            let id = RequestId(core.last_id);
-            core.tickets.insert(id, teller);
+        let id = short(request_id);
+        self.with(|core, now| {
+            core.tickets.insert(id, Live { request_id, teller });
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
-            id
         });
         Ticket { dispatcher: self.clone(), id, words }
+    }
+
+    /// What is remembered of one of the last requests.
+    pub fn story(&self, request_id: Uuid) -> Option<Story> {
+        self.read(|scheduler| scheduler.story(short(request_id)).cloned())
+    }
+
+    /// The first `most` of those that wait, whoever's turn it is first; and the id that each was given.
+    pub fn waiting(&self, most: usize) -> Vec<(Uuid, Waiting)> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = core.scheduler.waiting(most, self.clock.uptime()).into_iter();
+        waiting.filter_map(|waiting| Some((core.tickets.get(&waiting.id)?.request_id, waiting))).collect()
     }
 
     /// Tells the core what was seen of a node.
@@ -102,6 +118,11 @@ impl Dispatcher {
     /// Looks into the core. What is read may be old by the time it is used: decisions are made inside only.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+    }
+
+    /// Begins with what an earlier run learned, so long ago.
+    pub fn recall(&self, learned: Learned, age: Duration) {
+        self.with(|core, _| core.scheduler.recall(learned, age));
     }
 
     /// Lets time pass for the core, until `stop`.
@@ -155,9 +176,9 @@ impl Core {
     }
 
     fn tell(&self, id: RequestId, word: Word) {
-        if let Some(teller) = self.tickets.get(&id) {
+        if let Some(live) = self.tickets.get(&id) {
             // A ticket that is gone is about to say so itself.
-            let _ = teller.try_send(word);
+            let _ = live.teller.try_send(word);
         }
     }
 
@@ -166,6 +187,11 @@ impl Core {
             tracing::error!("nobody loads models: the loader is gone or stuck");
         }
     }
+}
+
+/// A request's id within the core: of a UUIDv7, what is random and the end of the time.
+fn short(request_id: Uuid) -> RequestId {
+    RequestId(request_id.as_u128() as u64)
 }
 
 /// A request's place in the queue and then on a node.

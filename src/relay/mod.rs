@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use carry::{Answer, CarryError, Content, Job, Relay, WhyNot};
+pub use carry::{Answer, CarryError, Content, Job, Relay, Served, WhyNot};
 pub use catalog::Catalog;
 pub use dispatcher::Dispatcher;
 pub use health::{HealthSettings, Prober};

@@ -76,6 +76,14 @@ impl Speed {
     }
 }
 
+impl Speed {
+    /// Keeps that share of what is known.
+    pub(super) fn fade(&mut self, kept: f64) {
+        self.alone = self.alone.map(|alone| FIRST_GUESS + kept * (alone - FIRST_GUESS));
+        self.slowdown = FIRST_SLOWDOWN + kept * (self.slowdown - FIRST_SLOWDOWN);
+    }
+}
+
 /// A factor near 1 that is learned slowly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Correction {
@@ -113,6 +121,12 @@ impl Mean {
         self.mean
     }
 
+    /// What it was is a guess by now: new samples count the more.
+    pub(super) fn faded(mut self, kept: f64) -> Self {
+        self.samples = (f64::from(self.samples) * kept) as u32;
+        self
+    }
+
     /// The guess counts as ten samples.
     pub(super) fn observe(&mut self, value: f64) {
         self.samples = self.samples.saturating_add(1);
@@ -142,6 +156,11 @@ impl Line {
         self.mean_y += news * dy;
         self.variance = (1.0 - news) * (self.variance + news * dx * dx);
         self.covariance = (1.0 - news) * (self.covariance + news * dx * dy);
+    }
+
+    /// New samples count the more.
+    pub(super) fn fade(&mut self, kept: f64) {
+        self.weight *= kept;
     }
 
     /// What is to be expected at `x`; `None` before anything was seen. Where all that was seen lies close together, the

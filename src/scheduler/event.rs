@@ -339,6 +339,19 @@ pub enum RefusalReason {
     },
 }
 
+impl RefusalReason {
+    /// One word for it, for metrics and operators.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::UserQueueFull => "user_full",
+            Self::QueueFull => "full",
+            Self::DeadlinePassed => "deadline",
+            Self::NoNode => "no_node",
+            Self::Exhausted { .. } => "exhausted",
+        }
+    }
+}
+
 /// Whether a node can be used.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::Serialize;
-
 use super::event::{Failure, NodeId, Outcome, RefusalReason, RequestId, Time};
 
 /// Requests that are remembered, running ones included.
@@ -13,8 +11,7 @@ const ALTERNATIVES: usize = 5;
 const STEPS: usize = 12;
 
 /// Something that could be done with a request.
-#[derive(Copy, Clone, PartialEq, Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Kind {
     /// Use a slot that is free.
     Now,
@@ -22,6 +19,17 @@ pub enum Kind {
     Wait,
     /// Load the model.
     Load,
+}
+
+impl Kind {
+    /// One word for it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Now => "now",
+            Self::Wait => "wait",
+            Self::Load => "load",
+        }
+    }
 }
 
 /// One of the things that could be done, and what it was expected to cost, in seconds.

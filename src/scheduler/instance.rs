@@ -143,6 +143,8 @@ impl Running {
 pub(super) struct Instance {
     /// On disk, as the node lists it; what is only in memory is not for requests.
     pub(super) listing: Option<Model>,
+    /// Of the model that was known here in an earlier run.
+    pub(super) recalled_digest: Option<String>,
     /// The name as the node gives it.
     pub(super) listed: Arc<str>,
     /// Seconds; since when it is in memory.
@@ -170,6 +172,7 @@ impl Instance {
     pub(super) fn new(listed: Arc<str>, slots: Option<u32>) -> Self {
         Self {
             listing: None,
+            recalled_digest: None,
             listed,
             resident_since: None,
             vram_bytes: None,

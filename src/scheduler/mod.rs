@@ -65,6 +65,7 @@ mod estimate;
 mod event;
 mod explain;
 mod instance;
+mod learned;
 mod loading;
 mod model;
 mod name;
@@ -98,6 +99,7 @@ pub use self::{
         RefusalReason, RequestId, Routed, Time, Transitions,
     },
     explain::{Alternative, Kind, Step, Story, What},
+    learned::Learned,
     view::Waiting,
 };
 
@@ -133,6 +135,8 @@ pub struct Scheduler {
     drain: Drain,
     journal: Journal,
     plan: Plan,
+    /// What an earlier run had learned.
+    recalled: Learned,
     arrivals: u64,
     /// Live requests that weigh on the retry budget.
     costly_retries: usize,
@@ -163,6 +167,7 @@ impl Scheduler {
             drain: Drain::default(),
             journal: Journal::default(),
             plan: Plan::default(),
+            recalled: Learned::default(),
             arrivals: 0,
             costly_retries: 0,
             beat_at: None,
@@ -214,6 +219,7 @@ impl Scheduler {
             Event::NodeJoined { node, spec } => {
                 if node.0 == self.nodes.len() {
                     self.nodes.push(Node::new(spec));
+                    self.recall_node(node);
                 }
                 Change::Nothing
             }

@@ -52,6 +52,16 @@ impl Models {
         &self.stats[id.0]
     }
 
+    /// The one of this name, made if it is new.
+    pub(super) fn get_mut_by_name(&mut self, name: &str) -> &mut ModelStats {
+        let id = self.meet(name);
+        self.get_mut(id)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = ModelId> + use<> {
+        (0..self.stats.len()).map(ModelId)
+    }
+
     pub(super) fn get_mut(&mut self, id: ModelId) -> &mut ModelStats {
         &mut self.stats[id.0]
     }

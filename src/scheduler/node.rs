@@ -112,7 +112,7 @@ impl Node {
         self.instances().filter(|(_, instance)| instance.resident_since.is_some())
     }
 
-    fn meet(&mut self, model: ModelId, listed: &str) -> &mut Instance {
+    pub(super) fn meet(&mut self, model: ModelId, listed: &str) -> &mut Instance {
         if self.instances.len() <= model.0 {
             self.instances.resize_with(model.0 + 1, || None);
         }
@@ -123,6 +123,15 @@ impl Node {
     /// Whether the model is listed there.
     pub(super) fn lists(&self, model: ModelId) -> bool {
         self.instance(model).is_some_and(|instance| instance.listing.is_some())
+    }
+
+    /// The most ever seen in memory, bytes, and whether the node was seen to push something out by itself.
+    pub(super) fn memory_seen(&self) -> (u64, bool) {
+        (self.most_resident, self.pushes_out)
+    }
+
+    pub(super) fn recall_memory(&mut self, most_resident: u64, pushes_out: bool) {
+        (self.most_resident, self.pushes_out) = (most_resident, pushes_out);
     }
 
     /// Memory for models, bytes; `None` if nothing is known to be too much.
@@ -321,7 +330,9 @@ impl Node {
             seen.push(id);
             let instance = self.meet(id, &model.name);
             if instance.listing.as_ref() != Some(&model) {
-                if instance.listing.as_ref().is_some_and(|before| before.digest != model.digest) {
+                let before =
+                    instance.listing.as_ref().map(|before| &before.digest).or(instance.recalled_digest.as_ref());
+                if before.is_some_and(|digest| *digest != model.digest) {
                     // Another model of the same name: what was learned was of the old one.
                     (instance.correction, instance.prefill) = Default::default();
                     instance.vram_bytes = None;

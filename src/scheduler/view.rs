@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Scheduler, Story,
+    Alternative, Scheduler, Story,
     event::{Model, NodeId, NodeView, RequestId, Time},
     node::Node,
 };
@@ -24,6 +24,8 @@ pub struct Waiting {
     pub model: Arc<str>,
     /// How long so far.
     pub waited: Time,
+    /// What it waits for, by the last plan that came as far as to it.
+    pub waits_for: Option<Alternative>,
 }
 
 impl Scheduler {
@@ -83,7 +85,8 @@ impl Scheduler {
         let waiting = |id: RequestId| {
             let request = self.requests.get(&id)?;
             let model = self.models.get(request.model).name.clone();
-            Some(Waiting { id, user: request.user.clone(), model, waited: now.saturating_sub(request.arrived) })
+            let waited = now.saturating_sub(request.arrived);
+            Some(Waiting { id, user: request.user.clone(), model, waited, waits_for: request.waits_for })
         };
         ids.into_iter().filter_map(waiting).collect()
     }

@@ -1,6 +1,7 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
 mod accounts;
 mod keys;
+mod learned;
 mod local;
 mod outbox;
 mod recorder;

@@ -25,6 +25,7 @@ mod networks;
 mod openapi;
 mod ops;
 mod paths;
+mod queue;
 mod relay;
 mod responses;
 mod scripted;

@@ -1,6 +1,7 @@
 //! What may the operator do? Users and their limits, and a look at the nodes. All of it takes the admin key.
 pub mod limits;
 pub mod nodes;
+pub mod queue;
 pub mod users;
 
 use actix_web::web::{self, ServiceConfig};
@@ -31,6 +32,8 @@ pub(super) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(limits::retrieve))
                 .route(web::put().to(limits::change)),
         )
+        .service(get("/admin/queue").route(web::get().to(queue::list)))
+        .service(get("/admin/requests/{request_id}").route(web::get().to(queue::explain)))
         .service(get("/admin/nodes").route(web::get().to(nodes::list)));
 }
 

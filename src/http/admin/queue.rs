@@ -1,0 +1,208 @@
+//! Who waits, for what and how long still; and why a request went where it went.
+use std::time::Duration;
+
+use actix_web::web::{Data, Json, Path, Query};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::http::auth::Admin;
+use crate::http::error::ApiError;
+use crate::http::openapi;
+use crate::http::ops::Lifecycle;
+use crate::scheduler::{Alternative, Outcome, Scheduler, Step, What};
+
+/// How many of those that wait.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct Limit {
+    /// 1 to 1000; default 100.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<u16>,
+}
+
+/// The queue as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Queue {
+    /// Always `list`.
+    object: &'static str,
+    /// The first ones, in the order in which they would be placed now: users by the least work done for them.
+    data: Vec<WaitingRequest>,
+    /// Requests that wait.
+    queued: usize,
+    /// Requests on nodes.
+    in_flight: usize,
+    /// How fast requests end while others wait, in requests a second; null before it was measured.
+    drain_per_second: Option<f64>,
+}
+
+/// A request that waits.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct WaitingRequest {
+    /// As in `x-request-id`.
+    request_id: Uuid,
+    /// Whose.
+    user: String,
+    /// With its tag.
+    model: String,
+    /// From 1.
+    position: usize,
+    /// So far.
+    waited_ms: u64,
+    /// What it waits for, as things stand; null while it is too far back to be planned.
+    waits_for: Option<Weighed>,
+}
+
+/// Something that could be done with a request, and what that was expected to take.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Weighed {
+    /// Where; null for a node that has left.
+    node: Option<String>,
+    /// `now` (a slot is free), `wait` (for a slot) or `load` (load the model there).
+    kind: &'static str,
+    /// What is compared: the sum of the others.
+    total_seconds: f64,
+    /// Until a slot is free or, before a load, until what must leave the node's memory has ended.
+    wait_seconds: f64,
+    /// Loading the model.
+    load_seconds: f64,
+    /// What others lose by the load.
+    regret_seconds: f64,
+    /// Reading the prompt.
+    prefill_seconds: f64,
+    /// Writing the answer.
+    decode_seconds: f64,
+}
+
+impl Weighed {
+    fn new(alternative: &Alternative, scheduler: &Scheduler) -> Self {
+        let Alternative { node, kind, wait, load, regret, prefill, decode } = *alternative;
+        let rounded = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
+        Self {
+            node: scheduler.node_name(node).map(str::to_owned),
+            kind: kind.label(),
+            total_seconds: rounded(alternative.total()),
+            wait_seconds: rounded(wait),
+            load_seconds: rounded(load),
+            regret_seconds: rounded(regret),
+            prefill_seconds: rounded(prefill),
+            decode_seconds: rounded(decode),
+        }
+    }
+}
+
+/// Why a request went where it went.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RequestStory {
+    /// As in `x-request-id`.
+    request_id: Uuid,
+    /// Requests that waited when it came.
+    ahead: usize,
+    /// When its first token was expected, after it came; null if it was too far back to be planned.
+    expected_first_token_ms: Option<u64>,
+    /// What happened, in order; of many, the first and the last ones.
+    steps: Vec<StoryStep>,
+}
+
+/// A step on a request's way.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct StoryStep {
+    /// After the request came.
+    at_ms: u64,
+    /// `waits`, `asked_for_load`, `dispatched`, `first_byte`, `failed`, `refused` or `ended`.
+    what: &'static str,
+    /// Where, if it has a place.
+    node: Option<String>,
+    /// Which attempt was dispatched, from 1.
+    attempt: Option<u32>,
+    /// How it failed, was refused or ended.
+    why: Option<String>,
+    /// What was weighed up, the least first; at most five.
+    options: Vec<Weighed>,
+}
+
+impl StoryStep {
+    fn new(step: &Step, arrived: Duration, scheduler: &Scheduler) -> Self {
+        let (what, node, attempt, why) = match step.what {
+            What::Waits => ("waits", None, None, None),
+            What::AskedForLoad(node) => ("asked_for_load", Some(node), None, None),
+            What::Dispatched(node, attempt) => ("dispatched", Some(node), Some(attempt), None),
+            What::FirstByte => ("first_byte", None, None, None),
+            What::Failed(node, failure) => ("failed", Some(node), None, Some(failure.label().to_owned())),
+            What::Refused(reason) => ("refused", None, None, Some(reason.label().to_owned())),
+            What::Ended(Outcome::Completed) => ("ended", None, None, Some("completed".to_owned())),
+            What::Ended(Outcome::Cancelled) => ("ended", None, None, Some("cancelled".to_owned())),
+            What::Ended(Outcome::Failed(failure)) => ("ended", None, None, Some(failure.label().to_owned())),
+        };
+        Self {
+            at_ms: millis(step.at.saturating_sub(arrived)),
+            what,
+            node: node.and_then(|node| scheduler.node_name(node)).map(str::to_owned),
+            attempt,
+            why,
+            options: step.alternatives.iter().map(|alternative| Weighed::new(alternative, scheduler)).collect(),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Show the queue
+///
+/// Who waits, in the order of their turns, for what, and how long that is expected to take still.
+#[utoipa::path(
+    get, path = "/admin/queue", tag = "admin", security(("admin_key" = [])), params(Limit),
+    responses((status = 200, body = Queue), openapi::AdminResponses),
+)]
+pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limit>) -> Result<Json<Queue>, ApiError> {
+    let most = limit.limit.unwrap_or(100);
+    if !(1..=1000).contains(&most) {
+        return Err(ApiError::invalid_field("limit", "`limit` must be 1 to 1000."));
+    }
+    let waiting = lifecycle.dispatcher.waiting(usize::from(most));
+    Ok(Json(lifecycle.dispatcher.read(|scheduler| {
+        let data = waiting.iter().enumerate().map(|(index, (request_id, waiting))| WaitingRequest {
+            request_id: *request_id,
+            user: waiting.user.to_string(),
+            model: waiting.model.to_string(),
+            position: index + 1,
+            waited_ms: millis(waiting.waited),
+            waits_for: waiting.waits_for.as_ref().map(|alternative| Weighed::new(alternative, scheduler)),
+        });
+        let interval = scheduler.drain_interval().map(|interval| interval.as_secs_f64());
+        Queue {
+            object: "list",
+            data: data.collect(),
+            queued: scheduler.queued(),
+            in_flight: scheduler.in_flight(),
+            drain_per_second: interval.filter(|seconds| *seconds > 0.0).map(|seconds| 1.0 / seconds),
+        }
+    })))
+}
+
+/// Explain a request
+///
+/// Why one of the last 2,048 requests waited, why it went to that node, and what the alternatives were expected to take.
+#[utoipa::path(
+    get, path = "/admin/requests/{request_id}", tag = "admin", security(("admin_key" = [])),
+    params(("request_id" = String, Path, description = "As in `x-request-id`.")),
+    responses((status = 200, body = RequestStory), openapi::AdminResponses, openapi::NotFoundResponse),
+)]
+pub async fn explain(
+    _: Admin,
+    lifecycle: Data<Lifecycle>,
+    request_id: Path<String>,
+) -> Result<Json<RequestStory>, ApiError> {
+    let unknown = || ApiError::not_found("This request is not among the last ones, or never came to the scheduler.");
+    let request_id: Uuid = request_id.parse().map_err(|_| unknown())?;
+    let story = lifecycle.dispatcher.story(request_id).ok_or_else(unknown)?;
+    Ok(Json(lifecycle.dispatcher.read(|scheduler| RequestStory {
+        request_id,
+        ahead: story.ahead,
+        expected_first_token_ms: story.expected.map(|seconds| (seconds * 1000.0).round() as u64),
+        steps: story.steps.iter().map(|step| StoryStep::new(step, story.arrived, scheduler)).collect(),
+    })))
+}
