@@ -275,6 +275,7 @@ impl World {
             model: MODELS[model].0.into(),
             prompt_tokens: 100,
             max_output: None,
+            known_output: None,
             session: None,
             is_stream: true,
             deadline: self.now + Duration::from_secs(600),

@@ -315,7 +315,7 @@ impl Inference {
             endpoint,
             stream: request.stream,
             prompt_tokens: request.prompt_bound / 4,
-            max_output: need.output.or(output_cap),
+            max_output: request.max_output.or(output_cap),
             session: request.session,
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),

@@ -164,6 +164,7 @@ impl Job {
             model: self.model.clone(),
             prompt_tokens: self.prompt_tokens,
             max_output: self.max_output,
+            known_output: self.endpoint.embeds().then_some(0),
             session: self.session,
             is_stream: self.stream,
             deadline: Duration::ZERO,

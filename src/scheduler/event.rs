@@ -72,6 +72,8 @@ pub struct Arrival {
     pub prompt_tokens: u64,
     /// The most tokens the answer may have, if there is a limit.
     pub max_output: Option<u64>,
+    /// How many it will have, where that is known: none for embeddings.
+    pub known_output: Option<u64>,
     /// The same for all turns of a conversation, whose beginning a node may still have in a slot's cache.
     pub session: Option<u64>,
     /// Whether the answer streams, so that tokens are seen as they come.

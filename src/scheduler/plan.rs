@@ -325,7 +325,7 @@ impl Scheduler {
 
     pub(super) fn expected_output(&self, request: &Request) -> f64 {
         let mean = self.models.get(request.model).output.get();
-        request.max_output.map_or(mean, |most| mean.min(most)).max(1.0)
+        request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
     }
 
     // 4.

@@ -37,6 +37,8 @@ pub(super) struct Request {
     pub(super) prompt: f64,
     /// Most tokens of the answer.
     pub(super) max_output: Option<f64>,
+    /// Tokens of the answer, where they are known.
+    pub(super) known_output: Option<f64>,
     pub(super) session: Option<u64>,
     pub(super) is_stream: bool,
     pub(super) arrived: Time,
@@ -83,6 +85,7 @@ impl Request {
             model,
             prompt: arrival.prompt_tokens as f64,
             max_output: arrival.max_output.map(|tokens| tokens as f64),
+            known_output: arrival.known_output.map(|tokens| tokens as f64),
             session: arrival.session,
             is_stream: arrival.is_stream,
             arrived: now,
@@ -148,6 +151,7 @@ mod tests {
             model: "m".into(),
             prompt_tokens: 1,
             max_output: None,
+            known_output: None,
             session: None,
             is_stream: true,
             deadline: Time::ZERO,

@@ -50,6 +50,7 @@ fn arrival(id: u64, user: &str, model: &str) -> Arrival {
         model: model.into(),
         prompt_tokens: 10,
         max_output: None,
+        known_output: None,
         session: None,
         is_stream: true,
         deadline: SOON,

@@ -51,8 +51,7 @@ pub struct Machine {
     pub kind: Kind,
     sizes: Vec<f64>,
     runners: BTreeMap<usize, Runner>,
-    waiting: BTreeMap<usize, VecDeque<usize>>,
-    pending: VecDeque<usize>,
+    pending: VecDeque<Pending>,
     loading: Option<(usize, f64)>,
     streams: Vec<Stream>,
     now: f64,
@@ -62,8 +61,13 @@ pub struct Machine {
     pub version: u64,
     pub loads: usize,
     notes: Vec<Note>,
-    /// What the gateway asked to have loaded.
-    preloading: Option<usize>,
+}
+
+/// What came while its model was not in memory; without a job it is the gateway's own request to load.
+#[derive(Copy, Clone)]
+struct Pending {
+    model: usize,
+    job: Option<usize>,
 }
 
 impl Machine {
@@ -72,7 +76,6 @@ impl Machine {
             kind,
             sizes: sizes.to_vec(),
             runners: BTreeMap::new(),
-            waiting: BTreeMap::new(),
             pending: VecDeque::new(),
             loading: None,
             streams: Vec::new(),
@@ -81,18 +84,13 @@ impl Machine {
             version: 0,
             loads: 0,
             notes: Vec::new(),
-            preloading: None,
         }
     }
 
     /// An empty request: it loads the model, or finds it there.
-    pub fn preload(&mut self, model: usize) {
-        if self.runners.contains_key(&model) {
-            self.notes.push(Note::Loaded(model));
-        } else {
-            self.preloading = Some(model);
-            self.want(model);
-        }
+    pub fn preload(&mut self, model: usize, asks: &[Ask]) {
+        self.pending.push_back(Pending { model, job: None });
+        self.serve_pending(asks);
     }
 
     /// `keep_alive: 0`: the model leaves once it is idle.
@@ -106,13 +104,14 @@ impl Machine {
 
     /// The client is gone: Ollama frees the slot.
     pub fn cancel(&mut self, job: usize, asks: &[Ask]) {
-        self.waiting.values_mut().for_each(|queue| queue.retain(|other| *other != job));
+        self.pending.retain(|pending| pending.job != Some(job));
         self.runners.values_mut().for_each(|runner| runner.queue.retain(|other| *other != job));
         if let Some(index) = self.streams.iter().position(|stream| stream.job == job) {
             let model = self.streams[index].model;
             self.finish(index, asks);
             self.start(model, asks);
         }
+        self.serve_pending(asks);
     }
 
     /// What has come of the streams that have begun.
@@ -131,7 +130,7 @@ impl Machine {
 
     /// Requests for the model that run or wait here.
     pub fn outstanding_of(&self, model: usize) -> usize {
-        let waiting = self.waiting.get(&model).map_or(0, VecDeque::len);
+        let waiting = self.pending.iter().filter(|pending| pending.model == model && pending.job.is_some()).count();
         let queued = self.runners.get(&model).map_or(0, |runner| runner.queue.len());
         waiting + queued + self.streams.iter().filter(|stream| stream.model == model).count()
     }
@@ -139,7 +138,8 @@ impl Machine {
     /// Requests that run or wait here.
     pub fn outstanding(&self) -> usize {
         let queued = self.runners.values().map(|runner| runner.queue.len());
-        self.waiting.values().map(VecDeque::len).chain(queued).sum::<usize>() + self.streams.len()
+        let waiting = self.pending.iter().filter(|pending| pending.job.is_some()).count();
+        queued.sum::<usize>() + waiting + self.streams.len()
     }
 
     pub fn accept(&mut self, job: usize, asks: &[Ask]) {
@@ -148,16 +148,8 @@ impl Machine {
             runner.queue.push_back(job);
             self.start(model, asks);
         } else {
-            self.waiting.entry(model).or_default().push_back(job);
-            self.want(model);
-        }
-    }
-
-    fn want(&mut self, model: usize) {
-        let is_coming = self.loading.is_some_and(|(loading, _)| loading == model) || self.pending.contains(&model);
-        if !is_coming {
-            self.pending.push_back(model);
-            self.load_next();
+            self.pending.push_back(Pending { model, job: Some(job) });
+            self.serve_pending(asks);
         }
     }
 
@@ -171,25 +163,44 @@ impl Machine {
         self.runners.keys().map(|model| self.sizes[*model]).sum()
     }
 
-    fn load_next(&mut self) {
-        let (None, Some(model)) = (self.loading, self.pending.front().copied()) else { return };
+    /// Ollama serves what was not loaded when it came strictly one after the other: the first of the line is waited for,
+    /// even if what it wants is not what the next ones want.
+    fn serve_pending(&mut self, asks: &[Ask]) {
+        while let (None, Some(Pending { model, job })) = (self.loading, self.pending.front().copied()) {
+            if let Some(runner) = self.runners.get_mut(&model) {
+                self.pending.pop_front();
+                match job {
+                    Some(job) => {
+                        runner.queue.push_back(job);
+                        self.start(model, asks);
+                    }
+                    None => self.notes.push(Note::Loaded(model)),
+                }
+            } else if !self.load(model) {
+                return;
+            }
+        }
+    }
+
+    /// Makes room and begins to load; false while something must end first.
+    fn load(&mut self, model: usize) -> bool {
         while self.used() + self.sizes[model] > self.kind.vram && !self.runners.is_empty() {
             // Ollama waits for the one it marked, whatever else is idle by now.
             if self.runners.values().any(|runner| runner.is_expiring) {
-                return;
+                return false;
             }
             let victim = self.runners.keys().copied().find(|model| self.is_idle(*model));
             let Some(victim) = victim else {
                 if let Some((_, first)) = self.runners.iter_mut().next() {
                     first.is_expiring = true;
                 }
-                return;
+                return false;
             };
             self.runners.remove(&victim);
         }
-        self.pending.pop_front();
         self.loads += 1;
         self.loading = Some((model, 1.5 + self.sizes[model] / self.kind.bandwidth));
+        true
     }
 
     fn start(&mut self, model: usize, asks: &[Ask]) {
@@ -226,7 +237,6 @@ impl Machine {
             runner.slots[stream.slot] = Slot { session, kept, used_at: self.now, is_busy: false };
             if runner.is_expiring && self.is_idle(stream.model) {
                 self.runners.remove(&stream.model);
-                self.load_next();
             }
         }
     }
@@ -276,14 +286,8 @@ impl Machine {
             self.loading = None;
             let slot = |_| Slot { session: 0, kept: 0.0, used_at: 0.0, is_busy: false };
             let slots = (0..self.kind.slots).map(slot).collect();
-            let queue = self.waiting.remove(&model).unwrap_or_default();
-            self.runners.insert(model, Runner { slots, queue, is_expiring: false });
-            if self.preloading == Some(model) {
-                self.preloading = None;
-                self.notes.push(Note::Loaded(model));
-            }
-            self.start(model, asks);
-            self.load_next();
+            self.runners.insert(model, Runner { slots, queue: VecDeque::new(), is_expiring: false });
+            self.serve_pending(asks);
         }
         for stream in &mut self.streams {
             if !stream.has_begun && stream.prefill_left <= EPSILON {
@@ -298,7 +302,7 @@ impl Machine {
             self.notes.push(Note::Done(job));
             self.finish(index, asks);
             self.start(model, asks);
-            self.load_next();
+            self.serve_pending(asks);
         }
     }
 

@@ -63,14 +63,22 @@ fn first_prompt(random: &mut Random) -> f64 {
     random.lognormal(400.0, 1.0).clamp(20.0, 8000.0).round()
 }
 
-/// `count` requests in order of time, at `rate` a second in the mean.
-pub fn sessions(seed: u64, count: usize, rate: f64, models: usize) -> Vec<Ask> {
+/// `count` requests in order of time, at `rate` a second in the mean; `bursty`: 2.2 times that for 120 s, 0.6 times for
+/// the next 360 s, and so on.
+pub fn sessions(seed: u64, count: usize, rate: f64, models: usize, bursty: bool) -> Vec<Ask> {
     let mut random = Random(seed);
     let mut asks: Vec<Ask> = Vec::new();
     let (mut start, mut session) = (0.0, 0);
     let horizon = count as f64 / rate * 1.3 + 300.0;
     while start < horizon {
-        start += random.exponential(4.0 / rate);
+        let factor = if !bursty {
+            1.0
+        } else if start % 480.0 < 120.0 {
+            2.2
+        } else {
+            0.6
+        };
+        start += random.exponential(4.0 / (rate * factor));
         session += 1;
         converse(&mut random, start, session, models, &mut asks);
     }

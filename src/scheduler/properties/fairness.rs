@@ -87,6 +87,7 @@ proptest! {
                     model: MODELS[0].into(),
                     prompt_tokens,
                     max_output: Some(output),
+                    known_output: None,
                     session: None,
                     is_stream: true,
                     deadline: Duration::from_secs(1_000_000),

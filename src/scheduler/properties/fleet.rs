@@ -192,6 +192,7 @@ impl Fleet {
             model: name(ask.model).as_str().into(),
             prompt_tokens: ask.prompt,
             max_output: Some(ask.output),
+            known_output: None,
             session: None,
             is_stream: true,
             deadline: PATIENT,

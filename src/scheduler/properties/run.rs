@@ -164,6 +164,7 @@ impl Run {
                     model: MODELS[model].into(),
                     prompt_tokens: prompt,
                     max_output: prompt.is_multiple_of(2).then_some(prompt),
+                    known_output: None,
                     session: Some(prompt % 5),
                     is_stream: !prompt.is_multiple_of(7),
                     deadline,

@@ -175,6 +175,7 @@ impl World {
             model: LISTED[model].into(),
             prompt_tokens: 100 * (id as u64 + 1),
             max_output: None,
+            known_output: None,
             session: None,
             is_stream: true,
             deadline: Duration::from_secs(100_000),
