@@ -26,7 +26,7 @@ use super::{
 };
 
 /// Requests a plan looks at, besides those for slots that would stay free.
-const LOOK_AHEAD: usize = 16;
+const LOOK_AHEAD: usize = 8;
 /// Requests that go first by right, in one plan.
 const MOST_FIRST: usize = 4;
 const MOST_LOADS: usize = 4;
@@ -51,8 +51,8 @@ pub(super) struct Plan {
     models: Vec<ModelPlan>,
     /// By node: requests placed there in thought.
     extra: Vec<f64>,
-    /// By model, requests in the next minute; NaN = not looked at yet.
-    demand: Vec<f64>,
+    /// By model, once looked at: requests foreseen in the next minute, and nodes that have it in memory.
+    outlooks: Vec<Option<Outlook>>,
     pub(super) alternatives: Vec<Alternative>,
     loads: usize,
     now: f64,
@@ -67,6 +67,16 @@ struct ModelPlan {
     /// Seconds until each is free, of all places one after the other.
     slots: Vec<f64>,
     is_pending: bool,
+    /// Nodes that could load it, and the seconds that would take.
+    loadable: Vec<(NodeId, f64)>,
+    /// No load takes less than this.
+    cheapest_load: f64,
+}
+
+#[derive(Copy, Clone, Debug)]
+struct Outlook {
+    coming: f64,
+    copies: usize,
 }
 
 /// A node that has the model.
@@ -76,6 +86,8 @@ struct Place {
     first: usize,
     count: usize,
     is_resident: bool,
+    /// Seconds until the node takes anything, slots apart.
+    opens_in: f64,
 }
 
 /// Where a request goes.
@@ -130,7 +142,7 @@ impl Scheduler {
     }
 
     fn has_free_slot(&self, plan: &mut Plan, model: ModelId, now: Time) -> bool {
-        let index = self.look_at(plan, model);
+        let index = self.look_at(plan, model, now);
         let model = &plan.models[index];
         let is_free = |place: &&Place| model.slots[place.first..place.first + place.count].contains(&0.0);
         model.places.iter().filter(is_free).any(|place| self.nodes[place.node.0].opens_in(now) == 0.0)
@@ -147,8 +159,9 @@ impl Scheduler {
     ) -> bool {
         let Some(request) = self.requests.get(&id).filter(|request| request.attempt.is_none()) else { return false };
         let model = request.model;
-        let index = self.look_at(plan, model);
-        let choice = self.choose(plan, index, request, is_first, now);
+        let index = self.look_at(plan, model, now);
+        let choice = self.choose(plan, index, request, is_first);
+        let was_planned = request.waits_for.is_some();
         let waits_for = best(&plan.alternatives).copied();
         if let Some(request) = self.requests.get_mut(&id) {
             request.waits_for = waits_for;
@@ -162,6 +175,7 @@ impl Scheduler {
             }
             Choice::Load { node, victims } => {
                 plan.loads += 1;
+                victims.iter().for_each(|victim| plan.loses(*victim));
                 // What is to leave takes nothing more, in this plan either.
                 for leaving in plan.models.iter_mut().filter(|known| victims.contains(&known.model)) {
                     leaving.places.retain(|place| place.node != node);
@@ -169,7 +183,7 @@ impl Scheduler {
                 self.journal.asked_for_load(id, node, now, &plan.alternatives);
                 self.begin_load(node, model, victims, Some(id), now, decisions);
                 let ready = self.ready_in(node, plan.now, plan.guess);
-                let service = plan.models[index].add(&self.nodes[node.0], node, model, ready, false);
+                let service = plan.models[index].add(&self.nodes[node.0], node, ready, false, now);
                 plan.models[index].is_pending = true;
                 // The request itself takes the first of the slots to come.
                 plan.models[index].slots[service] += self.service_seconds(plan, node, id);
@@ -179,6 +193,7 @@ impl Scheduler {
             Choice::Slot { place, slot, seconds } => {
                 let Place { node, is_resident, .. } = plan.models[index].places[place];
                 let waits = plan.models[index].slots[slot];
+                // What this plan has sent there may be all that a node on trial takes.
                 let is_open = is_resident && self.nodes[node.0].opens_in(now) == 0.0;
                 let is_probe = is_open && waits > 0.0 && self.wants_probe(node, model, plan.now);
                 let starts = is_open && (waits == 0.0 || is_probe);
@@ -189,7 +204,9 @@ impl Scheduler {
                     self.start(plan, id, node, now, decisions);
                 } else {
                     plan.extra[node.0] += 1.0;
-                    self.journal.waits(id, now, &plan.alternatives);
+                    if !was_planned {
+                        self.journal.waits(id, now, &plan.alternatives);
+                    }
                 }
                 starts
             }
@@ -203,11 +220,18 @@ impl Scheduler {
     // 1.
 
     /// The slots of a model, looked up once a plan; its index in the plan.
-    fn look_at(&self, plan: &mut Plan, model: ModelId) -> usize {
+    fn look_at(&self, plan: &mut Plan, model: ModelId, now: Time) -> usize {
         if let Some(index) = plan.models.iter().position(|known| known.model == model) {
             return index;
         }
-        let mut model_plan = ModelPlan { model, places: Vec::new(), slots: Vec::new(), is_pending: false };
+        let mut model_plan = ModelPlan {
+            model,
+            places: Vec::new(),
+            slots: Vec::new(),
+            is_pending: false,
+            loadable: Vec::new(),
+            cheapest_load: f64::INFINITY,
+        };
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_open()) {
             let Some(instance) = node.instance(model).filter(|instance| instance.listing.is_some()) else { continue };
             let is_loading = node.load.as_ref().is_some_and(|load| load.model == model);
@@ -215,14 +239,18 @@ impl Scheduler {
             model_plan.is_pending |= is_loading;
             if is_loading {
                 let ready = self.ready_in(NodeId(index), plan.now, plan.guess);
-                model_plan.add(node, NodeId(index), model, ready, false);
+                model_plan.add(node, NodeId(index), ready, false, now);
             } else if is_resident {
-                let first = model_plan.add(node, NodeId(index), model, 0.0, true);
+                let first = model_plan.add(node, NodeId(index), 0.0, true, now);
                 for (slot, running) in instance.running.iter().take(instance.slot_count()).enumerate() {
                     let left = node.seconds_left(instance, running, plan.now, plan.guess);
                     // Never mistaken for a free one.
                     model_plan.slots[first + slot] = left.max(1e-3);
                 }
+            } else if instance.resident_since.is_none() && node.load.is_none() && instance.load_again_at <= plan.now {
+                let seconds = node.load_seconds(instance);
+                model_plan.loadable.push((NodeId(index), seconds));
+                model_plan.cheapest_load = model_plan.cheapest_load.min(seconds);
             }
         }
         plan.models.push(model_plan);
@@ -231,16 +259,16 @@ impl Scheduler {
 
     // 3.
 
-    fn choose(&self, plan: &mut Plan, index: usize, request: &Request, is_first: bool, now: Time) -> Choice {
+    fn choose(&self, plan: &mut Plan, index: usize, request: &Request, is_first: bool) -> Choice {
         plan.alternatives.clear();
         let mut best = (f64::INFINITY, Choice::None);
         for place in 0..plan.models[index].places.len() {
-            let Place { node, first, count, .. } = plan.models[index].places[place];
+            let Place { node, first, count, opens_in, .. } = plan.models[index].places[place];
             let Some(penalty) = penalty(request, node) else { continue };
             let slots = plan.models[index].slots[first..first + count].iter().enumerate();
             let Some((slot, wait)) = slots.min_by(|a, b| a.1.total_cmp(b.1)) else { continue };
             let node_state = &self.nodes[node.0];
-            let wait = wait.max(node_state.opens_in(now));
+            let wait = wait.max(opens_in);
             let Some(instance) = node_state.instance(request.model) else { continue };
             let leaves = f64::from(u8::from(wait > 0.0));
             let others = (f64::from(node_state.in_flight()) + plan.extra[node.0] - leaves).max(0.0);
@@ -254,26 +282,25 @@ impl Scheduler {
                 best = (total, Choice::Slot { place, slot: first + slot, seconds });
             }
         }
-        if !plan.models[index].is_pending && plan.loads < MOST_LOADS {
-            self.choose_load(plan, request, &mut best);
+        let known = &plan.models[index];
+        if !known.is_pending && plan.loads < MOST_LOADS && known.cheapest_load < best.0 {
+            self.choose_load(plan, index, request, &mut best);
         }
         best.1
     }
 
-    fn choose_load(&self, plan: &mut Plan, request: &Request, best: &mut (f64, Choice)) {
+    fn choose_load(&self, plan: &mut Plan, index: usize, request: &Request, best: &mut (f64, Choice)) {
         let model = request.model;
-        let now = plan.now;
-        let candidates = self.nodes.iter().enumerate().filter(|(_, node)| {
-            let can_load = |instance: &Instance| {
-                instance.listing.is_some() && instance.resident_since.is_none() && instance.load_again_at <= now
-            };
-            node.is_open() && node.load.is_none() && node.instance(model).is_some_and(can_load)
-        });
-        for (index, node) in candidates {
-            let (id, Some(instance)) = (NodeId(index), node.instance(model)) else { continue };
+        for candidate in 0..plan.models[index].loadable.len() {
+            let (id, load) = plan.models[index].loadable[candidate];
+            let node = &self.nodes[id.0];
+            // A load that this plan began.
+            if load >= best.0 || node.load.is_some() {
+                continue;
+            }
+            let Some(instance) = node.instance(model) else { continue };
             let Some(penalty) = penalty(request, id) else { continue };
-            let load = node.load_seconds(instance);
-            let others = f64::from(node.in_flight()) + plan.extra[index];
+            let others = f64::from(node.in_flight()) + plan.extra[id.0];
             let (prefill, decode) = self.service(node, instance, request, others, plan.guess);
             if penalty + load + prefill + decode >= best.0
                 || (is_too_small(node, instance) && self.fits_elsewhere(model))
@@ -389,9 +416,9 @@ impl Scheduler {
     /// What others lose, in seconds, if a model leaves a node.
     fn regret(&self, plan: &mut Plan, node: &Node, model: ModelId, instance: &Instance) -> f64 {
         let load = node.load_seconds(instance);
-        let coming = plan.demand(self, model);
+        let Outlook { coming, copies } = plan.outlook(self, model);
         let waiting = self.queue.waiting_for(model) as f64;
-        match self.copies(model) {
+        match copies {
             0 | 1 => REGRET * load * (coming + waiting),
             copies => REGRET * REGRET_OF_COPY * load * (coming + waiting.min(WAITING_FOR_COPY)) / (copies as f64 - 1.0),
         }
@@ -497,30 +524,36 @@ impl Plan {
         self.models.clear();
         self.extra.clear();
         self.extra.resize(nodes, 0.0);
-        self.demand.clear();
+        self.outlooks.clear();
         self.loads = 0;
         (self.now, self.guess) = (now, guess);
     }
 
-    /// Requests for a model that are foreseen, at most 1.
-    fn demand(&mut self, scheduler: &Scheduler, model: ModelId) -> f64 {
-        if self.demand.len() <= model.0 {
-            self.demand.resize(model.0 + 1, f64::NAN);
+    fn outlook(&mut self, scheduler: &Scheduler, model: ModelId) -> Outlook {
+        if self.outlooks.len() <= model.0 {
+            self.outlooks.resize(model.0 + 1, None);
         }
-        if self.demand[model.0].is_nan() {
-            let rate = scheduler.models.get(model).demand.at(self.now);
-            self.demand[model.0] = (FORESIGHT_SECONDS * rate).min(1.0);
+        let now = self.now;
+        *self.outlooks[model.0].get_or_insert_with(|| {
+            let rate = scheduler.models.get(model).demand.at(now);
+            Outlook { coming: (FORESIGHT_SECONDS * rate).min(1.0), copies: scheduler.copies(model) }
+        })
+    }
+
+    /// A model on a node is about to go: one copy less.
+    fn loses(&mut self, model: ModelId) {
+        if let Some(Some(outlook)) = self.outlooks.get_mut(model.0) {
+            outlook.copies = outlook.copies.saturating_sub(1);
         }
-        self.demand[model.0]
     }
 }
 
 impl ModelPlan {
     /// Adds a node whose slots are free after `ready` seconds; the index of its first slot.
-    fn add(&mut self, node: &Node, id: NodeId, model: ModelId, ready: f64, is_resident: bool) -> usize {
-        let count = node.instance(model).map_or(0, Instance::slot_count);
+    fn add(&mut self, node: &Node, id: NodeId, ready: f64, is_resident: bool, now: Time) -> usize {
+        let count = node.instance(self.model).map_or(0, Instance::slot_count);
         let first = self.slots.len();
-        self.places.push(Place { node: id, first, count, is_resident });
+        self.places.push(Place { node: id, first, count, is_resident, opens_in: node.opens_in(now) });
         self.slots.resize(first + count, ready);
         first
     }
