@@ -25,11 +25,15 @@ def model(name: str) -> dict:
     }
 
 
+MODELS = [model(name) for name in WORDS]
+# Both are in memory from the start.
 PROBES = {
     "/api/version": {"version": "0.33.0"},
-    "/api/ps": {"models": []},
-    "/api/tags": {"models": [model(name) for name in WORDS]},
+    "/api/ps": {"models": [entry | {"size_vram": 1000, "expires_at": "2999-01-01T00:00:00Z"} for entry in MODELS]},
+    "/api/tags": {"models": MODELS},
 }
+# To a request without a prompt, with which a model is loaded and kept.
+LOADED = {"model": "m", "created_at": "2026-11-23T07:00:00Z", "response": "", "done": True, "done_reason": "load"}
 
 
 def data(value: dict, name: str | None = None) -> str:
@@ -94,6 +98,9 @@ class Node(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.path == "/api/generate" and not body.get("prompt"):
+            self.answer(json.dumps(LOADED).encode())
+            return
         name = body["model"].removesuffix(":latest")
         kind, stream = STREAMS[self.path]
         if name == "waits":
