@@ -16,8 +16,10 @@ use super::{
 const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h"];
 /// Nobody runs more than this of one model on one card.
 const MOST_SLOTS: u32 = 32;
-/// A learned number of slots is tried again after so long.
-const PROBE_AGAIN_SECONDS: f64 = 600.0;
+/// After a probe that showed no further slot the next one follows in so long, then twice as long, up to ten minutes: it
+/// may have been its prompt, rather than the node, that kept it.
+const PROBE_AGAIN_SECONDS: f64 = 10.0;
+const PROBE_SELDOM_SECONDS: f64 = 600.0;
 /// Of an answer that is longer than expected, so much is taken to be left, in shares of what was expected.
 const LEAST_LEFT: f64 = 0.3;
 
@@ -31,6 +33,8 @@ pub(super) enum Slots {
         probe: Option<Probe>,
         /// No further probe before then, seconds.
         settled_until: f64,
+        /// How long the next one that shows nothing puts off the one after it, seconds.
+        pause: f64,
     },
 }
 
@@ -46,8 +50,13 @@ impl Slots {
     pub(super) fn new(configured: Option<u32>) -> Self {
         match configured {
             Some(count) => Self::Configured(count),
-            None => Self::Learned { count: 1, probe: None, settled_until: 0.0 },
+            None => Self::learned(1),
         }
+    }
+
+    /// So many, as far as is known.
+    pub(super) fn learned(count: u32) -> Self {
+        Self::Learned { count, probe: None, settled_until: 0.0, pause: PROBE_AGAIN_SECONDS }
     }
 
     pub(super) fn count(&self, family: &str) -> u32 {
@@ -62,7 +71,7 @@ impl Slots {
     pub(super) fn wants_probe(&self, family: &str, now: f64) -> bool {
         match self {
             Self::Configured(_) => false,
-            Self::Learned { count, probe, settled_until } => {
+            Self::Learned { count, probe, settled_until, .. } => {
                 let is_open = probe.is_none() && *settled_until <= now && *count < MOST_SLOTS;
                 is_open && !ONE_SLOT_FAMILIES.contains(&family)
             }
@@ -77,13 +86,15 @@ impl Slots {
 
     /// The first token of a request came. A probe that had to wait for another's end shows that there is no further slot.
     pub(super) fn began(&mut self, id: RequestId, now: f64) {
-        if let Self::Learned { count, probe, settled_until } = self
+        if let Self::Learned { count, probe, settled_until, pause } = self
             && let Some(ended) = probe.take_if(|probe| probe.id == id)
         {
             if ended.is_spoilt {
-                *settled_until = now + PROBE_AGAIN_SECONDS;
+                *settled_until = now + *pause;
+                *pause = (*pause * 2.0).min(PROBE_SELDOM_SECONDS);
             } else {
                 *count += 1;
+                *pause = PROBE_AGAIN_SECONDS;
             }
         }
     }
@@ -103,7 +114,7 @@ impl Slots {
     pub(super) fn overrun(&mut self, running: usize, now: f64) {
         if let Self::Learned { count, settled_until, .. } = self {
             *count = u32::try_from(running).unwrap_or(MOST_SLOTS).clamp(1, (*count).max(1));
-            *settled_until = now + PROBE_AGAIN_SECONDS;
+            *settled_until = now + PROBE_SELDOM_SECONDS;
         }
     }
 }
@@ -246,13 +257,17 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_waits_for_an_end_shows_the_last_slot_and_is_tried_again_after_ten_minutes() {
+    fn a_probe_that_waits_for_an_end_shows_the_last_slot_and_is_tried_again_ever_more_seldom() {
         let mut slots = Slots::new(None);
-        slots.probing(PROBE);
-        slots.ended(RequestId(1));
-        slots.began(PROBE, 1.0);
-        assert_eq!(slots.count("llama"), 1);
-        assert!(!slots.wants_probe("llama", 600.9) && slots.wants_probe("llama", 601.0));
+        let mut now = 1.0;
+        for pause in [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0] {
+            slots.probing(PROBE);
+            slots.ended(RequestId(1));
+            slots.began(PROBE, now);
+            assert_eq!(slots.count("llama"), 1);
+            assert!(!slots.wants_probe("llama", now + pause - 0.1) && slots.wants_probe("llama", now + pause));
+            now += pause;
+        }
     }
 
     #[test]
@@ -289,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_busy_node_lowers_what_was_learned_and_never_what_was_configured() {
-        let mut slots = Slots::Learned { count: 4, probe: None, settled_until: 0.0 };
+        let mut slots = Slots::learned(4);
         slots.overrun(2, 0.0);
         assert_eq!(slots.count(""), 2);
         slots.overrun(0, 0.0);

@@ -141,7 +141,7 @@ mod tests {
         scheduler.models.get_mut(id).output.observe(1000.0);
         let instance = scheduler.nodes[0].instance_mut(id).unwrap();
         instance.prefill.observe(100.0, 0.5);
-        instance.slots = Slots::Learned { count: 3, probe: None, settled_until: 0.0 };
+        instance.slots = Slots::learned(3);
         scheduler
     }
 

@@ -114,12 +114,14 @@ impl Scheduler {
         // 2.
         order.clear();
         let due: Vec<_> = self.queue.due(now).take(MOST_FIRST).collect();
-        for (lane, id) in due {
-            if self.place(&mut plan, id, true, now, decisions) {
-                self.queue.went_first(lane, now);
+        for (lane, id) in &due {
+            if self.place(&mut plan, *id, true, now, decisions) {
+                self.queue.went_first(*lane, now);
             }
         }
         self.queue.first(LOOK_AHEAD, &mut order);
+        // Those were placed already, and take one slot in thought.
+        order.retain(|id| !due.iter().any(|(_, first)| first == id));
         for id in &order {
             self.place(&mut plan, *id, false, now, decisions);
         }
