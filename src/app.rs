@@ -19,17 +19,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::{self, AdminKey, Inference, Lifecycle};
+use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle};
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
 use crate::relay::{Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Prober, Relay, Tracer, Upstream};
 use crate::scheduler::Scheduler;
-use crate::store::{Accounts, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Changes, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
 /// How often what the scheduler learned is kept.
 const REMEMBER: Duration = Duration::from_secs(60);
-/// How often changes that other gateways made to users are taken up.
-const REFRESH: Duration = Duration::from_secs(5);
+/// How often changes that other gateways made to users and keys are looked for, in case they went unheard.
+const REFRESH: Duration = Duration::from_secs(2);
+/// How often it is written down when keys were last used, milliseconds.
+const LAST_USED_MS: i64 = 60_000;
 /// How long a local file that cannot be written, or a slow database, is waited for at the end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 /// How long usage of an earlier run is copied to the database before requests are taken.
@@ -94,7 +96,7 @@ impl App {
         if let Some(copier) = &copier {
             copier.catch_up(CATCH_UP).await;
         }
-        let accounts = Arc::new(Accounts::load(store.clone(), clock.now()).await?);
+        let accounts = Arc::new(Accounts::load(store.clone(), &config.keys, clock.now()).await?);
         for account in accounts.all() {
             metrics.meet_user(account.user().as_str());
         }
@@ -109,6 +111,7 @@ impl App {
         let parts = Parts {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
+            guesses: Arc::new(Guesses::new(config.server.guesses_per_minute)),
             accounts: accounts.clone(),
             store: store.clone(),
             recorder: recorder.clone(),
@@ -207,7 +210,7 @@ impl App {
         let relay = &self.relay;
         let mut tasks = vec![
             actix_rt::spawn(relay.dispatcher.clone().run_deadlines(stop.clone())),
-            actix_rt::spawn(refresh(self.accounts.clone(), self.clock, stop.clone())),
+            actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
             actix_rt::spawn(remember(self.store.clone(), relay.dispatcher.clone(), self.clock, stop.clone())),
         ];
         let upstream = Upstream::new(&relay.settings);
@@ -219,15 +222,27 @@ impl App {
     }
 }
 
-/// Takes up what other gateways on the same database change.
-async fn refresh(accounts: Arc<Accounts>, clock: Clock, stop: CancellationToken) {
+/// Takes up what other gateways on the same database change, and writes down when keys were last used.
+async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, stop: CancellationToken) {
+    let mut written_ms = clock.now().unix_ms;
     loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(REFRESH) => {}
+        let is_last = tokio::select! {
+            () = stop.cancelled() => true,
+            () = changes.wait(REFRESH) => false,
+        };
+        let now_ms = clock.now().unix_ms;
+        if is_last || now_ms - written_ms >= LAST_USED_MS {
+            // Times are to the minute, so that the minute before counts too.
+            match accounts.write_last_used(written_ms - LAST_USED_MS).await {
+                Ok(()) => written_ms = now_ms,
+                Err(error) => tracing::warn!(%error, "when keys were last used could not be written down"),
+            }
+        }
+        if is_last {
+            return;
         }
         let refreshed = tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => continue,
             refreshed = accounts.refresh(clock.now()) => refreshed,
         };
         if let Err(error) = refreshed {
@@ -272,6 +287,7 @@ async fn remember(store: Store, dispatcher: Arc<Dispatcher>, clock: Clock, stop:
 struct Parts {
     config: Config,
     admin_key: AdminKey,
+    guesses: Arc<Guesses>,
     accounts: Arc<Accounts>,
     store: Store,
     recorder: Recorder,
@@ -336,6 +352,7 @@ impl Parts {
             names: self.config.models.clone().into(),
         };
         config
+            .app_data(Data::from(self.guesses.clone()))
             .app_data(Data::from(self.accounts.clone()))
             .app_data(Data::new(self.admin_key))
             .app_data(Data::new(self.store.clone()))

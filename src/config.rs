@@ -31,6 +31,8 @@ pub struct Config {
     pub admin: AdminSettings,
     /// Where users and usage are kept.
     pub database: store::Settings,
+    /// How users' keys are kept.
+    pub keys: store::KeySettings,
     /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
@@ -75,6 +77,7 @@ impl Default for Config {
             server: http::Settings::default(),
             admin: AdminSettings::default(),
             database: store::Settings::default(),
+            keys: store::KeySettings::default(),
             nodes: vec![local],
             limits: limits::Settings::default(),
             models: http::ModelNames::default(),
@@ -197,6 +200,7 @@ impl Check<'_> {
             self.wrong(&format!("tracing.{key}"), why, "");
         }
         self.admin();
+        self.peppers();
         self.positive();
         self.nodes();
         self.mistakes
@@ -217,6 +221,19 @@ impl Check<'_> {
         }
     }
 
+    fn peppers(&mut self) {
+        let keys = &self.document.value.keys;
+        if keys.pepper.is_some() && keys.pepper_file.is_some() {
+            self.wrong("keys.pepper_file", "`keys.pepper` is given as well", "give one of them");
+        }
+        let all = keys.pepper.iter().map(|pepper| ("keys.pepper", pepper));
+        for (path, pepper) in all.chain(keys.previous_peppers.iter().map(|pepper| ("keys.previous_peppers", pepper))) {
+            if !store::KeySettings::is_fit(pepper) {
+                self.wrong(path, "expected at least 16 characters", "`openssl rand -hex 32` makes a good one");
+            }
+        }
+    }
+
     fn positive(&mut self) {
         let config = &self.document.value;
         let numbers = [
@@ -224,6 +241,7 @@ impl Check<'_> {
             ("server.body_seconds", config.server.body_seconds),
             ("server.keep_alive_seconds", config.server.keep_alive_seconds),
             ("server.client_stall_seconds", config.server.client_stall_seconds),
+            ("server.guesses_per_minute", config.server.guesses_per_minute.into()),
             ("limits.default_max_output", config.limits.default_max_output),
             ("relay.queue_seconds", config.relay.queue_seconds),
             ("relay.connect_ms", config.relay.connect_ms),
@@ -338,6 +356,20 @@ mod tests {
         assert_eq!(said.lines().count(), 5, "{said}");
         let said = check("nodes:\n  - name: a\n  - name: b\n    url: ftp://x\n", &[]).unwrap_err();
         assert!(said.contains(":2: nodes[0]") && said.lines().count() == 1, "{said}");
+    }
+
+    #[test]
+    fn a_pepper_must_be_long_and_given_once() {
+        let keys = |lines: &str| check(&format!("keys:\n{lines}"), &[]);
+        assert!(keys("  pepper: 0123456789abcdef\n  previous_peppers: [fedcba9876543210]\n").is_ok());
+        for (bad, named) in [
+            ("  pepper: geheim\n", "keys.pepper"),
+            ("  previous_peppers: [geheim]\n", "keys.previous_peppers"),
+            ("  pepper: 0123456789abcdef\n  pepper_file: x\n", "keys.pepper_file"),
+        ] {
+            let said = keys(bad).unwrap_err();
+            assert!(said.contains(named) && !said.contains("geheim"), "{said}");
+        }
     }
 
     #[test]

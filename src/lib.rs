@@ -18,7 +18,7 @@
 //! | # | step | where | when it fails |
 //! |---|---|---|---|
 //! | 1 | request id (UUIDv7), route | `http::observe`, `http::routes` | 404, 405 |
-//! | 2 | whose key is it? a digest, looked up in memory | `http::auth` → [`store::Accounts`] | 400, 401, 403 |
+//! | 2 | whose key is it? digests, looked up in memory | `http::auth` → [`store::Accounts`] | 400, 401, 403 |
 //! | 3 | the whole body, the few fields that are needed | `http::body`, [`protocol::InferenceRequest`] | 400, 408, 413, 415 |
 //! | 4 | a listed model, a place for the usage row, the limits | `http::inference`, [`relay::Meter`], [`limits::Budget`] | 404, 503, 429 |
 //! | 5 | wait for a slot | [`relay::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |

@@ -31,7 +31,8 @@ const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// Why an attempt fails.
 const FAILURES: [&str; 9] =
     ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
-const REJECTIONS: [&str; 7] = ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage"];
+const REJECTIONS: [&str; 8] =
+    ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage", "revoked"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
@@ -127,7 +128,7 @@ impl Metrics {
 
     fn begin(&self) {
         let families = &self.families;
-        for limit in ["requests_per_minute", "tokens_per_day"] {
+        for limit in ["requests_per_minute", "tokens_per_minute", "tokens_per_day", "max_concurrency"] {
             families.rate_limited.with_label_values(&[limit]);
         }
         for reason in REJECTIONS {

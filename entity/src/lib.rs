@@ -4,7 +4,8 @@
 // The derive writes public items of its own (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
 #![allow(missing_docs)]
 
-pub mod api_key;
+pub mod key;
+pub mod key_digest;
 pub mod learned;
 pub mod outbox;
 pub mod parked;

@@ -9,6 +9,8 @@ pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub request_id: Uuid,
     pub user_id: String,
+    /// Which of the user's keys; `None` where a network stood for the user.
+    pub key_id: Option<String>,
     pub created_at_ms: i64,
     /// Days since 1970-01-01 UTC: the day whose limit this row counts towards.
     pub day: i32,

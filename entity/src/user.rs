@@ -12,6 +12,12 @@ pub struct Model {
     pub requests_per_minute: Option<i64>,
     /// Prompt and completion together, per UTC day. `None` = no limit.
     pub tokens_per_day: Option<i64>,
+    /// Prompt and completion together, in any 60 s. `None` = no limit.
+    pub tokens_per_minute: Option<i64>,
+    /// Requests at a time, waiting ones included. `None` = no limit.
+    pub max_concurrency: Option<i64>,
+    /// The user's share of a busy service, in thousandths: 1000 is everybody's.
+    pub weight_millis: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -5,6 +5,7 @@ mod l20261125_000001_running_outbox;
 mod l20261125_000002_learned;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
+mod m20261125_000002_keys_limits;
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -16,6 +17,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m20261123_000001_users_keys_usage::Migration),
             Box::new(m20261125_000001_usage_node_time::Migration),
+            Box::new(m20261125_000002_keys_limits::Migration),
         ]
     }
 }

@@ -7,10 +7,9 @@ use ollama_sim::{SimConfig, SimModel, SimNode};
 
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
-use crate::limits::Limits;
 use crate::metrics::UserLabel;
 use crate::relay::{Dispatcher, NodeSettings};
-use crate::store::{ApiKey, KeyDigest, NewUser, UserId, random_hex};
+use crate::store::{ApiKey, KeyDigest, NewUser, Terms, UserId, random_hex};
 
 const USER: &str = "user-123";
 /// Name, tokens a second of a 5 GB model, slots a model, memory in GB.
@@ -92,10 +91,9 @@ async fn start_nodes() -> Result<(Vec<SimNode>, Vec<NodeSettings>), String> {
 
 async fn make_user(app: &App) -> Result<ApiKey, String> {
     let user = UserId::parse(USER).ok_or("the demo's user has no fit name")?;
-    let key = ApiKey::generate(USER).map_err(|error| error.to_string())?;
-    let new = NewUser { user, limits: Limits::default() };
-    app.accounts().create(new, &key, app.clock().now()).await.map_err(|error| error.to_string())?;
-    Ok(key)
+    let new = NewUser { user, terms: Terms::default() };
+    let made = app.accounts().create(new, app.clock().now()).await.map_err(|error| error.to_string())?;
+    Ok(made.secret)
 }
 
 /// Shows the lines to paste once they work: when every node has been heard of.

@@ -1,6 +1,5 @@
 //! Whose key is this? User keys open user routes, the admin key admin routes, and neither the other's.
 use std::future::{Ready, ready};
-use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
@@ -9,7 +8,9 @@ use actix_web::{FromRequest, HttpRequest};
 
 use super::Settings;
 use super::error::ApiError;
-use crate::store::{Account, Accounts, KeyDigest};
+use super::guesses::Guesses;
+use crate::relay::Meters;
+use crate::store::{Access, Accounts, Found, KeyDigest};
 
 /// The digest of the admin key.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +18,7 @@ pub struct AdminKey(pub KeyDigest);
 
 /// The user who calls.
 #[derive(Clone, Debug)]
-pub struct Caller(pub Arc<Account>);
+pub struct Caller(pub Access);
 
 /// Proof that the admin calls.
 #[derive(Clone, Copy, Debug)]
@@ -47,15 +48,29 @@ pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let Some(key) = key_of(request.headers())? else {
         return trusted(request, accounts).ok_or_else(no_key);
     };
-    let digest = KeyDigest::of(key);
-    match accounts.by_key(&digest) {
-        Some(account) => Ok(Caller(account)),
-        None if dependency::<AdminKey>(request)?.0.matches(&digest) => Err(ApiError::unauthorized(
-            "The admin key is no user key. Make a user with POST /admin/users and use its key.",
-        )),
-        None if !accounts.is_current() => Err(ApiError::users_away()),
-        None => Err(ApiError::unauthorized("Incorrect API key. Ask the operator of this service for a key.")),
+    match accounts.find(key, dependency::<Meters>(request)?.clock.now()) {
+        Found::Access(access) => Ok(Caller(access)),
+        Found::Expired => Err(ApiError::unauthorized("This API key has expired. Ask the operator for a new one.")),
+        Found::Unknown if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) => Err(
+            ApiError::unauthorized("The admin key is no user key. Make a user with POST /admin/users and use its key."),
+        ),
+        Found::Unknown if !accounts.is_current() => Err(ApiError::users_away()),
+        Found::Unknown => Err(wrong(request, "Incorrect API key. Ask the operator of this service for a key.")?),
     }
+}
+
+/// What a key that is none hears: 401 some times, and then 429.
+fn wrong(request: &HttpRequest, message: &str) -> Result<ApiError, ApiError> {
+    let now = dependency::<Meters>(request)?.clock.uptime();
+    // Of the connection itself: what headers say of an address can be forged.
+    let guessed = match request.peer_addr() {
+        Some(address) => dependency::<Guesses>(request)?.wrong(address.ip(), now),
+        None => Ok(()),
+    };
+    Ok(match guessed {
+        Ok(()) => ApiError::unauthorized(message),
+        Err(retry_after) => ApiError::guessed_too_often(retry_after),
+    })
 }
 
 fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
@@ -63,17 +78,19 @@ fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
     // Of the connection itself: what headers say of an address can be forged.
     let address = request.peer_addr()?.ip().to_canonical();
     let network = networks.iter().find(|network| network.cidr.contains(&address))?;
-    accounts.by_user(&network.user).map(Caller)
+    accounts.by_user(&network.user).map(|account| Caller(Access::without_key(account)))
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
-    let digest = KeyDigest::of(key_of(request.headers())?.ok_or_else(no_key)?);
-    if dependency::<AdminKey>(request)?.0.matches(&digest) {
+    let key = key_of(request.headers())?.ok_or_else(no_key)?;
+    if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) {
         return Ok(Admin);
     }
-    Err(match dependency::<Accounts>(request)?.by_key(&digest) {
-        Some(_) => ApiError::forbidden("A user's key does not open this path; it takes the admin key."),
-        None => ApiError::unauthorized("Incorrect admin key."),
+    Err(match dependency::<Accounts>(request)?.find(key, dependency::<Meters>(request)?.clock.now()) {
+        Found::Access(_) | Found::Expired => {
+            ApiError::forbidden("A user's key does not open this path; it takes the admin key.")
+        }
+        Found::Unknown => wrong(request, "Incorrect admin key.")?,
     })
 }
 

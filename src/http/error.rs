@@ -9,7 +9,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
-use crate::limits::{Exceeded, Standing};
+use crate::limits::{Exceeded, Headroom, Room};
 use crate::protocol::{BadRequest, Dialect, ErrorObject};
 use crate::relay::WhyNot;
 use crate::scheduler::{Failure, Refusal, RefusalReason};
@@ -17,6 +17,8 @@ use crate::store::{Status, StorageFull, StoreError};
 
 /// When to come back to a store that cannot be written or read.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// An answer that is an error, in OpenAI's words. Boxed, as it is far larger than what it is returned instead of.
 #[derive(Clone, Debug)]
@@ -32,7 +34,7 @@ struct Words {
     retry_after: Option<Duration>,
     /// Whether another try of the same request could help.
     hopeless: bool,
-    standing: Option<Standing>,
+    headroom: Option<Headroom>,
     allow: Option<&'static str>,
 }
 
@@ -46,7 +48,7 @@ impl ApiError {
             param: None,
             retry_after: None,
             hopeless: false,
-            standing: None,
+            headroom: None,
             allow: None,
         }))
     }
@@ -74,6 +76,29 @@ impl ApiError {
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "permission_error", Some("not_allowed"), message)
+    }
+
+    /// 403: the key is not for this model.
+    pub fn model_not_allowed(model: &str) -> Self {
+        let message = format!(
+            "Your API key may not be used for the model `{}`. GET /v1/models lists those that it may be used for.",
+            printable(model)
+        );
+        let error = Self::new(StatusCode::FORBIDDEN, "permission_error", Some("model_not_allowed"), message);
+        error.with(|words| words.param = Some("model"))
+    }
+
+    /// 429: too many keys that are none came from the caller's network.
+    pub fn guessed_too_often(retry_after: Duration) -> Self {
+        let message = format!(
+            "Incorrect API key, and too many of those came from your network. Please try again in {}.",
+            seconds(retry_after)
+        );
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"), message);
+        error.with(|words| {
+            words.retry_after = Some(retry_after);
+            words.hopeless = true;
+        })
     }
 
     /// 404 for a thing named in the path.
@@ -151,7 +176,7 @@ impl ApiError {
     }
 
     /// 429 by a user's limit, with where the user stands.
-    pub fn exceeded(exceeded: Exceeded, standing: Standing) -> Self {
+    pub fn exceeded(exceeded: Exceeded, headroom: Headroom) -> Self {
         let (code, message, retry_after, hopeless) = match exceeded {
             Exceeded::Requests { limit, retry_after } => (
                 "rate_limit_exceeded",
@@ -161,6 +186,35 @@ impl ApiError {
                 ),
                 retry_after,
                 false,
+            ),
+            Exceeded::Concurrency { limit, retry_after } => (
+                "rate_limit_exceeded",
+                format!(
+                    "You have {limit} requests running or waiting, which is as many as you may. Please try again in {}.",
+                    seconds(retry_after)
+                ),
+                retry_after,
+                false,
+            ),
+            Exceeded::TokensOfMinute { limit, left, retry_after } => (
+                "rate_limit_exceeded",
+                format!(
+                    "Rate limit reached: of {limit} tokens per minute {left} are left, and this request needs more. Please \
+                     try again in {}.",
+                    seconds(retry_after)
+                ),
+                retry_after,
+                false,
+            ),
+            Exceeded::TooLarge { limit, needed } => (
+                "insufficient_quota",
+                format!(
+                    "This request needs up to {needed} tokens, more than your {limit} tokens per minute: send a shorter \
+                     prompt or a smaller `max_tokens`. Please try again in {}.",
+                    seconds(MINUTE)
+                ),
+                MINUTE,
+                true,
             ),
             Exceeded::TokensReserved { limit, left, retry_after } => (
                 "rate_limit_exceeded",
@@ -187,7 +241,7 @@ impl ApiError {
         error.with(|words| {
             words.retry_after = Some(retry_after);
             words.hopeless = hopeless;
-            words.standing = Some(standing);
+            words.headroom = Some(headroom);
         })
     }
 
@@ -211,6 +265,7 @@ impl ApiError {
         match why {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
             WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
+            WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
                 (Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message), Status::Deadline)
@@ -253,9 +308,9 @@ impl ApiError {
     }
 
     /// A 429 says where the user stands, whichever limit it was.
-    pub fn for_user(self, standing: Standing) -> Self {
+    pub fn for_user(self, headroom: Headroom) -> Self {
         let is_limit = self.0.status == StatusCode::TOO_MANY_REQUESTS;
-        self.with(|words| words.standing = words.standing.take().or(is_limit.then_some(standing)))
+        self.with(|words| words.headroom = words.headroom.take().or(is_limit.then_some(headroom)))
     }
 
     /// The words.
@@ -290,11 +345,14 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Exists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) => Self::not_found(error.to_string()),
+            StoreError::NotFound(_) | StoreError::NoKey(_) => Self::not_found(error.to_string()),
+            StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
             | StoreError::Folder(_)
+            | StoreError::Randomness(_)
+            | StoreError::PepperFile { .. }
             | StoreError::PasswordFile { .. } => {
                 // What a database says may hold what was asked of it: for the operator only.
                 tracing::error!(%error, "the database failed a request");
@@ -332,16 +390,17 @@ impl ResponseError for ApiError {
         if let Some(allow) = self.0.allow {
             response.insert_header((header::ALLOW, allow));
         }
-        if let Some(standing) = &self.0.standing {
-            rate_limit_headers(&mut response, standing);
+        if let Some(headroom) = &self.0.headroom {
+            rate_limit_headers(&mut response, headroom);
         }
         response.content_type("application/json").body(self.body(Dialect::OpenAi))
     }
 }
 
 /// `x-ratelimit-*` for the limits that the user has.
-pub fn rate_limit_headers(response: &mut HttpResponseBuilder, standing: &Standing) {
-    let mut family = |what: &'static str, limit: u64, left: u64, reset: Duration| {
+pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
+    for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
+        let Some(Room { limit, left, reset }) = room else { continue };
         for (name, value) in
             [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", go_duration(reset))]
         {
@@ -350,12 +409,6 @@ pub fn rate_limit_headers(response: &mut HttpResponseBuilder, standing: &Standin
                 response.insert_header((name, value));
             }
         }
-    };
-    if let (Some(limit), Some(left)) = (standing.limits.requests_per_minute, standing.requests_left()) {
-        family("requests", limit.into(), left.into(), standing.requests_reset);
-    }
-    if let (Some(limit), Some(left)) = (standing.limits.tokens_per_day, standing.tokens_left()) {
-        family("tokens", limit, left, standing.tokens_reset);
     }
 }
 

@@ -16,7 +16,7 @@ use super::address::Deployment;
 use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
-use super::models::{ModelNames, Resolved};
+use super::models::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
 use super::openapi;
 use super::requests;
@@ -28,7 +28,7 @@ use crate::relay::{
     Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
 };
 use crate::scheduler::{Event, Scheduler};
-use crate::store::{Account, Recorder, Status};
+use crate::store::{Access, Recorder, Status};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
@@ -279,7 +279,7 @@ impl Inference {
         &self,
         endpoint: Endpoint,
         id: RequestId,
-        Caller(account): Caller,
+        Caller(access): Caller,
         http: &HttpRequest,
         body: Bytes,
     ) -> Result<HttpResponse, ApiError> {
@@ -292,11 +292,11 @@ impl Inference {
         let deployment = deployment.as_ref().map(|Deployment(model)| model.as_str());
         let mut request = InferenceRequest::parse_for(endpoint, &body, deployment)?;
         if let Some(idle) = request.idle {
-            return self.answer_idle(&request, idle);
+            return self.answer_idle(&request, idle, &access);
         }
-        let model = self.resolve(&request.model)?;
+        let model = self.resolve(&request.model, &access)?;
         request.ask_for(&model.name);
-        let mut meter = self.begin(&request, &model, id, &account, received, http)?;
+        let mut meter = self.begin(&request, &model, id, &access, received, http)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
             prompt: request.prompt_bound,
@@ -305,12 +305,12 @@ impl Inference {
         };
         let output_cap = match meter.admit(need) {
             Ok(output_cap) => output_cap,
-            Err(exceeded) => return Err(self.refuse(exceeded, meter, &account, received)),
+            Err(exceeded) => return Err(self.refuse(exceeded, meter, &access, received)),
         };
         let job = Job {
             meter,
-            user: account.user().shared(),
-            weight: 1.0,
+            user: access.user().shared(),
+            weight: access.weight(),
             model: model.name,
             endpoint,
             stream: request.stream,
@@ -324,19 +324,19 @@ impl Inference {
             body: request.rewrite(body, output_cap),
         };
         self.meters.metrics.overhead("route", self.meters.clock.uptime().saturating_sub(received.uptime));
-        self.carry(job, request.model, &account).await
+        self.carry(job, request.model, &access).await
     }
 
     /// Words a limit's refusal and closes the account.
-    fn refuse(&self, exceeded: Exceeded, mut meter: Meter, account: &Account, received: Moment) -> ApiError {
+    fn refuse(&self, exceeded: Exceeded, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
         self.meters.metrics.rate_limited(exceeded.limit_name());
-        let error = ApiError::exceeded(exceeded, account.standing(received));
+        let error = ApiError::exceeded(exceeded, access.headroom(received));
         meter.finish(Status::Refused, error.code());
         error
     }
 
     /// Brings the answer, or why there is none; `asked` is the model in the client's words.
-    async fn carry(&self, job: Job, asked: String, account: &Account) -> Result<HttpResponse, ApiError> {
+    async fn carry(&self, job: Job, asked: String, access: &Access) -> Result<HttpResponse, ApiError> {
         let endpoint = job.endpoint;
         let result = if job.stream {
             let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
@@ -355,19 +355,19 @@ impl Inference {
             self.relay.carry(&self.upstream, job).await
         };
         match result {
-            Ok(answer) => Ok(respond(endpoint, answer, account, self.meters.clock.now())),
+            Ok(answer) => Ok(respond(endpoint, answer, access, self.meters.clock.now())),
             Err(CarryError { mut meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &asked);
                 meter.finish(status, error.code());
-                Err(error.for_user(account.standing(self.meters.clock.now())))
+                Err(error.for_user(access.headroom(self.meters.clock.now())))
             }
         }
     }
 
     /// Ollama's clients begin and end a session without a prompt. Which models are loaded is the gateway's business, so
     /// that both are only acknowledged.
-    fn answer_idle(&self, request: &InferenceRequest, idle: Idle) -> Result<HttpResponse, ApiError> {
-        let model = self.resolve(&request.model)?;
+    fn answer_idle(&self, request: &InferenceRequest, idle: Idle, access: &Access) -> Result<HttpResponse, ApiError> {
+        let model = self.resolve(&request.model, access)?;
         let now = rfc3339(self.meters.clock.now().unix_ms);
         let reason = match idle {
             Idle::Load => {
@@ -385,14 +385,17 @@ impl Inference {
         Ok(HttpResponse::Ok().json(answer))
     }
 
-    /// The model to use for the name that a client gives.
-    pub(super) fn resolve(&self, model: &str) -> Result<Resolved, ApiError> {
-        let look = |scheduler: &Scheduler| (self.names.resolve(model, scheduler), scheduler.can_serve());
+    /// The model to use for the name that a client gives, if its key may be used for it.
+    pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
+        let look = |scheduler: &Scheduler| {
+            (self.names.resolve(model, access.allowed_models(), scheduler), scheduler.can_serve())
+        };
         match self.relay.dispatcher.read(look) {
-            (Some(found), _) => Ok(found),
+            (Meaning::Model(found), _) => Ok(found),
+            (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
             // Nodes that were not heard of yet may have it.
-            (None, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
-            (None, _) => Err(ApiError::unknown_model(model)),
+            (Meaning::Unknown, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
+            (Meaning::Unknown, _) => Err(ApiError::unknown_model(model)),
         }
     }
 
@@ -402,14 +405,14 @@ impl Inference {
         request: &InferenceRequest,
         model: &Resolved,
         id: RequestId,
-        account: &Arc<Account>,
+        access: &Access,
         received: Moment,
         http: &HttpRequest,
     ) -> Result<Meter, ApiError> {
         let permit = self.recorder.permit().map_err(|_| ApiError::not_stored())?;
         Ok(self.meters.start(Admission {
             request_id: id.0,
-            account: account.clone(),
+            access: access.clone(),
             permit,
             endpoint: request.endpoint.path(),
             model: request.model.clone(),
@@ -431,7 +434,7 @@ fn forwarded(endpoint: Endpoint, http: &HttpRequest) -> Vec<(&'static str, Strin
     ANTHROPIC.into_iter().flat_map(|name| values(name).map(move |value| (name, value.to_owned()))).collect()
 }
 
-fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -> HttpResponse {
+fn respond(endpoint: Endpoint, answer: Answer, access: &Access, now: Moment) -> HttpResponse {
     let Answer { served: said, content } = answer;
     match content {
         Content::Plain { status, body } => {
@@ -443,13 +446,13 @@ fn respond(endpoint: Endpoint, answer: Answer, account: &Account, now: Moment) -
                 response.insert_header(("x-should-retry", "false"));
             }
             node_headers(&mut response, &said);
-            rate_limit_headers(&mut response, &account.standing(now));
+            rate_limit_headers(&mut response, &access.headroom(now));
             response.body(body)
         }
         Content::Stream(stream) => {
             let mut response = stream_head(endpoint);
             node_headers(&mut response, &said);
-            rate_limit_headers(&mut response, &account.standing(now));
+            rate_limit_headers(&mut response, &access.headroom(now));
             response.streaming(stream)
         }
     }

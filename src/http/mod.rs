@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod cors;
 mod error;
+mod guesses;
 mod inference;
 mod models;
 mod native;
@@ -23,6 +24,7 @@ use utoipa_swagger_ui::SwaggerUi;
 
 pub use auth::AdminKey;
 pub use error::ApiError;
+pub use guesses::Guesses;
 pub use inference::Inference;
 pub use models::ModelNames;
 pub use observe::observe;
@@ -47,6 +49,8 @@ pub struct Settings {
     /// Networks whose clients need no key, for those that cannot send one. Not for an address behind a proxy, where every
     /// client comes from the proxy. Default none.
     pub trusted_networks: Vec<TrustedNetwork>,
+    /// Wrong keys that one network may send in a minute; further ones get 429. Default 10.
+    pub guesses_per_minute: u32,
     /// Origins whose pages may call the API from a browser: `*` = any, an empty list = none. Never `/admin`.
     /// Default `["*"]`.
     pub cors_origins: Vec<String>,
@@ -74,6 +78,7 @@ impl Default for Settings {
             keep_alive_seconds: 75,
             client_stall_seconds: 30,
             trusted_networks: Vec::new(),
+            guesses_per_minute: 10,
             cors_origins: vec!["*".to_owned()],
             drain_seconds: 120,
         }

@@ -10,6 +10,7 @@ use super::auth::Caller;
 use super::error::ApiError;
 use super::inference::Inference;
 use crate::scheduler::{Model, Scheduler};
+use crate::store::AllowedModels;
 
 /// Other names for models.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,15 +26,28 @@ pub struct ModelNames {
 }
 
 impl ModelNames {
-    /// The model to use for `asked`, and the name under which a node lists it.
-    pub fn resolve(&self, asked: &str, scheduler: &Scheduler) -> Option<Resolved> {
-        let meant = self.aliases.get(asked).map_or(asked, String::as_str);
+    /// The model to use for `asked`: it, or the first that stands in for it, of those that nodes list.
+    ///
+    /// A key that is for another name of a model is for what that name means, stand-ins included. A stand-in that it is
+    /// not for is passed over; a model that is there and that it is not for is not replaced.
+    pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
+        let alias = self.aliases.get(asked);
+        let meant = alias.map_or(asked, String::as_str);
+        let by_alias = alias.is_some() && allowed.is_some_and(|allowed| allowed.allow(asked));
+        let may = |listed: &str| by_alias || allowed.is_none_or(|allowed| allowed.allow(listed));
         let instead = self.fallbacks.get(meant).into_iter().flatten().map(String::as_str);
-        let find = |name: &str| {
-            let listed = scheduler.find_model(name)?.name.as_str().into();
-            Some(Resolved { name: name.into(), listed })
-        };
-        std::iter::once(meant).chain(instead).find_map(find)
+        let mut meaning = Meaning::Unknown;
+        for name in std::iter::once(meant).chain(instead) {
+            let Some(listed) = scheduler.find_model(name).map(|model| model.name.as_str()) else { continue };
+            if may(listed) {
+                return Meaning::Model(Resolved { name: name.into(), listed: listed.into() });
+            }
+            meaning = Meaning::Forbidden;
+            if name == meant {
+                break;
+            }
+        }
+        meaning
     }
 
     /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
@@ -43,10 +57,24 @@ impl ModelNames {
     }
 
     /// The other names that mean a model some node lists, each with that model's own.
-    pub fn listed_aliases(&self, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
-        let listed = |alias: &String| Some((alias.clone(), self.resolve(alias, scheduler)?.listed));
+    pub fn listed_aliases(&self, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
+        let listed = |alias: &String| match self.resolve(alias, allowed, scheduler) {
+            Meaning::Model(found) => Some((alias.clone(), found.listed)),
+            Meaning::Forbidden | Meaning::Unknown => None,
+        };
         self.aliases.keys().filter_map(listed).collect()
     }
+}
+
+/// What a name means to a key.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// This model.
+    Model(Resolved),
+    /// One that the key is not for.
+    Forbidden,
+    /// None that a node lists.
+    Unknown,
 }
 
 /// A model that some node lists.
@@ -89,17 +117,22 @@ impl From<&Model> for ModelObject {
 
 /// List models
 ///
-/// The models of all nodes, and the other names that the operator gave them.
+/// The models of all nodes, and the other names that the operator gave them, as far as the key is for them.
 #[utoipa::path(
     get, path = "/v1/models", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = ModelList), super::openapi::AuthResponses),
 )]
-pub async fn list(inference: Data<Inference>, _: Caller) -> Json<ModelList> {
-    let names = &inference.names;
+pub async fn list(inference: Data<Inference>, Caller(access): Caller) -> Json<ModelList> {
+    let (names, allowed) = (&inference.names, access.allowed_models());
     let data = inference.relay.dispatcher.read(|scheduler| {
-        let listed = scheduler.models().into_iter().map(ModelObject::from);
-        let aliases = names.aliases.keys().filter_map(|alias| renamed(names, alias, scheduler));
-        listed.chain(aliases).collect()
+        let may = |model: &&Model| allowed.is_none_or(|allowed| allowed.allow(&model.name));
+        let listed = scheduler.models().into_iter().filter(may).map(ModelObject::from);
+        let aliases = names.listed_aliases(allowed, scheduler).into_iter();
+        let renamed = aliases.filter_map(|(alias, listed)| {
+            let model = scheduler.find_model(&listed)?;
+            Some(ModelObject { id: alias, ..model.into() })
+        });
+        listed.chain(renamed).collect()
     });
     Json(ModelList { object: "list", data })
 }
@@ -110,19 +143,32 @@ pub async fn list(inference: Data<Inference>, _: Caller) -> Json<ModelList> {
 #[utoipa::path(
     get, path = "/v1/models/{id}", tag = "inference", security(("user_key" = [])),
     params(("id" = String, Path, description = "A model's name; it may hold `:` and `/`.", example = "llama3.2")),
-    responses((status = 200, body = ModelObject), super::openapi::AuthResponses, super::openapi::NotFoundResponse),
+    responses(
+        (status = 200, body = ModelObject),
+        (status = 403, description = "The key is not for this model.", body = super::openapi::ErrorBody),
+        super::openapi::AuthResponses, super::openapi::NotFoundResponse,
+    ),
 )]
-pub async fn retrieve(inference: Data<Inference>, _: Caller, id: Path<String>) -> Result<Json<ModelObject>, ApiError> {
-    let names = &inference.names;
-    let found = inference.relay.dispatcher.read(|scheduler| match names.aliases.contains_key(id.as_str()) {
-        true => renamed(names, &id, scheduler),
-        false => scheduler.find_model(&id).map(ModelObject::from),
-    });
-    found.map(Json).ok_or_else(|| ApiError::unknown_model(&id))
-}
-
-/// A model under another name that the operator gave it.
-fn renamed(names: &ModelNames, alias: &str, scheduler: &Scheduler) -> Option<ModelObject> {
-    let model = scheduler.find_model(&names.resolve(alias, scheduler)?.listed)?;
-    Some(ModelObject { id: alias.to_owned(), ..model.into() })
+pub async fn retrieve(
+    inference: Data<Inference>,
+    Caller(access): Caller,
+    id: Path<String>,
+) -> Result<Json<ModelObject>, ApiError> {
+    let (names, allowed) = (&inference.names, access.allowed_models());
+    let is_alias = names.aliases.contains_key(id.as_str());
+    inference.relay.dispatcher.read(|scheduler| {
+        let unknown = || ApiError::unknown_model(&id);
+        // A model that stands in for another is no description of it.
+        if !is_alias && scheduler.find_model(&id).is_none() {
+            return Err(unknown());
+        }
+        match names.resolve(&id, allowed, scheduler) {
+            Meaning::Model(found) => {
+                let model: ModelObject = scheduler.find_model(&found.listed).ok_or_else(unknown)?.into();
+                Ok(Json(if is_alias { ModelObject { id: id.to_string(), ..model } } else { model }))
+            }
+            Meaning::Forbidden => Err(ApiError::model_not_allowed(&id)),
+            Meaning::Unknown => Err(unknown()),
+        }
+    })
 }

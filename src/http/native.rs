@@ -10,6 +10,7 @@ use super::body::FullBody;
 use super::error::ApiError;
 use super::inference::Inference;
 use super::{openapi, requests};
+use crate::store::Access;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
@@ -22,16 +23,19 @@ const SHOW_PATIENCE: Duration = Duration::from_secs(10);
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
 )]
-pub async fn tags(inference: Data<Inference>, _: Caller) -> Json<Value> {
-    let mut models = inference.relay.catalog.tags();
-    let aliases = inference.relay.dispatcher.read(|scheduler| inference.names.listed_aliases(scheduler));
+pub async fn tags(inference: Data<Inference>, Caller(access): Caller) -> Json<Value> {
+    let all = inference.relay.catalog.tags();
+    let mut models: Vec<Value> = all.iter().filter(|model| may_see(&access, model)).cloned().collect();
+    let allowed = access.allowed_models();
+    let aliases = inference.relay.dispatcher.read(|scheduler| inference.names.listed_aliases(allowed, scheduler));
     for (alias, listed) in aliases {
-        if let Some(model) = models.iter().find(|model| model["name"] == *listed) {
-            let renamed = with_name(model, &alias);
-            models.push(renamed);
-        }
+        models.extend(all.iter().find(|model| model["name"] == *listed).map(|model| with_name(model, &alias)));
     }
     Json(json!({ "models": models }))
+}
+
+fn may_see(access: &Access, model: &Value) -> bool {
+    access.allowed_models().is_none_or(|allowed| model["name"].as_str().is_some_and(|name| allowed.allow(name)))
 }
 
 fn with_name(model: &Value, name: &str) -> Value {
@@ -51,8 +55,10 @@ fn with_name(model: &Value, name: &str) -> Value {
     get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
 )]
-pub async fn ps(inference: Data<Inference>, _: Caller) -> Json<Value> {
-    Json(json!({ "models": inference.relay.catalog.loaded() }))
+pub async fn ps(inference: Data<Inference>, Caller(access): Caller) -> Json<Value> {
+    let mut models = inference.relay.catalog.loaded();
+    models.retain(|model| may_see(&access, model));
+    Json(json!({ "models": models }))
 }
 
 /// Version (Ollama)
@@ -71,14 +77,18 @@ pub async fn version(inference: Data<Inference>) -> Json<Value> {
     request_body(content = requests::Show, example = json!({"model": "llama3.2"})),
     responses((status = 200, body = serde_json::Value), openapi::OllamaErrors),
 )]
-pub async fn show(inference: Data<Inference>, _: Caller, body: FullBody) -> Result<HttpResponse, ApiError> {
+pub async fn show(
+    inference: Data<Inference>,
+    Caller(access): Caller,
+    body: FullBody,
+) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =
         serde_json::from_slice(&body.0).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
     // Older clients say `name`.
     let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
     let relay = &inference.relay;
-    let model = inference.resolve(model)?.name;
+    let model = inference.resolve(model, &access)?.name;
     let request = Bytes::from(json!({ "model": &*model }).to_string());
     for node in relay.dispatcher.read(|scheduler| scheduler.live_with(&model)) {
         let Some(node) = relay.fleet.get(node) else { continue };

@@ -63,6 +63,9 @@ pub enum OllamaAuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(OllamaErrorBody),
+    /// Too many wrong keys came from the caller's network.
+    #[response(status = 429)]
+    Guessed(OllamaErrorBody),
 }
 
 /// What every route with a user's key may answer.
@@ -74,6 +77,9 @@ pub enum AuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
+    /// Too many wrong keys came from the caller's network.
+    #[response(status = 429)]
+    Guessed(ErrorBody),
 }
 
 /// What every admin route may answer.
@@ -88,6 +94,9 @@ pub enum AdminResponses {
     /// A user's key.
     #[response(status = 403)]
     Forbidden(ErrorBody),
+    /// Too many wrong keys came from the caller's network.
+    #[response(status = 429)]
+    Guessed(ErrorBody),
 }
 
 /// What is named in the path is not there.
@@ -182,6 +191,10 @@ inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
         admin::users::retrieve,
         admin::users::delete,
         admin::users::usage,
+        admin::keys::create,
+        admin::keys::list,
+        admin::keys::revoke,
+        admin::keys::rotate,
         admin::limits::retrieve,
         admin::limits::change,
         admin::nodes::list,

@@ -80,7 +80,7 @@ fn moment_schema() -> Schema {
     OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime)).build().into()
 }
 
-fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
+pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     let date = time::macros::format_description!("[year]-[month]-[day]");
     let moment = OffsetDateTime::parse(text, &Rfc3339)
@@ -266,10 +266,10 @@ pub(super) async fn summary(
 pub async fn own_rows(
     store: Data<Store>,
     recorder: Data<Recorder>,
-    Caller(account): Caller,
+    Caller(access): Caller,
     query: Query<PageQuery>,
 ) -> Result<Json<UsageList>, ApiError> {
-    rows(&store, &recorder, account.user().as_str(), &query).await.map(Json)
+    rows(&store, &recorder, access.user().as_str(), &query).await.map(Json)
 }
 
 /// Own usage by model
@@ -282,10 +282,10 @@ pub async fn own_rows(
 pub async fn own_summary(
     store: Data<Store>,
     recorder: Data<Recorder>,
-    Caller(account): Caller,
+    Caller(access): Caller,
     query: Query<PeriodQuery>,
 ) -> Result<Json<UsageSummary>, ApiError> {
-    summary(&store, &recorder, account.user().as_str(), &query).await.map(Json)
+    summary(&store, &recorder, access.user().as_str(), &query).await.map(Json)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@
 //! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |
 //! | stream | the usage chunk, and zero `usage` members, are hidden from clients that did not ask for them | see the first |
 mod answer;
+mod cut;
 mod endpoint;
 mod error;
 mod frames;
@@ -25,6 +26,7 @@ mod stream;
 mod unsupported;
 
 pub use answer::{Usage, edit_answer};
+pub use cut::StreamLimit;
 pub use endpoint::{Dialect, Endpoint};
 pub use error::{ErrorObject, is_error_body, message_of};
 pub use frames::{FrameTooLong, Frames, Framing};

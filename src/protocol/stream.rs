@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::answer::Usage;
+use super::cut::{self, StreamLimit};
 use super::endpoint::{Dialect, Endpoint};
 use super::error::ErrorObject;
 use super::frames::{EventData, Frames, Framing, event_data};
@@ -28,6 +29,9 @@ struct Scan {
     /// Events so far, for dialects that number them.
     events: u64,
     done: bool,
+    limit: Option<StreamLimit>,
+    /// The gateway has ended it, as it had come to its limit.
+    is_cut: bool,
     /// Where the terminal frame began in what the last push appended to.
     terminal_at: usize,
 }
@@ -60,9 +64,30 @@ impl StreamEditor {
     pub fn new(endpoint: Endpoint, request_id: &str, hide_usage: bool) -> Self {
         let framing = if endpoint.dialect() == Dialect::Ollama { Framing::Lines } else { Framing::Events };
         let id = endpoint.answer_id(request_id);
-        let scan =
-            Scan { endpoint, id, hide_usage, usage: None, token_chunks: 0, events: 0, done: false, terminal_at: 0 };
+        let scan = Scan {
+            endpoint,
+            id,
+            hide_usage,
+            usage: None,
+            token_chunks: 0,
+            events: 0,
+            done: false,
+            limit: None,
+            is_cut: false,
+            terminal_at: 0,
+        };
         Self { frames: Frames::new(framing), scan }
+    }
+
+    /// Ends the stream with `length` once it has so many tokens, should the node not do so itself.
+    pub fn limited(mut self, limit: Option<StreamLimit>) -> Self {
+        self.scan.limit = limit;
+        self
+    }
+
+    /// Whether the stream was ended at its limit, with the node still at it.
+    pub fn is_cut(&self) -> bool {
+        self.scan.is_cut
     }
 
     /// Takes the next bytes of the node and appends to `out` what the client gets of the frames that are complete.
@@ -77,6 +102,10 @@ impl StreamEditor {
             if result.is_ok() && !scan.done {
                 let before = out.len();
                 result = scan.frame(&frame, out);
+                if result.is_ok() && scan.is_over(&frame) {
+                    out.truncate(before);
+                    scan.cut(&frame, out);
+                }
                 if scan.done {
                     scan.terminal_at = before;
                 }
@@ -102,6 +131,25 @@ impl StreamEditor {
 }
 
 impl Scan {
+    /// Whether this frame is one token too many. A frame that says why the answer ends is none.
+    fn is_over(&self, frame: &[u8]) -> bool {
+        let is_beyond = self.limit.is_some_and(|limit| self.token_chunks > limit.output);
+        !self.done && is_beyond && memchr::memmem::find(frame, b"\"finish_reason\":\"").is_none()
+    }
+
+    fn cut(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+        let data = match event_data(frame) {
+            EventData::One(data) if self.endpoint.dialect() != Dialect::Ollama => &frame[data],
+            _ => frame,
+        };
+        // It was read as an object before.
+        let (Some(limit), Ok(over)) = (self.limit, Object::parse(data)) else { return };
+        self.token_chunks = limit.output;
+        (self.done, self.is_cut) = (true, true);
+        let terminal = cut::terminal(self.endpoint, &self.id, &over, limit, self.hide_usage, self.events);
+        out.extend_from_slice(terminal.as_bytes());
+    }
+
     fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
         if self.endpoint.dialect() == Dialect::Ollama {
             return self.line(frame, out);

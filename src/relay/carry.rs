@@ -134,6 +134,8 @@ pub enum WhyNot {
     Stopping,
     /// The answer is here, or begins, but its usage could not be stored in time.
     Unrecorded,
+    /// The key it came with is revoked.
+    Revoked,
 }
 
 impl WhyNot {
@@ -143,6 +145,7 @@ impl WhyNot {
             Self::TooLong => "deadline",
             Self::Stopping => "stopping",
             Self::Unrecorded => "storage",
+            Self::Revoked => "revoked",
         }
     }
 }
@@ -186,10 +189,12 @@ impl Relay {
         let until = job.meter.received() + self.settings.total();
         let left = until.saturating_sub(self.clock.uptime());
         let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
+        let revoked = job.meter.revoked();
         let result = tokio::select! {
             biased;
             // First, so that what waits does not take the slot of what is ended with it.
             () = self.stop.cancelled() => Err(WhyNot::Stopping),
+            () = revoked.cancelled() => Err(WhyNot::Revoked),
             result = self.attempts(upstream, &mut ticket, &mut job) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };
@@ -294,6 +299,7 @@ impl Relay {
         };
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
+            let editor = editor.limited(job.meter.stream_limit());
             let stream = open_stream(response, editor, first_byte).await?;
             job.meter.first_byte(self.clock.uptime());
             return Ok(Reply::Stream(Box::new(stream)));

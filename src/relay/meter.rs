@@ -8,15 +8,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::nodes::NodeEndpoint;
 use super::trace::{Attribute, Closing, Trace};
 use crate::clock::Clock;
-use crate::limits::{Exceeded, Moment, Need, Reservation};
+use crate::limits::{Exceeded, Moment, Need};
 use crate::metrics::{Ended, Metrics};
-use crate::protocol::{Progress, Usage};
-use crate::store::{Account, Receipt, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
+use crate::protocol::{Progress, StreamLimit, Usage};
+use crate::store::{Access, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;
@@ -29,8 +30,8 @@ const NOTE: Duration = Duration::from_secs(1);
 pub struct Admission {
     /// UUIDv7, the answer's `x-request-id`.
     pub request_id: Uuid,
-    /// Whose.
-    pub account: Arc<Account>,
+    /// Whose, and with which key.
+    pub access: Access,
     /// Where its row will go.
     pub permit: RowPermit,
     /// The route's template.
@@ -64,7 +65,7 @@ impl Meters {
         self.metrics.entered(admission.endpoint, &admission.listed_model);
         let open = Open {
             admission,
-            reservation: None,
+            reserved: None,
             admitted: None,
             node: None,
             attempts: 0,
@@ -94,7 +95,7 @@ pub struct Meter {
 #[derive(Debug)]
 struct Open {
     admission: Admission,
-    reservation: Option<Reservation>,
+    reserved: Option<Reserved>,
     /// That the admission is safe, of a stream.
     admitted: Option<Receipt>,
     node: Option<Arc<str>>,
@@ -124,9 +125,9 @@ impl Meter {
     /// [`Exceeded`] when a limit stands in the way.
     pub fn admit(&mut self, need: Need) -> Result<Option<u64>, Exceeded> {
         let Some(open) = &mut self.open else { return Ok(None) };
-        let reservation = open.admission.account.admit(need, open.admission.received)?;
-        let output_cap = reservation.output_cap;
-        open.reservation = Some(reservation);
+        let reserved = open.admission.access.admit(need, open.admission.received)?;
+        let output_cap = reserved.allowance.output.filter(|_| reserved.allowance.is_cap);
+        open.reserved = Some(reserved);
         if open.admission.stream {
             let now = self.meters.clock.now();
             open.noted = now.uptime;
@@ -241,6 +242,18 @@ impl Meter {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.queued)
     }
 
+    /// What a stream may be long, where a limit holds that a node might ignore.
+    pub(super) fn stream_limit(&self) -> Option<StreamLimit> {
+        let open = self.open.as_ref()?;
+        let output = open.reserved.as_ref()?.allowance.output?;
+        Some(StreamLimit { output, prompt: open.admission.prompt_estimate })
+    }
+
+    /// Set when the request's key is revoked.
+    pub(super) fn revoked(&self) -> CancellationToken {
+        self.open.as_ref().map_or_else(CancellationToken::new, |open| open.admission.access.revoked())
+    }
+
     /// When the request came in, on the monotonic clock.
     pub(super) fn received(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.admission.received.uptime)
@@ -259,7 +272,7 @@ impl Meter {
         let now = self.meters.clock.now();
         let row = open.row(status, now);
         self.count(&open, &row, status, code);
-        let Admission { account, permit, trace, .. } = open.admission;
+        let Admission { access, permit, trace, .. } = open.admission;
         log(&row, code, trace.as_ref().map(Trace::id).as_deref());
         if let Some(trace) = trace {
             if let Some(since) = open.waiting_since {
@@ -267,9 +280,9 @@ impl Meter {
             }
             trace.finish(closing(&row, code, status));
         }
-        match open.reservation {
-            Some(reservation) if status == Status::Refused => account.cancel(reservation, now),
-            Some(reservation) => account.settle(reservation, row.prompt_tokens + row.completion_tokens, now),
+        match open.reserved {
+            Some(reserved) if status == Status::Refused => access.cancel(reserved, now),
+            Some(reserved) => access.settle(reserved, row.prompt_tokens + row.completion_tokens, now),
             None => {}
         }
         Some(permit.record(row))
@@ -301,7 +314,7 @@ impl Meter {
         metrics.left(ended.route);
         metrics.ended(ended);
         metrics.tokens(ended.model, prompt_tokens, completion_tokens);
-        metrics.user_ended(open.admission.account.user().as_str(), code, prompt_tokens, completion_tokens);
+        metrics.user_ended(open.admission.access.user().as_str(), code, prompt_tokens, completion_tokens);
         if open.first_byte.is_some() {
             metrics.overhead("forward", open.forwarding);
         }
@@ -326,7 +339,8 @@ impl Open {
         let usage = self.usage.unwrap_or_default();
         UsageRow {
             request_id: admission.request_id,
-            user: admission.account.user().shared(),
+            user: admission.access.user().shared(),
+            key: admission.access.key_id().cloned(),
             created_at_ms: admission.received.unix_ms,
             day: admission.received.day(),
             model: admission.model.clone(),

@@ -13,7 +13,7 @@ use awc::ClientResponse;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::dispatcher::{Interruption, Ticket};
 use super::meter::Meter;
@@ -61,6 +61,8 @@ pub struct MeteredBody {
     meter: Option<Meter>,
     held: Option<Held>,
     patience: Patience,
+    /// The key that it came with is revoked.
+    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
     heard: Duration,
     /// When the scheduler was told last how far it has come.
     told: Duration,
@@ -83,6 +85,7 @@ impl MeteredBody {
     pub(super) fn new(stream: OpenStream, ticket: Ticket, mut meter: Meter, patience: Patience) -> Self {
         meter.progress(stream.editor.progress());
         let now = patience.clock.uptime();
+        let revoked = Box::pin(meter.revoked().cancelled_owned());
         let mut body = Self {
             response: Some(stream.response),
             editor: stream.editor,
@@ -90,6 +93,7 @@ impl MeteredBody {
             ticket,
             meter: Some(meter),
             held: None,
+            revoked,
             heard: now,
             told: now,
             patience,
@@ -121,6 +125,10 @@ impl MeteredBody {
             && let Some(mut meter) = self.meter.take()
         {
             self.ticket.leave(Outcome::Completed, Some(self.tokens()));
+            if self.editor.is_cut() {
+                // The node is to stop.
+                self.response = None;
+            }
             if let Some(receipt) = meter.finish(Status::Completed, 200) {
                 let terminal = self.editor.split_terminal(out);
                 self.held = Some(Held { terminal, kept: Box::pin(meter.kept(receipt)) });
@@ -146,6 +154,9 @@ impl MeteredBody {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let Some(response) = &mut self.response else { return Poll::Ready(Step::Ended) };
         let closing = self.meter.is_none();
+        if !closing && self.revoked.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Step::Failed(Vec::new(), Ending::Revoked));
+        }
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
         {
@@ -236,6 +247,7 @@ enum Ending {
     Node(AttemptError),
     TooLong,
     Stopped,
+    Revoked,
 }
 
 impl Ending {
@@ -244,6 +256,7 @@ impl Ending {
     }
 
     fn verdict(&self) -> (Status, Outcome, ErrorObject<'static>) {
+        let kind = if matches!(self, Self::Revoked) { "authentication_error" } else { "server_error" };
         let (status, outcome, message, code) = match self {
             Self::Node(error) => (
                 Status::UpstreamError,
@@ -263,8 +276,14 @@ impl Ending {
                 "The service is shutting down; the answer is incomplete. Please send the request again.",
                 "server_shutting_down",
             ),
+            Self::Revoked => (
+                Status::Cancelled,
+                Outcome::Cancelled,
+                "The API key of this request was revoked; the answer is incomplete.",
+                "invalid_api_key",
+            ),
         };
-        (status, outcome, ErrorObject { message, kind: "server_error", param: None, code: Some(code) })
+        (status, outcome, ErrorObject { message, kind, param: None, code: Some(code) })
     }
 }
 

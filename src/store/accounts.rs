@@ -1,123 +1,66 @@
 //! Who is this key, and what may they use? Answered from memory; the database is behind it, never on a request's path.
 //!
-//! [`Accounts`] mirrors the tables `users` and `api_keys`. Changes go to the database first and then to memory, under
-//! one lock with [`Accounts::refresh`], which picks up what other gateways on the same database have changed.
+//! [`Accounts`] mirrors the tables `users`, `keys` and `key_digests`. Changes go to the database first and then to memory,
+//! under one lock with [`Accounts::refresh`], which picks up what other gateways on the same database have changed. A key
+//! or user that goes takes its running requests with it.
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
-use entity::{api_key, user};
+use entity::{key, key_digest, user};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, Set, SqlErr, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
+    QuerySelect, QueryTrait, Set, SqlErr, TransactionTrait,
 };
 
-use super::keys::{ApiKey, KeyDigest, PLAIN_SHA_256};
+use super::access::{Access, Account, Key, Terms, UserId};
+use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
 use super::snapshot::People;
-use super::{Store, StoreError, usage, within_deadline};
-use crate::limits::{Budget, Exceeded, Limits, Moment, Need, Reservation, Standing};
+use super::usage::{self, SpentByAll};
+use super::user_keys::{KeySpec, MadeKey};
+use super::{Store, StoreError, within_deadline};
+use crate::limits::{Budget, Limits, Moment, Spent};
 
-/// A user's name: `[A-Za-z0-9._@-]{1,64}`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct UserId(Arc<str>);
-
-impl UserId {
-    /// Checks a name; `None` where it has another form.
-    pub fn parse(text: &str) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-        ((1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
-    }
-
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The name, shared.
-    pub fn shared(&self) -> Arc<str> {
-        self.0.clone()
-    }
-}
-
-/// A user as the request path sees them. Shared by all keys of the user and by every running request.
-#[derive(Debug)]
-pub struct Account {
-    user: UserId,
-    created_at_ms: i64,
-    state: Mutex<AccountState>,
-}
-
-#[derive(Debug)]
-struct AccountState {
-    limits: Limits,
-    budget: Budget,
-}
-
-impl Account {
-    /// Whose account this is.
-    pub fn user(&self) -> &UserId {
-        &self.user
-    }
-
-    /// When the user was made, epoch milliseconds.
-    pub fn created_at_ms(&self) -> i64 {
-        self.created_at_ms
-    }
-
-    /// The limits in force.
-    pub fn limits(&self) -> Limits {
-        self.with(|state| state.limits)
-    }
-
-    /// Admits a request under the limits. See [`Budget::admit`].
-    ///
-    /// # Errors
-    /// [`Exceeded`] when a limit stands in the way.
-    pub fn admit(&self, need: Need, now: Moment) -> Result<Reservation, Exceeded> {
-        self.with(|state| state.budget.admit(&state.limits, need, now))
-    }
-
-    /// Settles an ended request. See [`Budget::settle`].
-    pub fn settle(&self, reservation: Reservation, tokens: u64, now: Moment) {
-        self.with(|state| state.budget.settle(reservation, tokens, now));
-    }
-
-    /// Takes an admission back. See [`Budget::cancel`].
-    pub fn cancel(&self, reservation: Reservation, now: Moment) {
-        self.with(|state| state.budget.cancel(reservation, now));
-    }
-
-    /// What is used and left.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with(|state| state.budget.standing(state.limits, now))
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&mut AccountState) -> T) -> T {
-        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
+/// The channel on which gateways on one Postgres tell each other that users or keys have changed.
+pub(super) const CHANNEL: &str = "ollama_gateway_people";
 
 /// A user to be made.
 #[derive(Clone, Debug)]
 pub struct NewUser {
     /// The name.
     pub user: UserId,
-    /// The limits from the start.
-    pub limits: Limits,
+    /// Limits and weight from the start.
+    pub terms: Terms,
 }
 
 /// All users and keys, in memory, in front of the database.
 #[derive(Debug)]
 pub struct Accounts {
-    store: Store,
+    pub(super) store: Store,
+    peppers: Peppers,
     users: DashMap<Arc<str>, Arc<Account>>,
-    keys: DashMap<KeyDigest, Arc<Account>>,
+    pub(super) keys: DashMap<Arc<str>, Arc<Key>>,
+    pub(super) secrets: DashMap<KeyDigest, Arc<Key>>,
+    /// Secrets that were made with a pepper which is not configured.
+    foreign: AtomicUsize,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
-    changing: tokio::sync::Mutex<()>,
+    pub(super) changing: tokio::sync::Mutex<()>,
     /// What the copy for a start without the database holds.
     copied: Mutex<People>,
     /// Whether the database was there the last time it was asked.
     current: AtomicBool,
+}
+
+/// Whose key was presented.
+#[derive(Debug)]
+pub enum Found {
+    /// A good one.
+    Access(Access),
+    /// One that has ended.
+    Expired,
+    /// None that is known.
+    Unknown,
 }
 
 impl Accounts {
@@ -125,11 +68,14 @@ impl Accounts {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn load(store: Store, now: Moment) -> Result<Self, StoreError> {
+    pub async fn load(store: Store, settings: &KeySettings, now: Moment) -> Result<Self, StoreError> {
         let accounts = Self {
             store,
+            peppers: Peppers::load(settings)?,
             users: DashMap::new(),
             keys: DashMap::new(),
+            secrets: DashMap::new(),
+            foreign: AtomicUsize::new(0),
             changing: tokio::sync::Mutex::new(()),
             copied: Mutex::default(),
             current: AtomicBool::new(false),
@@ -148,14 +94,26 @@ impl Accounts {
         Ok(accounts)
     }
 
+    pub(super) fn peppers(&self) -> &Peppers {
+        &self.peppers
+    }
+
     /// Whether somebody who is not here is unknown: false while the database is away, which may know them.
     pub fn is_current(&self) -> bool {
         self.current.load(Ordering::Relaxed)
     }
 
-    /// The owner of a key.
-    pub fn by_key(&self, digest: &KeyDigest) -> Option<Arc<Account>> {
-        self.keys.get(digest).map(|account| account.clone())
+    /// Who may come in with what a caller presents.
+    pub fn find(&self, presented: &str, now: Moment) -> Found {
+        let known = |digest: KeyDigest| self.secrets.get(&digest).map(|key| (digest, key.clone()));
+        match self.peppers.digests(presented).find_map(known) {
+            Some((digest, key)) if key.opens(&digest, now) => {
+                key.used(now);
+                Found::Access(Access::by_key(key))
+            }
+            Some(_) => Found::Expired,
+            None => Found::Unknown,
+        }
     }
 
     /// The account of a user.
@@ -166,7 +124,7 @@ impl Accounts {
     /// Everybody, by name.
     pub fn all(&self) -> Vec<Arc<Account>> {
         let mut all: Vec<Arc<Account>> = self.users.iter().map(|entry| entry.value().clone()).collect();
-        all.sort_unstable_by(|a, b| a.user.as_str().cmp(b.user.as_str()));
+        all.sort_unstable_by(|a, b| a.user().as_str().cmp(b.user().as_str()));
         all
     }
 
@@ -174,26 +132,25 @@ impl Accounts {
     ///
     /// # Errors
     /// [`StoreError::Exists`], or when the database fails.
-    pub async fn create(&self, new: NewUser, key: &ApiKey, now: Moment) -> Result<Arc<Account>, StoreError> {
+    pub async fn create(&self, new: NewUser, now: Moment) -> Result<MadeKey, StoreError> {
         let _changing = self.changing.lock().await;
         let name = new.user.as_str();
+        let Terms { limits, weight } = new.terms;
         let user_row = user::Model {
             id: name.to_owned(),
             created_at_ms: now.unix_ms,
-            requests_per_minute: new.limits.requests_per_minute.map(i64::from),
-            tokens_per_day: new.limits.tokens_per_day.map(to_i64),
+            requests_per_minute: limits.requests_per_minute.map(i64::from),
+            tokens_per_day: limits.tokens_per_day.map(to_i64),
+            tokens_per_minute: limits.tokens_per_minute.map(to_i64),
+            max_concurrency: limits.max_concurrency.map(i64::from),
+            weight_millis: to_millis(weight),
         };
-        let key_row = api_key::Model {
-            digest: key.digest().0.to_vec(),
-            digest_version: PLAIN_SHA_256,
-            user_id: name.to_owned(),
-            last_four: key.last_four().to_owned(),
-            created_at_ms: now.unix_ms,
-        };
+        let drafted = self.draft(name, KeySpec::default(), now)?;
         let insert = async {
             let transaction = self.store.db.begin().await?;
             user_row.clone().into_active_model().insert(&transaction).await?;
-            key_row.into_active_model().insert(&transaction).await?;
+            drafted.insert(&transaction).await?;
+            announce(&transaction).await?;
             transaction.commit().await
         };
         within_deadline(insert).await.map_err(|error| match error {
@@ -204,34 +161,43 @@ impl Accounts {
         })?;
         // A name that was deleted and is made again goes on with what it has used today.
         let spent = usage::spent(&self.store, Some(name), now).await?;
-        let account = self.take_up(new.user.clone(), &user_row, spent.get(name), now);
-        self.keys.insert(key.digest(), account.clone());
-        Ok(account)
+        let account = self.take_up(new.user.clone(), &user_row, spent.users.get(name), now);
+        Ok(self.adopt(&account, drafted, now))
     }
 
-    /// Changes a user's limits, for the next request on.
+    /// Changes a user's limits and weight, for the next request on.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or when the database fails.
-    pub async fn set_limits(&self, user: &str, limits: Limits) -> Result<Arc<Account>, StoreError> {
+    pub async fn set_terms(&self, user: &str, terms: Terms) -> Result<Arc<Account>, StoreError> {
         let _changing = self.changing.lock().await;
         let account = self.by_user(user).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
+        let Terms { limits, weight } = terms;
         let row = user::ActiveModel {
             id: Set(user.to_owned()),
             requests_per_minute: Set(limits.requests_per_minute.map(i64::from)),
             tokens_per_day: Set(limits.tokens_per_day.map(to_i64)),
+            tokens_per_minute: Set(limits.tokens_per_minute.map(to_i64)),
+            max_concurrency: Set(limits.max_concurrency.map(i64::from)),
+            weight_millis: Set(to_millis(weight)),
             ..Default::default()
         };
-        within_deadline(row.update(&self.store.db)).await.map_err(|error| match error {
+        let update = async {
+            let transaction = self.store.db.begin().await?;
+            row.update(&transaction).await?;
+            announce(&transaction).await?;
+            transaction.commit().await
+        };
+        within_deadline(update).await.map_err(|error| match error {
             // Another gateway has deleted the user, and we have not heard of it yet.
             StoreError::Database(DbErr::RecordNotUpdated) => StoreError::NotFound(user.to_owned()),
             other => other,
         })?;
-        account.with(|state| state.limits = limits);
+        account.set_terms(terms);
         Ok(account)
     }
 
-    /// Deletes a user and all keys, which stop working at once. Usage rows stay.
+    /// Deletes a user and all keys, which stop working at once; running requests end. Usage rows stay.
     ///
     /// # Errors
     /// [`StoreError::NotFound`], or when the database fails.
@@ -242,8 +208,15 @@ impl Accounts {
         }
         let delete = async {
             let transaction = self.store.db.begin().await?;
-            api_key::Entity::delete_many().filter(api_key::Column::UserId.eq(user)).exec(&transaction).await?;
+            let keys = key::Entity::find().filter(key::Column::UserId.eq(user));
+            let ids = keys.select_only().column(key::Column::Id).into_query();
+            key_digest::Entity::delete_many()
+                .filter(key_digest::Column::KeyId.in_subquery(ids))
+                .exec(&transaction)
+                .await?;
+            key::Entity::delete_many().filter(key::Column::UserId.eq(user)).exec(&transaction).await?;
             user::Entity::delete_by_id(user).exec(&transaction).await?;
+            announce(&transaction).await?;
             transaction.commit().await
         };
         within_deadline(delete).await?;
@@ -276,79 +249,160 @@ impl Accounts {
         }
     }
 
-    async fn take_up_all(&self, People { users, keys }: &People, now: Moment) -> Result<(), StoreError> {
-        let new = users.iter().any(|row| !self.users.contains_key(row.id.as_str()));
-        let spent = if new { usage::spent(&self.store, None, now).await? } else { HashMap::new() };
+    async fn take_up_all(&self, People { users, keys, digests }: &People, now: Moment) -> Result<(), StoreError> {
+        let new = users.iter().any(|row| !self.users.contains_key(row.id.as_str()))
+            || keys.iter().any(|row| !self.keys.contains_key(row.id.as_str()));
+        let spent = if new { usage::spent(&self.store, None, now).await? } else { SpentByAll::default() };
         let names: HashSet<&str> = users.iter().map(|row| row.id.as_str()).collect();
-        for gone in self.all().iter().filter(|account| !names.contains(account.user.as_str())) {
-            self.forget(gone.user.as_str());
+        for gone in self.all().iter().filter(|account| !names.contains(account.user().as_str())) {
+            self.forget(gone.user().as_str());
         }
         for row in users {
             match (self.by_user(&row.id), UserId::parse(&row.id)) {
-                (Some(account), _) => account.with(|state| state.limits = limits_of(row)),
-                (None, Some(user)) => drop(self.take_up(user, row, spent.get(&row.id), now)),
+                (Some(account), _) => account.set_terms(terms_of(row)),
+                (None, Some(user)) => drop(self.take_up(user, row, spent.users.get(&row.id), now)),
                 (None, None) => tracing::warn!("a user with an unusable name stands in the database"),
             }
         }
-        self.take_up_keys(keys);
+        self.take_up_keys(keys, digests, &spent, now);
         Ok(())
     }
 
-    fn take_up_keys(&self, rows: &[api_key::Model]) {
-        let mut known = HashSet::new();
-        for row in rows {
-            let (Ok(digest), Some(account)) =
-                (row.digest.as_slice().try_into().map(KeyDigest), self.by_user(&row.user_id))
-            else {
-                continue;
-            };
-            known.insert(digest);
-            self.keys.insert(digest, account);
+    fn take_up_keys(&self, rows: &[key::Model], digests: &[key_digest::Model], spent: &SpentByAll, now: Moment) {
+        let foreign = digests.iter().filter(|row| !self.peppers.knows(row.pepper.as_deref())).count();
+        if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
+            tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
         }
-        self.keys.retain(|digest, _| known.contains(digest));
+        let mut secrets: HashMap<&str, Vec<SecretEnd>> = HashMap::new();
+        for row in digests {
+            secrets.entry(&row.key_id).or_default().extend(secret_of(row));
+        }
+        let ids: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
+        self.drop_keys(|key| !ids.contains(&**key.id()));
+        for row in rows {
+            let secrets = secrets.remove(row.id.as_str()).unwrap_or_default();
+            let known = self.keys.get(row.id.as_str()).map(|key| key.clone());
+            match (known, self.by_user(&row.user_id)) {
+                (Some(key), _) => {
+                    key.last_used_ms.fetch_max(row.last_used_ms.unwrap_or_default(), Ordering::Relaxed);
+                    self.set_secrets(&key, secrets);
+                }
+                (None, Some(account)) => {
+                    self.take_up_key(&account, row, secrets, spent.keys.get(&row.id), now);
+                }
+                // Its user is being deleted.
+                (None, None) => {}
+            }
+        }
     }
 
-    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&usage::Spent>, now: Moment) -> Arc<Account> {
-        let (limits, mut budget) = (limits_of(row), Budget::default());
-        if let Some(spent) = spent {
-            // Admissions count only under a limit, before a restart as after it.
-            let ages = spent.admission_ages.iter().copied().filter(|_| limits.requests_per_minute.is_some());
-            budget.restore(spent.tokens_today, ages, now);
+    pub(super) fn take_up_key(
+        &self,
+        account: &Arc<Account>,
+        row: &key::Model,
+        secrets: Vec<SecretEnd>,
+        spent: Option<&Spent>,
+        now: Moment,
+    ) -> Arc<Key> {
+        let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+        let key = Key::new(account, row, limits, budget_of(&limits, spent, now));
+        self.keys.insert(key.id().clone(), key.clone());
+        self.set_secrets(&key, secrets);
+        key
+    }
+
+    /// Puts the secrets of a key, sorted, in the place of those it had.
+    pub(super) fn set_secrets(&self, key: &Arc<Key>, mut secrets: Vec<SecretEnd>) {
+        // The one in force last.
+        secrets.sort_by_key(|secret| (secret.until_ms.is_none(), secret.until_ms));
+        let before = {
+            let mut held = key.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+            if *held == secrets {
+                return;
+            }
+            std::mem::replace(&mut *held, secrets.clone())
+        };
+        for gone in before.iter().filter(|old| secrets.iter().all(|secret| secret.digest != old.digest)) {
+            self.secrets.remove(&gone.digest);
         }
-        let state = Mutex::new(AccountState { limits, budget });
-        let account = Arc::new(Account { user: user.clone(), created_at_ms: row.created_at_ms, state });
-        self.users.insert(user.0, account.clone());
+        for secret in secrets {
+            self.secrets.insert(secret.digest, key.clone());
+        }
+    }
+
+    pub(super) fn drop_keys(&self, gone: impl Fn(&Key) -> bool) {
+        let keys: Vec<Arc<Key>> = self.keys.iter().map(|key| key.clone()).filter(|key| gone(key)).collect();
+        for key in keys {
+            self.set_secrets(&key, Vec::new());
+            self.keys.remove(key.id());
+            key.revoke();
+        }
+    }
+
+    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&Spent>, now: Moment) -> Arc<Account> {
+        let terms = terms_of(row);
+        let account = Account::new(user, row.created_at_ms, terms, budget_of(&terms.limits, spent, now));
+        self.users.insert(account.user().shared(), account.clone());
         account
     }
 
     fn forget(&self, user: &str) {
-        self.keys.retain(|_, account| account.user.as_str() != user);
-        self.users.remove(user);
+        self.drop_keys(|key| key.account().user().as_str() == user);
+        if let Some((_, account)) = self.users.remove(user) {
+            account.close();
+        }
     }
 }
 
-fn limits_of(row: &user::Model) -> Limits {
+/// Tells the other gateways, once the transaction is committed. With SQLite there is none that would hear.
+pub(super) async fn announce(transaction: &impl ConnectionTrait) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
+    }
+    Ok(())
+}
+
+fn secret_of(row: &key_digest::Model) -> Option<SecretEnd> {
+    let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
+    Some(SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms })
+}
+
+fn budget_of(limits: &Limits, spent: Option<&Spent>, now: Moment) -> Budget {
+    let mut budget = Budget::default();
+    if let Some(spent) = spent {
+        budget.restore(limits, spent.clone(), now);
+    }
+    budget
+}
+
+fn terms_of(row: &user::Model) -> Terms {
+    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+    // Millionths would do no user any good, so that thousandths are kept.
+    Terms { limits, weight: row.weight_millis.max(1) as f64 / 1000.0 }
+}
+
+fn to_millis(weight: f64) -> i64 {
+    // Within 0.001 and 1000, as the door has seen to.
+    ((weight * 1000.0).round() as i64).max(1)
+}
+
+/// The limits as a row has them.
+fn limits_of(
+    requests_per_minute: Option<i64>,
+    tokens_per_minute: Option<i64>,
+    tokens_per_day: Option<i64>,
+    max_concurrency: Option<i64>,
+) -> Limits {
+    let small = |limit: i64| u32::try_from(limit.max(0)).unwrap_or(u32::MAX);
+    let large = |limit: i64| u64::try_from(limit).unwrap_or(0);
     Limits {
-        requests_per_minute: row.requests_per_minute.map(|limit| u32::try_from(limit.max(0)).unwrap_or(u32::MAX)),
-        tokens_per_day: row.tokens_per_day.map(|limit| u64::try_from(limit).unwrap_or(0)),
+        requests_per_minute: requests_per_minute.map(small),
+        tokens_per_minute: tokens_per_minute.map(large),
+        tokens_per_day: tokens_per_day.map(large),
+        max_concurrency: max_concurrency.map(small),
     }
 }
 
-fn to_i64(number: u64) -> i64 {
+pub(super) fn to_i64(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_users_have_a_narrow_form() {
-        for good in ["user-123", "a", "A.b_c@d-e", &"x".repeat(64)] {
-            assert!(UserId::parse(good).is_some(), "{good}");
-        }
-        for bad in ["", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
-            assert!(UserId::parse(bad).is_none(), "{bad}");
-        }
-    }
 }

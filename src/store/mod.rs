@@ -1,5 +1,7 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
+mod access;
 mod accounts;
+mod changes;
 mod keys;
 mod learned;
 mod local;
@@ -9,6 +11,7 @@ mod reserve;
 mod running;
 mod snapshot;
 mod usage;
+mod user_keys;
 mod writer;
 
 use std::future::Future;
@@ -26,12 +29,15 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use serde::{Deserialize, Serialize};
 
-pub use accounts::{Account, Accounts, NewUser, UserId};
-pub use keys::{ApiKey, KeyDigest, random_hex};
+pub use access::{Access, Account, AllowedModels, Key, Reserved, Terms, UserId};
+pub use accounts::{Accounts, Found, NewUser};
+pub use changes::Changes;
+pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
 use local::Local;
 pub use outbox::{Copied, Copier};
 pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};
 pub use usage::{ModelTotals, Page, Period, Status, TokensFrom, UsageRow};
+pub use user_keys::{KeySpec, MadeKey};
 pub use writer::Writer;
 
 /// Longest wait for any statement.
@@ -108,6 +114,23 @@ pub enum StoreError {
     /// No such user.
     #[error("there is no user `{0}`")]
     NotFound(String),
+    /// No such key of the user.
+    #[error("there is no key `{0}`")]
+    NoKey(String),
+    /// The user has as many keys as one may.
+    #[error("a user may have {0} keys; revoke one that is not used any more")]
+    TooManyKeys(usize),
+    /// The operating system has no randomness for a key.
+    #[error("there is no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// The file with the pepper could not be used.
+    #[error("keys.pepper_file: {}: {error}", path.display())]
+    PepperFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
     /// The database did not answer in time.
     #[error("the database did not answer within {} s", STATEMENT_DEADLINE.as_secs())]
     TimedOut,
@@ -230,7 +253,8 @@ fn read_password(path: &Path) -> Result<String, StoreError> {
 fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
     let mut options = ConnectOptions::new(url.to_owned());
     options
-        .max_connections(4)
+        // One of them hears of changes.
+        .max_connections(5)
         .acquire_timeout(STATEMENT_DEADLINE)
         .connect_timeout(STATEMENT_DEADLINE)
         .connect_lazy(true)

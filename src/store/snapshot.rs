@@ -1,5 +1,5 @@
 //! Who may come in while Postgres is away? Users and keys as they were when it was last read, from the local file.
-use entity::{api_key, user};
+use entity::{key, key_digest, user};
 use sea_orm::{EntityTrait, IntoActiveModel, TransactionTrait};
 
 use super::{Store, StoreError, within_deadline};
@@ -11,7 +11,8 @@ const BATCH: usize = 1_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct People {
     pub(super) users: Vec<user::Model>,
-    pub(super) keys: Vec<api_key::Model>,
+    pub(super) keys: Vec<key::Model>,
+    pub(super) digests: Vec<key_digest::Model>,
 }
 
 impl People {
@@ -23,7 +24,8 @@ impl People {
         store.go_online().await?;
         Ok(Self {
             users: within_deadline(user::Entity::find().all(&store.db)).await?,
-            keys: within_deadline(api_key::Entity::find().all(&store.db)).await?,
+            keys: within_deadline(key::Entity::find().all(&store.db)).await?,
+            digests: within_deadline(key_digest::Entity::find().all(&store.db)).await?,
         })
     }
 
@@ -35,7 +37,8 @@ impl People {
         let local = &store.local.db;
         Ok(Self {
             users: within_deadline(user::Entity::find().all(local)).await?,
-            keys: within_deadline(api_key::Entity::find().all(local)).await?,
+            keys: within_deadline(key::Entity::find().all(local)).await?,
+            digests: within_deadline(key_digest::Entity::find().all(local)).await?,
         })
     }
 
@@ -46,7 +49,8 @@ impl People {
     pub(super) async fn keep_copy(&self, store: &Store) -> Result<(), StoreError> {
         let replace = async {
             let transaction = store.local.db.begin_with_options(super::immediate()).await?;
-            api_key::Entity::delete_many().exec(&transaction).await?;
+            key_digest::Entity::delete_many().exec(&transaction).await?;
+            key::Entity::delete_many().exec(&transaction).await?;
             user::Entity::delete_many().exec(&transaction).await?;
             for users in self.users.chunks(BATCH) {
                 let rows = users.iter().cloned().map(IntoActiveModel::into_active_model);
@@ -54,7 +58,11 @@ impl People {
             }
             for keys in self.keys.chunks(BATCH) {
                 let rows = keys.iter().cloned().map(IntoActiveModel::into_active_model);
-                api_key::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+                key::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
+            }
+            for digests in self.digests.chunks(BATCH) {
+                let rows = digests.iter().cloned().map(IntoActiveModel::into_active_model);
+                key_digest::Entity::insert_many(rows).exec_without_returning(&transaction).await?;
             }
             transaction.commit().await
         };

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::outbox::ids_of;
 use super::{Store, StoreError, within_deadline};
-use crate::limits::Moment;
+use crate::limits::{Moment, Spent};
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,8 @@ pub struct UsageRow {
     pub request_id: Uuid,
     /// Whose.
     pub user: Arc<str>,
+    /// With which key; `None` where a network stood for the user.
+    pub key: Option<Arc<str>>,
     /// Arrival, epoch milliseconds.
     pub created_at_ms: i64,
     /// The UTC day whose limit it counts towards, days since 1970-01-01.
@@ -119,6 +121,7 @@ impl UsageRow {
         Model {
             request_id: self.request_id,
             user_id: self.user.as_ref().to_owned(),
+            key_id: self.key.as_deref().map(str::to_owned),
             created_at_ms: self.created_at_ms,
             day: self.day,
             model: self.model,
@@ -144,6 +147,7 @@ impl UsageRow {
         Self {
             request_id: model.request_id,
             user: model.user_id.into(),
+            key: model.key_id.map(Arc::from),
             created_at_ms: model.created_at_ms,
             day: model.day,
             model: model.model,
@@ -196,11 +200,20 @@ pub struct ModelTotals {
     pub completion_tokens: i64,
 }
 
-/// What a user has used that still counts.
+/// What everybody has used that still counts.
 #[derive(Debug, Default)]
-pub(super) struct Spent {
-    pub(super) tokens_today: u64,
-    pub(super) admission_ages: Vec<Duration>,
+pub(super) struct SpentByAll {
+    pub(super) users: HashMap<String, Spent>,
+    pub(super) keys: HashMap<String, Spent>,
+}
+
+impl SpentByAll {
+    fn add(&mut self, user: String, key: Option<String>, take: impl Fn(&mut Spent)) {
+        take(self.users.entry(user).or_default());
+        if let Some(key) = key {
+            take(self.keys.entry(key).or_default());
+        }
+    }
 }
 
 impl Store {
@@ -271,16 +284,12 @@ pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Re
 
 /// What counts of everybody's (or one user's) rows towards the limits at `now`: those in the database, and those on
 /// their way there. While it is away, those of this gateway.
-pub(super) async fn spent(
-    store: &Store,
-    user: Option<&str>,
-    now: Moment,
-) -> Result<HashMap<String, Spent>, StoreError> {
+pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Result<SpentByAll, StoreError> {
     let mine = match user {
         Some(user) => Entity::find().filter(Column::UserId.eq(user)),
         None => Entity::find(),
     };
-    let mut spent = HashMap::new();
+    let mut spent = SpentByAll::default();
     if store.is_online() {
         add_spent(&mut spent, &store.db, &mine, now).await?;
     }
@@ -293,27 +302,36 @@ pub(super) async fn spent(
 }
 
 async fn add_spent(
-    spent: &mut HashMap<String, Spent>,
+    spent: &mut SpentByAll,
     db: &DatabaseConnection,
     rows: &Select<Entity>,
     now: Moment,
 ) -> Result<(), StoreError> {
-    for (user, tokens) in within_deadline(tokens_of_day(db, rows.clone(), now.day())).await? {
-        spent.entry(user).or_default().tokens_today += u64::try_from(tokens).unwrap_or_default();
+    let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+    for (user, key, tokens) in within_deadline(tokens_of_day(db, rows.clone(), now.day())).await? {
+        spent.add(user, key, |spent| spent.tokens_today += unsigned(tokens));
     }
-    for (user, created_at_ms) in within_deadline(admissions_since(db, rows.clone(), now)).await? {
-        let age = u64::try_from(now.unix_ms - created_at_ms).unwrap_or_default();
-        spent.entry(user).or_default().admission_ages.push(Duration::from_millis(age));
+    for (user, key, created_at_ms, prompt, completion) in
+        within_deadline(admissions_since(db, rows.clone(), now)).await?
+    {
+        let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
+        spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
     }
     Ok(())
 }
 
-async fn tokens_of_day(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<(String, i64)>, DbErr> {
+async fn tokens_of_day(
+    db: &DatabaseConnection,
+    rows: Select<Entity>,
+    day: i32,
+) -> Result<Vec<(String, Option<String>, i64)>, DbErr> {
     rows.filter(Column::Day.eq(day))
         .select_only()
         .column(Column::UserId)
+        .column(Column::KeyId)
         .column_as(Column::PromptTokens.sum().add(Column::CompletionTokens.sum()).cast_as("bigint"), "tokens")
         .group_by(Column::UserId)
+        .group_by(Column::KeyId)
         .into_tuple()
         .all(db)
         .await
@@ -323,13 +341,16 @@ async fn admissions_since(
     db: &DatabaseConnection,
     rows: Select<Entity>,
     now: Moment,
-) -> Result<Vec<(String, i64)>, DbErr> {
+) -> Result<Vec<(String, Option<String>, i64, i64, i64)>, DbErr> {
     rows.filter(Column::Day.gte(now.day() - 1))
         .filter(Column::CreatedAtMs.gt(now.unix_ms - 60_000))
         .filter(Column::Status.ne(Status::Refused.as_str()))
         .select_only()
         .column(Column::UserId)
+        .column(Column::KeyId)
         .column(Column::CreatedAtMs)
+        .column(Column::PromptTokens)
+        .column(Column::CompletionTokens)
         .into_tuple()
         .all(db)
         .await

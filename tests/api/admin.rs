@@ -28,6 +28,17 @@ fn is_url_safe(cursor: &str) -> bool {
     !cursor.is_empty() && cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
+/// What stands in every answer about a user.
+const LIMITS: [&str; 5] = ["max_concurrency", "requests_per_minute", "tokens_per_day", "tokens_per_minute", "weight"];
+
+/// What is used of the limits while nothing runs and none of a minute's tokens holds.
+pub fn used_of(requests: u32, tokens: Value) -> Value {
+    json!({
+        "requests_last_minute": requests, "tokens_last_minute": 0, "tokens_today": tokens, "tokens_reserved": 0,
+        "concurrency": 0,
+    })
+}
+
 fn keys(value: &Value) -> Vec<&str> {
     let mut keys: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
     keys.sort_unstable();
@@ -43,7 +54,20 @@ async fn a_new_user_gets_a_key_of_the_documented_form_that_works_at_once() {
 
         assert_eq!(reply.status, 201, "{}", reply.text());
         let user = reply.json();
-        assert_eq!(keys(&user), ["api_key", "created_at", "requests_per_minute", "tokens_per_day", "user_id"]);
+        assert_eq!(
+            keys(&user),
+            [
+                "api_key",
+                "created_at",
+                "key_id",
+                "max_concurrency",
+                "requests_per_minute",
+                "tokens_per_day",
+                "tokens_per_minute",
+                "user_id",
+                "weight",
+            ]
+        );
         let key = user["api_key"].as_str().unwrap();
         let random = key.strip_prefix("sk-user-123-").unwrap();
         let is_lower_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
@@ -302,7 +326,8 @@ async fn users_are_paged_by_an_opaque_cursor_without_loss_or_repetition() {
             assert_eq!(keys(&page), ["data", "next", "object"]);
             assert_eq!(page["object"], "list");
             for user in page["data"].as_array().unwrap() {
-                assert_eq!(keys(user), ["created_at", "requests_per_minute", "tokens_per_day", "user_id"]);
+                let own: Vec<&str> = keys(user).into_iter().filter(|name| !LIMITS.contains(name)).collect();
+                assert_eq!(own, ["created_at", "user_id"]);
                 seen.push(user["user_id"].as_str().unwrap().to_owned());
             }
             // Who goes or comes behind the cursor moves nobody from one page to another.
@@ -414,7 +439,7 @@ async fn a_user_who_is_made_again_goes_on_with_what_was_used_today() {
         assert_ne!(old, new);
         error_of(&app.get("/v1/models", &old).await, 401);
         let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-        assert_eq!(limits["used"], json!({"requests_last_minute": 1, "tokens_today": used, "tokens_reserved": 0}));
+        assert_eq!(limits["used"], used_of(1, json!(used)));
         assert_eq!(app.chat(&new, "llama3.2", "hi").await.status, 200);
         app.stop().await;
     }
@@ -437,14 +462,16 @@ async fn a_change_of_limits_leaves_out_what_is_absent_and_lifts_what_is_null() {
 
             assert_eq!(reply.status, 200, "{}", reply.text());
             for limits in [reply.json(), app.get("/admin/users/ann/limits", ADMIN_KEY).await.json()] {
-                assert_eq!(keys(&limits), ["left", "requests_per_minute", "tokens_per_day", "used", "user_id"]);
+                let names = keys(&limits);
+                let own: Vec<&str> = names.into_iter().filter(|name| !LIMITS.contains(name)).collect();
+                assert_eq!(own, ["left", "used", "user_id"]);
                 assert_eq!(
                     (&limits["requests_per_minute"], &limits["tokens_per_day"]),
                     (&requests, &tokens),
                     "{change}"
                 );
-                assert_eq!(limits["left"], json!({"requests": requests, "tokens": tokens}));
-                assert_eq!(limits["used"], json!({"requests_last_minute": 0, "tokens_today": 0, "tokens_reserved": 0}));
+                assert_eq!(limits["left"], json!({"requests": requests, "tokens_this_minute": null, "tokens": tokens}));
+                assert_eq!(limits["used"], used_of(0, json!(0)));
             }
         }
         let app = app.restart().await;
@@ -462,8 +489,8 @@ async fn limits_say_what_is_used_reserved_and_left() {
     let used = app.chat(&key, "llama3.2", "hi").await.json()["usage"]["total_tokens"].as_u64().unwrap();
 
     let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-    assert_eq!(limits["used"], json!({"requests_last_minute": 1, "tokens_today": used, "tokens_reserved": 0}));
-    assert_eq!(limits["left"], json!({"requests": 9, "tokens": 10000 - used}));
+    assert_eq!(limits["used"], used_of(1, json!(used)));
+    assert_eq!(limits["left"], json!({"requests": 9, "tokens_this_minute": null, "tokens": 10000 - used}));
 
     simulated.set_fault(Some(Fault::HangBeforeHead));
     let hanging = send_in_background(&app, &key);
@@ -471,7 +498,7 @@ async fn limits_say_what_is_used_reserved_and_left() {
     let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
     let reserved = limits["used"]["tokens_reserved"].as_u64().unwrap();
     assert!((2048..2300).contains(&reserved), "{reserved}");
-    assert_eq!(limits["left"], json!({"requests": 8, "tokens": 10000 - used - reserved}));
+    assert_eq!(limits["left"], json!({"requests": 8, "tokens_this_minute": null, "tokens": 10000 - used - reserved}));
     hanging.abort();
     app.stop().await;
 }
@@ -595,7 +622,7 @@ async fn limits_of_a_user_whom_another_gateway_has_just_deleted_are_404() {
 }
 
 /// As `eventually`, for what has to be asked over HTTP.
-async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let waiting = async {
         while !holds().await {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -16,7 +16,7 @@ const USER_ROUTES: [(Method, &str); 7] = [
 ];
 
 /// A route for the admin and its method.
-const ADMIN_ROUTES: [(Method, &str); 8] = [
+const ADMIN_ROUTES: [(Method, &str); 12] = [
     (Method::GET, "/admin/users"),
     (Method::POST, "/admin/users"),
     (Method::GET, "/admin/users/ann"),
@@ -24,6 +24,10 @@ const ADMIN_ROUTES: [(Method, &str); 8] = [
     (Method::GET, "/admin/users/ann/usage"),
     (Method::GET, "/admin/users/ann/limits"),
     (Method::PUT, "/admin/users/ann/limits"),
+    (Method::GET, "/admin/users/ann/keys"),
+    (Method::POST, "/admin/users/ann/keys"),
+    (Method::DELETE, "/admin/users/ann/keys/key_1"),
+    (Method::POST, "/admin/users/ann/keys/key_1/rotate"),
     (Method::GET, "/admin/nodes"),
 ];
 

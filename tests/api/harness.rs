@@ -124,6 +124,8 @@ pub async fn spawn_app_with(
     config.database.url = database.url.clone();
     config.database.outbox = database.folder.path().join("outbox.db");
     config.health.probe_interval_ms = 50;
+    // Tests are wrong on purpose, all from one address.
+    config.server.guesses_per_minute = 100_000;
     change(&mut config);
     TestApp::start(config, database).await
 }

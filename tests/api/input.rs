@@ -351,7 +351,7 @@ async fn an_unknown_path_is_404_in_json_with_any_method() {
         "/v1/chat",
         "/v1/chat/completions/more",
         "/admin",
-        "/admin/users/ann/keys",
+        "/admin/users/ann/secrets",
         "/admin/users/ann/limits/more",
         "/health/other",
         "/%2e%2e/%2e%2e/etc/passwd",

@@ -3,10 +3,12 @@ use futures_util::future::join_all;
 use ollama_sim::{Fault, SimNode};
 use serde_json::{Value, json};
 
+use crate::admin::used_of;
 use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, spawn_app,
     spawn_app_with,
 };
+use crate::scripted::{CHAT_END, ScriptedNode, chat_event, chunk, last_chunk, stream_head};
 
 async fn app_with_node() -> (SimNode, TestApp) {
     let simulated = fast_node().await;
@@ -336,7 +338,7 @@ async fn requests_that_are_refused_do_not_count() {
         }
 
         let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-        assert_eq!(limits["used"], json!({"requests_last_minute": 0, "tokens_today": 0, "tokens_reserved": 0}));
+        assert_eq!(limits["used"], used_of(0, json!(0)));
         assert_eq!(with_status(&app.rows(&key).await, "refused").len(), 5);
         // Nor does a restart make them count.
         let app = app.restart().await;
@@ -425,4 +427,181 @@ async fn a_prompt_that_fills_the_day_by_itself_is_refused() {
     assert_says_when(&reply, "insufficient_quota", "tokens");
     assert!(simulated.requests().is_empty());
     app.stop().await;
+}
+
+/// A node that never ends an answer which it has begun.
+async fn endless_node() -> SimNode {
+    let simulated = fast_node().await;
+    simulated.set_fault(Some(Fault::HangAfter(3)));
+    simulated
+}
+
+#[actix_rt::test]
+async fn no_more_requests_run_or_wait_at_a_time_than_may() {
+    let simulated = endless_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 1)]).await;
+    let key = app.user_with("ann", json!({"max_concurrency": 2})).await;
+    let stream = app.open_stream(&key, &body_with("hi", json!({"stream": true}))).await;
+    let waiting = app.send_and_hold(&key, &chat_body("llama3.2", "hi")).await;
+    eventually("one waits", || app.dispatcher.read(|scheduler| scheduler.queued()) == 1).await;
+
+    let refused = app.chat(&key, "llama3.2", "hi").await;
+
+    let error = error_of(&refused, 429);
+    assert_eq!(error["code"], "rate_limit_exceeded");
+    assert_eq!((refused.header("retry-after"), refused.header("x-should-retry")), (Some("1"), None));
+    assert_eq!(seconds_in_message(error["message"].as_str().unwrap()), Some(1.0));
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    assert_eq!((&limits["max_concurrency"], &limits["used"]["concurrency"]), (&json!(2), &json!(2)));
+    drop((stream, waiting));
+    simulated.set_fault(None);
+    eventually("both are gone", || {
+        app.dispatcher.read(|scheduler| (scheduler.in_flight(), scheduler.queued())) == (0, 0)
+    })
+    .await;
+    assert_eq!(app.chat(&key, "llama3.2", "hi").await.status, 200);
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    assert_eq!(limits["used"]["concurrency"], 0);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn tokens_of_a_minute_never_go_over_and_outlast_a_restart() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
+        let key = app.user_with("ann", json!({"tokens_per_minute": 2000, "tokens_per_day": 100_000})).await;
+
+        let replies = join_all((0..30).map(|_| chat_with(&app, &key, "[[n=300]]", json!({"max_tokens": 250})))).await;
+
+        let refused: Vec<_> = replies.iter().filter(|reply| reply.status != 200).collect();
+        assert!((1..30).contains(&refused.len()), "{}", refused.len());
+        for reply in refused {
+            assert!(assert_says_when(reply, "rate_limit_exceeded", "tokens") <= 60);
+            assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("2000"));
+        }
+        let used = total_tokens(&app.rows(&key).await);
+        assert!(used <= 2000, "{used}");
+        let app = app.restart().await;
+        let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+        assert_eq!(limits["used"]["tokens_last_minute"], used);
+        assert_eq!(limits["left"]["tokens_this_minute"], 2000 - used);
+        let last = chat_with(&app, &key, "hi", json!({"max_tokens": 1900})).await;
+        assert!(assert_says_when(&last, "rate_limit_exceeded", "tokens") > 5, "nothing of it is only reserved");
+        // No minute has room for this one.
+        let never = chat_with(&app, &key, "hi", json!({"max_tokens": 2000})).await;
+        assert_says_when(&never, "insufficient_quota", "tokens");
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_key_has_limits_of_its_own_under_those_of_its_user() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
+        let free = app.user_with("ann", json!({"requests_per_minute": 5, "tokens_per_day": 100_000})).await;
+        let own = json!({"requests_per_minute": 2, "tokens_per_day": 300, "max_concurrency": 9});
+        let made = app.post("/admin/users/ann/keys", ADMIN_KEY, own).await.json();
+        let key = made["api_key"].as_str().unwrap();
+        assert_eq!((&made["requests_per_minute"], &made["tokens_per_minute"]), (&json!(2), &json!(null)));
+        assert_eq!((&made["tokens_per_day"], &made["max_concurrency"]), (&json!(300), &json!(9)));
+
+        let reply = chat_with(&app, key, "[[n=50]]", json!({})).await;
+
+        // The tighter one is told, and decides what is left for the answer.
+        assert_eq!(reply.header("x-ratelimit-limit-requests"), Some("2"));
+        assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("300"));
+        let cap = last_body(&simulated)["max_tokens"].as_u64().unwrap();
+        assert!(cap < 300, "{cap}");
+        assert_says_when(&chat_with(&app, key, "hi", json!({"max_tokens": 299})).await, "insufficient_quota", "tokens");
+        assert_eq!(app.chat(key, "llama3.2", "hi").await.status, 200);
+        let app = app.restart().await;
+        assert_says_when(&app.chat(key, "llama3.2", "hi").await, "rate_limit_exceeded", "requests");
+        // The user has three more, for any other key.
+        for expected in [200, 200, 200, 429] {
+            assert_eq!(app.chat(&free, "llama3.2", "hi").await.status, expected);
+        }
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn every_limit_of_new_users_is_a_setting() {
+    let simulated = endless_node().await;
+    let app = spawn_app_with(vec![node("a", simulated.url(), 4)], TestDatabase::sqlite(), |config| {
+        config.limits.tokens_per_minute = Some(70);
+        config.limits.max_concurrency = Some(1);
+    })
+    .await;
+    let (ann, bob) = (app.user("ann").await, app.user_with("bob", json!({"tokens_per_minute": null})).await);
+
+    assert_says_when(&chat_with(&app, &ann, "hi", json!({"max_tokens": 71})).await, "insufficient_quota", "tokens");
+    let stream = app.open_stream(&bob, &body_with("hi", json!({"stream": true, "max_tokens": 71}))).await;
+    error_of(&app.chat(&bob, "llama3.2", "hi").await, 429);
+
+    drop(stream);
+    let limits = app.get("/admin/users/bob/limits", ADMIN_KEY).await.json();
+    assert_eq!((&limits["tokens_per_minute"], &limits["max_concurrency"]), (&json!(null), &json!(1)));
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_weight_is_kept_and_must_be_one() {
+    for database in TestDatabase::each().await {
+        let app = spawn_app_with(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)], database, |_| {}).await;
+        app.user("ann").await;
+        app.user_with("bob", json!({"weight": 0.5})).await;
+        let set = async |weight: Value| app.put("/admin/users/ann/limits", ADMIN_KEY, json!({"weight": weight})).await;
+        assert_eq!(app.get("/admin/users/ann", ADMIN_KEY).await.json()["weight"], 1.0);
+        for bad in [json!(0), json!(-1), json!(1001), json!("2"), json!(0.0001)] {
+            error_of(&set(bad).await, 400);
+        }
+        assert_eq!(set(json!(2.5)).await.json()["weight"], 2.5);
+        // Another change leaves it alone.
+        app.put("/admin/users/ann/limits", ADMIN_KEY, json!({"requests_per_minute": 3})).await;
+
+        let app = app.restart().await;
+
+        let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+        assert_eq!((&limits["weight"], &limits["requests_per_minute"]), (&json!(2.5), &json!(3)));
+        assert_eq!(app.get("/admin/users/bob", ADMIN_KEY).await.json()["weight"], 0.5);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_stream_of_a_node_that_ignores_its_cap_ends_at_the_reservation() {
+    let scripted = ScriptedNode::always(|| {
+        let mut steps = vec![stream_head()];
+        steps.extend((0..500).map(|_| chunk(chat_event("word "))));
+        steps.extend([chunk(CHAT_END), last_chunk()]);
+        steps
+    })
+    .await;
+    let app = spawn_app(vec![node("a", scripted.url(), 4)]).await;
+    let limited = app.user_with("ann", json!({"tokens_per_day": 400})).await;
+    let free = app.user("bob").await;
+    let body = body_with("hi", json!({"stream": true, "max_tokens": 20}));
+
+    let events = app.open_stream(&limited, &body).await.rest().await;
+
+    assert_eq!(events.iter().filter(|event| event.contains("word ")).count(), 20);
+    let [.., last, done] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!(done, "[DONE]");
+    let last: Value = serde_json::from_str(last).unwrap();
+    assert_eq!(last["choices"][0]["finish_reason"], "length");
+    assert_eq!((&last["object"], &last["id"]), (&json!("chat.completion.chunk"), &id_of(&events[0])));
+    let row = &app.rows_once(&limited, 1).await[0];
+    assert_eq!((&row["status"], &row["completion_tokens"]), (&json!("completed"), &json!(20)));
+    assert!(row["total_tokens"].as_u64().unwrap() <= 400);
+    eventually("the node is left", || scripted.closed_connections() == 1).await;
+    // Whoever has no limit gets what the node gives.
+    let events = app.open_stream(&free, &body).await.rest().await;
+    assert_eq!(events.iter().filter(|event| event.contains("word ")).count(), 500);
+    app.stop().await;
+}
+
+fn id_of(event: &str) -> Value {
+    serde_json::from_str::<Value>(event).unwrap()["id"].clone()
 }

@@ -17,6 +17,7 @@ mod failures;
 mod fidelity;
 mod harness;
 mod input;
+mod keys;
 mod limits;
 mod metrics;
 mod names;

@@ -148,7 +148,7 @@ async fn the_server_answers_every_operation_with_a_documented_status() {
     for (method, path, operation) in operations(&document()) {
         let documented = |status: u16| operation["responses"].get(status.to_string()).is_some();
         let secured = operation["security"].is_array();
-        let real = path.replace("/models/{id}", "/models/llama3.2").replace("{id}", "ann");
+        let real = path.replace("/models/{id}", "/models/llama3.2").replace("{id}", "ann").replace("{key_id}", "key_1");
         let own = if path.starts_with("/admin/") { ADMIN_KEY } else { &key };
         let other = if path.starts_with("/admin/") { &key } else { ADMIN_KEY };
         let nobody = real.replace("ann", "nobody").replace("llama3.2", "nobody");
@@ -262,6 +262,8 @@ async fn errors_change_only_on_purpose() {
     note("no JSON", app.send(Method::POST, chat, Some(&key), "{").await);
     note("no model", app.post(chat, &key, json!({"messages": []})).await);
     note("no messages", app.post(chat, &key, json!({"model": "llama3.2"})).await);
+    let made = app.post("/admin/users/ann/keys", ADMIN_KEY, json!({"allowed_models": ["llava"]})).await.json();
+    note("forbidden model", app.chat(made["api_key"].as_str().unwrap(), "llama3.2", "hi").await);
     note("unknown model", app.chat(&key, "nope", "hi").await);
     note("large body", app.chat(&key, "llama3.2", &"x".repeat(5000)).await);
     let gzip = [("authorization", bearer.as_str()), ("content-encoding", "gzip")];
@@ -270,6 +272,7 @@ async fn errors_change_only_on_purpose() {
     note("bad limit", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "requests_per_minute": -1})).await);
     note("unknown field", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "x": 1})).await);
     note("user exists", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ann"})).await);
+    note("unknown key of a user", app.delete("/admin/users/ann/keys/key_1", ADMIN_KEY).await);
     note("unknown user", app.get("/admin/users/nobody", ADMIN_KEY).await);
     note("bad page", app.get("/v1/usage?limit=0", &key).await);
     note("bad cursor", app.get("/v1/usage?after=x", &key).await);

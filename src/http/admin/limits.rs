@@ -3,14 +3,14 @@ use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{changed, present};
+use super::{Given, ShownLimits, checked_weight, present};
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::limits::Standing;
 use crate::relay::Meters;
-use crate::store::{Account, Accounts, StoreError};
+use crate::store::{Account, Accounts, StoreError, Terms};
 
 /// A change of limits: absent = unchanged, null = no limit.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -20,10 +20,32 @@ pub struct ChangeLimits {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
     requests_per_minute: Option<Option<u32>>,
+    /// Prompt and completion tokens of the requests admitted in any 60 s.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
+    tokens_per_minute: Option<Option<u64>>,
     /// Prompt and completion tokens per UTC day.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64, example = 10000)]
     tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time, waiting ones included.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
+    max_concurrency: Option<Option<u32>>,
+    /// The user's share of a busy service beside others': twice the weight, twice the work. Absent = unchanged.
+    #[schema(minimum = 0.001, maximum = 1000, example = 1)]
+    weight: Option<f64>,
+}
+
+impl ChangeLimits {
+    fn given(&self) -> Given {
+        Given {
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            tokens_per_day: self.tokens_per_day,
+            max_concurrency: self.max_concurrency,
+        }
+    }
 }
 
 /// Limits with what is used and left.
@@ -31,10 +53,10 @@ pub struct ChangeLimits {
 pub struct UserLimits {
     /// The user.
     user_id: String,
-    /// Admissions in any 60 s; null = no limit.
-    requests_per_minute: Option<u32>,
-    /// Prompt and completion tokens per UTC day; null = no limit.
-    tokens_per_day: Option<u64>,
+    #[serde(flatten)]
+    limits: ShownLimits,
+    /// The user's share of a busy service beside others'.
+    weight: f64,
     /// What is used.
     used: Used,
     /// What is left.
@@ -46,10 +68,14 @@ pub struct UserLimits {
 pub struct Used {
     /// Admissions in the last 60 s; counted only under a limit.
     requests_last_minute: u32,
+    /// Tokens of the requests admitted in the last 60 s, reserved ones included; counted only under a limit.
+    tokens_last_minute: u64,
     /// Tokens of ended requests today (UTC).
     tokens_today: u64,
     /// Tokens that running requests hold.
     tokens_reserved: u64,
+    /// Requests that run or wait.
+    concurrency: u32,
 }
 
 /// What may still be used; null = no limit.
@@ -57,6 +83,8 @@ pub struct Used {
 pub struct Left {
     /// Admissions in this window.
     requests: Option<u32>,
+    /// Tokens in this minute.
+    tokens_this_minute: Option<u64>,
     /// Tokens today.
     tokens: Option<u64>,
 }
@@ -65,14 +93,20 @@ impl UserLimits {
     fn new(account: &Account, standing: Standing) -> Self {
         Self {
             user_id: account.user().as_str().to_owned(),
-            requests_per_minute: standing.limits.requests_per_minute,
-            tokens_per_day: standing.limits.tokens_per_day,
+            limits: standing.limits.into(),
+            weight: account.terms().weight,
             used: Used {
                 requests_last_minute: standing.requests_used,
+                tokens_last_minute: standing.minute_tokens,
                 tokens_today: standing.tokens_used,
                 tokens_reserved: standing.tokens_reserved,
+                concurrency: standing.running,
             },
-            left: Left { requests: standing.requests_left(), tokens: standing.tokens_left() },
+            left: Left {
+                requests: standing.requests_left(),
+                tokens_this_minute: standing.minute_tokens_left(),
+                tokens: standing.tokens_left(),
+            },
         }
     }
 }
@@ -111,8 +145,10 @@ pub async fn change(
     JsonObject(body): JsonObject<ChangeLimits>,
 ) -> Result<Json<UserLimits>, ApiError> {
     let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
-    let limits = changed(account.limits(), body.requests_per_minute, body.tokens_per_day)?;
-    let account = accounts.set_limits(&id, limits).await?;
-    tracing::info!(user = id.as_str(), ?limits, "limits changed");
+    let before = account.terms();
+    let weight = checked_weight(body.weight.unwrap_or(before.weight))?;
+    let terms = Terms { limits: body.given().over(before.limits)?, weight };
+    let account = accounts.set_terms(&id, terms).await?;
+    tracing::info!(user = id.as_str(), ?terms, "limits changed");
     Ok(Json(UserLimits::new(&account, account.standing(meters.clock.now()))))
 }

@@ -1,18 +1,23 @@
-//! What may the operator do? Users and their limits, and a look at the nodes. All of it takes the admin key.
+//! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
+pub mod keys;
 pub mod limits;
 pub mod nodes;
 pub mod queue;
 pub mod users;
 
 use actix_web::web::{self, ServiceConfig};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::error::ApiError;
-use super::{get, resource};
+use super::{get, post, resource};
 use crate::limits::Limits;
 
 /// Far above what anybody needs; keeps the log of one user's minute small.
-const MAX_REQUESTS_PER_MINUTE: u32 = 1_000_000;
-const MAX_TOKENS_PER_DAY: u64 = 1_000_000_000_000_000;
+const MAX_REQUESTS: u64 = 1_000_000;
+const MAX_TOKENS: u64 = 1_000_000_000_000_000;
+const MIN_WEIGHT: f64 = 0.001;
+const MAX_WEIGHT: f64 = 1000.0;
 
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
@@ -26,6 +31,13 @@ pub(super) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(users::retrieve))
                 .route(web::delete().to(users::delete)),
         )
+        .service(
+            resource("/admin/users/{id}/keys", "GET, POST")
+                .route(web::get().to(keys::list))
+                .route(web::post().to(keys::create)),
+        )
+        .service(resource("/admin/users/{id}/keys/{key_id}", "DELETE").route(web::delete().to(keys::revoke)))
+        .service(post("/admin/users/{id}/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
         .service(
             resource("/admin/users/{id}/limits", "GET, PUT")
@@ -46,23 +58,63 @@ where
     serde::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// `base` with the given fields in their place.
-fn changed(
-    base: Limits,
+/// Limits as the admin gives them: absent = unchanged, null = no limit.
+#[derive(Clone, Copy, Debug, Default)]
+struct Given {
     requests_per_minute: Option<Option<u32>>,
+    tokens_per_minute: Option<Option<u64>>,
     tokens_per_day: Option<Option<u64>>,
-) -> Result<Limits, ApiError> {
-    let limits = Limits {
-        requests_per_minute: requests_per_minute.unwrap_or(base.requests_per_minute),
-        tokens_per_day: tokens_per_day.unwrap_or(base.tokens_per_day),
-    };
-    if limits.requests_per_minute.is_some_and(|limit| limit > MAX_REQUESTS_PER_MINUTE) {
-        let message = format!("`requests_per_minute` must be 0 to {MAX_REQUESTS_PER_MINUTE}, or null for no limit.");
-        return Err(ApiError::invalid_field("requests_per_minute", message));
+    max_concurrency: Option<Option<u32>>,
+}
+
+impl Given {
+    /// `base` with the given ones in their place.
+    fn over(self, base: Limits) -> Result<Limits, ApiError> {
+        let within = |name: &'static str, given: Option<u64>, most: u64| match given {
+            Some(limit) if limit > most => {
+                let message = format!("`{name}` must be 0 to {most}, or null for no limit.");
+                Err(ApiError::invalid_field(name, message))
+            }
+            _ => Ok(()),
+        };
+        let limits = Limits {
+            requests_per_minute: self.requests_per_minute.unwrap_or(base.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.unwrap_or(base.tokens_per_minute),
+            tokens_per_day: self.tokens_per_day.unwrap_or(base.tokens_per_day),
+            max_concurrency: self.max_concurrency.unwrap_or(base.max_concurrency),
+        };
+        within("requests_per_minute", limits.requests_per_minute.map(u64::from), MAX_REQUESTS)?;
+        within("tokens_per_minute", limits.tokens_per_minute, MAX_TOKENS)?;
+        within("tokens_per_day", limits.tokens_per_day, MAX_TOKENS)?;
+        within("max_concurrency", limits.max_concurrency.map(u64::from), MAX_REQUESTS)?;
+        Ok(limits)
     }
-    if limits.tokens_per_day.is_some_and(|limit| limit > MAX_TOKENS_PER_DAY) {
-        let message = format!("`tokens_per_day` must be 0 to {MAX_TOKENS_PER_DAY}, or null for no limit.");
-        return Err(ApiError::invalid_field("tokens_per_day", message));
+}
+
+/// Limits as they are shown.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+pub struct ShownLimits {
+    /// Admissions in any 60 s; null = no limit.
+    requests_per_minute: Option<u32>,
+    /// Prompt and completion tokens of the requests admitted in any 60 s; null = no limit.
+    tokens_per_minute: Option<u64>,
+    /// Prompt and completion tokens per UTC day; null = no limit.
+    tokens_per_day: Option<u64>,
+    /// Requests at a time, waiting ones included; null = no limit.
+    max_concurrency: Option<u32>,
+}
+
+impl From<Limits> for ShownLimits {
+    fn from(limits: Limits) -> Self {
+        let Limits { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency } = limits;
+        Self { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency }
     }
-    Ok(limits)
+}
+
+fn checked_weight(weight: f64) -> Result<f64, ApiError> {
+    if (MIN_WEIGHT..=MAX_WEIGHT).contains(&weight) {
+        return Ok(weight);
+    }
+    let message = format!("`weight` must be a number from {MIN_WEIGHT} to {MAX_WEIGHT}.");
+    Err(ApiError::invalid_field("weight", message))
 }

@@ -6,7 +6,7 @@ use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{changed, present};
+use super::{Given, ShownLimits, checked_weight, present};
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
@@ -14,7 +14,7 @@ use crate::http::openapi;
 use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rfc3339, rows, summary};
 use crate::limits;
 use crate::relay::Meters;
-use crate::store::{Account, Accounts, ApiKey, NewUser, Recorder, Store, StoreError, UserId};
+use crate::store::{Account, Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
 
 /// A user to be made. A limit that is absent is the default for new users; null is no limit.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -27,10 +27,32 @@ pub struct CreateUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     requests_per_minute: Option<Option<u32>>,
+    /// Prompt and completion tokens of the requests admitted in any 60 s.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
+    tokens_per_minute: Option<Option<u64>>,
     /// Prompt and completion tokens per UTC day.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
     tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time, waiting ones included.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
+    max_concurrency: Option<Option<u32>>,
+    /// The user's share of a busy service beside others': twice the weight, twice the work. Default 1.
+    #[schema(minimum = 0.001, maximum = 1000, example = 1)]
+    weight: Option<f64>,
+}
+
+impl CreateUser {
+    fn given(&self) -> Given {
+        Given {
+            requests_per_minute: self.requests_per_minute,
+            tokens_per_minute: self.tokens_per_minute,
+            tokens_per_day: self.tokens_per_day,
+            max_concurrency: self.max_concurrency,
+        }
+    }
 }
 
 /// A user.
@@ -41,10 +63,10 @@ pub struct User {
     user_id: String,
     /// RFC 3339 in UTC.
     created_at: String,
-    /// Admissions in any 60 s; null = no limit.
-    requests_per_minute: Option<u32>,
-    /// Prompt and completion tokens per UTC day; null = no limit.
-    tokens_per_day: Option<u64>,
+    #[serde(flatten)]
+    limits: ShownLimits,
+    /// The user's share of a busy service beside others'.
+    weight: f64,
 }
 
 /// A new user with a key that is not shown again.
@@ -52,6 +74,9 @@ pub struct User {
 pub struct CreatedUser {
     #[serde(flatten)]
     user: User,
+    /// Names the key in this API; no secret.
+    #[schema(example = "key_0123456789abcdef0123456789abcdef")]
+    key_id: String,
     /// Shown this once; only a digest of it is kept.
     #[schema(example = "sk-user-123-0123456789abcdef0123456789abcdef")]
     api_key: String,
@@ -88,12 +113,12 @@ pub struct UserUsage {
 
 impl From<&Account> for User {
     fn from(account: &Account) -> Self {
-        let limits = account.limits();
+        let Terms { limits, weight } = account.terms();
         Self {
             user_id: account.user().as_str().to_owned(),
             created_at: rfc3339(account.created_at_ms()),
-            requests_per_minute: limits.requests_per_minute,
-            tokens_per_day: limits.tokens_per_day,
+            limits: limits.into(),
+            weight,
         }
     }
 }
@@ -120,14 +145,19 @@ pub async fn create(
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
         ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
     })?;
-    let limits = changed(defaults.for_new_user(), body.requests_per_minute, body.tokens_per_day)?;
-    let key = ApiKey::generate(user.as_str()).map_err(|error| ApiError::internal(error.to_string()))?;
+    let limits = body.given().over(defaults.for_new_user())?;
+    let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
     // A name that was deleted just now goes on with what it has used, down to the last row.
     recorder.flush().await;
-    let account = accounts.create(NewUser { user, limits }, &key, meters.clock.now()).await?;
+    let made = accounts.create(NewUser { user, terms }, meters.clock.now()).await?;
+    let account = made.key.account();
     meters.metrics.meet_user(account.user().as_str());
     tracing::info!(user = account.user().as_str(), "user made");
-    Ok(HttpResponse::Created().json(CreatedUser { user: account.as_ref().into(), api_key: key.reveal().to_owned() }))
+    Ok(HttpResponse::Created().json(CreatedUser {
+        user: account.as_ref().into(),
+        key_id: made.key.id().to_string(),
+        api_key: made.secret.reveal().to_owned(),
+    }))
 }
 
 /// List users
@@ -163,7 +193,7 @@ pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> R
 
 /// Delete a user
 ///
-/// The keys stop working at once. The usage history stays, and so does what was used today, should the name come back.
+/// The keys stop working at once, and running requests end. The usage history stays, and so does what was used today, should the name come back.
 #[utoipa::path(
     delete, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),

@@ -1,0 +1,31 @@
+//! A key of a user, by which requests are told apart: its name, its end and what it may be used for. What opens the door
+//! are its digests.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "keys")]
+pub struct Model {
+    /// `key_` and random digits; no secret.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: String,
+    pub user_id: String,
+    /// Chosen by the operator, for lists.
+    pub name: String,
+    pub created_at_ms: i64,
+    /// `None` = it does not expire.
+    pub expires_at_ms: Option<i64>,
+    /// A JSON list of names. `None` = every model.
+    pub allowed_models: Option<String>,
+    /// The limits of this key alone, under those of the user; `None` = no limit.
+    pub requests_per_minute: Option<i64>,
+    pub tokens_per_minute: Option<i64>,
+    pub tokens_per_day: Option<i64>,
+    pub max_concurrency: Option<i64>,
+    /// To the minute, written now and then.
+    pub last_used_ms: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,336 @@
+//! The promises of the limits, held against their plain definition, in any order and from many threads.
+#![cfg(test)]
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(seconds: u64) -> Moment {
+    at_ms(seconds * 1000)
+}
+
+fn at_ms(millis: u64) -> Moment {
+    Moment { uptime: Duration::from_millis(millis), unix_ms: i64::try_from(millis).unwrap() }
+}
+
+fn need(prompt: u64, output: Option<u64>) -> Need {
+    Need { prompt, output, default_output: 2048 }
+}
+
+fn rpm(limit: u32) -> Limits {
+    Limits { requests_per_minute: Some(limit), ..Limits::default() }
+}
+
+fn tpm(limit: u64) -> Limits {
+    Limits { tokens_per_minute: Some(limit), ..Limits::default() }
+}
+
+fn tpd(limit: u64) -> Limits {
+    Limits { tokens_per_day: Some(limit), ..Limits::default() }
+}
+
+fn at_a_time(limit: u32) -> Limits {
+    Limits { max_concurrency: Some(limit), ..Limits::default() }
+}
+
+#[test]
+fn the_window_slides_and_says_when_it_opens() {
+    let mut budget = Budget::default();
+    budget.admit(&rpm(2), need(1, None), at(0)).unwrap();
+    budget.admit(&rpm(2), need(1, None), at(20)).unwrap();
+    let refused = budget.admit(&rpm(2), need(1, None), at(30)).unwrap_err();
+    assert_eq!(refused, Exceeded::Requests { limit: 2, retry_after: Duration::from_secs(30) });
+    budget.admit(&rpm(2), need(1, None), at(60)).unwrap();
+    assert!(budget.admit(&rpm(2), need(1, None), at(79)).is_err());
+    assert!(budget.admit(&rpm(2), need(1, None), at(80)).is_ok());
+}
+
+#[test]
+fn a_lowered_limit_waits_for_enough_admissions_to_leave() {
+    let mut budget = Budget::default();
+    for second in [0, 10, 20] {
+        budget.admit(&rpm(3), need(1, None), at(second)).unwrap();
+    }
+    let refused = budget.admit(&rpm(1), need(1, None), at(30)).unwrap_err();
+    assert_eq!(refused, Exceeded::Requests { limit: 1, retry_after: Duration::from_secs(50) });
+}
+
+#[test]
+fn zero_refuses_everything() {
+    for limits in [rpm(0), tpd(0), tpm(0), at_a_time(0)] {
+        assert!(Budget::default().admit(&limits, need(1, None), at(1)).is_err());
+    }
+}
+
+#[test]
+fn without_max_tokens_the_rest_of_the_day_is_the_cap() {
+    let mut budget = Budget::default();
+    let (first, allowance) = budget.admit(&tpd(3000), need(100, None), at(1)).unwrap();
+    assert_eq!(allowance, Allowance { output: Some(2048), is_cap: true });
+    let (_, allowance) = budget.admit(&tpd(3000), need(100, None), at(1)).unwrap();
+    assert_eq!(allowance.output, Some(3000 - 2148 - 100));
+    assert!(matches!(budget.admit(&tpd(3000), need(100, None), at(1)), Err(Exceeded::TokensReserved { left: 0, .. })));
+    budget.settle(first, 150, at(2));
+    assert!(budget.admit(&tpd(3000), need(100, None), at(2)).is_ok());
+}
+
+#[test]
+fn an_explicit_max_tokens_that_cannot_fit_today_is_used_up() {
+    let mut budget = Budget::default();
+    let refused = budget.admit(&tpd(1000), need(10, Some(1000)), at(1)).unwrap_err();
+    assert!(matches!(refused, Exceeded::TokensUsedUp { limit: 1000, used: 0, .. }));
+}
+
+#[test]
+fn midnight_utc_begins_a_new_day_and_old_reservations_take_nothing_from_it() {
+    let mut budget = Budget::default();
+    let (late, _) = budget.admit(&tpd(100), need(10, Some(90)), at(86_399)).unwrap();
+    assert!(budget.admit(&tpd(100), need(1, Some(1)), at_ms(86_399_999)).is_err());
+    let (early, _) = budget.admit(&tpd(100), need(10, Some(90)), at(86_400)).unwrap();
+    budget.settle(late, 100, at(86_401));
+    budget.settle(early, 60, at(86_401));
+    assert_eq!(budget.standing(tpd(100), at(86_402)).tokens_left(), Some(40));
+}
+
+#[test]
+fn a_wall_clock_that_jumps_resets_nothing_but_the_day_that_is_over() {
+    let mut budget = Budget::default();
+    let both = Limits { requests_per_minute: Some(1), ..tpd(100) };
+    let (held, _) = budget.admit(&both, need(10, Some(90)), at(86_400)).unwrap();
+    budget.settle(held, 100, at(86_400));
+    let back = Moment { uptime: Duration::from_secs(86_500), unix_ms: 1000 };
+    assert!(matches!(budget.admit(&both, need(1, Some(1)), back), Err(Exceeded::TokensUsedUp { .. })));
+    // A day ahead, and within the same minute of the monotonic clock.
+    let ahead = Moment { uptime: Duration::from_secs(86_401), unix_ms: 3 * 86_400_000 };
+    budget.admit(&both, need(1, Some(1)), ahead).unwrap();
+    assert!(matches!(budget.admit(&both, need(1, Some(1)), ahead), Err(Exceeded::Requests { .. })));
+}
+
+#[test]
+fn tokens_of_a_minute_leave_with_their_admission() {
+    let mut budget = Budget::default();
+    let (first, _) = budget.admit(&tpm(100), need(10, Some(50)), at(0)).unwrap();
+    let refused = budget.admit(&tpm(100), need(10, Some(50)), at(10)).unwrap_err();
+    // They may come back at any moment.
+    assert_eq!(refused, Exceeded::TokensOfMinute { limit: 100, left: 40, retry_after: Duration::from_secs(2) });
+    budget.settle(first, 55, at(20));
+    let refused = budget.admit(&tpm(100), need(10, Some(50)), at(20)).unwrap_err();
+    assert_eq!(refused, Exceeded::TokensOfMinute { limit: 100, left: 45, retry_after: Duration::from_secs(40) });
+    assert!(budget.admit(&tpm(100), need(10, Some(50)), at_ms(59_999)).is_err());
+    let (second, allowance) = budget.admit(&tpm(100), need(10, None), at(60)).unwrap();
+    assert_eq!(allowance, Allowance { output: Some(90), is_cap: true });
+    // It ends when its minute is over, and takes nothing from the next.
+    budget.settle(second, 100, at(125));
+    assert_eq!(budget.standing(tpm(100), at(125)).minute_tokens_left(), Some(100));
+    let refused = budget.admit(&tpm(100), need(60, Some(41)), at(130)).unwrap_err();
+    assert_eq!(refused, Exceeded::TooLarge { limit: 100, needed: 101 });
+}
+
+#[test]
+fn concurrency_counts_from_admission_to_end() {
+    let mut budget = Budget::default();
+    let (first, allowance) = budget.admit(&at_a_time(2), need(1, None), at(0)).unwrap();
+    assert_eq!(allowance, Allowance::default());
+    let (second, _) = budget.admit(&at_a_time(2), need(1, None), at(0)).unwrap();
+    let refused = budget.admit(&at_a_time(2), need(1, None), at(200)).unwrap_err();
+    assert_eq!(refused, Exceeded::Concurrency { limit: 2, retry_after: Duration::from_secs(1) });
+    budget.settle(first, 5, at(200));
+    budget.cancel(second, at(200));
+    assert_eq!(budget.standing(at_a_time(2), at(200)).running, 0);
+}
+
+#[test]
+fn a_restored_budget_goes_on_where_it_was() {
+    let start = Moment { uptime: Duration::from_secs(61), unix_ms: 1_000_000 };
+    let seconds = Duration::from_secs;
+    let spent = Spent { tokens_today: 40, recent: vec![(seconds(30), 7), (seconds(70), 5), (seconds(50), 2)] };
+    let all = Limits { requests_per_minute: Some(2), tokens_per_minute: Some(10), ..tpd(100) };
+    let mut budget = Budget::default();
+    budget.restore(&all, spent.clone(), start);
+    let standing = budget.standing(all, start);
+    assert_eq!(
+        (standing.requests_left(), standing.minute_tokens_left(), standing.tokens_left()),
+        (Some(0), Some(1), Some(60))
+    );
+    assert_eq!((standing.requests_reset, standing.minute_reset), (seconds(10), seconds(10)));
+    // What is counted only under a limit was not counted.
+    let mut budget = Budget::default();
+    budget.restore(&Limits::default(), spent, start);
+    let standing = budget.standing(all, start);
+    assert_eq!((standing.requests_left(), standing.tokens_left()), (Some(2), Some(60)));
+}
+
+#[test]
+fn the_tighter_of_two_budgets_decides_and_a_refusal_takes_nothing_of_either() {
+    let (mut user, mut key) = (Budget::default(), Budget::default());
+    let (users, keys) = (tpd(1000), Limits { requests_per_minute: Some(1), ..tpd(100) });
+    let (held, allowance) = Budget::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap();
+    assert_eq!(allowance.output, Some(90));
+    let refused = Budget::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap_err();
+    assert_eq!(refused.limit_name(), "requests_per_minute");
+    let [of_user, of_key] = held;
+    assert_eq!(user.standing(users, at(1)).tokens_reserved, 100);
+    user.settle(of_user, 20, at(2));
+    key.settle(of_key, 20, at(2));
+    let standing = user.standing(users, at(2));
+    assert_eq!((standing.running, standing.tokens_reserved, standing.tokens_used), (0, 0, 20));
+    let both = standing.headroom().and(key.standing(keys, at(2)).headroom());
+    assert_eq!(both.tokens.unwrap().left, 80);
+    assert_eq!(both.requests.unwrap(), Room { limit: 1, left: 0, reset: Duration::from_secs(59) });
+}
+
+/// One admission as the plain definition of the limits sees it.
+struct Admitted {
+    at_ms: u64,
+    reserved: u64,
+    used: Option<u64>,
+    prompt_and_output: u64,
+}
+
+proptest! {
+    /// Any interleaving of admissions, ends and cancellations, against the plain definition of all limits.
+    #[test]
+    fn no_interleaving_goes_over(
+        steps in proptest::collection::vec((0u8..4, 0u64..20_000, 1u64..60, 0u64..40), 1..300)
+    ) {
+        let limits = Limits {
+            requests_per_minute: Some(5), tokens_per_minute: Some(150), tokens_per_day: Some(2000), max_concurrency: Some(4),
+        };
+        let (mut budget, mut now) = (Budget::default(), 100_000u64);
+        let mut log: Vec<Admitted> = Vec::new();
+        let mut held: Vec<(Reservation, usize)> = Vec::new();
+        for (kind, wait, prompt, output) in steps {
+            now += wait;
+            let moment = at_ms(now);
+            match kind {
+                0 | 1 => {
+                    let asked = (output > 0).then_some(output);
+                    let smallest = prompt + asked.unwrap_or(1);
+                    let tokens = |admitted: &Admitted| admitted.used.unwrap_or(admitted.reserved);
+                    let window = |reach: u64| log.iter().filter(move |a| a.at_ms + reach > now);
+                    let day: u64 = log.iter().map(tokens).sum();
+                    let running = log.iter().filter(|a| a.used.is_none()).count();
+                    let others = window(60_000).count() < 5 && running < 4 && day + smallest <= 2000;
+                    let fits = |reach| window(reach).map(tokens).sum::<u64>() + smallest <= 150;
+                    match budget.admit(&limits, need(prompt, asked), moment) {
+                        Ok((reservation, allowance)) => {
+                            prop_assert!(others && fits(60_000));
+                            let output = allowance.output.unwrap();
+                            prop_assert!(window(60_000).map(tokens).sum::<u64>() + prompt + output <= 150);
+                            prop_assert!(asked.is_none_or(|asked| asked == output));
+                            let reserved = prompt + output;
+                            held.push((reservation, log.len()));
+                            log.push(Admitted { at_ms: now, reserved, used: None, prompt_and_output: reserved });
+                        }
+                        // Refused only for a reason, but for the tenth of a second that a slice is long.
+                        Err(_) => prop_assert!(!others || !fits(60_100)),
+                    }
+                }
+                2 => if let Some((reservation, index)) = held.pop() {
+                    let used = output.min(log[index].prompt_and_output);
+                    log[index].used = Some(used);
+                    budget.settle(reservation, used, moment);
+                },
+                _ => if let Some((reservation, index)) = held.pop() {
+                    log[index].used = Some(0);
+                    // It never happened.
+                    log[index].at_ms = 0;
+                    budget.cancel(reservation, moment);
+                },
+            }
+        }
+        for (reservation, index) in held {
+            log[index].used = Some(0);
+            budget.settle(reservation, 0, at_ms(now));
+        }
+        let standing = budget.standing(limits, at_ms(now));
+        let used: u64 = log.iter().filter_map(|a| a.used).sum();
+        prop_assert_eq!((standing.tokens_used, standing.tokens_reserved, standing.running), (used, 0, 0));
+    }
+}
+
+/// What eight threads were given in half a million attempts, with a clock that runs on with every attempt.
+struct Race {
+    /// When, in milliseconds, and how many tokens, in the order of admission.
+    admitted: Vec<(u64, u64)>,
+    most_at_a_time: u64,
+    standing: Standing,
+    minutes: u64,
+}
+
+fn race(limits: Limits) -> Race {
+    const THREADS: u64 = 8;
+    const ATTEMPTS: u64 = 62_500;
+    let budget = Mutex::new(Budget::default());
+    let (clock_ms, running, most) = (AtomicU64::new(1000), AtomicU64::new(0), AtomicU64::new(0));
+    let admitted: Mutex<Vec<(u64, u64)>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (budget, clock_ms, admitted, running, most) = (&budget, &clock_ms, &admitted, &running, &most);
+            scope.spawn(move || {
+                for attempt in 0..ATTEMPTS {
+                    let need = need(5, Some(1 + (attempt + thread) % 10));
+                    let mut locked = budget.lock().unwrap();
+                    let now_ms = clock_ms.fetch_add(7, Ordering::SeqCst);
+                    let Ok((reservation, allowance)) = locked.admit(&limits, need, at_ms(now_ms)) else { continue };
+                    let tokens = 5 + allowance.output.unwrap();
+                    admitted.lock().unwrap().push((now_ms, tokens));
+                    most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    drop(locked);
+                    std::thread::yield_now();
+                    let mut locked = budget.lock().unwrap();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                    locked.settle(reservation, tokens, at_ms(clock_ms.load(Ordering::SeqCst)));
+                }
+            });
+        }
+    });
+    let end_ms = clock_ms.into_inner();
+    Race {
+        admitted: admitted.into_inner().unwrap(),
+        most_at_a_time: most.into_inner(),
+        standing: budget.into_inner().unwrap().standing(limits, at_ms(end_ms)),
+        minutes: end_ms / 60_000,
+    }
+}
+
+/// The most requests and tokens that were admitted in any minute.
+fn fullest_minute(admitted: &[(u64, u64)]) -> (usize, u64) {
+    let (mut first, mut tokens, mut fullest) = (0, 0, (0, 0));
+    for (index, (at, more)) in admitted.iter().enumerate() {
+        tokens += more;
+        while admitted[first].0 + 60_000 <= *at {
+            tokens -= admitted[first].1;
+            first += 1;
+        }
+        fullest = (fullest.0.max(index + 1 - first), fullest.1.max(tokens));
+    }
+    fullest
+}
+
+#[test]
+fn no_race_admits_one_too_many_or_leaves_more_than_a_hundredth_unused() {
+    let minute = Limits { tokens_per_minute: Some(9_000), ..Limits::default() };
+    let busy =
+        Limits { requests_per_minute: Some(700), tokens_per_day: Some(100_000), max_concurrency: Some(3), ..minute };
+
+    let free = race(minute);
+    let crowded = race(busy);
+
+    for (race, requests) in [(&free, usize::MAX), (&crowded, 700)] {
+        let (most_requests, most_tokens) = fullest_minute(&race.admitted);
+        assert!(most_requests <= requests, "{most_requests} requests in a minute");
+        assert!(most_tokens <= 9_000, "{most_tokens} tokens in a minute");
+        let total: u64 = race.admitted.iter().map(|(_, tokens)| tokens).sum();
+        let left = (race.standing.running, race.standing.tokens_reserved, race.standing.tokens_used);
+        assert_eq!(left, (0, 0, total));
+    }
+    let total: u64 = free.admitted.iter().map(|(_, tokens)| tokens).sum();
+    assert!(total * 100 >= free.minutes * 9_000 * 99, "{total} tokens in {} minutes", free.minutes);
+    assert!(crowded.most_at_a_time <= 3, "{} at a time", crowded.most_at_a_time);
+    // The day is used up, to less than a request needs.
+    assert!((100_000 - 15..=100_000).contains(&crowded.standing.tokens_used), "{}", crowded.standing.tokens_used);
+}

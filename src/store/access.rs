@@ -1,0 +1,359 @@
+//! Who pays for a request, and what may they ask for? An account, through one of its keys, as the request path sees both.
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_util::sync::CancellationToken;
+
+use super::keys::{KeyDigest, SecretEnd};
+use crate::limits::{Allowance, Budget, Exceeded, Headroom, Limits, Moment, Need, Reservation, Standing};
+
+const MINUTE_MS: i64 = 60_000;
+
+/// A user's name: `[A-Za-z0-9._@-]{1,64}`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UserId(Arc<str>);
+
+impl UserId {
+    /// Checks a name; `None` where it has another form.
+    pub fn parse(text: &str) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
+        ((1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name, shared.
+    pub fn shared(&self) -> Arc<str> {
+        self.0.clone()
+    }
+}
+
+/// A user as the request path sees them. Shared by all keys of the user and by every running request.
+#[derive(Debug)]
+pub struct Account {
+    user: UserId,
+    created_at_ms: i64,
+    state: Mutex<AccountState>,
+    /// Set when the user is deleted.
+    closed: CancellationToken,
+}
+
+#[derive(Debug)]
+struct AccountState {
+    terms: Terms,
+    budget: Budget,
+}
+
+/// What a user may use, and how much of a busy service is theirs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Terms {
+    /// The limits of all keys together.
+    pub limits: Limits,
+    /// The user's share beside others': twice the weight, twice the work. Above 0; 1 is everybody's.
+    pub weight: f64,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self { limits: Limits::default(), weight: 1.0 }
+    }
+}
+
+impl Account {
+    pub(super) fn new(user: UserId, created_at_ms: i64, terms: Terms, budget: Budget) -> Arc<Self> {
+        let state = Mutex::new(AccountState { terms, budget });
+        Arc::new(Self { user, created_at_ms, state, closed: CancellationToken::new() })
+    }
+
+    /// Whose account this is.
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// When the user was made, epoch milliseconds.
+    pub fn created_at_ms(&self) -> i64 {
+        self.created_at_ms
+    }
+
+    /// The limits and the weight in force.
+    pub fn terms(&self) -> Terms {
+        self.with(|state| state.terms)
+    }
+
+    pub(super) fn set_terms(&self, terms: Terms) {
+        self.with(|state| state.terms = terms);
+    }
+
+    /// What is used and left.
+    pub fn standing(&self, now: Moment) -> Standing {
+        self.with(|state| state.budget.standing(state.terms.limits, now))
+    }
+
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut AccountState) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The models that a key may ask for, by the names that nodes list or by other names that the operator gave them. A name
+/// without a tag means `:latest`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedModels(Arc<[String]>);
+
+impl AllowedModels {
+    /// Exactly these.
+    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
+        Self(names.into_iter().collect())
+    }
+
+    /// The names, as they were given.
+    pub fn names(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether `name` is among them.
+    pub fn allow(&self, name: &str) -> bool {
+        let bare = |name| str::strip_suffix(name, ":latest").unwrap_or(name).to_owned();
+        let name = bare(name);
+        self.0.iter().any(|allowed| bare(allowed) == name)
+    }
+}
+
+/// A key as the request path sees it: not the secret, but what hangs on it.
+#[derive(Debug)]
+pub struct Key {
+    pub(super) id: Arc<str>,
+    pub(super) account: Arc<Account>,
+    pub(super) name: String,
+    pub(super) created_at_ms: i64,
+    pub(super) expires_at_ms: Option<i64>,
+    pub(super) allowed: Option<AllowedModels>,
+    /// Its own limits, under those of the user.
+    pub(super) limits: Limits,
+    budget: Mutex<Budget>,
+    /// The secret in force, and the one before it for a while.
+    pub(super) secrets: Mutex<Vec<SecretEnd>>,
+    pub(super) last_used_ms: AtomicI64,
+    revoked: CancellationToken,
+}
+
+impl Key {
+    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, limits: Limits, budget: Budget) -> Arc<Self> {
+        let allowed = row.allowed_models.as_deref().map(|names| {
+            // A list that cannot be read allows nothing.
+            AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
+        });
+        Arc::new(Self {
+            id: row.id.as_str().into(),
+            account: account.clone(),
+            name: row.name.clone(),
+            created_at_ms: row.created_at_ms,
+            expires_at_ms: row.expires_at_ms,
+            allowed,
+            limits,
+            budget: Mutex::new(budget),
+            secrets: Mutex::default(),
+            last_used_ms: AtomicI64::new(row.last_used_ms.unwrap_or_default()),
+            revoked: account.closed.child_token(),
+        })
+    }
+
+    /// Names the key in the API; no secret.
+    pub fn id(&self) -> &Arc<str> {
+        &self.id
+    }
+
+    /// Whose key it is.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// The operator's name for it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// When it was made, epoch milliseconds.
+    pub fn created_at_ms(&self) -> i64 {
+        self.created_at_ms
+    }
+
+    /// When it ends, epoch milliseconds.
+    pub fn expires_at_ms(&self) -> Option<i64> {
+        self.expires_at_ms
+    }
+
+    /// The models it may be used for; `None` = all.
+    pub fn allowed_models(&self) -> Option<&AllowedModels> {
+        self.allowed.as_ref()
+    }
+
+    /// Its own limits, under those of the user.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// What is used and left under its own limits.
+    pub fn standing(&self, now: Moment) -> Standing {
+        self.with_budget(|budget| budget.standing(self.limits, now))
+    }
+
+    fn with_budget<T>(&self, act: impl FnOnce(&mut Budget) -> T) -> T {
+        act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// When it was last used, epoch milliseconds, to the minute.
+    pub fn last_used_ms(&self) -> Option<i64> {
+        Some(self.last_used_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
+    }
+
+    /// Its secrets: the one in force last.
+    pub fn secrets(&self) -> Vec<SecretEnd> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether the secret with this digest still opens the door.
+    pub(super) fn opens(&self, digest: &KeyDigest, now: Moment) -> bool {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = secrets.iter().find(|secret| secret.digest == *digest).map(|secret| secret.until_ms);
+        let is_past = |end: Option<i64>| end.is_some_and(|end| end <= now.unix_ms);
+        end.is_some_and(|end| !is_past(end)) && !is_past(self.expires_at_ms)
+    }
+
+    pub(super) fn used(&self, now: Moment) {
+        self.last_used_ms.fetch_max(now.unix_ms - now.unix_ms.rem_euclid(MINUTE_MS), Ordering::Relaxed);
+    }
+
+    pub(super) fn revoke(&self) {
+        self.revoked.cancel();
+    }
+}
+
+/// Whoever calls: an account, and the key that was shown. Without a key a trusted network stands for the user.
+#[derive(Clone, Debug)]
+pub struct Access {
+    account: Arc<Account>,
+    key: Option<Arc<Key>>,
+}
+
+impl Access {
+    pub(super) fn by_key(key: Arc<Key>) -> Self {
+        Self { account: key.account.clone(), key: Some(key) }
+    }
+
+    /// As the user, without a key.
+    pub fn without_key(account: Arc<Account>) -> Self {
+        Self { account, key: None }
+    }
+
+    /// Who.
+    pub fn user(&self) -> &UserId {
+        &self.account.user
+    }
+
+    /// Their account.
+    pub fn account(&self) -> &Arc<Account> {
+        &self.account
+    }
+
+    /// The key's id, for usage rows.
+    pub fn key_id(&self) -> Option<&Arc<str>> {
+        self.key.as_ref().map(|key| &key.id)
+    }
+
+    /// The models that may be asked for; `None` = all.
+    pub fn allowed_models(&self) -> Option<&AllowedModels> {
+        self.key.as_ref()?.allowed.as_ref()
+    }
+
+    /// Set when the key is revoked or its user deleted.
+    pub fn revoked(&self) -> CancellationToken {
+        self.key.as_ref().map_or(&self.account.closed, |key| &key.revoked).clone()
+    }
+
+    /// The user's share beside others'.
+    pub fn weight(&self) -> f64 {
+        self.account.terms().weight
+    }
+
+    /// Admits a request under the limits of the user and of the key. See [`Budget::admit_both`].
+    ///
+    /// # Errors
+    /// [`Exceeded`] when a limit stands in the way.
+    pub fn admit(&self, need: Need, now: Moment) -> Result<Reserved, Exceeded> {
+        self.account.with(|AccountState { terms, budget }| {
+            let limits = &terms.limits;
+            let Some(key) = &self.key else {
+                let (of_user, allowance) = budget.admit(limits, need, now)?;
+                return Ok(Reserved { of_user, of_key: None, allowance });
+            };
+            let ([of_user, of_key], allowance) =
+                key.with_budget(|own| Budget::admit_both((limits, budget), (&key.limits, own), need, now))?;
+            Ok(Reserved { of_user, of_key: Some(of_key), allowance })
+        })
+    }
+
+    /// Settles an ended request. See [`Budget::settle`].
+    pub fn settle(&self, reserved: Reserved, tokens: u64, now: Moment) {
+        self.account.with(|state| state.budget.settle(reserved.of_user, tokens, now));
+        if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
+            key.with_budget(|budget| budget.settle(reservation, tokens, now));
+        }
+    }
+
+    /// Takes an admission back. See [`Budget::cancel`].
+    pub fn cancel(&self, reserved: Reserved, now: Moment) {
+        self.account.with(|state| state.budget.cancel(reserved.of_user, now));
+        if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
+            key.with_budget(|budget| budget.cancel(reservation, now));
+        }
+    }
+
+    /// What is left under the tighter limits of user and key.
+    pub fn headroom(&self, now: Moment) -> Headroom {
+        let of_user = self.account.standing(now).headroom();
+        self.key.as_ref().map_or(of_user, |key| of_user.and(key.standing(now).headroom()))
+    }
+}
+
+/// What one admitted request holds until it ends.
+#[derive(Debug)]
+pub struct Reserved {
+    of_user: Reservation,
+    of_key: Option<Reservation>,
+    /// What it may use.
+    pub allowance: Allowance,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_users_have_a_narrow_form() {
+        for good in ["user-123", "a", "A.b_c@d-e", &"x".repeat(64)] {
+            assert!(UserId::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
+            assert!(UserId::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_allowed_with_and_without_its_usual_tag() {
+        let models = AllowedModels::new(["llama3.2".to_owned(), "llava:latest".to_owned(), "qwen3:8b".to_owned()]);
+        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b"] {
+            assert!(models.allow(good), "{good}");
+        }
+        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest", "LLAMA3.2"] {
+            assert!(!models.allow(bad), "{bad}");
+        }
+        assert!(!AllowedModels::new([]).allow("llama3.2"));
+    }
+}

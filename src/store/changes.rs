@@ -1,0 +1,52 @@
+//! When have other gateways changed users or keys? Postgres says so at once; looking now and then stands behind it.
+use std::time::Duration;
+
+use sea_orm::DatabaseBackend;
+use sea_orm::sqlx::postgres::PgListener;
+
+use super::accounts::CHANNEL;
+use super::{STATEMENT_DEADLINE, Store};
+
+/// Hears of changes.
+#[derive(Debug)]
+pub struct Changes {
+    store: Store,
+    listener: Option<PgListener>,
+}
+
+impl Changes {
+    /// Listens to the database, as far as it speaks.
+    pub fn of(store: Store) -> Self {
+        Self { store, listener: None }
+    }
+
+    /// Waits until something has changed, and for `longest` at most: a change may go unheard.
+    pub async fn wait(&mut self, longest: Duration) {
+        let _ = tokio::time::timeout(longest, self.heard()).await;
+    }
+
+    async fn heard(&mut self) {
+        if self.store.db.get_database_backend() != DatabaseBackend::Postgres {
+            std::future::pending::<()>().await;
+        }
+        if self.listener.is_none() {
+            match tokio::time::timeout(STATEMENT_DEADLINE, self.listen()).await {
+                // What changed before we listened is looked for now.
+                Ok(Ok(listener)) => return self.listener = Some(listener),
+                Ok(Err(_)) | Err(_) => std::future::pending::<()>().await,
+            }
+        }
+        if let Some(listener) = &mut self.listener
+            && listener.recv().await.is_err()
+        {
+            self.listener = None;
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn listen(&self) -> Result<PgListener, sea_orm::sqlx::Error> {
+        let mut listener = PgListener::connect_with(self.store.db.get_postgres_connection_pool()).await?;
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+}
