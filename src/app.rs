@@ -3,6 +3,8 @@
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
 //! end with an error frame → the server stops → background tasks stop → usage is flushed → the last traces are
 //! sent → the database closes.
+mod reload;
+
 use std::any::Any;
 use std::io;
 use std::net::SocketAddr;
@@ -17,12 +19,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub use reload::Reloader;
+
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle};
+use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle, Live, ModelNames};
+use crate::limits;
 use crate::metrics::Metrics;
 use crate::protocol::Endpoint;
-use crate::relay::{Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Prober, Relay, Tracer, Upstream};
+use crate::relay::{
+    Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Relay, Resolver, Roster, Tracer, Upstream, Watch, Watchers,
+};
 use crate::scheduler::Scheduler;
 use crate::store::{Accounts, Changes, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
 
@@ -71,6 +78,11 @@ pub struct App {
     writer: Writer,
     copier: Option<Copier>,
     relay: Relay,
+    roster: Arc<Roster>,
+    watches: mpsc::Receiver<Watch>,
+    reloader: Reloader,
+    /// Ends what goes on in the background.
+    tasks: CancellationToken,
     exporter: Option<Exporter>,
     /// What the scheduler wants done to the nodes' memory.
     errands: mpsc::Receiver<Errand>,
@@ -85,12 +97,31 @@ impl App {
     /// # Errors
     /// [`StartError`]
     pub async fn build(config: Config, admin_key: KeyDigest) -> Result<Self, StartError> {
+        Self::build_with(config, admin_key, Resolver::system(), || Err("there is no file to read again".to_owned()))
+            .await
+    }
+
+    /// The same with the names of nodes resolved by `resolver`, and the configuration read again by `read`.
+    ///
+    /// # Errors
+    /// [`StartError`]
+    pub async fn build_with(
+        config: Config,
+        admin_key: KeyDigest,
+        resolver: Resolver,
+        read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         let clock = Clock::start();
         let routes = Endpoint::ALL.map(Endpoint::path);
-        let nodes = config.nodes.iter().map(|node| node.name.as_str());
-        let metrics = Arc::new(Metrics::new(&config.metrics, &routes, nodes)?);
-        let fleet =
-            Fleet::new(&config.nodes).map_err(|(index, flaw)| StartError::Setting(format!("nodes[{index}].{flaw}")))?;
+        let metrics = Arc::new(Metrics::new(&config.metrics, &routes)?);
+        let flaws = config
+            .nodes
+            .iter()
+            .enumerate()
+            .flat_map(|(index, node)| node.flaws().into_iter().map(move |flaw| (index, flaw)));
+        if let Some((index, flaw)) = flaws.into_iter().next() {
+            return Err(StartError::Setting(format!("nodes[{index}].{flaw}")));
+        }
         let store = Store::open(&config.database).await?;
         let (recorder, writer, copier) = Recorder::new(store.clone(), clock);
         if let Some(copier) = &copier {
@@ -100,14 +131,30 @@ impl App {
         for account in accounts.all() {
             metrics.meet_user(account.user().as_str());
         }
-        let specs = config.nodes.iter().map(|node| node.spec()).collect();
-        let (dispatcher, errands) = Dispatcher::new(config.queue, specs, clock);
-        recall(&store, &dispatcher, clock).await;
+        let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
         let stop = CancellationToken::new();
-        let relay =
-            Relay { settings: config.relay.clone(), dispatcher, fleet, catalog: Arc::default(), clock, metrics, stop };
+        let relay = Relay {
+            settings: config.relay.clone(),
+            dispatcher,
+            fleet: Fleet::default(),
+            catalog: Arc::default(),
+            clock,
+            metrics,
+            stop,
+        };
+        let tasks = CancellationToken::new();
+        let (roster, watches) =
+            Roster::open(config.nodes.clone(), relay.clone(), store.clone(), resolver, tasks.clone()).await;
+        recall(&store, &relay.dispatcher, clock).await;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let draining = CancellationToken::new();
+        let names = Live::new(config.models.clone());
+        let limits = Live::new(config.limits.clone());
+        let reloader = {
+            let (roster, names, limits) = (roster.clone(), names.clone(), limits.clone());
+            let parts = reload::Parts { roster, names, limits, metrics: relay.metrics.clone(), clock };
+            Reloader::new(&config, parts, read)
+        };
         let parts = Parts {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
@@ -116,6 +163,10 @@ impl App {
             store: store.clone(),
             recorder: recorder.clone(),
             relay: relay.clone(),
+            roster: roster.clone(),
+            reloader: reloader.clone(),
+            names,
+            limits,
             tracer,
             draining: draining.clone(),
         };
@@ -129,6 +180,10 @@ impl App {
             writer,
             copier,
             relay,
+            roster,
+            watches,
+            reloader,
+            tasks,
             exporter,
             errands,
             draining,
@@ -152,6 +207,16 @@ impl App {
         self.relay.dispatcher.clone()
     }
 
+    /// The nodes that there are.
+    pub fn roster(&self) -> Arc<Roster> {
+        self.roster.clone()
+    }
+
+    /// Takes over a changed configuration.
+    pub fn reloader(&self) -> Reloader {
+        self.reloader.clone()
+    }
+
     /// The clock of every part.
     pub fn clock(&self) -> Clock {
         self.clock
@@ -162,8 +227,10 @@ impl App {
     /// # Errors
     /// When the server breaks.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
-        let tasks = CancellationToken::new();
-        let mut background = self.spawn_background(&tasks);
+        let tasks = self.tasks.clone();
+        let mut background = self.spawn_background();
+        let watchers = Watchers { relay: self.relay.clone(), health: self.config.health.clone(), wanted: self.watches };
+        background.push(actix_rt::spawn(watchers.run(tasks.clone())));
         let loader = Loader::new(self.relay.clone(), Upstream::new(&self.relay.settings), self.errands);
         background.push(actix_rt::spawn(loader.run(tasks.clone())));
         let flush = CancellationToken::new();
@@ -206,19 +273,15 @@ impl App {
         served.map_err(io::Error::other)?
     }
 
-    fn spawn_background(&self, stop: &CancellationToken) -> Vec<JoinHandle<()>> {
-        let relay = &self.relay;
-        let mut tasks = vec![
-            actix_rt::spawn(relay.dispatcher.clone().run_deadlines(stop.clone())),
+    fn spawn_background(&self) -> Vec<JoinHandle<()>> {
+        let stop = &self.tasks;
+        let interval = Duration::from_secs(self.config.health.fleet_interval_seconds);
+        vec![
+            actix_rt::spawn(self.relay.dispatcher.clone().run_deadlines(stop.clone())),
             actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
-            actix_rt::spawn(remember(self.store.clone(), relay.dispatcher.clone(), self.clock, stop.clone())),
-        ];
-        let upstream = Upstream::new(&relay.settings);
-        for (node, endpoint) in relay.fleet.ids().into_iter().filter_map(|node| Some((node, relay.fleet.get(node)?))) {
-            let prober = Prober::new(node, endpoint, relay, self.config.health.clone(), upstream.clone());
-            tasks.push(actix_rt::spawn(prober.run(relay.dispatcher.clone(), stop.clone())));
-        }
-        tasks
+            actix_rt::spawn(remember(self.store.clone(), self.relay.dispatcher.clone(), self.clock, stop.clone())),
+            actix_rt::spawn(self.roster.clone().run(interval)),
+        ]
     }
 }
 
@@ -292,6 +355,10 @@ struct Parts {
     store: Store,
     recorder: Recorder,
     relay: Relay,
+    roster: Arc<Roster>,
+    reloader: Reloader,
+    names: Live<ModelNames>,
+    limits: Live<limits::Settings>,
     tracer: Tracer,
     draining: CancellationToken,
 }
@@ -340,8 +407,8 @@ impl Parts {
             tracer: self.tracer.clone(),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
-            names: self.config.models.clone().into(),
-            default_max_output: self.config.limits.default_max_output,
+            names: self.names.clone(),
+            limits: self.limits.clone(),
             draining: self.draining.clone(),
         };
         let lifecycle = Lifecycle {
@@ -349,7 +416,7 @@ impl Parts {
             dispatcher: self.relay.dispatcher.clone(),
             recorder: self.recorder.clone(),
             metrics: self.relay.metrics.clone(),
-            names: self.config.models.clone().into(),
+            names: self.names.clone(),
         };
         config
             .app_data(Data::from(self.guesses.clone()))
@@ -358,7 +425,15 @@ impl Parts {
             .app_data(Data::new(self.store.clone()))
             .app_data(Data::new(self.recorder.clone()))
             .app_data(Data::new(self.config.server.clone()))
-            .app_data(Data::new(self.config.limits.clone()))
+            .app_data(Data::new(self.limits.clone()))
+            .app_data(Data::from(self.roster.clone()))
+            .app_data(Data::new(http::Reload::new({
+                let reloader = self.reloader.clone();
+                move || {
+                    let reloader = reloader.clone();
+                    async move { reloader.reload().await }
+                }
+            })))
             .app_data(Data::new(meters))
             .app_data(Data::new(inference))
             .app_data(Data::new(lifecycle));

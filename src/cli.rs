@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use crate::app::Reloader;
 use crate::config::{self, Config, ConfigError};
 use crate::http::openapi;
 use crate::telemetry::LogFlusher;
@@ -109,4 +110,17 @@ fn stop_signal() -> Result<CancellationToken, String> {
         stop.cancel();
     });
     Ok(token)
+}
+
+/// SIGHUP reads the configuration again, as `POST /admin/reload` does; what came of it is in the log.
+fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup =
+        signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened for: {error}"))?;
+    actix_rt::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let _ = reloader.reload().await;
+        }
+    });
+    Ok(())
 }

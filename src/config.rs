@@ -254,6 +254,7 @@ impl Check<'_> {
             ("health.probe_timeout_ms", config.health.probe_timeout_ms),
             ("health.loaded_interval_seconds", config.health.loaded_interval_seconds),
             ("health.models_interval_seconds", config.health.models_interval_seconds),
+            ("health.fleet_interval_seconds", config.health.fleet_interval_seconds),
             ("metrics.user_cap", config.metrics.user_cap as u64),
         ];
         for (path, number) in numbers {

@@ -1,7 +1,7 @@
 //! Every Prometheus family, declared once, with one method for each thing that happens.
 //!
-//! Labels are bounded: `model` only ever holds names that a node lists (`_unknown` otherwise), `node` comes from the
-//! configuration, `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
+//! Labels are bounded: `model` only ever holds names that a node lists (`_unknown` otherwise), `node` from those that
+//! there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
 //! and no request id is a label. Series whose labels are known begin at 0 before their first event, since a counter that
 //! first appears at 1 shows no rise.
 mod families;
@@ -28,6 +28,8 @@ const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
 const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
+/// Nodes that left and are remembered, so that their last requests leave no series behind.
+const MAX_DEPARTED: usize = 256;
 /// Why an attempt fails.
 const FAILURES: [&str; 9] =
     ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
@@ -74,6 +76,8 @@ pub struct Metrics {
     known_models: Mutex<BTreeSet<String>>,
     /// By route, the models whose series have begun there.
     begun: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
+    /// Nodes that left, whose last requests may still be counted.
+    departed: Mutex<BTreeSet<String>>,
     /// Where most requests go, so where the series of each model begin.
     main_route: String,
 }
@@ -96,15 +100,11 @@ pub struct Ended<'a> {
 }
 
 impl Metrics {
-    /// Declares every family, with the series of these nodes and of the `routes` that make them work, the main one first.
+    /// Declares every family, with the series of the `routes` that make nodes work, the main one first.
     ///
     /// # Errors
     /// Only if two families had one name, which a test excludes.
-    pub fn new<'a>(
-        settings: &Settings,
-        routes: &[&str],
-        nodes: impl IntoIterator<Item = &'a str>,
-    ) -> Result<Self, prometheus::Error> {
+    pub fn new(settings: &Settings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {
             UserLabel::Off => None,
@@ -117,11 +117,11 @@ impl Metrics {
             registry,
             known_models: Mutex::default(),
             begun: Mutex::default(),
+            departed: Mutex::default(),
             main_route: routes.first().copied().unwrap_or_default().to_owned(),
         };
         metrics.begin();
         routes.iter().for_each(|route| metrics.begin_route(route));
-        nodes.into_iter().for_each(|node| metrics.begin_node(node));
         metrics.meet_model(UNKNOWN_MODEL);
         Ok(metrics)
     }
@@ -154,7 +154,9 @@ impl Metrics {
         }
     }
 
-    fn begin_node(&self, node: &str) {
+    /// A node joined: its series begin.
+    pub fn node_joined(&self, node: &str) {
+        self.departed.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
         let families = &self.families;
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
@@ -177,6 +179,16 @@ impl Metrics {
         for state in NODE_STATES {
             families.node_state.with_label_values(&[node, state]);
         }
+    }
+
+    /// A node left: its series end.
+    pub fn node_left(&self, node: &str) {
+        let mut departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
+        if departed.len() >= MAX_DEPARTED {
+            departed.pop_first();
+        }
+        departed.insert(node.to_owned());
+        self.families.end_nodes(&BTreeSet::from([node.to_owned()]));
     }
 
     /// A model is listed for the first time.
@@ -261,6 +273,14 @@ impl Metrics {
         self.families.tokens.with_label_values(&[model, "output"]).inc_by(completion);
     }
 
+    /// The configuration was read, with or without a mistake.
+    pub fn config_loaded(&self, is_good: bool, at_unix_ms: i64) {
+        self.families.config_good.set(f64::from(u8::from(is_good)));
+        if is_good {
+            self.families.config_loaded_at.set(at_unix_ms as f64 / 1e3);
+        }
+    }
+
     /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
     pub fn rate_limited(&self, limit: &str) {
         self.families.rate_limited.with_label_values(&[limit]).inc();
@@ -310,7 +330,9 @@ mod tests {
     use crate::scheduler::Failure;
 
     fn metrics(settings: &Settings) -> Metrics {
-        Metrics::new(settings, &["/v1/chat/completions", "/api/chat"], ["a"]).unwrap()
+        let metrics = Metrics::new(settings, &["/v1/chat/completions", "/api/chat"]).unwrap();
+        metrics.node_joined("a");
+        metrics
     }
 
     fn text(metrics: &Metrics, snapshot: &Snapshot) -> String {

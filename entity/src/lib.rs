@@ -4,9 +4,11 @@
 // The derive writes public items of its own (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
 #![allow(missing_docs)]
 
+pub mod drained_node;
 pub mod key;
 pub mod key_digest;
 pub mod learned;
+pub mod node;
 pub mod outbox;
 pub mod parked;
 pub mod running;

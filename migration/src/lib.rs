@@ -6,6 +6,7 @@ mod l20261125_000002_learned;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 mod m20261125_000002_keys_limits;
+mod m20261125_000100_nodes;
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_users_keys_usage::Migration),
             Box::new(m20261125_000001_usage_node_time::Migration),
             Box::new(m20261125_000002_keys_limits::Migration),
+            Box::new(m20261125_000100_nodes::Migration),
         ]
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use super::admin_key;
 use crate::app::App;
 use crate::config::Config;
+use crate::relay::Resolver;
 use crate::store::KeyDigest;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
@@ -13,7 +14,11 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     actix_rt::System::new().block_on(async {
         let stop = super::stop_signal()?;
         let digest = KeyDigest::of(&admin.key);
-        let app = App::build(config.clone(), digest).await.map_err(|error| error.to_string())?;
+        let named = file.map(Path::to_path_buf);
+        let read = move || super::load(named.as_deref());
+        let app = App::build_with(config.clone(), digest, Resolver::system(), read);
+        let app = app.await.map_err(|error| error.to_string())?;
+        super::reload_on_hangup(app.reloader())?;
         print_banner(&app, &config, &admin);
         super::logged(&log, app.run(stop)).await.map_err(|error| error.to_string())
     })

@@ -11,7 +11,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use crate::limits::{Exceeded, Headroom, Room};
 use crate::protocol::{BadRequest, Dialect, ErrorObject};
-use crate::relay::WhyNot;
+use crate::relay::{RosterError, WhyNot};
 use crate::scheduler::{Failure, Refusal, RefusalReason};
 use crate::store::{Status, StorageFull, StoreError};
 
@@ -344,8 +344,8 @@ impl From<BadRequest> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) => Self::not_found(error.to_string()),
+            StoreError::Exists(_) | StoreError::NodeExists(_) => Self::conflict(error.to_string()),
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => Self::not_found(error.to_string()),
             StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut
             | StoreError::Database(_)
@@ -359,6 +359,20 @@ impl From<StoreError> for ApiError {
                 let message = "The database is not available. Please try again in 5s.";
                 Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
             }
+        }
+    }
+}
+
+impl From<RosterError> for ApiError {
+    fn from(error: RosterError) -> Self {
+        match error {
+            RosterError::Unknown(_) => Self::not_found(error.to_string()),
+            RosterError::Exists(_) => Self::conflict(error.to_string()),
+            RosterError::InFile(_) | RosterError::Discovered(_) => {
+                Self::conflict(error.to_string()).with(|words| words.code = Some("not_changeable"))
+            }
+            RosterError::Flawed(flaw) => Self::invalid_field(flaw.key, flaw.to_string()),
+            RosterError::Store(error) => error.into(),
         }
     }
 }

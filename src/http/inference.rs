@@ -16,13 +16,14 @@ use super::address::Deployment;
 use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
+use super::live::Live;
 use super::models::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
 use super::openapi;
 use super::requests;
 use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
-use crate::limits::{Exceeded, Moment, Need};
+use crate::limits::{self, Exceeded, Moment, Need};
 use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use crate::relay::{
     Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
@@ -49,9 +50,9 @@ pub struct Inference {
     /// Where usage rows go.
     pub recorder: Recorder,
     /// Other names for models.
-    pub names: Arc<ModelNames>,
-    /// Output tokens reserved for a request that names no limit of its own.
-    pub default_max_output: u64,
+    pub names: Live<ModelNames>,
+    /// Output tokens reserved for a request that names no limit of its own, among others.
+    pub limits: Live<limits::Settings>,
     /// Set when no new request is taken.
     pub draining: CancellationToken,
 }
@@ -301,7 +302,7 @@ impl Inference {
         let need = Need {
             prompt: request.prompt_bound,
             output: if endpoint.embeds() { Some(0) } else { request.max_output },
-            default_output: self.default_max_output,
+            default_output: self.limits.get().default_max_output,
         };
         let output_cap = match meter.admit(need) {
             Ok(output_cap) => output_cap,
@@ -387,8 +388,9 @@ impl Inference {
 
     /// The model to use for the name that a client gives, if its key may be used for it.
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
+        let names = self.names.get();
         let look = |scheduler: &Scheduler| {
-            (self.names.resolve(model, access.allowed_models(), scheduler), scheduler.can_serve())
+            (names.resolve(model, access.allowed_models(), scheduler), scheduler.can_serve())
         };
         match self.relay.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),

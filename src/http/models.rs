@@ -123,7 +123,7 @@ impl From<&Model> for ModelObject {
     responses((status = 200, body = ModelList), super::openapi::AuthResponses),
 )]
 pub async fn list(inference: Data<Inference>, Caller(access): Caller) -> Json<ModelList> {
-    let (names, allowed) = (&inference.names, access.allowed_models());
+    let (names, allowed) = (inference.names.get(), access.allowed_models());
     let data = inference.relay.dispatcher.read(|scheduler| {
         let may = |model: &&Model| allowed.is_none_or(|allowed| allowed.allow(&model.name));
         let listed = scheduler.models().into_iter().filter(may).map(ModelObject::from);
@@ -154,7 +154,7 @@ pub async fn retrieve(
     Caller(access): Caller,
     id: Path<String>,
 ) -> Result<Json<ModelObject>, ApiError> {
-    let (names, allowed) = (&inference.names, access.allowed_models());
+    let (names, allowed) = (inference.names.get(), access.allowed_models());
     let is_alias = names.aliases.contains_key(id.as_str());
     inference.relay.dispatcher.read(|scheduler| {
         let unknown = || ApiError::unknown_model(&id);

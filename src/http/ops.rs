@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::live::Live;
 use super::models::ModelNames;
 use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::relay::Dispatcher;
@@ -27,7 +28,7 @@ pub struct Lifecycle {
     /// What is exported.
     pub metrics: Arc<Metrics>,
     /// What models should be like.
-    pub names: Arc<ModelNames>,
+    pub names: Live<ModelNames>,
 }
 
 /// Name, version and where to go next.

@@ -1,4 +1,6 @@
 //! What is exported: each family once, with its name, help, labels and buckets.
+use std::collections::{BTreeSet, HashMap};
+
 use prometheus::core::Collector;
 use prometheus::{
     Counter, Error, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -42,6 +44,8 @@ pub(super) struct Families {
     pub(super) probe_duration: HistogramVec,
     pub(super) probed_at: GaugeVec,
     pub(super) transitions: IntCounterVec,
+    pub(super) config_good: Gauge,
+    pub(super) config_loaded_at: Gauge,
     pub(super) usage_backlog: IntGauge,
     pub(super) usage_ready: Gauge,
     pub(super) outbox_waiting: Gauge,
@@ -157,6 +161,14 @@ impl Families {
                 "Changes of the node's breaker: out (open), on trial (half_open), back (closed).",
                 &["node", "to"],
             )?,
+            config_good: declare.gauge(
+                "config_last_reload_successful",
+                "Whether the configuration was good when it was read last: 1 or 0.",
+            )?,
+            config_loaded_at: declare.gauge(
+                "config_last_reload_timestamp_seconds",
+                "When a good configuration was read last.",
+            )?,
             usage_backlog: declare
                 .int_gauge("usage_rows_waiting", "Usage rows in memory: running requests and unwritten rows.")?,
             usage_ready: declare.gauge("usage_storage_ready", "Whether usage can be stored: 1 or 0.")?,
@@ -168,6 +180,35 @@ impl Families {
             )?,
             database_up: declare.gauge("database_up", "Whether Postgres answered the last time: 1 or 0.")?,
         })
+    }
+}
+
+impl Families {
+    /// Ends every series of these nodes.
+    pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
+        for family in [&self.node_requests, &self.routing, &self.transitions] {
+            end(family, nodes, |labels| drop(family.remove(labels)));
+        }
+        for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {
+            end(family, nodes, |labels| drop(family.remove(labels)));
+        }
+        for family in [&self.node_duration, &self.probe_duration] {
+            end(family, nodes, |labels| drop(family.remove(labels)));
+        }
+        for family in [&self.node_vram, &self.probed_at] {
+            end(family, nodes, |labels| drop(family.remove(labels)));
+        }
+    }
+}
+
+/// Has those of a family's series removed that are of one of the nodes.
+fn end(family: &impl Collector, nodes: &BTreeSet<String>, remove: impl Fn(&HashMap<&str, &str>)) {
+    for series in family.collect().iter().flat_map(|family| family.get_metric()) {
+        let labels: HashMap<&str, &str> =
+            series.get_label().iter().map(|label| (label.name(), label.value())).collect();
+        if labels.get("node").is_some_and(|node| nodes.contains(*node)) {
+            remove(&labels);
+        }
     }
 }
 

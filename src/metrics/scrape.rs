@@ -36,7 +36,7 @@ pub struct OutboxGauges {
 pub struct NodeGauges {
     /// Its configured name.
     pub name: String,
-    /// `up`, `suspect` or `down`.
+    /// `up`, `suspect`, `down` or `draining`.
     pub state: &'static str,
     /// Slots of one model.
     pub slots: u32,
@@ -75,6 +75,11 @@ impl Metrics {
         self.families.outbox_waiting.set(outbox.waiting as f64);
         self.families.outbox_parked.set(outbox.parked as f64);
         self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
+        let departed = self.departed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !departed.is_empty() {
+            self.families.end_nodes(&departed);
+        }
+        drop(departed);
         self.process.look();
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

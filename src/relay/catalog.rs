@@ -38,6 +38,11 @@ impl Catalog {
         self.nodes.entry(node).or_default().loaded.clear();
     }
 
+    /// A node left.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
     /// Every model on a disk, once, as `/api/tags` lists it.
     pub fn tags(&self) -> Vec<Value> {
         self.union(|said| &said.tags)

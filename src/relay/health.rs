@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::carry::Relay;
 use super::catalog::Catalog;
 use super::dispatcher::Dispatcher;
-use super::nodes::NodeEndpoint;
+use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::Upstream;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -32,11 +32,20 @@ pub struct HealthSettings {
     pub loaded_interval_seconds: u64,
     /// Between two looks at the models on disk, seconds. Default 10.
     pub models_interval_seconds: u64,
+    /// Between two looks at which nodes there are, seconds: in the database, where other gateways may have changed them,
+    /// and in the DNS, for those that are discovered. Default 5.
+    pub fleet_interval_seconds: u64,
 }
 
 impl Default for HealthSettings {
     fn default() -> Self {
-        Self { probe_interval_ms: 500, probe_timeout_ms: 1000, loaded_interval_seconds: 2, models_interval_seconds: 10 }
+        Self {
+            probe_interval_ms: 500,
+            probe_timeout_ms: 1000,
+            loaded_interval_seconds: 2,
+            models_interval_seconds: 10,
+            fleet_interval_seconds: 5,
+        }
     }
 }
 
@@ -47,6 +56,7 @@ const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Prober {
     node: NodeId,
+    fleet: Fleet,
     endpoint: Arc<NodeEndpoint>,
     settings: HealthSettings,
     clock: Clock,
@@ -58,17 +68,13 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// A prober that has seen nothing yet.
-    pub fn new(
-        node: NodeId,
-        endpoint: Arc<NodeEndpoint>,
-        relay: &Relay,
-        settings: HealthSettings,
-        upstream: Upstream,
-    ) -> Self {
+    /// A prober that has seen nothing yet; `None` where the node has left already.
+    pub fn new(node: NodeId, relay: &Relay, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
+        let fleet = relay.fleet.clone();
+        let endpoint = fleet.get(node)?;
         let (clock, catalog) = (relay.clock, relay.catalog.clone());
         let metrics = relay.metrics.clone();
-        Self { node, endpoint, settings, clock, upstream, catalog, metrics, listed: None, looked: None }
+        Some(Self { node, fleet, endpoint, settings, clock, upstream, catalog, metrics, listed: None, looked: None })
     }
 
     /// Asks again and again, until `stop`.
@@ -91,6 +97,8 @@ impl Prober {
     /// One round of questions, as far as they are due.
     async fn round(&mut self) -> Vec<Event> {
         let node = self.node;
+        // Its key or its deadlines may have changed.
+        self.endpoint = self.fleet.get(node).unwrap_or_else(|| self.endpoint.clone());
         let timeout = self.endpoint.probe().unwrap_or(Duration::from_millis(self.settings.probe_timeout_ms));
         let asked = self.clock.uptime();
         let answer = self.ask(timeout, NodeEndpoint::version_uri).await;

@@ -12,6 +12,7 @@ mod loader;
 mod meter;
 mod metered;
 mod nodes;
+mod roster;
 mod trace;
 mod upstream;
 
@@ -26,7 +27,8 @@ pub use health::{HealthSettings, Prober};
 pub use loader::{Errand, Loader};
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
-pub use nodes::{Flaw, Fleet, NodeEndpoint, NodeSettings};
+pub use nodes::{Discover, Flaw, Fleet, NodeEndpoint, NodeSettings};
+pub use roster::{Changes, Listed, Resolver, Roster, RosterError, Source, Watch, Watchers};
 pub use trace::{Attribute, Closing, Exporter, Settings as TracingSettings, Trace, Tracer};
 pub use upstream::Upstream;
 

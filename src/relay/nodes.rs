@@ -8,4 +8,4 @@ mod settings;
 
 pub use endpoint::NodeEndpoint;
 pub use fleet::Fleet;
-pub use settings::{Flaw, NodeSettings};
+pub use settings::{Discover, Flaw, NodeSettings};

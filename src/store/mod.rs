@@ -5,6 +5,7 @@ mod changes;
 mod keys;
 mod learned;
 mod local;
+mod nodes;
 mod outbox;
 mod recorder;
 mod reserve;
@@ -34,6 +35,7 @@ pub use accounts::{Accounts, Found, NewUser};
 pub use changes::Changes;
 pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
 use local::Local;
+pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
 pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};
 pub use usage::{ModelTotals, Page, Period, Status, TokensFrom, UsageRow};
@@ -131,6 +133,12 @@ pub enum StoreError {
         /// Why.
         error: std::io::Error,
     },
+    /// The node is there already.
+    #[error("node `{0}` exists already")]
+    NodeExists(String),
+    /// No such node was added.
+    #[error("there is no node `{0}`")]
+    NoNode(String),
     /// The database did not answer in time.
     #[error("the database did not answer within {} s", STATEMENT_DEADLINE.as_secs())]
     TimedOut,

@@ -541,8 +541,20 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
     assert_eq!((&list["object"], &list["queued"]), (&json!("list"), &json!(1)));
     let [up, gone] = list["data"].as_array().unwrap().as_slice() else { panic!("two nodes: {list}") };
     for node in [up, gone] {
-        let expected =
-            ["completed", "failed", "in_flight", "last_error", "loaded", "models", "name", "queue", "slots", "state"];
+        let expected = [
+            "completed",
+            "failed",
+            "in_flight",
+            "last_error",
+            "loaded",
+            "models",
+            "name",
+            "queue",
+            "slots",
+            "source",
+            "state",
+            "url",
+        ];
         assert_eq!(keys(node), expected);
     }
     assert_eq!((&up["name"], &up["state"], &up["slots"]), (&json!("up"), &json!("up"), &json!(1)));

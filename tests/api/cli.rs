@@ -345,6 +345,35 @@ async fn nodes_come_from_the_environment_as_json_and_the_log_tells_of_a_request_
 }
 
 #[actix_rt::test]
+async fn a_hangup_reads_the_file_again() {
+    let (folder, simulated, address) = (tempfile::tempdir().unwrap(), fast_node().await, free_address());
+    let base = format!("http://{address}");
+    let write = |nodes: &str| {
+        let text = format!("server:\n  bind: {address}\nadmin:\n  key: on-loopback\nnodes:\n{nodes}");
+        std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
+    };
+    write("  - {name: a, url: \"http://127.0.0.1:1\"}\n");
+    let mut program = Program::start(folder.path(), &["serve"], &[]);
+    program.answers(&format!("{base}/health/live")).await;
+    let hang_up = || {
+        let sent = Command::new("kill").args(["-HUP", &program.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    write("  - {name: a, url: \"nowhere\"}\n");
+    hang_up();
+    eventually("the mistake is told", || program.err().contains("nodes[0].url")).await;
+
+    write(&format!("  - {{name: b, url: \"{}\"}}\n", simulated.url()));
+    hang_up();
+
+    eventually("it is told", || program.err().contains("the configuration was reloaded")).await;
+    nodes_are_up(&base, 1).await;
+    let (_, listed) = get(&format!("{base}/admin/nodes"), "on-loopback").await;
+    assert_eq!((&listed["data"][0]["name"], listed["data"].as_array().unwrap().len()), (&json!("b"), 1));
+    assert_eq!(program.terminate().await.code(), Some(0));
+}
+
+#[actix_rt::test]
 async fn a_broken_list_of_nodes_in_the_environment_names_its_variable() {
     let folder = tempfile::tempdir().unwrap();
     for broken in ["[{", "[]", "a", "[{\"name\":\"a\"}]", "[{\"name\":\"a\",\"url\":\"x\"}]"] {

@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use ollama_gateway::app::App;
 use ollama_gateway::config::Config;
-use ollama_gateway::relay::{Dispatcher, NodeSettings};
+use ollama_gateway::relay::{Dispatcher, NodeSettings, Resolver};
 use ollama_gateway::scheduler::{NodeState, NodeView};
 use ollama_gateway::store::KeyDigest;
 use ollama_sim::{SimConfig, SimNode};
@@ -117,6 +117,13 @@ pub async fn spawn_app_with(
     database: TestDatabase,
     change: impl FnOnce(&mut Config),
 ) -> TestApp {
+    let mut config = test_config(nodes, &database);
+    change(&mut config);
+    TestApp::start(config, database).await
+}
+
+/// The settings of a gateway under test.
+pub fn test_config(nodes: Vec<NodeSettings>, database: &TestDatabase) -> Config {
     let mut config = Config { nodes, ..Config::default() };
     config.server.bind = "127.0.0.1:0".to_owned();
     config.server.workers = 2;
@@ -126,13 +133,22 @@ pub async fn spawn_app_with(
     config.health.probe_interval_ms = 50;
     // Tests are wrong on purpose, all from one address.
     config.server.guesses_per_minute = 100_000;
-    change(&mut config);
-    TestApp::start(config, database).await
+    config
 }
 
 impl TestApp {
     async fn start(config: Config, database: TestDatabase) -> Self {
-        let app = App::build(config.clone(), KeyDigest::of(ADMIN_KEY)).await.unwrap();
+        Self::start_with(config, database, Resolver::system(), || Err("there is no file".to_owned())).await
+    }
+
+    /// With names resolved and the configuration read again in the test's own way.
+    pub async fn start_with(
+        config: Config,
+        database: TestDatabase,
+        resolver: Resolver,
+        read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+    ) -> Self {
+        let app = App::build_with(config.clone(), KeyDigest::of(ADMIN_KEY), resolver, read).await.unwrap();
         let (address, dispatcher, stop) = (app.address(), app.dispatcher(), CancellationToken::new());
         let running = Some(actix_rt::spawn(app.run(stop.clone())));
         let app = Self { address, dispatcher, database: Some(database), config, stop, running };
@@ -144,7 +160,9 @@ impl TestApp {
     async fn settle(&self) {
         eventually("the nodes are probed", || {
             self.dispatcher.read(|scheduler| {
-                let known = |node: &NodeView| node.last_error.is_some() || node.state == NodeState::Up;
+                let known = |node: &NodeView| {
+                    node.last_error.is_some() || matches!(node.state, NodeState::Up | NodeState::Draining)
+                };
                 scheduler.nodes().iter().all(known)
             })
         })

@@ -3,6 +3,7 @@ pub mod keys;
 pub mod limits;
 pub mod nodes;
 pub mod queue;
+pub mod reload;
 pub mod users;
 
 use actix_web::web::{self, ServiceConfig};
@@ -46,7 +47,18 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         )
         .service(get("/admin/queue").route(web::get().to(queue::list)))
         .service(get("/admin/requests/{request_id}").route(web::get().to(queue::explain)))
-        .service(get("/admin/nodes").route(web::get().to(nodes::list)));
+        .service(
+            resource("/admin/nodes", "GET, POST").route(web::get().to(nodes::list)).route(web::post().to(nodes::add)),
+        )
+        .service(
+            resource("/admin/nodes/{name}", "GET, PATCH, DELETE")
+                .route(web::get().to(nodes::retrieve))
+                .route(web::patch().to(nodes::change))
+                .route(web::delete().to(nodes::remove)),
+        )
+        .service(post("/admin/nodes/{name}/drain").route(web::post().to(nodes::drain)))
+        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(nodes::undrain)))
+        .service(post("/admin/reload").route(web::post().to(reload::reload)));
 }
 
 /// Tells an absent field (`None`) from an explicit null (`Some(None)`).

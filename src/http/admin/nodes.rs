@@ -1,12 +1,19 @@
-//! The nodes as the gateway sees them.
-use actix_web::web::{Data, Json};
-use serde::Serialize;
+//! The nodes as the gateway sees them, and what operators do with them.
+use std::collections::BTreeMap;
+
+use actix_web::web::{Data, Json, Path};
+use actix_web::{HttpResponse, Responder};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::present;
 use crate::http::auth::Admin;
+use crate::http::body::JsonObject;
+use crate::http::error::ApiError;
 use crate::http::models::ModelNames;
 use crate::http::openapi;
 use crate::http::ops::{Lifecycle, state_name};
+use crate::relay::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
@@ -14,7 +21,7 @@ use crate::scheduler::{Loaded, Model, NodeView};
 pub struct NodeList {
     /// Always `list`.
     object: &'static str,
-    /// In the order of the configuration.
+    /// In the order in which they joined.
     data: Vec<Node>,
     /// Requests waiting for a slot on any of them.
     queued: usize,
@@ -25,6 +32,10 @@ pub struct NodeList {
 pub struct Node {
     /// Its configured name.
     name: String,
+    /// Where it is.
+    url: String,
+    /// `file` (gateway.yaml), `added` (by this API) or `dns` (discovered).
+    source: &'static str,
     /// `up`, `suspect` (on trial, or one failure outstanding), `down` or `draining` (finishes what runs, takes nothing new).
     state: &'static str,
     /// Requests that one loaded model takes at a time, configured or as learned so far.
@@ -91,8 +102,10 @@ impl LoadedModel {
 }
 
 impl Node {
-    fn new(view: NodeView, names: &ModelNames) -> Self {
+    fn new(view: NodeView, listed: Option<&Listed>, names: &ModelNames) -> Self {
         Self {
+            url: listed.map(|listed| listed.url.clone()).unwrap_or_default(),
+            source: listed.map_or(Source::File, |listed| listed.source).as_str(),
             name: view.name,
             state: state_name(view.state),
             slots: view.slots,
@@ -110,6 +123,113 @@ impl Node {
     }
 }
 
+/// A node to be added. Files cannot be named here: a secret that is in one belongs to gateway.yaml.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AddNode {
+    /// `[A-Za-z0-9._-]{1,64}`, unique.
+    #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
+    name: String,
+    /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
+    #[schema(example = "http://10.0.0.7:11434")]
+    url: String,
+    #[serde(flatten)]
+    further: NodeFields,
+}
+
+/// What is to change of a node; what is absent stays, and null is the default.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeNode {
+    /// Another address makes it another machine: what runs may end, and nothing is known of it.
+    url: Option<String>,
+    #[serde(flatten)]
+    further: NodeFields,
+}
+
+/// What may be said of a node.
+#[derive(Default, Deserialize, ToSchema)]
+pub struct NodeFields {
+    /// `off`, or `dns`: a node for each address of the URL's host.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, pattern = "^(off|dns)$")]
+    discover: Option<Option<Discover>>,
+    /// Requests that one loaded model takes at a time.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1024)]
+    slots: Option<Option<u32>>,
+    /// Memory for models, GB (10^9 bytes).
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<f64>)]
+    vram_gb: Option<Option<f64>>,
+    /// Sent to the node as `Authorization: Bearer`; kept in the database and never shown.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    api_key: Option<Option<String>>,
+    /// For basic authentication, instead of a key.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    username: Option<Option<String>>,
+    /// Goes with `username`; kept in the database and never shown.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    password: Option<Option<String>>,
+    /// Further headers by name; kept in the database and never shown.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    headers: Option<Option<BTreeMap<String, String>>>,
+    /// Longest wait for a connection, milliseconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    connect_ms: Option<Option<u64>>,
+    /// Longest wait for the first byte, seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    first_byte_seconds: Option<Option<u64>>,
+    /// Longest silence within an answer, seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    chunk_gap_seconds: Option<Option<u64>>,
+    /// Longest wait for a sign of life, milliseconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    probe_timeout_ms: Option<Option<u64>>,
+}
+
+impl NodeFields {
+    fn apply(self, node: &mut NodeSettings) {
+        let base = NodeSettings::new("", "");
+        fn set<T>(place: &mut T, given: Option<T>) {
+            given.into_iter().for_each(|given| *place = given);
+        }
+        set(&mut node.discover, self.discover.map(|given| given.unwrap_or(base.discover)));
+        set(&mut node.slots, self.slots.map(|given| given.unwrap_or(base.slots)));
+        set(&mut node.vram_gb, self.vram_gb);
+        set(&mut node.api_key, self.api_key);
+        set(&mut node.username, self.username);
+        set(&mut node.password, self.password);
+        set(&mut node.headers, self.headers.map(Option::unwrap_or_default));
+        set(&mut node.connect_ms, self.connect_ms);
+        set(&mut node.first_byte_seconds, self.first_byte_seconds);
+        set(&mut node.chunk_gap_seconds, self.chunk_gap_seconds);
+        set(&mut node.probe_timeout_ms, self.probe_timeout_ms);
+    }
+}
+
+/// A node that an operator did something with.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct NodeDone {
+    /// Its name.
+    name: String,
+    /// `added`, `changed`, `removed`, `draining` or `undrained`.
+    done: &'static str,
+}
+
+fn done(name: String, done: &'static str) -> NodeDone {
+    tracing::info!(node = name, done, "an operator changed the nodes");
+    NodeDone { name, done }
+}
+
 /// List nodes
 ///
 /// State, load, models on disk and in memory, and the last error of each.
@@ -117,9 +237,130 @@ impl Node {
     get, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])),
     responses((status = 200, body = NodeList), openapi::AdminResponses),
 )]
-pub async fn list(_: Admin, lifecycle: Data<Lifecycle>) -> Json<NodeList> {
-    Json(lifecycle.dispatcher.read(|scheduler| {
-        let data = scheduler.nodes().into_iter().map(|node| Node::new(node, &lifecycle.names)).collect();
-        NodeList { object: "list", data, queued: scheduler.queued() }
-    }))
+pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) -> Json<NodeList> {
+    let listed = roster.list();
+    let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), scheduler.queued()));
+    let node = |view: NodeView| {
+        let listed = listed.get(&view.name);
+        Node::new(view, listed, &lifecycle.names.get())
+    };
+    Json(NodeList { object: "list", data: nodes.into_iter().map(node).collect(), queued })
+}
+
+/// Read a node
+#[utoipa::path(
+    get, path = "/admin/nodes/{name}", tag = "admin", security(("admin_key" = [])),
+    params(("name" = String, Path, description = "The node.")),
+    responses((status = 200, body = Node), openapi::AdminResponses, openapi::NotFoundResponse),
+)]
+pub async fn retrieve(
+    _: Admin,
+    lifecycle: Data<Lifecycle>,
+    roster: Data<Roster>,
+    name: Path<String>,
+) -> Result<Json<Node>, ApiError> {
+    let listed = roster.list();
+    let views = lifecycle.dispatcher.read(|scheduler| scheduler.nodes());
+    let view = views.into_iter().find(|view| view.name == *name);
+    let view = view.ok_or_else(|| ApiError::from(RosterError::Unknown(name.into_inner())))?;
+    let listed = listed.get(&view.name);
+    Ok(Json(Node::new(view, listed, &lifecycle.names.get())))
+}
+
+/// Add a node
+///
+/// It is probed at once and gets requests as soon as it answers. It is kept in the database, for every gateway on it.
+#[utoipa::path(
+    post, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])), request_body = AddNode,
+    responses(
+        (status = 201, body = NodeDone),
+        (status = 409, description = "The name is taken.", body = openapi::ErrorBody),
+        openapi::AdminResponses, openapi::StorageResponse,
+    ),
+)]
+pub async fn add(
+    _: Admin,
+    roster: Data<Roster>,
+    JsonObject(body): JsonObject<AddNode>,
+) -> Result<impl Responder, ApiError> {
+    let mut settings = NodeSettings::new(body.name, body.url);
+    body.further.apply(&mut settings);
+    let name = settings.name.clone();
+    roster.add(settings).await?;
+    Ok(HttpResponse::Created().json(done(name, "added")))
+}
+
+/// Change a node
+///
+/// One that was added by this API; those of gateway.yaml are changed there.
+#[utoipa::path(
+    patch, path = "/admin/nodes/{name}", tag = "admin", security(("admin_key" = [])), request_body = ChangeNode,
+    params(("name" = String, Path, description = "The node.")),
+    responses(
+        (status = 200, body = NodeDone),
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
+        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn change(
+    _: Admin,
+    roster: Data<Roster>,
+    name: Path<String>,
+    JsonObject(body): JsonObject<ChangeNode>,
+) -> Result<Json<NodeDone>, ApiError> {
+    let ChangeNode { url, further } = body;
+    let change = |settings: &mut NodeSettings| {
+        url.into_iter().for_each(|url| settings.url = url);
+        further.apply(settings);
+    };
+    roster.change(&name, change).await?;
+    Ok(Json(done(name.into_inner(), "changed")))
+}
+
+/// Remove a node
+///
+/// One that was added by this API. It gets no further requests; what runs there may end.
+#[utoipa::path(
+    delete, path = "/admin/nodes/{name}", tag = "admin", security(("admin_key" = [])),
+    params(("name" = String, Path, description = "The node.")),
+    responses(
+        (status = 200, body = NodeDone),
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
+        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    roster.remove(&name).await?;
+    Ok(Json(done(name.into_inner(), "removed")))
+}
+
+/// Drain a node
+///
+/// It gets no further requests; what runs there may end. That is kept, also over a restart, until it is undrained. The name
+/// may be that of any node, or of an entry with `discover: dns`, which means all of its nodes.
+#[utoipa::path(
+    post, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin_key" = [])),
+    params(("name" = String, Path, description = "The node.")),
+    responses(
+        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    roster.drain(&name, true).await?;
+    Ok(Json(done(name.into_inner(), "draining")))
+}
+
+/// Undrain a node
+///
+/// It gets requests again.
+#[utoipa::path(
+    post, path = "/admin/nodes/{name}/undrain", tag = "admin", security(("admin_key" = [])),
+    params(("name" = String, Path, description = "The node.")),
+    responses(
+        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn undrain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    roster.drain(&name, false).await?;
+    Ok(Json(done(name.into_inner(), "undrained")))
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Given, ShownLimits, checked_weight, present};
+use crate::http::Live;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
@@ -137,7 +138,7 @@ impl From<&Account> for User {
 pub async fn create(
     _: Admin,
     accounts: Data<Accounts>,
-    defaults: Data<limits::Settings>,
+    defaults: Data<Live<limits::Settings>>,
     meters: Data<Meters>,
     recorder: Data<Recorder>,
     JsonObject(body): JsonObject<CreateUser>,
@@ -145,7 +146,7 @@ pub async fn create(
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
         ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
     })?;
-    let limits = body.given().over(defaults.for_new_user())?;
+    let limits = body.given().over(defaults.get().for_new_user())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
     // A name that was deleted just now goes on with what it has used, down to the last row.
     recorder.flush().await;

@@ -3,33 +3,25 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::endpoint::NodeEndpoint;
-use super::settings::{Flaw, NodeSettings};
 use crate::scheduler::NodeId;
 
 /// The nodes that there are. Copies share them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Fleet(Arc<RwLock<BTreeMap<NodeId, Arc<NodeEndpoint>>>>);
 
 impl Fleet {
-    /// Nodes under the ids from 0 on.
-    ///
-    /// # Errors
-    /// The index of the first node that cannot be used, and why.
-    pub fn new(nodes: &[NodeSettings]) -> Result<Self, (usize, Flaw)> {
-        let endpoints = nodes.iter().enumerate().map(|(index, node)| {
-            let endpoint = NodeEndpoint::new(node).map_err(|why| (index, why))?;
-            Ok((NodeId(index), Arc::new(endpoint)))
-        });
-        Ok(Self(Arc::new(RwLock::new(endpoints.collect::<Result<_, _>>()?))))
-    }
-
     /// The node with this id; `None` when it was taken out.
     pub fn get(&self, node: NodeId) -> Option<Arc<NodeEndpoint>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
-    /// Every node's id, the oldest first.
-    pub fn ids(&self) -> Vec<NodeId> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    /// A node joins, or is spoken to in another way from now on.
+    pub(in crate::relay) fn put(&self, node: NodeId, endpoint: NodeEndpoint) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node, Arc::new(endpoint));
+    }
+
+    /// A node leaves. Who speaks with it may end.
+    pub(in crate::relay) fn remove(&self, node: NodeId) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 }

@@ -16,6 +16,9 @@ pub struct NodeSettings {
     pub name: String,
     /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
     pub url: String,
+    /// `dns` = one node for each address of the URL's host, as they come and go. Default `off`.
+    #[serde(default)]
+    pub discover: Discover,
     /// That node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model takes at a time. `null` = it is learned, by
     /// sending one more now and then. Default `null`.
     #[serde(default)]
@@ -62,6 +65,17 @@ pub struct NodeSettings {
     pub probe_timeout_ms: Option<u64>,
 }
 
+/// Whether an entry is one node, or stands for several.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Discover {
+    /// One node.
+    #[default]
+    Off,
+    /// One for each address of the host.
+    Dns,
+}
+
 /// A setting of a node that cannot be used. No message holds a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
@@ -103,6 +117,7 @@ impl NodeSettings {
         Self {
             name: name.into(),
             url: url.into(),
+            discover: Discover::Off,
             slots: None,
             vram_gb: None,
             api_key: None,
@@ -124,6 +139,14 @@ impl NodeSettings {
     pub fn spec(&self) -> NodeSpec {
         let vram_bytes = self.vram_gb.map(|gigabytes| (gigabytes * 1e9) as u64);
         NodeSpec { name: self.name.clone(), slots: self.slots, vram_bytes }
+    }
+
+    /// What to resolve where the entry is to be discovered.
+    pub(in crate::relay) fn host_and_port(&self) -> Option<(String, u16)> {
+        let url: awc::http::Uri = self.url.parse().ok()?;
+        let standard = if url.scheme_str() == Some("https") { 443 } else { 80 };
+        let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Some((host, url.port_u16().unwrap_or(standard)))
     }
 
     /// Everything that is wrong; files that are named are read.

@@ -1,0 +1,19 @@
+//! A node that was added while the gateway ran. Those of the configuration file are not here.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "nodes")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub name: String,
+    /// What the configuration file would say of it, as JSON; credentials among it.
+    #[sea_orm(column_type = "Text")]
+    pub settings: String,
+    pub created_at_ms: i64,
+    pub changed_at_ms: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,111 @@
+//! How is a changed configuration taken over without a restart?
+//!
+//! The whole of it is read and checked first; a mistake leaves everything as it is. Nodes, other names of models and the
+//! limits of new users change at once. What else differs is named and waits for a restart.
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::http::{Live, ModelNames, ReloadReport};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::relay::Roster;
+
+type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
+
+/// Takes over what the configuration says now.
+#[derive(Clone)]
+pub struct Reloader(Arc<Inner>);
+
+struct Inner {
+    /// What is in force.
+    current: tokio::sync::Mutex<Config>,
+    read: Box<Read>,
+    parts: Parts,
+}
+
+/// What a reload reaches.
+pub(super) struct Parts {
+    pub(super) roster: Arc<Roster>,
+    pub(super) names: Live<ModelNames>,
+    pub(super) limits: Live<limits::Settings>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Clock,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        config: &Config,
+        parts: Parts,
+        read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+    ) -> Self {
+        parts.metrics.config_loaded(true, parts.clock.now().unix_ms);
+        Self(Arc::new(Inner { current: tokio::sync::Mutex::new(config.clone()), read: Box::new(read), parts }))
+    }
+
+    /// Reads the configuration again and takes over what can be.
+    ///
+    /// # Errors
+    /// Every mistake in it, in words without secrets; nothing has changed then.
+    pub async fn reload(&self) -> Result<ReloadReport, String> {
+        let Inner { current, parts, .. } = &*self.0;
+        let mut current = current.lock().await;
+        let inner = self.0.clone();
+        let read = tokio::task::spawn_blocking(move || (inner.read)()).await;
+        let now = parts.clock.now().unix_ms;
+        let new = read.map_err(|error| error.to_string()).and_then(|read| read).inspect_err(|mistakes| {
+            parts.metrics.config_loaded(false, now);
+            tracing::error!(mistakes, "the configuration was not reloaded");
+        })?;
+        let (applied, needs_restart) = differences(&current, &new).into_iter().partition(|path| is_live(path));
+        parts.names.set(new.models.clone());
+        parts.limits.set(new.limits.clone());
+        let nodes = parts.roster.replace_file(new.nodes.clone()).await;
+        (current.nodes, current.models, current.limits) = (new.nodes, new.models, new.limits);
+        parts.metrics.config_loaded(true, now);
+        let report = ReloadReport::new(applied, needs_restart, nodes);
+        tracing::info!(?report, "the configuration was reloaded");
+        Ok(report)
+    }
+}
+
+fn is_live(path: &str) -> bool {
+    ["nodes", "models", "limits"].contains(&path.split('.').next().unwrap_or(path))
+}
+
+/// The paths of settings that differ; never their values.
+fn differences(old: &Config, new: &Config) -> Vec<String> {
+    let tree = |config: &Config| serde_json::to_value(config).unwrap_or_default();
+    let (Value::Object(old), Value::Object(new)) = (tree(old), tree(new)) else { return Vec::new() };
+    let mut paths = Vec::new();
+    for (section, new) in &new {
+        match (old.get(section), new) {
+            (Some(Value::Object(old)), Value::Object(new)) => {
+                let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
+                paths.extend(changed.map(|(key, _)| format!("{section}.{key}")));
+            }
+            (old, new) if old != Some(new) => paths.push(section.clone()),
+            _ => {}
+        }
+    }
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_differs_is_named_without_its_value() {
+        let old = Config::default();
+        let mut new = old.clone();
+        assert!(differences(&old, &new).is_empty());
+        new.nodes[0].api_key = Some("geheim".to_owned());
+        new.database.url = "postgres://u:geheim@h/n".to_owned();
+        new.limits.requests_per_minute = Some(5);
+        assert_eq!(differences(&old, &new), ["database.url", "limits.requests_per_minute", "nodes"]);
+        assert!(is_live("nodes") && is_live("limits.requests_per_minute") && !is_live("database.url"));
+    }
+}

@@ -1,0 +1,131 @@
+//! Which nodes were added while the gateway ran, and which are drained? Settings are kept as the JSON that the caller
+//! gives, so that a new setting of a node needs no new column.
+use std::collections::BTreeSet;
+
+use entity::{drained_node, node};
+use sea_orm::{ActiveModelTrait, EntityTrait, Set, SqlErr, sea_query::OnConflict};
+
+use super::{Store, StoreError, within_deadline};
+
+/// A node as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredNode {
+    /// Its name.
+    pub name: String,
+    /// Its settings, JSON.
+    pub settings: String,
+}
+
+impl Store {
+    /// Every node that was added, by name.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn nodes(&self) -> Result<Vec<StoredNode>, StoreError> {
+        let mut rows = within_deadline(node::Entity::find().all(&self.db)).await?;
+        rows.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(rows.into_iter().map(|row| StoredNode { name: row.name, settings: row.settings }).collect())
+    }
+
+    /// Adds a node.
+    ///
+    /// # Errors
+    /// [`StoreError::NodeExists`], or when the database does not answer.
+    pub async fn add_node(&self, new: StoredNode, now_ms: i64) -> Result<(), StoreError> {
+        let row = node::ActiveModel {
+            name: Set(new.name.clone()),
+            settings: Set(new.settings),
+            created_at_ms: Set(now_ms),
+            changed_at_ms: Set(now_ms),
+        };
+        match within_deadline(row.insert(&self.db)).await {
+            Err(StoreError::Database(error))
+                if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+            {
+                Err(StoreError::NodeExists(new.name))
+            }
+            result => result.map(drop),
+        }
+    }
+
+    /// Changes a node that was added.
+    ///
+    /// # Errors
+    /// [`StoreError::NoNode`], or when the database does not answer.
+    pub async fn change_node(&self, changed: StoredNode, now_ms: i64) -> Result<(), StoreError> {
+        let row = node::ActiveModel {
+            name: Set(changed.name.clone()),
+            settings: Set(changed.settings),
+            changed_at_ms: Set(now_ms),
+            ..Default::default()
+        };
+        match within_deadline(row.update(&self.db)).await {
+            Err(StoreError::Database(sea_orm::DbErr::RecordNotUpdated)) => Err(StoreError::NoNode(changed.name)),
+            result => result.map(drop),
+        }
+    }
+
+    /// Forgets a node that was added, and that it was drained.
+    ///
+    /// # Errors
+    /// [`StoreError::NoNode`], or when the database does not answer.
+    pub async fn remove_node(&self, name: &str) -> Result<(), StoreError> {
+        let removed = within_deadline(node::Entity::delete_by_id(name).exec(&self.db)).await?;
+        if removed.rows_affected == 0 {
+            return Err(StoreError::NoNode(name.to_owned()));
+        }
+        self.set_drained(name, None).await
+    }
+
+    /// The names of all nodes that are drained.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn drained_nodes(&self) -> Result<BTreeSet<String>, StoreError> {
+        let rows = within_deadline(drained_node::Entity::find().all(&self.db)).await?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
+    }
+
+    /// Keeps that a node is drained since then, or that it is not.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn set_drained(&self, name: &str, since_ms: Option<i64>) -> Result<(), StoreError> {
+        let Some(since_ms) = since_ms else {
+            return within_deadline(drained_node::Entity::delete_by_id(name).exec(&self.db)).await.map(drop);
+        };
+        let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
+        let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
+        let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
+        within_deadline(insert.exec_without_returning(&self.db)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Settings;
+
+    #[actix_rt::test]
+    async fn nodes_and_drains_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/gateway.db", folder.path().display());
+        let store = Store::open(&Settings { url, ..Settings::default() }).await.unwrap();
+        let node = |settings: &str| StoredNode { name: "a".to_owned(), settings: settings.to_owned() };
+        assert!(matches!(store.change_node(node("{}"), 1).await, Err(StoreError::NoNode(_))));
+        store.add_node(node("{}"), 1).await.unwrap();
+        assert!(matches!(store.add_node(node("{}"), 2).await, Err(StoreError::NodeExists(_))));
+        store.change_node(node("{\"slots\":2}"), 3).await.unwrap();
+        assert_eq!(store.nodes().await.unwrap(), [node("{\"slots\":2}")]);
+        for since in [Some(1), Some(2)] {
+            store.set_drained("a", since).await.unwrap();
+            store.set_drained("b", since).await.unwrap();
+        }
+        store.remove_node("a").await.unwrap();
+        assert_eq!(store.drained_nodes().await.unwrap(), BTreeSet::from(["b".to_owned()]));
+        store.set_drained("b", None).await.unwrap();
+        assert!(store.drained_nodes().await.unwrap().is_empty() && store.nodes().await.unwrap().is_empty());
+        assert!(matches!(store.remove_node("a").await, Err(StoreError::NoNode(_))));
+        store.close().await;
+    }
+}
