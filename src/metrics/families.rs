@@ -192,7 +192,7 @@ impl Families {
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {
             end(family, nodes, |labels| drop(family.remove(labels)));
         }
-        for family in [&self.node_duration, &self.probe_duration] {
+        for family in [&self.node_duration, &self.probe_duration, &self.model_load] {
             end(family, nodes, |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_vram, &self.probed_at] {

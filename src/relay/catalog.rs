@@ -18,6 +18,8 @@ struct Said {
     version: Option<String>,
     tags: Vec<Value>,
     loaded: Vec<Value>,
+    /// An operator did something to its models: to be looked at soon.
+    is_stale: bool,
 }
 
 impl Catalog {
@@ -36,6 +38,16 @@ impl Catalog {
     /// A node that does not answer has nothing in memory that anybody could use.
     pub(super) fn hear_nothing(&self, node: NodeId) {
         self.nodes.entry(node).or_default().loaded.clear();
+    }
+
+    /// The node's models are about to be others than it said last.
+    pub fn expect_change(&self, node: NodeId) {
+        self.nodes.entry(node).or_default().is_stale = true;
+    }
+
+    /// Whether that is so, asked once.
+    pub(super) fn take_stale(&self, node: NodeId) -> bool {
+        self.nodes.get_mut(&node).is_some_and(|mut said| std::mem::take(&mut said.is_stale))
     }
 
     /// A node left.

@@ -116,7 +116,8 @@ impl Prober {
         let mut events = Vec::new();
         let now = self.clock.uptime();
         let due = |last: Option<Duration>, seconds| last.is_none_or(|last| now >= last + Duration::from_secs(seconds));
-        if due(self.listed, self.settings.models_interval_seconds) {
+        let is_stale = self.catalog.take_stale(node);
+        if is_stale || due(self.listed, self.settings.models_interval_seconds) {
             match self.models().await {
                 Ok(models) => events.push(Event::Listed { node, models }),
                 Err(error) if self.listed.is_none() => {
@@ -126,7 +127,7 @@ impl Prober {
             }
             self.listed = Some(now);
         }
-        if due(self.looked, self.settings.loaded_interval_seconds) {
+        if is_stale || due(self.looked, self.settings.loaded_interval_seconds) {
             match self.loaded().await {
                 Ok(loaded) => events.push(Event::Resident { node, loaded }),
                 Err(error) => {

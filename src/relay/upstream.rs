@@ -82,7 +82,7 @@ impl Upstream {
     /// awc pools a connection as soon as it has read a head that promises no body. What follows an interim answer
     /// (1xx), or a head whose body ends with the connection, would then answer somebody else's request: nothing that
     /// is in the pool is used again.
-    fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
+    pub(super) fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
         let headers = response.headers();
         let has_length =
             headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
@@ -144,6 +144,21 @@ impl Upstream {
     /// Why there is no answer.
     pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
         self.ask(node, self.client(node).post(node.show_uri().clone()), body).await
+    }
+
+    /// A request of the gateway's own, with the node's headers.
+    pub(super) fn request(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        uri: &awc::http::Uri,
+        method: &str,
+    ) -> Result<ClientRequest, String> {
+        let method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+        let mut request = self.client(node).request(method, uri.clone());
+        for header in node.headers() {
+            request = request.insert_header(header);
+        }
+        Ok(request)
     }
 
     async fn ask(&self, node: &Arc<NodeEndpoint>, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {

@@ -317,6 +317,8 @@ async fn a_wrong_method_is_405_with_those_that_work() {
         ("/admin/nodes/up/drain", "POST"),
         ("/admin/nodes/up/undrain", "POST"),
         ("/admin/reload", "POST"),
+        ("/admin/models", "GET"),
+        ("/admin/models/llama3.2", "DELETE"),
         ("/", "GET, HEAD"),
         ("/health", "GET, HEAD"),
         ("/health/live", "GET, HEAD"),

@@ -18,6 +18,7 @@ mod fidelity;
 mod harness;
 mod input;
 mod keys;
+mod library;
 mod limits;
 mod metrics;
 mod names;

@@ -1,6 +1,7 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 pub mod keys;
 pub mod limits;
+pub mod models;
 pub mod nodes;
 pub mod queue;
 pub mod reload;
@@ -58,6 +59,12 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         )
         .service(post("/admin/nodes/{name}/drain").route(web::post().to(nodes::drain)))
         .service(post("/admin/nodes/{name}/undrain").route(web::post().to(nodes::undrain)))
+        .service(get("/admin/models").route(web::get().to(models::list)))
+        .service(post("/admin/models/pull").route(web::post().to(models::pull)))
+        .service(post("/admin/models/load").route(web::post().to(models::load)))
+        .service(post("/admin/models/unload").route(web::post().to(models::unload)))
+        // A model's name may hold slashes.
+        .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)))
         .service(post("/admin/reload").route(web::post().to(reload::reload)));
 }
 

@@ -154,7 +154,7 @@ pub struct NodeFields {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, pattern = "^(off|dns)$")]
     discover: Option<Option<Discover>>,
-    /// Requests that one loaded model takes at a time.
+    /// Requests that one loaded model takes at a time; null = learned.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1024)]
     slots: Option<Option<u32>>,
@@ -203,7 +203,7 @@ impl NodeFields {
             given.into_iter().for_each(|given| *place = given);
         }
         set(&mut node.discover, self.discover.map(|given| given.unwrap_or(base.discover)));
-        set(&mut node.slots, self.slots.map(|given| given.unwrap_or(base.slots)));
+        set(&mut node.slots, self.slots);
         set(&mut node.vram_gb, self.vram_gb);
         set(&mut node.api_key, self.api_key);
         set(&mut node.username, self.username);

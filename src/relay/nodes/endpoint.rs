@@ -43,6 +43,8 @@ pub struct NodeEndpoint {
     tags: Uri,
     ps: Uri,
     show: Uri,
+    pull: Uri,
+    delete: Uri,
     /// Credentials and other headers for this node, and for no other.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// For https: whom the node's certificate must be signed by.
@@ -78,6 +80,8 @@ impl NodeEndpoint {
             tags: uri("/api/tags")?,
             ps: uri("/api/ps")?,
             show: uri("/api/show")?,
+            pull: uri("/api/pull")?,
+            delete: uri("/api/delete")?,
             headers: headers(settings)?,
             tls: trust(settings)?,
             address: None,
@@ -122,6 +126,14 @@ impl NodeEndpoint {
 
     pub(in crate::relay) fn show_uri(&self) -> &Uri {
         &self.show
+    }
+
+    pub(in crate::relay) fn pull_uri(&self) -> &Uri {
+        &self.pull
+    }
+
+    pub(in crate::relay) fn delete_uri(&self) -> &Uri {
+        &self.delete
     }
 
     /// The headers of every request to this node, and to no other.
