@@ -303,16 +303,20 @@ def fleet():
         stat("Postgres", "Whether it answered the last time. While it does not, everything but reports and changes of users "
              "goes on.", "min(" + series("gateway_database_up") + ")", "none",
              rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
+        stat("Configuration", "Whether gateway.yaml was good when it was read last. While it is not, the one before is in force; "
+             "the log and POST /admin/reload name every mistake.",
+             "min(" + series("gateway_config_last_reload_successful") + ")", "none",
+             rising((1, "green")), 2, values(_0=("Mistake", "red"), _1=("Good", "green")), spark=False, height=8),
         graph("Usage rows on their way", "In memory: of running requests, and those not yet in the local file; new requests get "
               "503 at 16384. In the local file: not in Postgres yet; that rises while Postgres is away, and costs nothing. "
               "Parked: Postgres refuses them.",
               [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "in memory, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_outbox_rows") + ")", "in the local file, {{instance}}"),
-               ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}")], "none", (6, 8)),
+               ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}")], "none", (5, 8)),
         graph("Memory", "In use by the gateway.",
               [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (5, 8)),
         graph("Processor", "1 is one core. This is what the gateway takes; models run elsewhere.",
-              [(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")], "none", (5, 8)),
+              [(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")], "none", (4, 8)),
         table("Versions", "Which version runs where. The value is always 1.",
               [("max by (instance, version) (" + series("gateway_build_info") + ")", "")], "none", (3, 8),
               {"instance": "Instance", "version": "Version"}, hide=["Value"]),

@@ -11,7 +11,8 @@ import tools
 import yaml
 
 # Exported, and on no board.
-DELIBERATELY_NOT: set[str] = set()
+# When the configuration was read: a date, of use beside the log alone.
+DELIBERATELY_NOT = {"gateway_config_last_reload_timestamp_seconds"}
 UNITS = {"none", "short", "s", "reqps", "percentunit", "bytes", "decbytes", "count:tok/s"}
 # Objectives are kept over fixed windows.
 FIXED_WINDOWS = {"gw-slo": {"5m", "30m", "1h", "6h", "30d"}}
