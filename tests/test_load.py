@@ -249,6 +249,7 @@ if "locust" in sys.modules:
     from locust.runners import MasterRunner
 
     STREAM, PLAIN, REFUSED = "chat (full stream)", "chat (plain)", "refused (429, 503)"
+    LEFT, MAX_TURNS = "chat (left early)", 5
     TTFT, TPOT = "TTFT (ms)", "TPOT (ms/token)"
     keeping = contextlib.ExitStack()
     keys: list[str] = []
@@ -260,12 +261,12 @@ if "locust" in sys.modules:
         host = DEFAULT_URL
         wait_time = between(0.1, 1.0)
 
-        def ask(self, stream: bool):
+        def ask(self, stream: bool, body: dict | None = None):
             sent = time.perf_counter()
             with self.client.post(
                 "/v1/chat/completions",
                 name=STREAM if stream else PLAIN,
-                json=request_of(stream),
+                json=body or request_of(stream),
                 headers={"Authorization": f"Bearer {keys[0]}"},
                 stream=True,
                 catch_response=True,
@@ -310,6 +311,39 @@ if "locust" in sys.modules:
         def plain(self):
             self.ask(stream=False)
 
+    class TalkingUser(ChatUser):
+        """Stays with one conversation, which grows, and reads each answer before going on."""
+
+        weight = 2
+        wait_time = between(1, 4)
+
+        def on_start(self):
+            self.said = []
+
+        @task
+        def go_on(self):
+            body = request_of(stream=True)
+            self.said = self.said[-2 * MAX_TURNS:] + body["messages"]
+            self.ask(stream=True, body=body | {"messages": self.said})
+            self.said = [*self.said, {"role": "assistant", "content": "It brings a river to mind."}]
+
+    class ImpatientUser(ChatUser):
+        """Hangs up after the first event, as people do who see that they asked for the wrong thing."""
+
+        weight = 1
+
+        @task
+        def leave(self):
+            headers = {"Authorization": f"Bearer {keys[0]}"}
+            with self.client.post("/v1/chat/completions", name=LEFT, json=request_of(stream=True), headers=headers,
+                                  stream=True, catch_response=True, timeout=TIMEOUT_SECONDS) as response:
+                if response.status_code in (429, 503):
+                    response.request_meta["name"] = REFUSED
+                elif response.status_code == 200:
+                    next(response.iter_lines(chunk_size=1), None)
+                response.success() if response.status_code in (200, 429, 503) else response.failure(response.text[:200])
+                response.close()
+
     @events.test_start.add_listener
     def get_key(environment, **_):
         # A master asks nothing itself.
@@ -329,13 +363,14 @@ if "locust" in sys.modules:
     @events.quitting.add_listener
     def summarise(environment, **_):
         stats = environment.stats
-        stream, plain, refused = (stats.get(name, "POST") for name in (STREAM, PLAIN, REFUSED))
+        stream, plain, refused, left = (stats.get(name, "POST") for name in (STREAM, PLAIN, REFUSED, LEFT))
         ttft, tpot = stats.get(TTFT, "LLM"), stats.get(TPOT, "LLM")
-        made = stream.num_requests + plain.num_requests + refused.num_requests
-        failures = stream.num_failures + plain.num_failures
+        made = stream.num_requests + plain.num_requests + refused.num_requests + left.num_requests
+        failures = stream.num_failures + plain.num_failures + left.num_failures
         tokens = stream.total_content_length + plain.total_content_length
         seconds = max(stats.total.last_request_timestamp or 0, stats.start_time) - stats.start_time
-        print(f"\nrequests {made}, failures {failures}, refusals (429, 503) {refused.num_requests}")
+        print(f"\nrequests {made}, failures {failures}, refusals (429, 503) {refused.num_requests}, "
+              f"left early {left.num_requests}")
         for name, row in [(TTFT, ttft), (TPOT, tpot)]:
             # Locust keeps percentiles in whole milliseconds; the mean is exact.
             half, most = (row.get_response_time_percentile(share) for share in (0.5, 0.95))
