@@ -345,7 +345,9 @@ impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Exists(_) | StoreError::NodeExists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => Self::not_found(error.to_string()),
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => {
+                Self::not_found(error.to_string())
+            }
             StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut
             | StoreError::Database(_)

@@ -1,7 +1,6 @@
 //! The routes that make a node work: from a body and a key to a node's answer.
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -389,9 +388,8 @@ impl Inference {
     /// The model to use for the name that a client gives, if its key may be used for it.
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
         let names = self.names.get();
-        let look = |scheduler: &Scheduler| {
-            (names.resolve(model, access.allowed_models(), scheduler), scheduler.can_serve())
-        };
+        let look =
+            |scheduler: &Scheduler| (names.resolve(model, access.allowed_models(), scheduler), scheduler.can_serve());
         match self.relay.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),

@@ -547,12 +547,15 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
             "in_flight",
             "last_error",
             "loaded",
+            "loading",
+            "loads",
             "models",
             "name",
             "queue",
             "slots",
             "source",
             "state",
+            "tokens_per_second",
             "url",
         ];
         assert_eq!(keys(node), expected);
@@ -560,7 +563,10 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
     assert_eq!((&up["name"], &up["state"], &up["slots"]), (&json!("up"), &json!("up"), &json!(1)));
     assert_eq!((&up["in_flight"], &up["queue"], &up["completed"]), (&json!(1), &json!(1), &json!(1)));
     assert_eq!(up["last_error"], json!(null));
-    assert_eq!(up["loaded"], json!([{"name": "llama3.2:latest", "vram_bytes": 2_000_000_000_u64}]));
+    assert_eq!(
+        up["loaded"],
+        json!([{"name": "llama3.2:latest", "vram_bytes": 2_000_000_000_u64, "context_length": null, "context_drift": false}])
+    );
     let models = up["models"].as_array().unwrap();
     assert_eq!(models.len(), 4);
     let model = models.iter().find(|model| model["name"] == "llama3.2:latest").unwrap();
