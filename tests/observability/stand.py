@@ -77,10 +77,10 @@ class Stand:
 
 
 class Broken(http.server.BaseHTTPRequestHandler):
-    """A node that answers probes, lists one model, and cannot run it."""
+    """A node that answers probes, has one model in memory, and cannot run it."""
 
     protocol_version = "HTTP/1.1"
-    said = {"/api/version": {"version": "0.0.0"}, "/api/ps": {"models": []},
+    said = {"/api/version": {"version": "0.0.0"}, "/api/ps": {"models": [{"name": CURSED, "model": CURSED, "size_vram": 1}]},
             "/api/tags": {"models": [{"name": CURSED, "model": CURSED, "size": 1, "digest": "0", "modified_at": ""}]}}
 
     def do_GET(self):
@@ -156,6 +156,8 @@ def stand(seconds: float = 20.0):
             models = ",".join(f"{model}={size}" for model, size in MODELS.items())
             command = [sim(), "--listen", f"127.0.0.1:{port}", "--speed", "100", "--slots", "2", "--load-gb-s", "8",
                        "--load-overhead-ms", "100", "--models", models]
+            # The one that dies has its models in memory from the start, so that it has something to do when it does.
+            command += ["--warm"] if name == "doomed" else []
             processes[name] = stack.enter_context(running(command, folder / f"{name}.log", signal.SIGINT))
             nodes.append({"name": name, "url": f"http://127.0.0.1:{port}", "slots": 2, "vram_gb": 24})
         nodes.append({"name": "broken", "url": stack.enter_context(broken_node()), "slots": 2})
