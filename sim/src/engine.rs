@@ -2,7 +2,7 @@
 //! serves one request at a time, and an unbounded queue behind the slots of a loaded model.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use crate::clock;
 use crate::config::{SimConfig, SimModel};
 use crate::disk::Disk;
 use crate::error::ApiError;
+use crate::ledger::SimStats;
+use crate::options::LoadOptions;
 use crate::seat::Lease;
 
 /// What Ollama makes of a negative `keep_alive`.
@@ -30,6 +32,8 @@ pub(crate) struct Engine {
     changed: Notify,
     /// Requests that hold a slot of any model.
     active: AtomicUsize,
+    /// How many times slower than configured it is now, as the bits of an `f64`.
+    slowness: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -39,12 +43,14 @@ struct State {
     next_id: u64,
     loads: u64,
     evictions: u64,
+    reloads: u64,
 }
 
 #[derive(Debug)]
 struct Runner {
     id: u64,
     model: SimModel,
+    options: LoadOptions,
     slots: Arc<Semaphore>,
     /// Requests that run on it or wait for one of its slots.
     users: usize,
@@ -63,6 +69,7 @@ impl Runner {
 /// A loaded model as `/api/ps` lists it.
 pub(crate) struct LoadedModel {
     pub(crate) model: SimModel,
+    pub(crate) context_length: u64,
     pub(crate) expires_at: OffsetDateTime,
 }
 
@@ -75,6 +82,7 @@ impl Engine {
             loader: Arc::new(Semaphore::new(1)),
             changed: Notify::new(),
             active: AtomicUsize::new(0),
+            slowness: AtomicU64::new(1.0_f64.to_bits()),
         }
     }
 
@@ -90,16 +98,22 @@ impl Engine {
     pub(crate) fn loaded(&self) -> Vec<LoadedModel> {
         let state = self.lock();
         let mut loaded: Vec<_> = (state.loaded.values())
-            .map(|runner| LoadedModel { model: runner.model.clone(), expires_at: runner.expires_at })
+            .map(|runner| LoadedModel {
+                model: runner.model.clone(),
+                context_length: runner.options.context_length(),
+                expires_at: runner.expires_at,
+            })
             .collect();
         loaded.sort_by_key(|runner| std::cmp::Reverse(runner.expires_at));
         loaded
     }
 
-    /// Names of the loaded models in order, finished loads, evictions.
-    pub(crate) fn counts(&self) -> (Vec<String>, u64, u64) {
+    /// Adds what is known of loads to what is known of requests.
+    pub(crate) fn complete(&self, requests: SimStats) -> SimStats {
         let state = self.lock();
-        (state.loaded.keys().cloned().collect(), state.loads, state.evictions)
+        let loaded = state.loaded.keys().cloned().collect();
+        let State { loads, evictions, reloads, .. } = *state;
+        SimStats { loaded, loads, evictions, reloads, ..requests }
     }
 
     /// Forgets all models, as the end of the process does.
@@ -115,7 +129,7 @@ impl Engine {
         for model in models {
             if let Some(left) = room.checked_sub(model.size_bytes) {
                 room = left;
-                drop(self.insert(model, None));
+                drop(self.insert(model, None, LoadOptions::default()));
             }
         }
         self.lock().loads = 0;
@@ -124,10 +138,20 @@ impl Engine {
     /// The speed at which the node decodes one stream that would make `solo` tokens per second alone.
     pub(crate) fn shared_speed(&self, solo: f64) -> f64 {
         let others = self.active.load(Ordering::Relaxed).saturating_sub(1) as f64;
-        solo / (1.0 + self.config.batch_slowdown * others)
+        let slowness = f64::from_bits(self.slowness.load(Ordering::Relaxed));
+        solo / (1.0 + self.config.batch_slowdown * others) / slowness
     }
 
-    /// A hold on the model, loaded first if need be. Dropping the future gives up the place in the queue and aborts
+    pub(crate) fn slow_down(&self, factor: f64) {
+        self.slowness.store(factor.max(f64::MIN_POSITIVE).to_bits(), Ordering::Relaxed);
+    }
+
+    /// Whether a request finds its model in memory, with the options it needs.
+    pub(crate) fn has(&self, model: &SimModel, options: &LoadOptions) -> bool {
+        self.lock().loaded.get(&model.name).is_some_and(|runner| !runner.options.differ_for(options))
+    }
+
+    /// A hold on the model, loaded first if need be: also one that is loaded with other options. Dropping the future gives up the place in the queue and aborts
     /// the load.
     ///
     /// # Errors
@@ -136,21 +160,23 @@ impl Engine {
         self: &Arc<Self>,
         model: &SimModel,
         keep_alive: Option<Duration>,
+        options: &LoadOptions,
     ) -> Result<Lease, ApiError> {
-        if let Some(lease) = self.hold_loaded(model, keep_alive) {
+        if let Some(lease) = self.hold_loaded(model, keep_alive, options) {
             return Ok(lease);
         }
         let _turn = self.wait_for_loader().await?;
         // The request before this one may have loaded the same model.
-        if let Some(lease) = self.hold_loaded(model, keep_alive) {
+        if let Some(lease) = self.hold_loaded(model, keep_alive, options) {
             return Ok(lease);
         }
+        self.drop_outdated(model).await;
         self.make_room(model).await;
         let load_time = self.config.load_time(model);
         if !load_time.is_zero() {
             tokio::time::sleep(load_time).await;
         }
-        Ok(self.insert(model, keep_alive))
+        Ok(self.insert(model, keep_alive, options.clone()))
     }
 
     /// `keep_alive: 0` without a prompt: leaves once it is idle.
@@ -171,12 +197,29 @@ impl Engine {
         Ok(turn.expect("the loader's semaphore is never closed"))
     }
 
-    fn hold_loaded(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>) -> Option<Lease> {
+    fn hold_loaded(
+        self: &Arc<Self>,
+        model: &SimModel,
+        keep_alive: Option<Duration>,
+        options: &LoadOptions,
+    ) -> Option<Lease> {
         let mut state = self.lock();
-        let runner = state.loaded.get_mut(&model.name)?;
+        let runner = state.loaded.get_mut(&model.name).filter(|runner| !runner.options.differ_for(options))?;
         runner.users += 1;
         runner.keep_alive = keep_alive.unwrap_or(runner.keep_alive);
         Some(self.lease(runner))
+    }
+
+    /// Unloads the model itself, whose options are not those that are needed, once it is idle; until then it accepts
+    /// requests that can do with them.
+    async fn drop_outdated(&self, model: &SimModel) {
+        loop {
+            let outdated = self.lock().drop_outdated(&model.name);
+            match outdated {
+                None => return,
+                Some(id) => self.idle_or_gone(id).await,
+            }
+        }
     }
 
     /// Evicts idle models, lowest name first, until the model fits. If none is idle it waits for the one with the
@@ -203,7 +246,7 @@ impl Engine {
         }
     }
 
-    fn insert(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>) -> Lease {
+    fn insert(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>, options: LoadOptions) -> Lease {
         let mut state = self.lock();
         state.loads += 1;
         state.next_id += 1;
@@ -211,6 +254,7 @@ impl Engine {
         let mut runner = Runner {
             id: state.next_id,
             model: model.clone(),
+            options,
             slots: Arc::new(Semaphore::new(slots)),
             users: 1,
             keep_alive: keep_alive.unwrap_or(self.config.keep_alive),
@@ -259,6 +303,17 @@ impl Engine {
 }
 
 impl State {
+    /// Unloads a model for a reload; the runner to wait for, if it is in use.
+    fn drop_outdated(&mut self, name: &str) -> Option<u64> {
+        let runner = self.loaded.get(name)?;
+        if runner.users > 0 {
+            return Some(runner.id);
+        }
+        self.loaded.remove(name);
+        self.reloads += 1;
+        None
+    }
+
     /// Unloads idle models until so many bytes fit.
     fn make_room(&mut self, needed: u64, vram: u64) -> Room {
         loop {

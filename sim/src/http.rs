@@ -7,6 +7,7 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
+use crate::clock;
 use crate::disk;
 use crate::error::{ApiError, Wire, json_type};
 use crate::inference;
@@ -150,6 +151,9 @@ pub(crate) fn seen(request: &HttpRequest, body: Bytes) -> SeenRequest {
         request_id: request.headers().get("x-request-id").map(text),
         tokens_generated: 0,
         prompt_tokens: 0,
+        found_loaded: false,
+        arrived: clock::now().into_std(),
+        ended: None,
         outcome: Outcome::Running,
     }
 }

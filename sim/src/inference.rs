@@ -97,14 +97,15 @@ impl Job<'_> {
 
     async fn generate(mut self, wire: Wire, generate: Generate) -> Result<HttpResponse, ApiError> {
         let started = clock::now();
-        let Generate { ask, stream, keep_alive, dialect } = generate;
+        let Generate { ask, stream, keep_alive, options, dialect } = generate;
         let model = self.model(&ask.model, ApiError::model_not_found)?;
         ask.check(&model).inspect_err(|_| self.visit.reject())?;
         let prompt_tokens = ask.prompt_tokens();
         self.visit.set_prompt_tokens(prompt_tokens);
         self.visit.set_queued(true);
         let engine = &self.node.engine;
-        let lease = engine.hold(&model, keep_alive).await.inspect_err(|_| self.visit.reject())?;
+        self.visit.set_found_loaded(engine.has(&model, &options));
+        let lease = engine.hold(&model, keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
         let load = clock::now() - started;
         let seat = lease.seat().await;
         self.visit.set_queued(false);
@@ -137,7 +138,8 @@ impl Job<'_> {
         self.visit.set_prompt_tokens(prompt_tokens);
         self.visit.set_queued(true);
         let engine = &self.node.engine;
-        let lease = engine.hold(&model, embed.keep_alive).await.inspect_err(|_| self.visit.reject())?;
+        self.visit.set_found_loaded(engine.has(&model, &embed.options));
+        let lease = engine.hold(&model, embed.keep_alive, &embed.options).await.inspect_err(|_| self.visit.reject())?;
         let timings = Timings::new(started, clock::now() - started);
         let seat = lease.seat().await;
         self.visit.set_queued(false);
@@ -165,8 +167,14 @@ impl Job<'_> {
 
     async fn load(mut self, residence: Residence) -> Result<HttpResponse, ApiError> {
         let model = self.model(&residence.model, ApiError::model_not_found)?;
+        if !model.can("completion") {
+            self.visit.reject();
+            let message = format!("\"{}\" does not support {}", residence.model, residence.purpose);
+            return Err(ApiError::bad_request(message));
+        }
         self.visit.set_queued(true);
-        let held = self.node.engine.hold(&model, residence.keep_alive).await;
+        self.visit.set_found_loaded(self.node.engine.has(&model, &residence.options));
+        let held = self.node.engine.hold(&model, residence.keep_alive, &residence.options).await;
         let _lease = held.inspect_err(|_| self.visit.reject())?;
         let hangs = |fault: &Fault| matches!(fault, Fault::HangBeforeHead | Fault::HangAfter(_));
         if self.fault.as_ref().is_some_and(hangs) {

@@ -14,7 +14,6 @@ const VERSION: &str = "0.33.0";
 const MODIFIED_AT: &str = "2026-08-20T10:11:12.345678901Z";
 /// `MODIFIED_AT` in seconds since 1970.
 const CREATED: i64 = 1_787_220_672;
-const CONTEXT_LENGTH: u64 = 4096;
 
 #[derive(Serialize)]
 struct Version {
@@ -105,7 +104,7 @@ pub(crate) fn tags(models: &[SimModel]) -> String {
 
 /// The body of `/api/ps`.
 pub(crate) fn ps(loaded: &[LoadedModel]) -> String {
-    let models = loaded.iter().map(|LoadedModel { model, expires_at }| Running {
+    let models = loaded.iter().map(|LoadedModel { model, context_length, expires_at }| Running {
         name: &model.name,
         model: &model.name,
         size: model.size_bytes,
@@ -113,7 +112,7 @@ pub(crate) fn ps(loaded: &[LoadedModel]) -> String {
         details: Details::short(model),
         expires_at: clock::rfc3339(*expires_at),
         size_vram: model.size_bytes,
-        context_length: CONTEXT_LENGTH,
+        context_length: *context_length,
     });
     json(&Models { models: models.collect() })
 }

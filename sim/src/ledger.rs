@@ -2,8 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
+
+use crate::clock;
 
 /// How many requests the log keeps.
 const LOG_LIMIT: usize = 10_000;
@@ -37,6 +40,12 @@ pub struct SeenRequest {
     pub tokens_generated: u64,
     /// Tokens of the prompt, 0 until it is understood.
     pub prompt_tokens: u64,
+    /// Whether its model was in memory when it came, with the options it needs: it waited for no load.
+    pub found_loaded: bool,
+    /// When it came.
+    pub arrived: Instant,
+    /// When it ended, however it did.
+    pub ended: Option<Instant>,
     /// What became of it.
     pub outcome: Outcome,
 }
@@ -58,6 +67,8 @@ pub struct SimStats {
     pub loads: u64,
     /// Models unloaded to make room for another.
     pub evictions: u64,
+    /// Models unloaded because a request needed the same one with other options.
+    pub reloads: u64,
     /// Names of the loaded models, in order.
     pub loaded: Vec<String>,
 }
@@ -100,6 +111,7 @@ impl Ledger {
     /// Writes a request down that is answered at once.
     pub(crate) fn note(&self, mut seen: SeenRequest) {
         seen.outcome = Outcome::Completed;
+        seen.ended = Some(seen.arrived);
         self.lock().push(seen);
     }
 
@@ -164,6 +176,12 @@ impl Visit {
         }
     }
 
+    pub(crate) fn set_found_loaded(&self, found: bool) {
+        if let Some(seen) = self.ledger.lock().entry(self.number) {
+            seen.found_loaded = found;
+        }
+    }
+
     pub(crate) fn add_generated(&self, tokens: u64) {
         if let Some(seen) = self.ledger.lock().entry(self.number) {
             seen.tokens_generated += tokens;
@@ -199,6 +217,9 @@ impl Visit {
         self.set_queued(false);
         let mut book = self.ledger.lock();
         book.in_flight -= 1;
+        if let Some(seen) = book.entry(self.number) {
+            seen.ended = Some(clock::now().into_std());
+        }
         match book.entry(self.number) {
             Some(seen) if seen.outcome == Outcome::Faulted => false,
             Some(seen) => {

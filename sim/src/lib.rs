@@ -12,7 +12,7 @@
 //! |---|---|
 //! | the node | `node` starts and stops it; `http` finds the handler; `info` lists models; `disk` keeps them |
 //! | an answer | `inference` carries a request; `generation` speaks it token by token; `dialect` writes it down for each route |
-//! | the parts | `engine` loads and queues, `seat` holds; `ask` decides the answer; `fault`, `ledger`, `config`, `text`, `error`, `clock` |
+//! | the parts | `engine` loads and queues, `options` tells when anew, `seat` holds; `ask` decides the answer; `fault`, `ledger`, `config`, `text`, `error`, `clock` |
 
 mod ask;
 mod clock;
@@ -28,6 +28,7 @@ mod inference;
 mod info;
 mod ledger;
 mod node;
+mod options;
 mod seat;
 mod text;
 

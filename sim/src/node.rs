@@ -78,6 +78,12 @@ impl SimNode {
         self.node.faults.push(faults);
     }
 
+    /// From now on tokens take so many times longer, those of running answers included; 1 ends it. A node without
+    /// delays stays without.
+    pub fn slow_down(&self, factor: f64) {
+        self.node.engine.slow_down(factor);
+    }
+
     /// While true, `/api/version`, `/api/tags` and `/api/ps` do not answer.
     pub fn freeze_probes(&self, frozen: bool) {
         self.node.frozen.send_replace(frozen);
@@ -85,8 +91,7 @@ impl SimNode {
 
     /// The counters now.
     pub fn stats(&self) -> SimStats {
-        let (loaded, loads, evictions) = self.node.engine.counts();
-        SimStats { loaded, loads, evictions, ..self.node.ledger.stats() }
+        self.node.engine.complete(self.node.ledger.stats())
     }
 
     /// The last 10,000 requests, oldest first.

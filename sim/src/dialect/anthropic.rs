@@ -76,7 +76,7 @@ pub(crate) fn messages(body: &[u8]) -> Result<Work, ApiError> {
         purpose: "chat",
     };
     let dialect = Box::new(Messages::new(model, &ask));
-    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(false), keep_alive: None, dialect }))
+    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
 }
 
 fn read_content(role: &str, content: &Value) -> Result<Turn, ApiError> {

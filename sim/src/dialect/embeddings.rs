@@ -11,10 +11,8 @@ use super::keep_alive::keep_alive;
 use super::{Timings, Work, read};
 use crate::clock;
 use crate::error::{ApiError, json};
+use crate::options::{CONTEXT_LENGTH, LoadOptions};
 use crate::text::{EMBEDDING_LENGTH, count_tokens, embedding};
-
-/// Tokens that fit one input.
-const CONTEXT_LENGTH: u64 = 4096;
 
 /// An embedding request in neutral form.
 pub(crate) struct Embed {
@@ -22,6 +20,7 @@ pub(crate) struct Embed {
     pub(crate) model: String,
     pub(crate) inputs: Vec<String>,
     pub(crate) keep_alive: Option<Duration>,
+    pub(crate) options: LoadOptions,
     dimensions: Option<usize>,
     shape: Shape,
 }
@@ -40,6 +39,7 @@ struct Request {
     input: Option<Value>,
     prompt: Option<String>,
     keep_alive: Option<Value>,
+    options: Option<LoadOptions>,
     dimensions: Option<usize>,
     truncate: Option<bool>,
     encoding_format: Option<String>,
@@ -61,7 +61,8 @@ pub(crate) fn native_old(body: &[u8]) -> Result<Work, ApiError> {
 
 /// Reads a request to `/v1/embeddings`.
 pub(crate) fn openai(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
+    // Ollama's own wishes mean nothing here.
+    let request = Request { keep_alive: None, options: None, ..read(body)? };
     let shape = match request.encoding_format.as_deref() {
         None | Some("" | "float") => Shape::OpenAiFloat,
         Some("base64") => Shape::OpenAiBase64,
@@ -100,8 +101,8 @@ fn embed(request: Request, inputs: Vec<String>, shape: Shape) -> Result<Work, Ap
         model: request.model.unwrap_or_default(),
         inputs,
         keep_alive: keep_alive(request.keep_alive.as_ref())?,
+        options: request.options.unwrap_or_default(),
         dimensions: request.dimensions.filter(|dimensions| *dimensions > 0),
-
         shape,
     }))
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::ask::{Ask, Piece, Reason};
 use crate::clock;
 use crate::error::{ApiError, json};
+use crate::options::LoadOptions;
 
 pub(crate) mod anthropic;
 pub(crate) mod embeddings;
@@ -104,13 +105,24 @@ pub(crate) struct Generate {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
     pub(crate) keep_alive: Option<Duration>,
+    pub(crate) options: LoadOptions,
     pub(crate) dialect: Box<dyn Dialect>,
+}
+
+impl Generate {
+    /// On a route that cannot say how the model is to be loaded.
+    pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
+        Self { ask, stream, keep_alive: None, options: LoadOptions::default(), dialect }
+    }
 }
 
 /// A request that only moves a model in or out of memory.
 pub(crate) struct Residence {
     pub(crate) model: String,
     pub(crate) keep_alive: Option<Duration>,
+    pub(crate) options: LoadOptions,
+    /// The word of the error when a model that only embeds is to be loaded.
+    pub(crate) purpose: &'static str,
     /// The answer once it is done.
     pub(crate) reply: fn(model: &str, reason: &str) -> String,
 }

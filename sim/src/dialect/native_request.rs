@@ -10,6 +10,7 @@ use super::native::{Native, Route, chat_residence, generate_residence};
 use super::{Generate, Residence, Work, limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::ApiError;
+use crate::options::LoadOptions;
 
 #[derive(Deserialize)]
 struct Request {
@@ -24,6 +25,7 @@ struct Request {
     keep_alive: Option<Value>,
     tools: Option<Vec<ToolSpec>>,
     options: Option<Options>,
+    shift: Option<bool>,
     think: Option<Value>,
 }
 
@@ -34,9 +36,11 @@ struct Message {
     images: Option<Vec<String>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 struct Options {
     num_predict: Option<i64>,
+    #[serde(flatten)]
+    load: LoadOptions,
 }
 
 #[derive(Deserialize)]
@@ -65,7 +69,7 @@ pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
     });
     let turns: Vec<Turn> = turns.collect();
     if turns.is_empty() {
-        return residence(request, chat_residence);
+        return residence(request, chat_residence, "chat");
     }
     work(request, turns, Route::Chat)
 }
@@ -75,7 +79,7 @@ pub(crate) fn generate(body: &[u8]) -> Result<Work, ApiError> {
     let mut request: Request = read(body)?;
     let prompt = request.prompt.take().unwrap_or_default();
     if prompt.is_empty() {
-        return residence(request, generate_residence);
+        return residence(request, generate_residence, "generate");
     }
     let system = request.system.take().filter(|system| !system.is_empty());
     let mut turns: Vec<Turn> = system.map(|system| Turn::new("system", system)).into_iter().collect();
@@ -84,20 +88,22 @@ pub(crate) fn generate(body: &[u8]) -> Result<Work, ApiError> {
     work(request, turns, Route::Generate)
 }
 
-fn residence(request: Request, reply: fn(&str, &str) -> String) -> Result<Work, ApiError> {
+fn residence(request: Request, reply: fn(&str, &str) -> String, purpose: &'static str) -> Result<Work, ApiError> {
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
-    let residence = Residence { model: request.model.unwrap_or_default(), keep_alive, reply };
+    let options = request.options.unwrap_or_default().load.with_shift(request.shift);
+    let residence = Residence { model: request.model.unwrap_or_default(), keep_alive, options, purpose, reply };
     Ok(if keep_alive == Some(Duration::ZERO) { Work::Unload(residence) } else { Work::Load(residence) })
 }
 
 fn work(request: Request, turns: Vec<Turn>, route: Route) -> Result<Work, ApiError> {
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
     let model = request.model.unwrap_or_default();
+    let options = request.options.unwrap_or_default();
     let tools = request.tools.unwrap_or_default().into_iter();
     let ask = Ask {
         model: model.clone(),
         turns,
-        max_tokens: limit(request.options.and_then(|options| options.num_predict)),
+        max_tokens: limit(options.num_predict),
         tools: tools.map(|tool| Tool { name: tool.function.name, parameters: tool.function.parameters }).collect(),
         format: format(request.format)?,
         think: request.think.map(|think| think != Value::Bool(false)),
@@ -105,7 +111,8 @@ fn work(request: Request, turns: Vec<Turn>, route: Route) -> Result<Work, ApiErr
     };
     let raw = request.raw.unwrap_or(false);
     let dialect = Box::new(Native::new(route, model, raw));
-    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(true), keep_alive, dialect }))
+    let options = options.load.with_shift(request.shift);
+    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(true), keep_alive, options, dialect }))
 }
 
 fn format(format: Option<Value>) -> Result<Option<Value>, ApiError> {

@@ -92,7 +92,7 @@ pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Chat::new(model, include_usage));
-    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(false), keep_alive: None, dialect }))
+    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
 }
 
 /// Every part of a message becomes a message of its own.

@@ -46,7 +46,7 @@ pub(crate) fn complete(body: &[u8]) -> Result<Work, ApiError> {
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Text { model, include_usage, opening: None });
-    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(false), keep_alive: None, dialect }))
+    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
 }
 
 /// Writes the chunks of one text completion.

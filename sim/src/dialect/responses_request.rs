@@ -72,7 +72,7 @@ pub(crate) fn respond(body: &[u8]) -> Result<Work, ApiError> {
         purpose: "chat",
     };
     let dialect = Box::new(Responses::new(model));
-    Ok(Work::Generate(Generate { ask, stream: request.stream.unwrap_or(false), keep_alive: None, dialect }))
+    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
 }
 
 fn read_item(item: &Value) -> Result<Turn, ApiError> {

@@ -132,6 +132,69 @@ async fn a_load_waits_for_the_lowest_name_which_still_accepts_requests() {
 }
 
 #[actix_web::test]
+async fn what_the_model_was_not_loaded_with_loads_it_anew() {
+    let node = node(SimConfig::fast()).await;
+    let ask = async |more: serde_json::Value| {
+        let mut body = json!({"model": "llama3.2", "prompt": "[[n=1]]"});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        post(&node, "/api/generate", &body.to_string()).await;
+        (node.stats().loads, node.requests().last().unwrap().found_loaded)
+    };
+    let options = |options: serde_json::Value| json!({"options": options});
+
+    assert_eq!(ask(json!({})).await, (1, false));
+    for same in [json!({"temperature": 1, "num_predict": 3}), json!({"num_ctx": 4096, "num_gpu": -1, "num_batch": 512})]
+    {
+        assert_eq!(ask(options(same.clone())).await, (1, true), "{same}");
+    }
+    assert_eq!(ask(json!({"shift": true, "keep_alive": "1h"})).await, (1, true));
+    let others = ["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict"];
+    let others = others.map(|name| options(json!({name: 8}))).into_iter();
+    let others = others.chain([options(json!({"use_mmap": true})), json!({"shift": false})]);
+    let mut loads = 1;
+    for other in others {
+        loads += 1;
+        assert_eq!(ask(other.clone()).await, (loads, false), "{other}");
+        assert_eq!(ask(other.clone()).await, (loads, true), "{other}");
+    }
+    assert_eq!((node.stats().reloads, node.stats().evictions, node.stats().loaded.len()), (loads - 1, 0, 1));
+    ask(options(json!({"num_ctx": 8192}))).await;
+    assert_eq!(call(&node, "GET", "/api/ps", "").await.json()["models"][0]["context_length"], 8192);
+}
+
+#[actix_web::test]
+async fn a_model_is_loaded_anew_only_when_it_is_idle() {
+    let node = node(SimConfig { slots: 4, ..SimConfig::fast() }).await;
+    let holder = occupy(&node, "llama3.2").await;
+    let other = json!({"model": "llama3.2", "prompt": "hi", "options": {"num_ctx": 8192}}).to_string();
+    let mut other = Call::send(node.addr(), "POST", "/api/generate", &other).await;
+    assert!(other.is_silent().await);
+
+    drop(holder);
+
+    other.reply("POST").await.unwrap();
+    let log = node.requests();
+    assert!(log[0].ended.unwrap() >= log[1].arrived && log[1].ended.unwrap() >= log[0].ended.unwrap());
+    assert_eq!((node.stats().loads, node.stats().reloads), (2, 1));
+}
+
+#[actix_web::test]
+async fn a_node_can_become_slow_in_the_middle_of_an_answer() {
+    let node = node(SimConfig { tokens_per_second: 400.0, ..SimConfig::warm() }).await;
+    let mut call = Call::send(node.addr(), "POST", "/api/generate", &generate("llama3.2", "[[n=2000]]")).await;
+    call.until("response").await;
+    let made = || node.requests()[0].tokens_generated;
+    let pause = || tokio::time::sleep(Duration::from_millis(50));
+
+    node.slow_down(1e6);
+
+    pause().await;
+    let before = made();
+    pause().await;
+    assert_eq!((made(), node.stats().in_flight), (before, 1));
+}
+
+#[actix_web::test]
 async fn the_queue_for_loads_is_bounded_and_that_for_slots_is_not() {
     let config = SimConfig { max_queue: 1, load_overhead: Duration::from_secs(3600), ..SimConfig::fast() };
     let node = node(config).await;
@@ -162,6 +225,12 @@ async fn an_empty_prompt_loads_and_keep_alive_zero_unloads() {
     assert_eq!(unloaded["message"], json!({"role": "assistant", "content": ""}));
     assert!(node.stats().loaded.is_empty());
     assert_eq!(node.stats().evictions, 0);
+
+    let refused = post(&node, "/api/generate", r#"{"model":"all-minilm"}"#).await;
+    let error = json!({"error": "\"all-minilm\" does not support generate"});
+    assert_eq!((refused.status, refused.json()), (400, error), "a model that only embeds");
+    post(&node, "/api/embed", r#"{"model":"all-minilm","input":""}"#).await;
+    assert_eq!(node.stats().loaded, ["all-minilm:latest"]);
 }
 
 #[actix_web::test]
