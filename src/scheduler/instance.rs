@@ -160,6 +160,8 @@ pub(super) struct Instance {
     pub(super) listed: Arc<str>,
     /// Seconds; since when it is in memory.
     pub(super) resident_since: Option<f64>,
+    /// Seconds; when it was last taken out of memory.
+    pub(super) left_at: Option<f64>,
     /// What it takes in memory, as the node said last.
     pub(super) vram_bytes: Option<u64>,
     pub(super) context_length: Option<u64>,
@@ -186,6 +188,7 @@ impl Instance {
             recalled_digest: None,
             listed,
             resident_since: None,
+            left_at: None,
             vram_bytes: None,
             context_length: None,
             is_leaving: false,

@@ -124,6 +124,7 @@ impl Scheduler {
             instance.is_leaving = false;
             if result.is_ok() {
                 instance.resident_since = None;
+                instance.left_at = Some(now.as_secs_f64());
                 instance.sessions.clear();
             }
         }

@@ -13,7 +13,8 @@ use super::{
 
 /// How long a node that called itself busy is left alone.
 const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
-/// What a node says of its memory may be older than what it answered to a load.
+/// What a node says of its memory may be older than what it answered to a load or an unload; and Ollama lists a model
+/// until its memory is free again, seconds after it said that it goes.
 const LISTING_LAG_SECONDS: f64 = 5.0;
 /// When a node on trial may have answered.
 const TRIAL_SECONDS: f64 = 2.0;
@@ -363,7 +364,8 @@ impl Node {
             let instance = self.meet(id, &name);
             (instance.vram_bytes, instance.context_length) =
                 (Some(vram_bytes).filter(|bytes| *bytes > 0), context_length);
-            if loading != Some(id) {
+            let is_leaving = instance.left_at.is_some_and(|left| now < left + LISTING_LAG_SECONDS);
+            if loading != Some(id) && !is_leaving {
                 instance.resident_since.get_or_insert(now);
             }
         }

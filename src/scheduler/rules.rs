@@ -1,6 +1,6 @@
 //! The rules of the scheduler as a whole, one test each.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::*;
 
@@ -337,6 +337,28 @@ fn whoever_comes_just_when_a_back_off_ends_does_not_overtake_those_who_wait() {
     assert_eq!(scheduler.handle(arrived(3, "c", "m"), at(1)), [dispatch(2, 0, 1)]);
     assert_eq!(scheduler.handle(completed(2), at(1)), [dispatch(1, 0, 2)]);
     assert_eq!(scheduler.handle(completed(1), at(1)), [dispatch(3, 0, 1)]);
+}
+
+#[test]
+fn a_model_that_was_unloaded_is_not_used_while_its_node_still_lists_it() {
+    let small = NodeSpec { vram_bytes: Some(1), ..spec(1) };
+    let mut scheduler = Scheduler::new(Settings::default(), vec![small]);
+    let (node, m, n) = (NodeId(0), Arc::<str>::from("m:latest"), Arc::<str>::from("n:latest"));
+    let resident = |names: &[&str]| Event::Resident { node, loaded: names.iter().map(|name| loaded(name)).collect() };
+    scheduler.handle(Event::Answered { node }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")] }, at(0));
+    scheduler.handle(resident(&["m:latest"]), at(0));
+    assert_eq!(scheduler.handle(arrived(1, "a", "n"), at(100)), [Decision::Unload { node, model: m.clone() }]);
+    let unloaded = Event::Unloaded { node, model: m, result: Ok(()) };
+    assert_eq!(scheduler.handle(unloaded, at(100)), [Decision::Load { node, model: n.clone() }]);
+
+    scheduler.handle(resident(&["m:latest"]), at(101));
+
+    assert_eq!(scheduler.handle(arrived(2, "a", "m"), at(101)), []);
+    let is_loaded = Event::Loaded { node, model: n, result: Ok(()) };
+    assert_eq!(scheduler.handle(is_loaded, at(103)), [dispatch(1, 0, 1)]);
+    // Later it is somebody else's doing.
+    assert_eq!(scheduler.handle(resident(&["m:latest", "n:latest"]), at(105)), [dispatch(2, 0, 1)]);
 }
 
 #[test]
