@@ -293,12 +293,20 @@ impl ApiError {
                 (Self::unavailable("server_is_overloaded", message, after), Status::Deadline)
             }
             RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
-            RefusalReason::Exhausted { last } => (Self::exhausted(last, detail, model, after), Status::UpstreamError),
+            RefusalReason::NotLoaded { last } => {
+                let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
+                let error = Self::exhausted(last, message, model, after);
+                (error.with(|words| words.retry_after = Some(after)), Status::UpstreamError)
+            }
+            RefusalReason::Exhausted { last } => {
+                let message =
+                    format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
+                (Self::exhausted(last, message, model, after), Status::UpstreamError)
+            }
         }
     }
 
-    fn exhausted(last: Failure, detail: Option<&str>, model: &str, after: Duration) -> Self {
-        let message = format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
+    fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
         match last {
             Failure::Missing => Self::unknown_model(model),
             Failure::Busy => Self::unavailable("server_is_overloaded", message, after),

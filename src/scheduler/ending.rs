@@ -204,8 +204,17 @@ impl Scheduler {
     pub(super) fn retry_after(&self, reason: RefusalReason, model: ModelId, now: Time) -> Duration {
         match reason {
             RefusalReason::NoNode => self.returns_in(model, now),
+            RefusalReason::NotLoaded { .. } => self.loads_again_in(model, now),
             _ => self.drain.retry_after(self.queue.len(), self.settings.max_queued, now),
         }
+    }
+
+    /// When a model that could not be loaded is tried again.
+    fn loads_again_in(&self, model: ModelId, now: Time) -> Duration {
+        let instances = self.nodes.iter().filter(|node| node.is_open()).filter_map(|node| node.instance(model));
+        let again_at = instances.map(|instance| instance.load_again_at).fold(f64::INFINITY, f64::min);
+        Duration::try_from_secs_f64(again_at - now.as_secs_f64())
+            .map_or(SHORTEST_RETRY_AFTER, |time| time.max(SHORTEST_RETRY_AFTER))
     }
 
     /// When a node that has the model may be back.

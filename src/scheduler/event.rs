@@ -334,6 +334,11 @@ pub enum RefusalReason {
     DeadlinePassed,
     /// No live node has the model.
     NoNode,
+    /// The model could not be brought into any node's memory, and that is not tried again for a while.
+    NotLoaded {
+        /// What the last load met.
+        last: Failure,
+    },
     /// It was tried, and is not tried again.
     Exhausted {
         /// What the last attempt met.
@@ -349,7 +354,7 @@ impl RefusalReason {
             Self::QueueFull => "full",
             Self::DeadlinePassed => "deadline",
             Self::NoNode => "no_node",
-            Self::Exhausted { .. } => "exhausted",
+            Self::NotLoaded { .. } | Self::Exhausted { .. } => "exhausted",
         }
     }
 }

@@ -486,8 +486,12 @@ impl Scheduler {
     pub(super) fn why_no_node(&self, model: ModelId, request: Option<&Request>) -> RefusalReason {
         let last = request.and_then(Request::last_failure).filter(|last| !last.allows_same_node());
         let instances = self.nodes.iter().filter(|node| node.is_open()).filter_map(|node| node.instance(model));
-        let failed_load = || instances.filter_map(|instance| instance.last_load_failure).next();
-        last.or_else(failed_load).map_or(RefusalReason::NoNode, |last| RefusalReason::Exhausted { last })
+        let mut failed_loads = instances.filter_map(|instance| instance.last_load_failure);
+        match (last, failed_loads.next()) {
+            (Some(last), _) => RefusalReason::Exhausted { last },
+            (None, Some(last)) => RefusalReason::NotLoaded { last },
+            (None, None) => RefusalReason::NoNode,
+        }
     }
 }
 

@@ -362,6 +362,22 @@ fn a_model_that_was_unloaded_is_not_used_while_its_node_still_lists_it() {
 }
 
 #[test]
+fn a_load_that_failed_is_the_reason_and_its_next_try_the_advice() {
+    let mut scheduler = Scheduler::new(Settings::default(), vec![spec(1)]);
+    let (node, m) = (NodeId(0), Arc::<str>::from("m:latest"));
+    scheduler.handle(Event::Answered { node }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")] }, at(0));
+    assert_eq!(scheduler.handle(arrived(1, "a", "m"), at(0)), [Decision::Load { node, model: m.clone() }]);
+
+    let refused = scheduler.handle(Event::Loaded { node, model: m, result: Err(Failure::Crashed) }, at(1));
+
+    let not_loaded = RefusalReason::NotLoaded { last: Failure::Crashed };
+    assert_eq!((reasons(&refused), retry_after(&refused)), (vec![(1, not_loaded)], at(10)));
+    let refused = scheduler.handle(arrived(2, "a", "m"), at(4));
+    assert_eq!((reasons(&refused), retry_after(&refused)), (vec![(2, not_loaded)], at(7)));
+}
+
+#[test]
 fn a_missing_model_is_looked_for_elsewhere_and_not_asked_for_again() {
     let mut scheduler = nodes(&[1, 1]);
     scheduler.handle(arrived(1, "a", "m"), at(0));
