@@ -101,7 +101,7 @@ impl Scheduler {
         let bytes = node.instance(model).map_or(0.0, |instance| instance.model_bytes());
         let running = node.vacate(id, model);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome, bytes));
-        self.queue.settled(lane, used - attempt.charged);
+        self.queue.settled(lane, attempt.charged, used);
         let change = self.judge(attempt.node, |node| match outcome {
             Outcome::Completed => node.completed(epoch),
             Outcome::Cancelled => {}

@@ -5,7 +5,8 @@
 //! charged what it is expected to cost when it is dispatched, and the difference when it has ended.
 //!
 //! A lane that had nothing to wait for has not saved anything up: it joins with at least the counter of whoever was
-//! served last. What it had used beyond that is forgotten by half in 30 s. While lanes wait, nothing is forgotten, so
+//! served last, without what that one is only expected to cost: a guess that is far too high, as before any answer was
+//! seen, would keep newcomers behind a flood for dozens of its requests. What it had used beyond that is forgotten by half in 30 s. While lanes wait, nothing is forgotten, so
 //! that over any time the work done for two of them differs by at most twice the dearest request.
 //!
 //! Every model knows the lanes that wait for it in the same order, so that finding the next request for a model does not
@@ -86,6 +87,8 @@ struct Lane {
     /// Since when nothing waits.
     idle_since: Time,
     running: usize,
+    /// What of the counter is charged for requests that still run.
+    unsettled: f64,
     waiting: BTreeMap<Position, Entry>,
     by_model: BTreeMap<ModelId, BTreeSet<Position>>,
     /// When the oldest has a right to go first; kept while something waits.
@@ -120,7 +123,7 @@ pub(super) struct FairQueue {
     deadlines: BTreeSet<(Time, RequestId)>,
     /// Those that failed an attempt.
     retries: BTreeSet<RequestId>,
-    /// The counter of whoever was served last; never goes back.
+    /// The counter of whoever was served last, as far as it is settled; never goes back.
     served: f64,
     joins: u64,
     length: usize,
@@ -191,6 +194,7 @@ impl FairQueue {
             joined: 0,
             idle_since: now,
             running: 0,
+            unsettled: 0.0,
             waiting: BTreeMap::new(),
             by_model: BTreeMap::new(),
             due: Time::ZERO,
@@ -276,8 +280,10 @@ impl FairQueue {
 
     /// A request of this lane is sent to a node, queued before or not.
     pub(super) fn dispatched(&mut self, id: LaneId, cost: f64, now: Time) {
-        self.lanes[id.0].running += 1;
-        self.served = self.served.max(self.lanes[id.0].counter);
+        let lane = &mut self.lanes[id.0];
+        lane.running += 1;
+        self.served = self.served.max(lane.counter - lane.unsettled);
+        lane.unsettled += cost / lane.weight;
         self.charge(id, cost);
         let lane = &mut self.lanes[id.0];
         if lane.waiting.is_empty() {
@@ -285,10 +291,13 @@ impl FairQueue {
         }
     }
 
-    /// A request of this lane is on no node any more; `difference` is what it cost beyond what was charged.
-    pub(super) fn settled(&mut self, id: LaneId, difference: f64) {
-        self.lanes[id.0].running -= 1;
-        self.charge(id, difference);
+    /// A request of this lane is on no node any more: what it was charged when it was sent, and what it cost.
+    pub(super) fn settled(&mut self, id: LaneId, charged: f64, cost: f64) {
+        let lane = &mut self.lanes[id.0];
+        lane.running -= 1;
+        // The weight may have changed since.
+        lane.unsettled = if lane.running == 0 { 0.0 } else { (lane.unsettled - charged / lane.weight).max(0.0) };
+        self.charge(id, cost - charged);
     }
 
     fn charge(&mut self, id: LaneId, cost: f64) {
@@ -446,7 +455,7 @@ mod tests {
         queue.dispatch(a, 1, 2.0, at(0));
         assert_eq!(queue.order(10), [3, 4, 2, 5]);
         // It cost less than expected.
-        queue.0.settled(a, -1.5);
+        queue.0.settled(a, 2.0, 0.5);
         assert_eq!(queue.order(10), [3, 2, 4, 5]);
     }
 
@@ -473,6 +482,7 @@ mod tests {
         let b = queue.push(2, "b", 1.0, at(0));
         queue.dispatch(a, 1, 8.0, at(0));
         queue.dispatch(b, 2, 1.0, at(0));
+        queue.0.settled(b, 1.0, 1.0);
         let b = queue.push(3, "b", 1.0, at(0));
         queue.dispatch(b, 3, 1.0, at(0));
         // b's counter of 1 is where everybody begins now; a is at 8, and after 30 s at 1 + 7 / 2.
@@ -480,6 +490,22 @@ mod tests {
         let a = queue.push(5, "a", 1.0, at(30));
         assert!((queue.0.lanes[c.0].counter - 1.0).abs() < 1e-9);
         assert!((queue.0.lanes[a.0].counter - 4.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn whoever_comes_new_does_not_wait_for_what_others_were_only_expected_to_cost() {
+        let mut queue = Queue::new();
+        let flood = queue.push(1, "flood", 100.0, at(0));
+        queue.push(2, "flood", 100.0, at(0));
+        queue.push(3, "flood", 100.0, at(0));
+        for id in [1, 2] {
+            queue.dispatch(flood, id, 100.0, at(0));
+        }
+        for _ in [1, 2] {
+            queue.0.settled(flood, 100.0, 1.0);
+        }
+        queue.push(4, "new", 1.0, at(1));
+        assert_eq!(queue.order(10), [4, 3]);
     }
 
     #[test]

@@ -287,8 +287,8 @@ async fn one_user_with_a_hundred_requests_does_not_keep_another_waiting() {
     let (replies, overtaken) = tokio::join!(flooding, asking);
 
     assert!(replies.iter().all(|reply| reply.status == 200), "the flood is served in its turn");
-    // Not more than the one answer of 200 tokens that is expected before any was seen is worth.
-    assert!(overtaken.iter().all(|before| *before <= 40), "so many went before: {overtaken:?}");
+    // Two are running, and one may go first.
+    assert!(overtaken.iter().all(|before| *before <= 4), "so many went before: {overtaken:?}");
     app.stop().await;
 }
 
