@@ -4,6 +4,7 @@
 //! that its place or slot is free at once. Decisions about a request reach its worker through a channel of the ticket's
 //! own; decisions about a node's memory go to the [`super::Loader`].
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -62,6 +63,7 @@ pub struct Dispatcher {
 struct Live {
     request_id: Uuid,
     teller: mpsc::Sender<Word>,
+    is_taking: Arc<AtomicBool>,
 }
 
 struct Core {
@@ -90,12 +92,14 @@ impl Dispatcher {
     /// Queues a request, which gets its short id here; it may wait for `patience`.
     pub(super) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
+        let is_taking = Arc::new(AtomicBool::new(true));
+        let live = Live { request_id, teller, is_taking: is_taking.clone() };
         let id = short(request_id);
         self.with(|core, now| {
-            core.tickets.insert(id, Live { request_id, teller });
+            core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
-        Ticket { dispatcher: self.clone(), id, words }
+        Ticket { dispatcher: self.clone(), id, words, is_taking }
     }
 
     /// What is remembered of one of the last requests.
@@ -142,7 +146,7 @@ impl Dispatcher {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = self.sooner.notified() => {}
-                () = due => self.report(Event::Tick),
+                () = due => self.with(Core::tick),
             }
         }
     }
@@ -163,6 +167,16 @@ impl Dispatcher {
 }
 
 impl Core {
+    /// Time has passed. Whose client takes nothing is told before.
+    fn tick(&mut self, now: Duration) {
+        let stalled = self.tickets.iter().filter(|(_, live)| !live.is_taking.load(Ordering::Relaxed));
+        let stalled: Vec<RequestId> = stalled.map(|(id, _)| *id).collect();
+        for id in stalled {
+            self.handle(Event::Stalled { id }, now);
+        }
+        self.handle(Event::Tick, now);
+    }
+
     fn handle(&mut self, event: Event, now: Duration) {
         for decision in self.scheduler.handle(event, now) {
             match decision {
@@ -200,6 +214,7 @@ pub(super) struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: RequestId,
     words: mpsc::Receiver<Word>,
+    is_taking: Arc<AtomicBool>,
 }
 
 impl Ticket {
@@ -259,6 +274,11 @@ impl Ticket {
             }
             None => (0, None),
         })
+    }
+
+    /// Whether the client takes what there is, rather than having enough for now.
+    pub(super) fn is_taking(&self, is_taking: bool) {
+        self.is_taking.store(is_taking, Ordering::Relaxed);
     }
 
     /// So many tokens have come.

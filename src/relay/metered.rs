@@ -291,6 +291,16 @@ impl Stream for MeteredBody {
     type Item = Result<Bytes, Infallible>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.ticket.is_taking(true);
+        let polled = self.poll_frames(cx);
+        // Until it is polled again, the client has enough.
+        self.ticket.is_taking(!matches!(polled, Poll::Ready(Some(_))));
+        polled
+    }
+}
+
+impl MeteredBody {
+    fn poll_frames(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Infallible>>> {
         if !self.first.is_empty() {
             return Poll::Ready(Some(Ok(std::mem::take(&mut self.first).into())));
         }

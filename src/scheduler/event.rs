@@ -104,6 +104,12 @@ pub enum Event {
         /// Tokens so far.
         tokens: u64,
     },
+    /// The client of a stream does not take what the node sends: that nothing is heard of it says nothing of the node.
+    /// Told before each [`Event::Tick`].
+    Stalled {
+        /// The running request.
+        id: RequestId,
+    },
     /// The running attempt failed before any byte reached the client; asks for
     /// another attempt.
     Failed {

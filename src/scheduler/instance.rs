@@ -140,6 +140,8 @@ pub(super) struct Running {
     pub(super) delivered: f64,
     /// Seconds; when it was last heard of.
     pub(super) heard_at: f64,
+    /// Seconds; when its client was last seen not to take what there is.
+    pub(super) stalled_at: Option<f64>,
 }
 
 impl Running {
@@ -296,6 +298,7 @@ mod tests {
             began_at: None,
             delivered: 0.0,
             heard_at: 0.0,
+            stalled_at: None,
         };
         instance.running = (0..3).map(running).collect();
         // No longer configured.

@@ -186,6 +186,10 @@ impl Scheduler {
                 self.progress(id, tokens, now);
                 Change::Nothing
             }
+            Event::Stalled { id } => {
+                self.stalled(id, now);
+                Change::Nothing
+            }
             Event::Failed { id, failure } => self.fail(id, failure, now, &mut decisions),
             Event::Left { id, outcome } => self.leave(id, outcome, now),
             Event::Tick => self.tick(now, &mut decisions),

@@ -452,6 +452,7 @@ impl Scheduler {
             began_at: None,
             delivered: 0.0,
             heard_at: seconds,
+            stalled_at: None,
         };
         let Some(request) = self.requests.get_mut(&id) else { return };
         self.queue.remove(request.lane, request.position(), now);

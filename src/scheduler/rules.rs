@@ -378,6 +378,28 @@ fn a_load_that_failed_is_the_reason_and_its_next_try_the_advice() {
 }
 
 #[test]
+fn a_client_that_takes_nothing_does_not_make_a_node_silent_and_a_node_that_sends_nothing_is() {
+    let begun = || {
+        let mut scheduler = nodes(&[1]);
+        scheduler.handle(arrived(1, "a", "m"), at(0));
+        scheduler.handle(Event::FirstByte { id: RequestId(1) }, at(0));
+        scheduler
+    };
+    let mut scheduler = begun();
+    for second in 1..=30 {
+        scheduler.handle(Event::Stalled { id: RequestId(1) }, at(second));
+        assert_eq!(scheduler.handle(Event::Tick, at(second)), [], "{second}");
+    }
+    // It takes again, and the node has as long as ever.
+    let silent = (31..60).find(|second| !scheduler.handle(Event::Tick, at(*second)).is_empty());
+    assert_eq!(silent, Some(41));
+    let mut scheduler = begun();
+    let silent = (1..60).find(|second| !scheduler.handle(Event::Tick, at(*second)).is_empty());
+    assert_eq!(silent, Some(11));
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Down);
+}
+
+#[test]
 fn a_missing_model_is_looked_for_elsewhere_and_not_asked_for_again() {
     let mut scheduler = nodes(&[1, 1]);
     scheduler.handle(arrived(1, "a", "m"), at(0));

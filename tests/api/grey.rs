@@ -187,6 +187,25 @@ async fn of_a_node_that_freezes_what_had_not_begun_goes_elsewhere_and_streams_en
 }
 
 #[actix_rt::test]
+async fn a_client_that_does_not_read_its_stream_takes_no_node_from_the_others() {
+    let simulated = SimNode::start(SimConfig { slots: 2, ..SimConfig::warm() }).await.unwrap();
+    let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
+    let (sleeper, ann) = (app.user("sleeper").await, app.user("ann").await);
+    let unread = app.send_and_hold(&sleeper, &stream_body("llama3.2", "[[n=400000]]")).await;
+    eventually("it runs", || view(&app, "a").in_flight == 1).await;
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(13) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let node = view(&app, "a");
+        assert_eq!((node.state, node.in_flight), (NodeState::Up, 1), "after {:?}", began.elapsed());
+    }
+    assert_eq!(app.chat(&ann, "llama3.2", "hi").await.status, 200);
+    drop(unread);
+    eventually("its slot is free", || view(&app, "a").in_flight == 0).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn a_node_that_becomes_ten_times_slower_while_it_serves_gets_less_of_the_new_work_and_fails_nobody() {
     let config = SimConfig { slots: 2, ..node_config() };
     let (grey, other) = (SimNode::start(config.clone()).await.unwrap(), SimNode::start(config).await.unwrap());
