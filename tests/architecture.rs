@@ -70,7 +70,7 @@ fn lines() -> Vec<Line> {
         let file = path.strip_prefix(&source).unwrap().to_str().unwrap().to_owned();
         let module = file.split(['/', '.']).next().unwrap().to_owned();
         let text = std::fs::read_to_string(&path).unwrap();
-        let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+        let code = text.lines().take_while(|line| !["#[cfg(test)]", "#![cfg(test)]"].contains(&line.trim()));
         lines.extend(code.enumerate().map(|(index, line)| Line {
             place: format!("src/{file}:{}", index + 1),
             module: module.clone(),

@@ -326,7 +326,7 @@ def test_without_max_tokens_the_rest_of_the_day_is_the_cap(gateway):
         assert answer.choices[0].finish_reason == "length"
         assert answer.usage.total_tokens <= 150
         used = gateway.admin("GET", f"/users/{name}/limits").json()["used"]
-        assert used == {"requests_last_minute": 0, "tokens_today": answer.usage.total_tokens, "tokens_reserved": 0}
+        assert (used["tokens_today"], used["tokens_reserved"]) == (answer.usage.total_tokens, 0)
 
 
 # Usage
@@ -405,7 +405,7 @@ def test_a_users_life(gateway):
         limits = {"requests_per_minute": 10, "tokens_per_day": 10_000}
         changed = gateway.admin("PUT", f"/users/{name}/limits", json=limits).json()
         assert {limit: changed[limit] for limit in limits} == limits
-        assert changed["left"] == {"requests": 10, "tokens": 10_000 - usage.total_tokens}
+        assert (changed["left"]["requests"], changed["left"]["tokens"]) == (10, 10_000 - usage.total_tokens)
         # Absent is unchanged, null is no limit.
         changed = gateway.admin("PUT", f"/users/{name}/limits", json={"requests_per_minute": None}).json()
         assert (changed["requests_per_minute"], changed["tokens_per_day"]) == (None, 10_000)

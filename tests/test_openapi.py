@@ -20,8 +20,13 @@ APART = """
 [checks]
 use_after_free.enabled = false
 """
-# A cursor is one that was given out, and a key's end lies in the future, which no form of them tells.
-BEYOND_FORM = ["GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "POST /admin/users/{id}/keys"]
+# A cursor is one that was given out, a key's end lies in the future, a node is one that is there, and its address can be
+# reached: no form of them tells.
+BEYOND_FORM = [
+    "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "POST /admin/users/{id}/keys",
+    "POST /admin/nodes", "PATCH /admin/nodes/{name}",
+    "POST /admin/models/pull", "POST /admin/models/load", "POST /admin/models/unload", "DELETE /admin/models/{model}",
+]
 # The names of the document's examples.
 NAMES = ["llama3.2", "all-minilm"]
 

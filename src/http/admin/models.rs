@@ -142,7 +142,8 @@ fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {
 #[utoipa::path(
     post, path = "/admin/models/pull", tag = "admin", security(("admin_key" = [])), request_body = ModelOrder,
     responses(
-        (status = 200, description = "Events, as they come.", content_type = "text/event-stream", body = String),
+        (status = 200, description = "Events, as they come.",
+            content((serde_json::Value = "text/event-stream"))),
         openapi::AdminResponses, openapi::NotFoundResponse,
     ),
 )]
