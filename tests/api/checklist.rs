@@ -11,9 +11,12 @@ const LINES: [Line; 30] = [
         "auth::without_a_good_key_every_route_says_401_in_one_form", "clients/openai-python/client.py::errors",
         "clients/openai-node/client.mjs::errors",
     ]),
-    (2, "401 for a key that does not count, 403 for a known one in the wrong place, 404 for a model that is not there", &[
+    (2, "401 for a key that does not count, 403 for one in the wrong place or for a model that it is not for, 404 for a model that is not there", &[
         "auth::the_key_of_a_deleted_user_stops_at_once", "auth::the_admin_key_is_no_user_key_and_the_other_way_round",
         "input::a_model_that_no_node_has_is_404", "clients/openai-python/client.py::errors",
+        "keys::a_key_is_only_for_its_models_on_every_route_and_in_every_list",
+        "keys::an_expired_key_is_told_so",
+        "keys::a_revoked_key_stops_at_once_and_the_others_go_on",
     ]),
     (3, "a key in each of three headers; two keys are a 400", &[
         "auth::a_key_is_taken_from_each_of_the_three_headers",
@@ -103,6 +106,8 @@ const LINES: [Line; 30] = [
         "input::models_are_the_union_over_the_nodes_each_once_as_the_nodes_name_them",
         "input::the_list_of_models_comes_at_once_while_a_node_hangs",
         "names::other_names_are_listed_and_retrieved_like_models",
+        "keys::a_key_is_only_for_its_models_on_every_route_and_in_every_list",
+        "keys::other_names_and_stand_ins_do_not_go_around_the_models_of_a_key",
     ]),
     (23, "Anthropic's messages: order of events, pings, errors, versions", &[
         "anthropic::the_events_of_a_message_come_in_their_order",
