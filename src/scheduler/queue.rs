@@ -6,8 +6,9 @@
 //!
 //! A lane that had nothing to wait for has not saved anything up: it joins with at least the counter of whoever was
 //! served last, without what that one is only expected to cost: a guess that is far too high, as before any answer was
-//! seen, would keep newcomers behind a flood for dozens of its requests. What it had used beyond that is forgotten by half in 30 s. While lanes wait, nothing is forgotten, so
-//! that over any time the work done for two of them differs by at most twice the dearest request.
+//! seen, would keep newcomers behind a flood for dozens of its requests. What the lane had used beyond that is forgotten
+//! by half in 30 s. While lanes wait, nothing is forgotten, so that over any time the work done for two of them differs
+//! by at most twice the dearest request.
 //!
 //! Every model knows the lanes that wait for it in the same order, so that finding the next request for a model does not
 //! depend on how many wait. Once in a minute a lane's oldest request that has waited for a minute has a right to go
