@@ -3,6 +3,8 @@
 //! With the embedded database it is that database. In front of Postgres it is an outbox: rows go on from there (see
 //! `outbox`), and it holds a copy of users and keys for a start without Postgres. Its tables are those of the database
 //! and a few of its own.
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -45,6 +47,7 @@ impl Local {
             tracing::error!(%error, path = %path.display(), "the disk has no room for usage: no request is admitted until it has");
         }
         let opened = async {
+            look_for_a_cut(&path)?;
             let db = Database::connect(options(settings)).await?;
             check(&db).await?;
             // All or nothing, and one gateway at a time: half a schema would stand in the way of every later start.
@@ -108,6 +111,28 @@ pub(super) fn options(settings: &Settings) -> ConnectOptions {
                 .busy_timeout(STATEMENT_DEADLINE)
         });
     options
+}
+
+/// Whether the file has lost its end. SQLite reads what is missing of a page as zeros, which may well be values. While
+/// something waits in the log, a file that is too short means nothing: the log has the rest.
+fn look_for_a_cut(path: &Path) -> Result<(), DbErr> {
+    const EMPTY_LOG: u64 = 32;
+    let length_of = |path: &Path| path.metadata().map_or(0, |file| file.len());
+    let mut head = [0; 32];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut head));
+    if read.is_err() || length_of(&beside(path, "wal")) > EMPTY_LOG {
+        return Ok(());
+    }
+    let page = match u16::from_be_bytes([head[16], head[17]]) {
+        1 => 65_536,
+        page => u64::from(page),
+    };
+    let pages = u32::from_be_bytes([head[28], head[29], head[30], head[31]]);
+    let (is, should_be) = (length_of(path), page * u64::from(pages));
+    match is < should_be {
+        true => Err(DbErr::Custom(format!("{DAMAGE}{is} bytes are left of {should_be}"))),
+        false => Ok(()),
+    }
 }
 
 /// Reads the whole file once.

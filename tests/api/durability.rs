@@ -351,7 +351,11 @@ async fn a_damaged_file_is_named_and_no_sum_of_it_is_wrong() {
         operator.execute_unprepared("PRAGMA wal_checkpoint(TRUNCATE)").await.unwrap();
         operator.close().await.unwrap();
         let mut bytes = std::fs::read(&path).unwrap();
-        let at = next(bytes.len() as u64) as usize;
+        let at = match turn % 4 {
+            // A few bytes, which SQLite itself would take for zeros, and the zeros for values.
+            0 => bytes.len() - 1 - turn,
+            _ => next(bytes.len() as u64) as usize,
+        };
         if turn % 2 == 0 {
             bytes.truncate(at);
         } else {
