@@ -348,7 +348,7 @@ impl World {
                     job.ends.push(End::Refused);
                 }
                 Decision::Abandon { id } => self.abandon(id.0 as usize),
-                Decision::Load { node, model } => {
+                Decision::Load { node, model, .. } => {
                     let model = index_of(&model);
                     let takes = self.machines[node.0].load(model);
                     self.plan(self.now + takes, Happening::Loaded(node.0, model));

@@ -127,11 +127,16 @@ pub struct UsageRecord {
     tokens_from: String,
     /// How many nodes were asked.
     attempts: u32,
-    /// Loading the model, milliseconds, where this request caused it; else null.
+    /// Loading models, milliseconds, where this request caused that, and whoever used them then: as the gateway measured
+    /// it, up to the request's end, or as a node reported that loaded by itself (only in Ollama's own dialect). Else null.
     load_ms: Option<u64>,
-    /// The node's work on the prompt, milliseconds; null where it is not known.
+    /// The node's time for the prompt, milliseconds, attempts that failed included: as the node reports it (in Ollama's own
+    /// dialect), else measured: of a stream up to its first byte, of an embedding all of it. Null for plain answers of
+    /// nodes that do not report it, and where no node was asked.
     prefill_ms: Option<u64>,
-    /// The node's work on the answer, milliseconds; null where it is not known.
+    /// The node's time for the answer, milliseconds, attempts that failed included: as the node reports it (in Ollama's own
+    /// dialect), else measured: of a stream from its first byte to its last token, of a plain answer the node's whole time,
+    /// the prompt included. Null for embeddings, and where no answer was begun.
     decode_ms: Option<u64>,
 }
 

@@ -23,6 +23,9 @@ pub struct Usage {
     /// The node's work on the answer; only Ollama's own dialect tells.
     #[serde(skip)]
     pub decode: Option<Duration>,
+    /// Until the node had the model ready, waiting for other loads included; only Ollama's own dialect tells.
+    #[serde(skip)]
+    pub load: Option<Duration>,
 }
 
 impl Usage {
@@ -48,6 +51,7 @@ impl Usage {
             completion_tokens: Some(count("eval_count")?),
             prefill: prefill.map(nanoseconds),
             decode: decode.map(nanoseconds),
+            load: time("load_duration").map(nanoseconds),
         })
     }
 }
@@ -156,6 +160,7 @@ mod tests {
         let chat = r#"{"message":{},"done":true,"load_duration":9000000,"prompt_eval_duration":2000000,"eval_duration":3000000}"#;
         let chat = usage(Endpoint::Chat, chat);
         assert_eq!((chat.prefill, chat.decode), (Some(Duration::from_millis(2)), Some(Duration::from_millis(3))));
+        assert_eq!(chat.load, Some(Duration::from_millis(9)));
         let embed = usage(Endpoint::Embed, r#"{"embeddings":[[1]],"total_duration":9000000,"load_duration":4000000}"#);
         assert_eq!((embed.prefill, embed.decode), (Some(Duration::from_millis(5)), None));
         let silent = usage(Endpoint::Chat, r#"{"message":{},"done":true,"eval_duration":-1}"#);

@@ -189,6 +189,7 @@ impl Relay {
         let until = job.meter.received() + self.settings.total();
         let left = until.saturating_sub(self.clock.uptime());
         let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
+        job.meter.joins(&ticket, job.endpoint);
         let revoked = job.meter.revoked();
         let result = tokio::select! {
             biased;
@@ -278,7 +279,7 @@ impl Relay {
     fn note_failure(&self, job: &mut Job, node: &NodeEndpoint, error: &AttemptError) {
         let AttemptError { failure, detail } = error;
         tracing::warn!(request_id = job.request_id, node = &*node.name, ?failure, detail, "attempt failed");
-        job.meter.attempt_ended(failure.label());
+        job.meter.attempt_failed(*failure);
     }
 
     /// One attempt on one node, up to a whole plain answer or the first event of a stream.

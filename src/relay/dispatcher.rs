@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::loader::Errand;
+use super::loads::LoadCost;
 use crate::clock::Clock;
 use crate::scheduler::{
     Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId,
@@ -64,6 +65,7 @@ struct Live {
     request_id: Uuid,
     teller: mpsc::Sender<Word>,
     is_taking: Arc<AtomicBool>,
+    load_cost: Arc<LoadCost>,
 }
 
 struct Core {
@@ -93,13 +95,14 @@ impl Dispatcher {
     pub(super) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
         let is_taking = Arc::new(AtomicBool::new(true));
-        let live = Live { request_id, teller, is_taking: is_taking.clone() };
+        let load_cost = Arc::<LoadCost>::default();
+        let live = Live { request_id, teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
         let id = short(request_id);
         self.with(|core, now| {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
-        Ticket { dispatcher: self.clone(), id, words, is_taking }
+        Ticket { dispatcher: self.clone(), id, words, is_taking, load_cost }
     }
 
     /// What is remembered of one of the last requests.
@@ -183,7 +186,10 @@ impl Core {
                 Decision::Dispatch { id, node, attempt } => self.tell(id, Word::Granted(Grant { node, attempt })),
                 Decision::Refuse { id, refusal } => self.tell(id, Word::Refused(refusal)),
                 Decision::Abandon { id } => self.tell(id, Word::Abandoned),
-                Decision::Load { node, model } => self.send(Errand::Load { node, model }),
+                Decision::Load { node, model, cause } => {
+                    let cost = cause.and_then(|id| Some(self.tickets.get(&id)?.load_cost.clone()));
+                    self.send(Errand::Load { node, model, cost });
+                }
                 Decision::Unload { node, model } => self.send(Errand::Unload { node, model }),
             }
         }
@@ -215,6 +221,7 @@ pub(super) struct Ticket {
     id: RequestId,
     words: mpsc::Receiver<Word>,
     is_taking: Arc<AtomicBool>,
+    load_cost: Arc<LoadCost>,
 }
 
 impl Ticket {
@@ -274,6 +281,11 @@ impl Ticket {
             }
             None => (0, None),
         })
+    }
+
+    /// The time of the loads that the request causes.
+    pub(super) fn load_cost(&self) -> Arc<LoadCost> {
+        self.load_cost.clone()
     }
 
     /// Whether the client takes what there is, rather than having enough for now.

@@ -11,13 +11,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::carry::Relay;
+use super::loads::LoadCost;
 use super::nodes::NodeEndpoint;
 use super::upstream::{AttemptError, Head, Upstream};
 use crate::protocol::Endpoint;
 use crate::scheduler::{Event, Failure, NodeId};
 
 /// What is to be done to a node's memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Errand {
     /// Bring a model in.
     Load {
@@ -25,6 +26,8 @@ pub enum Errand {
         node: NodeId,
         /// As the node lists it.
         model: Arc<str>,
+        /// Of the request that caused it.
+        cost: Option<Arc<LoadCost>>,
     },
     /// Take a model out.
     Unload {
@@ -71,11 +74,13 @@ impl Loader {
 async fn run(relay: Relay, upstream: Upstream, errand: Errand) {
     let began = relay.clock.uptime();
     let event = match errand {
-        Errand::Load { node, model } => {
+        Errand::Load { node, model, cost } => {
             let deadline = Duration::from_secs(relay.settings.load_seconds);
             let keep = json!(format!("{}s", relay.settings.keep_alive_minutes * 60));
             let result = with_node(&relay, node, async |endpoint| {
+                let under_way = endpoint.loads.begin(cost, relay.clock);
                 let result = ask(&upstream, endpoint, &model, &keep, deadline).await;
+                drop(under_way);
                 let seconds = relay.clock.uptime().saturating_sub(began);
                 match &result {
                     Ok(()) => {

@@ -11,12 +11,16 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::dispatcher::Ticket;
+use super::loads::LoadCost;
 use super::nodes::NodeEndpoint;
 use super::trace::{Attribute, Closing, Trace};
+use super::work::{Spent, Work};
 use crate::clock::Clock;
 use crate::limits::{Exceeded, Moment, Need};
 use crate::metrics::{Ended, Metrics};
-use crate::protocol::{Progress, StreamLimit, Usage};
+use crate::protocol::{Endpoint, Progress, StreamLimit, Usage};
+use crate::scheduler::Failure;
 use crate::store::{Access, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
@@ -72,12 +76,13 @@ impl Meters {
             queued: Duration::ZERO,
             waiting_since: None,
             first_byte: None,
-            running_since: None,
+            is_running: false,
+            work: Work::default(),
             forwarding: Duration::ZERO,
             usage: None,
             token_chunks: 0,
-            last_token: None,
-            load: None,
+            load_cost: Arc::default(),
+            node_load: None,
             noted: Duration::ZERO,
         };
         Meter { meters: self.clone(), open: Some(open) }
@@ -98,22 +103,23 @@ struct Open {
     reserved: Option<Reserved>,
     /// That the admission is safe, of a stream.
     admitted: Option<Receipt>,
-    node: Option<Arc<str>>,
+    node: Option<Arc<NodeEndpoint>>,
     attempts: u32,
     queued: Duration,
     /// Uptime since which it waits for a slot.
     waiting_since: Option<Duration>,
     first_byte: Option<Duration>,
-    /// Uptime at which the node that has it now was given it.
-    running_since: Option<Duration>,
+    /// A node has it now.
+    is_running: bool,
+    work: Work,
     /// Our own work on the answer.
     forwarding: Duration,
     usage: Option<Usage>,
     token_chunks: u64,
-    /// From arrival to the last chunk that counted as a token.
-    last_token: Option<Duration>,
-    /// Loading the model, where this request caused it.
-    load: Option<Duration>,
+    /// The gateway's loads that this request caused.
+    load_cost: Arc<LoadCost>,
+    /// What a node did so of its own accord.
+    node_load: Option<Duration>,
     /// Uptime of the last note.
     noted: Duration,
 }
@@ -139,6 +145,13 @@ impl Meter {
         Ok(output_cap)
     }
 
+    /// It goes to the queue.
+    pub(super) fn joins(&mut self, ticket: &Ticket, endpoint: Endpoint) {
+        let Some(open) = &mut self.open else { return };
+        open.load_cost = ticket.load_cost();
+        open.work = Work::on(endpoint, open.admission.stream);
+    }
+
     /// It waits for a slot from now on.
     pub(super) fn waits(&mut self) {
         let Some(open) = &mut self.open else { return };
@@ -155,7 +168,7 @@ impl Meter {
     }
 
     /// A slot was granted.
-    pub(super) fn granted(&mut self, node: &NodeEndpoint, attempt: u32) {
+    pub(super) fn granted(&mut self, node: &Arc<NodeEndpoint>, attempt: u32) {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.uptime();
         let since = open.waiting_since.take().unwrap_or(now);
@@ -164,26 +177,29 @@ impl Meter {
             trace.waited(since, now, true);
             trace.ask(node.name.clone(), attempt, now);
         }
-        open.node = Some(node.name.clone());
+        open.node = Some(node.clone());
         open.attempts = attempt;
         open.queued += waited;
-        open.running_since = Some(now);
+        open.is_running = true;
+        open.work.begin(now);
         self.meters.metrics.waited(&open.admission.listed_model, waited);
         self.note();
     }
 
-    /// The request made its node load the model, which took so long.
-    pub fn caused_load(&mut self, took: Duration) {
+    /// The attempt on the node failed, before the request did or with it.
+    pub(super) fn attempt_failed(&mut self, failure: Failure) {
+        self.attempt_ended(failure.label());
         let Some(open) = &mut self.open else { return };
-        open.load = Some(open.load.unwrap_or_default() + took);
+        open.work.fail(failure, self.meters.clock.uptime());
     }
 
     /// The attempt on the node ended, before the request did or with it.
-    pub(super) fn attempt_ended(&mut self, outcome: &str) {
+    fn attempt_ended(&mut self, outcome: &str) {
         let Some(open) = &mut self.open else { return };
-        if let (Some(node), Some(since)) = (&open.node, open.running_since.take()) {
+        if let (Some(node), Some(since), true) = (&open.node, open.work.since(), open.is_running) {
+            open.is_running = false;
             let now = self.meters.clock.uptime();
-            self.meters.metrics.attempt(node, outcome, now.saturating_sub(since));
+            self.meters.metrics.attempt(&node.name, outcome, now.saturating_sub(since));
             if let Some(trace) = &mut open.admission.trace {
                 trace.answered(outcome, now);
             }
@@ -206,6 +222,7 @@ impl Meter {
         let Some(open) = &mut self.open else { return };
         let after = at.saturating_sub(open.admission.received.uptime);
         open.first_byte = Some(after);
+        open.work.first_byte(at);
         self.meters.metrics.first_token(&open.admission.listed_model, after);
         self.note();
     }
@@ -215,7 +232,10 @@ impl Meter {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.uptime();
         if progress.token_chunks > open.token_chunks {
-            open.last_token = Some(now.saturating_sub(open.admission.received.uptime));
+            open.work.token(now);
+        }
+        if open.usage.is_none() {
+            open.take_load(progress.usage);
         }
         open.usage = progress.usage;
         open.token_chunks = progress.token_chunks;
@@ -336,7 +356,8 @@ impl Open {
     fn row(&self, status: Status, now: Moment) -> UsageRow {
         let admission = &self.admission;
         let (prompt_tokens, completion_tokens, tokens_from) = self.tokens(status);
-        let usage = self.usage.unwrap_or_default();
+        let Spent { prefill, decode } = self.work.spent(now.uptime, self.usage.unwrap_or_default());
+        let loads = self.load_cost.so_far(now.uptime).into_iter().chain(self.node_load);
         UsageRow {
             request_id: admission.request_id,
             user: admission.access.user().shared(),
@@ -345,7 +366,7 @@ impl Open {
             day: admission.received.day(),
             model: admission.model.clone(),
             endpoint: admission.endpoint.into(),
-            node: self.node.as_deref().map(str::to_owned),
+            node: self.node.as_ref().map(|node| node.name.to_string()),
             stream: admission.stream,
             status: status.as_str().into(),
             prompt_tokens,
@@ -355,15 +376,18 @@ impl Open {
             queue_ms: millis(self.queued),
             time_to_first_token_ms: self.first_byte.map(millis),
             duration_ms: millis(now.uptime.saturating_sub(admission.received.uptime)),
-            load_ms: self.load.map(millis),
-            prefill_ms: usage.prefill.map(millis),
-            decode_ms: usage.decode.or_else(|| self.decoding()).map(millis),
+            load_ms: loads.reduce(|a, b| a + b).map(millis),
+            prefill_ms: prefill.map(millis),
+            decode_ms: decode.map(millis),
         }
     }
 
-    /// From the first token of a stream to the last, where the node does not say how long it worked on the answer.
-    fn decoding(&self) -> Option<Duration> {
-        Some(self.last_token?.saturating_sub(self.first_byte?))
+    /// The node may have loaded the model by itself, as the gateway did not know that it was no longer in memory.
+    fn take_load(&mut self, usage: Option<Usage>) {
+        let reported = usage.and_then(|usage| usage.load);
+        if let (Some(reported), Some(node), Some(since)) = (reported, &self.node, self.work.since()) {
+            self.node_load = node.loads.charge(since, reported);
+        }
     }
 
     /// The node's own numbers, else ours: chunks for the answer, and an estimate for a prompt that was begun. A client

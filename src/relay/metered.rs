@@ -222,7 +222,7 @@ impl MeteredBody {
         let (status, outcome, error) = ending.verdict();
         if let Some(mut meter) = self.meter.take() {
             if let Ending::Node(AttemptError { failure, detail }) = &ending {
-                meter.attempt_ended(failure.label());
+                meter.attempt_failed(*failure);
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
             self.ticket.leave(outcome, Some(self.tokens()));

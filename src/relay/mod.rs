@@ -10,12 +10,14 @@ mod dispatcher;
 mod health;
 mod library;
 mod loader;
+mod loads;
 mod meter;
 mod metered;
 mod nodes;
 mod roster;
 mod trace;
 mod upstream;
+mod work;
 
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ pub use dispatcher::Dispatcher;
 pub use health::{HealthSettings, Prober};
 pub use library::Progress;
 pub use loader::{Errand, Loader};
+pub use loads::LoadCost;
 pub use meter::{Admission, Meter, Meters};
 pub use metered::MeteredBody;
 pub use nodes::{Discover, Flaw, Fleet, NodeEndpoint, NodeSettings};

@@ -311,12 +311,14 @@ pub enum Decision {
         /// The model as the node lists it.
         model: Arc<str>,
     },
-    /// Bring a model into a node's memory, for nobody's request, and tell by [`Event::Loaded`].
+    /// Bring a model into a node's memory, with no request of a client's, and tell by [`Event::Loaded`].
     Load {
         /// Which node.
         node: NodeId,
         /// The model as the node lists it.
         model: Arc<str>,
+        /// Whose request caused it; it may have ended by now. `None` for a hint.
+        cause: Option<RequestId>,
     },
 }
 

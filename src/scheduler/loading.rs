@@ -27,7 +27,8 @@ pub(super) struct Load {
     /// What makes room for it.
     victims: Vec<ModelId>,
     phase: Phase,
-    /// Whose request asked for it; `None` for a hint.
+    /// Whose request asked for it; `None` for a hint. One that leaves before the load begins hands it on to the next that
+    /// waits for the model: without that one nothing would be loaded.
     cause: Option<RequestId>,
 }
 
@@ -83,18 +84,31 @@ impl Scheduler {
         }
         let listed = |model: &ModelId| Some(node_state.instance(*model)?.listed.clone());
         let unloads: Vec<Arc<str>> = load.victims.iter().filter_map(listed).collect();
-        let target = listed(&load.model);
         let left = unloads.len();
         decisions.extend(unloads.into_iter().map(|model| Decision::Unload { node, model }));
-        let phase = if left > 0 {
-            Phase::Unloading { left, failed: None }
-        } else {
-            decisions.extend(target.map(|model| Decision::Load { node, model }));
-            Phase::Loading { since: now.as_secs_f64() }
-        };
-        if let Some(load) = &mut self.nodes[node.0].load {
-            load.phase = phase;
+        if left == 0 {
+            return self.load(node, now, decisions);
         }
+        if let Some(load) = &mut self.nodes[node.0].load {
+            load.phase = Phase::Unloading { left, failed: None };
+        }
+    }
+
+    /// There is room.
+    fn load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
+        let node_state = &mut self.nodes[node.0];
+        let Some(load) = &mut node_state.load else { return };
+        load.phase = Phase::Loading { since: now.as_secs_f64() };
+        let has_left = load.cause.is_some_and(|cause| !self.requests.contains_key(&cause));
+        if has_left && let Some(heir) = self.queue.for_model(load.model).next() {
+            load.cause = Some(heir);
+            if let Some(request) = self.requests.get_mut(&heir) {
+                request.caused_load = true;
+            }
+        }
+        let (target, cause) = (load.model, load.cause);
+        let listed = node_state.instance(target).map(|instance| instance.listed.clone());
+        decisions.extend(listed.map(|model| Decision::Load { node, model, cause }));
     }
 
     /// Lets the victims of a load that has not begun stay.
@@ -139,10 +153,7 @@ impl Scheduler {
             // The node does not do as it is told: what is in its memory is its own business for a while.
             self.load_failed(node, failure, now);
         } else {
-            load.phase = Phase::Loading { since: now.as_secs_f64() };
-            let target = load.model;
-            let listed = node_state.instance(target).map(|instance| instance.listed.clone());
-            decisions.extend(listed.map(|model| Decision::Load { node, model }));
+            self.load(node, now, decisions);
         }
     }
 

@@ -26,6 +26,7 @@ mod metrics;
 mod names;
 mod native;
 mod networks;
+mod node_time;
 mod openapi;
 mod ops;
 mod paths;

@@ -97,7 +97,9 @@ impl Bench {
         for decision in decisions {
             match decision {
                 Decision::Dispatch { id, .. } => self.running.push_back(id),
-                Decision::Load { node, model } => self.errands.push_back(Event::Loaded { node, model, result: Ok(()) }),
+                Decision::Load { node, model, .. } => {
+                    self.errands.push_back(Event::Loaded { node, model, result: Ok(()) })
+                }
                 Decision::Unload { node, model } => {
                     self.errands.push_back(Event::Unloaded { node, model, result: Ok(()) })
                 }

@@ -317,7 +317,7 @@ impl<'a> World<'a> {
                 match decision {
                     Decision::Dispatch { id, node, .. } => self.send(id.0 as usize, node.0),
                     Decision::Abandon { id } => self.abandon(id.0 as usize),
-                    Decision::Load { node, model } => {
+                    Decision::Load { node, model, .. } => {
                         let model = self.model(&model);
                         self.touch(node.0, |machine, asks| machine.preload(model, asks));
                     }

@@ -16,6 +16,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use super::settings::{Flaw, NodeSettings};
 use crate::protocol::Endpoint;
+use crate::relay::loads::NodeLoads;
 
 /// Headers that are ours, the connection's, or have settings of their own.
 const RESERVED: [&str; 12] = [
@@ -55,6 +56,8 @@ pub struct NodeEndpoint {
     first_byte: Option<Duration>,
     chunk_gap: Option<Duration>,
     probe: Option<Duration>,
+    /// Who pays for them.
+    pub(in crate::relay) loads: Arc<NodeLoads>,
 }
 
 impl fmt::Debug for NodeEndpoint {
@@ -89,6 +92,7 @@ impl NodeEndpoint {
             first_byte: seconds(settings.first_byte_seconds),
             chunk_gap: seconds(settings.chunk_gap_seconds),
             probe: millis(settings.probe_timeout_ms),
+            loads: Arc::default(),
         })
     }
 

@@ -246,7 +246,7 @@ impl Fleet {
                         self.end(id, Outcome::Failed(Failure::Silent));
                     }
                 }
-                Decision::Load { node, model } => {
+                Decision::Load { node, model, .. } => {
                     let machine = self.machine(node);
                     assert!(machine.loading.is_none(), "one load at a time");
                     machine.loading = Some((model_of(&model), LOAD_TICKS));

@@ -40,7 +40,7 @@ fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
     let place = |node: &NodeId| ids.iter().position(|id| *id == node.0);
     let named = |decision: &Decision| match decision {
         Decision::Dispatch { id, node, attempt } => format!("dispatch {id:?} {:?} {attempt}", place(node)),
-        Decision::Load { node, model } => format!("load {:?} {model}", place(node)),
+        Decision::Load { node, model, .. } => format!("load {:?} {model}", place(node)),
         Decision::Unload { node, model } => format!("unload {:?} {model}", place(node)),
         other => format!("{other:?}"),
     };

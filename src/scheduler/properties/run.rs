@@ -293,7 +293,7 @@ impl Run {
                     known.node = None;
                 }
             }
-            Decision::Load { node, model } => {
+            Decision::Load { node, model, .. } => {
                 let errand = Errand::Load(node.0, index_of(model));
                 let loads = |errand: &&Errand| matches!(errand, Errand::Load(at, _) if *at == node.0);
                 assert_eq!(self.errands.iter().filter(loads).count(), 0, "one load at a time on a node");

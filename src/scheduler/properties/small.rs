@@ -243,7 +243,7 @@ impl World {
                 fate @ Fate::Runs { .. } => *fate = Fate::Waits,
                 fate => panic!("broken off: {fate:?}"),
             },
-            Decision::Load { node: NodeId(node), model } => {
+            Decision::Load { node: NodeId(node), model, .. } => {
                 assert_eq!(self.memory[node], None, "no room");
                 let is_busy = |errand: &Errand| matches!(errand, Errand::Load(at, _) if *at == node);
                 assert!(!self.errands.iter().any(is_busy), "one load at a time");
