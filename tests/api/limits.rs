@@ -8,7 +8,7 @@ use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, spawn_app,
     spawn_app_with,
 };
-use crate::scripted::{CHAT_END, ScriptedNode, chat_event, chunk, last_chunk, stream_head};
+use crate::scripted::{CHAT_END, ScriptedNode, chat_answer, chat_event, chunk, last_chunk, plain, stream_head};
 
 async fn app_with_node() -> (SimNode, TestApp) {
     let simulated = fast_node().await;
@@ -599,6 +599,31 @@ async fn a_stream_of_a_node_that_ignores_its_cap_ends_at_the_reservation() {
     // Whoever has no limit gets what the node gives.
     let events = app.open_stream(&free, &body).await.rest().await;
     assert_eq!(events.iter().filter(|event| event.contains("word ")).count(), 500);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_plain_answer_of_a_node_that_ignores_its_cap_is_charged_in_full_and_the_next_request_pays_for_it() {
+    let long = || {
+        chat_answer("words")
+            .replace("\"completion_tokens\":5,\"total_tokens\":16", "\"completion_tokens\":500,\"total_tokens\":511")
+    };
+    let scripted = ScriptedNode::always(move || vec![plain(&long())]).await;
+    let app = spawn_app(vec![node("a", scripted.url(), 4)]).await;
+    let key = app.user_with("ann", json!({"tokens_per_day": 400})).await;
+
+    let reply = chat_with(&app, &key, "hi", json!({"max_tokens": 20})).await;
+
+    assert_eq!((reply.status.as_u16(), &reply.json()["usage"]["completion_tokens"]), (200, &json!(500)));
+    let row = &app.rows_once(&key, 1).await[0];
+    assert_eq!(
+        (&row["status"], &row["total_tokens"], &row["tokens_from"]),
+        (&json!("completed"), &json!(511), &json!("reported"))
+    );
+    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
+    assert_eq!((&limits["used"]["tokens_today"], &limits["left"]["tokens"]), (&json!(511), &json!(0)));
+    let error = error_of(&chat_with(&app, &key, "hi", json!({"max_tokens": 1})).await, 429);
+    assert_eq!(error["code"], "insufficient_quota");
     app.stop().await;
 }
 
