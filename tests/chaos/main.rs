@@ -3,6 +3,8 @@
 //!
 //! By default few of everything, so that `cargo test` stays quick; `tests/run` asks for more, and the long run is
 //! `CHAOS_KILLS=1000 CHAOS_OUTAGES=200 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos -- --nocapture`.
+//! What an outage costs in time is measured in a release build, by
+//! `CHAOS_RESULTS=tests/chaos/results cargo test --release --test chaos measure -- --ignored --nocapture --test-threads=1`.
 //! `CHAOS_SEED` repeats a run: a failure prints its own. `CHAOS_GATEWAY` is another binary to strike at. Postgres is Debian's, on a port of its own; cutting it off and
 //! the full disk need root, and are left out, saying so, without it.
 #![expect(
@@ -15,6 +17,7 @@ mod disk;
 mod gateway;
 mod kills;
 mod load;
+mod measure;
 mod oracle;
 mod outages;
 mod postgres;

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::gateway::{Home, wait_for};
 use crate::kills::{nodes, now_ms};
-use crate::load::{Load, chat};
+use crate::load::Load;
 use crate::oracle::{Verdict, compare};
 use crate::postgres::Postgres;
 use crate::random::{Random, number};
@@ -129,91 +129,4 @@ async fn outages_of_postgres_cost_no_row_and_no_request() {
             "gateway_kills": killed, "seconds": seconds, "verdict": total}),
     );
     assert!(total.acknowledged > outages, "there was load: {total:?}");
-}
-
-/// Milliseconds to the first byte of streams, sorted.
-async fn first_bytes(address: std::net::SocketAddr, key: &str, count: usize) -> Vec<f64> {
-    let mut body = chat("[[n=3]] hi");
-    body["stream"] = true.into();
-    let mut times = Vec::new();
-    for _ in 0..count {
-        let patience = Duration::from_secs(10);
-        let answer =
-            crate::load::exchange(address, "POST", "/v1/chat/completions", key, &body.to_string(), patience).await;
-        assert!(answer.body.contains("[DONE]"), "{}", answer.body);
-        times.push(answer.first_byte.unwrap().as_secs_f64() * 1e3);
-    }
-    times.sort_by(f64::total_cmp);
-    times
-}
-
-#[actix_rt::test]
-async fn the_first_token_comes_as_soon_while_postgres_is_away() {
-    let Some(postgres) = Postgres::start(false).await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let nodes = nodes(1).await;
-    let database = postgres.new_database().await;
-    let home = Home::new(folder.path(), &[nodes[0].url()], &database);
-    let gateway = home.start().await;
-    let key = gateway.user("ann").await;
-    gateway.settle().await;
-    first_bytes(gateway.address, &key, 20).await;
-    // Alternating, so that what else the machine does hits both alike.
-    let (mut normal, mut away) = (Vec::new(), Vec::new());
-    for _ in 0..number("CHAOS_TTFT_ROUNDS").unwrap_or(3) {
-        normal.extend(first_bytes(gateway.address, &key, 60).await);
-        postgres.freeze();
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        away.extend(first_bytes(gateway.address, &key, 60).await);
-        postgres.thaw();
-        wait_for("Postgres has it all", async || gateway.metric("gateway_usage_outbox_rows").await == 0.0).await;
-    }
-    gateway.stop().await;
-    normal.sort_by(f64::total_cmp);
-    away.sort_by(f64::total_cmp);
-    let at = |times: &[f64], part: f64| times[((times.len() - 1) as f64 * part) as usize];
-    let ratio = |part: f64| at(&away, part) / at(&normal, part);
-    results::keep(
-        "first-token",
-        &json!({"streams_each": normal.len(), "normal_ms": {"p50": at(&normal, 0.5), "p99": at(&normal, 0.99)},
-            "away_ms": {"p50": at(&away, 0.5), "p99": at(&away, 0.99)},
-            "ratio": {"p50": ratio(0.5), "p99": ratio(0.99)}}),
-    );
-    // The median: what else runs on the machine hits the tail of both.
-    assert!(ratio(0.5) < 1.5, "{}", ratio(0.5));
-}
-
-/// Rows of an outage, made up in the local file.
-const BACKLOG: u64 = 20_000;
-
-#[actix_rt::test]
-async fn what_an_outage_has_left_behind_is_copied_fast() {
-    let Some(postgres) = Postgres::start(false).await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let database = postgres.new_database().await;
-    let home = Home::new(folder.path(), &["http://127.0.0.1:1".to_owned()], &database);
-    home.start().await.stop().await;
-    let local = format!("sqlite://{}", folder.path().join("outbox.db").display());
-    let local = sea_orm::Database::connect(local).await.unwrap();
-    let fill = format!(
-        "WITH RECURSIVE number(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM number WHERE n < {BACKLOG}) \
-         INSERT INTO usage (request_id, user_id, created_at_ms, day, model, endpoint, node, stream, status, \
-         prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, duration_ms) \
-         SELECT randomblob(16), 'ann', n, 1, 'llama3.2', '/v1/chat/completions', 'a', 0, 'completed', 1, 1, 'reported', \
-         1, 0, 1 FROM number"
-    );
-    sea_orm::ConnectionTrait::execute_unprepared(&local, &fill).await.unwrap();
-    local.close().await.unwrap();
-
-    let began = Instant::now();
-    let gateway = home.start().await;
-    wait_for("the outbox is empty", async || gateway.metric("gateway_usage_outbox_rows").await == 0.0).await;
-    let seconds = began.elapsed().as_secs_f64();
-    gateway.stop().await;
-
-    results::keep(
-        "backlog",
-        &json!({"rows": BACKLOG, "seconds": seconds, "rows_per_second": BACKLOG as f64 / seconds}),
-    );
-    assert!(seconds < 20.0, "{seconds}");
 }
