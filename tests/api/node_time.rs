@@ -1,5 +1,4 @@
 //! What did a node's time go into, and whose is it? Loads, prompts and answers, as rows tell them.
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use awc::http::Method;
@@ -14,8 +13,8 @@ use crate::harness::{
 
 const MESSAGE: &str = "a message of some length";
 
-/// A route, whether it streams, a body, and the milliseconds for prompt and answer.
-type Case = (&'static str, bool, Value, [Option<RangeInclusive<u64>>; 2]);
+/// A route, whether it streams, a body, and the least milliseconds for prompt and answer.
+type Case = (&'static str, bool, Value, [Option<u64>; 2]);
 
 /// A model that takes 1 ms a token, and a prompt of 100 ms; the answer takes as long.
 async fn measured_node() -> SimNode {
@@ -39,6 +38,16 @@ fn time(row: &Value, field: &str) -> Option<u64> {
     row[field].as_u64()
 }
 
+fn duration(row: &Value) -> u64 {
+    // Each of the times is cut off to whole milliseconds.
+    time(row, "duration_ms").unwrap() + 2
+}
+
+/// Prompt and answer.
+fn worked(row: &Value) -> u64 {
+    time(row, "prefill_ms").unwrap_or(0) + time(row, "decode_ms").unwrap_or(0)
+}
+
 fn view(app: &TestApp, name: &str) -> NodeView {
     app.dispatcher.read(|scheduler| scheduler.nodes().into_iter().find(|node| node.name == name).unwrap())
 }
@@ -53,33 +62,31 @@ async fn every_answer_has_its_nodes_time_as_reported_or_as_measured() {
     let simulated = measured_node().await;
     let app = spawn_app(vec![node("a", simulated.url(), 4)]).await;
     let prompt = long_prompt();
-    let all = 80..=400;
     let (messages, input) = (json!([{"role": "user", "content": prompt}]), json!(prompt));
-    let cases: [Case; 13] = [
-        ("/api/chat", false, json!({"messages": messages}), [Some(all.clone()), Some(all.clone())]),
-        ("/api/chat", true, json!({"messages": messages}), [Some(all.clone()), Some(all.clone())]),
-        ("/api/generate", false, json!({"prompt": input}), [Some(all.clone()), Some(all.clone())]),
-        ("/api/generate", true, json!({"prompt": input}), [Some(all.clone()), Some(all.clone())]),
-        ("/v1/chat/completions", false, json!({"messages": messages}), [None, Some(180..=800)]),
-        ("/v1/chat/completions", true, json!({"messages": messages}), [Some(all.clone()), Some(all.clone())]),
-        ("/v1/completions", false, json!({"prompt": input}), [None, Some(180..=800)]),
-        ("/v1/completions", true, json!({"prompt": input}), [Some(all.clone()), Some(all.clone())]),
-        ("/v1/responses", false, json!({"input": input}), [None, Some(180..=800)]),
-        ("/v1/responses", true, json!({"input": input}), [Some(all.clone()), Some(all.clone())]),
-        ("/v1/messages", false, json!({"messages": messages, "max_tokens": 500}), [None, Some(180..=800)]),
-        (
-            "/v1/messages",
-            true,
-            json!({"messages": messages, "max_tokens": 500}),
-            [Some(all.clone()), Some(all.clone())],
-        ),
-        ("/v1/embeddings", false, json!({"model": "embed", "input": input}), [Some(all.clone()), None]),
+    let chat = || json!({"messages": messages, "max_tokens": 500});
+    // A first byte that is late takes from the rest, which the node catches up.
+    let both = [Some(80), Some(30)];
+    let whole = [None, Some(180)];
+    let cases: [Case; 12] = [
+        ("/api/chat", false, json!({"messages": messages}), both),
+        ("/api/chat", true, json!({"messages": messages}), both),
+        ("/api/generate", false, json!({"prompt": input}), both),
+        ("/api/generate", true, json!({"prompt": input}), both),
+        ("/v1/chat/completions", false, chat(), whole),
+        ("/v1/chat/completions", true, chat(), both),
+        ("/v1/completions", false, json!({"prompt": input}), whole),
+        ("/v1/completions", true, json!({"prompt": input}), both),
+        ("/v1/responses", false, json!({"input": input}), whole),
+        ("/v1/responses", true, json!({"input": input}), both),
+        ("/v1/messages", false, chat(), whole),
+        ("/v1/messages", true, chat(), both),
     ];
-    let embeddings = [
-        ("/api/embed", false, json!({"model": "embed", "input": input}), [Some(all.clone()), None]),
-        ("/api/embeddings", false, json!({"model": "embed", "prompt": input}), [Some(all), None]),
+    let embeddings: [Case; 3] = [
+        ("/v1/embeddings", false, json!({"model": "embed", "input": input}), [Some(80), None]),
+        ("/api/embed", false, json!({"model": "embed", "input": input}), [Some(80), None]),
+        ("/api/embeddings", false, json!({"model": "embed", "prompt": input}), [Some(80), None]),
     ];
-    for (number, (path, stream, mut body, expected)) in cases.into_iter().chain(embeddings).enumerate() {
+    for (number, (path, stream, mut body, least)) in cases.into_iter().chain(embeddings).enumerate() {
         let key = app.user(&format!("user-{number}")).await;
         if body["model"].is_null() {
             (body["model"], body["stream"]) = ("chat".into(), stream.into());
@@ -89,15 +96,14 @@ async fn every_answer_has_its_nodes_time_as_reported_or_as_measured() {
 
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
         let row = row_of(&app, &key).await;
-        for (field, expected) in ["prefill_ms", "decode_ms"].into_iter().zip(expected) {
-            let is_as_expected = match (time(&row, field), expected) {
-                (Some(time), Some(range)) => range.contains(&time),
-                (time, range) => time.is_none() && range.is_none(),
+        for (field, least) in ["prefill_ms", "decode_ms"].into_iter().zip(least) {
+            let is_as_expected = match (time(&row, field), least) {
+                (Some(time), Some(least)) => time >= least,
+                (time, least) => time.is_none() && least.is_none(),
             };
             assert!(is_as_expected, "{path} stream: {stream}: {field} in {row}");
         }
-        let worked = time(&row, "prefill_ms").unwrap_or(0) + time(&row, "decode_ms").unwrap_or(0);
-        assert!(worked <= time(&row, "duration_ms").unwrap() + 2, "{path} stream: {stream}: {row}");
+        assert!(worked(&row) <= duration(&row), "{path} stream: {stream}: {row}");
         assert_eq!(time(&row, "load_ms"), None, "{row}");
     }
     app.stop().await;
@@ -111,19 +117,20 @@ async fn a_client_that_leaves_pays_for_what_was_worked_by_then() {
         let key = app.user(name).await;
         simulated.fault_next([fault]);
         let connection = app.send_and_hold(&key, &body).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
         drop(connection);
         let row = row_of(&app, &key).await;
         assert_eq!(row["status"], "cancelled", "{row}");
-        (time(&row, "prefill_ms"), time(&row, "decode_ms"))
+        row
     };
 
-    let (prefill, decode) = row_after("plain", chat_body("chat", MESSAGE), Fault::HangBeforeHead).await;
-    assert!(prefill.is_none() && decode.unwrap() >= 250, "{prefill:?} {decode:?}");
-    let (prefill, decode) = row_after("unbegun", stream_body("chat", MESSAGE), Fault::HangBeforeHead).await;
-    assert!(prefill.unwrap() >= 250 && decode.is_none(), "{prefill:?} {decode:?}");
-    let (prefill, decode) = row_after("begun", stream_body("chat", &long_prompt()), Fault::HangAfter(60)).await;
-    assert!((80..300).contains(&prefill.unwrap()) && (30..200).contains(&decode.unwrap()), "{prefill:?} {decode:?}");
+    let row = row_after("plain", chat_body("chat", MESSAGE), Fault::HangBeforeHead).await;
+    assert!(time(&row, "prefill_ms").is_none() && time(&row, "decode_ms") >= Some(250), "{row}");
+    let row = row_after("unbegun", stream_body("chat", MESSAGE), Fault::HangBeforeHead).await;
+    assert!(time(&row, "prefill_ms") >= Some(250) && time(&row, "decode_ms").is_none(), "{row}");
+    let row = row_after("begun", stream_body("chat", &long_prompt()), Fault::HangAfter(60)).await;
+    assert!(time(&row, "prefill_ms") >= Some(80) && time(&row, "decode_ms") >= Some(10), "{row}");
+    assert!(worked(&row) + 200 <= duration(&row), "the answer was over with its last token: {row}");
     app.stop().await;
 }
 
@@ -141,8 +148,8 @@ async fn an_attempt_that_failed_counts_beside_the_one_that_did_not() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let row = row_of(&app, &key).await;
     assert_eq!((&row["attempts"], &row["node"]), (&json!(2), &json!("good")), "{row}");
-    assert!((1080..2000).contains(&time(&row, "prefill_ms").unwrap()), "{row}");
-    assert!((80..400).contains(&time(&row, "decode_ms").unwrap()), "{row}");
+    assert!(time(&row, "prefill_ms") >= Some(1080) && time(&row, "decode_ms") >= Some(30), "{row}");
+    assert!(worked(&row) <= duration(&row), "{row}");
     app.stop().await;
 }
 
@@ -189,7 +196,7 @@ async fn a_client_that_leaves_while_its_load_goes_on_has_what_it_took_so_far_and
 
     let row = row_of(&app, &ann).await;
     assert_eq!((&row["status"], &row["node"]), (&json!("cancelled"), &json!(null)));
-    assert!((300..800).contains(&time(&row, "load_ms").unwrap()), "{row}");
+    assert!((300..=duration(&row)).contains(&time(&row, "load_ms").unwrap()), "{row}");
     assert_eq!(time(&row_of(&app, &bob).await, "load_ms"), None);
     assert_eq!(simulated.stats().loads, 1);
     app.stop().await;
@@ -206,14 +213,14 @@ async fn a_load_is_its_causes_also_where_it_failed_and_that_one_ran_elsewhere_or
 
     let row = row_of(&app, &ann).await;
     assert_eq!(row["node"], "good");
-    assert!((1000..1500).contains(&time(&row, "load_ms").unwrap()), "{row}");
+    assert!((1000..=duration(&row)).contains(&time(&row, "load_ms").unwrap()), "{row}");
     good.set_fault(Some(Fault::Status(500)));
 
     assert_ne!(app.chat(&bob, "other", "[[n=2]]").await.status, 200);
 
     let row = row_of(&app, &bob).await;
     assert_eq!(row["node"], json!(null));
-    assert!((1000..1500).contains(&time(&row, "load_ms").unwrap()), "{row}");
+    assert!((1000..=duration(&row)).contains(&time(&row, "load_ms").unwrap()), "{row}");
     app.stop().await;
 }
 
@@ -257,6 +264,6 @@ async fn a_load_that_the_node_did_by_itself_is_in_one_row_where_the_node_tells()
         loads.extend(time(&row_of(&app, key).await, "load_ms"));
     }
     assert_eq!(simulated.stats().loads, 1);
-    assert!((600..1000).contains(&loads.iter().sum::<u64>()), "{loads:?}");
+    assert!((600..1200).contains(&loads.iter().sum::<u64>()), "{loads:?}");
     app.stop().await;
 }
