@@ -1,4 +1,6 @@
 //! Which key opens what, and what does everybody else hear?
+mod guessing;
+
 use awc::http::Method;
 use serde_json::json;
 
