@@ -18,18 +18,19 @@ pub struct LoadCost(Mutex<Loads>);
 #[derive(Debug, Default)]
 struct Loads {
     over: Option<Duration>,
-    /// Uptime at which the one under way began.
-    since: Option<Duration>,
+    /// Uptimes at which those under way began: one as a rule, and another where the first one's node was taken out.
+    under_way: Vec<Duration>,
 }
 
 impl LoadCost {
     fn begin(&self, now: Duration) {
-        self.lock().since = Some(now);
+        self.lock().under_way.push(now);
     }
 
-    fn end(&self, now: Duration) {
+    fn end(&self, since: Duration, now: Duration) {
         let mut loads = self.lock();
-        if let Some(since) = loads.since.take() {
+        if let Some(index) = loads.under_way.iter().position(|began| *began == since) {
+            loads.under_way.swap_remove(index);
             loads.over = Some(loads.over.unwrap_or_default() + now.saturating_sub(since));
         }
     }
@@ -37,7 +38,7 @@ impl LoadCost {
     /// Of a request that ends before its load does: what the load has taken by then. `None` if it caused none.
     pub(super) fn so_far(&self, now: Duration) -> Option<Duration> {
         let loads = self.lock();
-        let under_way = loads.since.map(|since| now.saturating_sub(since));
+        let under_way = loads.under_way.iter().map(|since| now.saturating_sub(*since));
         loads.over.into_iter().chain(under_way).reduce(|a, b| a + b)
     }
 
@@ -109,7 +110,7 @@ impl Drop for LoadUnderWay {
     fn drop(&mut self) {
         let now = self.clock.uptime();
         if let Some(cost) = &self.cost {
-            cost.end(now);
+            cost.end(self.since, now);
         }
         let mut charged = self.node.lock();
         charged.own -= 1;
@@ -133,13 +134,16 @@ mod tests {
         assert_eq!(cost.so_far(ms(5)), None);
         cost.begin(ms(10));
         assert_eq!(cost.so_far(ms(14)), Some(ms(4)));
-        cost.end(ms(20));
+        cost.end(ms(10), ms(20));
         assert_eq!(cost.so_far(ms(50)), Some(ms(10)));
         cost.begin(ms(60));
-        assert_eq!(cost.so_far(ms(63)), Some(ms(13)));
-        cost.end(ms(61));
-        cost.end(ms(99));
-        assert_eq!(cost.so_far(ms(99)), Some(ms(11)), "an end without a beginning is none");
+        cost.begin(ms(61));
+        assert_eq!(cost.so_far(ms(63)), Some(ms(15)));
+        cost.end(ms(60), ms(64));
+        assert_eq!(cost.so_far(ms(65)), Some(ms(18)));
+        cost.end(ms(61), ms(65));
+        cost.end(ms(61), ms(99));
+        assert_eq!(cost.so_far(ms(99)), Some(ms(18)), "an end without a beginning is none");
     }
 
     #[test]
