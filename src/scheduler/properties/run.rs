@@ -293,8 +293,17 @@ impl Run {
                     known.node = None;
                 }
             }
-            Decision::Load { node, model, .. } => {
-                let errand = Errand::Load(node.0, index_of(model));
+            Decision::Load { node, model, cause } => {
+                let model = index_of(model);
+                let cause = cause.expect("nobody gives hints here");
+                match self.known.get(&cause) {
+                    Some(known) => assert_eq!(known.model, model, "a load of another model"),
+                    None => {
+                        let waits = |known: &Known| known.model == model && known.node.is_none();
+                        assert!(!self.known.values().any(waits), "a load of somebody gone, though others wait for it");
+                    }
+                }
+                let errand = Errand::Load(node.0, model);
                 let loads = |errand: &&Errand| matches!(errand, Errand::Load(at, _) if *at == node.0);
                 assert_eq!(self.errands.iter().filter(loads).count(), 0, "one load at a time on a node");
                 self.errands.push(errand);
