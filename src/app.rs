@@ -1,8 +1,8 @@
 //! How is everything put together, started, and stopped in order?
 //!
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
-//! end with an error frame → the server stops → background tasks stop → usage is flushed → the last traces are
-//! sent → the database closes.
+//! end with an error frame → the server stops → background tasks stop → usage is flushed → shares of limits are
+//! given back → the last traces are sent → the database closes.
 mod reload;
 
 use std::any::Any;
@@ -31,7 +31,7 @@ use crate::relay::{
     Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Relay, Resolver, Roster, Tracer, Upstream, Watch, Watchers,
 };
 use crate::scheduler::Scheduler;
-use crate::store::{Accounts, Changes, Copier, KeyDigest, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Writer};
 
 /// How often what the scheduler learned is kept.
 const REMEMBER: Duration = Duration::from_secs(60);
@@ -77,6 +77,7 @@ pub struct App {
     recorder: Recorder,
     writer: Writer,
     copier: Option<Copier>,
+    leaser: Option<Leaser>,
     relay: Relay,
     roster: Arc<Roster>,
     watches: mpsc::Receiver<Watch>,
@@ -123,11 +124,19 @@ impl App {
             return Err(StartError::Setting(format!("nodes[{index}].{flaw}")));
         }
         let store = Store::open(&config.database).await?;
-        let (recorder, writer, copier) = Recorder::new(store.clone(), clock);
+        let (recorder, writer, mut copier) = Recorder::new(store.clone(), clock);
         if let Some(copier) = &copier {
             copier.catch_up(CATCH_UP).await;
         }
         let accounts = Arc::new(Accounts::load(store.clone(), &config.keys, clock.now()).await?);
+        if let Some(copier) = &mut copier {
+            copier.tell(accounts.clone());
+        }
+        let leases = Leaser::open(store.clone(), accounts.clone(), clock, &config.database).await?;
+        let (broker, mut leaser) = leases.unzip();
+        if let Some(leaser) = &mut leaser {
+            leaser.join().await;
+        }
         for account in accounts.all() {
             metrics.meet_user(account.user().as_str());
         }
@@ -160,6 +169,7 @@ impl App {
             admin_key: AdminKey(admin_key),
             guesses: Arc::new(Guesses::new(config.server.guesses_per_minute)),
             accounts: accounts.clone(),
+            broker,
             store: store.clone(),
             recorder: recorder.clone(),
             relay: relay.clone(),
@@ -179,6 +189,7 @@ impl App {
             recorder,
             writer,
             copier,
+            leaser,
             relay,
             roster,
             watches,
@@ -235,11 +246,13 @@ impl App {
         background.push(actix_rt::spawn(loader.run(tasks.clone())));
         let flush = CancellationToken::new();
         let copy = CancellationToken::new();
+        let share = CancellationToken::new();
         let traces = CancellationToken::new();
         let stopped = traces.clone().cancelled_owned();
         let tracing = self.exporter.map(|exporter| actix_rt::spawn(exporter.run(stopped)));
         let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
         let copying = self.copier.map(|copier| actix_rt::spawn(copier.run(copy.clone(), FLUSH_PATIENCE)));
+        let sharing = self.leaser.map(|leaser| actix_rt::spawn(leaser.run(share.clone())));
         let handle = self.server.handle();
         let serving = actix_rt::spawn(self.server);
         let drain = Drain {
@@ -264,6 +277,10 @@ impl App {
         copy.cancel();
         if let Some(copying) = copying {
             let _ = copying.await;
+        }
+        share.cancel();
+        if let Some(sharing) = sharing {
+            let _ = sharing.await;
         }
         traces.cancel();
         if let Some(tracing) = tracing {
@@ -352,6 +369,7 @@ struct Parts {
     admin_key: AdminKey,
     guesses: Arc<Guesses>,
     accounts: Arc<Accounts>,
+    broker: Option<Broker>,
     store: Store,
     recorder: Recorder,
     relay: Relay,
@@ -407,6 +425,7 @@ impl Parts {
             tracer: self.tracer.clone(),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
+            broker: self.broker.clone(),
             names: self.names.clone(),
             limits: self.limits.clone(),
             draining: self.draining.clone(),

@@ -201,6 +201,7 @@ impl Check<'_> {
         }
         self.admin();
         self.peppers();
+        self.leases();
         self.positive();
         self.nodes();
         self.mistakes
@@ -231,6 +232,17 @@ impl Check<'_> {
             if !store::KeySettings::is_fit(pepper) {
                 self.wrong(path, "expected at least 16 characters", "`openssl rand -hex 32` makes a good one");
             }
+        }
+    }
+
+    fn leases(&mut self) {
+        let (percent, seconds) =
+            (self.document.value.database.lease_percent, self.document.value.database.lease_seconds);
+        if !(1..=50).contains(&percent) {
+            self.wrong("database.lease_percent", "expected 1 to 50", "5 is usual");
+        }
+        if !(10..=3600).contains(&seconds) {
+            self.wrong("database.lease_seconds", "expected 10 to 3600", "60 is usual");
         }
     }
 
@@ -371,6 +383,16 @@ mod tests {
             let said = keys(bad).unwrap_err();
             assert!(said.contains(named) && !said.contains("geheim"), "{said}");
         }
+    }
+
+    #[test]
+    fn leases_are_a_part_and_a_while() {
+        for (good, bad) in [("lease_percent: 50", "lease_percent: 51"), ("lease_seconds: 10", "lease_seconds: 9")] {
+            assert!(check(&format!("database:\n  {good}\n"), &[]).is_ok());
+            let said = check(&format!("database:\n  {bad}\n"), &[]).unwrap_err();
+            assert!(said.contains(&format!(":2: database.{}", bad.split(':').next().unwrap())), "{said}");
+        }
+        assert!(check("database:\n  lease_percent: 0\n  lease_seconds: 3601\n", &[]).unwrap_err().lines().count() == 2);
     }
 
     #[test]

@@ -11,15 +11,23 @@
 //! every admission, however many requests race. A user's budget and a key's are asked together: both admit, or neither.
 //!
 //! Invariant: every [`Reservation`] is given back exactly once, to [`Budget::settle`] or to [`Budget::cancel`].
+mod amounts;
 mod budget;
+mod ledger;
 #[cfg(test)]
 mod properties;
+mod share;
+#[cfg(test)]
+mod sharing;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use amounts::Amounts;
 pub use budget::{Budget, Reservation, Spent};
+pub use ledger::Ledger;
+pub use share::{Claim, Elsewhere, Holding, Most, Peer, trade, wish};
 
 const DAY_MS: i64 = 86_400_000;
 
@@ -112,6 +120,11 @@ impl Need {
     /// Without `max_tokens` a request takes what is left, up to the default, but at least one token.
     fn smallest(&self) -> u64 {
         self.prompt.saturating_add(self.output.unwrap_or(1).max(1))
+    }
+
+    /// What it may use where there is so much room for output; `None` = no limit.
+    fn allowance(&self, room: Option<u64>) -> Allowance {
+        Allowance { output: room.map(|room| self.output_within(room)), is_cap: room.is_some() && self.output.is_none() }
     }
 
     /// What it gets where there is room for `room` tokens of output.

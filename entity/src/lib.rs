@@ -5,9 +5,12 @@
 #![allow(missing_docs)]
 
 pub mod drained_node;
+pub mod gateway;
+pub mod identity;
 pub mod key;
 pub mod key_digest;
 pub mod learned;
+pub mod lease;
 pub mod node;
 pub mod outbox;
 pub mod parked;

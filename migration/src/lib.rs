@@ -3,10 +3,12 @@ use sea_orm_migration::prelude::*;
 
 mod l20261125_000001_running_outbox;
 mod l20261125_000002_learned;
+mod l20261125_000003_identity;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 mod m20261125_000002_keys_limits;
 mod m20261125_000100_nodes;
+mod m20261125_000400_leases;
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -20,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000001_usage_node_time::Migration),
             Box::new(m20261125_000002_keys_limits::Migration),
             Box::new(m20261125_000100_nodes::Migration),
+            Box::new(m20261125_000400_leases::Migration),
         ]
     }
 }
@@ -31,7 +34,11 @@ pub struct LocalMigrator;
 #[async_trait::async_trait]
 impl MigratorTrait for LocalMigrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(l20261125_000001_running_outbox::Migration), Box::new(l20261125_000002_learned::Migration)]
+        vec![
+            Box::new(l20261125_000001_running_outbox::Migration),
+            Box::new(l20261125_000002_learned::Migration),
+            Box::new(l20261125_000003_identity::Migration),
+        ]
     }
 
     fn migration_table_name() -> DynIden {

@@ -159,6 +159,16 @@ impl ApiError {
         error.with(|words| words.hopeless = true)
     }
 
+    /// 503: limits are shared with other gateways, and what this one may use of them by itself is used up.
+    pub fn limits_away() -> Self {
+        let message = format!(
+            "Your limits are shared with other gateways, which cannot be asked at the moment, and what may be used \
+             without them is used up. Please try again in {}.",
+            seconds(STORAGE_RETRY)
+        );
+        Self::unavailable("limits_unavailable", message, STORAGE_RETRY)
+    }
+
     /// 503, worth another try after `retry_after`.
     pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message);

@@ -28,12 +28,14 @@ use crate::relay::{
     Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
 };
 use crate::scheduler::{Event, Scheduler};
-use crate::store::{Access, Recorder, Status};
+use crate::store::{Access, Broker, NotLeased, Recorder, Status};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
 /// When a client that asks before any node was heard of is to come back.
 const UNHEARD_RETRY: Duration = Duration::from_secs(5);
+/// How often a request asks for more of a limit than this gateway holds.
+const LOOKS: usize = 2;
 
 /// What the inference routes need, one for each worker: the client to the nodes stays on its thread.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ pub struct Inference {
     pub meters: Meters,
     /// Where usage rows go.
     pub recorder: Recorder,
+    /// Where more of the limits is to be had that several gateways share.
+    pub broker: Option<Broker>,
     /// Other names for models.
     pub names: Live<ModelNames>,
     /// Output tokens reserved for a request that names no limit of its own, among others.
@@ -264,6 +268,21 @@ pub(super) async fn unmetered_audio(_: Caller) -> Result<HttpResponse, ApiError>
     ))
 }
 
+/// Why a request was not admitted.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("over a limit")]
+    Exceeded(Exceeded),
+    #[error(transparent)]
+    NotLeased(#[from] NotLeased),
+}
+
+impl From<Exceeded> for Refused {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::Exceeded(exceeded)
+    }
+}
+
 impl Inference {
     /// The trace waits with the request for whoever reports its end.
     fn begin_trace(&self, request: &HttpRequest, began: Moment, authenticated: Duration) {
@@ -303,9 +322,9 @@ impl Inference {
             output: if endpoint.embeds() { Some(0) } else { request.max_output },
             default_output: self.limits.get().default_max_output,
         };
-        let output_cap = match meter.admit(need) {
+        let output_cap = match self.admit(&mut meter, need, &access).await {
             Ok(output_cap) => output_cap,
-            Err(exceeded) => return Err(self.refuse(exceeded, meter, &access, received)),
+            Err(refused) => return Err(self.refuse(refused, meter, &access, received)),
         };
         let job = Job {
             meter,
@@ -327,10 +346,36 @@ impl Inference {
         self.carry(job, request.model, &access).await
     }
 
+    /// Admits the request under its limits. What this gateway's share of them has no room for is asked for, and looked at
+    /// again: others may have taken it in between.
+    async fn admit(&self, meter: &mut Meter, need: Need, access: &Access) -> Result<Option<u64>, Refused> {
+        let mut admitted = meter.admit(need);
+        let Some(broker) = self.broker.as_ref().filter(|_| access.is_shared()) else {
+            return Ok(admitted?);
+        };
+        for _ in 0..LOOKS {
+            if admitted.is_ok() {
+                break;
+            }
+            broker.ask(access, &need).await?;
+            admitted = meter.admit(need);
+        }
+        Ok(admitted?)
+    }
+
     /// Words a limit's refusal and closes the account.
-    fn refuse(&self, exceeded: Exceeded, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
-        self.meters.metrics.rate_limited(exceeded.limit_name());
-        let error = ApiError::exceeded(exceeded, access.headroom(received));
+    fn refuse(&self, refused: Refused, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
+        let headroom = access.headroom(received);
+        let error = match refused {
+            Refused::Exceeded(exceeded) => {
+                self.meters.metrics.rate_limited(exceeded.limit_name());
+                ApiError::exceeded(exceeded, headroom)
+            }
+            Refused::NotLeased(why) => {
+                tracing::debug!(%why, "a limit could not be looked at");
+                ApiError::limits_away().for_user(headroom)
+            }
+        };
         meter.finish(Status::Refused, error.code());
         error
     }

@@ -2,7 +2,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Allowance, Exceeded, Limits, Moment, Need, Standing};
+use super::{Allowance, Amounts, Exceeded, Limits, Moment, Need, Standing};
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// How long a client waits when the rest of the quota is only reserved and may come back at any moment.
@@ -30,6 +30,8 @@ pub struct Reservation {
 pub struct Spent {
     /// Tokens of the day.
     pub tokens_today: u64,
+    /// Of these, what is not in the database yet.
+    pub unsent_today: u64,
     /// The admissions of the last minute, in any order: how long ago, and their tokens.
     pub recent: Vec<(Duration, u64)>,
 }
@@ -69,6 +71,13 @@ fn slice_of(uptime: Duration) -> u128 {
     uptime.as_millis() / SLICE_MS
 }
 
+impl Reservation {
+    /// The day whose tokens it holds.
+    pub(super) fn day(&self) -> i32 {
+        self.day
+    }
+}
+
 impl Budget {
     /// Takes up what was used before a restart. What is counted only under a limit counts only so.
     pub fn restore(&mut self, limits: &Limits, mut spent: Spent, now: Moment) {
@@ -93,27 +102,12 @@ impl Budget {
     /// # Errors
     /// [`Exceeded`] when a limit stands in the way; nothing is taken then.
     pub fn admit(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
-        let allowance = allowance(need, self.room(limits, need, now)?);
+        let allowance = need.allowance(self.room(limits, need, now)?);
         Ok((self.take(limits, need, allowance, now), allowance))
     }
 
-    /// Admits a request under two budgets, the user's and the key's.
-    ///
-    /// # Errors
-    /// [`Exceeded`] when a limit of either stands in the way; nothing is taken of any then.
-    pub fn admit_both(
-        (limits, budget): (&Limits, &mut Self),
-        (own_limits, own): (&Limits, &mut Self),
-        need: Need,
-        now: Moment,
-    ) -> Result<([Reservation; 2], Allowance), Exceeded> {
-        let rooms = [budget.room(limits, need, now)?, own.room(own_limits, need, now)?];
-        let allowance = allowance(need, rooms.into_iter().flatten().min());
-        Ok(([budget.take(limits, need, allowance, now), own.take(own_limits, need, allowance, now)], allowance))
-    }
-
     /// How many tokens of output there is room for; `None` = no limit.
-    fn room(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<Option<u64>, Exceeded> {
+    pub(super) fn room(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<Option<u64>, Exceeded> {
         let now = self.advance(now);
         if let Some(limit) = limits.max_concurrency
             && self.running >= limit
@@ -171,7 +165,7 @@ impl Budget {
         Err(Exceeded::TokensOfMinute { limit, left, retry_after })
     }
 
-    fn take(&mut self, limits: &Limits, need: Need, allowance: Allowance, now: Moment) -> Reservation {
+    pub(super) fn take(&mut self, limits: &Limits, need: Need, allowance: Allowance, now: Moment) -> Reservation {
         let now = self.advance(now);
         let (is_logged, is_weighed) = (limits.requests_per_minute.is_some(), limits.tokens_per_minute.is_some());
         let is_limited = is_weighed || limits.tokens_per_day.is_some();
@@ -227,6 +221,22 @@ impl Budget {
         self.settle(reservation, 0, now);
     }
 
+    /// What counts at the moment, with what is reserved.
+    pub(super) fn counted(&mut self, now: Moment) -> Amounts {
+        self.advance(now);
+        Amounts {
+            requests: self.admissions.len() as u64,
+            minute_tokens: self.slices.iter().map(Slice::tokens).fold(0, u64::saturating_add),
+            running: self.running.into(),
+            day_tokens: self.settled.saturating_add(self.reserved),
+        }
+    }
+
+    /// Tokens of the day that running requests hold.
+    pub(super) fn reserved(&self) -> u64 {
+        self.reserved
+    }
+
     /// What is used and left at `now`.
     pub fn standing(&mut self, limits: Limits, now: Moment) -> Standing {
         let now = self.advance(now);
@@ -262,8 +272,4 @@ impl Budget {
         }
         now
     }
-}
-
-fn allowance(need: Need, room: Option<u64>) -> Allowance {
-    Allowance { output: room.map(|room| need.output_within(room)), is_cap: room.is_some() && need.output.is_none() }
 }

@@ -146,7 +146,8 @@ fn concurrency_counts_from_admission_to_end() {
 fn a_restored_budget_goes_on_where_it_was() {
     let start = Moment { uptime: Duration::from_secs(61), unix_ms: 1_000_000 };
     let seconds = Duration::from_secs;
-    let spent = Spent { tokens_today: 40, recent: vec![(seconds(30), 7), (seconds(70), 5), (seconds(50), 2)] };
+    let spent =
+        Spent { tokens_today: 40, unsent_today: 0, recent: vec![(seconds(30), 7), (seconds(70), 5), (seconds(50), 2)] };
     let all = Limits { requests_per_minute: Some(2), tokens_per_minute: Some(10), ..tpd(100) };
     let mut budget = Budget::default();
     budget.restore(&all, spent.clone(), start);
@@ -165,11 +166,11 @@ fn a_restored_budget_goes_on_where_it_was() {
 
 #[test]
 fn the_tighter_of_two_budgets_decides_and_a_refusal_takes_nothing_of_either() {
-    let (mut user, mut key) = (Budget::default(), Budget::default());
+    let (mut user, mut key) = (Ledger::default(), Ledger::default());
     let (users, keys) = (tpd(1000), Limits { requests_per_minute: Some(1), ..tpd(100) });
-    let (held, allowance) = Budget::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap();
+    let (held, allowance) = Ledger::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap();
     assert_eq!(allowance.output, Some(90));
-    let refused = Budget::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap_err();
+    let refused = Ledger::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap_err();
     assert_eq!(refused.limit_name(), "requests_per_minute");
     let [of_user, of_key] = held;
     assert_eq!(user.standing(users, at(1)).tokens_reserved, 100);

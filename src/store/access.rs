@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{KeyDigest, SecretEnd};
-use crate::limits::{Allowance, Budget, Exceeded, Headroom, Limits, Moment, Need, Reservation, Standing};
+use crate::limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
 
 const MINUTE_MS: i64 = 60_000;
 
@@ -44,7 +44,7 @@ pub struct Account {
 #[derive(Debug)]
 struct AccountState {
     terms: Terms,
-    budget: Budget,
+    ledger: Ledger,
 }
 
 /// What a user may use, and how much of a busy service is theirs.
@@ -63,8 +63,8 @@ impl Default for Terms {
 }
 
 impl Account {
-    pub(super) fn new(user: UserId, created_at_ms: i64, terms: Terms, budget: Budget) -> Arc<Self> {
-        let state = Mutex::new(AccountState { terms, budget });
+    pub(super) fn new(user: UserId, created_at_ms: i64, terms: Terms, ledger: Ledger) -> Arc<Self> {
+        let state = Mutex::new(AccountState { terms, ledger });
         Arc::new(Self { user, created_at_ms, state, closed: CancellationToken::new() })
     }
 
@@ -89,7 +89,12 @@ impl Account {
 
     /// What is used and left.
     pub fn standing(&self, now: Moment) -> Standing {
-        self.with(|state| state.budget.standing(state.terms.limits, now))
+        self.with(|state| state.ledger.standing(state.terms.limits, now))
+    }
+
+    /// The limits of all keys together, and what is used of them.
+    pub(super) fn with_ledger<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
+        self.with(|AccountState { terms, ledger }| act(&terms.limits, ledger))
     }
 
     pub(super) fn close(&self) {
@@ -136,7 +141,7 @@ pub struct Key {
     pub(super) allowed: Option<AllowedModels>,
     /// Its own limits, under those of the user.
     pub(super) limits: Limits,
-    budget: Mutex<Budget>,
+    ledger: Mutex<Ledger>,
     /// The secret in force, and the one before it for a while.
     pub(super) secrets: Mutex<Vec<SecretEnd>>,
     pub(super) last_used_ms: AtomicI64,
@@ -144,7 +149,7 @@ pub struct Key {
 }
 
 impl Key {
-    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, limits: Limits, budget: Budget) -> Arc<Self> {
+    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, limits: Limits, ledger: Ledger) -> Arc<Self> {
         let allowed = row.allowed_models.as_deref().map(|names| {
             // A list that cannot be read allows nothing.
             AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
@@ -157,7 +162,7 @@ impl Key {
             expires_at_ms: row.expires_at_ms,
             allowed,
             limits,
-            budget: Mutex::new(budget),
+            ledger: Mutex::new(ledger),
             secrets: Mutex::default(),
             last_used_ms: AtomicI64::new(row.last_used_ms.unwrap_or_default()),
             revoked: account.closed.child_token(),
@@ -201,11 +206,12 @@ impl Key {
 
     /// What is used and left under its own limits.
     pub fn standing(&self, now: Moment) -> Standing {
-        self.with_budget(|budget| budget.standing(self.limits, now))
+        self.with_ledger(|limits, ledger| ledger.standing(*limits, now))
     }
 
-    fn with_budget<T>(&self, act: impl FnOnce(&mut Budget) -> T) -> T {
-        act(&mut self.budget.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Its own limits, and what is used of them.
+    pub(super) fn with_ledger<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
+        act(&self.limits, &mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// When it was last used, epoch milliseconds, to the minute.
@@ -262,6 +268,16 @@ impl Access {
         &self.account
     }
 
+    /// Whether other gateways may have a share of the limits.
+    pub fn is_shared(&self) -> bool {
+        self.account.with_ledger(|_, ledger| ledger.is_shared())
+    }
+
+    /// The key, where there is one.
+    pub(super) fn key(&self) -> Option<&Arc<Key>> {
+        self.key.as_ref()
+    }
+
     /// The key's id, for usage rows.
     pub fn key_id(&self) -> Option<&Arc<str>> {
         self.key.as_ref().map(|key| &key.id)
@@ -282,36 +298,35 @@ impl Access {
         self.account.terms().weight
     }
 
-    /// Admits a request under the limits of the user and of the key. See [`Budget::admit_both`].
+    /// Admits a request under the limits of the user and of the key. See [`Ledger::admit_both`].
     ///
     /// # Errors
     /// [`Exceeded`] when a limit stands in the way.
     pub fn admit(&self, need: Need, now: Moment) -> Result<Reserved, Exceeded> {
-        self.account.with(|AccountState { terms, budget }| {
-            let limits = &terms.limits;
+        self.account.with_ledger(|limits, ledger| {
             let Some(key) = &self.key else {
-                let (of_user, allowance) = budget.admit(limits, need, now)?;
+                let (of_user, allowance) = ledger.admit(limits, need, now)?;
                 return Ok(Reserved { of_user, of_key: None, allowance });
             };
             let ([of_user, of_key], allowance) =
-                key.with_budget(|own| Budget::admit_both((limits, budget), (&key.limits, own), need, now))?;
+                key.with_ledger(|own_limits, own| Ledger::admit_both((limits, ledger), (own_limits, own), need, now))?;
             Ok(Reserved { of_user, of_key: Some(of_key), allowance })
         })
     }
 
-    /// Settles an ended request. See [`Budget::settle`].
+    /// Settles an ended request. See [`Ledger::settle`].
     pub fn settle(&self, reserved: Reserved, tokens: u64, now: Moment) {
-        self.account.with(|state| state.budget.settle(reserved.of_user, tokens, now));
+        self.account.with_ledger(|_, ledger| ledger.settle(reserved.of_user, tokens, now));
         if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
-            key.with_budget(|budget| budget.settle(reservation, tokens, now));
+            key.with_ledger(|_, ledger| ledger.settle(reservation, tokens, now));
         }
     }
 
-    /// Takes an admission back. See [`Budget::cancel`].
+    /// Takes an admission back. See [`Ledger::cancel`].
     pub fn cancel(&self, reserved: Reserved, now: Moment) {
-        self.account.with(|state| state.budget.cancel(reserved.of_user, now));
+        self.account.with_ledger(|_, ledger| ledger.cancel(reserved.of_user, now));
         if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
-            key.with_budget(|budget| budget.cancel(reservation, now));
+            key.with_ledger(|_, ledger| ledger.cancel(reservation, now));
         }
     }
 

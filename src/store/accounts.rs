@@ -16,11 +16,12 @@ use sea_orm::{
 
 use super::access::{Access, Account, Key, Terms, UserId};
 use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
+use super::leases::Subject;
 use super::snapshot::People;
 use super::usage::{self, SpentByAll};
 use super::user_keys::{KeySpec, MadeKey};
 use super::{Store, StoreError, within_deadline};
-use crate::limits::{Budget, Limits, Moment, Spent};
+use crate::limits::{Budget, Ledger, Limits, Moment, Spent};
 
 /// The channel on which gateways on one Postgres tell each other that users or keys have changed.
 pub(super) const CHANNEL: &str = "ollama_gateway_people";
@@ -50,6 +51,8 @@ pub struct Accounts {
     copied: Mutex<People>,
     /// Whether the database was there the last time it was asked.
     current: AtomicBool,
+    /// Whether other gateways may have a share of every limit.
+    sharing: AtomicBool,
 }
 
 /// Whose key was presented.
@@ -69,6 +72,7 @@ impl Accounts {
     /// # Errors
     /// When the database fails.
     pub async fn load(store: Store, settings: &KeySettings, now: Moment) -> Result<Self, StoreError> {
+        let is_outbox = store.local.is_outbox;
         let accounts = Self {
             store,
             peppers: Peppers::load(settings)?,
@@ -79,6 +83,8 @@ impl Accounts {
             changing: tokio::sync::Mutex::new(()),
             copied: Mutex::default(),
             current: AtomicBool::new(false),
+            // Until it is known who else is there.
+            sharing: AtomicBool::new(is_outbox),
         };
         if accounts.store.is_online() {
             match accounts.refresh(now).await {
@@ -119,6 +125,43 @@ impl Accounts {
     /// The account of a user.
     pub fn by_user(&self, user: &str) -> Option<Arc<Account>> {
         self.users.get(user).map(|account| account.clone())
+    }
+
+    /// Whether limits of those who are yet to come are shared with other gateways, too.
+    pub(super) fn set_sharing(&self, sharing: bool) {
+        self.sharing.store(sharing, Ordering::Relaxed);
+    }
+
+    /// Everybody who has limits.
+    pub(super) fn subjects(&self) -> Vec<Subject> {
+        let users = self.users.iter().map(|account| Subject::User(account.clone()));
+        users.chain(self.keys.iter().map(|key| Subject::Key(key.clone()))).collect()
+    }
+
+    /// These rows are in the database now.
+    pub(super) fn sent(&self, rows: &[entity::usage::Model]) {
+        for row in rows {
+            let tokens = row.prompt_tokens.saturating_add(row.completion_tokens);
+            let tokens = u64::try_from(tokens).unwrap_or_default();
+            if let Some(account) = self.users.get(row.user_id.as_str()) {
+                account.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
+            }
+            if let Some(key) = row.key_id.as_deref().and_then(|id| self.keys.get(id)) {
+                key.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
+            }
+        }
+    }
+
+    fn ledger_of(&self, limits: &Limits, spent: Option<&Spent>, now: Moment) -> Ledger {
+        let mut budget = Budget::default();
+        if let Some(spent) = spent {
+            budget.restore(limits, spent.clone(), now);
+        }
+        let mut ledger = Ledger::of(budget, spent.map_or(0, |spent| spent.unsent_today), now.day());
+        if self.sharing.load(Ordering::Relaxed) {
+            ledger.begin_sharing(now);
+        }
+        ledger
     }
 
     /// Everybody, by name.
@@ -305,7 +348,7 @@ impl Accounts {
         now: Moment,
     ) -> Arc<Key> {
         let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-        let key = Key::new(account, row, limits, budget_of(&limits, spent, now));
+        let key = Key::new(account, row, limits, self.ledger_of(&limits, spent, now));
         self.keys.insert(key.id().clone(), key.clone());
         self.set_secrets(&key, secrets);
         key
@@ -341,7 +384,7 @@ impl Accounts {
 
     fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&Spent>, now: Moment) -> Arc<Account> {
         let terms = terms_of(row);
-        let account = Account::new(user, row.created_at_ms, terms, budget_of(&terms.limits, spent, now));
+        let account = Account::new(user, row.created_at_ms, terms, self.ledger_of(&terms.limits, spent, now));
         self.users.insert(account.user().shared(), account.clone());
         account
     }
@@ -365,14 +408,6 @@ pub(super) async fn announce(transaction: &impl ConnectionTrait) -> Result<(), D
 fn secret_of(row: &key_digest::Model) -> Option<SecretEnd> {
     let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
     Some(SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms })
-}
-
-fn budget_of(limits: &Limits, spent: Option<&Spent>, now: Moment) -> Budget {
-    let mut budget = Budget::default();
-    if let Some(spent) = spent {
-        budget.restore(limits, spent.clone(), now);
-    }
-    budget
 }
 
 fn terms_of(row: &user::Model) -> Terms {

@@ -28,6 +28,8 @@ pub(super) struct Local {
     pub(super) db: DatabaseConnection,
     pub(super) reserve: Arc<Reserve>,
     pub(super) is_outbox: bool,
+    /// Whether no other gateway used the file when it was opened.
+    pub(super) is_alone: bool,
 }
 
 impl Local {
@@ -62,7 +64,7 @@ impl Local {
             Some(detail) => StoreError::Damaged { path: path.clone(), detail, is_outbox },
             None => error.into(),
         })?;
-        let local = Self { db, reserve: Arc::new(reserve), is_outbox };
+        let local = Self { db, reserve: Arc::new(reserve), is_outbox, is_alone };
         if is_alone {
             let recovered = running::recover(&local).await?;
             if recovered > 0 {

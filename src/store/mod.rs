@@ -4,6 +4,7 @@ mod accounts;
 mod changes;
 mod keys;
 mod learned;
+mod leases;
 mod local;
 mod nodes;
 mod outbox;
@@ -34,6 +35,7 @@ pub use access::{Access, Account, AllowedModels, Key, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found, NewUser};
 pub use changes::Changes;
 pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
+pub use leases::{Broker, Leaser, NotLeased};
 use local::Local;
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
@@ -65,6 +67,12 @@ pub struct Settings {
     pub outbox: PathBuf,
     /// What usage rows outlive: `normal` = the death of the gateway, `full` = that of the machine, too. Default `normal`.
     pub synchronous: Synchronous,
+    /// With several gateways on one Postgres: hundredths of a limit that a gateway holds in reserve, 1 to 50. More is used
+    /// up more evenly while Postgres is away, and less is out of reach of the others. Default 5.
+    pub lease_percent: u8,
+    /// With several gateways on one Postgres: seconds after which a gateway that is not heard of any more has nothing left
+    /// of the limits, 10 to 3600. Default 60.
+    pub lease_seconds: u64,
 }
 
 /// What a row that was acknowledged outlives.
@@ -85,6 +93,8 @@ impl Default for Settings {
             password_file: None,
             outbox: PathBuf::from("data/outbox.db"),
             synchronous: Synchronous::default(),
+            lease_percent: 5,
+            lease_seconds: 60,
         }
     }
 }

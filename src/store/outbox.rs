@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::usage::insert_rows;
-use super::{Store, StoreError, within_deadline};
+use super::{Accounts, Store, StoreError, within_deadline};
 use crate::clock::Clock;
 
 /// Rows a statement.
@@ -40,6 +40,15 @@ pub struct Copied {
     pub is_up: bool,
 }
 
+impl Copied {
+    /// A row may be copied before the writer has said that it is there.
+    fn count(&mut self, taken: u64, done: u64) {
+        self.taken += taken;
+        self.done += done;
+        self.waiting = self.taken.saturating_sub(self.done);
+    }
+}
+
 /// What the copier and those who look at it share.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -54,10 +63,7 @@ impl Outbox {
 
     /// Rows went into the local file.
     pub(super) fn taken(&self, rows: u64) {
-        self.copied.send_modify(|copied| {
-            copied.taken += rows;
-            copied.waiting += rows;
-        });
+        self.copied.send_modify(|copied| copied.count(rows, 0));
         self.wake.notify_one();
     }
 
@@ -77,13 +83,20 @@ impl Outbox {
 #[derive(Debug)]
 pub struct Copier {
     store: Store,
+    /// Who is told which of their rows are in the database.
+    accounts: Option<std::sync::Arc<Accounts>>,
     outbox: std::sync::Arc<Outbox>,
     clock: Clock,
 }
 
 impl Copier {
     pub(super) fn new(store: Store, outbox: std::sync::Arc<Outbox>, clock: Clock) -> Self {
-        Self { store, outbox, clock }
+        Self { store, accounts: None, outbox, clock }
+    }
+
+    /// From now on these accounts are told of what is copied.
+    pub fn tell(&mut self, accounts: std::sync::Arc<Accounts>) {
+        self.accounts = Some(accounts);
     }
 
     /// Copies what an earlier run has left, as far as that goes at once, so that limits begin with all of it.
@@ -150,9 +163,7 @@ impl Copier {
         }
         self.outbox.copied.send_modify(|copied| {
             copied.is_up = is_up;
-            let done = *result.as_ref().unwrap_or(&0);
-            copied.done += done;
-            copied.waiting = copied.waiting.saturating_sub(done);
+            copied.count(0, *result.as_ref().unwrap_or(&0));
         });
         result
     }
@@ -179,7 +190,7 @@ impl Copier {
         let mut parts = vec![rows];
         while let Some(part) = parts.pop() {
             match within_deadline(insert_rows(&self.store.db, part)).await {
-                Ok(()) => {}
+                Ok(()) => self.accounts.iter().for_each(|accounts| accounts.sent(part)),
                 Err(StoreError::Database(error)) if is_refusal(&error) => match part {
                     [row] => self.park(row, &error).await?,
                     _ => parts.extend([&part[part.len() / 2..], &part[..part.len() / 2]]),
@@ -257,4 +268,20 @@ fn is_refusal(error: &DbErr) -> bool {
 fn jittered(pause: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + random / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_copied_before_it_was_counted_does_not_wait_for_ever() {
+        let mut copied = Copied::default();
+        copied.count(0, 1);
+        assert_eq!(copied.waiting, 0);
+        copied.count(1, 0);
+        assert_eq!(copied.waiting, 0);
+        copied.count(2, 0);
+        assert_eq!(copied.waiting, 2);
+    }
 }

@@ -294,8 +294,12 @@ pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Res
         add_spent(&mut spent, &store.db, &mine, now).await?;
     }
     if store.local.is_outbox {
-        let waiting = Column::RequestId.in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId));
-        let here = if store.is_online() { mine.filter(waiting) } else { mine };
+        let is_waiting = Column::RequestId.in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId));
+        let waiting = mine.clone().filter(is_waiting);
+        for (user, key, tokens) in within_deadline(tokens_of_day(&store.local.db, waiting.clone(), now.day())).await? {
+            spent.add(user, key, |spent| spent.unsent_today += u64::try_from(tokens).unwrap_or_default());
+        }
+        let here = if store.is_online() { waiting } else { mine };
         add_spent(&mut spent, &store.local.db, &here, now).await?;
     }
     Ok(spent)

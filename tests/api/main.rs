@@ -20,6 +20,7 @@ mod grey;
 mod harness;
 mod input;
 mod keys;
+mod leases;
 mod library;
 mod limits;
 mod metrics;

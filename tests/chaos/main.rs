@@ -22,4 +22,5 @@ mod oracle;
 mod outages;
 mod postgres;
 mod random;
+mod replicas;
 mod results;

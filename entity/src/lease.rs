@@ -1,0 +1,29 @@
+//! What one gateway holds of the limits of one user or key: what it has used and what it may use.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "leases")]
+pub struct Model {
+    /// `user:` and the name of a user, or `key:` and the id of a key.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub subject: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub gateway: String,
+    /// Admissions in any 60 s.
+    pub requests: i64,
+    /// Tokens of these.
+    pub minute_tokens: i64,
+    /// Requests at a time.
+    pub running: i64,
+    /// The UTC day of the tokens that follow, days since 1970-01-01.
+    pub day: i32,
+    /// Tokens of the day that are not in `usage` yet, or may still be used.
+    pub day_tokens: i64,
+    /// Of these, what stays taken if the gateway dies.
+    pub declared_tokens: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

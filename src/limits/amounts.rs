@@ -1,0 +1,77 @@
+//! The four limits side by side, for sums.
+use super::Limits;
+
+/// An amount of each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    /// Admissions in 60 s.
+    pub requests: u64,
+    /// Tokens of these.
+    pub minute_tokens: u64,
+    /// Requests at a time.
+    pub running: u64,
+    /// Tokens of the day.
+    pub day_tokens: u64,
+}
+
+impl Amounts {
+    /// The limits themselves; nothing where there is none.
+    pub fn of(limits: &Limits) -> Self {
+        Self {
+            requests: limits.requests_per_minute.map(u64::from).unwrap_or_default(),
+            minute_tokens: limits.tokens_per_minute.unwrap_or_default(),
+            running: limits.max_concurrency.map(u64::from).unwrap_or_default(),
+            day_tokens: limits.tokens_per_day.unwrap_or_default(),
+        }
+    }
+
+    /// All there is.
+    pub fn all() -> Self {
+        Self::default().map(|_| u64::MAX)
+    }
+
+    /// `limits`, as far as they are not more than these amounts.
+    pub fn within(self, limits: &Limits) -> Limits {
+        let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
+        Limits {
+            requests_per_minute: limits.requests_per_minute.map(|limit| limit.min(small(self.requests))),
+            tokens_per_minute: limits.tokens_per_minute.map(|limit| limit.min(self.minute_tokens)),
+            tokens_per_day: limits.tokens_per_day.map(|limit| limit.min(self.day_tokens)),
+            max_concurrency: limits.max_concurrency.map(|limit| limit.min(small(self.running))),
+        }
+    }
+
+    /// Each changed alike.
+    pub fn map(self, change: impl Fn(u64) -> u64) -> Self {
+        self.with(Self::default(), |amount, _| change(amount))
+    }
+
+    /// Each sum.
+    pub fn plus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_add)
+    }
+
+    /// Each difference, where there is one.
+    pub fn minus(self, other: Self) -> Self {
+        self.with(other, u64::saturating_sub)
+    }
+
+    /// The smaller of each.
+    pub fn min(self, other: Self) -> Self {
+        self.with(other, u64::min)
+    }
+
+    /// The larger of each.
+    pub fn max(self, other: Self) -> Self {
+        self.with(other, u64::max)
+    }
+
+    fn with(self, other: Self, join: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            requests: join(self.requests, other.requests),
+            minute_tokens: join(self.minute_tokens, other.minute_tokens),
+            running: join(self.running, other.running),
+            day_tokens: join(self.day_tokens, other.day_tokens),
+        }
+    }
+}

@@ -1,0 +1,491 @@
+//! How do several gateways on one Postgres keep limits together?
+//!
+//! One task at each gateway, the [`Leaser`], says every second that the gateway lives and looks who else does:
+//!
+//! * *Sole*: nobody else is there. The limits are this gateway's, without a word to the database, and stay so while it is
+//!   away: who was alone when they last looked goes on alone.
+//! * *Sharing*: of each limit it holds a share (`limits::share` has the rules), in the table `leases`. A request that does
+//!   not fit into it asks through the [`Broker`]; those that come while a trade is under way are traded for together. In
+//!   between, what is not used any more is given back.
+//! * *Waiting*: another one is there that does not share yet; it will within a second, or its time runs out.
+//!
+//! While the database is away a gateway that shares uses what it holds, until `database.lease_seconds` have passed since
+//! it was last heard; then requests under a limit are refused, and those without one go on.
+mod identity;
+mod table;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sea_orm::DbErr;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::table::Table;
+use super::access::{Access, Account, Key};
+use super::{Accounts, Settings, Store, StoreError};
+use crate::clock::Clock;
+use crate::limits::{Amounts, Claim, Elsewhere, Holding, Ledger, Limits, Moment, Most, Need, wish};
+
+/// How often a gateway says that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+/// Longest wait for the database.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Longest that a request waits for a share.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two looks whether another gateway shares by now.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Subjects of one trade.
+const MANY: usize = 100;
+/// Requests that may wait for a trade.
+const QUEUE: usize = 1024;
+const MINUTE: Duration = Duration::from_secs(60);
+/// The whole of a limit, in hundredths.
+const ALL: u64 = 100;
+
+/// Why nothing was leased.
+#[derive(Debug, thiserror::Error)]
+pub enum NotLeased {
+    /// The database cannot be asked.
+    #[error("the database that limits are shared through is away")]
+    Away,
+    /// Another gateway still has all of it.
+    #[error("another gateway does not share its limits yet")]
+    NotShared,
+    /// The database failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] DbErr),
+}
+
+/// Whose limits they are.
+#[derive(Clone, Debug)]
+pub(super) enum Subject {
+    User(Arc<Account>),
+    Key(Arc<Key>),
+}
+
+fn name_of_user(user: &str) -> String {
+    format!("user:{user}")
+}
+
+fn name_of_key(id: &str) -> String {
+    format!("key:{id}")
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        match self {
+            Self::User(account) => name_of_user(account.user().as_str()),
+            Self::Key(key) => name_of_key(key.id()),
+        }
+    }
+
+    fn user(&self) -> &str {
+        match self {
+            Self::User(account) => account.user().as_str(),
+            Self::Key(key) => key.account().user().as_str(),
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
+        match self {
+            Self::User(account) => account.with_ledger(act),
+            Self::Key(key) => key.with_ledger(act),
+        }
+    }
+}
+
+/// What is traded of one subject, and what came of it.
+#[derive(Debug)]
+struct Line {
+    subject: Subject,
+    limits: Limits,
+    claim: Claim,
+    block: Amounts,
+    need: Amounts,
+    elsewhere: Elsewhere,
+    holding: Holding,
+    free: Amounts,
+}
+
+#[derive(Debug)]
+struct Ask {
+    subjects: Vec<Subject>,
+    need: Amounts,
+    done: oneshot::Sender<Result<(), NotLeased>>,
+}
+
+/// Where requests ask for a larger share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Broker {
+    /// Asks for what a request needs that its share has no room for. `Ok` when it is worth another look: something was
+    /// traded, or the share has all that can be had.
+    ///
+    /// # Errors
+    /// [`NotLeased`] when nobody can say whether there is room.
+    pub async fn ask(&self, access: &Access, need: &Need) -> Result<(), NotLeased> {
+        let user = Some(Subject::User(access.account().clone()));
+        let subjects: Vec<Subject> = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
+        let asked = async {
+            loop {
+                let (done, answer) = oneshot::channel();
+                let ask = Ask { subjects: subjects.clone(), need: wish(need), done };
+                self.asks.send(ask).await.map_err(|_| NotLeased::Away)?;
+                match answer.await {
+                    Ok(Err(NotLeased::NotShared)) => tokio::time::sleep(AGAIN).await,
+                    Ok(answer) => return answer,
+                    Err(_) => return Err(NotLeased::Away),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(NotLeased::Away))
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Sole,
+    Sharing,
+    Waiting,
+}
+
+/// The task that holds this gateway's shares.
+#[derive(Debug)]
+pub struct Leaser {
+    store: Store,
+    accounts: Arc<Accounts>,
+    clock: Clock,
+    table: Table,
+    percent: u64,
+    asks: mpsc::Receiver<Ask>,
+    mode: Mode,
+    /// Whether we were alone when we last looked before we started.
+    was_sole: bool,
+    /// Whether the database answered the last time.
+    is_up: bool,
+    /// Uptime until which the others know that we live.
+    until: Duration,
+    /// Since when we are alone, if there was somebody before.
+    alone_since: Option<Moment>,
+    /// What the table has of us.
+    written: HashMap<String, Holding>,
+}
+
+impl Leaser {
+    /// The task and the way to it; `None` with SQLite, where no other gateway shares the limits.
+    ///
+    /// # Errors
+    /// When the local file cannot tell who we are.
+    pub async fn open(
+        store: Store,
+        accounts: Arc<Accounts>,
+        clock: Clock,
+        settings: &Settings,
+    ) -> Result<Option<(Broker, Self)>, StoreError> {
+        if !store.local.is_outbox {
+            return Ok(None);
+        }
+        let identity = store.identity().await?;
+        let (sender, asks) = mpsc::channel(QUEUE);
+        let table = Table {
+            db: store.db.clone(),
+            gateway: identity.gateway,
+            patience: Duration::from_secs(settings.lease_seconds),
+        };
+        let leaser = Self {
+            accounts,
+            clock,
+            table,
+            percent: settings.lease_percent.into(),
+            was_sole: identity.is_sole,
+            asks,
+            mode: Mode::Waiting,
+            is_up: true,
+            until: Duration::ZERO,
+            alone_since: None,
+            written: HashMap::new(),
+            store,
+        };
+        Ok(Some((Broker { asks: sender }, leaser)))
+    }
+
+    /// Looks who is there, before the first request.
+    pub async fn join(&mut self) {
+        self.beat().await;
+        if !self.is_up && self.was_sole {
+            tracing::info!("limits are this gateway's alone, as they were when it last saw the database");
+            self.keep_all();
+            self.mode = Mode::Sole;
+        }
+    }
+
+    /// Holds the shares until `stop`, and gives them back then.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut beat = tokio::time::interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut asks = Vec::with_capacity(MANY);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = beat.tick() => self.beat().await,
+                // When nobody can ask any more, shares are held all the same: usage is still on its way.
+                _ = self.asks.recv_many(&mut asks, MANY / 2), if !self.asks.is_closed() => self.answer(&mut asks).await,
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Says that we live, and does what follows from who else does.
+    async fn beat(&mut self) {
+        let beaten = match tokio::time::timeout(DEADLINE, self.try_beat()).await {
+            Ok(beaten) => beaten,
+            Err(_) => Err(NotLeased::Away),
+        };
+        if let Err(error) = &beaten
+            && self.is_up
+        {
+            tracing::warn!(%error, "limits cannot be shared; what this gateway holds of them stays in use for a while");
+        }
+        self.is_up = beaten.is_ok();
+    }
+
+    async fn try_beat(&mut self) -> Result<(), NotLeased> {
+        self.forget_others();
+        if !self.store.is_online() {
+            return Err(NotLeased::Away);
+        }
+        let asked = self.clock.uptime();
+        let mut seen = self.table.renew(self.mode == Mode::Sole).await?;
+        self.renewed(asked);
+        if self.mode == Mode::Sole && seen.has_peers {
+            // First here, then where they can see it. Not if both were alone, cut off from each other: then one has to begin.
+            self.share_all();
+            if !seen.has_sole_peer {
+                self.give_up(self.percent).await?;
+            }
+            seen = self.table.renew(false).await?;
+            self.set_mode(if seen.has_sole_peer { Mode::Waiting } else { Mode::Sharing }).await;
+        }
+        match self.mode {
+            Mode::Sole => Ok(()),
+            _ if seen.is_sole => self.go_alone(seen.has_leases).await,
+            _ if seen.has_sole_peer => {
+                self.set_mode(Mode::Waiting).await;
+                Ok(())
+            }
+            _ => {
+                self.set_mode(Mode::Sharing).await;
+                self.give_up(self.percent).await
+            }
+        }
+    }
+
+    fn renewed(&mut self, asked: Duration) {
+        self.until = asked + self.table.patience;
+        if self.mode == Mode::Sole {
+            return;
+        }
+        let now = self.clock.now();
+        for subject in self.accounts.subjects() {
+            subject.with(|_, ledger| ledger.extend(self.until, now));
+        }
+    }
+
+    /// Nobody else is there any more: takes what they have left.
+    async fn go_alone(&mut self, has_leases: bool) -> Result<(), NotLeased> {
+        if has_leases {
+            self.trade_for_all().await?;
+            self.alone_since = Some(self.clock.now());
+        } else {
+            self.keep_all();
+        }
+        self.set_mode(Mode::Sole).await;
+        Ok(())
+    }
+
+    async fn trade_for_all(&mut self) -> Result<(), NotLeased> {
+        let now = self.clock.now();
+        let lines: Vec<Line> = self
+            .accounts
+            .subjects()
+            .into_iter()
+            .filter_map(|subject| line(subject, None, Amounts::all(), Amounts::default(), now))
+            .collect();
+        self.trade(lines).await?;
+        let now = self.clock.now();
+        for subject in self.accounts.subjects() {
+            subject.with(|_, ledger| ledger.extend(Duration::MAX, now));
+        }
+        Ok(())
+    }
+
+    /// Nobody else has, or has used, anything.
+    fn keep_all(&mut self) {
+        self.alone_since = None;
+        self.accounts.set_sharing(false);
+        for subject in self.accounts.subjects() {
+            subject.with(|_, ledger| ledger.end_sharing());
+        }
+    }
+
+    /// What others used counts no more once that day is over, and the last minute.
+    fn forget_others(&mut self) {
+        let now = self.clock.now();
+        let is_over = |since: Moment| now.day() > since.day() && now.uptime > since.uptime + 2 * MINUTE;
+        if self.mode == Mode::Sole && self.alone_since.is_some_and(is_over) {
+            self.keep_all();
+        }
+    }
+
+    /// From now on nothing is used that is not leased.
+    fn share_all(&mut self) {
+        self.alone_since = None;
+        self.accounts.set_sharing(true);
+        let now = self.clock.now();
+        for subject in self.accounts.subjects() {
+            subject.with(|_, ledger| {
+                ledger.begin_sharing(now);
+                ledger.extend(self.until, now);
+            });
+        }
+    }
+
+    /// Gives back what is not used, and tells what is.
+    async fn give_up(&mut self, percent: u64) -> Result<(), NotLeased> {
+        let now = self.clock.now();
+        let mut lines = Vec::new();
+        for subject in self.accounts.subjects() {
+            let most = subject.with(|limits, ledger| ledger.most(limits, percent, now));
+            lines.extend(line(subject, Some(&most), most.free, Amounts::default(), now));
+        }
+        if self.written.is_empty() {
+            // Those of an earlier run.
+            let own = self.table.own().await?;
+            self.written = own.into_iter().map(|name| (name, Holding::default())).collect();
+        }
+        lines.retain(|line| !line.claim.is_empty());
+        let kept: HashSet<String> = lines.iter().map(|line| line.subject.name()).collect();
+        lines.retain(|line| self.written.get(&line.subject.name()) != Some(&line.claim.holding()) || line.is_short());
+        self.trade(lines).await?;
+        let gone: Vec<String> = self.written.keys().filter(|name| !kept.contains(*name)).cloned().collect();
+        for gone in gone.chunks(MANY) {
+            self.table.give_back(gone).await?;
+            for name in gone {
+                self.written.remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    async fn trade(&mut self, mut lines: Vec<Line>) -> Result<(), NotLeased> {
+        for lines in lines.chunks_mut(MANY) {
+            // All claims of one trade are of one moment.
+            let day = lines.first().map_or(0, |line| line.claim.day);
+            self.table.trade(lines, day).await?;
+            for line in lines {
+                let traded = (&line.holding, line.free);
+                line.subject.with(|_, ledger| ledger.take(&line.limits, &line.claim, traded, &line.elsewhere));
+                self.written.insert(line.subject.name(), line.holding);
+            }
+        }
+        Ok(())
+    }
+
+    /// Trades for all who ask.
+    async fn answer(&mut self, asks: &mut Vec<Ask>) {
+        let result = match (self.mode, self.is_up) {
+            (_, false) => Err(NotLeased::Away),
+            (Mode::Waiting, true) => Err(NotLeased::NotShared),
+            (Mode::Sole | Mode::Sharing, true) => match tokio::time::timeout(DEADLINE, self.trade_for(asks)).await {
+                Ok(result) => result,
+                Err(_) => Err(NotLeased::Away),
+            },
+        };
+        for ask in asks.drain(..) {
+            let answer = match &result {
+                Ok(()) => Ok(()),
+                Err(NotLeased::NotShared) => Err(NotLeased::NotShared),
+                Err(_) => {
+                    // Nobody can be told, so that what is held may be used to the end.
+                    let more = ask.subjects.iter().any(|subject| subject.with(|_, ledger| ledger.declare_all()));
+                    if more { Ok(()) } else { Err(NotLeased::Away) }
+                }
+            };
+            // Whoever asked may have left.
+            let _ = ask.done.send(answer);
+        }
+    }
+
+    async fn trade_for(&mut self, asks: &[Ask]) -> Result<(), NotLeased> {
+        let now = self.clock.now();
+        let mut needs: HashMap<String, (Subject, Amounts)> = HashMap::new();
+        for ask in asks {
+            for subject in &ask.subjects {
+                let entry = needs.entry(subject.name()).or_insert_with(|| (subject.clone(), Amounts::default()));
+                entry.1 = entry.1.plus(ask.need);
+            }
+        }
+        let percent = if self.mode == Mode::Sole { ALL } else { self.percent };
+        let until = if self.mode == Mode::Sole { Duration::MAX } else { self.until };
+        let lines = needs.into_values().filter_map(|(subject, need)| {
+            // One that was made a moment ago has no share yet.
+            subject.with(|_, ledger| ledger.extend(until, now));
+            let block = subject.with(|limits, _| Most::of(limits, percent).free);
+            line(subject, None, block, need, now)
+        });
+        self.trade(lines.collect()).await
+    }
+
+    async fn set_mode(&mut self, mode: Mode) {
+        if self.mode == mode {
+            return;
+        }
+        tracing::info!(gateway = self.table.gateway, ?mode, "limits among the gateways on this database");
+        self.mode = mode;
+        if let Err(error) = self.store.keep_identity(&self.table.gateway, mode == Mode::Sole).await {
+            tracing::warn!(%error, "it could not be kept whether limits are shared");
+        }
+    }
+
+    /// Gives everything back but what still counts.
+    async fn leave(mut self) {
+        self.share_all();
+        let left = async {
+            if self.mode != Mode::Waiting {
+                self.give_up(0).await?;
+            }
+            Ok::<_, NotLeased>(self.table.leave().await?)
+        };
+        match tokio::time::timeout(DEADLINE, left).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "shares of limits could not be given back; they end by themselves")
+            }
+            Err(_) => tracing::warn!("shares of limits could not be given back in time; they end by themselves"),
+        }
+    }
+}
+
+/// What is to be traded of a subject; `None` where it has no limit, or shares none.
+fn line(subject: Subject, most: Option<&Most>, block: Amounts, need: Amounts, now: Moment) -> Option<Line> {
+    let (limits, claim) = subject.with(|limits, ledger| {
+        let claim = (*limits != Limits::default()).then(|| ledger.claim(most, now)).flatten();
+        claim.map(|claim| (*limits, claim))
+    })?;
+    let (elsewhere, holding, free) = Default::default();
+    Some(Line { subject, limits, claim, block, need, elsewhere, holding, free })
+}
+
+impl Line {
+    /// Whether it has less than it may.
+    fn is_short(&self) -> bool {
+        self.claim.free.min(self.block) != self.block.min(Amounts::of(&self.limits))
+    }
+}

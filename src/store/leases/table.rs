@@ -1,0 +1,261 @@
+//! The tables `gateways` and `leases` in Postgres: who shares limits, and what each holds.
+//!
+//! Times are the database's own, so that no two clocks are compared. What is read and written of one subject happens under
+//! a lock on it, and who is there is decided under a lock on all gateways: both end with their transaction.
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
+
+use entity::{gateway, lease, usage};
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, ExprTrait,
+    IntoActiveModel, QueryFilter, QuerySelect, Statement, TransactionTrait,
+};
+use sha2::{Digest, Sha256};
+
+use super::{Line, NotLeased};
+use crate::limits::{Amounts, Elsewhere, Holding, Peer, trade};
+
+/// Any constant will do, so long as every gateway uses the same.
+const GATEWAYS_LOCK: i64 = 0x6f6c_6c61_6d62;
+/// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
+const MEMORY_MS: i64 = 3 * 86_400_000;
+
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) db: DatabaseConnection,
+    pub(super) gateway: String,
+    pub(super) patience: Duration,
+}
+
+/// Who is there.
+#[derive(Debug)]
+pub(super) struct Seen {
+    /// Whether we are alone, and nobody else may use any limit.
+    pub(super) is_sole: bool,
+    /// Whether others are there.
+    pub(super) has_peers: bool,
+    /// Whether one of them does not share yet.
+    pub(super) has_sole_peer: bool,
+    /// Whether others have left leases behind.
+    pub(super) has_leases: bool,
+}
+
+struct Gateways {
+    now_ms: i64,
+    peers: HashMap<String, (Peer, bool)>,
+    own: Option<gateway::Model>,
+}
+
+impl Gateways {
+    async fn read(db: &DatabaseTransaction, own: &str) -> Result<Self, DbErr> {
+        let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
+        let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), clock)).await?;
+        let now_ms: i64 = row.ok_or(DbErr::RecordNotFound("clock".to_owned()))?.try_get_by_index(0)?;
+        let (mut peers, mut found) = (HashMap::new(), None);
+        for row in gateway::Entity::find().all(db).await? {
+            if row.id == own {
+                found = Some(row);
+                continue;
+            }
+            let peer =
+                Peer { silent: millis(now_ms - row.renewed_ms), patience: millis(row.patience_ms), left: row.has_left };
+            peers.insert(row.id, (peer, row.is_sole));
+        }
+        Ok(Self { now_ms, peers, own: found })
+    }
+
+    /// When we said last that we live, unless that is too long ago or the last word was that we end.
+    fn renewed(&self, patience: Duration) -> Option<&gateway::Model> {
+        let in_time = |own: &&gateway::Model| !own.has_left && millis(self.now_ms - own.renewed_ms) <= patience;
+        self.own.as_ref().filter(in_time)
+    }
+
+    /// How long we have looked without a gap.
+    fn watched(&self, patience: Duration) -> Duration {
+        self.renewed(patience).map_or(Duration::ZERO, |own| millis(self.now_ms - own.since_ms))
+    }
+}
+
+impl Table {
+    /// Says that we live, and looks who else does. `keeps_all`: we still use every limit as if we were alone.
+    pub(super) async fn renew(&self, keeps_all: bool) -> Result<Seen, DbErr> {
+        let transaction = self.db.begin().await?;
+        lock(&transaction, &[GATEWAYS_LOCK]).await?;
+        let gateways = Gateways::read(&transaction, &self.gateway).await?;
+        let watched = gateways.watched(self.patience);
+        let there: Vec<bool> =
+            gateways.peers.values().filter(|(peer, _)| !peer.is_gone(watched)).map(|(_, is_sole)| *is_sole).collect();
+        let is_sole = there.is_empty() || keeps_all;
+        let since_ms = gateways.renewed(self.patience).map_or(gateways.now_ms, |own| own.since_ms);
+        self.write(&transaction, gateways.now_ms, since_ms, is_sole, false).await?;
+        let old = gateway::Column::RenewedMs.lt(gateways.now_ms - MEMORY_MS);
+        if gateway::Entity::delete_many().filter(old).exec(&transaction).await?.rows_affected > 0 {
+            transaction.execute_unprepared("DELETE FROM leases WHERE gateway NOT IN (SELECT id FROM gateways)").await?;
+        }
+        let others = lease::Entity::find().filter(lease::Column::Gateway.ne(&self.gateway));
+        let has_leases = others.one(&transaction).await?.is_some();
+        transaction.commit().await?;
+        Ok(Seen { is_sole, has_peers: !there.is_empty(), has_sole_peer: there.contains(&true), has_leases })
+    }
+
+    /// Says that we end.
+    pub(super) async fn leave(&self) -> Result<(), DbErr> {
+        let transaction = self.db.begin().await?;
+        lock(&transaction, &[GATEWAYS_LOCK]).await?;
+        let now_ms = Gateways::read(&transaction, &self.gateway).await?.now_ms;
+        self.write(&transaction, now_ms, now_ms, false, true).await?;
+        transaction.commit().await
+    }
+
+    async fn write(
+        &self,
+        db: &DatabaseTransaction,
+        renewed_ms: i64,
+        since_ms: i64,
+        is_sole: bool,
+        has_left: bool,
+    ) -> Result<(), DbErr> {
+        use gateway::Column::{HasLeft, Id, IsSole, PatienceMs, RenewedMs, SinceMs};
+        let patience_ms = i64::try_from(self.patience.as_millis()).unwrap_or(i64::MAX);
+        let id = self.gateway.clone();
+        let row = gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left }.into_active_model();
+        let replace =
+            OnConflict::column(Id).update_columns([RenewedMs, SinceMs, PatienceMs, IsSole, HasLeft]).to_owned();
+        gateway::Entity::insert(row).on_conflict(replace).exec_without_returning(db).await?;
+        Ok(())
+    }
+
+    /// Trades for each line, all or none.
+    pub(super) async fn trade(&self, lines: &mut [Line], day: i32) -> Result<(), NotLeased> {
+        let names: BTreeSet<String> = lines.iter().map(|line| line.subject.name()).collect();
+        let transaction = self.db.begin().await?;
+        lock(&transaction, &names.iter().map(|name| number_of(name)).collect::<BTreeSet<_>>()).await?;
+        let gateways = Gateways::read(&transaction, &self.gateway).await?;
+        if gateways.renewed(self.patience).is_none() {
+            return Err(NotLeased::Away);
+        }
+        let watched = gateways.watched(self.patience);
+        if gateways.peers.values().any(|(peer, is_sole)| *is_sole && !peer.is_gone(watched)) {
+            return Err(NotLeased::NotShared);
+        }
+        let mut held: HashMap<String, Amounts> = HashMap::new();
+        let others = lease::Entity::find()
+            .filter(lease::Column::Subject.is_in(names))
+            .filter(lease::Column::Gateway.ne(&self.gateway));
+        for row in others.all(&transaction).await? {
+            if let Some((peer, _)) = gateways.peers.get(&row.gateway) {
+                let sum = held.entry(row.subject.clone()).or_default();
+                *sum = sum.plus(peer.keeps(&holding_of(&row), watched, day));
+            }
+        }
+        let used = tokens_in_database(&transaction, lines, day).await?;
+        for line in lines.iter_mut() {
+            let name = line.subject.name();
+            let held = held.get(&name).copied().unwrap_or_default();
+            let in_database = used.get(&name).copied().unwrap_or_default();
+            line.elsewhere = Elsewhere { held, in_database };
+            (line.holding, line.free) = trade(&line.limits, &line.claim, line.block, line.need, &line.elsewhere);
+        }
+        self.keep(&transaction, lines).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn keep(&self, db: &DatabaseTransaction, lines: &[Line]) -> Result<(), DbErr> {
+        use lease::Column::{Day, DayTokens, DeclaredTokens, Gateway, MinuteTokens, Requests, Running, Subject};
+        let rows = lines.iter().map(|line| self.row_of(&line.subject.name(), &line.holding).into_active_model());
+        let replace = OnConflict::columns([Subject, Gateway])
+            .update_columns([Requests, MinuteTokens, Running, Day, DayTokens, DeclaredTokens])
+            .to_owned();
+        lease::Entity::insert_many(rows).on_conflict(replace).exec_without_returning(db).await?;
+        Ok(())
+    }
+
+    /// The subjects of which we hold something.
+    pub(super) async fn own(&self) -> Result<Vec<String>, DbErr> {
+        let own = lease::Entity::find().filter(lease::Column::Gateway.eq(&self.gateway));
+        own.select_only().column(lease::Column::Subject).into_tuple().all(&self.db).await
+    }
+
+    /// Gives back whatever we hold of these.
+    pub(super) async fn give_back(&self, subjects: &[String]) -> Result<(), DbErr> {
+        lease::Entity::delete_many()
+            .filter(lease::Column::Gateway.eq(&self.gateway))
+            .filter(lease::Column::Subject.is_in(subjects))
+            .exec(&self.db)
+            .await?;
+        Ok(())
+    }
+
+    fn row_of(&self, subject: &str, holding: &Holding) -> lease::Model {
+        let signed = |amount: u64| i64::try_from(amount).unwrap_or(i64::MAX);
+        lease::Model {
+            subject: subject.to_owned(),
+            gateway: self.gateway.clone(),
+            requests: signed(holding.held.requests),
+            minute_tokens: signed(holding.held.minute_tokens),
+            running: signed(holding.held.running),
+            day: holding.day,
+            day_tokens: signed(holding.held.day_tokens),
+            declared_tokens: signed(holding.declared),
+        }
+    }
+}
+
+fn holding_of(row: &lease::Model) -> Holding {
+    let unsigned = |amount: i64| u64::try_from(amount).unwrap_or_default();
+    let held = Amounts {
+        requests: unsigned(row.requests),
+        minute_tokens: unsigned(row.minute_tokens),
+        running: unsigned(row.running),
+        day_tokens: unsigned(row.day_tokens),
+    };
+    Holding { held, declared: unsigned(row.declared_tokens), day: row.day }
+}
+
+/// What of the day is in the database, by subject.
+async fn tokens_in_database(db: &DatabaseTransaction, lines: &[Line], day: i32) -> Result<HashMap<String, u64>, DbErr> {
+    let users: BTreeSet<&str> = lines.iter().map(|line| line.subject.user()).collect();
+    let rows: Vec<(String, Option<String>, i64)> = usage::Entity::find()
+        .filter(usage::Column::Day.eq(day))
+        .filter(usage::Column::UserId.is_in(users))
+        .select_only()
+        .column(usage::Column::UserId)
+        .column(usage::Column::KeyId)
+        .column_as(
+            usage::Column::PromptTokens.sum().add(usage::Column::CompletionTokens.sum()).cast_as("bigint"),
+            "tokens",
+        )
+        .group_by(usage::Column::UserId)
+        .group_by(usage::Column::KeyId)
+        .into_tuple()
+        .all(db)
+        .await?;
+    let mut sums: HashMap<String, u64> = HashMap::new();
+    for (user, key, tokens) in rows {
+        let names = [Some(super::name_of_user(&user)), key.as_deref().map(super::name_of_key)];
+        for name in names.into_iter().flatten() {
+            let sum = sums.entry(name).or_default();
+            *sum = sum.saturating_add(u64::try_from(tokens).unwrap_or_default());
+        }
+    }
+    Ok(sums)
+}
+
+/// Waits for these locks, one after the other in their order, so that no two gateways wait for each other.
+async fn lock<'a>(db: &DatabaseTransaction, numbers: impl IntoIterator<Item = &'a i64>) -> Result<(), DbErr> {
+    let values: Vec<String> = numbers.into_iter().map(|number| format!("({number}::bigint)")).collect();
+    let each = format!("SELECT pg_advisory_xact_lock(number) FROM (VALUES {}) AS numbers (number)", values.join(", "));
+    db.execute_unprepared(&each).await?;
+    Ok(())
+}
+
+fn number_of(name: &str) -> i64 {
+    let digest = Sha256::digest(name.as_bytes());
+    digest.first_chunk().map_or(0, |bytes: &[u8; 8]| i64::from_be_bytes(*bytes))
+}
+
+fn millis(ms: i64) -> Duration {
+    Duration::from_millis(u64::try_from(ms).unwrap_or_default())
+}
