@@ -125,9 +125,9 @@ impl From<&Model> for ModelObject {
 pub async fn list(inference: Data<Inference>, Caller(access): Caller) -> Json<ModelList> {
     let (names, allowed) = (inference.names.get(), access.allowed_models());
     let data = inference.relay.dispatcher.read(|scheduler| {
-        let may = |model: &&Model| allowed.is_none_or(|allowed| allowed.allow(&model.name));
+        let may = |model: &&Model| allowed.as_ref().is_none_or(|allowed| allowed.allow(&model.name));
         let listed = scheduler.models().into_iter().filter(may).map(ModelObject::from);
-        let aliases = names.listed_aliases(allowed, scheduler).into_iter();
+        let aliases = names.listed_aliases(allowed.as_ref(), scheduler).into_iter();
         let renamed = aliases.filter_map(|(alias, listed)| {
             let model = scheduler.find_model(&listed)?;
             Some(ModelObject { id: alias, ..model.into() })
@@ -162,7 +162,7 @@ pub async fn retrieve(
         if !is_alias && scheduler.find_model(&id).is_none() {
             return Err(unknown());
         }
-        match names.resolve(&id, allowed, scheduler) {
+        match names.resolve(&id, allowed.as_ref(), scheduler) {
             Meaning::Model(found) => {
                 let model: ModelObject = scheduler.find_model(&found.listed).ok_or_else(unknown)?.into();
                 Ok(Json(if is_alias { ModelObject { id: id.to_string(), ..model } } else { model }))

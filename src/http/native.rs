@@ -28,7 +28,7 @@ pub async fn tags(inference: Data<Inference>, Caller(access): Caller) -> Json<Va
     let mut models: Vec<Value> = all.iter().filter(|model| may_see(&access, model)).cloned().collect();
     let allowed = access.allowed_models();
     let names = inference.names.get();
-    let aliases = inference.relay.dispatcher.read(|scheduler| names.listed_aliases(allowed, scheduler));
+    let aliases = inference.relay.dispatcher.read(|scheduler| names.listed_aliases(allowed.as_ref(), scheduler));
     for (alias, listed) in aliases {
         models.extend(all.iter().find(|model| model["name"] == *listed).map(|model| with_name(model, &alias)));
     }

@@ -193,6 +193,7 @@ inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
         admin::users::usage,
         admin::keys::create,
         admin::keys::list,
+        admin::keys::change,
         admin::keys::revoke,
         admin::keys::rotate,
         admin::limits::retrieve,

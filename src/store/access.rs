@@ -8,6 +8,8 @@ use super::keys::{KeyDigest, SecretEnd};
 use crate::limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
 
 const MINUTE_MS: i64 = 60_000;
+/// The name of a key that was given none.
+const DEFAULT_NAME: &str = "default";
 
 /// A user's name: `[A-Za-z0-9._@-]{1,64}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,39 +132,51 @@ impl AllowedModels {
     }
 }
 
+/// What of a key the operator chooses, and may change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySpec {
+    /// For lists.
+    pub name: String,
+    /// Epoch milliseconds; `None` = it does not end.
+    pub expires_at_ms: Option<i64>,
+    /// `None` = every model.
+    pub allowed_models: Option<AllowedModels>,
+    /// Of this key alone, under those of the user.
+    pub limits: Limits,
+}
+
+impl Default for KeySpec {
+    fn default() -> Self {
+        Self { name: DEFAULT_NAME.to_owned(), expires_at_ms: None, allowed_models: None, limits: Limits::default() }
+    }
+}
+
 /// A key as the request path sees it: not the secret, but what hangs on it.
 #[derive(Debug)]
 pub struct Key {
     pub(super) id: Arc<str>,
     pub(super) account: Arc<Account>,
-    pub(super) name: String,
     pub(super) created_at_ms: i64,
-    pub(super) expires_at_ms: Option<i64>,
-    pub(super) allowed: Option<AllowedModels>,
-    /// Its own limits, under those of the user.
-    pub(super) limits: Limits,
-    ledger: Mutex<Ledger>,
+    state: Mutex<KeyState>,
     /// The secret in force, and the one before it for a while.
     pub(super) secrets: Mutex<Vec<SecretEnd>>,
     pub(super) last_used_ms: AtomicI64,
     revoked: CancellationToken,
 }
 
+#[derive(Debug)]
+struct KeyState {
+    spec: KeySpec,
+    ledger: Ledger,
+}
+
 impl Key {
-    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, limits: Limits, ledger: Ledger) -> Arc<Self> {
-        let allowed = row.allowed_models.as_deref().map(|names| {
-            // A list that cannot be read allows nothing.
-            AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
-        });
+    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, spec: KeySpec, ledger: Ledger) -> Arc<Self> {
         Arc::new(Self {
             id: row.id.as_str().into(),
             account: account.clone(),
-            name: row.name.clone(),
             created_at_ms: row.created_at_ms,
-            expires_at_ms: row.expires_at_ms,
-            allowed,
-            limits,
-            ledger: Mutex::new(ledger),
+            state: Mutex::new(KeyState { spec, ledger }),
             secrets: Mutex::default(),
             last_used_ms: AtomicI64::new(row.last_used_ms.unwrap_or_default()),
             revoked: account.closed.child_token(),
@@ -179,29 +193,19 @@ impl Key {
         &self.account
     }
 
-    /// The operator's name for it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// When it was made, epoch milliseconds.
     pub fn created_at_ms(&self) -> i64 {
         self.created_at_ms
     }
 
-    /// When it ends, epoch milliseconds.
-    pub fn expires_at_ms(&self) -> Option<i64> {
-        self.expires_at_ms
+    /// What the operator chose, as it is in force.
+    pub fn spec(&self) -> KeySpec {
+        self.with(|state| state.spec.clone())
     }
 
-    /// The models it may be used for; `None` = all.
-    pub fn allowed_models(&self) -> Option<&AllowedModels> {
-        self.allowed.as_ref()
-    }
-
-    /// Its own limits, under those of the user.
-    pub fn limits(&self) -> Limits {
-        self.limits
+    /// In force from the next request on; what was used stays used.
+    pub(super) fn set_spec(&self, spec: KeySpec) {
+        self.with(|state| state.spec = spec);
     }
 
     /// What is used and left under its own limits.
@@ -211,7 +215,11 @@ impl Key {
 
     /// Its own limits, and what is used of them.
     pub(super) fn with_ledger<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
-        act(&self.limits, &mut self.ledger.lock().unwrap_or_else(PoisonError::into_inner))
+        self.with(|KeyState { spec, ledger }| act(&spec.limits, ledger))
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut KeyState) -> T) -> T {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// When it was last used, epoch milliseconds, to the minute.
@@ -226,10 +234,11 @@ impl Key {
 
     /// Whether the secret with this digest still opens the door.
     pub(super) fn opens(&self, digest: &KeyDigest, now: Moment) -> bool {
+        let key_end = self.with(|state| state.spec.expires_at_ms);
         let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         let end = secrets.iter().find(|secret| secret.digest == *digest).map(|secret| secret.until_ms);
         let is_past = |end: Option<i64>| end.is_some_and(|end| end <= now.unix_ms);
-        end.is_some_and(|end| !is_past(end)) && !is_past(self.expires_at_ms)
+        end.is_some_and(|end| !is_past(end)) && !is_past(key_end)
     }
 
     pub(super) fn used(&self, now: Moment) {
@@ -284,8 +293,8 @@ impl Access {
     }
 
     /// The models that may be asked for; `None` = all.
-    pub fn allowed_models(&self) -> Option<&AllowedModels> {
-        self.key.as_ref()?.allowed.as_ref()
+    pub fn allowed_models(&self) -> Option<AllowedModels> {
+        self.key.as_ref()?.with(|state| state.spec.allowed_models.clone())
     }
 
     /// Set when the key is revoked or its user deleted.

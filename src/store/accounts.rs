@@ -14,12 +14,12 @@ use sea_orm::{
     QuerySelect, QueryTrait, Set, SqlErr, TransactionTrait,
 };
 
-use super::access::{Access, Account, Key, Terms, UserId};
+use super::access::{Access, Account, AllowedModels, Key, KeySpec, Terms, UserId};
 use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
 use super::leases::Subject;
 use super::snapshot::People;
 use super::usage::{self, SpentByAll};
-use super::user_keys::{KeySpec, MadeKey};
+use super::user_keys::MadeKey;
 use super::{Store, StoreError, within_deadline};
 use crate::limits::{Budget, Ledger, Limits, Moment, Spent};
 
@@ -328,6 +328,7 @@ impl Accounts {
             match (known, self.by_user(&row.user_id)) {
                 (Some(key), _) => {
                     key.last_used_ms.fetch_max(row.last_used_ms.unwrap_or_default(), Ordering::Relaxed);
+                    key.set_spec(spec_of(row));
                     self.set_secrets(&key, secrets);
                 }
                 (None, Some(account)) => {
@@ -347,8 +348,9 @@ impl Accounts {
         spent: Option<&Spent>,
         now: Moment,
     ) -> Arc<Key> {
-        let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-        let key = Key::new(account, row, limits, self.ledger_of(&limits, spent, now));
+        let spec = spec_of(row);
+        let ledger = self.ledger_of(&spec.limits, spent, now);
+        let key = Key::new(account, row, spec, ledger);
         self.keys.insert(key.id().clone(), key.clone());
         self.set_secrets(&key, secrets);
         key
@@ -414,6 +416,15 @@ fn terms_of(row: &user::Model) -> Terms {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
     // Millionths would do no user any good, so that thousandths are kept.
     Terms { limits, weight: row.weight_millis.max(1) as f64 / 1000.0 }
+}
+
+pub(super) fn spec_of(row: &key::Model) -> KeySpec {
+    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+    let allowed_models = row.allowed_models.as_deref().map(|names| {
+        // A list that cannot be read allows nothing.
+        AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
+    });
+    KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
 }
 
 fn to_millis(weight: f64) -> i64 {

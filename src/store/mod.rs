@@ -31,7 +31,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 use serde::{Deserialize, Serialize};
 
-pub use access::{Access, Account, AllowedModels, Key, Reserved, Terms, UserId};
+pub use access::{Access, Account, AllowedModels, Key, KeySpec, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found, NewUser};
 pub use changes::Changes;
 pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
@@ -41,7 +41,7 @@ pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
 pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};
 pub use usage::{ModelTotals, Page, Period, Status, TokensFrom, UsageRow};
-pub use user_keys::{KeySpec, MadeKey};
+pub use user_keys::{KeyChange, MadeKey};
 pub use writer::Writer;
 
 /// Longest wait for any statement.

@@ -1,4 +1,5 @@
-//! How do users get keys, and lose them? Made, rotated with an overlap, revoked: in the database, and then in memory.
+//! How do users get keys, and lose them? Made, changed, rotated with an overlap, revoked: in the database, and then in
+//! memory.
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,34 +11,58 @@ use sea_orm::{
     IntoActiveModel, QueryFilter, QuerySelect, TransactionTrait,
 };
 
-use super::access::{Account, AllowedModels, Key};
-use super::accounts::{Accounts, announce, to_i64};
+use super::access::{Account, AllowedModels, Key, KeySpec};
+use super::accounts::{Accounts, announce, spec_of, to_i64};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use super::{StoreError, immediate, within_deadline};
-use crate::limits::{Limits, Moment};
+use crate::limits::Moment;
 
 /// Keys that one user may have.
 const MAX_KEYS: usize = 100;
-/// The name of a key that was given none.
-const DEFAULT_NAME: &str = "default";
 
-/// A key to be made.
-#[derive(Clone, Debug)]
-pub struct KeySpec {
+/// A change of a key: `None` = as it was.
+#[derive(Clone, Debug, Default)]
+pub struct KeyChange {
     /// For lists.
-    pub name: String,
-    /// Epoch milliseconds; `None` = it does not end.
-    pub expires_at_ms: Option<i64>,
-    /// `None` = every model.
-    pub allowed_models: Option<AllowedModels>,
-    /// Of this key alone, under those of the user.
-    pub limits: Limits,
+    pub name: Option<String>,
+    /// Epoch milliseconds; `Some(None)` = it does not end.
+    pub expires_at_ms: Option<Option<i64>>,
+    /// `Some(None)` = every model.
+    pub allowed_models: Option<Option<AllowedModels>>,
+    /// `Some(None)` = no limit, as in those below.
+    pub requests_per_minute: Option<Option<u32>>,
+    /// Of the requests admitted in any 60 s.
+    pub tokens_per_minute: Option<Option<u64>>,
+    /// Per UTC day.
+    pub tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time.
+    pub max_concurrency: Option<Option<u32>>,
 }
 
-impl Default for KeySpec {
-    fn default() -> Self {
-        Self { name: DEFAULT_NAME.to_owned(), expires_at_ms: None, allowed_models: None, limits: Limits::default() }
+impl KeyChange {
+    fn of(self, id: &str) -> key::ActiveModel {
+        fn set<T, Column: Into<sea_orm::Value>>(
+            given: Option<T>,
+            column: impl FnOnce(T) -> Column,
+        ) -> ActiveValue<Column> {
+            given.map_or(ActiveValue::NotSet, |given| ActiveValue::Set(column(given)))
+        }
+        key::ActiveModel {
+            id: ActiveValue::Unchanged(id.to_owned()),
+            name: set(self.name, |name| name),
+            expires_at_ms: set(self.expires_at_ms, |end| end),
+            allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
+            requests_per_minute: set(self.requests_per_minute, |limit| limit.map(i64::from)),
+            tokens_per_minute: set(self.tokens_per_minute, |limit| limit.map(to_i64)),
+            tokens_per_day: set(self.tokens_per_day, |limit| limit.map(to_i64)),
+            max_concurrency: set(self.max_concurrency, |limit| limit.map(i64::from)),
+            ..Default::default()
+        }
     }
+}
+
+fn text_of(models: &AllowedModels) -> String {
+    serde_json::json!(models.names()).to_string()
 }
 
 /// A key with its secret, which nobody can tell again.
@@ -75,7 +100,7 @@ impl Accounts {
             name: spec.name,
             created_at_ms: now.unix_ms,
             expires_at_ms: spec.expires_at_ms,
-            allowed_models: spec.allowed_models.map(|models| serde_json::json!(models.names()).to_string()),
+            allowed_models: spec.allowed_models.as_ref().map(text_of),
             requests_per_minute: spec.limits.requests_per_minute.map(i64::from),
             tokens_per_minute: spec.limits.tokens_per_minute.map(to_i64),
             tokens_per_day: spec.limits.tokens_per_day.map(to_i64),
@@ -197,6 +222,32 @@ impl Accounts {
         secrets.push(end);
         self.set_secrets(&key, secrets);
         Ok(MadeKey { key, secret })
+    }
+
+    /// Changes a key, for the next request on; those that run go on.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
+    pub async fn change_key(&self, user: &str, id: &str, change: KeyChange) -> Result<Arc<Key>, StoreError> {
+        let _changing = self.changing.lock().await;
+        let key = self.key_of(user, id)?;
+        let update = async {
+            let transaction = self.store.db.begin_with_options(immediate()).await?;
+            // Only what is given: another gateway may be changing something else.
+            let row = change.of(id).update(&transaction).await?;
+            announce(&transaction).await?;
+            transaction.commit().await?;
+            Ok(row)
+        };
+        let row = within_deadline(update).await.map_err(|error| match error {
+            // Another gateway has revoked it, and we have not heard of it yet.
+            StoreError::Database(DbErr::RecordNotUpdated | DbErr::RecordNotFound(_)) => {
+                StoreError::NoKey(id.to_owned())
+            }
+            other => other,
+        })?;
+        key.set_spec(spec_of(&row));
+        Ok(key)
     }
 
     /// Takes a key away: no request gets in with it from now on, and those that run end.

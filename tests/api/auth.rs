@@ -18,7 +18,7 @@ const USER_ROUTES: [(Method, &str); 7] = [
 ];
 
 /// A route for the admin and its method.
-const ADMIN_ROUTES: [(Method, &str); 12] = [
+const ADMIN_ROUTES: [(Method, &str); 13] = [
     (Method::GET, "/admin/users"),
     (Method::POST, "/admin/users"),
     (Method::GET, "/admin/users/ann"),
@@ -30,6 +30,7 @@ const ADMIN_ROUTES: [(Method, &str); 12] = [
     (Method::POST, "/admin/users/ann/keys"),
     (Method::DELETE, "/admin/users/ann/keys/key_1"),
     (Method::POST, "/admin/users/ann/keys/key_1/rotate"),
+    (Method::PATCH, "/admin/users/ann/keys/key_1"),
     (Method::GET, "/admin/nodes"),
 ];
 

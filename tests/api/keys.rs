@@ -4,7 +4,7 @@ use std::time::Duration;
 use awc::http::Method;
 use migration::Migrator;
 use ollama_gateway::store::{Changes, Store};
-use ollama_sim::{Fault, SimNode};
+use ollama_sim::{Fault, SimConfig, SimNode};
 use sea_orm::{ConnectionTrait, Database, DatabaseBackend, Statement};
 use sea_orm_migration::MigratorTrait;
 use serde_json::{Value, json};
@@ -288,6 +288,136 @@ async fn another_gateway_hears_of_a_revoked_key_within_five_seconds_and_ends_its
     }
 }
 
+/// Changes a key; what it is then.
+async fn change(app: &TestApp, user: &str, id: &str, body: Value) -> Value {
+    let path = format!("/admin/users/{user}/keys/{id}");
+    let reply = app.send(Method::PATCH, &path, Some(ADMIN_KEY), body.to_string()).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    reply.json()
+}
+
+#[actix_rt::test]
+async fn what_is_given_of_a_key_changes_and_the_rest_stays() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        app.user("ann").await;
+        let whole = json!({"name": "laptop", "expires_at": "2999-01-01", "allowed_models": ["llama3.2"],
+            "requests_per_minute": 1, "tokens_per_minute": 2, "tokens_per_day": 3, "max_concurrency": 4});
+        let (id, secret) = make(&app, "ann", whole.clone()).await;
+        let mut expected = keys_of(&app, "ann").await[1].clone();
+        for (field, value) in [
+            ("name", json!("desk")),
+            ("expires_at", json!("3000-02-03T00:00:00Z")),
+            ("allowed_models", json!(["a", "b/c:d"])),
+            ("requests_per_minute", json!(0)),
+            ("tokens_per_minute", json!(20)),
+            ("tokens_per_day", json!(30)),
+            ("max_concurrency", json!(40)),
+            ("expires_at", json!(null)),
+            ("allowed_models", json!(null)),
+            ("requests_per_minute", json!(null)),
+            ("tokens_per_minute", json!(null)),
+            ("tokens_per_day", json!(null)),
+            ("max_concurrency", json!(null)),
+        ] {
+            expected[field] = value.clone();
+            assert_eq!(change(&app, "ann", &id, json!({field: value})).await, expected);
+        }
+        expected["name"] = "default".into();
+        assert_eq!(change(&app, "ann", &id, json!({"name": null})).await, expected);
+        assert_eq!(change(&app, "ann", &id, json!({})).await, expected);
+
+        let app = app.restart().await;
+
+        wait_for("it is read", async || keys_of(&app, "ann").await.len() == 2).await;
+        assert_eq!(keys_of(&app, "ann").await[1], expected);
+        assert_eq!(status(&app, &secret).await, 200);
+        let mut all = whole;
+        all["name"] = "all at once".into();
+        change(&app, "ann", &id, all).await;
+        let key = &keys_of(&app, "ann").await[1];
+        assert_eq!((&key["name"], &key["tokens_per_day"]), (&json!("all at once"), &json!(3)));
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_changed_key_is_another_for_the_next_request_keeps_what_it_used_and_running_streams_go_on() {
+    let config = SimConfig { tokens_per_second: 40.0, slots: 4, ..SimConfig::warm() };
+    let simulated = SimNode::start(config).await.unwrap();
+    let app = spawn_app(vec![node("a", simulated.url(), 4)]).await;
+    app.user("ann").await;
+    let (id, key) = make(&app, "ann", json!({})).await;
+    let used = app.chat(&key, "llama3.2", "[[n=20]] hi").await.json()["usage"]["total_tokens"].as_u64().unwrap();
+    let mut stream = app.open_stream(&key, &stream_body("llama3.2", "[[n=50]]")).await;
+    let first = stream.next().await.unwrap();
+
+    change(&app, "ann", &id, json!({"allowed_models": ["llava"], "tokens_per_day": used})).await;
+
+    error_of(&app.chat(&key, "llama3.2", "hi").await, 403);
+    let error = error_of(&app.chat(&key, "llava", "hi").await, 429);
+    assert_eq!(error["code"], "insufficient_quota", "what was used under no limit is used: {error}");
+    let events = [vec![first], stream.rest().await].concat();
+    assert_eq!(events.last().map(String::as_str), Some("[DONE]"));
+    change(&app, "ann", &id, json!({"allowed_models": null, "tokens_per_day": null, "max_concurrency": 0})).await;
+    assert_eq!(error_of(&app.chat(&key, "llama3.2", "hi").await, 429)["code"], "rate_limit_exceeded");
+    change(&app, "ann", &id, json!({"max_concurrency": 1})).await;
+    assert_eq!(app.chat(&key, "llama3.2", "[[n=2]]").await.status, 200, "nothing is held by what has ended");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_expired_key_that_is_given_more_time_works_again() {
+    let app = app_on(TestDatabase::sqlite()).await;
+    app.user("ann").await;
+    let (id, key) = make(&app, "ann", json!({})).await;
+    let soon = time::OffsetDateTime::now_utc() + Duration::from_millis(700);
+    let soon = soon.format(&time::format_description::well_known::Rfc3339).unwrap();
+    change(&app, "ann", &id, json!({"expires_at": soon})).await;
+    assert_eq!(status(&app, &key).await, 200);
+    wait_for("the key has expired", async || status(&app, &key).await == 401).await;
+
+    change(&app, "ann", &id, json!({"expires_at": "2999-01-01"})).await;
+
+    assert_eq!(status(&app, &key).await, 200);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn another_gateway_hears_of_a_changed_key_within_five_seconds() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let nodes = || vec![node("a", simulated.url(), 4)];
+        let second = spawn_app_with(nodes(), database.again(), |_| {}).await;
+        let first = spawn_app_with(nodes(), database, |_| {}).await;
+        first.user("ann").await;
+        let (id, key) = make(&first, "ann", json!({})).await;
+        wait_for("the other gateway knows the key", async || status(&second, &key).await == 200).await;
+        assert_eq!(second.chat(&key, "llama3.2", "hi").await.status, 200);
+
+        let body = json!({"name": "other", "allowed_models": ["llava"], "max_concurrency": 0});
+        let changed = change(&first, "ann", &id, body).await;
+
+        let before = std::time::Instant::now();
+        let knows = async || second.chat(&key, "llama3.2", "hi").await.status == 403;
+        wait_for("the other gateway knows of the change", knows).await;
+        assert!(before.elapsed() < Duration::from_secs(5));
+        error_of(&second.chat(&key, "llava", "hi").await, 429);
+        assert_eq!(keys_of(&second, "ann").await[1]["name"], changed["name"]);
+
+        // What one of them has not heard of yet is no error of the server's.
+        let path = format!("/admin/users/ann/keys/{id}");
+        let (revoked, late) = (first.delete(&path, ADMIN_KEY), async {
+            let reply = second.send(Method::PATCH, &path, Some(ADMIN_KEY), json!({"name": "x"}).to_string()).await;
+            reply.status.as_u16()
+        });
+        let (revoked, late) = tokio::join!(revoked, late);
+        assert!(revoked.status == 200 && [200, 404].contains(&late), "{late}");
+        second.stop().await;
+        first.stop().await;
+    }
+}
+
 #[actix_rt::test]
 async fn postgres_tells_of_a_change_at_once() {
     let Some(database) = TestDatabase::postgres().await else { return };
@@ -547,12 +677,20 @@ async fn bodies_that_are_no_key_are_400_and_make_none() {
         ("allowed_models", json!(["a b"])),
         ("allowed_models", json!("llama3.2")),
         ("allowed_models", json!(vec!["a"; 101])),
+        ("requests_per_minute", json!(1_000_001)),
+        ("max_concurrency", json!(-1)),
         ("nmae", json!("x")),
     ] {
         let mut body = json!({});
         body[field] = bad;
         error_of(&app.post("/admin/users/ann/keys", ADMIN_KEY, body.clone()).await, 400);
+        let path = format!("/admin/users/ann/keys/{id}");
+        error_of(&app.send(Method::PATCH, &path, Some(ADMIN_KEY), body.to_string()).await, 400);
     }
+    for path in ["/admin/users/nobody/keys/key_none".to_owned(), "/admin/users/ann/keys/key_none".to_owned()] {
+        error_of(&app.send(Method::PATCH, &path, Some(ADMIN_KEY), "{}").await, 404);
+    }
+    assert_eq!(keys_of(&app, "ann").await[0]["name"], "default", "nothing has changed");
     for bad in [json!(-1), json!(604_801), json!(1.5), json!("1"), json!(null)] {
         let path = format!("/admin/users/ann/keys/{id}/rotate");
         error_of(&app.post(&path, ADMIN_KEY, json!({"grace_seconds": bad})).await, 400);

@@ -1,4 +1,4 @@
-//! A user's keys: made and rotated with a secret that is shown once, listed, revoked.
+//! A user's keys: made and rotated with a secret that is shown once, listed, changed, revoked.
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -12,8 +12,9 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::http::usage::{moment, rfc3339};
+use crate::limits::Limits;
 use crate::relay::Meters;
-use crate::store::{Accounts, AllowedModels, Key, KeySpec, MadeKey};
+use crate::store::{Accounts, AllowedModels, Key, KeyChange, KeySpec, MadeKey};
 
 /// Longest overlap of two secrets of one key: 7 days.
 const MAX_GRACE_SECONDS: u64 = 7 * 86_400;
@@ -46,6 +47,40 @@ pub struct CreateKey {
     #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
     tokens_per_day: Option<Option<u64>>,
     /// Requests at a time, waiting ones included.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
+    max_concurrency: Option<Option<u32>>,
+}
+
+/// A change of a key: absent = unchanged.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeKey {
+    /// For lists, 1 to 64 characters. Null = `default`.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "laptop", min_length = 1, max_length = 64)]
+    name: Option<Option<String>>,
+    /// When it ends, RFC 3339, or a date (UTC). Null = never; one that has ended works again then.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "2027-01-01")]
+    expires_at: Option<Option<String>>,
+    /// The models that it may be used for. Null = all, also those to come.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<Vec<String>>, example = json!(["llama3.2", "llava"]))]
+    allowed_models: Option<Option<Vec<String>>>,
+    /// Admissions in any 60 s; null = no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
+    requests_per_minute: Option<Option<u32>>,
+    /// Prompt and completion tokens of the requests admitted in any 60 s; null = no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
+    tokens_per_minute: Option<Option<u64>>,
+    /// Prompt and completion tokens per UTC day; null = no limit.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
+    tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time, waiting ones included; null = no limit.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, maximum = 1_000_000)]
     max_concurrency: Option<Option<u32>>,
@@ -135,6 +170,7 @@ pub struct RevokedKey {
 impl UserKey {
     fn new(key: &Key, now_ms: i64) -> Self {
         let user = key.account().user().as_str();
+        let spec = key.spec();
         let mut secrets = key.secrets();
         let in_force = secrets.pop();
         let previous = secrets.pop().and_then(|secret| {
@@ -144,14 +180,14 @@ impl UserKey {
         Self {
             id: key.id().to_string(),
             user_id: user.to_owned(),
-            name: key.name().to_owned(),
+            name: spec.name,
             prefix: format!("sk-{user}-"),
             last_four: in_force.map(|secret| secret.last_four).unwrap_or_default(),
             created_at: rfc3339(key.created_at_ms()),
-            expires_at: key.expires_at_ms().map(rfc3339),
+            expires_at: spec.expires_at_ms.map(rfc3339),
             last_used_at: key.last_used_ms().map(rfc3339),
-            allowed_models: key.allowed_models().map(|models| models.names().to_vec()),
-            limits: key.limits().into(),
+            allowed_models: spec.allowed_models.map(|models| models.names().to_vec()),
+            limits: spec.limits.into(),
             previous,
         }
     }
@@ -176,17 +212,43 @@ impl CreateKey {
     fn spec(self, now_ms: i64) -> Result<KeySpec, ApiError> {
         let default = KeySpec::default();
         let limits = self.given().over(default.limits)?;
-        let name = self.name.unwrap_or(default.name);
-        if !(1..=64).contains(&name.chars().count()) || name.chars().any(char::is_control) {
-            return Err(ApiError::invalid_field("name", "`name` must be 1 to 64 printable characters."));
-        }
-        let expires_at_ms = moment("expires_at", self.expires_at.as_deref())?;
-        if expires_at_ms.is_some_and(|end| end <= now_ms) {
-            return Err(ApiError::invalid_field("expires_at", "`expires_at` is in the past."));
-        }
+        let name = checked(self.name.unwrap_or(default.name))?;
+        let expires_at_ms = end(self.expires_at.as_deref(), now_ms)?;
         let allowed_models = self.allowed_models.map(allowed).transpose()?;
         Ok(KeySpec { name, expires_at_ms, allowed_models, limits })
     }
+}
+
+impl ChangeKey {
+    fn change(self, now_ms: i64) -> Result<KeyChange, ApiError> {
+        let Self { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency, .. } = self;
+        Given { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency }.over(Limits::default())?;
+        let named = |name: Option<String>| checked(name.unwrap_or(KeySpec::default().name));
+        Ok(KeyChange {
+            name: self.name.map(named).transpose()?,
+            expires_at_ms: self.expires_at.map(|given| end(given.as_deref(), now_ms)).transpose()?,
+            allowed_models: self.allowed_models.map(|given| given.map(allowed).transpose()).transpose()?,
+            requests_per_minute,
+            tokens_per_minute,
+            tokens_per_day,
+            max_concurrency,
+        })
+    }
+}
+
+fn checked(name: String) -> Result<String, ApiError> {
+    if !(1..=64).contains(&name.chars().count()) || name.chars().any(char::is_control) {
+        return Err(ApiError::invalid_field("name", "`name` must be 1 to 64 printable characters."));
+    }
+    Ok(name)
+}
+
+fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiError> {
+    let end_ms = moment("expires_at", given)?;
+    if end_ms.is_some_and(|end_ms| end_ms <= now_ms) {
+        return Err(ApiError::invalid_field("expires_at", "`expires_at` is in the past."));
+    }
+    Ok(end_ms)
 }
 
 fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
@@ -242,6 +304,31 @@ pub async fn list(
     let now_ms = meters.clock.now().unix_ms;
     let data = accounts.keys_of(&id)?.iter().map(|key| UserKey::new(key, now_ms)).collect();
     Ok(Json(KeyList { object: "list", data }))
+}
+
+/// Change a key
+///
+/// In force from the next request on, whichever gateway it comes to within 5 s. What was used stays used, and running
+/// requests go on.
+#[utoipa::path(
+    patch, path = "/admin/users/{id}/keys/{key_id}", tag = "admin", security(("admin_key" = [])),
+    request_body = ChangeKey,
+    params(("id" = String, Path, description = "The user."), ("key_id" = String, Path, description = "The key.")),
+    responses(
+        (status = 200, body = UserKey), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+    ),
+)]
+pub async fn change(
+    _: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    path: Path<(String, String)>,
+    JsonObject(body): JsonObject<ChangeKey>,
+) -> Result<Json<UserKey>, ApiError> {
+    let ((user, id), now_ms) = (path.into_inner(), meters.clock.now().unix_ms);
+    let key = accounts.change_key(&user, &id, body.change(now_ms)?).await?;
+    tracing::info!(user, key = id, "key changed");
+    Ok(Json(UserKey::new(&key, now_ms)))
 }
 
 /// Revoke a key

@@ -38,7 +38,11 @@ pub(super) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(keys::list))
                 .route(web::post().to(keys::create)),
         )
-        .service(resource("/admin/users/{id}/keys/{key_id}", "DELETE").route(web::delete().to(keys::revoke)))
+        .service(
+            resource("/admin/users/{id}/keys/{key_id}", "PATCH, DELETE")
+                .route(web::patch().to(keys::change))
+                .route(web::delete().to(keys::revoke)),
+        )
         .service(post("/admin/users/{id}/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
         .service(
