@@ -443,6 +443,7 @@ impl Parts {
             .app_data(Data::new(self.admin_key))
             .app_data(Data::new(self.store.clone()))
             .app_data(Data::new(self.recorder.clone()))
+            .app_data(Data::new(self.broker.clone()))
             .app_data(Data::new(self.config.server.clone()))
             .app_data(Data::new(self.limits.clone()))
             .app_data(Data::from(self.roster.clone()))

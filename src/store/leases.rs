@@ -113,7 +113,8 @@ struct Line {
 #[derive(Debug)]
 struct Ask {
     subjects: Vec<Subject>,
-    need: Amounts,
+    /// `None` = only what is known is of interest.
+    need: Option<Amounts>,
     done: oneshot::Sender<Result<(), NotLeased>>,
 }
 
@@ -131,11 +132,26 @@ impl Broker {
     /// [`NotLeased`] when nobody can say whether there is room.
     pub async fn ask(&self, access: &Access, need: &Need) -> Result<(), NotLeased> {
         let user = Some(Subject::User(access.account().clone()));
-        let subjects: Vec<Subject> = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
+        let subjects = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
+        self.trade(subjects, Some(wish(need))).await
+    }
+
+    /// Learns what others hold and have used of an account's limits, to show it.
+    ///
+    /// # Errors
+    /// [`NotLeased`] when nobody can say; what was last known stands.
+    pub async fn look(&self, account: &Arc<Account>) -> Result<(), NotLeased> {
+        match account.with_ledger(|_, ledger| ledger.is_shared()) {
+            true => self.trade(vec![Subject::User(account.clone())], None).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn trade(&self, subjects: Vec<Subject>, need: Option<Amounts>) -> Result<(), NotLeased> {
         let asked = async {
             loop {
                 let (done, answer) = oneshot::channel();
-                let ask = Ask { subjects: subjects.clone(), need: wish(need), done };
+                let ask = Ask { subjects: subjects.clone(), need, done };
                 self.asks.send(ask).await.map_err(|_| NotLeased::Away)?;
                 match answer.await {
                     Ok(Err(NotLeased::NotShared)) => tokio::time::sleep(AGAIN).await,
@@ -425,11 +441,11 @@ impl Leaser {
 
     async fn trade_for(&mut self, asks: &[Ask]) -> Result<(), NotLeased> {
         let now = self.clock.now();
-        let mut needs: HashMap<String, (Subject, Amounts)> = HashMap::new();
+        let mut needs: HashMap<String, (Subject, Option<Amounts>)> = HashMap::new();
         for ask in asks {
             for subject in &ask.subjects {
-                let entry = needs.entry(subject.name()).or_insert_with(|| (subject.clone(), Amounts::default()));
-                entry.1 = entry.1.plus(ask.need);
+                let (_, sum) = needs.entry(subject.name()).or_insert_with(|| (subject.clone(), None));
+                *sum = ask.need.map(|need| sum.unwrap_or_default().plus(need)).or(*sum);
             }
         }
         let percent = if self.mode == Mode::Sole { ALL } else { self.percent };
@@ -437,8 +453,8 @@ impl Leaser {
         let lines = needs.into_values().filter_map(|(subject, need)| {
             // One that was made a moment ago has no share yet.
             subject.with(|_, ledger| ledger.extend(until, now));
-            let block = subject.with(|limits, _| Most::of(limits, percent).free);
-            line(subject, None, block, need, now)
+            let block = need.map(|_| subject.with(|limits, _| Most::of(limits, percent).free));
+            line(subject, None, block.unwrap_or_default(), need.unwrap_or_default(), now)
         });
         self.trade(lines.collect()).await
     }

@@ -165,6 +165,11 @@ async fn tokens_of_a_day_are_never_over_in_total_and_almost_all_can_be_used() {
         assert!(limits["left"]["tokens"].as_u64().unwrap() < 400, "{limits}");
         assert!(limits["used"]["tokens_today"].as_u64().unwrap() >= 19_600, "{limits}");
     }
+    let key = two.first.user_with("zoe", json!({"tokens_per_day": 5_000})).await;
+    assert_eq!(ask(&two.first, &key, 300).await.status, 200);
+    until("both know zoe", async || two.second.get("/v1/models", &key).await.status == 200).await;
+    let limits = two.second.get("/admin/users/zoe/limits", ADMIN_KEY).await.json();
+    assert!(limits["used"]["tokens_today"].as_u64().unwrap() >= 300, "also where she never was: {limits}");
     two.stop().await;
 }
 

@@ -1,4 +1,6 @@
 //! A user's limits: read with what is used and left, changed for the next request on.
+use std::sync::Arc;
+
 use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +12,7 @@ use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::limits::Standing;
 use crate::relay::Meters;
-use crate::store::{Account, Accounts, StoreError, Terms};
+use crate::store::{Account, Accounts, Broker, StoreError, Terms};
 
 /// A change of limits: absent = unchanged, null = no limit.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -111,6 +113,15 @@ impl UserLimits {
     }
 }
 
+/// Learns what other gateways on the same database hold.
+async fn look(broker: &Option<Broker>, account: &Arc<Account>) {
+    if let Some(broker) = broker
+        && let Err(why) = broker.look(account).await
+    {
+        tracing::debug!(%why, "what other gateways hold of a limit is what was last known");
+    }
+}
+
 /// Read limits
 #[utoipa::path(
     get, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])),
@@ -120,10 +131,12 @@ impl UserLimits {
 pub async fn retrieve(
     _: Admin,
     accounts: Data<Accounts>,
+    broker: Data<Option<Broker>>,
     meters: Data<Meters>,
     id: Path<String>,
 ) -> Result<Json<UserLimits>, ApiError> {
     let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+    look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.standing(meters.clock.now()))))
 }
 
@@ -140,6 +153,7 @@ pub async fn retrieve(
 pub async fn change(
     _: Admin,
     accounts: Data<Accounts>,
+    broker: Data<Option<Broker>>,
     meters: Data<Meters>,
     id: Path<String>,
     JsonObject(body): JsonObject<ChangeLimits>,
@@ -150,5 +164,6 @@ pub async fn change(
     let terms = Terms { limits: body.given().over(before.limits)?, weight };
     let account = accounts.set_terms(&id, terms).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
+    look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.standing(meters.clock.now()))))
 }
