@@ -309,10 +309,12 @@ def fleet():
              rising((1, "green")), 2, values(_0=("Mistake", "red"), _1=("Good", "green")), spark=False, height=8),
         graph("Usage rows on their way", "In memory: of running requests, and those not yet in the local file; new requests get "
               "503 at 16384. In the local file: not in Postgres yet; that rises while Postgres is away, and costs nothing. "
-              "Parked: Postgres refuses them.",
+              "Parked: Postgres refuses them. Wrong sums: rollups that differ from their rows.",
               [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "in memory, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_outbox_rows") + ")", "in the local file, {{instance}}"),
-               ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}")], "none", (5, 8)),
+               ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}"),
+               ("sum by (instance) (" + series("gateway_usage_rollup_mismatches") + ")", "wrong sums, {{instance}}")],
+              "none", (5, 8)),
         graph("Memory", "In use by the gateway.",
               [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (5, 8)),
         graph("Processor", "1 is one core. This is what the gateway takes; models run elsewhere.",

@@ -31,7 +31,7 @@ use crate::relay::{
     Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Relay, Resolver, Roster, Tracer, Upstream, Watch, Watchers,
 };
 use crate::scheduler::Scheduler;
-use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Upkeep, Writer};
 
 /// How often what the scheduler learned is kept.
 const REMEMBER: Duration = Duration::from_secs(60);
@@ -290,6 +290,11 @@ impl App {
         served.map_err(io::Error::other)?
     }
 
+    fn upkeep(&self) -> Upkeep {
+        let kept_days = self.config.database.usage_retention_days;
+        Upkeep::new(self.store.clone(), kept_days, self.clock, self.relay.metrics.clone())
+    }
+
     fn spawn_background(&self) -> Vec<JoinHandle<()>> {
         let stop = &self.tasks;
         let interval = Duration::from_secs(self.config.health.fleet_interval_seconds);
@@ -298,6 +303,7 @@ impl App {
             actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
             actix_rt::spawn(remember(self.store.clone(), self.relay.dispatcher.clone(), self.clock, stop.clone())),
             actix_rt::spawn(self.roster.clone().run(interval)),
+            actix_rt::spawn(self.upkeep().run(stop.clone())),
         ]
     }
 }

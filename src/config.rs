@@ -193,6 +193,10 @@ impl Check<'_> {
                 "sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME",
             );
         }
+        if config.database.usage_retention_days.is_some_and(|days| days < store::MIN_RETENTION_DAYS) {
+            let message = format!("expected at least {} days, or null", store::MIN_RETENTION_DAYS);
+            self.wrong("database.usage_retention_days", &message, "limits count the rows of today and yesterday");
+        }
         if let Err(why) = config.log.filter() {
             self.wrong("log.level", &why, "such as info or info,ollama_gateway=debug");
         }
@@ -393,6 +397,17 @@ mod tests {
             assert!(said.contains(&format!(":2: database.{}", bad.split(':').next().unwrap())), "{said}");
         }
         assert!(check("database:\n  lease_percent: 0\n  lease_seconds: 3601\n", &[]).unwrap_err().lines().count() == 2);
+    }
+
+    #[test]
+    fn rows_that_limits_count_cannot_be_let_go() {
+        let days = |days: &str| check(&format!("database:\n  usage_retention_days: {days}\n"), &[]);
+        assert_eq!(days("2").unwrap().database.usage_retention_days, Some(2));
+        assert_eq!(days("null").unwrap().database.usage_retention_days, None);
+        for few in ["0", "1"] {
+            let said = days(few).unwrap_err();
+            assert!(said.contains(":2: database.usage_retention_days: expected at least 2 days"), "{said}");
+        }
     }
 
     #[test]

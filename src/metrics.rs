@@ -281,6 +281,11 @@ impl Metrics {
         }
     }
 
+    /// Sums of usage were compared with the rows: so many differed.
+    pub fn rollups_compared(&self, wrong: u64) {
+        self.families.rollup_mismatches.set(wrong as f64);
+    }
+
     /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
     pub fn rate_limited(&self, limit: &str) {
         self.families.rate_limited.with_label_values(&[limit]).inc();

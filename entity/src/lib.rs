@@ -16,4 +16,5 @@ pub mod outbox;
 pub mod parked;
 pub mod running;
 pub mod usage;
+pub mod usage_rollup;
 pub mod user;

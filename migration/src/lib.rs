@@ -8,7 +8,10 @@ mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 mod m20261125_000002_keys_limits;
 mod m20261125_000100_nodes;
+mod m20261125_000300_usage_rollups;
 mod m20261125_000400_leases;
+
+pub use m20261125_000300_usage_rollups::{fill_rollups, follow_rollups_on_sqlite};
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -22,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000001_usage_node_time::Migration),
             Box::new(m20261125_000002_keys_limits::Migration),
             Box::new(m20261125_000100_nodes::Migration),
+            Box::new(m20261125_000300_usage_rollups::Migration),
             Box::new(m20261125_000400_leases::Migration),
         ]
     }

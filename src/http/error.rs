@@ -367,7 +367,7 @@ impl From<StoreError> for ApiError {
                 Self::not_found(error.to_string())
             }
             StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
-            StoreError::TimedOut
+            StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
             | StoreError::Folder(_)

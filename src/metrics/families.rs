@@ -51,6 +51,7 @@ pub(super) struct Families {
     pub(super) outbox_waiting: Gauge,
     pub(super) outbox_parked: Gauge,
     pub(super) database_up: Gauge,
+    pub(super) rollup_mismatches: Gauge,
 }
 
 /// Declares families in one registry, each under its full name.
@@ -179,6 +180,10 @@ impl Families {
                 "Usage rows that Postgres refuses; they stay in the local file for the operator to look at.",
             )?,
             database_up: declare.gauge("database_up", "Whether Postgres answered the last time: 1 or 0.")?,
+            rollup_mismatches: declare.gauge(
+                "usage_rollup_mismatches",
+                "Sums of usage that differed from the rows of today and yesterday when they were last compared.",
+            )?,
         })
     }
 }

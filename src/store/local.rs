@@ -16,7 +16,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use super::reserve::Reserve;
-use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, immediate, running, within_deadline};
+use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, immediate, rollups, running, within_deadline};
 
 /// SQLite's own words for a file that is not what it wrote.
 const DAMAGED: [i32; 2] = [11, 26];
@@ -57,6 +57,11 @@ impl Local {
             Migrator::up(&transaction, None).await?;
             LocalMigrator::up(&transaction, None).await?;
             transaction.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
+            if is_outbox {
+                rollups::forget(&transaction).await?
+            } else {
+                rollups::follow(&transaction).await?
+            }
             transaction.commit().await?;
             Ok::<_, DbErr>(db)
         };

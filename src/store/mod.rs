@@ -9,9 +9,12 @@ mod local;
 mod nodes;
 mod outbox;
 mod recorder;
+mod report;
 mod reserve;
+mod rollups;
 mod running;
 mod snapshot;
+mod upkeep;
 mod usage;
 mod user_keys;
 mod writer;
@@ -25,8 +28,8 @@ use std::time::Duration;
 use migration::Migrator;
 use sea_orm::sqlx::Connection;
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr,
+    IsolationLevel, SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use serde::{Deserialize, Serialize};
@@ -40,12 +43,16 @@ use local::Local;
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
 pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};
+pub use report::{Dimension, Group, Label, Report, Sums};
+pub use upkeep::{MIN_RETENTION_DAYS, Upkeep};
 pub use usage::{ModelTotals, Page, Period, Status, TokensFrom, UsageRow};
 pub use user_keys::{KeyChange, MadeKey};
 pub use writer::Writer;
 
 /// Longest wait for any statement.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(5);
+/// Longest wait for the schema to be brought up to date, which may have to read every row.
+const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
 /// Longest wait for a Postgres that is away, where there is a copy of users and keys to start with.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to be in order again, after a statement that was given up.
@@ -73,6 +80,9 @@ pub struct Settings {
     /// With several gateways on one Postgres: seconds after which a gateway that is not heard of any more has nothing left
     /// of the limits, 10 to 3600. Default 60.
     pub lease_seconds: u64,
+    /// Days for which usage rows are kept, today (UTC) included, at least 2; `null` = for ever. Sums by day are kept for
+    /// ever. Default `null`.
+    pub usage_retention_days: Option<u32>,
 }
 
 /// What a row that was acknowledged outlives.
@@ -95,6 +105,7 @@ impl Default for Settings {
             synchronous: Synchronous::default(),
             lease_percent: 5,
             lease_seconds: 60,
+            usage_retention_days: None,
         }
     }
 }
@@ -150,8 +161,8 @@ pub enum StoreError {
     #[error("there is no node `{0}`")]
     NoNode(String),
     /// The database did not answer in time.
-    #[error("the database did not answer within {} s", STATEMENT_DEADLINE.as_secs())]
-    TimedOut,
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
     /// The database refused, or is away.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
@@ -214,7 +225,7 @@ impl Store {
         let store = Self { db, local, online: Arc::default() };
         let has_copy = !snapshot::People::read_copy(&store).await?.users.is_empty();
         let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
-        match tokio::time::timeout(patience, store.go_online()).await.unwrap_or(Err(StoreError::TimedOut)) {
+        match store.go_online(patience).await {
             Err(error) if !has_copy => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the database is away: users and keys are those of the last copy");
@@ -234,18 +245,37 @@ impl Store {
         self.online.store(false, Ordering::Relaxed);
     }
 
-    /// Makes up for what could not be done at the start.
-    async fn go_online(&self) -> Result<(), StoreError> {
+    /// Makes up for what could not be done at the start: a database that answers within `patience` gets the schema that it
+    /// lacks, and the time for that.
+    async fn go_online(&self, patience: Duration) -> Result<(), StoreError> {
         if !self.is_online() {
-            within_deadline(self.migrate()).await?;
+            if within(patience, self.lacks_schema()).await? {
+                tracing::info!("the database is brought up to date");
+                within(MIGRATION_DEADLINE, self.migrate()).await?;
+            }
             self.online.store(true, Ordering::Relaxed);
         }
         Ok(())
     }
 
+    /// The same for those who must not wait for a new schema: somebody else is at it.
+    async fn meet(&self) -> Result<(), StoreError> {
+        if !self.is_online() {
+            if within_deadline(self.lacks_schema()).await? {
+                return Err(DbErr::Migration("the database is being brought up to date".to_owned()).into());
+            }
+            self.online.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn lacks_schema(&self) -> Result<bool, DbErr> {
+        Ok(!Migrator::get_pending_migrations_read_only(&self.db).await?.is_empty())
+    }
+
     /// Applies the schema under a lock, because sea-orm's migrator takes none and several gateways may start at once.
     async fn migrate(&self) -> Result<(), DbErr> {
-        let transaction = self.db.begin().await?;
+        let transaction = begin_patiently(&self.db, MIGRATION_DEADLINE, None).await?;
         transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
         Migrator::up(&transaction, None).await?;
         transaction.commit().await
@@ -305,11 +335,30 @@ fn immediate() -> TransactionOptions {
     TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() }
 }
 
+/// A transaction for what takes its time: Postgres ends a statement of it only after this.
+async fn begin_patiently(
+    db: &DatabaseConnection,
+    patience: Duration,
+    isolation_level: Option<IsolationLevel>,
+) -> Result<DatabaseTransaction, DbErr> {
+    let options = TransactionOptions { isolation_level, ..Default::default() };
+    let transaction = db.begin_with_options(options).await?;
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        let statement = format!("SET LOCAL statement_timeout = {}", patience.as_millis());
+        transaction.execute_unprepared(&statement).await?;
+    }
+    Ok(transaction)
+}
+
 /// Waits for a statement, but not for ever.
 async fn within_deadline<T>(statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
-    match tokio::time::timeout(STATEMENT_DEADLINE, statement).await {
+    within(STATEMENT_DEADLINE, statement).await
+}
+
+async fn within<T>(deadline: Duration, statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(deadline, statement).await {
         Ok(result) => Ok(result?),
-        Err(_) => Err(StoreError::TimedOut),
+        Err(_) => Err(StoreError::TimedOut(deadline)),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::usage::insert_rows;
-use super::{Accounts, Store, StoreError, within_deadline};
+use super::{Accounts, STATEMENT_DEADLINE, Store, StoreError, within_deadline};
 use crate::clock::Clock;
 
 /// Rows a statement.
@@ -169,7 +169,7 @@ impl Copier {
     }
 
     async fn copy(&self) -> Result<u64, StoreError> {
-        self.store.go_online().await?;
+        self.store.go_online(STATEMENT_DEADLINE).await?;
         let local = &self.store.local.db;
         let oldest = outbox::Entity::find().order_by_asc(outbox::Column::RequestId).limit(BATCH);
         let oldest: Vec<Uuid> =
@@ -260,8 +260,8 @@ fn is_refusal(error: &DbErr) -> bool {
         return false;
     };
     let code = cause.as_database_error().and_then(|cause| cause.code());
-    // Data exceptions and broken constraints.
-    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    // Data exceptions, broken constraints, and what is larger than it may be, such as a name beyond what an index takes.
+    code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
 }
 
 /// Between half and all of it, so that gateways do not come back all at once.

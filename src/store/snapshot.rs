@@ -21,7 +21,7 @@ impl People {
     /// # Errors
     /// When it is away.
     pub(super) async fn read(store: &Store) -> Result<Self, StoreError> {
-        store.go_online().await?;
+        store.meet().await?;
         Ok(Self {
             users: within_deadline(user::Entity::find().all(&store.db)).await?,
             keys: within_deadline(key::Entity::find().all(&store.db)).await?,

@@ -4,18 +4,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use entity::outbox;
 use entity::usage::{Column, Entity, Model};
+use entity::{outbox, usage_rollup};
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, FromQueryResult, IntoActiveModel,
-    QueryFilter, QueryOrder, QuerySelect, Select,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select, SelectModel, Selector,
 };
 use uuid::Uuid;
 
 use super::outbox::ids_of;
 use super::{Store, StoreError, within_deadline};
 use crate::limits::{Moment, Spent};
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +189,18 @@ pub struct Period {
     pub to_ms: Option<i64>,
 }
 
+impl Period {
+    /// The same in days since 1970-01-01 UTC, where it begins and ends with a day, if it does at all.
+    fn days(self) -> Option<(Option<i32>, Option<i32>)> {
+        let day = |moment_ms: Option<i64>| match moment_ms {
+            None => Some(None),
+            Some(moment_ms) if moment_ms.rem_euclid(DAY_MS) != 0 => None,
+            Some(moment_ms) => i32::try_from(moment_ms / DAY_MS).ok().map(Some),
+        };
+        Some((day(self.from_ms)?, day(self.to_ms)?))
+    }
+}
+
 /// Sums over one model.
 #[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
 pub struct ModelTotals {
@@ -233,28 +247,15 @@ impl Store {
         Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
     }
 
-    /// A user's sums by model, largest first.
+    /// A user's sums by model, largest first. Those of whole days are the sums that outlive rows.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn usage_totals(&self, user: &str, period: Period) -> Result<Vec<ModelTotals>, StoreError> {
-        let mut query =
-            Entity::find().filter(Column::UserId.eq(user)).filter(Column::Status.ne(Status::Refused.as_str()));
-        if let Some(from) = period.from_ms {
-            query = query.filter(Column::CreatedAtMs.gte(from));
-        }
-        if let Some(to) = period.to_ms {
-            query = query.filter(Column::CreatedAtMs.lt(to));
-        }
-        let query = query
-            .select_only()
-            .column(Column::Model)
-            .column_as(Column::RequestId.count(), "requests")
-            // A sum of bigints is NUMERIC on Postgres.
-            .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
-            .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
-            .group_by(Column::Model);
-        let mut totals = within_deadline(query.into_model::<ModelTotals>().all(&self.db)).await?;
+        let mut totals = match period.days() {
+            Some((from, to)) => within_deadline(totals_of_days(user, from, to).all(&self.db)).await?,
+            None => within_deadline(totals_of_rows(user, period).all(&self.db)).await?,
+        };
         totals.sort_by(|a, b| {
             let size = |totals: &ModelTotals| totals.prompt_tokens + totals.completion_tokens;
             size(b).cmp(&size(a)).then_with(|| a.model.cmp(&b.model))
@@ -262,14 +263,46 @@ impl Store {
         Ok(totals)
     }
 
-    /// Whether a user has any row, also one who is deleted.
+    /// Whether a user has ever used anything, also one who is deleted.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn has_usage(&self, user: &str) -> Result<bool, StoreError> {
-        let (rows, _) = self.usage_page(user, Page { limit: 1, after: None }).await?;
-        Ok(!rows.is_empty())
+        let any = usage_rollup::Entity::find().filter(usage_rollup::Column::UserId.eq(user));
+        Ok(within_deadline(any.one(&self.db)).await?.is_some())
     }
+}
+
+fn totals_of_rows(user: &str, period: Period) -> Selector<SelectModel<ModelTotals>> {
+    let rows = Entity::find()
+        .filter(Column::UserId.eq(user))
+        .filter(Column::Status.ne(Status::Refused.as_str()))
+        .apply_if(period.from_ms, |rows, from| rows.filter(Column::CreatedAtMs.gte(from)))
+        .apply_if(period.to_ms, |rows, to| rows.filter(Column::CreatedAtMs.lt(to)));
+    rows.select_only()
+        .column(Column::Model)
+        .column_as(Column::RequestId.count(), "requests")
+        // A sum of bigints is NUMERIC on Postgres.
+        .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
+        .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
+        .group_by(Column::Model)
+        .into_model()
+}
+
+fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> Selector<SelectModel<ModelTotals>> {
+    use usage_rollup::Column;
+    let sums = usage_rollup::Entity::find()
+        .filter(Column::UserId.eq(user))
+        .filter(Column::Status.ne(Status::Refused.as_str()))
+        .apply_if(from, |sums, from| sums.filter(Column::Day.gte(from)))
+        .apply_if(to, |sums, to| sums.filter(Column::Day.lt(to)));
+    sums.select_only()
+        .column(Column::Model)
+        .column_as(Column::Requests.sum().cast_as("bigint"), "requests")
+        .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
+        .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
+        .group_by(Column::Model)
+        .into_model()
 }
 
 /// Puts rows where they belong, but for those that are there already.

@@ -1,0 +1,37 @@
+//! Sums of the rows of one day, user, key, model, node and status; the database keeps them. They outlive the rows.
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "usage_rollups")]
+pub struct Model {
+    /// Days since 1970-01-01 UTC.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub day: i32,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub user_id: String,
+    /// `''` where a network stood for the user.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub key_id: String,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub model: String,
+    /// `''` where none was reached.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub node: String,
+    /// As in a row.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub status: String,
+    /// How many rows.
+    pub requests: i64,
+    pub prompt_tokens: i64,
+    pub completion_tokens: i64,
+    pub queue_ms: i64,
+    pub duration_ms: i64,
+    pub load_ms: i64,
+    pub prefill_ms: i64,
+    pub decode_ms: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

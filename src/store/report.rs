@@ -1,0 +1,264 @@
+//! What was used by whom, on which model and node, and when? Groups of the sums that the database keeps by day, so that a
+//! report over a year reads no row, and also tells of days whose rows are gone.
+use std::time::Duration;
+
+use entity::usage_rollup::{Column, Entity};
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value,
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Store, StoreError, begin_patiently, within};
+
+/// Longest wait for the database to sum up: years of many users are a million of its sums.
+const REPORT_DEADLINE: Duration = Duration::from_secs(30);
+
+/// By what usage can be told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dimension {
+    /// Whose.
+    User,
+    /// With which key.
+    Key,
+    /// As the client spelled it.
+    Model,
+    /// The node that was asked last.
+    Node,
+    /// The UTC day of arrival.
+    Day,
+    /// How it ended.
+    Status,
+}
+
+impl Dimension {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status];
+
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Key => "key",
+            Self::Model => "model",
+            Self::Node => "node",
+            Self::Day => "day",
+            Self::Status => "status",
+        }
+    }
+
+    fn column(self) -> Column {
+        match self {
+            Self::User => Column::UserId,
+            Self::Key => Column::KeyId,
+            Self::Model => Column::Model,
+            Self::Node => Column::Node,
+            Self::Day => Column::Day,
+            Self::Status => Column::Status,
+        }
+    }
+}
+
+/// Where a group stands in one dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    /// A day, counted from 1970-01-01 UTC.
+    Day(i32),
+    /// The name of anything else; empty where a request had none.
+    Name(String),
+}
+
+impl Label {
+    /// Whether it can be one of this dimension.
+    pub fn is_of(&self, dimension: Dimension) -> bool {
+        matches!(self, Self::Day(_)) == (dimension == Dimension::Day)
+    }
+
+    fn read(row: &QueryResult, index: usize, dimension: Dimension) -> Result<Self, DbErr> {
+        Ok(match dimension {
+            Dimension::Day => Self::Day(row.try_get_by_index(index)?),
+            _ => Self::Name(row.try_get_by_index(index)?),
+        })
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Day(day) => (*day).into(),
+            Self::Name(name) => name.as_str().into(),
+        }
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What is told apart, and the order of the groups. None = all is one group.
+    pub group_by: Vec<Dimension>,
+    /// The first day; `None` = from the beginning.
+    pub from_day: Option<i32>,
+    /// The first day that is not included; `None` = no end.
+    pub to_day: Option<i32>,
+    /// Only these, one of a dimension; an empty name = those without.
+    pub only: Vec<(Dimension, String)>,
+}
+
+/// What adds up. Refused requests are counted apart and add nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Requests, refused ones not counted.
+    pub requests: i64,
+    /// Refused ones.
+    pub refused: i64,
+    /// Tokens of prompts.
+    pub prompt_tokens: i64,
+    /// Tokens of answers.
+    pub completion_tokens: i64,
+    /// Waiting for slots, milliseconds.
+    pub queue_ms: i64,
+    /// From arrival to end, milliseconds.
+    pub duration_ms: i64,
+    /// Loading models, milliseconds.
+    pub load_ms: i64,
+    /// Nodes' time for prompts, milliseconds.
+    pub prefill_ms: i64,
+    /// Nodes' time for answers, milliseconds.
+    pub decode_ms: i64,
+}
+
+const SUMS: [&str; 9] = [
+    "requests",
+    "refused",
+    "prompt_tokens",
+    "completion_tokens",
+    "queue_ms",
+    "duration_ms",
+    "load_ms",
+    "prefill_ms",
+    "decode_ms",
+];
+
+impl Sums {
+    /// Reads [`SUMS`] from these columns on.
+    fn read(row: &QueryResult, first: usize) -> Result<Self, DbErr> {
+        let sum = |index: usize| row.try_get_by_index::<i64>(first + index);
+        Ok(Self {
+            requests: sum(0)?,
+            refused: sum(1)?,
+            prompt_tokens: sum(2)?,
+            completion_tokens: sum(3)?,
+            queue_ms: sum(4)?,
+            duration_ms: sum(5)?,
+            load_ms: sum(6)?,
+            prefill_ms: sum(7)?,
+            decode_ms: sum(8)?,
+        })
+    }
+}
+
+/// Sums of what is alike in the dimensions of the report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// One for each dimension of the report, in its order.
+    pub labels: Vec<Label>,
+    /// What adds up.
+    pub sums: Sums,
+}
+
+impl Store {
+    /// The groups after this one, in order, and whether more follow; at most `limit`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn report_page(
+        &self,
+        report: &Report,
+        after: Option<&[Label]>,
+        limit: u64,
+    ) -> Result<(Vec<Group>, bool), StoreError> {
+        let read = async {
+            let moment = self.one_moment().await?;
+            let read = page(&moment, report, after, limit).await?;
+            moment.commit().await?;
+            Ok(read)
+        };
+        within(REPORT_DEADLINE, read).await
+    }
+
+    /// The same, and the sums of the whole report, both of one moment.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn report_page_and_total(
+        &self,
+        report: &Report,
+        after: Option<&[Label]>,
+        limit: u64,
+    ) -> Result<(Vec<Group>, bool, Sums), StoreError> {
+        let read = async {
+            let moment = self.one_moment().await?;
+            let (groups, more) = page(&moment, report, after, limit).await?;
+            let whole = Report { group_by: Vec::new(), ..report.clone() };
+            let (total, _) = page(&moment, &whole, None, 1).await?;
+            moment.commit().await?;
+            Ok((groups, more, total.first().map(|total| total.sums).unwrap_or_default()))
+        };
+        within(REPORT_DEADLINE, read).await
+    }
+
+    /// A transaction whose statements all see the same. SQLite's do by nature.
+    async fn one_moment(&self) -> Result<DatabaseTransaction, DbErr> {
+        let on_postgres = self.db.get_database_backend() == DatabaseBackend::Postgres;
+        let isolation_level = on_postgres.then_some(IsolationLevel::RepeatableRead);
+        begin_patiently(&self.db, REPORT_DEADLINE, isolation_level).await
+    }
+}
+
+async fn page(
+    db: &impl ConnectionTrait,
+    report: &Report,
+    after: Option<&[Label]>,
+    limit: u64,
+) -> Result<(Vec<Group>, bool), DbErr> {
+    let rows = db.query_all(&select(report, after, limit.saturating_add(1))).await?;
+    let more = rows.len() as u64 > limit;
+    let group = |row: &QueryResult| {
+        let labels = report.group_by.iter().enumerate();
+        let labels = labels.map(|(index, dimension)| Label::read(row, index, *dimension)).collect::<Result<_, _>>()?;
+        Ok(Group { labels, sums: Sums::read(row, report.group_by.len())? })
+    };
+    let page = rows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
+    Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
+}
+
+fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> SelectStatement {
+    let mut select = Query::select();
+    select.from(Entity).limit(limit);
+    for column in report.group_by.iter().map(|dimension| dimension.column()) {
+        select.column(column).group_by_col(column).order_by(column, Order::Asc);
+    }
+    for sum in SUMS {
+        select.expr(Expr::cust(sum_of(sum)));
+    }
+    let mut filter = Cond::all()
+        .add_option(report.from_day.map(|day| Column::Day.gte(day)))
+        .add_option(report.to_day.map(|day| Column::Day.lt(day)));
+    for (dimension, name) in &report.only {
+        filter = filter.add(dimension.column().eq(name.as_str()));
+    }
+    if let Some(after) = after {
+        let here = Expr::tuple(report.group_by.iter().map(|dimension| Expr::col(dimension.column())));
+        filter = filter.add(here.gt(Expr::tuple(after.iter().map(|label| Expr::val(label.value())))));
+    }
+    select.cond_where(filter).to_owned()
+}
+
+/// A sum of bigints is NUMERIC on Postgres, and of nothing is null.
+fn sum_of(sum: &str) -> String {
+    let (refused, column) = match sum {
+        "refused" => ("=", "requests"),
+        column => ("<>", column),
+    };
+    format!("CAST(coalesce(sum(CASE WHEN status {refused} 'refused' THEN {column} ELSE 0 END), 0) AS bigint)")
+}

@@ -1,0 +1,129 @@
+//! What does stored usage need now and then? Rows that nobody wants any more are deleted, and the sums are compared with the
+//! rows.
+//!
+//! Rows go in small batches with a pause after each, so that no writer waits long; what is not done today is done in the
+//! next hour. Sums stay. Limits count the rows of today and yesterday, and the comparison reads them, so that those stay,
+//! too, whatever is set. Of several gateways on one Postgres one deletes at a time.
+use std::sync::Arc;
+use std::time::Duration;
+
+use entity::usage::{Column, Entity};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement,
+    TransactionTrait,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{Store, StoreError, immediate, within_deadline};
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+
+/// Days that are kept at least: limits count today and yesterday.
+pub const MIN_RETENTION_DAYS: u32 = 2;
+/// Between two rounds.
+const ROUND: Duration = Duration::from_secs(3600);
+/// After a round that failed, or found the database away.
+const RETRY: Duration = Duration::from_secs(300);
+/// Rows a statement.
+const BATCH: u64 = 1_000;
+/// Between two batches.
+const PAUSE: Duration = Duration::from_millis(100);
+/// As other locks of gateways on one Postgres, each with a number of its own.
+const SWEEP_LOCK: i64 = 0x6f6c_6c61_6d63;
+
+/// The task that looks after stored usage.
+#[derive(Debug)]
+pub struct Upkeep {
+    store: Store,
+    /// `None` = for ever.
+    retention_days: Option<u32>,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+}
+
+impl Upkeep {
+    /// Rows are kept for so many days, today included; `None` = for ever.
+    pub fn new(store: Store, retention_days: Option<u32>, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { store, retention_days, clock, metrics }
+    }
+
+    /// Does its work at once and every hour until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        // Half a round does no harm.
+        let _ = stop.run_until_cancelled(self.run_for_ever()).await;
+    }
+
+    async fn run_for_ever(&self) {
+        loop {
+            let done = self.store.is_online() && self.round().await;
+            tokio::time::sleep(if done { ROUND } else { RETRY }).await;
+        }
+    }
+
+    /// One round; whether all of it could be done.
+    async fn round(&self) -> bool {
+        let swept = match self.sweep().await {
+            Ok(0) => true,
+            Ok(rows) => {
+                tracing::info!(rows, "old usage rows were deleted");
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "old usage rows could not be deleted");
+                false
+            }
+        };
+        self.compare().await && swept
+    }
+
+    async fn compare(&self) -> bool {
+        match self.store.wrong_rollups(self.clock.now().day() - 1).await {
+            Ok(wrong) => {
+                self.metrics.rollups_compared(wrong);
+                if wrong > 0 {
+                    tracing::warn!(sums = wrong, "sums of usage differ from the rows of today and yesterday");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "sums of usage could not be compared with the rows");
+                false
+            }
+        }
+    }
+
+    /// Deletes the rows that are too old, unless another gateway is at it; how many.
+    async fn sweep(&self) -> Result<u64, StoreError> {
+        let Some(days) = self.retention_days else { return Ok(0) };
+        let days = i32::try_from(days.max(MIN_RETENTION_DAYS)).unwrap_or(i32::MAX);
+        let first_kept = self.clock.now().day().saturating_sub(days - 1);
+        let mut swept = 0;
+        loop {
+            let gone = within_deadline(delete_batch(&self.store, first_kept)).await?;
+            swept += gone;
+            if gone < BATCH {
+                return Ok(swept);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Deletes some rows of the days before this one; how many.
+async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
+    let transaction = store.db.begin_with_options(immediate()).await?;
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        let lock = format!("SELECT pg_try_advisory_xact_lock({SWEEP_LOCK})");
+        let lock = Statement::from_string(DatabaseBackend::Postgres, lock);
+        let row = transaction.query_one_raw(lock).await?;
+        if !row.map_or(Ok(false), |row| row.try_get_by_index(0))? {
+            return Ok(0);
+        }
+    }
+    let old = Entity::find().select_only().column(Column::RequestId).filter(Column::Day.lt(first_kept)).limit(BATCH);
+    let old: Vec<Uuid> = old.into_tuple().all(&transaction).await?;
+    let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(&transaction).await?;
+    transaction.commit().await?;
+    Ok(gone.rows_affected)
+}
