@@ -18,7 +18,8 @@ def commands() -> list[str]:
 
 def test_readme_shows_every_route():
     text = "\n".join(commands())
-    for path in ["chat/completions", "/v1/completions", "embeddings", "/v1/models", "usage/summary", "/limits", "/admin/nodes"]:
+    for path in ["chat/completions", "/v1/completions", "embeddings", "/v1/models", "usage/summary", "/limits", "/admin/nodes",
+                 "/admin/usage"]:
         assert path in text, path
 
 

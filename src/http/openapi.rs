@@ -191,6 +191,7 @@ inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
         admin::users::retrieve,
         admin::users::delete,
         admin::users::usage,
+        admin::usage::report,
         admin::keys::create,
         admin::keys::list,
         admin::keys::change,

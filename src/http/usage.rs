@@ -28,6 +28,11 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
+    /// For routes that take more than this.
+    pub(super) fn new(limit: Option<u64>, after: Option<String>) -> Self {
+        Self { limit, after }
+    }
+
     /// The number of rows.
     pub(super) fn limit(&self) -> Result<u64, ApiError> {
         match self.limit.unwrap_or(DEFAULT_PAGE) {
@@ -279,7 +284,7 @@ pub async fn own_rows(
 
 /// Own usage by model
 ///
-/// Sums over a span of time.
+/// Sums over a span of time. Those of whole days (UTC) also tell of days whose rows are not kept any more.
 #[utoipa::path(
     get, path = "/v1/usage/summary", tag = "usage", params(PeriodQuery), security(("user_key" = [])),
     responses((status = 200, body = UsageSummary), super::openapi::AuthResponses, super::openapi::StorageResponse),

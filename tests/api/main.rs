@@ -34,6 +34,7 @@ mod paths;
 mod queue;
 mod relay;
 mod reload;
+mod reports;
 mod responses;
 mod roster;
 mod scheduling;

@@ -5,6 +5,7 @@ pub mod models;
 pub mod nodes;
 pub mod queue;
 pub mod reload;
+pub mod usage;
 pub mod users;
 
 use actix_web::web::{self, ServiceConfig};
@@ -45,6 +46,7 @@ pub(super) fn routes(config: &mut ServiceConfig) {
         )
         .service(post("/admin/users/{id}/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
+        .service(get("/admin/usage").route(web::get().to(usage::report)))
         .service(
             resource("/admin/users/{id}/limits", "GET, PUT")
                 .route(web::get().to(limits::retrieve))

@@ -108,7 +108,7 @@ pub struct DeletedUser {
 pub struct UserUsage {
     #[serde(flatten)]
     rows: UsageList,
-    /// Over all rows, not this page alone.
+    /// Over all rows, not this page alone, and those that are not kept any more.
     summary: UsageSummary,
 }
 
@@ -210,7 +210,7 @@ pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Res
 
 /// A user's usage
 ///
-/// Rows, newest first, and sums over all of them; also of a user who is deleted.
+/// Rows, newest first, and sums over all that there ever were; also of a user who is deleted.
 #[utoipa::path(
     get, path = "/admin/users/{id}/usage", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user."), PageQuery),

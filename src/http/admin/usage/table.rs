@@ -1,0 +1,114 @@
+//! A whole report as CSV (RFC 4180), read from the database page by page as the client takes it.
+use actix_web::HttpResponse;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use super::text_of;
+use crate::http::error::ApiError;
+use crate::store::{Dimension, Group, Label, Report, Store};
+
+/// Groups that are held at a time. For each page the database sums up the rest, so that small ones would cost.
+const PAGE: u64 = 5000;
+
+const SUMS: [&str; 10] = [
+    "requests",
+    "refused",
+    "prompt_tokens",
+    "completion_tokens",
+    "total_tokens",
+    "queue_ms",
+    "duration_ms",
+    "load_ms",
+    "prefill_ms",
+    "decode_ms",
+];
+
+/// What of a report is still to come.
+struct Pages {
+    store: Store,
+    report: Report,
+    after: Option<Vec<Label>>,
+    has_ended: bool,
+}
+
+/// The answer. What goes wrong before its first byte is an error like any other; later it breaks the answer off.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn answer(store: Store, report: Report) -> Result<HttpResponse, ApiError> {
+    let headings = headings(&report.group_by)?;
+    let mut pages = Pages { store, report, after: None, has_ended: false };
+    let first = pages.next().await?.unwrap_or_default();
+    let rest = stream::try_unfold(pages, |mut pages| async move {
+        let page = pages.next().await.inspect_err(|error| tracing::warn!(%error, "a report was broken off"))?;
+        Ok::<_, ApiError>(page.map(|page| (page, pages)))
+    });
+    let body = stream::iter([Ok(headings), Ok(first)]).chain(rest);
+    Ok(HttpResponse::Ok()
+        .content_type("text/csv; charset=utf-8")
+        .insert_header(("content-disposition", "attachment; filename=\"usage.csv\""))
+        .streaming(body.map(|part| part.map_err(actix_web::Error::from))))
+}
+
+impl Pages {
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let (groups, more) = self.store.report_page(&self.report, self.after.as_deref(), PAGE).await?;
+        self.has_ended = !more;
+        self.after = groups.last().map(|group| group.labels.clone());
+        lines(groups.iter().map(fields)).map(Some)
+    }
+}
+
+fn headings(group_by: &[Dimension]) -> Result<Bytes, ApiError> {
+    let heading = |dimension: &Dimension| match dimension {
+        Dimension::User => "user_id",
+        Dimension::Key => "key_id",
+        other => other.as_str(),
+    };
+    lines([group_by.iter().map(heading).chain(SUMS).map(str::to_owned).collect()])
+}
+
+/// The fields of a group, as [`headings`] names them.
+fn fields(group: &Group) -> Vec<String> {
+    let sums = group.sums;
+    let numbers = [
+        sums.requests,
+        sums.refused,
+        sums.prompt_tokens,
+        sums.completion_tokens,
+        sums.prompt_tokens.saturating_add(sums.completion_tokens),
+        sums.queue_ms,
+        sums.duration_ms,
+        sums.load_ms,
+        sums.prefill_ms,
+        sums.decode_ms,
+    ];
+    group.labels.iter().map(text_of).chain(numbers.map(|number| number.to_string())).collect()
+}
+
+fn lines(records: impl IntoIterator<Item = Vec<String>>) -> Result<Bytes, ApiError> {
+    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
+    for record in records {
+        writer.write_record(record).map_err(|error| ApiError::internal(error.to_string()))?;
+    }
+    writer.into_inner().map(Bytes::from).map_err(|error| ApiError::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Sums;
+
+    #[test]
+    fn a_name_with_commas_quotes_and_lines_is_one_field() {
+        let labels = vec![Label::Name("a,\"b\"\nc".to_owned()), Label::Name(String::new()), Label::Day(20_782)];
+        let sums = Sums { requests: 1, prompt_tokens: 2, completion_tokens: 3, ..Sums::default() };
+        let line = lines([fields(&Group { labels, sums })]).unwrap();
+        assert_eq!(line, "\"a,\"\"b\"\"\nc\",,2026-11-25,1,0,2,3,5,0,0,0,0,0\r\n");
+        let headings = headings(&[Dimension::User, Dimension::Key]).unwrap();
+        assert!(headings.starts_with(b"user_id,key_id,requests,refused,"), "{headings:?}");
+    }
+}
