@@ -1,8 +1,8 @@
 //! What must stand in the database? What clients saw and nodes made, against the rows.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ollama_sim::{Outcome, SimNode};
-use sea_orm::{ConnectionTrait, Database, Statement};
+use sea_orm::{ConnectionTrait, Database, QueryResult, Statement};
 use uuid::Uuid;
 
 use crate::load::Sent;
@@ -28,7 +28,7 @@ pub struct Verdict {
     pub lost: u64,
     /// Requests with more than one row.
     pub doubled: u64,
-    /// Rows with other numbers than were made, or another end than was seen.
+    /// Rows with other numbers than were made, or another end than was seen; sums that are not those of the rows.
     pub wrong: u64,
     /// Requests that a node had for an instant when the gateway died, without a row.
     pub young: u64,
@@ -71,10 +71,38 @@ async fn rows(database: &str) -> HashMap<Uuid, Vec<Row>> {
     rows
 }
 
+/// By status, as the database sums it up: requests, tokens of prompts, tokens of answers.
+async fn sums(database: &str) -> BTreeMap<String, [i64; 3]> {
+    let db = Database::connect(database).await.unwrap();
+    let query = "SELECT status, CAST(sum(requests) AS bigint), CAST(sum(prompt_tokens) AS bigint), \
+        CAST(sum(completion_tokens) AS bigint) FROM usage_rollups GROUP BY status";
+    let found = db.query_all_raw(Statement::from_string(db.get_database_backend(), query)).await.unwrap();
+    db.close().await.unwrap();
+    let sum = |row: &QueryResult| [1, 2, 3].map(|index| row.try_get_by_index(index).unwrap());
+    found.iter().map(|row| (row.try_get_by_index(0).unwrap(), sum(row))).collect()
+}
+
+/// The same, of these rows.
+fn sums_of<'a>(rows: impl Iterator<Item = &'a Row>) -> BTreeMap<String, [i64; 3]> {
+    let mut sums: BTreeMap<String, [i64; 3]> = BTreeMap::new();
+    for row in rows {
+        let sum = sums.entry(row.status.clone()).or_default();
+        for (sum, number) in sum.iter_mut().zip([1, row.prompt_tokens, row.completion_tokens]) {
+            *sum += number;
+        }
+    }
+    sums
+}
+
 /// Compares. `kills` are the moments when the gateway died, epoch milliseconds.
 pub async fn compare(database: &str, nodes: &[SimNode], sent: &[Sent], kills: &[i64]) -> Verdict {
     let rows = rows(database).await;
     let mut verdict = Verdict { rows: rows.len() as u64, ..Verdict::default() };
+    let (sums, expected) = (sums(database).await, sums_of(rows.values().flatten()));
+    if sums != expected {
+        verdict.wrong += 1;
+        println!("wrong: the sums are {sums:?}, of rows {expected:?}");
+    }
     // Prompt tokens, tokens made, and whether all of them were sent.
     let mut made: HashMap<Uuid, (u64, u64, bool)> = HashMap::new();
     for seen in nodes.iter().flat_map(SimNode::requests) {
