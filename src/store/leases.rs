@@ -42,8 +42,6 @@ const MANY: usize = 100;
 /// Requests that may wait for a trade.
 const QUEUE: usize = 1024;
 const MINUTE: Duration = Duration::from_secs(60);
-/// The whole of a limit, in hundredths.
-const ALL: u64 = 100;
 
 /// Why nothing was leased.
 #[derive(Debug, thiserror::Error)]
@@ -332,7 +330,7 @@ impl Leaser {
             .accounts
             .subjects()
             .into_iter()
-            .filter_map(|subject| line(subject, None, Amounts::all(), Amounts::default(), now))
+            .filter_map(|subject| line(subject, None, Amounts::default(), Amounts::all(), now))
             .collect();
         self.trade(lines).await?;
         let now = self.clock.now();
@@ -428,11 +426,9 @@ impl Leaser {
             let answer = match &result {
                 Ok(()) => Ok(()),
                 Err(NotLeased::NotShared) => Err(NotLeased::NotShared),
-                Err(_) => {
-                    // Nobody can be told, so that what is held may be used to the end.
-                    let more = ask.subjects.iter().any(|subject| subject.with(|_, ledger| ledger.declare_all()));
-                    if more { Ok(()) } else { Err(NotLeased::Away) }
-                }
+                // Nobody can be told, so that what is held may be used to the end.
+                Err(_) if ask.need.is_some() && declare_all(&ask.subjects) => Ok(()),
+                Err(_) => Err(NotLeased::Away),
             };
             // Whoever asked may have left.
             let _ = ask.done.send(answer);
@@ -448,12 +444,13 @@ impl Leaser {
                 *sum = ask.need.map(|need| sum.unwrap_or_default().plus(need)).or(*sum);
             }
         }
-        let percent = if self.mode == Mode::Sole { ALL } else { self.percent };
-        let until = if self.mode == Mode::Sole { Duration::MAX } else { self.until };
+        let is_sole = self.mode == Mode::Sole;
+        let until = if is_sole { Duration::MAX } else { self.until };
         let lines = needs.into_values().filter_map(|(subject, need)| {
             // One that was made a moment ago has no share yet.
             subject.with(|_, ledger| ledger.extend(until, now));
-            let block = need.map(|_| subject.with(|limits, _| Most::of(limits, percent).free));
+            let block = need.map(|_| subject.with(|limits, _| Most::of(limits, self.percent).free));
+            let need = if is_sole { Some(Amounts::all()) } else { need };
             line(subject, None, block.unwrap_or_default(), need.unwrap_or_default(), now)
         });
         self.trade(lines.collect()).await
@@ -497,6 +494,11 @@ fn line(subject: Subject, most: Option<&Most>, block: Amounts, need: Amounts, no
     })?;
     let (elsewhere, holding, free) = Default::default();
     Some(Line { subject, limits, claim, block, need, elsewhere, holding, free })
+}
+
+/// Whether there is more to be used now than before, of any.
+fn declare_all(subjects: &[Subject]) -> bool {
+    subjects.iter().fold(false, |more, subject| subject.with(|_, ledger| ledger.declare_all()) | more)
 }
 
 impl Line {

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use entity::{gateway, lease, usage};
+use entity::{gateway, lease, usage_rollup};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, ExprTrait,
@@ -216,26 +216,24 @@ fn holding_of(row: &lease::Model) -> Holding {
 
 /// What of the day is in the database, by subject.
 async fn tokens_in_database(db: &DatabaseTransaction, lines: &[Line], day: i32) -> Result<HashMap<String, u64>, DbErr> {
+    use usage_rollup::Column::{CompletionTokens, Day, KeyId, PromptTokens, UserId};
     let users: BTreeSet<&str> = lines.iter().map(|line| line.subject.user()).collect();
-    let rows: Vec<(String, Option<String>, i64)> = usage::Entity::find()
-        .filter(usage::Column::Day.eq(day))
-        .filter(usage::Column::UserId.is_in(users))
+    let rows: Vec<(String, String, i64)> = usage_rollup::Entity::find()
+        .filter(Day.eq(day))
+        .filter(UserId.is_in(users))
         .select_only()
-        .column(usage::Column::UserId)
-        .column(usage::Column::KeyId)
-        .column_as(
-            usage::Column::PromptTokens.sum().add(usage::Column::CompletionTokens.sum()).cast_as("bigint"),
-            "tokens",
-        )
-        .group_by(usage::Column::UserId)
-        .group_by(usage::Column::KeyId)
+        .column(UserId)
+        .column(KeyId)
+        .column_as(PromptTokens.sum().add(CompletionTokens.sum()).cast_as("bigint"), "tokens")
+        .group_by(UserId)
+        .group_by(KeyId)
         .into_tuple()
         .all(db)
         .await?;
     let mut sums: HashMap<String, u64> = HashMap::new();
     for (user, key, tokens) in rows {
-        let names = [Some(super::name_of_user(&user)), key.as_deref().map(super::name_of_key)];
-        for name in names.into_iter().flatten() {
+        // A request without a key adds to the key '', which nobody asks for.
+        for name in [super::name_of_user(&user), super::name_of_key(&key)] {
             let sum = sums.entry(name).or_default();
             *sum = sum.saturating_add(u64::try_from(tokens).unwrap_or_default());
         }
