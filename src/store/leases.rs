@@ -11,7 +11,9 @@
 //!
 //! While the database is away a gateway that shares uses what it holds, until `database.lease_seconds` have passed since
 //! it was last heard; then requests under a limit are refused, and those without one go on.
+mod broker;
 mod identity;
+mod line;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -19,28 +21,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::DbErr;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use self::broker::Ask;
+pub use self::broker::Broker;
+use self::line::Line;
+pub(super) use self::line::Subject;
 use self::table::Table;
-use super::access::{Access, Account, Key};
 use super::{Accounts, Settings, Store, StoreError};
 use crate::clock::Clock;
-use crate::limits::{Amounts, Claim, Elsewhere, Holding, Ledger, Limits, Moment, Most, Need, wish};
+use crate::limits::{Amounts, Holding, Moment, Most};
 
 /// How often a gateway says that it lives.
 const BEAT: Duration = Duration::from_secs(1);
 /// Longest wait for the database.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Longest that a request waits for a share.
-const PATIENCE: Duration = Duration::from_secs(4);
-/// Between two looks whether another gateway shares by now.
-const AGAIN: Duration = Duration::from_millis(100);
 /// Subjects of one trade.
 const MANY: usize = 100;
-/// Requests that may wait for a trade.
-const QUEUE: usize = 1024;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Why nothing was leased.
@@ -55,111 +54,6 @@ pub enum NotLeased {
     /// The database failed.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
-}
-
-/// Whose limits they are.
-#[derive(Clone, Debug)]
-pub(super) enum Subject {
-    User(Arc<Account>),
-    Key(Arc<Key>),
-}
-
-fn name_of_user(user: &str) -> String {
-    format!("user:{user}")
-}
-
-fn name_of_key(id: &str) -> String {
-    format!("key:{id}")
-}
-
-impl Subject {
-    fn name(&self) -> String {
-        match self {
-            Self::User(account) => name_of_user(account.user().as_str()),
-            Self::Key(key) => name_of_key(key.id()),
-        }
-    }
-
-    fn user(&self) -> &str {
-        match self {
-            Self::User(account) => account.user().as_str(),
-            Self::Key(key) => key.account().user().as_str(),
-        }
-    }
-
-    fn with<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
-        match self {
-            Self::User(account) => account.with_ledger(act),
-            Self::Key(key) => key.with_ledger(act),
-        }
-    }
-}
-
-/// What is traded of one subject, and what came of it.
-#[derive(Debug)]
-struct Line {
-    subject: Subject,
-    limits: Limits,
-    claim: Claim,
-    block: Amounts,
-    need: Amounts,
-    elsewhere: Elsewhere,
-    holding: Holding,
-    free: Amounts,
-}
-
-#[derive(Debug)]
-struct Ask {
-    subjects: Vec<Subject>,
-    /// `None` = only what is known is of interest.
-    need: Option<Amounts>,
-    done: oneshot::Sender<Result<(), NotLeased>>,
-}
-
-/// Where requests ask for a larger share. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Broker {
-    asks: mpsc::Sender<Ask>,
-}
-
-impl Broker {
-    /// Asks for what a request needs that its share has no room for. `Ok` when it is worth another look: something was
-    /// traded, or the share has all that can be had.
-    ///
-    /// # Errors
-    /// [`NotLeased`] when nobody can say whether there is room.
-    pub async fn ask(&self, access: &Access, need: &Need) -> Result<(), NotLeased> {
-        let user = Some(Subject::User(access.account().clone()));
-        let subjects = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
-        self.trade(subjects, Some(wish(need))).await
-    }
-
-    /// Learns what others hold and have used of an account's limits, to show it.
-    ///
-    /// # Errors
-    /// [`NotLeased`] when nobody can say; what was last known stands.
-    pub async fn look(&self, account: &Arc<Account>) -> Result<(), NotLeased> {
-        match account.with_ledger(|_, ledger| ledger.is_shared()) {
-            true => self.trade(vec![Subject::User(account.clone())], None).await,
-            false => Ok(()),
-        }
-    }
-
-    async fn trade(&self, subjects: Vec<Subject>, need: Option<Amounts>) -> Result<(), NotLeased> {
-        let asked = async {
-            loop {
-                let (done, answer) = oneshot::channel();
-                let ask = Ask { subjects: subjects.clone(), need, done };
-                self.asks.send(ask).await.map_err(|_| NotLeased::Away)?;
-                match answer.await {
-                    Ok(Err(NotLeased::NotShared)) => tokio::time::sleep(AGAIN).await,
-                    Ok(answer) => return answer,
-                    Err(_) => return Err(NotLeased::Away),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(NotLeased::Away))
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,7 +100,7 @@ impl Leaser {
             return Ok(None);
         }
         let identity = store.identity().await?;
-        let (sender, asks) = mpsc::channel(QUEUE);
+        let (broker, asks) = Broker::new();
         let table = Table {
             db: store.db.clone(),
             gateway: identity.gateway,
@@ -226,7 +120,7 @@ impl Leaser {
             written: HashMap::new(),
             store,
         };
-        Ok(Some((Broker { asks: sender }, leaser)))
+        Ok(Some((broker, leaser)))
     }
 
     /// Looks who is there, before the first request.
@@ -330,7 +224,7 @@ impl Leaser {
             .accounts
             .subjects()
             .into_iter()
-            .filter_map(|subject| line(subject, None, Amounts::default(), Amounts::all(), now))
+            .filter_map(|subject| Line::of(subject, None, Amounts::default(), Amounts::all(), now))
             .collect();
         self.trade(lines).await?;
         let now = self.clock.now();
@@ -377,7 +271,7 @@ impl Leaser {
         let mut lines = Vec::new();
         for subject in self.accounts.subjects() {
             let most = subject.with(|limits, ledger| ledger.most(limits, percent, now));
-            lines.extend(line(subject, Some(&most), most.free, Amounts::default(), now));
+            lines.extend(Line::of(subject, Some(&most), most.free, Amounts::default(), now));
         }
         if self.written.is_empty() {
             // Those of an earlier run.
@@ -451,7 +345,7 @@ impl Leaser {
             subject.with(|_, ledger| ledger.extend(until, now));
             let block = need.map(|_| subject.with(|limits, _| Most::of(limits, self.percent).free));
             let need = if is_sole { Some(Amounts::all()) } else { need };
-            line(subject, None, block.unwrap_or_default(), need.unwrap_or_default(), now)
+            Line::of(subject, None, block.unwrap_or_default(), need.unwrap_or_default(), now)
         });
         self.trade(lines.collect()).await
     }
@@ -486,24 +380,7 @@ impl Leaser {
     }
 }
 
-/// What is to be traded of a subject; `None` where it has no limit, or shares none.
-fn line(subject: Subject, most: Option<&Most>, block: Amounts, need: Amounts, now: Moment) -> Option<Line> {
-    let (limits, claim) = subject.with(|limits, ledger| {
-        let claim = (*limits != Limits::default()).then(|| ledger.claim(most, now)).flatten();
-        claim.map(|claim| (*limits, claim))
-    })?;
-    let (elsewhere, holding, free) = Default::default();
-    Some(Line { subject, limits, claim, block, need, elsewhere, holding, free })
-}
-
 /// Whether there is more to be used now than before, of any.
 fn declare_all(subjects: &[Subject]) -> bool {
     subjects.iter().fold(false, |more, subject| subject.with(|_, ledger| ledger.declare_all()) | more)
-}
-
-impl Line {
-    /// Whether it has less than it may.
-    fn is_short(&self) -> bool {
-        self.claim.free.min(self.block) != self.block.min(Amounts::of(&self.limits))
-    }
 }

@@ -13,7 +13,8 @@ use sea_orm::{
 };
 use sha2::{Digest, Sha256};
 
-use super::{Line, NotLeased};
+use super::NotLeased;
+use super::line::{Line, name_of_key, name_of_user};
 use crate::limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
 /// Any constant will do, so long as every gateway uses the same.
@@ -233,7 +234,7 @@ async fn tokens_in_database(db: &DatabaseTransaction, lines: &[Line], day: i32) 
     let mut sums: HashMap<String, u64> = HashMap::new();
     for (user, key, tokens) in rows {
         // A request without a key adds to the key '', which nobody asks for.
-        for name in [super::name_of_user(&user), super::name_of_key(&key)] {
+        for name in [name_of_user(&user), name_of_key(&key)] {
             let sum = sums.entry(name).or_default();
             *sum = sum.saturating_add(u64::try_from(tokens).unwrap_or_default());
         }

@@ -1,0 +1,76 @@
+//! How does a request ask for more of a limit than its gateway holds?
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::NotLeased;
+use super::line::Subject;
+use crate::limits::{Amounts, Need, wish};
+use crate::store::access::{Access, Account};
+
+/// Longest that a request waits for a share.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// Between two looks whether another gateway shares by now.
+const AGAIN: Duration = Duration::from_millis(100);
+/// Requests that may wait for a trade.
+const QUEUE: usize = 1024;
+
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) subjects: Vec<Subject>,
+    /// `None` = only what is known is of interest.
+    pub(super) need: Option<Amounts>,
+    pub(super) done: oneshot::Sender<Result<(), NotLeased>>,
+}
+
+/// Where requests ask for a larger share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    asks: mpsc::Sender<Ask>,
+}
+
+impl Broker {
+    pub(super) fn new() -> (Self, mpsc::Receiver<Ask>) {
+        let (asks, receiver) = mpsc::channel(QUEUE);
+        (Self { asks }, receiver)
+    }
+
+    /// Asks for what a request needs that its share has no room for. `Ok` when it is worth another look: something was
+    /// traded, or the share has all that can be had.
+    ///
+    /// # Errors
+    /// [`NotLeased`] when nobody can say whether there is room.
+    pub async fn ask(&self, access: &Access, need: &Need) -> Result<(), NotLeased> {
+        let user = Some(Subject::User(access.account().clone()));
+        let subjects = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
+        self.trade(subjects, Some(wish(need))).await
+    }
+
+    /// Learns what others hold and have used of an account's limits, to show it.
+    ///
+    /// # Errors
+    /// [`NotLeased`] when nobody can say; what was last known stands.
+    pub async fn look(&self, account: &Arc<Account>) -> Result<(), NotLeased> {
+        match account.with_ledger(|_, ledger| ledger.is_shared()) {
+            true => self.trade(vec![Subject::User(account.clone())], None).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn trade(&self, subjects: Vec<Subject>, need: Option<Amounts>) -> Result<(), NotLeased> {
+        let asked = async {
+            loop {
+                let (done, answer) = oneshot::channel();
+                let ask = Ask { subjects: subjects.clone(), need, done };
+                self.asks.send(ask).await.map_err(|_| NotLeased::Away)?;
+                match answer.await {
+                    Ok(Err(NotLeased::NotShared)) => tokio::time::sleep(AGAIN).await,
+                    Ok(answer) => return answer,
+                    Err(_) => return Err(NotLeased::Away),
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(NotLeased::Away))
+    }
+}
