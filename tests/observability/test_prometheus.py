@@ -12,6 +12,7 @@ STAYS_ZERO = {
     **{f"gw-slo / First token / {window}": "every first token comes within 2.5 s" for window in "ABCD"},
     "gw-fleet / Tried again / B": "no client of this load tries again by itself",
     **{f"gw-fleet / Usage rows on their way / {what}": "this gateway needs no Postgres" for what in "BC"},
+    "gw-fleet / Usage rows on their way / D": "sums agree with their rows",
 }
 
 
