@@ -57,8 +57,16 @@ const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to be in order again, after a statement that was given up.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
-/// Any constant will do, so long as every gateway uses the same.
-const MIGRATION_LOCK: i64 = 0x6f6c_6c61_6d61;
+
+/// Postgres' locks among gateways, each with a number of its own. Those on one subject of leases are anywhere else.
+mod locks {
+    /// Who brings the schema up to date.
+    pub(in crate::store) const MIGRATION: i64 = 0x6f6c_6c61_6d61;
+    /// Who is there.
+    pub(in crate::store) const GATEWAYS: i64 = 0x6f6c_6c61_6d62;
+    /// Who deletes old rows.
+    pub(in crate::store) const SWEEP: i64 = 0x6f6c_6c61_6d63;
+}
 
 /// Where rows are kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -276,7 +284,7 @@ impl Store {
     /// Applies the schema under a lock, because sea-orm's migrator takes none and several gateways may start at once.
     async fn migrate(&self) -> Result<(), DbErr> {
         let transaction = begin_patiently(&self.db, MIGRATION_DEADLINE, None).await?;
-        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({MIGRATION_LOCK})")).await?;
+        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({})", locks::MIGRATION)).await?;
         Migrator::up(&transaction, None).await?;
         transaction.commit().await
     }

@@ -15,7 +15,7 @@ use sea_orm::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Store, StoreError, immediate, within_deadline};
+use super::{Store, StoreError, immediate, locks, within_deadline};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
@@ -29,8 +29,6 @@ const RETRY: Duration = Duration::from_secs(300);
 const BATCH: u64 = 1_000;
 /// Between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
-/// As other locks of gateways on one Postgres, each with a number of its own.
-const SWEEP_LOCK: i64 = 0x6f6c_6c61_6d63;
 
 /// The task that looks after stored usage.
 #[derive(Debug)]
@@ -114,7 +112,7 @@ impl Upkeep {
 async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
     let transaction = store.db.begin_with_options(immediate()).await?;
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        let lock = format!("SELECT pg_try_advisory_xact_lock({SWEEP_LOCK})");
+        let lock = format!("SELECT pg_try_advisory_xact_lock({})", locks::SWEEP);
         let lock = Statement::from_string(DatabaseBackend::Postgres, lock);
         let row = transaction.query_one_raw(lock).await?;
         if !row.map_or(Ok(false), |row| row.try_get_by_index(0))? {

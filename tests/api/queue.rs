@@ -139,7 +139,9 @@ async fn what_was_learned_of_a_node_outlives_a_restart() {
     let recalled = speed(&app).expect("it was kept");
     assert!((recalled / learned - 1.0).abs() < 0.01, "{recalled} after {learned}");
     let listed = app.get("/admin/nodes", ADMIN_KEY).await.json();
-    assert_eq!(listed["data"][0]["tokens_per_second"].as_f64(), Some(recalled));
+    let listed = listed["data"][0]["tokens_per_second"].as_f64().unwrap();
+    // Its last digit may be lost in reading the JSON.
+    assert!((listed / recalled - 1.0).abs() < 1e-9, "{listed} for {recalled}");
     app.stop().await;
 }
 

@@ -16,9 +16,8 @@ use sha2::{Digest, Sha256};
 use super::NotLeased;
 use super::line::{Line, name_of_key, name_of_user};
 use crate::limits::{Amounts, Elsewhere, Holding, Peer, trade};
+use crate::store::locks;
 
-/// Any constant will do, so long as every gateway uses the same.
-const GATEWAYS_LOCK: i64 = 0x6f6c_6c61_6d62;
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
 const MEMORY_MS: i64 = 3 * 86_400_000;
 
@@ -82,7 +81,7 @@ impl Table {
     /// Says that we live, and looks who else does. `keeps_all`: we still use every limit as if we were alone.
     pub(super) async fn renew(&self, keeps_all: bool) -> Result<Seen, DbErr> {
         let transaction = self.db.begin().await?;
-        lock(&transaction, &[GATEWAYS_LOCK]).await?;
+        lock(&transaction, &[locks::GATEWAYS]).await?;
         let gateways = Gateways::read(&transaction, &self.gateway).await?;
         let watched = gateways.watched(self.patience);
         let there: Vec<bool> =
@@ -103,7 +102,7 @@ impl Table {
     /// Says that we end.
     pub(super) async fn leave(&self) -> Result<(), DbErr> {
         let transaction = self.db.begin().await?;
-        lock(&transaction, &[GATEWAYS_LOCK]).await?;
+        lock(&transaction, &[locks::GATEWAYS]).await?;
         let now_ms = Gateways::read(&transaction, &self.gateway).await?.now_ms;
         self.write(&transaction, now_ms, now_ms, false, true).await?;
         transaction.commit().await
