@@ -7,7 +7,7 @@
 //! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens a second of a 5 GB model |
 //! | `correction` | a model on a node | the same, beside the node's own | 1 |
 //! | [`Line`] | prompts of a model on a node | dispatch to first byte | a 25th of a token's time for each token of the prompt |
-//! | [`LoadTime`] | a node | its loads | 1.5 s and 0.8 GB a second |
+//! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB a second |
 
 use serde::{Deserialize, Serialize};
 
@@ -195,6 +195,22 @@ impl LoadTime {
         self.fixed + bytes * self.seconds_per_byte
     }
 
+    /// Of those of which a load was seen.
+    pub(super) fn mean<'a>(times: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let (mut count, mut sum) = (0.0, (0.0, 0.0));
+        for time in times.filter(|time| time.samples > 0) {
+            (count, sum) = (count + 1.0, (sum.0 + time.fixed, sum.1 + time.seconds_per_byte));
+        }
+        (count > 0.0).then(|| Self { fixed: sum.0 / count, seconds_per_byte: sum.1 / count, samples: 0 })
+    }
+
+    /// As `usual`, until a load was seen.
+    pub(super) fn guess(&mut self, usual: &Self) {
+        if self.samples == 0 {
+            self.clone_from(usual);
+        }
+    }
+
     pub(super) fn observe(&mut self, bytes: f64, seconds: f64) {
         // Nothing is known of what is fixed, but that it is less than the whole.
         self.fixed = self.fixed.min(0.5 * seconds);
@@ -290,6 +306,20 @@ mod tests {
         assert!(close(time.of(5e9), 4.0, 0.001) && close(time.of(20e9), 11.5, 0.001));
         time.observe(1e9, 0.2);
         assert!(time.of(0.0) <= 0.1);
+    }
+
+    #[test]
+    fn a_node_that_has_loaded_nothing_is_taken_to_be_as_the_others_are() {
+        let (mut fast, mut slow, mut new) = (LoadTime::default(), LoadTime::default(), LoadTime::default());
+        assert_eq!(LoadTime::mean([&fast, &new].into_iter()), None);
+        fast.observe(5e9, 1.0);
+        slow.observe(5e9, 3.0);
+        let usual = LoadTime::mean([&fast, &slow, &new].into_iter()).unwrap();
+        new.guess(&usual);
+        fast.guess(&usual);
+        assert!(close(new.of(5e9), 2.0, 0.001) && close(fast.of(5e9), 1.0, 0.001));
+        new.observe(5e9, 4.0);
+        assert!(close(new.of(5e9), 4.0, 0.001), "what is seen counts, and the guess no more");
     }
 
     #[test]

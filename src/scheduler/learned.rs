@@ -96,7 +96,9 @@ impl Scheduler {
     /// The same for a node that joins.
     pub(super) fn recall_node(&mut self, node: NodeId) {
         let node = &mut self.nodes[node.0];
-        let Some(of_node) = self.recalled.nodes.get(&node.spec.name).cloned() else { return };
+        let Some(of_node) = self.recalled.nodes.get(&node.spec.name).cloned() else {
+            return self.guess_load_times();
+        };
         (node.speed, node.load_time) = (of_node.speed, of_node.load_time);
         node.recall_memory(of_node.most_resident, of_node.pushes_out);
         for (name, learned) in of_node.models {
@@ -108,6 +110,7 @@ impl Scheduler {
                 *count = slots.max(1);
             }
         }
+        self.guess_load_times();
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use super::{
     Scheduler,
+    estimate::LoadTime,
     event::{Decision, Failure, NodeId, RequestId, Time},
     model::ModelId,
 };
@@ -178,6 +179,14 @@ impl Scheduler {
             instance.load_failures = 0;
             let bytes = instance.model_bytes();
             node_state.load_time.observe(bytes, seconds - since);
+        }
+        self.guess_load_times();
+    }
+
+    /// Nodes that have loaded nothing yet are taken to be as the others are.
+    pub(super) fn guess_load_times(&mut self) {
+        if let Some(usual) = LoadTime::mean(self.nodes.iter().map(|node| &node.load_time)) {
+            self.nodes.iter_mut().for_each(|node| node.load_time.guess(&usual));
         }
     }
 

@@ -382,6 +382,26 @@ fn a_load_that_failed_is_the_reason_and_its_next_try_the_advice() {
 }
 
 #[test]
+fn what_one_node_shows_of_its_loads_makes_another_worth_a_load() {
+    let mut scheduler = Scheduler::new(Settings::default(), vec![spec(1), spec(1)]);
+    let m = Arc::<str>::from("m:latest");
+    let large = Model { size_bytes: 5_000_000_000, ..model("m:latest") };
+    for node in [NodeId(0), NodeId(1)] {
+        scheduler.handle(Event::Answered { node }, at(0));
+        scheduler.handle(Event::Listed { node, models: vec![large.clone()] }, at(0));
+    }
+    let begun = scheduler.handle(arrived(1, "a", "m"), at(0));
+    let [Decision::Load { node: first, .. }] = begun[..] else { panic!("{begun:?}") };
+    let soon = Duration::from_millis(100);
+    scheduler.handle(Event::Loaded { node: first, model: m.clone(), result: Ok(()) }, soon);
+
+    let decided = scheduler.handle(arrived(2, "b", "m"), soon);
+
+    let other = NodeId(1 - first.0);
+    assert_eq!(decided, [Decision::Load { node: other, model: m, cause: Some(RequestId(2)) }], "rather than wait");
+}
+
+#[test]
 fn a_load_is_of_whoever_caused_it_or_of_the_next_who_waits_if_that_one_left_before_and_a_hints_is_nobodys() {
     let small = NodeSpec { vram_bytes: Some(1), ..spec(1) };
     let mut scheduler = Scheduler::new(Settings::default(), vec![small]);
