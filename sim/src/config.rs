@@ -105,7 +105,7 @@ pub struct SimConfig {
     /// The models on disk.
     pub models: Vec<SimModel>,
     /// Models that can be pulled beside those that were there at the start.
-    pub library: Vec<SimModel>,
+    pub pullable: Vec<SimModel>,
     /// How fast models are pulled; `f64::INFINITY` means instant. Default 1 GB/s.
     pub pull_bytes_per_second: f64,
     /// When set, every request must carry `Authorization: Bearer <key>`.
@@ -133,7 +133,7 @@ impl Default for SimConfig {
                 SimModel::vision("llava:latest", 4.7),
                 SimModel::embedding("all-minilm:latest", 0.05),
             ],
-            library: vec![SimModel::chat("llama3.1:8b", 4.9), SimModel::thinking("qwen3:8b", 5.2)],
+            pullable: vec![SimModel::chat("llama3.1:8b", 4.9), SimModel::thinking("qwen3:8b", 5.2)],
             pull_bytes_per_second: 1e9,
             api_key: None,
             batch_slowdown: 0.3,

@@ -116,7 +116,7 @@ pub(crate) fn pull(node: &NodeData, body: &[u8]) -> Result<HttpResponse, ApiErro
 
 fn pulling(node: NodeData, name: String) -> impl Stream<Item = String> {
     let config = node.engine.config();
-    let model = find(&config.library, &name).or_else(|| find(&config.models, &name)).cloned();
+    let model = find(&config.pullable, &name).or_else(|| find(&config.models, &name)).cloned();
     let mut lines = vec![(Duration::ZERO, json(&Progress::of("pulling manifest")))];
     match &model {
         None => lines.push((Duration::ZERO, r#"{"error":"pull model manifest: file does not exist"}"#.to_owned())),

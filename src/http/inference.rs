@@ -350,7 +350,9 @@ impl Inference {
     /// again: others may have taken it in between.
     async fn admit(&self, meter: &mut Meter, need: Need, access: &Access) -> Result<Option<u64>, Refused> {
         let mut admitted = meter.admit(need);
-        let Some(broker) = self.broker.as_ref().filter(|_| access.is_shared()) else {
+        // Whoever is admitted at once asks nothing else.
+        let is_short = admitted.is_err() && access.is_shared();
+        let Some(broker) = self.broker.as_ref().filter(|_| is_short) else {
             return Ok(admitted?);
         };
         for _ in 0..LOOKS {
