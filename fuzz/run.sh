@@ -21,7 +21,7 @@ RUSTFLAGS=$(tr -s '\n ' ' ' <<<"$RUSTFLAGS")
 # The same versions of everything as the gateway has.
 cp ../Cargo.lock Cargo.lock
 # Only what runs in the end: build scripts and macros stay as they are.
-cargo build --release --target "$host"
+cargo build --release --target "$host" --features settings
 
 found=$(mktemp -d)
 trap 'rm -rf "$found"' EXIT

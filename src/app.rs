@@ -24,14 +24,14 @@ pub use reload::Reloader;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle, Live, ModelNames};
-use crate::limits;
 use crate::metrics::Metrics;
-use crate::protocol::Endpoint;
 use crate::relay::{
     Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Relay, Resolver, Roster, Tracer, Upstream, Watch, Watchers,
 };
-use crate::scheduler::Scheduler;
 use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Upkeep, Writer};
+use limits;
+use protocol::Endpoint;
+use scheduler::Scheduler;
 
 /// How often what the scheduler learned is kept.
 const REMEMBER: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! The one place where the clock is read. Whatever decides takes a [`Moment`] (or an uptime) as an argument.
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::limits::Moment;
+use limits::Moment;
 
 /// A handle on the machine's clocks; copies agree with each other.
 #[derive(Clone, Copy, Debug)]

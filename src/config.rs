@@ -12,7 +12,7 @@ use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
 use crate::relay::{Flaw, HealthSettings, NodeSettings, TracingSettings};
-use crate::{http, limits, metrics, relay, scheduler, store, telemetry};
+use crate::{http, metrics, relay, store, telemetry};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "gateway.yaml";

@@ -11,7 +11,7 @@
 //! | 2 carriage | [`relay`] | the way of one request: queue, node, stream, account | status codes, handlers |
 //! | 1 memory | [`store`] | users, keys, usage; the only one that names `entity` | HTTP |
 //! | ½ | [`metrics`], [`telemetry`], [`clock`] | what is exported, logged, and what time it is | their callers' types |
-//! | 0 pure | [`scheduler`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
+//! | 0 pure | the crates [`scheduler`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request
 //!
@@ -39,10 +39,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
-pub mod limits;
 pub mod metrics;
-pub mod protocol;
 pub mod relay;
-pub mod scheduler;
 pub mod store;
 pub mod telemetry;

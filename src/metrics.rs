@@ -332,7 +332,7 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scheduler::Failure;
+    use scheduler::Failure;
 
     fn metrics(settings: &Settings) -> Metrics {
         let metrics = Metrics::new(settings, &["/v1/chat/completions", "/api/chat"]).unwrap();

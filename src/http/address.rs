@@ -5,7 +5,7 @@ use actix_web::http::Uri;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::uri::PathAndQuery;
 
-use crate::protocol::{Meant, meant};
+use protocol::{Meant, meant};
 
 /// The model that a path in Azure's form names.
 #[derive(Clone, Debug)]

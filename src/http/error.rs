@@ -9,11 +9,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
-use crate::limits::{Exceeded, Headroom, Room};
-use crate::protocol::{BadRequest, Dialect, ErrorObject};
 use crate::relay::{RosterError, WhyNot};
-use crate::scheduler::{Failure, Refusal, RefusalReason};
 use crate::store::{Status, StorageFull, StoreError};
+use limits::{Exceeded, Headroom, Room};
+use protocol::{BadRequest, Dialect, ErrorObject};
+use scheduler::{Failure, Refusal, RefusalReason};
 
 /// When to come back to a store that cannot be written or read.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);

@@ -22,13 +22,13 @@ use super::openapi;
 use super::requests;
 use super::usage::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
-use crate::limits::{self, Exceeded, Moment, Need};
-use crate::protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use crate::relay::{
     Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
 };
-use crate::scheduler::{Event, Scheduler};
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
+use limits::{self, Exceeded, Moment, Need};
+use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
+use scheduler::{Event, Scheduler};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::inference::Inference;
-use crate::scheduler::{Model, Scheduler};
 use crate::store::AllowedModels;
+use scheduler::{Model, Scheduler};
 
 /// Other names for models.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,8 @@ use super::address::normalise;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
-use crate::protocol::Dialect;
 use crate::relay::{Closing, Meters, Trace};
+use protocol::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");

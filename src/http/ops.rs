@@ -13,8 +13,8 @@ use super::live::Live;
 use super::models::ModelNames;
 use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::relay::Dispatcher;
-use crate::scheduler::{NodeState, NodeView, Scheduler};
 use crate::store::Recorder;
+use scheduler::{NodeState, NodeView, Scheduler};
 
 /// What the doors for machines look at.
 #[derive(Clone, Debug)]

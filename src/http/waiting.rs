@@ -13,8 +13,8 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 
 use super::error::ApiError;
-use crate::protocol::{Dialect, Endpoint, ErrorObject, StreamEditor, message_of};
 use crate::relay::{Answer, CarryError, Content, MeteredBody};
+use protocol::{Dialect, Endpoint, ErrorObject, StreamEditor, message_of};
 
 /// A request on its way to a node.
 pub(super) type Carrying = Pin<Box<dyn Future<Output = Result<Answer, CarryError>>>>;

@@ -15,9 +15,9 @@ use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
-use crate::scheduler::{Arrival, Failure, Outcome, Refusal, RequestId};
 use crate::store::{Status, StorageFull};
+use protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
+use scheduler::{Arrival, Failure, Outcome, Refusal, RequestId};
 
 /// What every request shares on its way.
 #[derive(Clone, Debug)]

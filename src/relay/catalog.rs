@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use dashmap::DashMap;
 use serde_json::Value;
 
-use crate::scheduler::NodeId;
+use scheduler::NodeId;
 
 /// The last word of every node, as the probers hear it.
 #[derive(Debug, Default)]

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::loader::Errand;
 use super::loads::LoadCost;
 use crate::clock::Clock;
-use crate::scheduler::{
+use scheduler::{
     Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId,
     Scheduler, Settings, Story, Waiting,
 };

@@ -18,7 +18,7 @@ use super::nodes::{Fleet, NodeEndpoint};
 use super::upstream::Upstream;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
-use crate::scheduler::{Event, Loaded, Model, NodeId};
+use scheduler::{Event, Loaded, Model, NodeId};
 
 /// How often nodes are asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::nodes::NodeEndpoint;
 use super::upstream::{Upstream, next_chunk, read_answer};
-use crate::protocol::{Endpoint, message_of};
+use protocol::{Endpoint, message_of};
 
 /// Longest silence while a model comes: checking the digest of a large one takes minutes, without a word.
 const PULL_PATIENCE: Duration = Duration::from_secs(600);

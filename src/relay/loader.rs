@@ -14,8 +14,8 @@ use super::carry::Relay;
 use super::loads::LoadCost;
 use super::nodes::NodeEndpoint;
 use super::upstream::{AttemptError, Head, Upstream};
-use crate::protocol::Endpoint;
-use crate::scheduler::{Event, Failure, NodeId};
+use protocol::Endpoint;
+use scheduler::{Event, Failure, NodeId};
 
 /// What is to be done to a node's memory.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ async fn post(
 fn verdict(head: Head) -> AttemptError {
     match head {
         Head::Rejected { status, body } => {
-            let said = crate::protocol::message_of(&body).unwrap_or_default();
+            let said = protocol::message_of(&body).unwrap_or_default();
             AttemptError::new(Failure::Crashed, format!("status {status}: {said}"))
         }
         Head::Good(_) => AttemptError::new(Failure::Garbled, "no verdict"),

@@ -17,11 +17,11 @@ use super::nodes::NodeEndpoint;
 use super::trace::{Attribute, Closing, Trace};
 use super::work::{Spent, Work};
 use crate::clock::Clock;
-use crate::limits::{Exceeded, Moment, Need};
 use crate::metrics::{Ended, Metrics};
-use crate::protocol::{Endpoint, Progress, StreamLimit, Usage};
-use crate::scheduler::Failure;
 use crate::store::{Access, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
+use limits::{Exceeded, Moment, Need};
+use protocol::{Endpoint, Progress, StreamLimit, Usage};
+use scheduler::Failure;
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;

@@ -19,9 +19,9 @@ use super::dispatcher::{Interruption, Ticket};
 use super::meter::Meter;
 use super::upstream::{AttemptError, cut_short};
 use crate::clock::Clock;
-use crate::protocol::{ErrorObject, StreamEditor, StreamFault};
-use crate::scheduler::{Failure, Outcome};
 use crate::store::{Status, StorageFull};
+use protocol::{ErrorObject, StreamEditor, StreamFault};
+use scheduler::{Failure, Outcome};
 
 /// How often an idle stream looks at its deadlines; they are exact to this.
 const WATCH: Duration = Duration::from_secs(1);

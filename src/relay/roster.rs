@@ -28,8 +28,8 @@ pub use watch::{Watch, Watchers};
 
 use super::carry::Relay;
 use super::nodes::{Flaw, NodeEndpoint, NodeSettings};
-use crate::scheduler::{Event, NodeId};
 use crate::store::{Store, StoreError, StoredNode};
+use scheduler::{Event, NodeId};
 
 /// Probers that wait to be started; the task that starts them waits for nothing else.
 const WATCHES: usize = 64;

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use export::Exporter;
 
 use crate::clock::Clock;
-use crate::limits::Moment;
+use limits::Moment;
 
 /// Whether requests are traced, and where to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

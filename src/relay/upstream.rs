@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use super::carry::Job;
 use super::connector;
 use super::nodes::NodeEndpoint;
-use crate::protocol::{Dialect, Endpoint, is_error_body, message_of};
-use crate::scheduler::Failure;
+use protocol::{Dialect, Endpoint, is_error_body, message_of};
+use scheduler::Failure;
 
 /// The largest plain answer that is held.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;

@@ -12,8 +12,8 @@
 //! ones are not mixed within an attempt.
 use std::time::Duration;
 
-use crate::protocol::{Endpoint, Usage};
-use crate::scheduler::Failure;
+use protocol::{Endpoint, Usage};
+use scheduler::Failure;
 
 /// A node's time; `None` where nothing is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{KeyDigest, SecretEnd};
-use crate::limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
+use limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.

@@ -21,7 +21,7 @@ use super::snapshot::People;
 use super::usage::{self, SpentByAll};
 use super::user_keys::MadeKey;
 use super::{Store, StoreError, within_deadline};
-use crate::limits::{Budget, Ledger, Limits, Moment, Spent};
+use limits::{Budget, Ledger, Limits, Moment, Spent};
 
 /// The channel on which gateways on one Postgres tell each other that users or keys have changed.
 pub(super) const CHANNEL: &str = "ollama_gateway_people";

@@ -32,7 +32,7 @@ pub(super) use self::line::Subject;
 use self::table::Table;
 use super::{Accounts, Settings, Store, StoreError};
 use crate::clock::Clock;
-use crate::limits::{Amounts, Holding, Moment, Most};
+use limits::{Amounts, Holding, Moment, Most};
 
 /// How often a gateway says that it lives.
 const BEAT: Duration = Duration::from_secs(1);

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::outbox::ids_of;
 use super::{Store, StoreError, within_deadline};
-use crate::limits::{Moment, Spent};
+use limits::{Moment, Spent};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 

@@ -15,7 +15,7 @@ use super::access::{Account, AllowedModels, Key, KeySpec};
 use super::accounts::{Accounts, announce, spec_of, to_i64};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use super::{StoreError, immediate, within_deadline};
-use crate::limits::Moment;
+use limits::Moment;
 
 /// Keys that one user may have.
 const MAX_KEYS: usize = 100;

@@ -1,8 +1,8 @@
 //! What can the operator do: users, their limits, and a look at the nodes?
 use awc::http::Method;
 use futures_util::future::join_all;
-use ollama_gateway::scheduler::NodeState;
 use ollama_sim::Fault;
+use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{

@@ -1,9 +1,9 @@
 //! What passes through is not touched: random requests, answers and streams, cut anywhere, against a model of the
 //! documented edits that is written down a second time here. Line 26 of the clients' checklist.
 use bytes::Bytes;
-use ollama_gateway::protocol::{Endpoint, InferenceRequest, StreamEditor, edit_answer};
 use proptest::prelude::*;
 use proptest::sample::Index;
+use protocol::{Endpoint, InferenceRequest, StreamEditor, edit_answer};
 
 const ID: &str = "01990000-0000-7000-8000-000000000000";
 

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use ollama_gateway::scheduler::{Event, NodeId, NodeState, NodeView};
 use ollama_sim::{SimConfig, SimNode};
+use scheduler::{Event, NodeId, NodeState, NodeView};
 use serde_json::Value;
 
 use crate::harness::{

@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use awc::http::Method;
 use futures_util::future::join_all;
-use ollama_gateway::scheduler::NodeView;
 use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
+use scheduler::NodeView;
 use serde_json::{Value, json};
 
 use crate::harness::{

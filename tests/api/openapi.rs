@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use awc::http::Method;
 use ollama_gateway::http::openapi;
-use ollama_gateway::scheduler::NodeState;
 use ollama_sim::Fault;
+use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{

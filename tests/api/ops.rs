@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 
 use awc::http::Method;
-use ollama_gateway::scheduler::NodeState;
 use ollama_sim::Fault;
+use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{ADMIN_KEY, TestApp, cold_node, error_of, eventually, fast_node, node, spawn_app};

@@ -2,8 +2,8 @@
 use std::path::PathBuf;
 
 use ollama_gateway::config;
-use ollama_gateway::scheduler::NodeState;
 use ollama_sim::{SimConfig, SimNode};
+use scheduler::NodeState;
 use serde_json::json;
 
 use crate::harness::{ADMIN_KEY, Reply, TestApp, TestDatabase, error_of, eventually, fast_node};

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use awc::http::Method;
 use ollama_gateway::relay::{Discover, NodeSettings, Resolver};
-use ollama_gateway::scheduler::NodeState;
 use ollama_sim::{SimConfig, SimModel, SimNode};
+use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{

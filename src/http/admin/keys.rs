@@ -12,9 +12,9 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::http::usage::{moment, rfc3339};
-use crate::limits::Limits;
 use crate::relay::Meters;
 use crate::store::{Accounts, AllowedModels, Key, KeyChange, KeySpec, MadeKey};
+use limits::Limits;
 
 /// Longest overlap of two secrets of one key: 7 days.
 const MAX_GRACE_SECONDS: u64 = 7 * 86_400;

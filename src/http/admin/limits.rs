@@ -10,9 +10,9 @@ use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
-use crate::limits::Standing;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
+use limits::Standing;
 
 /// A change of limits: absent = unchanged, null = no limit.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::{get, post, resource};
-use crate::limits::Limits;
+use ::limits::Limits;
 
 /// Far above what anybody needs; keeps the log of one user's minute small.
 const MAX_REQUESTS: u64 = 1_000_000;

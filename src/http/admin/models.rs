@@ -20,7 +20,7 @@ use crate::http::error::ApiError;
 use crate::http::inference::Inference;
 use crate::http::openapi;
 use crate::relay::{NodeEndpoint, Progress, Roster, RosterError};
-use crate::scheduler::{NodeId, NodeView};
+use scheduler::{NodeId, NodeView};
 
 /// Between two signs of life of a pull that says nothing.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);

@@ -14,7 +14,7 @@ use crate::http::models::ModelNames;
 use crate::http::openapi;
 use crate::http::ops::{Lifecycle, state_name};
 use crate::relay::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
-use crate::scheduler::{Loaded, Model, NodeView};
+use scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
 #[derive(Debug, Serialize, ToSchema)]

@@ -10,7 +10,7 @@ use crate::http::auth::Admin;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::http::ops::Lifecycle;
-use crate::scheduler::{Alternative, Outcome, Scheduler, Step, What};
+use scheduler::{Alternative, Outcome, Scheduler, Step, What};
 
 /// How many of those that wait.
 #[derive(Debug, Deserialize, IntoParams)]

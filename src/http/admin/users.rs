@@ -13,9 +13,9 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::openapi;
 use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rfc3339, rows, summary};
-use crate::limits;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
+use limits;
 
 /// A user to be made. A limit that is absent is the default for new users; null is no limit.
 #[derive(Debug, Deserialize, ToSchema)]

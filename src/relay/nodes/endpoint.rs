@@ -15,8 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use super::settings::{Flaw, NodeSettings};
-use crate::protocol::Endpoint;
 use crate::relay::loads::NodeLoads;
+use protocol::Endpoint;
 
 /// Headers that are ours, the connection's, or have settings of their own.
 const RESERVED: [&str; 12] = [

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::endpoint::NodeEndpoint;
-use crate::scheduler::NodeId;
+use scheduler::NodeId;
 
 /// The nodes that there are. Copies share them.
 #[derive(Clone, Debug, Default)]

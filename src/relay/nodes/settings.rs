@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::endpoint::NodeEndpoint;
-use crate::scheduler::NodeSpec;
+use scheduler::NodeSpec;
 
 /// One Ollama machine, as configured.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::relay::{HealthSettings, Prober, Relay, Upstream};
-use crate::scheduler::NodeId;
+use scheduler::NodeId;
 
 /// A node to be watched from now on.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::NotLeased;
 use super::line::Subject;
-use crate::limits::{Amounts, Need, wish};
 use crate::store::access::{Access, Account};
+use limits::{Amounts, Need, wish};
 
 /// Longest that a request waits for a share.
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -1,8 +1,8 @@
 //! What is traded in one transaction: a line for each user or key.
 use std::sync::Arc;
 
-use crate::limits::{Amounts, Claim, Elsewhere, Holding, Ledger, Limits, Moment, Most};
 use crate::store::access::{Account, Key};
+use limits::{Amounts, Claim, Elsewhere, Holding, Ledger, Limits, Moment, Most};
 
 /// Whose limits they are.
 #[derive(Clone, Debug)]

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use super::NotLeased;
 use super::line::{Line, name_of_key, name_of_user};
-use crate::limits::{Amounts, Elsewhere, Holding, Peer, trade};
 use crate::store::locks;
+use limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
 const MEMORY_MS: i64 = 3 * 86_400_000;

@@ -1,0 +1,208 @@
+//! Where in these bytes does a member of a JSON object stand? Spans to read and to splice, without re-serialising.
+use std::borrow::Cow;
+use std::fmt;
+use std::ops::Range;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+/// A JSON object's members in their order, borrowed from the text.
+#[derive(Debug)]
+pub(crate) struct Object<'a> {
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Object<'a> {
+    /// Parses a whole text as one object. The error says where it is wrong, and never quotes the text: that is
+    /// somebody's prompt or answer, and the error may reach a log.
+    pub(crate) fn parse(text: &'a [u8]) -> Result<Self, String> {
+        serde_json::from_slice(text).map_err(|error| match error.classify() {
+            Category::Eof => "it ends too early".to_owned(),
+            Category::Data => "it is of another kind".to_owned(),
+            Category::Syntax | Category::Io => format!("line {}, column {}", error.line(), error.column()),
+        })
+    }
+
+    pub(crate) fn get(&self, key: &str) -> Option<&'a RawValue> {
+        self.members.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
+    }
+
+    /// The member's value, unless it is absent or `null`.
+    pub(crate) fn present(&self, key: &str) -> Option<&'a RawValue> {
+        self.get(key).filter(|value| value.get() != "null")
+    }
+
+    /// Each member's name and span, key and value together, in the object's own `text`.
+    fn spans(&self, text: &[u8]) -> Vec<(&str, Range<usize>)> {
+        let mut from = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        self.members
+            .iter()
+            .map(|(name, value)| {
+                let gap = text[from..].iter().take_while(|byte| byte.is_ascii_whitespace() || **byte == b',').count();
+                let member = from + gap..span(text, value).end;
+                from = member.end;
+                (name.as_ref(), member)
+            })
+            .collect()
+    }
+
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.members.iter().map(|(name, value)| (name.as_ref(), *value))
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|(name, _)| name.as_ref())
+    }
+}
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Object<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
+                let mut members = Vec::with_capacity(8);
+                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                    members.push((key, value));
+                }
+                Ok(Object { members })
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A member's name, borrowed where it holds no escape.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Name;
+        impl<'de> Visitor<'de> for Name {
+            type Value = Key<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(name)))
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(name.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Name)
+    }
+}
+
+/// Where `value`, which was parsed out of `text`, stands in it.
+pub(crate) fn span(text: &[u8], value: &RawValue) -> Range<usize> {
+    let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + value.get().len()
+}
+
+/// Replacements of spans of one text, applied in one pass.
+#[derive(Debug, Default)]
+pub(crate) struct Splices {
+    edits: Vec<(Range<usize>, String)>,
+}
+
+impl Splices {
+    pub(crate) fn replace(&mut self, span: Range<usize>, with: impl Into<String>) {
+        self.edits.push((span, with.into()));
+    }
+
+    /// Takes back what was to be done at `span`.
+    pub(crate) fn forget(&mut self, span: &Range<usize>) {
+        self.edits.retain(|(edited, _)| edited != span);
+    }
+
+    /// Takes out the members whose name `goes`, each with one of its commas. `text` is the object's own, which stands at
+    /// `offset` of what is edited.
+    pub(crate) fn remove(&mut self, text: &[u8], offset: usize, object: &Object<'_>, goes: impl Fn(&str) -> bool) {
+        let mut kept_end = None;
+        let mut members = object.spans(text).into_iter().peekable();
+        while let Some((name, span)) = members.next() {
+            if !goes(name) {
+                kept_end = Some(span.end);
+                continue;
+            }
+            let mut end = span.end;
+            while let Some((_, next)) = members.next_if(|(name, _)| goes(name)) {
+                end = next.end;
+            }
+            // With the comma before it where something stays there, else with the one behind it.
+            let run = match (kept_end, members.peek()) {
+                (Some(kept), _) => kept..end,
+                (None, Some((_, next))) => span.start..next.start,
+                (None, None) => span.start..end,
+            };
+            self.replace(run.start + offset..run.end + offset, "");
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.edits.is_empty()
+    }
+
+    /// Writes `text` with every edit to `out`.
+    pub(crate) fn apply(mut self, text: &[u8], out: &mut Vec<u8>) {
+        self.edits.sort_by_key(|(span, _)| (span.start, span.end));
+        let mut from = 0;
+        for (span, with) in self.edits {
+            // Two edits of one place never happen; were it otherwise, the first would count.
+            if span.start < from {
+                continue;
+            }
+            out.extend_from_slice(&text[from..span.start]);
+            out.extend_from_slice(with.as_bytes());
+            from = span.end;
+        }
+        out.extend_from_slice(&text[from..]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn without(text: &str, keys: &[&str]) -> String {
+        let object = Object::parse(text.as_bytes()).unwrap();
+        let mut splices = Splices::default();
+        splices.remove(text.as_bytes(), 0, &object, |key| keys.contains(&key));
+        let mut out = Vec::new();
+        splices.apply(text.as_bytes(), &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_member_is_removed_wherever_it_stands() {
+        assert_eq!(without(r#"{"a":1,"b":{"c":2},"d":3}"#, &["b"]), r#"{"a":1,"d":3}"#);
+        assert_eq!(without(r#"{ "a" : 1 , "b":2}"#, &["a"]), r#"{ "b":2}"#);
+        assert_eq!(without(r#"{"a":1,"b":2 }"#, &["b"]), r#"{"a":1 }"#);
+        assert_eq!(without(r#"{"a":1}"#, &["a"]), "{}");
+    }
+
+    #[test]
+    fn neighbours_are_removed_together() {
+        assert_eq!(without(r#"{"a":1, "b":2 ,"c":3,"d":4}"#, &["a", "b"]), r#"{"c":3,"d":4}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["b", "c"]), r#"{"a":1,"d":4}"#);
+        assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["a", "c", "d"]), r#"{"b":2}"#);
+        assert_eq!(without(r#"{"a":1,"b":2}"#, &["a", "b"]), "{}");
+    }
+
+    #[test]
+    fn only_objects_parse() {
+        for text in ["[]", "\"x\"", "1", "{", "{} {}", "", "null"] {
+            assert!(Object::parse(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What may a client ask for that no node can give? Ollama ignores it in silence; where the answer would then be of
+//! another shape, or of another conversation, than the client expects, the request is refused instead. What only
+//! loses an effect passes.
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::endpoint::Endpoint;
+use super::json::Object;
+use super::request::{BadRequest, bad};
+
+/// A field that is refused unless its value asks for nothing, or for what a node does anyway.
+struct Refused {
+    field: &'static str,
+    harmless: fn(&Value) -> bool,
+    why: &'static str,
+}
+
+const CHAT: &[Refused] = &[
+    Refused { field: "n", harmless: is_one, why: "a node gives one choice; send as many requests as you want choices" },
+    Refused { field: "functions", harmless: is_empty, why: "nodes know `tools` alone, which came in its place" },
+    Refused { field: "modalities", harmless: is_text, why: "nodes answer with text alone" },
+];
+
+const COMPLETIONS: &[Refused] = &[
+    Refused { field: "n", harmless: is_one, why: "a node gives one choice; send as many requests as you want choices" },
+    Refused { field: "best_of", harmless: is_one, why: "a node makes one choice" },
+    Refused { field: "echo", harmless: is_false, why: "nodes do not repeat the prompt" },
+];
+
+const RESPONSES: &[Refused] = &[
+    Refused { field: "previous_response_id", harmless: is_empty, why: "no response is kept; send the whole `input`" },
+    Refused { field: "conversation", harmless: is_empty, why: "no conversation is kept; send the whole `input`" },
+    Refused { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
+];
+
+/// Refuses what would be ignored with consequences.
+pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
+    let refused = match endpoint {
+        Endpoint::ChatCompletions => CHAT,
+        Endpoint::Completions => COMPLETIONS,
+        Endpoint::Responses => RESPONSES,
+        _ => return Ok(()),
+    };
+    for Refused { field, harmless, why } in refused {
+        if object.present(field).is_some_and(|value| !asks_for_nothing(value, *harmless)) {
+            return Err(bad(field, format!("`{field}` cannot be honoured: {why}")));
+        }
+    }
+    Ok(())
+}
+
+fn asks_for_nothing(value: &RawValue, harmless: fn(&Value) -> bool) -> bool {
+    serde_json::from_str(value.get()).is_ok_and(|value| harmless(&value))
+}
+
+fn is_one(value: &Value) -> bool {
+    value.as_f64() == Some(1.0)
+}
+
+fn is_false(value: &Value) -> bool {
+    *value == Value::Bool(false)
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_array().is_some_and(Vec::is_empty) || value == ""
+}
+
+fn is_text(value: &Value) -> bool {
+    value.as_array().is_some_and(|kinds| kinds.iter().all(|kind| kind == "text"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_change_the_answer_is_refused_and_what_asks_for_nothing_passes() {
+        let check =
+            |endpoint, member: &str| check(endpoint, &Object::parse(format!("{{{member}}}").as_bytes()).unwrap());
+        for (endpoint, member) in [
+            (Endpoint::ChatCompletions, r#""n":1"#),
+            (Endpoint::ChatCompletions, r#""n":null"#),
+            (Endpoint::ChatCompletions, r#""n":1.0,"functions":[],"modalities":["text"]"#),
+            (Endpoint::Completions, r#""n":1,"best_of":1,"echo":false"#),
+            (Endpoint::Responses, r#""previous_response_id":null,"conversation":null,"background":false"#),
+            (Endpoint::Messages, r#""n":2"#),
+        ] {
+            assert_eq!(check(endpoint, member), Ok(()), "{member}");
+        }
+        for (endpoint, field, value) in [
+            (Endpoint::ChatCompletions, "n", "2"),
+            (Endpoint::ChatCompletions, "n", "\"1\""),
+            (Endpoint::ChatCompletions, "functions", "[{}]"),
+            (Endpoint::ChatCompletions, "modalities", r#"["text","audio"]"#),
+            (Endpoint::Completions, "n", "0"),
+            (Endpoint::Completions, "best_of", "3"),
+            (Endpoint::Completions, "echo", "true"),
+            (Endpoint::Responses, "previous_response_id", "\"resp_1\""),
+            (Endpoint::Responses, "conversation", r#"{"id":"conv_1"}"#),
+            (Endpoint::Responses, "background", "true"),
+        ] {
+            let error = check(endpoint, &format!("\"{field}\":{value}")).unwrap_err();
+            assert_eq!(error.param, Some(field), "{value}");
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! May this node be used, judged by its probes and by the requests it served?
+//!
+//! ```text
+//! unseen --answered--> closed --failure(s)--> open until t
+//!                        ^                      |      ^
+//!                     success       answered after t   | any failure
+//!                        |                      v      |
+//!                        +------------------ half-open-+
+//! ```
+//! Verdicts carry the epoch of their dispatch. Every opening starts a new one,
+//! so the requests that a dying node takes along count as one failure, and an
+//! old stream that still ends well does not vouch for the node.
+
+use std::time::Duration;
+
+use super::event::{NodeState, RequestId, Time, Transitions};
+
+const FAILURES_TO_OPEN: u32 = 2;
+const LONGEST_OPEN_SECONDS: u64 = 30;
+/// A node on trial that answers probes for so long, and that no request comes to, is used as before.
+const UNTRIED: Duration = Duration::from_secs(10);
+
+/// Counts the openings of a breaker.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) struct Epoch(u64);
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Breaker {
+    state: State,
+    /// Consecutive ones. Only a request's success takes them back: a node that
+    /// answers probes may still be unable to answer requests.
+    request_failures: u32,
+    /// Since the last whole answer: a first byte says nothing about what comes after it.
+    broken_streams: u32,
+    /// Consecutive ones.
+    probe_failures: u32,
+    /// Since the last whole answer; each doubles the time the breaker stays open.
+    openings: u32,
+    epoch: Epoch,
+    /// Never taken back.
+    transitions: Transitions,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Unseen,
+    Closed,
+    Open { until: Time },
+    HalfOpen { trial: Option<RequestId>, since: Time },
+}
+
+impl Breaker {
+    /// A node nobody has heard of yet.
+    pub(crate) fn new() -> Self {
+        Self {
+            state: State::Unseen,
+            request_failures: 0,
+            broken_streams: 0,
+            probe_failures: 0,
+            openings: 0,
+            epoch: Epoch(0),
+            transitions: Transitions::default(),
+        }
+    }
+
+    /// Whether requests may be sent now or as soon as a trial has ended.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.state, State::Closed | State::HalfOpen { .. })
+    }
+
+    /// Whether a request may be sent now.
+    pub(crate) fn admits(&self) -> bool {
+        matches!(self.state, State::Closed | State::HalfOpen { trial: None, .. })
+    }
+
+    /// Whether nothing speaks against the node.
+    pub(crate) fn is_faultless(&self) -> bool {
+        self.state() == NodeState::Up
+    }
+
+    pub(crate) fn state(&self) -> NodeState {
+        match self.state {
+            State::Unseen | State::Open { .. } => NodeState::Down,
+            State::HalfOpen { .. } => NodeState::Suspect,
+            State::Closed if self.request_failures + self.broken_streams + self.probe_failures > 0 => {
+                NodeState::Suspect
+            }
+            State::Closed => NodeState::Up,
+        }
+    }
+
+    pub(crate) fn transitions(&self) -> Transitions {
+        self.transitions
+    }
+
+    /// When a probe may bring the node back, if it is out.
+    pub(crate) fn reopens_at(&self) -> Option<Time> {
+        match self.state {
+            State::Open { until } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// A request is sent; its verdict is to come with the epoch returned.
+    pub(crate) fn dispatched(&mut self, id: RequestId) -> Epoch {
+        if let State::HalfOpen { trial, .. } = &mut self.state {
+            *trial = Some(id);
+        }
+        self.epoch
+    }
+
+    /// A request ended; if it was the trial, another may go.
+    pub(crate) fn released(&mut self, id: RequestId) {
+        if let State::HalfOpen { trial, .. } = &mut self.state
+            && *trial == Some(id)
+        {
+            *trial = None;
+        }
+    }
+
+    /// The node began to answer a request.
+    pub(crate) fn started(&mut self, epoch: Epoch) {
+        if epoch == self.epoch && self.is_live() {
+            self.transitions.closed += u64::from(matches!(self.state, State::HalfOpen { .. }));
+            self.state = State::Closed;
+            self.request_failures = 0;
+            self.probe_failures = 0;
+        }
+    }
+
+    /// The node answered a request in full.
+    pub(crate) fn succeeded(&mut self, epoch: Epoch) {
+        if epoch == self.epoch && self.is_live() {
+            self.started(epoch);
+            self.broken_streams = 0;
+            self.openings = 0;
+        }
+    }
+
+    /// The node failed a request.
+    pub(crate) fn failed(&mut self, epoch: Epoch, now: Time) {
+        if epoch == self.epoch {
+            self.request_failures += 1;
+            self.open_if_due(now);
+        }
+    }
+
+    /// The node failed a request that it had begun to answer.
+    pub(crate) fn broke_off(&mut self, epoch: Epoch, now: Time) {
+        if epoch == self.epoch {
+            self.broken_streams += 1;
+            self.failed(epoch, now);
+        }
+    }
+
+    /// The node could not be reached at all.
+    pub(crate) fn unreachable(&mut self, epoch: Epoch, now: Time) {
+        if epoch == self.epoch {
+            self.take_out(now);
+        }
+    }
+
+    /// It is known to be of no use, whatever its probes say.
+    pub(crate) fn take_out(&mut self, now: Time) {
+        if self.is_live() {
+            self.open(now);
+        }
+    }
+
+    /// A probe was answered.
+    pub(crate) fn answered(&mut self, now: Time) {
+        self.probe_failures = 0;
+        match self.state {
+            State::Unseen => self.state = State::Closed,
+            State::Open { until } if until <= now => {
+                self.transitions.half_open += 1;
+                self.state = State::HalfOpen { trial: None, since: now };
+            }
+            // Nobody needs it: it is as good as its probes say.
+            State::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
+                self.transitions.closed += 1;
+                self.state = State::Closed;
+            }
+            _ => {}
+        }
+    }
+
+    /// A probe was not answered.
+    pub(crate) fn silent(&mut self, now: Time) {
+        if self.is_live() {
+            self.probe_failures += 1;
+            self.open_if_due(now);
+        }
+    }
+
+    fn open_if_due(&mut self, now: Time) {
+        let is_due = match self.state {
+            State::Unseen | State::Open { .. } => false,
+            State::HalfOpen { .. } => true,
+            State::Closed => {
+                self.request_failures + self.probe_failures >= FAILURES_TO_OPEN
+                    || self.broken_streams >= FAILURES_TO_OPEN
+            }
+        };
+        if is_due {
+            self.open(now);
+        }
+    }
+
+    fn open(&mut self, now: Time) {
+        let seconds = (1 << self.openings.min(5)).min(LONGEST_OPEN_SECONDS);
+        self.state = State::Open { until: now + Duration::from_secs(seconds) };
+        self.request_failures = 0;
+        self.probe_failures = 0;
+        self.openings = self.openings.saturating_add(1);
+        self.transitions.open += 1;
+        self.epoch.0 += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: RequestId = RequestId(1);
+
+    fn at(seconds: u64) -> Time {
+        Duration::from_secs(seconds)
+    }
+
+    fn closed() -> Breaker {
+        let mut breaker = Breaker::new();
+        breaker.answered(at(0));
+        breaker
+    }
+
+    fn half_open() -> Breaker {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        breaker.unreachable(epoch, at(0));
+        breaker.answered(at(1));
+        breaker
+    }
+
+    #[test]
+    fn a_node_never_heard_of_is_down_until_it_answers() {
+        let mut breaker = Breaker::new();
+        assert_eq!(breaker.state(), NodeState::Down);
+        breaker.silent(at(0));
+        breaker.silent(at(1));
+        breaker.answered(at(2));
+        assert_eq!(breaker.state(), NodeState::Up);
+    }
+
+    #[test]
+    fn one_refused_connection_opens_it() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        breaker.unreachable(epoch, at(5));
+        assert_eq!(breaker.state(), NodeState::Down);
+        assert_eq!(breaker.reopens_at(), Some(at(6)));
+    }
+
+    #[test]
+    fn the_second_failure_in_a_row_opens_it() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        breaker.failed(epoch, at(0));
+        assert_eq!(breaker.state(), NodeState::Suspect);
+        breaker.succeeded(epoch);
+        assert_eq!(breaker.state(), NodeState::Up);
+        breaker.failed(epoch, at(1));
+        breaker.silent(at(2));
+        assert_eq!(breaker.state(), NodeState::Down);
+    }
+
+    #[test]
+    fn an_answered_probe_does_not_hide_failing_requests() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        breaker.failed(epoch, at(0));
+        breaker.answered(at(1));
+        breaker.failed(epoch, at(2));
+        assert_eq!(breaker.state(), NodeState::Down);
+    }
+
+    #[test]
+    fn first_bytes_do_not_hide_streams_that_break() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        for second in 1..=2 {
+            assert!(breaker.is_live());
+            breaker.started(epoch);
+            breaker.broke_off(epoch, at(second));
+        }
+        assert_eq!(breaker.reopens_at(), Some(at(3)));
+        breaker.answered(at(3));
+        let epoch = breaker.dispatched(ID);
+        breaker.started(epoch);
+        breaker.broke_off(epoch, at(3));
+        assert_eq!(breaker.reopens_at(), Some(at(5)), "twice as long");
+        breaker.answered(at(5));
+        let epoch = breaker.dispatched(ID);
+        breaker.succeeded(epoch);
+        breaker.broke_off(epoch, at(6));
+        assert!(breaker.is_live(), "a whole answer takes everything back");
+    }
+
+    #[test]
+    fn an_answered_probe_takes_back_a_silent_one() {
+        let mut breaker = closed();
+        for second in 0..10 {
+            breaker.silent(at(second));
+            breaker.answered(at(second));
+        }
+        assert_eq!(breaker.state(), NodeState::Up);
+    }
+
+    #[test]
+    fn an_open_breaker_waits_for_its_time_and_for_a_probe() {
+        let mut breaker = closed();
+        breaker.silent(at(0));
+        breaker.silent(at(0));
+        breaker.answered(Duration::from_millis(999));
+        assert!(!breaker.is_live());
+        breaker.answered(at(1));
+        assert!(breaker.admits());
+        assert_eq!(breaker.state(), NodeState::Suspect);
+    }
+
+    #[test]
+    fn a_half_open_breaker_lets_one_request_through_at_a_time() {
+        let mut breaker = half_open();
+        let epoch = breaker.dispatched(ID);
+        assert!(breaker.is_live() && !breaker.admits());
+        breaker.released(RequestId(2));
+        assert!(!breaker.admits());
+        breaker.released(ID);
+        assert!(breaker.admits());
+        breaker.succeeded(epoch);
+        assert_eq!(breaker.state(), NodeState::Up);
+        assert_eq!(breaker.transitions(), Transitions { closed: 1, open: 1, half_open: 1 });
+    }
+
+    #[test]
+    fn a_node_on_trial_that_nobody_needs_is_as_good_as_its_probes_after_ten_seconds() {
+        let mut breaker = half_open();
+        breaker.answered(at(10));
+        assert_eq!(breaker.state(), NodeState::Suspect);
+        breaker.answered(at(11));
+        assert_eq!(breaker.state(), NodeState::Up);
+        let mut breaker = half_open();
+        breaker.dispatched(ID);
+        breaker.answered(at(11));
+        assert_eq!(breaker.state(), NodeState::Suspect, "its trial tells more");
+    }
+
+    #[test]
+    fn a_failed_trial_doubles_the_time_out_up_to_thirty_seconds() {
+        let mut breaker = half_open();
+        let mut now = at(1);
+        for expected in [2, 4, 8, 16, 30, 30] {
+            let epoch = breaker.dispatched(ID);
+            breaker.failed(epoch, now);
+            assert_eq!(breaker.reopens_at(), Some(now + at(expected)));
+            now += at(expected);
+            breaker.answered(now);
+        }
+        let epoch = breaker.dispatched(ID);
+        breaker.succeeded(epoch);
+        breaker.unreachable(epoch, now);
+        assert_eq!(breaker.reopens_at(), Some(now + at(1)));
+    }
+
+    #[test]
+    fn the_requests_a_dying_node_takes_along_count_once() {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        breaker.unreachable(epoch, at(0));
+        breaker.unreachable(epoch, at(0));
+        breaker.failed(epoch, at(0));
+        assert_eq!(breaker.reopens_at(), Some(at(1)));
+        breaker.answered(at(1));
+        breaker.failed(epoch, at(1));
+        assert!(breaker.is_live());
+    }
+
+    #[test]
+    fn an_old_stream_that_ends_well_does_not_vouch_for_the_node() {
+        let mut breaker = closed();
+        let old = breaker.dispatched(ID);
+        breaker.silent(at(0));
+        breaker.silent(at(0));
+        breaker.succeeded(old);
+        assert_eq!(breaker.state(), NodeState::Down);
+        breaker.answered(at(1));
+        breaker.succeeded(old);
+        assert_eq!(breaker.state(), NodeState::Suspect);
+    }
+}

@@ -1,0 +1,334 @@
+//! How fast is a node, and how long will something take? Learned from what
+//! streams and loads show; optimistic before anything was seen, so that every
+//! node is tried.
+//!
+//! | what | of | from | before anything is seen |
+//! |---|---|---|---|
+//! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens a second of a 5 GB model |
+//! | `correction` | a model on a node | the same, beside the node's own | 1 |
+//! | [`Line`] | prompts of a model on a node | dispatch to first byte | a 25th of a token's time for each token of the prompt |
+//! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB a second |
+
+use serde::{Deserialize, Serialize};
+
+/// The size that speeds are compared at: a model twice as large is taken to be half as fast.
+pub(crate) const REFERENCE_BYTES: f64 = 5e9;
+/// Seconds a token of a reference model takes on a node that nothing is known of, if no other node is known.
+pub(crate) const FIRST_GUESS: f64 = 1.0 / 200.0;
+/// Tokens of a prompt that are read in the time one token is written.
+pub(crate) const PREFILL_RATIO: f64 = 25.0;
+/// How much each other request of a node slows down the reading of a prompt.
+pub(crate) const PREFILL_SLOWDOWN: f64 = 0.5;
+/// How much each other stream slows a stream down, before it was measured.
+const FIRST_SLOWDOWN: f64 = 0.3;
+/// What is shorter or longer is not a measurement, seconds a token.
+const FASTEST: f64 = 1e-6;
+const SLOWEST: f64 = 1e4;
+const MOST_SLOWDOWN: f64 = 2.0;
+/// How much a second of news counts in a node's speed: most of a change is known after 5 s.
+const SPEED_NEWS: f64 = 0.2;
+/// How much one sample counts in what changes seldom.
+const SLOW_NEWS: f64 = 0.03;
+/// A model's own speed is learned from this, and no more of, a sample.
+const CORRECTION_NEWS: f64 = 0.1;
+
+/// How fast a node writes: seconds a token of a reference model takes when it runs alone, and how much each other stream
+/// slows it down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Speed {
+    alone: Option<f64>,
+    slowdown: f64,
+}
+
+impl Default for Speed {
+    fn default() -> Self {
+        Self { alone: None, slowdown: FIRST_SLOWDOWN }
+    }
+}
+
+impl Speed {
+    /// What was measured for a stream that runs alone.
+    pub(crate) fn alone(&self) -> Option<f64> {
+        self.alone
+    }
+
+    /// How much longer a token takes beside so many others.
+    pub(crate) fn stretch(&self, others: f64) -> f64 {
+        1.0 + self.slowdown * others
+    }
+
+    /// A stream beside `others` took `seconds` for a token, sizes evened out; it was watched for `watched` seconds.
+    pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) {
+        let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
+        let Some(alone) = self.alone else {
+            self.alone = Some(sample);
+            return;
+        };
+        // All streams of a node together count as one watcher.
+        let news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
+        let ratio = sample / alone;
+        self.alone = Some(alone * (1.0 + news * (ratio - 1.0)));
+        // A change of speed is not taken for a change of slow-down.
+        if (0.5..2.0).contains(&ratio) {
+            let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
+            self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
+        }
+    }
+}
+
+impl Speed {
+    /// Keeps that share of what is known.
+    pub(crate) fn fade(&mut self, kept: f64) {
+        self.alone = self.alone.map(|alone| FIRST_GUESS + kept * (alone - FIRST_GUESS));
+        self.slowdown = FIRST_SLOWDOWN + kept * (self.slowdown - FIRST_SLOWDOWN);
+    }
+}
+
+/// A factor near 1 that is learned slowly.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Correction {
+    pub(crate) factor: f64,
+    samples: u32,
+}
+
+impl Default for Correction {
+    fn default() -> Self {
+        Self { factor: 1.0, samples: 0 }
+    }
+}
+
+impl Correction {
+    pub(crate) fn observe(&mut self, factor: f64) {
+        self.samples = self.samples.saturating_add(1);
+        let news = (1.0 / f64::from(self.samples)).clamp(SLOW_NEWS, CORRECTION_NEWS);
+        self.factor += news * (factor.clamp(0.1, 10.0) - self.factor);
+    }
+}
+
+/// A mean that forgets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Mean {
+    mean: f64,
+    samples: u32,
+}
+
+impl Mean {
+    pub(crate) fn new(guess: f64) -> Self {
+        Self { mean: guess, samples: 0 }
+    }
+
+    pub(crate) fn get(&self) -> f64 {
+        self.mean
+    }
+
+    /// What it was is a guess by now: new samples count the more.
+    pub(crate) fn faded(mut self, kept: f64) -> Self {
+        self.samples = (f64::from(self.samples) * kept) as u32;
+        self
+    }
+
+    /// The guess counts as ten samples.
+    pub(crate) fn observe(&mut self, value: f64) {
+        self.samples = self.samples.saturating_add(1);
+        let news = (1.0 / (f64::from(self.samples) + 10.0)).max(SLOW_NEWS);
+        self.mean += news * (value - self.mean);
+    }
+}
+
+/// A straight line through what was seen, the newest counting most.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Line {
+    weight: f64,
+    mean_x: f64,
+    mean_y: f64,
+    variance: f64,
+    covariance: f64,
+}
+
+impl Line {
+    const KEPT: f64 = 0.9;
+
+    pub(crate) fn observe(&mut self, x: f64, y: f64) {
+        self.weight = self.weight * Self::KEPT + 1.0;
+        let news = 1.0 / self.weight;
+        let (dx, dy) = (x - self.mean_x, y - self.mean_y);
+        self.mean_x += news * dx;
+        self.mean_y += news * dy;
+        self.variance = (1.0 - news) * (self.variance + news * dx * dx);
+        self.covariance = (1.0 - news) * (self.covariance + news * dx * dy);
+    }
+
+    /// New samples count the more.
+    pub(crate) fn fade(&mut self, kept: f64) {
+        self.weight *= kept;
+    }
+
+    /// What is to be expected at `x`; `None` before anything was seen. Where all that was seen lies close together, the
+    /// line goes between the origin and there.
+    pub(crate) fn at(&self, x: f64) -> Option<f64> {
+        if self.weight == 0.0 {
+            return None;
+        }
+        let ratio = self.mean_y / self.mean_x.max(1.0);
+        let doubt = 0.05 * (self.mean_x * self.mean_x + 1.0);
+        let slope = ((self.covariance + doubt * ratio) / (self.variance + doubt)).max(0.0);
+        Some((self.mean_y + slope * (x - self.mean_x)).max(0.0))
+    }
+}
+
+/// How long a node takes to load a model: something fixed, and the reading.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LoadTime {
+    fixed: f64,
+    seconds_per_byte: f64,
+    samples: u32,
+}
+
+impl Default for LoadTime {
+    fn default() -> Self {
+        Self { fixed: 1.5, seconds_per_byte: 1.0 / 0.8e9, samples: 0 }
+    }
+}
+
+impl LoadTime {
+    pub(crate) fn of(&self, bytes: f64) -> f64 {
+        self.fixed + bytes * self.seconds_per_byte
+    }
+
+    /// Of those of which a load was seen.
+    pub(crate) fn mean<'a>(times: impl Iterator<Item = &'a Self>) -> Option<Self> {
+        let (mut count, mut sum) = (0.0, (0.0, 0.0));
+        for time in times.filter(|time| time.samples > 0) {
+            (count, sum) = (count + 1.0, (sum.0 + time.fixed, sum.1 + time.seconds_per_byte));
+        }
+        (count > 0.0).then(|| Self { fixed: sum.0 / count, seconds_per_byte: sum.1 / count, samples: 0 })
+    }
+
+    /// As `usual`, until a load was seen.
+    pub(crate) fn guess(&mut self, usual: &Self) {
+        if self.samples == 0 {
+            self.clone_from(usual);
+        }
+    }
+
+    pub(crate) fn observe(&mut self, bytes: f64, seconds: f64) {
+        // Nothing is known of what is fixed, but that it is less than the whole.
+        self.fixed = self.fixed.min(0.5 * seconds);
+        let sample = (seconds - self.fixed).max(0.0) / bytes.max(1.0);
+        self.samples = self.samples.saturating_add(1);
+        let news = (1.0 / f64::from(self.samples)).max(0.3);
+        self.seconds_per_byte += news * (sample - self.seconds_per_byte);
+    }
+}
+
+/// How often a model is asked for, over about the last two minutes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Demand {
+    per_second: f64,
+    /// Seconds; the last time it was asked for.
+    pub(crate) asked_at: Option<f64>,
+}
+
+impl Demand {
+    const MEMORY_SECONDS: f64 = 120.0;
+
+    pub(crate) fn asked(&mut self, now: f64) {
+        self.per_second = self.at(now) + 1.0 / Self::MEMORY_SECONDS;
+        self.asked_at = Some(now);
+    }
+
+    /// Requests a second.
+    pub(crate) fn at(&self, now: f64) -> f64 {
+        let age = self.asked_at.map_or(0.0, |asked| now - asked);
+        self.per_second * (-age / Self::MEMORY_SECONDS).exp()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64, share: f64) -> bool {
+        (a - b).abs() <= share * b.abs()
+    }
+
+    #[test]
+    fn the_first_sample_of_a_speed_counts_in_full_and_a_tenfold_slow_down_is_known_in_ten_seconds() {
+        let mut speed = Speed::default();
+        speed.observe(0.01, 0.0, 1.0);
+        assert_eq!(speed.alone(), Some(0.01));
+        for _ in 0..10 {
+            speed.observe(0.1, 0.0, 1.0);
+        }
+        assert!(speed.alone().unwrap() > 0.08);
+    }
+
+    #[test]
+    fn the_slow_down_by_other_streams_is_learned_apart_from_the_speed() {
+        let mut speed = Speed::default();
+        for round in 0..2000 {
+            let others = f64::from(round % 4);
+            speed.observe(0.01 * (1.0 + 0.5 * others), others, 1.0);
+        }
+        assert!(close(speed.stretch(1.0), 1.5, 0.05), "{speed:?}");
+        assert!(close(speed.alone().unwrap(), 0.01, 0.1), "{speed:?}");
+    }
+
+    #[test]
+    fn many_streams_of_a_node_count_together_as_one_watcher() {
+        let (mut one, mut eight) = (Speed::default(), Speed::default());
+        one.observe(0.01, 0.0, 1.0);
+        eight.observe(0.01 * eight.stretch(7.0), 7.0, 1.0);
+        one.observe(0.02, 0.0, 1.0);
+        for _ in 0..8 {
+            eight.observe(0.02 * eight.stretch(7.0), 7.0, 1.0);
+        }
+        assert!(close(one.alone().unwrap(), eight.alone().unwrap(), 0.1));
+    }
+
+    #[test]
+    fn a_line_goes_through_what_was_seen_and_is_proportional_where_that_is_one_point() {
+        let mut line = Line::default();
+        assert_eq!(line.at(5.0), None);
+        line.observe(100.0, 2.0);
+        assert!(close(line.at(200.0).unwrap(), 4.0, 0.01));
+        for x in [100.0, 1000.0, 50.0, 2000.0, 300.0, 1500.0, 20.0, 800.0] {
+            line.observe(x, 1.0 + 0.01 * x);
+        }
+        assert!(close(line.at(1200.0).unwrap(), 13.0, 0.1), "{line:?}");
+    }
+
+    #[test]
+    fn load_times_are_learned_from_one_load_and_scale_with_the_size() {
+        let mut time = LoadTime::default();
+        assert!(close(time.of(8e9), 11.5, 0.001));
+        time.observe(5e9, 4.0);
+        assert!(close(time.of(5e9), 4.0, 0.001) && close(time.of(20e9), 11.5, 0.001));
+        time.observe(1e9, 0.2);
+        assert!(time.of(0.0) <= 0.1);
+    }
+
+    #[test]
+    fn a_node_that_has_loaded_nothing_is_taken_to_be_as_the_others_are() {
+        let (mut fast, mut slow, mut new) = (LoadTime::default(), LoadTime::default(), LoadTime::default());
+        assert_eq!(LoadTime::mean([&fast, &new].into_iter()), None);
+        fast.observe(5e9, 1.0);
+        slow.observe(5e9, 3.0);
+        let usual = LoadTime::mean([&fast, &slow, &new].into_iter()).unwrap();
+        new.guess(&usual);
+        fast.guess(&usual);
+        assert!(close(new.of(5e9), 2.0, 0.001) && close(fast.of(5e9), 1.0, 0.001));
+        new.observe(5e9, 4.0);
+        assert!(close(new.of(5e9), 4.0, 0.001), "what is seen counts, and the guess no more");
+    }
+
+    #[test]
+    fn demand_fades_with_its_memory() {
+        let mut demand = Demand::default();
+        for second in 0..1200 {
+            demand.asked(f64::from(second));
+        }
+        assert!(close(demand.at(1199.0), 1.0, 0.01));
+        assert!(close(demand.at(1199.0 + 120.0), (-1.0_f64).exp(), 0.01));
+    }
+}

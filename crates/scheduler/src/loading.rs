@@ -1,0 +1,234 @@
+//! How does a model come into a node's memory? By the gateway's own doing, and never by a user's request: a client that
+//! leaves must not abort a load that others wait for, and Ollama's choice of what to push out is arbitrary.
+//!
+//! ```text
+//! draining --victims have nothing running--> unloading --all are out--> loading --Loaded--> (resident)
+//!    |                                          |                          |
+//!    +-- nobody waits for it any more           +-- Unloaded: Err          +-- Loaded: Err: not again for a while
+//! ```
+//! A node loads one model at a time, and a model is loaded on one node at a time.
+
+use std::sync::Arc;
+
+use super::{
+    Scheduler,
+    estimate::LoadTime,
+    event::{Decision, Failure, NodeId, RequestId, Time},
+    model::ModelId,
+};
+
+/// After a load that failed; doubles with each further one.
+const FIRST_BACK_OFF_SECONDS: f64 = 10.0;
+const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
+
+/// A load under way on a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) model: ModelId,
+    /// What makes room for it.
+    victims: Vec<ModelId>,
+    phase: Phase,
+    /// Whose request asked for it; `None` for a hint. One that leaves before the load begins hands it on to the next that
+    /// waits for the model: without that one nothing would be loaded.
+    cause: Option<RequestId>,
+}
+
+#[derive(Copy, Clone, PartialEq, Debug)]
+enum Phase {
+    Draining,
+    /// So many are still to answer; one of them would not go.
+    Unloading {
+        left: usize,
+        failed: Option<Failure>,
+    },
+    Loading {
+        since: f64,
+    },
+}
+
+impl Scheduler {
+    /// Makes room for a model and loads it.
+    pub(crate) fn begin_load(
+        &mut self,
+        node: NodeId,
+        model: ModelId,
+        victims: Vec<ModelId>,
+        cause: Option<RequestId>,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        if let Some(request) = cause.and_then(|id| self.requests.get_mut(&id)) {
+            request.caused_load = true;
+        }
+        let node_state = &mut self.nodes[node.0];
+        for victim in &victims {
+            if let Some(instance) = node_state.instance_mut(*victim) {
+                instance.is_leaving = true;
+            }
+        }
+        node_state.load = Some(Load { model, victims, phase: Phase::Draining, cause });
+        self.advance_load(node, now, decisions);
+    }
+
+    /// Goes on with a load whose victims may have drained.
+    pub(crate) fn advance_load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
+        let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
+        let node_state = &self.nodes[node.0];
+        let Some(load) = node_state.load.as_ref().filter(|load| load.phase == Phase::Draining) else { return };
+        if is_unwanted(load) || !node_state.is_open() {
+            return self.call_off_load(node);
+        }
+        let is_drained =
+            |victim: &ModelId| node_state.instance(*victim).is_none_or(|instance| instance.running.is_empty());
+        if !load.victims.iter().all(is_drained) {
+            return;
+        }
+        let listed = |model: &ModelId| Some(node_state.instance(*model)?.listed.clone());
+        let unloads: Vec<Arc<str>> = load.victims.iter().filter_map(listed).collect();
+        let left = unloads.len();
+        decisions.extend(unloads.into_iter().map(|model| Decision::Unload { node, model }));
+        if left == 0 {
+            return self.load(node, now, decisions);
+        }
+        if let Some(load) = &mut self.nodes[node.0].load {
+            load.phase = Phase::Unloading { left, failed: None };
+        }
+    }
+
+    /// There is room.
+    fn load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
+        let node_state = &mut self.nodes[node.0];
+        let Some(load) = &mut node_state.load else { return };
+        load.phase = Phase::Loading { since: now.as_secs_f64() };
+        let has_left = load.cause.is_some_and(|cause| !self.requests.contains_key(&cause));
+        if has_left && let Some(heir) = self.queue.for_model(load.model).next() {
+            load.cause = Some(heir);
+            if let Some(request) = self.requests.get_mut(&heir) {
+                request.caused_load = true;
+            }
+        }
+        let (target, cause) = (load.model, load.cause);
+        let listed = node_state.instance(target).map(|instance| instance.listed.clone());
+        decisions.extend(listed.map(|model| Decision::Load { node, model, cause }));
+    }
+
+    /// Lets the victims of a load that has not begun stay.
+    pub(crate) fn call_off_load(&mut self, node: NodeId) {
+        let node = &mut self.nodes[node.0];
+        if node.load.as_ref().is_some_and(|load| load.phase == Phase::Draining)
+            && let Some(load) = node.load.take()
+        {
+            for victim in load.victims {
+                if let Some(instance) = node.instance_mut(victim) {
+                    instance.is_leaving = false;
+                }
+            }
+        }
+    }
+
+    pub(crate) fn unloaded(
+        &mut self,
+        node: NodeId,
+        listed: &str,
+        result: Result<(), Failure>,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let (Some(model), Some(node_state)) = (self.models.find(listed), self.nodes.get_mut(node.0)) else { return };
+        if let Some(instance) = node_state.instance_mut(model) {
+            instance.is_leaving = false;
+            if result.is_ok() {
+                instance.resident_since = None;
+                instance.left_at = Some(now.as_secs_f64());
+                instance.sessions.clear();
+            }
+        }
+        let Some(load) = &mut node_state.load else { return };
+        let Phase::Unloading { left, failed } = &mut load.phase else { return };
+        *left -= 1;
+        *failed = result.err().or(*failed);
+        if *left > 0 {
+            return;
+        }
+        if let Some(failure) = *failed {
+            // The node does not do as it is told: what is in its memory is its own business for a while.
+            self.load_failed(node, failure, now);
+        } else {
+            self.load(node, now, decisions);
+        }
+    }
+
+    pub(crate) fn loaded(&mut self, node: NodeId, listed: &str, result: Result<(), Failure>, now: Time) {
+        let (Some(model), Some(node_state)) = (self.models.find(listed), self.nodes.get_mut(node.0)) else { return };
+        let seconds = now.as_secs_f64();
+        let since = match &node_state.load {
+            Some(Load { model: loading, phase: Phase::Loading { since }, .. }) if *loading == model => *since,
+            _ => return,
+        };
+        if let Err(failure) = result {
+            if failure == Failure::Missing {
+                node_state.forget(model);
+            }
+            return self.load_failed(node, failure, now);
+        }
+        node_state.load = None;
+        node_state.loads += 1;
+        node_state.heard_at = seconds;
+        if let Some(instance) = node_state.instance_mut(model) {
+            instance.resident_since = Some(seconds);
+            instance.load_failures = 0;
+            let bytes = instance.model_bytes();
+            node_state.load_time.observe(bytes, seconds - since);
+        }
+        self.guess_load_times();
+    }
+
+    /// Nodes that have loaded nothing yet are taken to be as the others are.
+    pub(crate) fn guess_load_times(&mut self) {
+        if let Some(usual) = LoadTime::mean(self.nodes.iter().map(|node| &node.load_time)) {
+            self.nodes.iter_mut().for_each(|node| node.load_time.guess(&usual));
+        }
+    }
+
+    fn load_failed(&mut self, node: NodeId, failure: Failure, now: Time) {
+        let node = &mut self.nodes[node.0];
+        let Some(load) = node.load.take() else { return };
+        for victim in load.victims {
+            if let Some(instance) = node.instance_mut(victim) {
+                instance.is_leaving = false;
+            }
+        }
+        if failure == Failure::Unreachable {
+            node.breaker.take_out(now);
+        }
+        node.fail_load(failure);
+        if let Some(instance) = node.instance_mut(load.model) {
+            instance.last_load_failure = Some(failure);
+            instance.load_failures += 1;
+            let doubled = f64::from(instance.load_failures - 1).min(10.0).exp2();
+            let back_off = (FIRST_BACK_OFF_SECONDS * doubled).min(LONGEST_BACK_OFF_SECONDS);
+            instance.load_again_at = now.as_secs_f64() + back_off;
+        }
+    }
+
+    /// Seconds until the model that a node loads is there.
+    pub(crate) fn ready_in(&self, node: NodeId, now: f64, guess: f64) -> f64 {
+        let node = &self.nodes[node.0];
+        let Some(load) = &node.load else { return 0.0 };
+        let whole = node.instance(load.model).map_or(0.0, |instance| node.load_seconds(instance));
+        match load.phase {
+            Phase::Draining => {
+                whole + load.victims.iter().map(|victim| self.drained_in(node, *victim, now, guess)).fold(0.0, f64::max)
+            }
+            Phase::Unloading { .. } => whole,
+            Phase::Loading { since } => (whole - (now - since)).max(0.1 * whole),
+        }
+    }
+
+    /// Seconds until nothing of a model runs on a node.
+    pub(crate) fn drained_in(&self, node: &super::Node, model: ModelId, now: f64, guess: f64) -> f64 {
+        let Some(instance) = node.instance(model) else { return 0.0 };
+        let left = instance.running.iter().map(|running| node.seconds_left(instance, running, now, guess));
+        left.fold(0.0, f64::max)
+    }
+}

@@ -1,0 +1,415 @@
+//! A fleet in virtual time that does as it is told: nodes with true slots and speeds, that load and unload, answer
+//! probes, and queue what is beyond their slots as Ollama does. It moves in steps of a tenth of a second and in whole
+//! tokens, so that equal runs are equal to the bit.
+
+use super::*;
+
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+const TICKS_A_SECOND: u64 = 10;
+/// What every model here takes on disk and in memory.
+pub(crate) const BYTES: u64 = 5_000_000_000;
+/// As the scheduler expects it before it has seen a load.
+const LOAD_TICKS: u64 = 78;
+/// A prompt is read so many times faster than an answer is written.
+const READING: u64 = 25;
+pub(crate) const PATIENT: Time = Duration::from_secs(1_000_000);
+
+/// Numbers from a seed.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    /// From 0 to below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % end
+    }
+}
+
+/// A request that works its way through a node.
+struct Job {
+    id: RequestId,
+    to_read: u64,
+    written: u64,
+    has_begun: bool,
+    ticks: u64,
+}
+
+/// A node as it truly is.
+pub(crate) struct Machine {
+    pub(crate) id: NodeId,
+    /// Tokens a stream writes in a tick.
+    pub(crate) tokens: u64,
+    pub(crate) slots: usize,
+    pub(crate) resident: BTreeSet<usize>,
+    loading: Option<(usize, u64)>,
+    unloaded: Vec<usize>,
+    /// By model, in the order in which they came: the first so many are worked on.
+    jobs: BTreeMap<usize, Vec<Job>>,
+    /// Until then it answers nothing.
+    dead_until: Time,
+    /// Tokens written since the start.
+    pub(crate) written: u64,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Ask {
+    pub(crate) user: usize,
+    pub(crate) weight: f64,
+    pub(crate) model: usize,
+    pub(crate) prompt: u64,
+    pub(crate) output: u64,
+}
+
+/// What became of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) ask: Ask,
+    pub(crate) at: Time,
+    /// Of the same user, so many waited before it.
+    pub(crate) ahead: usize,
+    pub(crate) sent_at: Option<Time>,
+    /// Where it runs.
+    pub(crate) node: Option<NodeId>,
+    /// Where it ran last.
+    pub(crate) served_by: Option<NodeId>,
+    pub(crate) ended_at: Option<Time>,
+    pub(crate) refused: Option<RefusalReason>,
+}
+
+impl Asked {
+    pub(crate) fn waits(&self) -> bool {
+        self.node.is_none() && self.ended_at.is_none()
+    }
+}
+
+/// See the module.
+pub(crate) struct Fleet {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) machines: Vec<Machine>,
+    pub(crate) now: Time,
+    ticks: u64,
+    pub(crate) asked: BTreeMap<RequestId, Asked>,
+    pub(crate) log: Vec<(Time, Decision)>,
+}
+
+fn name(model: usize) -> String {
+    format!("m{model}:latest")
+}
+
+fn model_of(listed: &str) -> usize {
+    let digits = listed.strip_prefix('m').and_then(|rest| rest.split(':').next());
+    digits.and_then(|digits| digits.parse().ok()).expect("a model of the fleet")
+}
+
+/// How a node is set up.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    pub(crate) tokens: u64,
+    pub(crate) slots: usize,
+    /// Whether the gateway is told of the slots.
+    pub(crate) is_configured: bool,
+    /// Models that fit in its memory at a time.
+    pub(crate) room: Option<u64>,
+    pub(crate) resident: Vec<usize>,
+}
+
+impl Setup {
+    pub(crate) fn new(tokens: u64, slots: usize, resident: &[usize]) -> Self {
+        Self { tokens, slots, is_configured: true, room: None, resident: resident.to_vec() }
+    }
+}
+
+impl Fleet {
+    /// Nodes whose ids are their places in `order`, all with `models` models on disk.
+    pub(crate) fn new(settings: Settings, setups: &[Setup], ids: &[usize], models: usize) -> Self {
+        let idle = NodeSpec { name: "idle".into(), slots: Some(4), vram_bytes: None };
+        let mut specs = vec![idle; ids.iter().max().map_or(0, |most| most + 1)];
+        for (setup, id) in setups.iter().zip(ids) {
+            let slots = setup.is_configured.then_some(setup.slots as u32);
+            specs[*id] = NodeSpec { name: "gpu".into(), slots, vram_bytes: setup.room.map(|room| room * BYTES) };
+        }
+        let machine = |(setup, id): (&Setup, &usize)| Machine {
+            id: NodeId(*id),
+            tokens: setup.tokens,
+            slots: setup.slots,
+            resident: setup.resident.iter().copied().collect(),
+            loading: None,
+            unloaded: Vec::new(),
+            jobs: BTreeMap::new(),
+            dead_until: Time::ZERO,
+            written: 0,
+        };
+        let mut fleet = Self {
+            scheduler: Scheduler::new(settings, specs),
+            machines: setups.iter().zip(ids).map(machine).collect(),
+            now: Time::ZERO,
+            ticks: 0,
+            asked: BTreeMap::new(),
+            log: Vec::new(),
+        };
+        let listing = |model| Model {
+            name: name(model),
+            size_bytes: BYTES,
+            digest: String::new(),
+            modified_unix: 0,
+            family: "llama".into(),
+        };
+        for machine in 0..setups.len() {
+            let node = fleet.machines[machine].id;
+            fleet.hear(Event::Answered { node });
+            fleet.hear(Event::Listed { node, models: (0..models).map(listing).collect() });
+            fleet.say_residents(machine);
+        }
+        fleet
+    }
+
+    /// Lets the scheduler know how fast the nodes are, and how long answers are in the mean.
+    pub(crate) fn teach(&mut self, output: f64) {
+        for machine in &self.machines {
+            let seconds = TICK.as_secs_f64() / machine.tokens as f64;
+            self.scheduler.nodes[machine.id.0].speed.observe(seconds, 0.0, 1.0);
+        }
+        for model in 0.. {
+            let Some(id) = self.scheduler.models.find(&name(model)) else { break };
+            self.scheduler.models.get_mut(id).output = super::estimate::Mean::new(output);
+        }
+    }
+
+    pub(crate) fn ask(&mut self, ask: Ask) -> RequestId {
+        let id = RequestId(self.asked.len() as u64 + 1);
+        let ahead = self.waiting_of(ask.user);
+        let arrival = Arrival {
+            id,
+            user: format!("u{}", ask.user).as_str().into(),
+            weight: ask.weight,
+            model: name(ask.model).as_str().into(),
+            prompt_tokens: ask.prompt,
+            max_output: Some(ask.output),
+            known_output: None,
+            session: None,
+            is_stream: true,
+            deadline: PATIENT,
+        };
+        let asked = Asked {
+            ask,
+            at: self.now,
+            ahead,
+            sent_at: None,
+            node: None,
+            served_by: None,
+            ended_at: None,
+            refused: None,
+        };
+        self.asked.insert(id, asked);
+        self.hear(Event::Arrived(arrival));
+        id
+    }
+
+    pub(crate) fn waiting_of(&self, user: usize) -> usize {
+        self.scheduler.queue.waiting_of(&format!("u{user}"))
+    }
+
+    fn machine(&mut self, node: NodeId) -> &mut Machine {
+        self.machines.iter_mut().find(|machine| machine.id == node).expect("a node that does something")
+    }
+
+    /// Tells the scheduler, and does what it says.
+    fn hear(&mut self, event: Event) {
+        let now = self.now;
+        let decisions = self.scheduler.handle(event, now);
+        self.log.extend(decisions.iter().map(|decision| (now, decision.clone())));
+        for decision in decisions {
+            match decision {
+                Decision::Dispatch { id, node, .. } => {
+                    let asked = self.asked.get_mut(&id).expect("it was asked for");
+                    assert!(asked.waits());
+                    (asked.node, asked.served_by) = (Some(node), Some(node));
+                    asked.sent_at = asked.sent_at.or(Some(now));
+                    let (model, to_read) = (asked.ask.model, asked.ask.prompt);
+                    let job = Job { id, to_read, written: 0, has_begun: false, ticks: 0 };
+                    self.machine(node).jobs.entry(model).or_default().push(job);
+                }
+                Decision::Refuse { id, refusal } => {
+                    let asked = self.asked.get_mut(&id).expect("it was asked for");
+                    assert!(asked.waits());
+                    (asked.refused, asked.ended_at) = (Some(refusal.reason), Some(now));
+                }
+                Decision::Abandon { id } => {
+                    if self.take_job(id).is_some_and(|job| job.has_begun) {
+                        self.end(id, Outcome::Failed(Failure::Silent));
+                    }
+                }
+                Decision::Load { node, model, .. } => {
+                    let machine = self.machine(node);
+                    assert!(machine.loading.is_none(), "one load at a time");
+                    machine.loading = Some((model_of(&model), LOAD_TICKS));
+                }
+                Decision::Unload { node, model } => {
+                    let (machine, model) = (self.machine(node), model_of(&model));
+                    assert!(machine.jobs.get(&model).is_none_or(Vec::is_empty), "unloaded under a request");
+                    machine.resident.remove(&model);
+                    machine.unloaded.push(model);
+                }
+            }
+        }
+    }
+
+    fn take_job(&mut self, id: RequestId) -> Option<Job> {
+        let asked = self.asked.get_mut(&id)?;
+        let (node, model) = (asked.node.take()?, asked.ask.model);
+        let jobs = self.machine(node).jobs.get_mut(&model)?;
+        let place = jobs.iter().position(|job| job.id == id)?;
+        Some(jobs.remove(place))
+    }
+
+    fn end(&mut self, id: RequestId, outcome: Outcome) {
+        if let Some(asked) = self.asked.get_mut(&id) {
+            assert!(asked.ended_at.replace(self.now).is_none(), "ended twice");
+        }
+        self.hear(Event::Left { id, outcome });
+    }
+
+    /// What runs on a node fails there.
+    pub(crate) fn fail(&mut self, id: RequestId, failure: Failure) {
+        match self.take_job(id) {
+            Some(job) if job.has_begun => self.end(id, Outcome::Failed(failure)),
+            Some(_) => self.hear(Event::Failed { id, failure }),
+            None => {}
+        }
+    }
+
+    /// A node is gone for a while, with all that is in its memory.
+    pub(crate) fn kill(&mut self, machine: usize, lasting: Duration) {
+        let dead = &mut self.machines[machine];
+        dead.dead_until = self.now + lasting;
+        dead.resident.clear();
+        for id in dead.running() {
+            self.fail(id, Failure::Reset);
+        }
+    }
+
+    fn say_residents(&mut self, machine: usize) {
+        let machine = &self.machines[machine];
+        let loaded = |model: &usize| Loaded { name: name(*model), vram_bytes: BYTES, context_length: None };
+        let loaded = machine.resident.iter().map(loaded).collect();
+        self.hear(Event::Resident { node: machine.id, loaded });
+    }
+
+    /// A tenth of a second passes.
+    pub(crate) fn step(&mut self) {
+        self.now += TICK;
+        self.ticks += 1;
+        for machine in 0..self.machines.len() {
+            if self.machines[machine].dead_until > self.now {
+                self.be_dead(machine);
+            } else {
+                self.live(machine);
+            }
+        }
+        if self.scheduler.next_deadline().is_some_and(|due| due <= self.now) {
+            self.hear(Event::Tick);
+        }
+        self.check_occupancy();
+    }
+
+    fn be_dead(&mut self, machine: usize) {
+        let (ticks, node) = (self.ticks, self.machines[machine].id);
+        if let Some((model, _)) = self.machines[machine].loading.take() {
+            let (model, result) = (name(model).as_str().into(), Err(Failure::Unreachable));
+            self.hear(Event::Loaded { node, model, result });
+        }
+        for model in std::mem::take(&mut self.machines[machine].unloaded) {
+            self.hear(Event::Unloaded { node, model: name(model).as_str().into(), result: Err(Failure::Unreachable) });
+        }
+        for id in self.machines[machine].running() {
+            self.fail(id, Failure::Unreachable);
+        }
+        if ticks.is_multiple_of(5 * TICKS_A_SECOND) {
+            self.hear(Event::Silent { node, error: "refused".into() });
+        }
+    }
+
+    fn live(&mut self, machine: usize) {
+        let (ticks, node) = (self.ticks, self.machines[machine].id);
+        for model in std::mem::take(&mut self.machines[machine].unloaded) {
+            self.hear(Event::Unloaded { node, model: name(model).as_str().into(), result: Ok(()) });
+        }
+        if let Some((model, left)) = &mut self.machines[machine].loading {
+            *left -= 1;
+            if *left == 0 {
+                let model = *model;
+                self.machines[machine].loading = None;
+                self.machines[machine].resident.insert(model);
+                self.hear(Event::Loaded { node, model: name(model).as_str().into(), result: Ok(()) });
+            }
+        }
+        if ticks.is_multiple_of(2 * TICKS_A_SECOND) {
+            self.say_residents(machine);
+        }
+        if ticks.is_multiple_of(5 * TICKS_A_SECOND) {
+            self.hear(Event::Answered { node });
+        }
+        for id in self.machines[machine].running() {
+            self.work(machine, id);
+        }
+    }
+
+    /// A request gets a tick of its node's time, if it is in a slot.
+    fn work(&mut self, machine: usize, id: RequestId) {
+        let Some(asked) = self.asked.get(&id) else { return };
+        let (model, output) = (asked.ask.model, asked.ask.output);
+        let machine = &mut self.machines[machine];
+        let jobs = machine.jobs.get_mut(&model);
+        let Some(job) = jobs.and_then(|jobs| jobs.iter_mut().take(machine.slots).find(|job| job.id == id)) else {
+            return;
+        };
+        job.ticks += 1;
+        if job.to_read > 0 {
+            job.to_read = job.to_read.saturating_sub(READING * machine.tokens);
+            return;
+        }
+        machine.written += machine.tokens.min(output - job.written);
+        job.written = output.min(job.written + machine.tokens);
+        let (tokens, is_first) = (job.written, !std::mem::replace(&mut job.has_begun, true));
+        let is_told = job.ticks.is_multiple_of(TICKS_A_SECOND);
+        if is_first {
+            self.hear(Event::FirstByte { id });
+        }
+        if tokens == output {
+            self.hear(Event::Progress { id, tokens });
+            self.take_job(id);
+            self.end(id, Outcome::Completed);
+        } else if is_told {
+            self.hear(Event::Progress { id, tokens });
+        }
+    }
+
+    /// P8.
+    fn check_occupancy(&self) {
+        for machine in &self.machines {
+            let instances = self.scheduler.nodes[machine.id.0].instances();
+            let mut listed: Vec<_> = instances.flat_map(|(_, it)| it.running.iter().map(|it| it.id)).collect();
+            let mut running = machine.running();
+            listed.sort();
+            running.sort();
+            assert_eq!(listed, running);
+        }
+    }
+}
+
+impl Machine {
+    pub(crate) fn running(&self) -> Vec<RequestId> {
+        self.jobs.values().flatten().map(|job| job.id).collect()
+    }
+
+    pub(crate) fn running_of(&self, model: usize) -> usize {
+        self.jobs.get(&model).map_or(0, Vec::len)
+    }
+}

@@ -1,0 +1,392 @@
+//! A scheduler that random events are thrown at, and an account of them kept from the outside.
+
+use super::*;
+
+pub(crate) const NODES: usize = 3;
+/// The last one's are learned at first.
+pub(crate) const SLOTS: [Option<u32>; NODES] = [Some(1), Some(2), None];
+pub(crate) const MODELS: [&str; 3] = ["a", "b:7b", "c"];
+pub(crate) const LISTED: [&str; 3] = ["a:latest", "b:7b", "c:latest"];
+/// Two of three fit into a node's memory at a time.
+pub(crate) const BYTES: [u64; 3] = [4_000_000_000, 5_000_000_000, 6_000_000_000];
+pub(crate) const VRAM: u64 = 10_000_000_000;
+pub(crate) const USERS: [&str; 3] = ["ann", "bob", "eve"];
+const FAILURES: [Failure; 9] = [
+    Failure::Unreachable,
+    Failure::Reset,
+    Failure::Crashed,
+    Failure::TimedOut,
+    Failure::Garbled,
+    Failure::Busy,
+    Failure::Missing,
+    Failure::Denied,
+    Failure::Silent,
+];
+pub(crate) const SETTINGS: Settings = Settings { max_queued: 12, max_queued_per_user: 6 };
+
+/// A step of a random run. Requests are picked among the live ones, errands among those under way.
+#[derive(Clone, Debug)]
+pub(crate) enum Move {
+    Arrive { user: usize, model: usize, patience: u64, prompt: u64 },
+    FirstByte(usize),
+    Progress(usize, u64),
+    Complete(usize),
+    Cancel(usize),
+    Fail(usize, usize),
+    BreakOff(usize, usize),
+    Answer(usize),
+    Silence(usize),
+    List(usize, u8),
+    Reside(usize),
+    Errand(usize, bool),
+    Drain(usize, bool),
+    Reconfigure(Option<u32>),
+    Wait(u64),
+}
+
+pub(crate) fn step() -> impl Strategy<Value = Move> {
+    prop_oneof![
+        12 => (0..3usize, 0..3usize, 1..200_000u64, 1..4000u64)
+            .prop_map(|(user, model, patience, prompt)| Move::Arrive { user, model, patience, prompt }),
+        4 => any::<usize>().prop_map(Move::FirstByte),
+        4 => (any::<usize>(), 1..500u64).prop_map(|(pick, tokens)| Move::Progress(pick, tokens)),
+        6 => any::<usize>().prop_map(Move::Complete),
+        2 => any::<usize>().prop_map(Move::Cancel),
+        3 => (any::<usize>(), 0..9usize).prop_map(|(pick, failure)| Move::Fail(pick, failure)),
+        1 => (any::<usize>(), 0..9usize).prop_map(|(pick, failure)| Move::BreakOff(pick, failure)),
+        4 => (0..NODES).prop_map(Move::Answer),
+        1 => (0..NODES).prop_map(Move::Silence),
+        1 => (0..NODES, 1..8u8).prop_map(|(node, mask)| Move::List(node, mask)),
+        2 => (0..NODES).prop_map(Move::Reside),
+        8 => (any::<usize>(), prop::bool::weighted(0.9)).prop_map(|(pick, is_good)| Move::Errand(pick, is_good)),
+        1 => (0..NODES, any::<bool>()).prop_map(|(node, on)| Move::Drain(node, on)),
+        1 => prop::option::of(1..4u32).prop_map(Move::Reconfigure),
+        5 => (1..8000u64).prop_map(Move::Wait),
+    ]
+}
+
+/// What the outside knows of a live request.
+pub(crate) struct Known {
+    pub(crate) user: usize,
+    pub(crate) model: usize,
+    pub(crate) deadline: Time,
+    pub(crate) node: Option<usize>,
+    pub(crate) has_first_byte: bool,
+    /// Broken off after its first byte.
+    pub(crate) is_abandoned: bool,
+    attempts: u32,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub(crate) enum Errand {
+    Load(usize, usize),
+    Unload(usize, usize),
+}
+
+/// A scheduler, and an account of it kept from the outside.
+pub(crate) struct Run {
+    pub(crate) scheduler: Scheduler,
+    pub(crate) now: Time,
+    pub(crate) known: BTreeMap<RequestId, Known>,
+    ended: BTreeSet<RequestId>,
+    pub(crate) slots: [Option<u32>; NODES],
+    errands: Vec<Errand>,
+    /// What is in the nodes' memory.
+    pub(crate) memory: [BTreeSet<usize>; NODES],
+    pub(crate) arrived: u64,
+    pub(crate) log: Vec<Decision>,
+}
+
+pub(crate) fn listing(model: usize) -> Model {
+    Model {
+        name: LISTED[model].into(),
+        size_bytes: BYTES[model],
+        digest: String::new(),
+        modified_unix: 0,
+        family: "llama".into(),
+    }
+}
+
+pub(crate) fn index_of(listed: &str) -> usize {
+    LISTED.iter().position(|name| *name == listed).expect("a model of the fleet")
+}
+
+fn spec(slots: Option<u32>) -> NodeSpec {
+    NodeSpec { name: "gpu".into(), slots, vram_bytes: Some(VRAM) }
+}
+
+impl Run {
+    pub(crate) fn new() -> Self {
+        let mut run = Self {
+            scheduler: Scheduler::new(SETTINGS, SLOTS.into_iter().map(spec).collect()),
+            now: Duration::ZERO,
+            known: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            slots: SLOTS,
+            errands: Vec::new(),
+            memory: Default::default(),
+            arrived: 0,
+            log: Vec::new(),
+        };
+        for node in 0..NODES {
+            run.step(&Move::Answer(node));
+            run.step(&Move::List(node, 7));
+        }
+        run
+    }
+
+    pub(crate) fn pick(&self, pick: usize) -> RequestId {
+        let ids: Vec<_> = self.known.keys().collect();
+        // Now and then one that is over or never was.
+        ids.get(pick % (ids.len() + 1)).map_or(RequestId(pick as u64 % (self.arrived + 1)), |id| **id)
+    }
+
+    pub(crate) fn event(&mut self, step: &Move) -> Event {
+        match *step {
+            Move::Arrive { user, model, patience, prompt } => {
+                self.arrived += 1;
+                let id = RequestId(self.arrived);
+                let deadline = self.now + Duration::from_millis(patience);
+                let known = Known {
+                    user,
+                    model,
+                    deadline,
+                    node: None,
+                    has_first_byte: false,
+                    is_abandoned: false,
+                    attempts: 0,
+                };
+                self.known.insert(id, known);
+                Event::Arrived(Arrival {
+                    id,
+                    user: USERS[user].into(),
+                    weight: 1.0 + user as f64,
+                    model: MODELS[model].into(),
+                    prompt_tokens: prompt,
+                    max_output: prompt.is_multiple_of(2).then_some(prompt),
+                    known_output: None,
+                    session: Some(prompt % 5),
+                    is_stream: !prompt.is_multiple_of(7),
+                    deadline,
+                })
+            }
+            Move::FirstByte(pick) => Event::FirstByte { id: self.pick(pick) },
+            Move::Progress(pick, tokens) => Event::Progress { id: self.pick(pick), tokens },
+            Move::Complete(pick) => Event::Left { id: self.pick(pick), outcome: Outcome::Completed },
+            Move::Cancel(pick) => Event::Left { id: self.pick(pick), outcome: Outcome::Cancelled },
+            Move::Fail(pick, failure) => Event::Failed { id: self.pick(pick), failure: FAILURES[failure] },
+            Move::BreakOff(pick, failure) => {
+                Event::Left { id: self.pick(pick), outcome: Outcome::Failed(FAILURES[failure]) }
+            }
+            Move::Answer(node) => Event::Answered { node: NodeId(node) },
+            Move::Silence(node) => Event::Silent { node: NodeId(node), error: "silent".into() },
+            Move::List(node, mask) => {
+                let has = |model: &usize| mask & (1 << model) != 0;
+                Event::Listed { node: NodeId(node), models: (0..3).filter(has).map(listing).collect() }
+            }
+            Move::Reside(node) => {
+                let loaded = |model: &usize| Loaded {
+                    name: LISTED[*model].into(),
+                    vram_bytes: BYTES[*model],
+                    context_length: None,
+                };
+                Event::Resident { node: NodeId(node), loaded: self.memory[node].iter().map(loaded).collect() }
+            }
+            Move::Errand(pick, is_good) => self.errand(pick, is_good),
+            Move::Drain(node, on) => Event::Drain { node: NodeId(node), on },
+            Move::Reconfigure(slots) => {
+                self.slots[NODES - 1] = slots;
+                Event::NodeChanged { node: NodeId(NODES - 1), spec: spec(slots) }
+            }
+            Move::Wait(milliseconds) => {
+                self.now += Duration::from_millis(milliseconds);
+                Event::Tick
+            }
+        }
+    }
+
+    fn errand(&mut self, pick: usize, is_good: bool) -> Event {
+        if self.errands.is_empty() {
+            return Event::Tick;
+        }
+        let result = if is_good { Ok(()) } else { Err(FAILURES[pick % FAILURES.len()]) };
+        let model = |model: usize| -> Arc<str> { LISTED[model].into() };
+        match self.errands.remove(pick % self.errands.len()) {
+            Errand::Load(node, loaded) => {
+                if is_good {
+                    self.memory[node].insert(loaded);
+                }
+                Event::Loaded { node: NodeId(node), model: model(loaded), result }
+            }
+            Errand::Unload(node, unloaded) => {
+                if is_good {
+                    self.memory[node].remove(&unloaded);
+                }
+                Event::Unloaded { node: NodeId(node), model: model(unloaded), result }
+            }
+        }
+    }
+
+    pub(crate) fn step(&mut self, step: &Move) {
+        let event = self.event(step);
+        self.hear(event);
+    }
+
+    pub(crate) fn hear(&mut self, event: Event) {
+        self.account_for(&event);
+        let is_tick = event == Event::Tick;
+        let decisions = self.scheduler.handle(event, self.now);
+        for decision in &decisions {
+            self.account(decision);
+            self.check_slots_after(decision);
+        }
+        if is_tick {
+            let mut waiting = self.known.values().filter(|known| known.node.is_none());
+            assert!(waiting.all(|known| known.deadline > self.now), "waits beyond its deadline");
+        }
+        self.log.extend(decisions);
+    }
+
+    pub(crate) fn account_for(&mut self, event: &Event) {
+        match event {
+            Event::Left { id, .. } if self.known.remove(id).is_some() => {
+                assert!(self.ended.insert(*id));
+            }
+            Event::Failed { id, .. } => {
+                if let Some(known) = self.known.get_mut(id) {
+                    known.node = None;
+                }
+            }
+            Event::FirstByte { id } => {
+                if let Some(known) = self.known.get_mut(id).filter(|known| known.node.is_some()) {
+                    known.has_first_byte = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(crate) fn account(&mut self, decision: &Decision) {
+        match decision {
+            Decision::Dispatch { id, node, attempt } => {
+                let known = self.known.get_mut(id).expect("only live requests are dispatched");
+                assert!(known.node.is_none() && !known.has_first_byte, "sent twice, or after its first byte");
+                known.attempts += 1;
+                assert!(*attempt == known.attempts && *attempt <= 3);
+                known.node = Some(node.0);
+                let leaving = Errand::Unload(node.0, known.model);
+                assert!(!self.errands.contains(&leaving), "sent to a model that is being unloaded");
+            }
+            Decision::Refuse { id, refusal } => {
+                let known = self.known.remove(id).expect("only live requests are refused");
+                assert!(known.node.is_none() && self.ended.insert(*id));
+                let is_overdue = known.deadline <= self.now;
+                assert!(refusal.reason != RefusalReason::DeadlinePassed || is_overdue);
+                assert!(refusal.retry_after >= Duration::from_secs(1));
+                assert!(refusal.retry_after <= Duration::from_secs(120));
+            }
+            Decision::Abandon { id } => {
+                let known = self.known.get_mut(id).expect("only live requests are broken off");
+                assert!(known.node.is_some() && !known.is_abandoned, "broken off twice");
+                known.is_abandoned = known.has_first_byte;
+                if !known.has_first_byte {
+                    known.node = None;
+                }
+            }
+            Decision::Load { node, model, cause } => {
+                let model = index_of(model);
+                let cause = cause.expect("nobody gives hints here");
+                match self.known.get(&cause) {
+                    Some(known) => assert_eq!(known.model, model, "a load of another model"),
+                    None => {
+                        let waits = |known: &Known| known.model == model && known.node.is_none();
+                        assert!(!self.known.values().any(waits), "a load of somebody gone, though others wait for it");
+                    }
+                }
+                let errand = Errand::Load(node.0, model);
+                let loads = |errand: &&Errand| matches!(errand, Errand::Load(at, _) if *at == node.0);
+                assert_eq!(self.errands.iter().filter(loads).count(), 0, "one load at a time on a node");
+                self.errands.push(errand);
+            }
+            Decision::Unload { node, model } => {
+                let model = index_of(model);
+                assert!(self.running(node.0, model).is_empty(), "only what is idle is unloaded");
+                self.errands.push(Errand::Unload(node.0, model));
+            }
+        }
+    }
+
+    pub(crate) fn check_conservation(&self) {
+        assert_eq!(self.known.len() + self.ended.len(), self.arrived as usize);
+        let running = self.known.values().filter(|known| known.node.is_some()).count();
+        assert_eq!(self.scheduler.in_flight(), running);
+        assert_eq!(self.scheduler.queued(), self.known.len() - running);
+        assert_eq!(self.scheduler.queued_by_model().values().sum::<usize>(), self.scheduler.queued());
+        let fresh = |user: usize| self.known.values().filter(move |it| it.attempts == 0 && it.user == user).count();
+        assert!((0..USERS.len()).map(fresh).sum::<usize>() <= SETTINGS.max_queued);
+        assert!((0..USERS.len()).all(|user| fresh(user) <= SETTINGS.max_queued_per_user));
+        let costly = self.scheduler.requests.values().filter(|request| request.is_costly_retry());
+        assert_eq!(costly.count(), self.scheduler.costly_retries);
+    }
+
+    fn running(&self, node: usize, model: usize) -> BTreeSet<RequestId> {
+        let is_there = |known: &Known| known.node == Some(node) && known.model == model;
+        self.known.iter().filter(|(_, known)| is_there(known)).map(|(id, _)| *id).collect()
+    }
+
+    /// Where something was sent, no more run than there are slots, and one more where their number is learned. What ran
+    /// before it was lowered goes on, but nothing is added.
+    fn check_slots_after(&self, decision: &Decision) {
+        let Decision::Dispatch { id, node, .. } = decision else { return };
+        let model = self.known[id].model;
+        let known = self.scheduler.models.find(LISTED[model]).and_then(|id| self.scheduler.nodes[node.0].instance(id));
+        let learned = known.map_or(0, |instance| instance.slot_count());
+        let most = self.slots[node.0].map_or(learned + 1, |slots| slots as usize);
+        assert!(self.running(node.0, model).len() <= most, "over-commitment on {node:?}");
+    }
+
+    /// The scheduler's lists are what the nodes have.
+    pub(crate) fn check_occupancy(&self) {
+        for (node, view) in self.scheduler.nodes().iter().enumerate() {
+            let mut count = 0;
+            for (model, listed) in LISTED.iter().enumerate() {
+                let known = self.scheduler.models.find(listed).and_then(|id| self.scheduler.nodes[node].instance(id));
+                let running = known.into_iter().flat_map(|instance| &instance.running).map(|running| running.id);
+                let running: BTreeSet<_> = running.collect();
+                assert_eq!(running, self.running(node, model));
+                count += running.len();
+            }
+            assert_eq!(view.in_flight as usize, count);
+        }
+    }
+
+    /// What waits beside a free slot expects to be served no later than it would be there.
+    pub(crate) fn check_work_conservation(&mut self) {
+        self.step(&Move::Wait(0));
+        let waiting = self.scheduler.requests.values().filter(|request| request.attempt.is_none());
+        for request in waiting.filter(|request| request.last_failure().is_none()) {
+            for node in self.scheduler.nodes.iter().filter(|node| node.is_open() && node.opens_in(self.now) == 0.0) {
+                let Some(instance) = node.instance(request.model) else { continue };
+                let is_there = instance.listing.is_some() && instance.resident_since.is_some() && !instance.is_leaving;
+                if is_there && instance.running.len() < instance.slot_count() {
+                    // At most, as those before it may have been planned to go there as well.
+                    let others = f64::from(node.in_flight()) + self.scheduler.queued() as f64;
+                    let guess = super::node::fastest(self.scheduler.nodes.iter());
+                    let (prefill, decode) = self.scheduler.service(node, instance, request, others, guess);
+                    // Too far back for a plan: then others for the model are before it, and what holds for them holds here.
+                    let Some(planned) = request.waits_for.map(|planned| planned.total()) else {
+                        let is_before = |other: &&Request| {
+                            other.model == request.model && other.waits_for.is_some() && other.attempt.is_none()
+                        };
+                        assert!(
+                            self.scheduler.requests.values().any(|other| is_before(&other)),
+                            "nobody for this model was planned"
+                        );
+                        continue;
+                    };
+                    assert!(planned <= prefill + decode + 1e-6, "waits {planned} s beside a slot that is free");
+                }
+            }
+        }
+    }
+}

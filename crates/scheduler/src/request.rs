@@ -1,0 +1,208 @@
+//! What is known of one request, what it costs, and whether it may have another attempt.
+
+use std::sync::Arc;
+
+use super::{
+    breaker::Epoch,
+    estimate::{PREFILL_RATIO, REFERENCE_BYTES},
+    event::{Arrival, Failure, NodeId, Time},
+    explain::Alternative,
+    model::ModelId,
+    queue::{LaneId, Position},
+};
+
+const MOST_ATTEMPTS: u32 = 3;
+/// A request that brings nodes down must not visit them all.
+const MOST_COSTLY_FAILURES: u32 = 2;
+/// Retries of costly failures that are allowed however little goes on.
+const LEAST_RETRY_BUDGET: usize = 3;
+/// One active request in this many may be such a retry: 20 %.
+const ACTIVE_PER_RETRY: usize = 5;
+/// Tokens a second of the node that costs are given for.
+const COST_SPEED: f64 = 100.0;
+
+/// What a request costs: the seconds a node of 100 tokens a second would work on it. The same wherever it runs, so that
+/// nobody pays for having been given a slow node.
+pub(crate) fn cost(prompt: f64, output: f64, model_bytes: f64) -> f64 {
+    (prompt / PREFILL_RATIO + output) * (model_bytes / REFERENCE_BYTES) / COST_SPEED
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) user: Arc<str>,
+    pub(crate) lane: LaneId,
+    pub(crate) model: ModelId,
+    /// Tokens.
+    pub(crate) prompt: f64,
+    /// Most tokens of the answer.
+    pub(crate) max_output: Option<f64>,
+    /// Tokens of the answer, where they are known.
+    pub(crate) known_output: Option<f64>,
+    pub(crate) session: Option<u64>,
+    pub(crate) is_stream: bool,
+    pub(crate) arrived: Time,
+    pub(crate) deadline: Time,
+    pub(crate) arrival: u64,
+    /// The running attempt; `None` while queued.
+    pub(crate) attempt: Option<Attempt>,
+    /// Counts the running one.
+    pub(crate) attempts: u32,
+    /// A model was loaded on its account.
+    pub(crate) caused_load: bool,
+    /// What it waits for, by the last plan that came as far as to it.
+    pub(crate) waits_for: Option<Alternative>,
+    costly_failures: u32,
+    last_failure: Option<Failure>,
+    failed_on: Vec<FailedOn>,
+}
+
+/// A node that failed a request.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) struct FailedOn {
+    pub(crate) node: NodeId,
+    /// Not to be tried again, even if no other node is left.
+    pub(crate) is_barred: bool,
+}
+
+/// A request on a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Attempt {
+    pub(crate) node: NodeId,
+    pub(crate) epoch: Epoch,
+    pub(crate) has_first_byte: bool,
+    /// Broken off after its first byte: the client is being told.
+    pub(crate) is_abandoned: bool,
+    /// What the user was charged.
+    pub(crate) charged: f64,
+}
+
+impl Request {
+    pub(crate) fn new(arrival: Arrival, lane: LaneId, model: ModelId, number: u64, now: Time) -> Self {
+        Self {
+            user: arrival.user,
+            lane,
+            model,
+            prompt: arrival.prompt_tokens as f64,
+            max_output: arrival.max_output.map(|tokens| tokens as f64),
+            known_output: arrival.known_output.map(|tokens| tokens as f64),
+            session: arrival.session,
+            is_stream: arrival.is_stream,
+            arrived: now,
+            deadline: arrival.deadline,
+            arrival: number,
+            attempt: None,
+            attempts: 0,
+            caused_load: false,
+            waits_for: None,
+            costly_failures: 0,
+            last_failure: None,
+            failed_on: Vec::new(),
+        }
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        Position { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
+    }
+
+    pub(crate) fn last_failure(&self) -> Option<Failure> {
+        self.last_failure
+    }
+
+    /// Whether it weighs on the retry budget.
+    pub(crate) fn is_costly_retry(&self) -> bool {
+        self.last_failure.is_some_and(Failure::is_costly)
+    }
+
+    pub(crate) fn failed_on(&self, node: NodeId) -> Option<FailedOn> {
+        self.failed_on.iter().copied().find(|failed_on| failed_on.node == node)
+    }
+
+    /// An attempt on `node` failed.
+    pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
+        self.last_failure = Some(failure);
+        self.costly_failures += u32::from(failure.is_costly());
+        let is_barred = !failure.allows_same_node();
+        match self.failed_on.iter_mut().find(|failed_on| failed_on.node == node) {
+            Some(failed_on) => failed_on.is_barred |= is_barred,
+            None => self.failed_on.push(FailedOn { node, is_barred }),
+        }
+    }
+
+    /// Whether it may be tried again, when `costly_retries` others of `active`
+    /// requests are retries of costly failures.
+    pub(crate) fn may_retry(&self, costly_retries: usize, active: usize) -> bool {
+        let budget = LEAST_RETRY_BUDGET.max(active / ACTIVE_PER_RETRY);
+        let is_affordable =
+            !self.is_costly_retry() || (self.costly_failures < MOST_COSTLY_FAILURES && costly_retries < budget);
+        self.attempts < MOST_ATTEMPTS && is_affordable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::event::RequestId, *};
+
+    fn failed(failures: &[Failure]) -> Request {
+        let arrival = Arrival {
+            id: RequestId(1),
+            user: "u".into(),
+            weight: 1.0,
+            model: "m".into(),
+            prompt_tokens: 1,
+            max_output: None,
+            known_output: None,
+            session: None,
+            is_stream: true,
+            deadline: Time::ZERO,
+        };
+        let mut request = Request::new(arrival, LaneId::default(), ModelId(0), 1, Time::ZERO);
+        for (node, failure) in failures.iter().enumerate() {
+            request.attempts += 1;
+            request.failed(NodeId(node), *failure);
+        }
+        request
+    }
+
+    #[test]
+    fn three_attempts_are_the_most() {
+        assert!(failed(&[Failure::Reset, Failure::Unreachable]).may_retry(0, 1));
+        assert!(!failed(&[Failure::Reset, Failure::Busy, Failure::Missing]).may_retry(0, 1));
+    }
+
+    #[test]
+    fn a_poisonous_request_reaches_at_most_two_nodes() {
+        assert!(failed(&[Failure::Reset, Failure::Crashed]).may_retry(0, 1));
+        assert!(!failed(&[Failure::Crashed, Failure::TimedOut]).may_retry(0, 1));
+    }
+
+    #[test]
+    fn costly_retries_stay_within_a_fifth_of_the_active_requests_or_three() {
+        for costly in [Failure::Crashed, Failure::TimedOut, Failure::Garbled, Failure::Silent] {
+            assert!(failed(&[costly]).may_retry(2, 10));
+            assert!(!failed(&[costly]).may_retry(3, 19));
+            assert!(failed(&[costly]).may_retry(3, 20));
+            assert!(!failed(&[costly]).may_retry(4, 20));
+        }
+    }
+
+    #[test]
+    fn cheap_failures_need_no_budget() {
+        for cheap in [Failure::Unreachable, Failure::Reset, Failure::Busy, Failure::Missing, Failure::Denied] {
+            assert!(failed(&[cheap]).may_retry(1000, 1000));
+        }
+    }
+
+    #[test]
+    fn a_node_once_barred_stays_barred() {
+        let mut request = failed(&[Failure::Crashed]);
+        request.failed(NodeId(0), Failure::Reset);
+        assert!(request.failed_on(NodeId(0)).unwrap().is_barred);
+    }
+
+    #[test]
+    fn a_cost_is_the_work_and_not_where_it_is_done() {
+        assert!((cost(2500.0, 100.0, 5e9) - 2.0).abs() < 1e-9);
+        assert!((cost(0.0, 100.0, 20e9) - 4.0).abs() < 1e-9);
+    }
+}

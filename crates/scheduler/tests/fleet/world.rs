@@ -1,0 +1,397 @@
+//! A run: traffic, machines, and whoever binds one to the other, in virtual time.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use scheduler::{
+    Arrival, Decision, Event, Failure, Learned, Loaded, Model, NodeId, NodeSpec, Outcome, RequestId, Scheduler,
+    Settings,
+};
+
+use serde_json::json;
+
+use crate::{
+    machine::{Kind, Machine, Note},
+    traffic::Ask,
+};
+
+const POLLED_SECONDS: f64 = 2.0;
+const WATCHED_SECONDS: f64 = 1.0;
+const PROBED_SECONDS: f64 = 5.0;
+/// A router takes out a node that left so many probes in a row unanswered.
+const PROBES_TO_NOTICE: u32 = 2;
+/// Nobody is refused for having waited too long, or for others who wait.
+const FAR: Duration = Duration::from_secs(1_000_000);
+const UNBOUNDED: Settings = Settings { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
+const GB: f64 = 1e9;
+
+/// Who decides.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub enum Policy {
+    /// Bound at arrival to the node with the fewest outstanding requests.
+    Lor,
+    /// Bound at arrival: loaded and a free slot, else a free slot, else the least busy.
+    LoadedFree,
+    /// The scheduler of the gateway.
+    Core,
+    /// The same, told beforehand how long each answer will be, and how fast each node is: about the best there is.
+    Oracle,
+}
+
+impl Policy {
+    fn is_ours(self) -> bool {
+        matches!(self, Self::Core | Self::Oracle)
+    }
+}
+
+/// What befalls one node in the middle of the run.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub enum Trouble {
+    None,
+    /// Node 2 hangs for 600 s and answers no probe. What runs there hangs until it is back.
+    Death,
+    /// Node 1 runs at a tenth for 600 s.
+    Grey,
+}
+
+pub struct Fleet {
+    pub kinds: Vec<Kind>,
+    /// Of the models, in GB.
+    pub sizes: Vec<f64>,
+}
+
+/// How a request of the trace went.
+#[derive(Copy, Clone, Default, Debug)]
+pub struct Job {
+    sent_to: Option<usize>,
+    /// Ended in an error.
+    pub has_failed: bool,
+    pub first: Option<f64>,
+    pub done: Option<f64>,
+}
+
+#[derive(Copy, Clone, PartialEq)]
+enum Happening {
+    Arrival(usize),
+    /// The machine has something to tell, unless its version has changed since.
+    Wake(usize, u64),
+    Poll,
+    /// A look at the streams.
+    Watch,
+    Probe,
+    Health(usize, f64),
+}
+
+pub struct World<'a> {
+    asks: &'a [Ask],
+    policy: Policy,
+    scheduler: Scheduler,
+    machines: Vec<Machine>,
+    pub jobs: Vec<Job>,
+    sizes: Vec<f64>,
+    /// Microseconds, and an index into `happenings`.
+    agenda: BinaryHeap<Reverse<(u64, usize)>>,
+    happenings: Vec<Happening>,
+    now: f64,
+    over: usize,
+    /// Unanswered probes in a row, by node.
+    silences: Vec<u32>,
+    inbox: VecDeque<Event>,
+    is_telling: bool,
+}
+
+fn name(model: usize) -> Arc<str> {
+    format!("model-{model}:latest").into()
+}
+
+impl<'a> World<'a> {
+    pub fn new(fleet: &Fleet, asks: &'a [Ask], policy: Policy, trouble: Trouble) -> Self {
+        let spec = |(number, kind): (usize, &Kind)| NodeSpec {
+            name: format!("node-{number}"),
+            slots: Some(kind.slots as u32),
+            vram_bytes: Some((kind.vram * GB) as u64),
+        };
+        let mut world = Self {
+            asks,
+            policy,
+            scheduler: Scheduler::new(UNBOUNDED, fleet.kinds.iter().enumerate().map(spec).collect()),
+            machines: fleet.kinds.iter().map(|kind| Machine::new(*kind, &fleet.sizes)).collect(),
+            jobs: vec![Job::default(); asks.len()],
+            sizes: fleet.sizes.clone(),
+            agenda: BinaryHeap::new(),
+            happenings: Vec::new(),
+            now: 0.0,
+            over: 0,
+            silences: vec![0; fleet.kinds.len()],
+            inbox: VecDeque::new(),
+            is_telling: false,
+        };
+        if policy == Policy::Oracle {
+            world.scheduler.recall(truth(&fleet.kinds), Duration::ZERO);
+        }
+        world.list();
+        world.plan_trouble(trouble);
+        world.plan(0.0, Happening::Probe);
+        world.plan(0.0, Happening::Poll);
+        if policy.is_ours() {
+            world.plan(0.5, Happening::Watch);
+        }
+        (0..asks.len()).for_each(|job| world.plan(asks[job].at, Happening::Arrival(job)));
+        world
+    }
+
+    fn plan_trouble(&mut self, trouble: Trouble) {
+        let half = self.asks.last().map_or(0.0, |ask| ask.at) / 2.0;
+        let (node, health) = match trouble {
+            Trouble::None => return,
+            Trouble::Death => (2, 0.0),
+            Trouble::Grey => (1, 0.1),
+        };
+        self.plan(half, Happening::Health(node, health));
+        self.plan(half + 600.0, Happening::Health(node, 1.0));
+    }
+
+    fn list(&mut self) {
+        let model = |(model, size): (usize, &f64)| Model {
+            name: name(model).to_string(),
+            size_bytes: (size * GB) as u64,
+            digest: String::new(),
+            modified_unix: 0,
+            family: "llama".into(),
+        };
+        let models: Vec<Model> = self.sizes.iter().enumerate().map(model).collect();
+        for node in (0..self.machines.len()).map(NodeId) {
+            self.tell(Event::Listed { node, models: models.clone() });
+        }
+    }
+
+    fn plan(&mut self, at: f64, happening: Happening) {
+        self.agenda.push(Reverse(((at * 1e6).round() as u64, self.happenings.len())));
+        self.happenings.push(happening);
+    }
+
+    pub fn run(mut self) -> Self {
+        while self.over < self.jobs.len() {
+            let Reverse((micros, _)) = self.agenda.peek().expect("polls never end");
+            let next = *micros as f64 / 1e6;
+            let due = self.scheduler.next_deadline().map(|due| due.as_secs_f64().max(self.now));
+            if let Some(due) = due.filter(|due| *due < next) {
+                self.now = due + 1e-6;
+                self.tell(Event::Tick);
+            } else if let Some(Reverse((_, index))) = self.agenda.pop() {
+                self.now = self.now.max(next);
+                self.happen(self.happenings[index]);
+            }
+            assert!(self.now < 100_000.0 && self.happenings.len() < 20_000_000, "the run does not end");
+        }
+        self
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrival(job) => self.arrive(job),
+            Happening::Wake(node, version) if self.machines[node].version == version => self.touch(node, |_, _| ()),
+            Happening::Wake(..) => {}
+            Happening::Poll => self.poll(),
+            Happening::Watch => self.watch(),
+            Happening::Probe => self.probe(),
+            Happening::Health(node, health) => self.touch(node, |machine, _| machine.health = health),
+        }
+    }
+
+    /// Brings a machine up to date, does something to it, and hears its news.
+    fn touch(&mut self, node: usize, act: impl FnOnce(&mut Machine, &[Ask])) {
+        let machine = &mut self.machines[node];
+        machine.advance(self.now, self.asks);
+        act(machine, self.asks);
+        machine.version += 1;
+        let (notes, wake) = (machine.take_notes(), Happening::Wake(node, machine.version));
+        if let Some(seconds) = machine.next_change() {
+            // Never a hair before it is due.
+            self.plan(self.now + seconds + 2e-6, wake);
+        }
+        notes.into_iter().for_each(|note| self.hear(node, note));
+    }
+
+    fn hear(&mut self, node: usize, note: Note) {
+        match note {
+            Note::FirstByte(job) => {
+                self.jobs[job].first = Some(self.now);
+                self.tell(Event::FirstByte { id: RequestId(job as u64) });
+            }
+            Note::Loaded(model) => {
+                self.tell(Event::Loaded { node: NodeId(node), model: name(model), result: Ok(()) });
+            }
+            Note::Done(job) => {
+                self.jobs[job].done = Some(self.now);
+                self.over += 1;
+                let id = RequestId(job as u64);
+                self.tell(Event::Progress { id, tokens: self.asks[job].output as u64 });
+                self.tell(Event::Left { id, outcome: Outcome::Completed });
+            }
+        }
+    }
+
+    fn arrive(&mut self, job: usize) {
+        if !self.policy.is_ours() {
+            return self.send(job, self.bind(job));
+        }
+        let ask = &self.asks[job];
+        self.tell(Event::Arrived(Arrival {
+            id: RequestId(job as u64),
+            user: format!("user-{}", ask.user).into(),
+            weight: 1.0,
+            model: name(ask.model),
+            prompt_tokens: ask.prompt as u64,
+            max_output: None,
+            known_output: (self.policy == Policy::Oracle).then_some(ask.output as u64),
+            session: Some(ask.session),
+            is_stream: true,
+            deadline: FAR,
+        }));
+    }
+
+    /// The node a simple router would take.
+    fn bind(&self, job: usize) -> usize {
+        let model = self.asks[job].model;
+        let fits = |node: &usize| self.sizes[model] <= self.machines[*node].kind.vram;
+        let is_known_dead = |node: usize| self.is_silent(node) && self.silences[node] >= PROBES_TO_NOTICE;
+        let nodes: Vec<usize> = (0..self.machines.len()).filter(fits).filter(|node| !is_known_dead(*node)).collect();
+        let is_free = |node: &usize| self.machines[*node].outstanding_of(model) < self.machines[*node].kind.slots;
+        let is_loaded = |node: &usize| self.machines[*node].has_loaded(model);
+        let least = |is_eligible: &dyn Fn(&usize) -> bool| {
+            let eligible = nodes.iter().copied().filter(is_eligible);
+            eligible.min_by_key(|node| (self.machines[*node].outstanding(), tie(job, *node)))
+        };
+        let free = || least(&|node| is_loaded(node) && is_free(node)).or_else(|| least(&is_free));
+        let chosen = if self.policy == Policy::LoadedFree { free() } else { None };
+        chosen.or_else(|| least(&|_| true)).expect("some node fits")
+    }
+
+    fn poll(&mut self) {
+        for node in 0..self.machines.len() {
+            if !self.is_silent(node) {
+                let size = |model: usize| (self.sizes[model] * GB) as u64;
+                let loaded = |model: usize| Loaded {
+                    name: name(model).to_string(),
+                    vram_bytes: size(model),
+                    context_length: None,
+                };
+                let loaded = self.machines[node].resident().map(loaded).collect();
+                self.tell(Event::Resident { node: NodeId(node), loaded });
+            }
+        }
+        self.plan(self.now + POLLED_SECONDS, Happening::Poll);
+    }
+
+    fn is_silent(&self, node: usize) -> bool {
+        self.machines[node].health == 0.0
+    }
+
+    fn probe(&mut self) {
+        for node in 0..self.machines.len() {
+            if self.is_silent(node) {
+                self.silences[node] += 1;
+                self.tell(Event::Silent { node: NodeId(node), error: "no answer".into() });
+            } else {
+                self.silences[node] = 0;
+                self.tell(Event::Answered { node: NodeId(node) });
+            }
+        }
+        self.plan(self.now + PROBED_SECONDS, Happening::Probe);
+    }
+
+    fn tell(&mut self, event: Event) {
+        if !self.policy.is_ours() {
+            return;
+        }
+        self.inbox.push_back(event);
+        if std::mem::replace(&mut self.is_telling, true) {
+            return;
+        }
+        // One after the other: what follows from a decision is told after the rest of the decisions.
+        while let Some(event) = self.inbox.pop_front() {
+            for decision in self.scheduler.handle(event, Duration::from_secs_f64(self.now)) {
+                match decision {
+                    Decision::Dispatch { id, node, .. } => self.send(id.0 as usize, node.0),
+                    Decision::Abandon { id } => self.abandon(id.0 as usize),
+                    Decision::Load { node, model, .. } => {
+                        let model = self.model(&model);
+                        self.touch(node.0, |machine, asks| machine.preload(model, asks));
+                    }
+                    Decision::Unload { node, model } => {
+                        let number = self.model(&model);
+                        self.touch(node.0, |machine, _| machine.unload(number));
+                        self.inbox.push_back(Event::Unloaded { node, model, result: Ok(()) });
+                    }
+                    Decision::Refuse { id, .. } => self.fail(id.0 as usize),
+                }
+            }
+        }
+        self.is_telling = false;
+    }
+
+    fn model(&self, listed: &str) -> usize {
+        (0..self.sizes.len()).find(|model| *name(*model) == *listed).expect("a model of the fleet")
+    }
+
+    /// The gateway broke the attempt off: before the first byte it sends the request again, after it the client is told.
+    fn abandon(&mut self, job: usize) {
+        let node = self.jobs[job].sent_to.take().expect("it runs");
+        self.touch(node, |machine, asks| machine.cancel(job, asks));
+        if self.jobs[job].first.is_some() {
+            let outcome = Outcome::Failed(Failure::Silent);
+            self.inbox.push_back(Event::Left { id: RequestId(job as u64), outcome });
+            self.fail(job);
+        }
+    }
+
+    fn fail(&mut self, job: usize) {
+        self.jobs[job].has_failed = true;
+        self.over += 1;
+    }
+
+    /// What the gateway sees of its streams, each second.
+    fn watch(&mut self) {
+        for node in 0..self.machines.len() {
+            self.touch(node, |_, _| ());
+            for (job, tokens) in self.machines[node].progress() {
+                self.tell(Event::Progress { id: RequestId(job as u64), tokens });
+            }
+        }
+        self.plan(self.now + WATCHED_SECONDS, Happening::Watch);
+    }
+
+    fn send(&mut self, job: usize, node: usize) {
+        self.jobs[job].sent_to = Some(node);
+        self.touch(node, |machine, asks| machine.accept(job, asks));
+        let machine = &self.machines[node];
+        let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots;
+        assert!(!self.policy.is_ours() || is_within, "the core sends no more than a node has slots");
+    }
+
+    pub fn loads(&self) -> usize {
+        self.machines.iter().map(|machine| machine.loads).sum()
+    }
+}
+
+/// What the nodes are really like, as if it had been learned.
+fn truth(kinds: &[Kind]) -> Learned {
+    let node = |(number, kind): (usize, &Kind)| {
+        let known = json!({
+            "speed": {"alone": 1.0 / kind.speed, "slowdown": kind.slowdown},
+            "load_time": {"fixed": 1.5, "seconds_per_byte": 1.0 / (kind.bandwidth * GB), "samples": 100},
+            "most_resident": 0, "pushes_out": false, "models": {},
+        });
+        (format!("node-{number}"), known)
+    };
+    let nodes: serde_json::Map<_, _> = kinds.iter().enumerate().map(node).collect();
+    serde_json::from_value(json!({"nodes": nodes})).expect("as the scheduler keeps it")
+}
+
+/// Among equals a router takes any: here the nodes are in order of speed.
+fn tie(job: usize, node: usize) -> usize {
+    (job.wrapping_mul(0x9E37_79B9) >> 7).wrapping_add(node * 0x85EB_CA6B) % 1009
+}
