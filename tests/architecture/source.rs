@@ -107,7 +107,7 @@ impl Reader<'_> {
     fn child(&mut self, child: &ItemMod, file: &Path, parent: &[String], is_test: bool) {
         let name = child.ident.to_string();
         let is_test = is_test || is_for_tests(&child.attrs);
-        let module = [parent, &[name.clone()]].concat();
+        let module = [parent, std::slice::from_ref(&name)].concat();
         if let Some((_, items)) = &child.content {
             self.items(items, file, module, is_test);
             return;
