@@ -40,7 +40,7 @@ pub struct Config {
     /// Other names for models, and what to use instead of those that are not there.
     pub models: http::ModelNames,
     /// How many requests may wait.
-    pub queue: scheduler::Settings,
+    pub queue: scheduler::QueueLimits,
     /// Deadlines of requests.
     pub relay: relay::Settings,
     /// How nodes are watched.
@@ -81,7 +81,7 @@ impl Default for Config {
             nodes: vec![local],
             limits: limits::Settings::default(),
             models: http::ModelNames::default(),
-            queue: scheduler::Settings::default(),
+            queue: scheduler::QueueLimits::default(),
             relay: relay::Settings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),
