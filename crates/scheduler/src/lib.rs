@@ -61,12 +61,14 @@
 mod breaker;
 mod catalog;
 mod decision;
+mod dispatch;
 mod drain;
 mod ending;
 mod estimate;
 mod event;
 mod explain;
 mod failure;
+mod fleet;
 mod forecast;
 mod handle;
 mod ids;
@@ -78,6 +80,7 @@ mod model;
 mod name;
 mod node;
 mod plan;
+mod prefix;
 #[cfg(test)]
 mod properties;
 mod queue;
@@ -85,9 +88,11 @@ mod queue_limits;
 mod recall;
 mod report;
 mod request;
+mod room;
 #[cfg(test)]
 mod rules;
 mod scheduler;
+mod service;
 mod silence;
 mod slots;
 mod view;
@@ -96,10 +101,11 @@ pub use self::{
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
     event::{Arrival, Event},
-    explain::{Alternative, Kind, Step, Story, What},
+    explain::{Alternative, Backlog, Kind, Step, Story, What},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     learned::Learned,
+    prefix::Prefix,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, Routed, Transitions},
     scheduler::Scheduler,

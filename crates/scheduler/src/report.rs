@@ -1,6 +1,8 @@
 //! What do operators see of a node?
 
-use serde::Serialize;
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
 
 use crate::catalog::{Loaded, Model};
 
@@ -54,7 +56,8 @@ pub struct NodeView {
     /// Requests waiting for models it has.
     pub waiting: usize,
     /// What it last listed on disk, by name.
-    pub models: Vec<Model>,
+    #[serde(serialize_with = "list")]
+    pub models: Arc<[Model]>,
     /// What it last listed in memory.
     pub loaded: Vec<Loaded>,
     /// What went wrong last, while the node is not healthy.
@@ -73,4 +76,8 @@ pub struct NodeView {
     pub loads: u64,
     /// Tokens a second of one stream of a 5 GB model that runs alone, as learned; `None` before anything ran.
     pub tokens_per_second: Option<f64>,
+}
+
+fn list<S: Serializer>(models: &Arc<[Model]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(models.iter())
 }

@@ -19,7 +19,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     instance::{Instance, Running},
     node::Node,
-    scheduler::{Change, Scheduler},
+    scheduler::Scheduler,
 };
 
 const DEAD_SECONDS: f64 = 4.0;
@@ -33,31 +33,30 @@ const STALL_SECONDS: f64 = 2.5;
 
 impl Scheduler {
     /// Finds silent nodes, takes them out and moves what can be moved.
-    pub(crate) fn listen(&mut self, now: Time, decisions: &mut Vec<Decision>) -> Change {
+    pub(crate) fn listen(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         let seconds = now.as_secs_f64();
         let is_silent = |node: &Node| {
             node.in_flight() > 0 && patience(node, seconds).is_some_and(|patience| quiet(node, seconds) > patience)
         };
-        let silent: Vec<usize> = (0..self.nodes.len()).filter(|index| is_silent(&self.nodes[*index])).collect();
-        for index in &silent {
-            self.nodes[*index].fell_silent(now);
-            self.abandon_all(NodeId(*index), now, decisions);
+        let silent: Vec<NodeId> = self.fleet.ids().filter(|node| is_silent(&self.fleet[*node])).collect();
+        for node in silent {
+            self.fleet[node].fell_silent(now);
+            self.abandon_all(node, now, decisions);
         }
-        if silent.is_empty() { Change::Nothing } else { Change::Fleet }
     }
 
     /// The client of a stream does not take what there is.
     pub(crate) fn stalled(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
-        let instance = self.nodes[attempt.node.0].instance_mut(request.model);
+        let instance = self.fleet[attempt.node].instance_mut(request.model);
         if let Some(running) = instance.and_then(|instance| instance.find_running(id)) {
             running.stalled_at = Some(now.as_secs_f64());
         }
     }
 
     fn abandon_all(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
-        let running = self.nodes[node.0].instances().flat_map(|(_, instance)| &instance.running);
+        let running = self.fleet[node].active().flat_map(|(_, instance)| &instance.running);
         let ids: Vec<RequestId> = running.map(|running| running.id).collect();
         for id in ids {
             let Some(attempt) = self.requests.get_mut(&id).and_then(|request| request.attempt.as_mut()) else {
@@ -76,7 +75,7 @@ impl Scheduler {
 }
 
 fn running(node: &Node) -> impl Iterator<Item = (&Instance, &Running)> {
-    node.instances().flat_map(|(_, instance)| instance.running.iter().map(move |each| (instance, each)))
+    node.active().flat_map(|(_, instance)| instance.running.iter().map(move |each| (instance, each)))
 }
 
 fn is_stalled(running: &Running, now: f64) -> bool {
@@ -99,8 +98,8 @@ fn patience(node: &Node, now: f64) -> Option<f64> {
     let streams = || running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now));
     let mut longest_prompt: f64 = 0.0;
     for (instance, running) in streams().filter(|(_, running)| running.began_at.is_none()) {
-        instance.prefill.at(running.prompt)?;
-        longest_prompt = longest_prompt.max(node.prefill_seconds(instance, running.prompt, running.others, 0.0));
+        instance.prefill.at(running.uncached)?;
+        longest_prompt = longest_prompt.max(node.prefill_seconds(instance, running.uncached, running.others, 0.0));
     }
     if streams().any(|(_, running)| running.began_at.is_some()) {
         Some((DEAD_SECONDS + PROMPTS_BESIDE_STREAMS * longest_prompt).max(LEAST_STREAM_SECONDS))

@@ -15,13 +15,11 @@ use crate::{
 
 /// How long a node that called itself busy is left alone.
 const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
-/// After its return a node takes so many at first, and twice as many with every answer that begins.
+/// Requests that a node takes at a time after its return; each answer that begins doubles them.
 const FIRST_RAMP: u32 = 1;
 const WHOLE_RAMP: u32 = 64;
 
 impl Node {
-    // What happens to it.
-
     /// A request is sent here.
     pub(crate) fn occupy(&mut self, model: ModelId, running: Running) -> Epoch {
         self.in_flight += 1;
@@ -32,6 +30,7 @@ impl Node {
             }
             instance.running.push(running);
         }
+        self.settle_active(model);
         self.breaker.dispatched(id)
     }
 
@@ -42,10 +41,12 @@ impl Node {
         let instance = self.instance_mut(model)?;
         let index = instance.running.iter().position(|running| running.id == id)?;
         instance.slots.ended(id);
-        Some(instance.running.swap_remove(index))
+        let running = instance.running.swap_remove(index);
+        self.settle_active(model);
+        Some(running)
     }
 
-    /// A request was sent here, in its so-manieth attempt.
+    /// A request was sent here. `attempt` starts at 1.
     pub(crate) fn count_routed(&mut self, attempt: u32, caused_load: bool) {
         match (attempt, caused_load) {
             (1, false) => self.routed.warm += 1,
@@ -97,7 +98,7 @@ impl Node {
         self.went_out();
     }
 
-    /// It is taken for dead although it answers probes.
+    /// It produces nothing, although it may answer probes.
     pub(crate) fn fell_silent(&mut self, now: Time) {
         self.breaker.take_out(now);
         self.last_error = Some(Failure::Silent.to_string());
@@ -108,20 +109,13 @@ impl Node {
         self.last_error = Some(format!("could not load a model: it {failure}"));
     }
 
-    /// After what may have taken it out: it comes back slowly, and what is in its memory then is for it to say.
+    /// After what may have taken it out. It comes back slowly, and its next report says what is in its memory then.
     fn went_out(&mut self) {
         if !self.breaker.is_live() {
             self.ramp = Some(FIRST_RAMP);
-            self.instances_mut().for_each(|(_, instance)| instance.resident_since = None);
-        }
-    }
-
-    /// The model is not there although it was listed.
-    pub(crate) fn forget(&mut self, model: ModelId) {
-        if let Some(instance) = self.instance_mut(model) {
-            instance.listing = None;
-            instance.resident_since = None;
-            self.listings += 1;
+            for model in self.active.clone() {
+                self.set_resident(model, None);
+            }
         }
     }
 
@@ -150,10 +144,16 @@ impl Node {
 
     pub(crate) fn reconfigure(&mut self, spec: NodeSpec) {
         if spec.slots != self.spec.slots {
-            for (_, instance) in self.instances_mut() {
+            for instance in self.instances.iter_mut().flatten() {
                 instance.slots = Slots::new(spec.slots);
             }
         }
         self.spec = spec;
+    }
+
+    fn forget_error_when_up(&mut self) {
+        if self.breaker.is_faultless() {
+            self.last_error = None;
+        }
     }
 }

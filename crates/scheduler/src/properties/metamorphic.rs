@@ -28,7 +28,7 @@ fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
         if dice.below(7) == 0 {
             let (prompt, output) = (500 + dice.below(3000), 20 + dice.below(300));
             // What most want changes with time.
-            let favourite = (tick / 500) as usize;
+            let favourite = (tick / 300) as usize;
             let (user, model) = (dice.below(5) as usize, (favourite + dice.below(6).saturating_sub(3) as usize) % 3);
             let ask = Ask { user, weight: 1.0 + user as f64, model, prompt: prompt * scale, output: output * scale };
             fleet.ask(ask);
