@@ -9,7 +9,8 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
-use crate::relay::{RosterError, WhyNot};
+use crate::fleet::RosterError;
+use crate::relay::WhyNot;
 use crate::store::{Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Room};
 use protocol::{BadRequest, Dialect, ErrorObject};
