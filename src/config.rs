@@ -39,7 +39,7 @@ pub struct Config {
     /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
-    pub limits: limits::Settings,
+    pub limits: limits::DefaultLimits,
     /// Other names for models, and what to use instead of those that are not there.
     pub models: http::ModelNames,
     /// How many requests may wait.
@@ -82,7 +82,7 @@ impl Default for Config {
             database: store::Settings::default(),
             keys: store::KeySettings::default(),
             nodes: vec![local],
-            limits: limits::Settings::default(),
+            limits: limits::DefaultLimits::default(),
             models: http::ModelNames::default(),
             queue: scheduler::QueueLimits::default(),
             relay: RelaySettings::default(),

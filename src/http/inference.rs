@@ -59,7 +59,7 @@ pub struct Inference {
     /// Other names for models.
     pub names: Live<ModelNames>,
     /// Output tokens reserved for a request that names no limit of its own, among others.
-    pub limits: Live<limits::Settings>,
+    pub limits: Live<limits::DefaultLimits>,
     /// Set when no new request is taken.
     pub draining: CancellationToken,
 }
