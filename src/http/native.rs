@@ -9,7 +9,7 @@ use super::auth::Caller;
 use super::body::FullBody;
 use super::error::ApiError;
 use super::inference::Inference;
-use super::{openapi, requests};
+use super::{error_kind, openapi, requests};
 use crate::store::Access;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
@@ -101,7 +101,7 @@ pub async fn show(
         }
     }
     let message = "No node that has the model is up at the moment. Please try again in 5s.";
-    Err(ApiError::unavailable("no_node_available", message, Duration::from_secs(5)))
+    Err(ApiError::unavailable(&error_kind::NO_NODE, message, Duration::from_secs(5)))
 }
 
 fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {
