@@ -106,14 +106,13 @@ pub use self::{
 /// How often the plan is made anew while nothing happens, and silent nodes are looked for.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// How much may wait.
+/// How many requests may wait for a slot.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Requests that may wait in all. Default 1000. Zero: nothing waits; what
-    /// finds no free slot is refused.
+    /// Requests that may wait, over all users; the next one gets 503. 0 = none may wait. Default `1000`.
     pub max_queued: usize,
-    /// Requests of one user that may wait. Default 100. Zero: as above.
+    /// Requests of one user that may wait; the next one gets 429. 0 = none may wait. Default `100`.
     pub max_queued_per_user: usize,
 }
 
