@@ -23,13 +23,13 @@ pub use reload::Reloader;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::dispatch::{Dispatcher, Errand};
+use crate::fleet::{Fleet, FleetContext, Loader, Resolver, Roster, Upstream, Watch, Watchers};
 use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle, Live, ModelNames};
 use crate::metrics::Metrics;
-use crate::relay::{
-    Dispatcher, Errand, Exporter, Fleet, Loader, Meters, Relay, Resolver, Roster, Tracer, Upstream, Watch, Watchers,
-};
+use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Upkeep, Writer};
-use limits;
+use crate::trace::{Exporter, Tracer};
 use protocol::Endpoint;
 use scheduler::Scheduler;
 
@@ -78,7 +78,9 @@ pub struct App {
     writer: Writer,
     copier: Option<Copier>,
     leaser: Option<Leaser>,
-    relay: Relay,
+    fleet: FleetContext,
+    /// Ends what still runs when its time is over.
+    ending: CancellationToken,
     roster: Arc<Roster>,
     watches: mpsc::Receiver<Watch>,
     reloader: Reloader,
@@ -141,27 +143,19 @@ impl App {
             metrics.meet_user(account.user().as_str());
         }
         let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
-        let stop = CancellationToken::new();
-        let relay = Relay {
-            settings: config.relay.clone(),
-            dispatcher,
-            fleet: Fleet::default(),
-            catalog: Arc::default(),
-            clock,
-            metrics,
-            stop,
-        };
+        let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
+        let ending = CancellationToken::new();
         let tasks = CancellationToken::new();
         let (roster, watches) =
-            Roster::open(config.nodes.clone(), relay.clone(), store.clone(), resolver, tasks.clone()).await;
-        recall(&store, &relay.dispatcher, clock).await;
+            Roster::open(config.nodes.clone(), fleet.clone(), store.clone(), resolver, tasks.clone()).await;
+        recall(&store, &fleet.dispatcher, clock).await;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let draining = CancellationToken::new();
         let names = Live::new(config.models.clone());
         let limits = Live::new(config.limits.clone());
         let reloader = {
             let (roster, names, limits) = (roster.clone(), names.clone(), limits.clone());
-            let parts = reload::Parts { roster, names, limits, metrics: relay.metrics.clone(), clock };
+            let parts = reload::Parts { roster, names, limits, metrics: fleet.metrics.clone(), clock };
             Reloader::new(&config, parts, read)
         };
         let parts = Parts {
@@ -172,7 +166,8 @@ impl App {
             broker,
             store: store.clone(),
             recorder: recorder.clone(),
-            relay: relay.clone(),
+            relay: Relay::new(config.relay.clone(), &fleet, ending.clone()),
+            fleet: fleet.clone(),
             roster: roster.clone(),
             reloader: reloader.clone(),
             names,
@@ -190,7 +185,8 @@ impl App {
             writer,
             copier,
             leaser,
-            relay,
+            fleet,
+            ending,
             roster,
             watches,
             reloader,
@@ -215,7 +211,7 @@ impl App {
 
     /// The queue and the nodes.
     pub fn dispatcher(&self) -> Arc<Dispatcher> {
-        self.relay.dispatcher.clone()
+        self.fleet.dispatcher.clone()
     }
 
     /// The nodes that there are.
@@ -240,9 +236,15 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let tasks = self.tasks.clone();
         let mut background = self.spawn_background();
-        let watchers = Watchers { relay: self.relay.clone(), health: self.config.health.clone(), wanted: self.watches };
+        let upstream = Upstream::new(self.config.relay.connect());
+        let watchers = Watchers {
+            context: self.fleet.clone(),
+            upstream: upstream.clone(),
+            health: self.config.health.clone(),
+            wanted: self.watches,
+        };
         background.push(actix_rt::spawn(watchers.run(tasks.clone())));
-        let loader = Loader::new(self.relay.clone(), Upstream::new(&self.relay.settings), self.errands);
+        let loader = Loader::new(self.fleet.clone(), self.config.relay.load_terms(), upstream, self.errands);
         background.push(actix_rt::spawn(loader.run(tasks.clone())));
         let flush = CancellationToken::new();
         let copy = CancellationToken::new();
@@ -257,7 +259,7 @@ impl App {
         let serving = actix_rt::spawn(self.server);
         let drain = Drain {
             draining: self.draining,
-            streams: self.relay.stop,
+            streams: self.ending,
             recorder: self.recorder,
             handle,
             grace: Duration::from_secs(self.config.server.drain_seconds),
@@ -292,16 +294,16 @@ impl App {
 
     fn upkeep(&self) -> Upkeep {
         let kept_days = self.config.database.usage_retention_days;
-        Upkeep::new(self.store.clone(), kept_days, self.clock, self.relay.metrics.clone())
+        Upkeep::new(self.store.clone(), kept_days, self.clock, self.fleet.metrics.clone())
     }
 
     fn spawn_background(&self) -> Vec<JoinHandle<()>> {
         let stop = &self.tasks;
         let interval = Duration::from_secs(self.config.health.fleet_interval_seconds);
         vec![
-            actix_rt::spawn(self.relay.dispatcher.clone().run_deadlines(stop.clone())),
+            actix_rt::spawn(self.fleet.dispatcher.clone().run_deadlines(stop.clone())),
             actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
-            actix_rt::spawn(remember(self.store.clone(), self.relay.dispatcher.clone(), self.clock, stop.clone())),
+            actix_rt::spawn(remember(self.store.clone(), self.fleet.dispatcher.clone(), self.clock, stop.clone())),
             actix_rt::spawn(self.roster.clone().run(interval)),
             actix_rt::spawn(self.upkeep().run(stop.clone())),
         ]
@@ -379,6 +381,7 @@ struct Parts {
     store: Store,
     recorder: Recorder,
     relay: Relay,
+    fleet: FleetContext,
     roster: Arc<Roster>,
     reloader: Reloader,
     names: Live<ModelNames>,
@@ -424,10 +427,12 @@ impl Parts {
 
     /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.
     fn provide(&self, config: &mut ServiceConfig) {
-        let meters = Meters { clock: self.relay.clock, metrics: self.relay.metrics.clone() };
+        let meters = Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone() };
+        let upstream = Upstream::new(self.config.relay.connect());
         let inference = Inference {
             relay: self.relay.clone(),
-            upstream: Upstream::new(&self.relay.settings),
+            upstream: upstream.clone(),
+            dispatcher: self.fleet.dispatcher.clone(),
             tracer: self.tracer.clone(),
             meters: meters.clone(),
             recorder: self.recorder.clone(),
@@ -438,9 +443,9 @@ impl Parts {
         };
         let lifecycle = Lifecycle {
             draining: self.draining.clone(),
-            dispatcher: self.relay.dispatcher.clone(),
+            dispatcher: self.fleet.dispatcher.clone(),
             recorder: self.recorder.clone(),
-            metrics: self.relay.metrics.clone(),
+            metrics: self.fleet.metrics.clone(),
             names: self.names.clone(),
         };
         config
@@ -453,6 +458,10 @@ impl Parts {
             .app_data(Data::new(self.config.server.clone()))
             .app_data(Data::new(self.limits.clone()))
             .app_data(Data::from(self.roster.clone()))
+            .app_data(Data::new(self.fleet.clone()))
+            .app_data(Data::new(upstream))
+            .app_data(Data::new(self.config.relay.clone()))
+            .app_data(Data::new(self.names.clone()))
             .app_data(Data::new(http::Reload::new({
                 let reloader = self.reloader.clone();
                 move || {

@@ -11,8 +11,11 @@ use std::path::{Path, PathBuf};
 use document::{Document, Mistake};
 use serde::{Deserialize, Serialize};
 
-use crate::relay::{Flaw, HealthSettings, NodeSettings, TracingSettings};
-use crate::{http, metrics, relay, store, telemetry};
+use crate::fleet::{Flaw, HealthSettings, NodeSettings};
+use crate::http::ServerSettings;
+use crate::relay::RelaySettings;
+use crate::trace::TracingSettings;
+use crate::{http, metrics, store, telemetry};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "gateway.yaml";
@@ -26,7 +29,7 @@ const MIN_ADMIN_KEY: usize = 32;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What is taken from clients.
-    pub server: http::Settings,
+    pub server: ServerSettings,
     /// The admin key.
     pub admin: AdminSettings,
     /// Where users and usage are kept.
@@ -42,7 +45,7 @@ pub struct Config {
     /// How many requests may wait.
     pub queue: scheduler::Settings,
     /// Deadlines of requests.
-    pub relay: relay::Settings,
+    pub relay: RelaySettings,
     /// How nodes are watched.
     pub health: HealthSettings,
     /// What is exported to Prometheus.
@@ -76,7 +79,7 @@ impl Default for Config {
     fn default() -> Self {
         let local = NodeSettings::new("local", "http://127.0.0.1:11434");
         Self {
-            server: http::Settings::default(),
+            server: ServerSettings::default(),
             admin: AdminSettings::default(),
             database: store::Settings::default(),
             keys: store::KeySettings::default(),
@@ -84,7 +87,7 @@ impl Default for Config {
             limits: limits::Settings::default(),
             models: http::ModelNames::default(),
             queue: scheduler::Settings::default(),
-            relay: relay::Settings::default(),
+            relay: RelaySettings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),
             tracing: TracingSettings::default(),

@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::fleet::Roster;
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
-use crate::relay::Roster;
-use limits;
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 

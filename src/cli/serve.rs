@@ -4,7 +4,7 @@ use std::path::Path;
 use super::admin_key;
 use crate::app::App;
 use crate::config::Config;
-use crate::relay::Resolver;
+use crate::fleet::Resolver;
 use crate::store::KeyDigest;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {

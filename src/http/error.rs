@@ -10,7 +10,8 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use super::error_kind::{self, ErrorKind};
-use crate::relay::{RosterError, WhyNot};
+use crate::fleet::RosterError;
+use crate::relay::WhyNot;
 use crate::store::{Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Room};
 use protocol::{BadRequest, Dialect, ErrorObject};

@@ -1,6 +1,7 @@
 //! The routes that make a node work: from a body and a key to a node's answer.
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -12,21 +13,22 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::address::Deployment;
+use super::answers;
 use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
 use super::live::Live;
-use super::models::{Meaning, ModelNames, Resolved};
+use super::names::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
-use super::openapi;
 use super::requests;
-use super::usage::rfc3339;
+use super::time::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
-use crate::relay::{
-    Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
-};
+use crate::dispatch::Dispatcher;
+use crate::fleet::Upstream;
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served};
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
-use limits::{self, Exceeded, Moment, Need};
+use crate::trace::{Trace, Tracer};
+use limits::{Exceeded, Moment, Need};
 use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
 use scheduler::{Event, Scheduler};
 
@@ -44,6 +46,8 @@ pub struct Inference {
     pub relay: Relay,
     /// This worker's client.
     pub upstream: Upstream,
+    /// The queue and its scheduler.
+    pub dispatcher: Arc<Dispatcher>,
     /// Begins the trace of a request.
     pub tracer: Tracer,
     /// Makes the account of a request.
@@ -114,7 +118,7 @@ impl Call {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -132,7 +136,7 @@ pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -148,7 +152,7 @@ pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
@@ -166,7 +170,7 @@ pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
@@ -184,7 +188,7 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::AnthropicErrors,
+        answers::AnthropicErrors,
     ),
 )]
 pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
@@ -203,7 +207,7 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
@@ -221,7 +225,7 @@ pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
@@ -237,7 +241,7 @@ pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
@@ -253,7 +257,7 @@ pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
         example = json!({"model": "all-minilm", "prompt": "one"})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
@@ -386,13 +390,13 @@ impl Inference {
     async fn carry(&self, job: Job, asked: String, access: &Access) -> Result<HttpResponse, ApiError> {
         let endpoint = job.endpoint;
         let result = if job.stream {
-            let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
+            let (id, waiting) = (job.request_id.clone(), self.relay.settings().commit());
             let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
             let mut carrying: Carrying = Box::pin(async move { relay.carry(&upstream, job).await });
             match tokio::time::timeout(waiting, &mut carrying).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let interval = Duration::from_secs(self.relay.settings.keep_alive_seconds);
+                    let interval = self.relay.settings().keep_alive();
                     return Ok(
                         stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
                     );
@@ -419,7 +423,7 @@ impl Inference {
         let reason = match idle {
             Idle::Load => {
                 // A hint: it is loaded now where that costs nobody anything.
-                self.relay.dispatcher.report(Event::Wanted { model: model.name });
+                self.dispatcher.report(Event::Wanted { model: model.name });
                 "load"
             }
             Idle::Unload => "unload",
@@ -436,7 +440,7 @@ impl Inference {
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
         let (names, allowed) = (self.names.get(), access.allowed_models());
         let look = |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.can_serve());
-        match self.relay.dispatcher.read(look) {
+        match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
             // Nodes that were not heard of yet may have it.

@@ -10,9 +10,9 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use super::live::Live;
-use super::models::ModelNames;
+use super::names::ModelNames;
+use crate::dispatch::Dispatcher;
 use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
-use crate::relay::Dispatcher;
 use crate::store::Recorder;
 use scheduler::{NodeState, NodeView, Scheduler};
 

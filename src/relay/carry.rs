@@ -4,150 +4,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::Settings;
-use super::catalog::Catalog;
-use super::dispatcher::{Dispatcher, Interruption, Ticket};
+use super::answer::{Answer, CarryError, Content, Served, WhyNot};
+use super::job::Job;
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience};
-use super::nodes::{Fleet, NodeEndpoint};
-use super::upstream::{AttemptError, Head, Upstream, next_chunk, read_answer};
+use super::settings::RelaySettings;
 use crate::clock::Clock;
+use crate::dispatch::{Dispatcher, Interruption, Ticket};
+use crate::fleet::{AttemptError, Fleet, FleetContext, Head, NodeEndpoint, Upstream, next_chunk, read_answer};
 use crate::metrics::Metrics;
 use crate::store::{Status, StorageFull};
-use protocol::{Endpoint, StreamEditor, StreamFault, Usage, edit_answer};
-use scheduler::{Arrival, Failure, Outcome, Refusal, RequestId};
+use protocol::{StreamEditor, StreamFault, Usage, edit_answer};
+use scheduler::{Failure, Outcome};
 
 /// What every request shares on its way.
 #[derive(Clone, Debug)]
 pub struct Relay {
-    /// Deadlines.
-    pub settings: Settings,
-    /// The queue and its scheduler.
-    pub dispatcher: Arc<Dispatcher>,
-    /// Where the nodes are.
-    pub fleet: Fleet,
-    /// What they say about their models.
-    pub catalog: Arc<Catalog>,
-    /// The clock.
-    pub clock: Clock,
-    /// Where attempts are counted.
-    pub metrics: Arc<Metrics>,
+    settings: RelaySettings,
+    dispatcher: Arc<Dispatcher>,
+    nodes: Fleet,
+    clock: Clock,
+    metrics: Arc<Metrics>,
     /// Set when the gateway stops and running requests have had their time.
-    pub stop: CancellationToken,
-}
-
-/// An admitted request, ready for a node.
-#[derive(Debug)]
-pub struct Job {
-    /// Its account.
-    pub meter: Meter,
-    /// Whose turn it takes in the queue.
-    pub user: Arc<str>,
-    /// The user's share of the nodes, beside others'.
-    pub weight: f64,
-    /// As the client spelled it.
-    pub model: Arc<str>,
-    /// The route.
-    pub endpoint: Endpoint,
-    /// Whether the answer streams.
-    pub stream: bool,
-    /// Tokens of the prompt, about.
-    pub prompt_tokens: u64,
-    /// The most tokens the answer may have, where there is a limit.
-    pub max_output: Option<u64>,
-    /// The same for every turn of a conversation.
-    pub session: Option<u64>,
-    /// Whether the usage chunk stays hidden.
-    pub hide_usage: bool,
-    /// In text; ours, for the answer's id and the node's log.
-    pub request_id: String,
-    /// The same.
-    pub id: Uuid,
-    /// Headers of the client's that the node is to see.
-    pub headers: Vec<(&'static str, String)>,
-    /// With our edits.
-    pub body: Bytes,
-}
-
-/// A node's answer.
-#[derive(Debug)]
-pub struct Answer {
-    /// By whom, and after what.
-    pub served: Served,
-    /// What it said.
-    pub content: Content,
-}
-
-/// How a request came to its answer.
-#[derive(Clone, Debug)]
-pub struct Served {
-    /// Which node.
-    pub node: Arc<str>,
-    /// Waiting, over all attempts.
-    pub queued: Duration,
-    /// Nodes asked.
-    pub attempts: u32,
-    /// Requests that waited when this one came.
-    pub ahead: usize,
-    /// When the first token was expected, after the request came; `None` if it was too far back to say.
-    pub expected: Option<Duration>,
-}
-
-/// What a node said.
-#[derive(Debug)]
-pub enum Content {
-    /// A whole JSON body; a status of 4xx is the node's verdict on the request.
-    Plain {
-        /// The node's status.
-        status: u16,
-        /// JSON.
-        body: Bytes,
-    },
-    /// A stream that has begun.
-    Stream(Box<MeteredBody>),
-}
-
-/// A request that got no answer. Its account is still open: whoever words the error closes it.
-#[derive(Debug)]
-pub struct CarryError {
-    /// The open account.
-    pub meter: Meter,
-    /// What happened.
-    pub why: WhyNot,
-}
-
-/// Why a request got no answer.
-#[derive(Clone, Debug)]
-pub enum WhyNot {
-    /// The scheduler refused it; `detail` is what the last attempt met, if there was one.
-    Refused {
-        /// Why, and when to come back.
-        refusal: Refusal,
-        /// For people.
-        detail: Option<String>,
-    },
-    /// It took longer than the service allows.
-    TooLong,
-    /// The gateway stops.
-    Stopping,
-    /// The answer is here, or begins, but its usage could not be stored in time.
-    Unrecorded,
-    /// The key it came with is revoked.
-    Revoked,
-}
-
-impl WhyNot {
-    fn label(&self) -> &'static str {
-        match self {
-            Self::Refused { refusal, .. } => refusal.reason.label(),
-            Self::TooLong => "deadline",
-            Self::Stopping => "stopping",
-            Self::Unrecorded => "storage",
-            Self::Revoked => "revoked",
-        }
-    }
+    stop: CancellationToken,
 }
 
 /// A node that answered.
@@ -157,30 +37,29 @@ struct Reached {
     reply: Reply,
 }
 
-impl Job {
-    fn arrival(&self) -> Arrival {
-        Arrival {
-            // The dispatcher gives it its own.
-            id: RequestId(0),
-            user: self.user.clone(),
-            weight: self.weight,
-            model: self.model.clone(),
-            prompt_tokens: self.prompt_tokens,
-            max_output: self.max_output,
-            known_output: self.endpoint.embeds().then_some(0),
-            session: self.session,
-            is_stream: self.stream,
-            deadline: Duration::ZERO,
-        }
-    }
-}
-
 enum Reply {
     Plain { status: u16, body: Bytes, usage: Option<Usage> },
     Stream(Box<OpenStream>),
 }
 
 impl Relay {
+    /// A relay to these nodes, which ends what runs when `stop` is set.
+    pub fn new(settings: RelaySettings, context: &FleetContext, stop: CancellationToken) -> Self {
+        Self {
+            settings,
+            dispatcher: context.dispatcher.clone(),
+            nodes: context.nodes.clone(),
+            clock: context.clock,
+            metrics: context.metrics.clone(),
+            stop,
+        }
+    }
+
+    /// Deadlines.
+    pub fn settings(&self) -> &RelaySettings {
+        &self.settings
+    }
+
     /// Takes a request to a node and brings its answer back.
     ///
     /// # Errors
@@ -242,7 +121,7 @@ impl Relay {
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
             }
-            let Some(node) = self.fleet.get(grant.node) else {
+            let Some(node) = self.nodes.get(grant.node) else {
                 // It was taken out between the decision and now.
                 failed = Some(Failure::Unreachable);
                 ticket.failed(Failure::Unreachable);
@@ -290,7 +169,7 @@ impl Relay {
         job: &mut Job,
     ) -> Result<Reply, AttemptError> {
         let first_byte = node.first_byte().unwrap_or(self.settings.first_byte());
-        let sending = upstream.post(node, job);
+        let sending = job.send(upstream, node);
         let head = tokio::time::timeout(first_byte, sending).await.map_err(|_| {
             AttemptError::new(Failure::TimedOut, format!("no first byte within {} s", first_byte.as_secs()))
         })??;

@@ -11,14 +11,13 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::dispatcher::Ticket;
-use super::loads::LoadCost;
-use super::nodes::NodeEndpoint;
-use super::trace::{Attribute, Closing, Trace};
 use super::work::{Spent, Work};
 use crate::clock::Clock;
+use crate::dispatch::{LoadCost, Ticket};
+use crate::fleet::NodeEndpoint;
 use crate::metrics::{Ended, Metrics};
 use crate::store::{Access, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
+use crate::trace::{Attribute, Closing, Trace};
 use limits::{Exceeded, Moment, Need};
 use protocol::{Endpoint, Progress, StreamLimit, Usage};
 use scheduler::Failure;

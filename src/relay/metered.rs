@@ -15,10 +15,10 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::dispatcher::{Interruption, Ticket};
 use super::meter::Meter;
-use super::upstream::{AttemptError, cut_short};
 use crate::clock::Clock;
+use crate::dispatch::{Interruption, Ticket};
+use crate::fleet::{AttemptError, cut_short};
 use crate::store::{Status, StorageFull};
 use protocol::{ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Failure, Outcome};

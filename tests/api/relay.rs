@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use awc::http::Method;
 use futures_util::future::{join, join_all};
-use ollama_gateway::relay::NodeSettings;
+use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use awc::http::Method;
-use ollama_gateway::relay::{Discover, NodeSettings, Resolver};
+use ollama_gateway::fleet::{Discover, NodeSettings, Resolver};
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use scheduler::NodeState;
 use serde_json::{Value, json};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use ollama_gateway::relay::NodeSettings;
+use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{Fault, SeenRequest, SimConfig, SimModel, SimNode};
 use scheduler::{Event, NodeId, NodeState, NodeView};
 use serde_json::{Value, json};

@@ -6,12 +6,12 @@ use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Given, ShownLimits, present};
+use super::given::{Given, ShownLimits, present};
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::openapi;
-use crate::http::usage::{moment, rfc3339};
+use crate::http::time::{moment, rfc3339};
 use crate::relay::Meters;
 use crate::store::{Accounts, AllowedModels, Key, KeyChange, KeySpec, MadeKey};
 use limits::Limits;
@@ -271,7 +271,7 @@ fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
     post, path = "/admin/users/{id}/keys", tag = "admin", security(("admin_key" = [])), request_body = CreateKey,
     params(("id" = String, Path, description = "The user.")),
     responses(
-        (status = 201, body = CreatedKey), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 201, body = CreatedKey), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn create(
@@ -293,7 +293,7 @@ pub async fn create(
 #[utoipa::path(
     get, path = "/admin/users/{id}/keys", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),
-    responses((status = 200, body = KeyList), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = KeyList), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn list(
     _: Admin,
@@ -315,7 +315,7 @@ pub async fn list(
     request_body = ChangeKey,
     params(("id" = String, Path, description = "The user."), ("key_id" = String, Path, description = "The key.")),
     responses(
-        (status = 200, body = UserKey), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = UserKey), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn change(
@@ -338,7 +338,7 @@ pub async fn change(
     delete, path = "/admin/users/{id}/keys/{key_id}", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user."), ("key_id" = String, Path, description = "The key.")),
     responses(
-        (status = 200, body = RevokedKey), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = RevokedKey), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn revoke(
@@ -361,7 +361,7 @@ pub async fn revoke(
     request_body = RotateKey,
     params(("id" = String, Path, description = "The user."), ("key_id" = String, Path, description = "The key.")),
     responses(
-        (status = 200, body = CreatedKey), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = CreatedKey), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn rotate(

@@ -5,11 +5,11 @@ use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Given, ShownLimits, checked_weight, present};
+use super::given::{Given, ShownLimits, checked_weight, present};
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::openapi;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
 use limits::Standing;
@@ -126,7 +126,7 @@ async fn look(broker: &Option<Broker>, account: &Arc<Account>) {
 #[utoipa::path(
     get, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),
-    responses((status = 200, body = UserLimits), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = UserLimits), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn retrieve(
     _: Admin,
@@ -147,7 +147,7 @@ pub async fn retrieve(
     put, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])), request_body = ChangeLimits,
     params(("id" = String, Path, description = "The user.")),
     responses(
-        (status = 200, body = UserLimits), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = UserLimits), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn change(

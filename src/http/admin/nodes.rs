@@ -6,14 +6,14 @@ use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::present;
+use super::given::present;
+use crate::fleet::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::models::ModelNames;
-use crate::http::openapi;
+use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
-use crate::relay::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
 use scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
@@ -235,7 +235,7 @@ fn done(name: String, done: &'static str) -> NodeDone {
 /// State, load, models on disk and in memory, and the last error of each.
 #[utoipa::path(
     get, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])),
-    responses((status = 200, body = NodeList), openapi::AdminResponses),
+    responses((status = 200, body = NodeList), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) -> Json<NodeList> {
     let listed = roster.list();
@@ -251,7 +251,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) ->
 #[utoipa::path(
     get, path = "/admin/nodes/{name}", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
-    responses((status = 200, body = Node), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = Node), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn retrieve(
     _: Admin,
@@ -274,8 +274,8 @@ pub async fn retrieve(
     post, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])), request_body = AddNode,
     responses(
         (status = 201, body = NodeDone),
-        (status = 409, description = "The name is taken.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::StorageResponse,
+        (status = 409, description = "The name is taken.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::StorageResponse,
     ),
 )]
 pub async fn add(
@@ -298,8 +298,8 @@ pub async fn add(
     params(("name" = String, Path, description = "The node.")),
     responses(
         (status = 200, body = NodeDone),
-        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn change(
@@ -325,8 +325,8 @@ pub async fn change(
     params(("name" = String, Path, description = "The node.")),
     responses(
         (status = 200, body = NodeDone),
-        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
@@ -342,7 +342,7 @@ pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Resul
     post, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
     responses(
-        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
@@ -357,7 +357,7 @@ pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result
     post, path = "/admin/nodes/{name}/undrain", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
     responses(
-        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn undrain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
-use crate::http::openapi;
 use crate::http::ops::Lifecycle;
 use scheduler::{Alternative, Outcome, Scheduler, Step, What};
 
@@ -155,7 +155,7 @@ fn millis(duration: Duration) -> u64 {
 /// Who waits, in the order of their turns, for what, and how long that is expected to take still.
 #[utoipa::path(
     get, path = "/admin/queue", tag = "admin", security(("admin_key" = [])), params(Limit),
-    responses((status = 200, body = Queue), openapi::AdminResponses),
+    responses((status = 200, body = Queue), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limit>) -> Result<Json<Queue>, ApiError> {
     let most = limit.limit.unwrap_or(100);
@@ -189,7 +189,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
 #[utoipa::path(
     get, path = "/admin/requests/{request_id}", tag = "admin", security(("admin_key" = [])),
     params(("request_id" = String, Path, description = "As in `x-request-id`.")),
-    responses((status = 200, body = RequestStory), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = RequestStory), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn explain(
     _: Admin,

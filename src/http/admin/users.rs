@@ -6,16 +6,16 @@ use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Given, ShownLimits, checked_weight, present};
+use super::given::{Given, ShownLimits, checked_weight, present};
 use crate::http::Live;
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::openapi;
-use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rfc3339, rows, summary};
+use crate::http::time::rfc3339;
+use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rows, summary};
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
-use limits;
 
 /// A user to be made. A limit that is absent is the default for new users; null is no limit.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -131,8 +131,8 @@ impl From<&Account> for User {
     post, path = "/admin/users", tag = "admin", security(("admin_key" = [])), request_body = CreateUser,
     responses(
         (status = 201, body = CreatedUser),
-        (status = 409, description = "The user exists.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::StorageResponse,
+        (status = 409, description = "The user exists.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::StorageResponse,
     ),
 )]
 pub async fn create(
@@ -164,7 +164,7 @@ pub async fn create(
 /// List users
 #[utoipa::path(
     get, path = "/admin/users", tag = "admin", params(PageQuery), security(("admin_key" = [])),
-    responses((status = 200, body = UserList), openapi::AdminResponses),
+    responses((status = 200, body = UserList), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, accounts: Data<Accounts>, query: Query<PageQuery>) -> Result<Json<UserList>, ApiError> {
     let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
@@ -185,7 +185,7 @@ fn user_of(cursor: &[u8]) -> Option<UserId> {
 #[utoipa::path(
     get, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),
-    responses((status = 200, body = User), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = User), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<User>, ApiError> {
     let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
@@ -199,7 +199,7 @@ pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> R
     delete, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),
     responses(
-        (status = 200, body = DeletedUser), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = DeletedUser), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<DeletedUser>, ApiError> {
@@ -215,7 +215,7 @@ pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Res
     get, path = "/admin/users/{id}/usage", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user."), PageQuery),
     responses(
-        (status = 200, body = UserUsage), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = UserUsage), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn usage(

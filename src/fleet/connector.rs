@@ -13,14 +13,14 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::http::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::nodes::NodeEndpoint;
+use super::endpoint::NodeEndpoint;
 
 /// Idle connections are dropped before an Ollama node, or what stands in front of it, would.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 /// A client for one node: no redirects, no deadlines of its own, no limit on connections (the scheduler has one).
 /// `connect` is the longest wait for a connection where the node has none of its own.
-pub(super) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
+pub(crate) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
     let resolver = actix_tls::connect::Connector::default().service();
     let (address, connect) = (node.address(), node.connect().unwrap_or(connect));
     let tcp = fn_service(move |info: ConnectInfo<Uri>| {

@@ -10,9 +10,8 @@ use awc::{ClientRequest, ClientResponse};
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::carry::Job;
 use super::connector;
-use super::nodes::NodeEndpoint;
+use super::endpoint::NodeEndpoint;
 use protocol::{Dialect, Endpoint, is_error_body, message_of};
 use scheduler::Failure;
 
@@ -25,23 +24,30 @@ const ERROR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why an attempt gave nothing, for the scheduler and for people.
 #[derive(Clone, Debug)]
-pub(super) struct AttemptError {
-    pub(super) failure: Failure,
-    pub(super) detail: String,
+pub struct AttemptError {
+    /// For the scheduler.
+    pub failure: Failure,
+    /// For people.
+    pub detail: String,
 }
 
 impl AttemptError {
-    pub(super) fn new(failure: Failure, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(failure: Failure, detail: impl Into<String>) -> Self {
         Self { failure, detail: detail.into() }
     }
 }
 
 /// A node's answer whose head was good, or its verdict on the request.
-pub(super) enum Head {
+pub enum Head {
     /// The body is still to come.
     Good(ClientResponse),
     /// The request itself is at fault, says the node: a 4xx to hand on.
-    Rejected { status: u16, body: Bytes },
+    Rejected {
+        /// 4xx.
+        status: u16,
+        /// As it came.
+        body: Bytes,
+    },
 }
 
 type Clients = Vec<(Weak<NodeEndpoint>, awc::Client)>;
@@ -61,9 +67,9 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// Clients for the calling thread.
-    pub fn new(settings: &super::Settings) -> Self {
-        Self { clients: Rc::default(), connect: Duration::from_millis(settings.connect_ms) }
+    /// Clients for the calling thread; `connect` is the longest wait for a connection.
+    pub fn new(connect: Duration) -> Self {
+        Self { clients: Rc::default(), connect }
     }
 
     fn client(&self, node: &Arc<NodeEndpoint>) -> awc::Client {
@@ -82,7 +88,7 @@ impl Upstream {
     /// awc pools a connection as soon as it has read a head that promises no body. What follows an interim answer
     /// (1xx), or a head whose body ends with the connection, would then answer somebody else's request: nothing that
     /// is in the pool is used again.
-    pub(super) fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
+    pub(crate) fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
         let headers = response.headers();
         let has_length =
             headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
@@ -91,19 +97,9 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of the answer. Only our own headers go along, those that the job names,
-    /// and the node's credentials to that node alone.
-    pub(super) async fn post(&self, node: &Arc<NodeEndpoint>, job: &Job) -> Result<Head, AttemptError> {
-        let mut headers = job.headers.clone();
-        if let Some((traceparent, tracestate)) = job.meter.trace_headers() {
-            headers.push(("traceparent", traceparent));
-            headers.extend(tracestate.map(|tracestate| ("tracestate", tracestate)));
-        }
-        self.send(node, job.endpoint, &job.request_id, &headers, job.body.clone()).await
-    }
-
-    /// The same for a request of the gateway's own.
-    pub(super) async fn send(
+    /// Sends a request and waits for the head of the answer. Only `headers` and our own go along, and the node's
+    /// credentials to that node alone.
+    pub(crate) async fn send(
         &self,
         node: &Arc<NodeEndpoint>,
         endpoint: Endpoint,
@@ -134,7 +130,7 @@ impl Upstream {
     }
 
     /// Asks a node something small.
-    pub(super) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, String> {
+    pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, String> {
         self.ask(node, self.client(node).get(uri.clone()), Bytes::new()).await
     }
 
@@ -147,7 +143,7 @@ impl Upstream {
     }
 
     /// A request of the gateway's own, with the node's headers.
-    pub(super) fn request(
+    pub(crate) fn request(
         &self,
         node: &Arc<NodeEndpoint>,
         uri: &awc::http::Uri,
@@ -184,7 +180,7 @@ async fn read(response: &mut ClientResponse, limit: usize) -> Result<Bytes, Atte
 }
 
 /// A plain answer's body with at most `gap` between its parts.
-pub(super) async fn read_answer(response: &mut ClientResponse, gap: Duration) -> Result<Bytes, AttemptError> {
+pub(crate) async fn read_answer(response: &mut ClientResponse, gap: Duration) -> Result<Bytes, AttemptError> {
     let mut chunks = Chunks::new(MAX_ANSWER);
     while let Some(chunk) = next_chunk(response, gap).await? {
         chunks.push(chunk)?;
@@ -193,7 +189,7 @@ pub(super) async fn read_answer(response: &mut ClientResponse, gap: Duration) ->
 }
 
 /// The next part of a body; `None` at its proper end.
-pub(super) async fn next_chunk(response: &mut ClientResponse, within: Duration) -> Result<Option<Bytes>, AttemptError> {
+pub(crate) async fn next_chunk(response: &mut ClientResponse, within: Duration) -> Result<Option<Bytes>, AttemptError> {
     match tokio::time::timeout(within, response.next()).await {
         Ok(chunk) => chunk.transpose().map_err(|error| cut_short(&error)),
         Err(_) => Err(AttemptError::new(Failure::TimedOut, format!("silent for {} s", within.as_secs()))),
@@ -235,7 +231,7 @@ impl Chunks {
 }
 
 /// A connection that broke within a body.
-pub(super) fn cut_short(error: &PayloadError) -> AttemptError {
+pub(crate) fn cut_short(error: &PayloadError) -> AttemptError {
     AttemptError::new(Failure::Reset, format!("the answer was cut short: {error}"))
 }
 

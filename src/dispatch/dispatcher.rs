@@ -2,7 +2,7 @@
 //!
 //! A [`Ticket`] lasts from arrival to end. Dropping it, queued or running, tells the core that the request has left, so
 //! that its place or slot is free at once. Decisions about a request reach its worker through a channel of the ticket's
-//! own; decisions about a node's memory go to the [`super::Loader`].
+//! own; decisions about a node's memory go to the loader.
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::loader::Errand;
-use super::loads::LoadCost;
+use super::errand::Errand;
+use super::load_cost::LoadCost;
 use crate::clock::Clock;
 use scheduler::{
     Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId,
@@ -28,10 +28,11 @@ const ERRANDS: usize = 4096;
 
 /// A slot on a node.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Grant {
-    pub(super) node: NodeId,
+pub struct Grant {
+    /// Where.
+    pub node: NodeId,
     /// Counted from 1.
-    pub(super) attempt: u32,
+    pub attempt: u32,
 }
 
 /// What the core says to a request.
@@ -45,7 +46,7 @@ enum Word {
 
 /// Why an attempt is not to go on.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Interruption {
+pub enum Interruption {
     /// Its node fell silent; the request waits again.
     Abandoned,
     /// The request is over.
@@ -92,7 +93,7 @@ impl Dispatcher {
     }
 
     /// Queues a request, which gets its short id here; it may wait for `patience`.
-    pub(super) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
+    pub(crate) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
         let is_taking = Arc::new(AtomicBool::new(true));
         let load_cost = Arc::<LoadCost>::default();
@@ -216,7 +217,7 @@ fn short(request_id: Uuid) -> RequestId {
 
 /// A request's place in the queue and then on a node.
 #[derive(Debug)]
-pub(super) struct Ticket {
+pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: RequestId,
     words: mpsc::Receiver<Word>,
@@ -226,7 +227,7 @@ pub(super) struct Ticket {
 
 impl Ticket {
     /// Waits for a slot. After [`Ticket::failed`] or an [`Interruption::Abandoned`] it waits for the next one.
-    pub(super) async fn granted(&mut self) -> Result<Grant, Refusal> {
+    pub(crate) async fn granted(&mut self) -> Result<Grant, Refusal> {
         loop {
             match self.words.recv().await {
                 Some(Word::Granted(grant)) => return Ok(grant),
@@ -243,12 +244,12 @@ impl Ticket {
     }
 
     /// Waits until the running attempt is not to go on.
-    pub(super) async fn interrupted(&mut self) -> Interruption {
+    pub(crate) async fn interrupted(&mut self) -> Interruption {
         std::future::poll_fn(|cx| self.poll_interrupted(cx)).await
     }
 
     /// The same, for a body.
-    pub(super) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
+    pub(crate) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         match self.words.poll_recv(cx) {
             Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
             Poll::Ready(Some(_)) => Poll::Ready(Interruption::Abandoned),
@@ -257,13 +258,13 @@ impl Ticket {
     }
 
     /// The attempt failed before any byte reached the client: asks for another.
-    pub(super) fn failed(&mut self, failure: Failure) {
+    pub(crate) fn failed(&mut self, failure: Failure) {
         self.dispatcher.report(Event::Failed { id: self.id, failure });
     }
 
     /// The node's first byte is here. False if the core has broken the attempt off at the same moment: what came is not
     /// for the client.
-    pub(super) fn first_byte(&self, attempt: u32) -> bool {
+    pub(crate) fn first_byte(&self, attempt: u32) -> bool {
         self.dispatcher.with(|core, now| {
             let goes_on = core.scheduler.runs(self.id, attempt);
             if goes_on {
@@ -274,7 +275,7 @@ impl Ticket {
     }
 
     /// How many waited when the request came, and when its first token was expected.
-    pub(super) fn forecast(&self) -> (usize, Option<Duration>) {
+    pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
         self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
             Some(story) => {
                 (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
@@ -284,22 +285,22 @@ impl Ticket {
     }
 
     /// The time of the loads that the request causes.
-    pub(super) fn load_cost(&self) -> Arc<LoadCost> {
+    pub(crate) fn load_cost(&self) -> Arc<LoadCost> {
         self.load_cost.clone()
     }
 
     /// Whether the client takes what there is, rather than having enough for now.
-    pub(super) fn is_taking(&self, is_taking: bool) {
+    pub(crate) fn is_taking(&self, is_taking: bool) {
         self.is_taking.store(is_taking, Ordering::Relaxed);
     }
 
     /// So many tokens have come.
-    pub(super) fn progress(&self, tokens: u64) {
+    pub(crate) fn progress(&self, tokens: u64) {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
     /// It is over, after so many tokens, and this is the verdict on the node. The slot is free when this returns.
-    pub(super) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
         self.dispatcher.with(|core, now| {
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);

@@ -11,12 +11,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio_util::sync::CancellationToken;
 
-use super::carry::Relay;
 use super::catalog::Catalog;
-use super::dispatcher::Dispatcher;
-use super::nodes::{Fleet, NodeEndpoint};
+use super::context::FleetContext;
+use super::endpoint::NodeEndpoint;
+use super::nodes::Fleet;
 use super::upstream::Upstream;
 use crate::clock::Clock;
+use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use scheduler::{Event, Loaded, Model, NodeId};
 
@@ -70,11 +71,11 @@ pub struct Prober {
 
 impl Prober {
     /// A prober that has seen nothing yet; `None` where the node has left already.
-    pub fn new(node: NodeId, relay: &Relay, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
-        let fleet = relay.fleet.clone();
+    pub fn new(node: NodeId, context: &FleetContext, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
+        let fleet = context.nodes.clone();
         let endpoint = fleet.get(node)?;
-        let (clock, catalog) = (relay.clock, relay.catalog.clone());
-        let metrics = relay.metrics.clone();
+        let (clock, catalog) = (context.clock, context.catalog.clone());
+        let metrics = context.metrics.clone();
         Some(Self { node, fleet, endpoint, settings, clock, upstream, catalog, metrics, listed: None, looked: None })
     }
 

@@ -9,25 +9,20 @@
 //!
 //! One change at a time. A name that cannot be resolved keeps the addresses that it had: a DNS that is away is no reason
 //! to lose nodes, and probes tell which of them are gone.
-mod discovery;
-mod sources;
-mod watch;
-
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub use discovery::Resolver;
-pub use sources::Source;
-use sources::{Desired, Sources};
-pub use watch::{Watch, Watchers};
-
-use super::carry::Relay;
-use super::nodes::{Flaw, NodeEndpoint, NodeSettings};
+use super::context::FleetContext;
+use super::discovery::Resolver;
+use super::endpoint::NodeEndpoint;
+use super::flaw::Flaw;
+use super::settings::NodeSettings;
+use super::sources::{Desired, Source, Sources};
+use super::watchers::Watch;
 use crate::store::{Store, StoreError, StoredNode};
 use scheduler::{Event, NodeId};
 
@@ -101,7 +96,7 @@ struct Running {
 /// The keeper of the nodes.
 #[derive(Debug)]
 pub struct Roster {
-    relay: Relay,
+    context: FleetContext,
     store: Store,
     resolver: Resolver,
     watches: mpsc::Sender<Watch>,
@@ -112,11 +107,11 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// The nodes of the file and of the database; what starts their probers goes to [`Watchers`]. Nothing is resolved
+    /// The nodes of the file and of the database; what starts their probers goes to [`super::Watchers`]. Nothing is resolved
     /// yet. While the database is away the nodes of the file have to do. `tasks` ends every prober.
     pub async fn open(
         file: Vec<NodeSettings>,
-        relay: Relay,
+        context: FleetContext,
         store: Store,
         resolver: Resolver,
         tasks: CancellationToken,
@@ -128,7 +123,7 @@ impl Roster {
         // Nobody takes watches yet.
         let (watches, wanted) = mpsc::channel(WATCHES + sources.desired().len());
         let (running, sources) = (Mutex::default(), tokio::sync::Mutex::new(sources));
-        let roster = Self { relay, store, resolver, watches, tasks, sources, running };
+        let roster = Self { context, store, resolver, watches, tasks, sources, running };
         roster.settle(&mut *roster.sources.lock().await).await;
         (Arc::new(roster), wanted)
     }
@@ -183,7 +178,7 @@ impl Roster {
         if sources.knows(&settings.name) || self.list().contains_key(&settings.name) {
             return Err(RosterError::Exists(settings.name));
         }
-        self.store.add_node(stored(&settings), self.relay.clock.now().unix_ms).await?;
+        self.store.add_node(stored(&settings), self.context.clock.now().unix_ms).await?;
         sources.added.insert(settings.name.clone(), settings);
         self.find(&mut sources).await;
         self.settle(&mut sources).await;
@@ -199,7 +194,7 @@ impl Roster {
         let mut settings = self.added(&sources, name)?.clone();
         change(&mut settings);
         check(&settings)?;
-        self.store.change_node(stored(&settings), self.relay.clock.now().unix_ms).await?;
+        self.store.change_node(stored(&settings), self.context.clock.now().unix_ms).await?;
         sources.added.insert(name.to_owned(), settings);
         self.find(&mut sources).await;
         self.settle(&mut sources).await;
@@ -229,7 +224,7 @@ impl Roster {
         if !sources.knows(name) && !self.list().contains_key(name) {
             return Err(RosterError::Unknown(name.to_owned()));
         }
-        self.store.set_drained(name, on.then(|| self.relay.clock.now().unix_ms)).await?;
+        self.store.set_drained(name, on.then(|| self.context.clock.now().unix_ms)).await?;
         if on {
             sources.drained.insert(name.to_owned())
         } else {
@@ -314,11 +309,11 @@ impl Roster {
         let id = NodeId(sources.next_id);
         sources.next_id += 1;
         let stop = self.tasks.child_token();
-        self.relay.metrics.node_joined(&name);
-        self.relay.fleet.put(id, endpoint);
-        self.relay.dispatcher.report(Event::NodeJoined { node: id, spec: desired.settings.spec() });
+        self.context.metrics.node_joined(&name);
+        self.context.nodes.put(id, endpoint);
+        self.context.dispatcher.report(Event::NodeJoined { node: id, spec: desired.settings.spec() });
         if desired.is_draining {
-            self.relay.dispatcher.report(Event::Drain { node: id, on: true });
+            self.context.dispatcher.report(Event::Drain { node: id, on: true });
         }
         tracing::info!(node = name, url = desired.settings.url, source = desired.source.as_str(), "node joined");
         running.insert(name, Running { id, desired, stop: stop.clone() });
@@ -327,7 +322,7 @@ impl Roster {
 
     /// The same machine with other settings; false where only its draining changed.
     fn update(&self, known: &mut Running, desired: Desired) -> bool {
-        let (id, dispatcher) = (known.id, &self.relay.dispatcher);
+        let (id, dispatcher) = (known.id, &self.context.dispatcher);
         if known.desired.is_draining != desired.is_draining {
             dispatcher.report(Event::Drain { node: id, on: desired.is_draining });
             tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drained or back");
@@ -335,7 +330,7 @@ impl Roster {
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
             let Some(endpoint) = endpoint(&desired) else { return false };
-            self.relay.fleet.put(id, endpoint);
+            self.context.nodes.put(id, endpoint);
         }
         if known.desired.settings.spec() != desired.settings.spec() {
             dispatcher.report(Event::NodeChanged { node: id, spec: desired.settings.spec() });
@@ -347,10 +342,10 @@ impl Roster {
     fn leave(&self, running: &mut BTreeMap<String, Running>, name: &str) {
         let Some(Running { id, stop, .. }) = running.remove(name) else { return };
         stop.cancel();
-        self.relay.dispatcher.report(Event::NodeLeft { node: id });
-        self.relay.fleet.remove(id);
-        self.relay.catalog.forget(id);
-        self.relay.metrics.node_left(name);
+        self.context.dispatcher.report(Event::NodeLeft { node: id });
+        self.context.nodes.remove(id);
+        self.context.catalog.forget(id);
+        self.context.metrics.node_left(name);
         tracing::info!(node = name, "node left");
     }
 
@@ -381,9 +376,4 @@ fn endpoint(desired: &Desired) -> Option<NodeEndpoint> {
             None
         }
     }
-}
-
-/// The name of a node that was discovered: its entry's and its address.
-fn instance_name(entry: &str, address: SocketAddr) -> String {
-    format!("{entry}-{}", address.ip().to_string().replace(':', "-"))
 }

@@ -4,22 +4,26 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::relay::{HealthSettings, Prober, Relay, Upstream};
+use super::context::FleetContext;
+use super::health::{HealthSettings, Prober};
+use super::upstream::Upstream;
 use scheduler::NodeId;
 
 /// A node to be watched from now on.
 #[derive(Debug)]
 pub struct Watch {
-    pub(super) node: NodeId,
+    pub(crate) node: NodeId,
     /// Ends the watching.
-    pub(super) stop: CancellationToken,
+    pub(crate) stop: CancellationToken,
 }
 
 /// Starts probers.
 #[derive(Debug)]
 pub struct Watchers {
     /// What they share.
-    pub relay: Relay,
+    pub context: FleetContext,
+    /// The client to the nodes.
+    pub upstream: Upstream,
     /// How they ask.
     pub health: HealthSettings,
     /// Whom to watch.
@@ -29,14 +33,13 @@ pub struct Watchers {
 impl Watchers {
     /// Watches until `stop` and until every prober has ended, which that `stop` ends, too.
     pub async fn run(mut self, stop: CancellationToken) {
-        let upstream = Upstream::new(&self.relay.settings);
         let mut probers = FuturesUnordered::new();
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(Watch { node, stop }) = self.wanted.recv() => {
-                    if let Some(prober) = Prober::new(node, &self.relay, self.health.clone(), upstream.clone()) {
-                        probers.push(actix_rt::spawn(prober.run(self.relay.dispatcher.clone(), stop)));
+                    if let Some(prober) = Prober::new(node, &self.context, self.health.clone(), self.upstream.clone()) {
+                        probers.push(actix_rt::spawn(prober.run(self.context.dispatcher.clone(), stop)));
                     }
                 }
                 Some(_) = probers.next() => {}

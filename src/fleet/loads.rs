@@ -1,55 +1,20 @@
 //! Who pays for the time that nodes load models? The request that caused the load, each load once.
 //!
-//! The gateway's own loads are measured: a [`LoadCost`] goes with each request, and the loader keeps its time. A node that
-//! loads by itself says so in its own dialect, to everybody who waited for it and also where the gateway loads another
-//! model there: [`NodeLoads`] charges no moment of a node twice.
+//! The gateway's own loads are measured, by a [`LoadCost`] each. A node that loads by itself says so in its own dialect, to
+//! everybody who waited for it, and also where the gateway loads another model there: [`NodeLoads`] charges no moment of a
+//! node twice.
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
+use crate::dispatch::LoadCost;
 
 /// What a node reports below this is how it takes up any request, and no load.
 const LEAST_LOAD: Duration = Duration::from_millis(250);
 
-/// The time of the loads that one request caused.
-#[derive(Debug, Default)]
-pub struct LoadCost(Mutex<Loads>);
-
-#[derive(Debug, Default)]
-struct Loads {
-    over: Option<Duration>,
-    /// Uptimes at which those under way began: one as a rule, and another where the first one's node was taken out.
-    under_way: Vec<Duration>,
-}
-
-impl LoadCost {
-    fn begin(&self, now: Duration) {
-        self.lock().under_way.push(now);
-    }
-
-    fn end(&self, since: Duration, now: Duration) {
-        let mut loads = self.lock();
-        if let Some(index) = loads.under_way.iter().position(|began| *began == since) {
-            loads.under_way.swap_remove(index);
-            loads.over = Some(loads.over.unwrap_or_default() + now.saturating_sub(since));
-        }
-    }
-
-    /// Of a request that ends before its load does: what the load has taken by then. `None` if it caused none.
-    pub(super) fn so_far(&self, now: Duration) -> Option<Duration> {
-        let loads = self.lock();
-        let under_way = loads.under_way.iter().map(|since| now.saturating_sub(*since));
-        loads.over.into_iter().chain(under_way).reduce(|a, b| a + b)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Loads> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// The loads of one node.
 #[derive(Debug, Default)]
-pub(super) struct NodeLoads(Mutex<Charged>);
+pub(crate) struct NodeLoads(Mutex<Charged>);
 
 #[derive(Debug, Default)]
 struct Charged {
@@ -61,7 +26,7 @@ struct Charged {
 
 impl NodeLoads {
     /// A load of the gateway's own, until the guard is dropped; `cost` is of whoever caused it.
-    pub(super) fn begin(self: &Arc<Self>, cost: Option<Arc<LoadCost>>, clock: Clock) -> LoadUnderWay {
+    pub(crate) fn begin(self: &Arc<Self>, cost: Option<Arc<LoadCost>>, clock: Clock) -> LoadUnderWay {
         let since = clock.uptime();
         self.lock().own += 1;
         if let Some(cost) = &cost {
@@ -71,7 +36,7 @@ impl NodeLoads {
     }
 
     /// What of a load that a node reports is to be charged to the request that it was given at `since`.
-    pub(super) fn charge(&self, since: Duration, reported: Duration) -> Option<Duration> {
+    pub(crate) fn charge(&self, since: Duration, reported: Duration) -> Option<Duration> {
         let mut charged = self.lock();
         if charged.own > 0 || reported < LEAST_LOAD {
             return None;
@@ -99,7 +64,7 @@ impl Charged {
 
 /// Ends a load when dropped: also one that fails, or is broken off.
 #[derive(Debug)]
-pub(super) struct LoadUnderWay {
+pub(crate) struct LoadUnderWay {
     node: Arc<NodeLoads>,
     cost: Option<Arc<LoadCost>>,
     clock: Clock,
@@ -126,24 +91,6 @@ mod tests {
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
-    }
-
-    #[test]
-    fn a_request_pays_for_each_of_its_loads_and_for_what_one_under_way_has_taken() {
-        let cost = LoadCost::default();
-        assert_eq!(cost.so_far(ms(5)), None);
-        cost.begin(ms(10));
-        assert_eq!(cost.so_far(ms(14)), Some(ms(4)));
-        cost.end(ms(10), ms(20));
-        assert_eq!(cost.so_far(ms(50)), Some(ms(10)));
-        cost.begin(ms(60));
-        cost.begin(ms(61));
-        assert_eq!(cost.so_far(ms(63)), Some(ms(15)));
-        cost.end(ms(60), ms(64));
-        assert_eq!(cost.so_far(ms(65)), Some(ms(18)));
-        cost.end(ms(61), ms(65));
-        cost.end(ms(61), ms(99));
-        assert_eq!(cost.so_far(ms(99)), Some(ms(18)), "an end without a beginning is none");
     }
 
     #[test]

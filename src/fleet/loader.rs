@@ -10,49 +10,38 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::carry::Relay;
-use super::loads::LoadCost;
-use super::nodes::NodeEndpoint;
-use super::upstream::{AttemptError, Head, Upstream};
+use super::context::FleetContext;
+use super::endpoint::NodeEndpoint;
+use super::upstream::{AttemptError, Head, Upstream, read_answer};
+use crate::dispatch::Errand;
 use protocol::Endpoint;
 use scheduler::{Event, Failure, NodeId};
-
-/// What is to be done to a node's memory.
-#[derive(Clone, Debug)]
-pub enum Errand {
-    /// Bring a model in.
-    Load {
-        /// Where.
-        node: NodeId,
-        /// As the node lists it.
-        model: Arc<str>,
-        /// Of the request that caused it.
-        cost: Option<Arc<LoadCost>>,
-    },
-    /// Take a model out.
-    Unload {
-        /// Where.
-        node: NodeId,
-        /// As the node lists it.
-        model: Arc<str>,
-    },
-}
 
 /// An unload is only taken note of: the node answers at once.
 const UNLOAD_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How models are loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadTerms {
+    /// Longest wait for a model to be loaded.
+    pub deadline: Duration,
+    /// How long a model stays in memory after its last request, if nothing else needs the memory.
+    pub keep_alive: Duration,
+}
+
 /// Does the scheduler's errands, as many at a time as it wants.
 #[derive(Debug)]
 pub struct Loader {
-    relay: Relay,
+    context: FleetContext,
+    terms: LoadTerms,
     upstream: Upstream,
     errands: mpsc::Receiver<Errand>,
 }
 
 impl Loader {
     /// A loader for what the dispatcher wants.
-    pub fn new(relay: Relay, upstream: Upstream, errands: mpsc::Receiver<Errand>) -> Self {
-        Self { relay, upstream, errands }
+    pub fn new(context: FleetContext, terms: LoadTerms, upstream: Upstream, errands: mpsc::Receiver<Errand>) -> Self {
+        Self { context, terms, upstream, errands }
     }
 
     /// Does errands until `stop`; a load under way is broken off then.
@@ -62,7 +51,7 @@ impl Loader {
             tokio::select! {
                 () = stop.cancelled() => return,
                 errand = self.errands.recv() => match errand {
-                    Some(errand) => under_way.push(run(self.relay.clone(), self.upstream.clone(), errand)),
+                    Some(errand) => under_way.push(run(self.context.clone(), self.terms, self.upstream.clone(), errand)),
                     None => return,
                 },
                 Some(()) = under_way.next() => {}
@@ -71,20 +60,19 @@ impl Loader {
     }
 }
 
-async fn run(relay: Relay, upstream: Upstream, errand: Errand) {
-    let began = relay.clock.uptime();
+async fn run(context: FleetContext, terms: LoadTerms, upstream: Upstream, errand: Errand) {
+    let began = context.clock.uptime();
     let event = match errand {
         Errand::Load { node, model, cost } => {
-            let deadline = Duration::from_secs(relay.settings.load_seconds);
-            let keep = json!(format!("{}s", relay.settings.keep_alive_minutes * 60));
-            let result = with_node(&relay, node, async |endpoint| {
-                let under_way = endpoint.loads.begin(cost, relay.clock);
-                let result = ask(&upstream, endpoint, &model, &keep, deadline).await;
+            let keep = json!(format!("{}s", terms.keep_alive.as_secs()));
+            let result = with_node(&context, node, async |endpoint| {
+                let under_way = endpoint.loads.begin(cost, context.clock);
+                let result = ask(&upstream, endpoint, &model, &keep, terms.deadline).await;
                 drop(under_way);
-                let seconds = relay.clock.uptime().saturating_sub(began);
+                let seconds = context.clock.uptime().saturating_sub(began);
                 match &result {
                     Ok(()) => {
-                        relay.metrics.loaded(&endpoint.name, seconds);
+                        context.metrics.loaded(&endpoint.name, seconds);
                         tracing::info!(node = &*endpoint.name, model = &*model, ?seconds, "model loaded");
                     }
                     Err(error) => report(&endpoint.name, &model, error, "a model could not be loaded"),
@@ -94,7 +82,7 @@ async fn run(relay: Relay, upstream: Upstream, errand: Errand) {
             Event::Loaded { node, result: result.await, model: model.clone() }
         }
         Errand::Unload { node, model } => {
-            let result = with_node(&relay, node, async |endpoint| {
+            let result = with_node(&context, node, async |endpoint| {
                 let result = ask(&upstream, endpoint, &model, &json!(0), UNLOAD_DEADLINE).await;
                 match &result {
                     Ok(()) => tracing::info!(node = &*endpoint.name, model = &*model, "model unloaded to make room"),
@@ -105,16 +93,16 @@ async fn run(relay: Relay, upstream: Upstream, errand: Errand) {
             Event::Unloaded { node, result: result.await, model: model.clone() }
         }
     };
-    relay.dispatcher.report(event);
+    context.dispatcher.report(event);
 }
 
 /// Does something with a node, unless it was taken out since.
 async fn with_node(
-    relay: &Relay,
+    context: &FleetContext,
     node: NodeId,
     act: impl AsyncFnOnce(&Arc<NodeEndpoint>) -> Result<(), AttemptError>,
 ) -> Result<(), Failure> {
-    match relay.fleet.get(node) {
+    match context.nodes.get(node) {
         Some(endpoint) => act(&endpoint).await.map_err(|error| error.failure),
         None => Err(Failure::Unreachable),
     }
@@ -162,7 +150,7 @@ async fn post(
     Ok(match head {
         // To its end, so that the connection can be used again, and so that an answer cut short is no success.
         Head::Good(mut response) => {
-            super::upstream::read_answer(&mut response, UNLOAD_DEADLINE).await?;
+            read_answer(&mut response, UNLOAD_DEADLINE).await?;
             Head::Good(response)
         }
         rejected => rejected,

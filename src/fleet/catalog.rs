@@ -23,20 +23,20 @@ struct Said {
 }
 
 impl Catalog {
-    pub(super) fn hear_version(&self, node: NodeId, version: String) {
+    pub(crate) fn hear_version(&self, node: NodeId, version: String) {
         self.nodes.entry(node).or_default().version = Some(version);
     }
 
-    pub(super) fn hear_tags(&self, node: NodeId, tags: Vec<Value>) {
+    pub(crate) fn hear_tags(&self, node: NodeId, tags: Vec<Value>) {
         self.nodes.entry(node).or_default().tags = tags;
     }
 
-    pub(super) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) {
+    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) {
         self.nodes.entry(node).or_default().loaded = loaded;
     }
 
     /// A node that does not answer has nothing in memory that anybody could use.
-    pub(super) fn hear_nothing(&self, node: NodeId) {
+    pub(crate) fn hear_nothing(&self, node: NodeId) {
         self.nodes.entry(node).or_default().loaded.clear();
     }
 
@@ -46,12 +46,12 @@ impl Catalog {
     }
 
     /// Whether that is so, asked once.
-    pub(super) fn take_stale(&self, node: NodeId) -> bool {
+    pub(crate) fn take_stale(&self, node: NodeId) -> bool {
         self.nodes.get_mut(&node).is_some_and(|mut said| std::mem::take(&mut said.is_stale))
     }
 
     /// A node left.
-    pub(super) fn forget(&self, node: NodeId) {
+    pub(crate) fn forget(&self, node: NodeId) {
         self.nodes.remove(&node);
     }
 

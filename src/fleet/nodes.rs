@@ -16,12 +16,12 @@ impl Fleet {
     }
 
     /// A node joins, or is spoken to in another way from now on.
-    pub(in crate::relay) fn put(&self, node: NodeId, endpoint: NodeEndpoint) {
+    pub(crate) fn put(&self, node: NodeId, endpoint: NodeEndpoint) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node, Arc::new(endpoint));
     }
 
     /// A node leaves. Who speaks with it may end.
-    pub(in crate::relay) fn remove(&self, node: NodeId) {
+    pub(crate) fn remove(&self, node: NodeId) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).remove(&node);
     }
 }

@@ -10,7 +10,7 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::nodes::NodeEndpoint;
+use super::endpoint::NodeEndpoint;
 use super::upstream::{Upstream, next_chunk, read_answer};
 use protocol::{Endpoint, message_of};
 

@@ -2,8 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use super::instance_name;
-use crate::relay::nodes::{Discover, NodeSettings};
+use super::settings::{Discover, NodeSettings};
 use crate::store::{Store, StoreError};
 
 /// Where a node comes from.
@@ -30,54 +29,54 @@ impl Source {
 
 /// A node that there should be.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Desired {
+pub(crate) struct Desired {
     /// Under its own name.
-    pub(super) settings: NodeSettings,
-    pub(super) source: Source,
+    pub(crate) settings: NodeSettings,
+    pub(crate) source: Source,
     /// Where exactly, if it was discovered.
-    pub(super) address: Option<SocketAddr>,
-    pub(super) is_draining: bool,
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) is_draining: bool,
     /// Its endpoint is to be made anew.
-    pub(super) is_stale: bool,
+    pub(crate) is_stale: bool,
 }
 
 impl Desired {
     /// Whether what is known of one holds for the other.
-    pub(super) fn is_same_machine(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
         self.settings.url == other.settings.url && self.address == other.address
     }
 }
 
 /// Everything that says which nodes there should be.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
-    pub(super) file: Vec<NodeSettings>,
-    pub(super) added: BTreeMap<String, NodeSettings>,
+pub(crate) struct Sources {
+    pub(crate) file: Vec<NodeSettings>,
+    pub(crate) added: BTreeMap<String, NodeSettings>,
     /// Names of nodes and of entries.
-    pub(super) drained: BTreeSet<String>,
+    pub(crate) drained: BTreeSet<String>,
     /// What the DNS said last, by entry.
-    pub(super) found: BTreeMap<String, Vec<SocketAddr>>,
-    pub(super) next_id: usize,
+    pub(crate) found: BTreeMap<String, Vec<SocketAddr>>,
+    pub(crate) next_id: usize,
     /// Names of the database that the file has, too, and that were told of.
     shadowed: BTreeSet<String>,
 }
 
 impl Sources {
-    pub(super) fn new(file: Vec<NodeSettings>) -> Self {
+    pub(crate) fn new(file: Vec<NodeSettings>) -> Self {
         Self { file, ..Self::default() }
     }
 
-    pub(super) fn is_in_file(&self, name: &str) -> bool {
+    pub(crate) fn is_in_file(&self, name: &str) -> bool {
         self.file.iter().any(|settings| settings.name == name)
     }
 
     /// Whether an entry has this name.
-    pub(super) fn knows(&self, name: &str) -> bool {
+    pub(crate) fn knows(&self, name: &str) -> bool {
         self.is_in_file(name) || self.added.contains_key(name)
     }
 
     /// Takes up what the database says.
-    pub(super) async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
+    pub(crate) async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
         let (nodes, drained) = (store.nodes().await?, store.drained_nodes().await?);
         let understood = nodes.into_iter().filter_map(|node| match serde_json::from_str(&node.settings) {
             Ok(settings) => Some((node.name, settings)),
@@ -92,7 +91,7 @@ impl Sources {
     }
 
     /// The entries that stand for what their name resolves to: entry, host, port.
-    pub(super) fn to_resolve(&self) -> Vec<(String, String, u16)> {
+    pub(crate) fn to_resolve(&self) -> Vec<(String, String, u16)> {
         let discovering = |settings: &&NodeSettings| settings.discover == Discover::Dns;
         let place = |settings: &NodeSettings| {
             let (host, port) = settings.host_and_port()?;
@@ -102,7 +101,7 @@ impl Sources {
     }
 
     /// Every node that there should be; a name is there once.
-    pub(super) fn desired(&mut self) -> Vec<Desired> {
+    pub(crate) fn desired(&mut self) -> Vec<Desired> {
         self.tell_of_shadowed();
         let mut names = BTreeSet::new();
         let mut desired = Vec::new();
@@ -145,4 +144,9 @@ impl Sources {
         }
         self.shadowed = shadowed;
     }
+}
+
+/// The name of a node that was discovered: its entry's and its address.
+fn instance_name(entry: &str, address: SocketAddr) -> String {
+    format!("{entry}-{}", address.ip().to_string().replace(':', "-"))
 }

@@ -38,7 +38,7 @@ impl Resolver {
     }
 
     /// The addresses of every name that could be resolved, in order and without repetition.
-    pub(super) async fn resolve_all(&self, names: Vec<(String, String, u16)>) -> Vec<(String, Vec<SocketAddr>)> {
+    pub(crate) async fn resolve_all(&self, names: Vec<(String, String, u16)>) -> Vec<(String, Vec<SocketAddr>)> {
         let resolving = names.into_iter().map(|(entry, host, port)| async move {
             let said = tokio::time::timeout(PATIENCE, (self.0)(host.clone(), port)).await;
             match said.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {

@@ -4,47 +4,24 @@
 //! within it one for the look at the key (`auth`), one for each wait for a slot (`queue`) and one for each attempt on a
 //! node (`upstream`). A client's W3C `traceparent` makes them part of the client's trace, and each attempt hands the node
 //! one with a span id of its own. Whether spans are recorded is decided with the client's flag, or else by chance
-//! ([`Settings::sample_ratio`]); where nothing is exported, a client's trace is still passed on.
+//! ([`TracingSettings::sample_ratio`]); where nothing is exported, a client's trace is still passed on.
 //!
 //! No span holds a prompt, an answer or a key.
-mod export;
-
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::export::Exporter;
+use super::settings::TracingSettings;
+use crate::clock::Clock;
+use limits::Moment;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceFlags, TraceState};
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, IdGenerator, RandomIdGenerator, SpanData, SpanProcessor};
-use serde::{Deserialize, Serialize};
 
-pub use export::Exporter;
-
-use crate::clock::Clock;
-use limits::Moment;
-
-/// Traces of requests: a span for the key check, each wait for a slot and each attempt on a node. A client's
-/// `traceparent` is passed on to the node either way.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Base URL of a collector that speaks OTLP over HTTP, such as `http://collector:4318` (`/v1/traces` is
-    /// appended). `null` = no traces. Credentials go into the environment:
-    /// `OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20..."`. Default `null`.
-    pub otlp_endpoint: Option<String>,
-    /// Share of requests to trace, 0 to 1, unless the client's `traceparent` decides. Default `1.0`.
-    pub sample_ratio: f64,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: 1.0 }
-    }
-}
-
-impl Settings {
+impl TracingSettings {
     /// The setting that cannot be used, and why.
     pub fn flaw(&self) -> Option<(&'static str, &'static str)> {
         let is_url = |url: &str| {
@@ -71,7 +48,7 @@ impl Tracer {
     ///
     /// # Errors
     /// When there can be no exporter with these settings.
-    pub fn new(settings: &Settings, clock: Clock) -> Result<(Self, Option<Exporter>), String> {
+    pub fn new(settings: &TracingSettings, clock: Clock) -> Result<(Self, Option<Exporter>), String> {
         let exporter = settings.otlp_endpoint.as_deref().map(Exporter::new).transpose()?;
         let sink = exporter.as_ref().map(Exporter::sink);
         Ok((Self { clock, sample_ratio: settings.sample_ratio, sink }, exporter))
@@ -181,18 +158,18 @@ impl Trace {
     }
 
     /// A wait for a slot ended, with one or without.
-    pub(super) fn waited(&self, since: Duration, until: Duration, is_granted: bool) {
+    pub(crate) fn waited(&self, since: Duration, until: Duration, is_granted: bool) {
         let status = if is_granted { Status::Unset } else { Status::error("no slot") };
         self.child("queue", SpanKind::Internal, self.new_span(), (since, until), Vec::new, status);
     }
 
     /// A node is asked from now on.
-    pub(super) fn ask(&mut self, node: Arc<str>, attempt: u32, since: Duration) {
+    pub(crate) fn ask(&mut self, node: Arc<str>, attempt: u32, since: Duration) {
         self.asking = Some(Asking { span: self.new_span(), node, attempt, since });
     }
 
     /// What the node that is asked is told: `traceparent` and, if there is one, `tracestate`.
-    pub(super) fn headers(&self) -> Option<(String, Option<String>)> {
+    pub(crate) fn headers(&self) -> Option<(String, Option<String>)> {
         let span = self.asking.as_ref()?.span;
         let (trace, flags) = (self.context.trace_id(), self.context.trace_flags().to_u8() & 1);
         let state = self.context.trace_state().header();
@@ -200,7 +177,7 @@ impl Trace {
     }
 
     /// The attempt ended like this.
-    pub(super) fn answered(&mut self, outcome: &str, until: Duration) {
+    pub(crate) fn answered(&mut self, outcome: &str, until: Duration) {
         let Some(Asking { span, node, attempt, since }) = self.asking.take() else { return };
         let status = match outcome {
             "ok" | "client_error" | "cancelled" => Status::Unset,
@@ -308,7 +285,7 @@ mod tests {
 
     fn begin(traceparent: Option<&str>, tracestate: Option<&str>) -> Option<Trace> {
         let clock = Clock::start();
-        let (tracer, exporter) = Tracer::new(&Settings::default(), clock).unwrap();
+        let (tracer, exporter) = Tracer::new(&TracingSettings::default(), clock).unwrap();
         assert!(exporter.is_none());
         tracer.begin(traceparent, tracestate, clock.now())
     }
@@ -342,7 +319,7 @@ mod tests {
     #[test]
     fn settings_are_checked() {
         let flaw = |endpoint: Option<&str>, sample_ratio| {
-            Settings { otlp_endpoint: endpoint.map(str::to_owned), sample_ratio }.flaw().map(|(key, _)| key)
+            TracingSettings { otlp_endpoint: endpoint.map(str::to_owned), sample_ratio }.flaw().map(|(key, _)| key)
         };
         assert_eq!(flaw(None, 1.0), None);
         assert_eq!(flaw(Some("https://collector:4318"), 0.0), None);

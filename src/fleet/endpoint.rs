@@ -14,8 +14,9 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use super::settings::{Flaw, NodeSettings};
-use crate::relay::loads::NodeLoads;
+use super::flaw::Flaw;
+use super::loads::NodeLoads;
+use super::settings::NodeSettings;
 use protocol::Endpoint;
 
 /// Headers that are ours, the connection's, or have settings of their own.
@@ -57,7 +58,7 @@ pub struct NodeEndpoint {
     chunk_gap: Option<Duration>,
     probe: Option<Duration>,
     /// Who pays for them.
-    pub(in crate::relay) loads: Arc<NodeLoads>,
+    pub(crate) loads: Arc<NodeLoads>,
 }
 
 impl fmt::Debug for NodeEndpoint {
@@ -116,60 +117,60 @@ impl NodeEndpoint {
         &self.routes[endpoint as usize]
     }
 
-    pub(in crate::relay) fn version_uri(&self) -> &Uri {
+    pub(crate) fn version_uri(&self) -> &Uri {
         &self.version
     }
 
-    pub(in crate::relay) fn tags_uri(&self) -> &Uri {
+    pub(crate) fn tags_uri(&self) -> &Uri {
         &self.tags
     }
 
-    pub(in crate::relay) fn ps_uri(&self) -> &Uri {
+    pub(crate) fn ps_uri(&self) -> &Uri {
         &self.ps
     }
 
-    pub(in crate::relay) fn show_uri(&self) -> &Uri {
+    pub(crate) fn show_uri(&self) -> &Uri {
         &self.show
     }
 
-    pub(in crate::relay) fn pull_uri(&self) -> &Uri {
+    pub(crate) fn pull_uri(&self) -> &Uri {
         &self.pull
     }
 
-    pub(in crate::relay) fn delete_uri(&self) -> &Uri {
+    pub(crate) fn delete_uri(&self) -> &Uri {
         &self.delete
     }
 
     /// The headers of every request to this node, and to no other.
-    pub(in crate::relay) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.headers.iter().cloned()
     }
 
-    pub(in crate::relay) fn tls(&self) -> Option<Arc<ClientConfig>> {
+    pub(crate) fn tls(&self) -> Option<Arc<ClientConfig>> {
         self.tls.clone()
     }
 
-    pub(in crate::relay) fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
     /// Longest wait for a connection, if not the relay's.
-    pub(in crate::relay) fn connect(&self) -> Option<Duration> {
+    pub(crate) fn connect(&self) -> Option<Duration> {
         self.connect
     }
 
     /// Longest wait for the first byte, if not the relay's.
-    pub(in crate::relay) fn first_byte(&self) -> Option<Duration> {
+    pub(crate) fn first_byte(&self) -> Option<Duration> {
         self.first_byte
     }
 
     /// Longest silence within an answer, if not the relay's.
-    pub(in crate::relay) fn chunk_gap(&self) -> Option<Duration> {
+    pub(crate) fn chunk_gap(&self) -> Option<Duration> {
         self.chunk_gap
     }
 
     /// Longest wait for a sign of life, if not that of all nodes.
-    pub(in crate::relay) fn probe(&self) -> Option<Duration> {
+    pub(crate) fn probe(&self) -> Option<Duration> {
         self.probe
     }
 }
