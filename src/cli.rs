@@ -8,7 +8,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Reloader;
@@ -43,6 +43,11 @@ enum Command {
     Healthcheck,
     /// Print the OpenAPI document
     Openapi,
+}
+
+/// The command line, described: docs/reference/cli.md is made from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Reads the command line and does what it says.

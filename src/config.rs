@@ -56,13 +56,15 @@ pub struct Config {
     pub log: telemetry::Settings,
 }
 
-/// The admin key: given, in a file, or made at the first start.
+/// The key that opens `/admin`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSettings {
-    /// The key itself. `null` = made at the first start, shown once, and kept beside the database. Default `null`.
+    /// The admin key. `null` = one is generated at the first start, shown once and kept in the file `admin_key`
+    /// next to the database (mode 0600). On any address other than loopback it needs at least 32 characters.
+    /// Default `null`.
     pub key: Option<String>,
-    /// A file that holds the key. Default `null`.
+    /// A file that holds the key, instead of `key`. Default `null`.
     pub key_file: Option<PathBuf>,
 }
 
