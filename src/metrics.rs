@@ -49,13 +49,14 @@ const ENDS: [(&str, &str); 10] = [
     ("504", "timeout"),
 ];
 
-/// What is exported.
+/// What `GET /metrics` exports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Whether there are metrics by user: `off` or `all`. Default `off`.
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// names. Default `off`.
     pub user_label: UserLabel,
-    /// Users that are told apart at most; all others together are `_other`. Default 100.
+    /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
     pub user_cap: usize,
 }
 
