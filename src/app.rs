@@ -385,7 +385,7 @@ struct Parts {
     roster: Arc<Roster>,
     reloader: Reloader,
     names: Live<ModelNames>,
-    limits: Live<limits::Settings>,
+    limits: Live<limits::DefaultLimits>,
     tracer: Tracer,
     draining: CancellationToken,
 }

@@ -39,11 +39,11 @@ pub struct Config {
     /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
-    pub limits: limits::Settings,
+    pub limits: limits::DefaultLimits,
     /// Other names for models, and what to use instead of those that are not there.
     pub models: http::ModelNames,
     /// How many requests may wait.
-    pub queue: scheduler::Settings,
+    pub queue: scheduler::QueueLimits,
     /// Deadlines of requests.
     pub relay: RelaySettings,
     /// How nodes are watched.
@@ -84,9 +84,9 @@ impl Default for Config {
             database: store::Settings::default(),
             keys: store::KeySettings::default(),
             nodes: vec![local],
-            limits: limits::Settings::default(),
+            limits: limits::DefaultLimits::default(),
             models: http::ModelNames::default(),
-            queue: scheduler::Settings::default(),
+            queue: scheduler::QueueLimits::default(),
             relay: RelaySettings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),

@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use crate::config::SimModel;
 use crate::error::ApiError;
+use crate::model::SimModel;
 use crate::text::{Numbers, count_tokens, hash, length_mark, pieces_of};
 
 /// One message of a conversation.

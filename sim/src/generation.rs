@@ -13,11 +13,10 @@ use tokio::time::Instant;
 use crate::ask::{Answer, Piece, Reason};
 use crate::clock;
 use crate::dialect::{Dialect, End, Timings, Usage};
-use crate::engine::Engine;
+use crate::engine::{Engine, SlotHold};
 use crate::error::ApiError;
 use crate::fault::{Break, Fault};
 use crate::ledger::Visit;
-use crate::seat::Seat;
 
 /// The speed an infinitely fast node is taken to have under [`Fault::Slow`].
 const SLOWED_INFINITE_SPEED: f64 = 1000.0;
@@ -88,7 +87,7 @@ pub(crate) struct Generation {
     pieces: std::vec::IntoIter<Piece>,
     reason: Reason,
     pace: Pace,
-    seat: Option<Seat>,
+    slot: Option<SlotHold>,
     visit: Visit,
     fault: Option<Fault>,
     broken: Option<(usize, Break)>,
@@ -107,7 +106,7 @@ pub(crate) struct Start {
     pub(crate) answer: Answer,
     pub(crate) prompt_tokens: u64,
     pub(crate) pace: Pace,
-    pub(crate) seat: Seat,
+    pub(crate) slot: SlotHold,
     pub(crate) visit: Visit,
     pub(crate) fault: Option<Fault>,
     pub(crate) started: Instant,
@@ -121,7 +120,7 @@ impl Generation {
             pieces: start.answer.pieces.into_iter(),
             reason: start.answer.reason,
             pace: start.pace,
-            seat: Some(start.seat),
+            slot: Some(start.slot),
             visit: start.visit,
             broken: start.fault.as_ref().and_then(Fault::in_stream),
             fault: start.fault,
@@ -260,7 +259,7 @@ impl Generation {
     /// Gives the slot back with the last chunk, so that a client that has it finds the slot free.
     fn close(&mut self) {
         self.over = true;
-        self.seat = None;
+        self.slot = None;
         self.visit.complete();
     }
 }

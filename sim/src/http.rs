@@ -1,4 +1,4 @@
-//! How does a request find its handler? Routes, authorization, and everything that is answered at once.
+//! Which handler answers a request? The routes, the key, and everything that is answered at once.
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -7,18 +7,14 @@ use actix_web::middleware::Next;
 use actix_web::{Error, HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 
-use crate::clock;
-use crate::disk;
 use crate::error::{ApiError, Wire, json_type};
 use crate::inference;
 use crate::info;
-use crate::ledger::{Outcome, SeenRequest};
-use crate::node::Node;
+use crate::ledger::SeenRequest;
+use crate::library;
+use crate::state::NodeData;
 
-/// The node, as handlers receive it.
-pub(crate) type NodeData = web::Data<Node>;
-
-/// Bytes of the largest request body; Ollama itself has no limit.
+/// The largest request body in bytes. Ollama itself has no limit.
 const BODY_LIMIT: usize = 1 << 30;
 
 /// All routes of the node.
@@ -91,7 +87,7 @@ async fn probe(node: NodeData, probe: Probe) -> HttpResponse {
     if probe == Probe::Health {
         return HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("Ollama is running");
     }
-    node.thawed().await;
+    node.probes_thawed().await;
     let body = match probe {
         Probe::Ps => info::ps(&node.engine.loaded()),
         Probe::Tags => info::tags(&node.engine.disk().models()),
@@ -101,17 +97,17 @@ async fn probe(node: NodeData, probe: Probe) -> HttpResponse {
 }
 
 async fn not_found(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body));
+    node.ledger.note(SeenRequest::new(&request, body));
     HttpResponse::NotFound().content_type("text/plain").body("404 page not found")
 }
 
 async fn method_not_allowed(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body));
+    node.ledger.note(SeenRequest::new(&request, body));
     HttpResponse::MethodNotAllowed().content_type("text/plain").body("405 method not allowed")
 }
 
 async fn show(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body.clone()));
+    node.ledger.note(SeenRequest::new(&request, body.clone()));
     match info::show(node.engine.disk(), &body) {
         Ok(body) => HttpResponse::Ok().content_type(json_type(Wire::Native)).body(body),
         Err(error) => error.response(Wire::Native),
@@ -119,41 +115,24 @@ async fn show(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse
 }
 
 async fn pull(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body.clone()));
-    disk::pull(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
+    node.ledger.note(SeenRequest::new(&request, body.clone()));
+    library::pull(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
 }
 
 async fn delete(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body.clone()));
-    disk::delete(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
+    node.ledger.note(SeenRequest::new(&request, body.clone()));
+    library::delete(&node, &body).unwrap_or_else(|error| error.response(Wire::Native))
 }
 
 async fn models(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body));
+    node.ledger.note(SeenRequest::new(&request, body));
     HttpResponse::Ok().content_type(json_type(Wire::OpenAi)).body(info::openai_models(&node.engine.disk().models()))
 }
 
 async fn model(node: NodeData, request: HttpRequest, name: web::Path<String>, body: Bytes) -> HttpResponse {
-    node.ledger.note(seen(&request, body));
+    node.ledger.note(SeenRequest::new(&request, body));
     match node.engine.disk().find(&name) {
         Some(_) => HttpResponse::Ok().content_type(json_type(Wire::OpenAi)).body(info::openai_model(&name)),
         None => ApiError::model_not_found(&name).response(Wire::OpenAi),
-    }
-}
-
-pub(crate) fn seen(request: &HttpRequest, body: Bytes) -> SeenRequest {
-    let headers = request.headers().iter();
-    let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    SeenRequest {
-        path: request.path().to_owned(),
-        headers: headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
-        body,
-        request_id: request.headers().get("x-request-id").map(text),
-        tokens_generated: 0,
-        prompt_tokens: 0,
-        found_loaded: false,
-        arrived: clock::now().into_std(),
-        ended: None,
-        outcome: Outcome::Running,
     }
 }

@@ -10,23 +10,24 @@ use tokio::task::yield_now;
 
 use crate::ask::answer;
 use crate::clock;
-use crate::config::SimModel;
+use crate::dialect::embeddings::Embed;
+use crate::dialect::work::{Generate, Residence, Work};
 use crate::dialect::{
-    Generate, Residence, Timings, Work, anthropic, embeddings, native_request, openai_request, openai_text,
-    responses_request,
+    Timings, anthropic, embeddings_request, native_request, openai_request, openai_text, responses_request,
 };
 use crate::error::{ApiError, Wire, json_type};
 use crate::fault::{Break, Fault};
 use crate::generation::{Died, Generation, Pace, Start, Whole};
-use crate::http::{NodeData, seen};
-use crate::ledger::Visit;
+use crate::ledger::{SeenRequest, Visit};
+use crate::model::SimModel;
+use crate::state::NodeData;
 
 /// One inference request. Whatever is dropped here when the client hangs up gives its place back at once.
 pub(crate) async fn infer(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
     let path = request.path();
     let wire = Wire::of(path);
     let fault = node.faults.take();
-    let mut visit = node.ledger.enter(seen(&request, body.clone()));
+    let mut visit = node.ledger.enter(SeenRequest::new(&request, body.clone()));
     if let Some(response) = at_the_door(fault.as_ref(), wire, &body, &visit) {
         visit.reject();
         return response;
@@ -52,11 +53,11 @@ fn read(path: &str, body: &[u8]) -> Result<Work, ApiError> {
     match path {
         "/api/chat" => native_request::chat(body),
         "/api/generate" => native_request::generate(body),
-        "/api/embed" => embeddings::native(body),
-        "/api/embeddings" => embeddings::native_old(body),
+        "/api/embed" => embeddings_request::native(body),
+        "/api/embeddings" => embeddings_request::native_old(body),
         "/v1/chat/completions" => openai_request::chat(body),
         "/v1/completions" => openai_text::complete(body),
-        "/v1/embeddings" => embeddings::openai(body),
+        "/v1/embeddings" => embeddings_request::openai(body),
         "/v1/responses" => responses_request::respond(body),
         _ => anthropic::messages(body),
     }
@@ -105,9 +106,9 @@ impl Job<'_> {
         self.visit.set_queued(true);
         let engine = &self.node.engine;
         self.visit.set_found_loaded(engine.has(&model, &options));
-        let lease = engine.hold(&model, keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
+        let hold = engine.hold(&model, keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
         let load = clock::now() - started;
-        let seat = lease.seat().await;
+        let slot = hold.slot().await;
         self.visit.set_queued(false);
         let pace = Pace::new(engine, engine.config().solo_speed(&model), self.fault.as_ref());
         let mut generation = Generation::new(Start {
@@ -115,7 +116,7 @@ impl Job<'_> {
             answer: answer(&ask, &model),
             prompt_tokens,
             pace,
-            seat,
+            slot,
             visit: self.visit,
             fault: self.fault,
             started,
@@ -125,7 +126,7 @@ impl Job<'_> {
         if stream { Ok(streamed(generation).await) } else { Ok(whole(generation.whole().await?, wire)) }
     }
 
-    async fn embed(mut self, wire: Wire, embed: embeddings::Embed) -> Result<HttpResponse, ApiError> {
+    async fn embed(mut self, wire: Wire, embed: Embed) -> Result<HttpResponse, ApiError> {
         let started = clock::now();
         let missing =
             |name: &str| ApiError { status: 404, message: format!("model \"{name}\" not found, try pulling it first") };
@@ -139,9 +140,9 @@ impl Job<'_> {
         self.visit.set_queued(true);
         let engine = &self.node.engine;
         self.visit.set_found_loaded(engine.has(&model, &embed.options));
-        let lease = engine.hold(&model, embed.keep_alive, &embed.options).await.inspect_err(|_| self.visit.reject())?;
+        let hold = engine.hold(&model, embed.keep_alive, &embed.options).await.inspect_err(|_| self.visit.reject())?;
         let timings = Timings::new(started, clock::now() - started);
-        let seat = lease.seat().await;
+        let slot = hold.slot().await;
         self.visit.set_queued(false);
         let speed = engine.config().solo_speed(&model);
         Pace::new(engine, speed, self.fault.as_ref()).prefill(prompt_tokens).await;
@@ -153,7 +154,7 @@ impl Job<'_> {
         if how == Some(Break::Hang) || self.fault == Some(Fault::HangBeforeHead) {
             pending::<()>().await;
         }
-        drop(seat);
+        drop(slot);
         self.visit.complete();
         match how {
             Some(Break::Error) => Err(ApiError::runner_stopped()),
@@ -175,7 +176,7 @@ impl Job<'_> {
         self.visit.set_queued(true);
         self.visit.set_found_loaded(self.node.engine.has(&model, &residence.options));
         let held = self.node.engine.hold(&model, residence.keep_alive, &residence.options).await;
-        let _lease = held.inspect_err(|_| self.visit.reject())?;
+        let _hold = held.inspect_err(|_| self.visit.reject())?;
         let hangs = |fault: &Fault| matches!(fault, Fault::HangBeforeHead | Fault::HangAfter(_));
         if self.fault.as_ref().is_some_and(hangs) {
             self.visit.fault();

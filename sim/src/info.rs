@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::config::SimModel;
 use crate::dialect::read;
 use crate::disk::Disk;
 use crate::engine::LoadedModel;
 use crate::error::{ApiError, json};
+use crate::model::SimModel;
 use crate::text::digest;
 
 const VERSION: &str = "0.33.0";
@@ -37,7 +37,7 @@ struct Tag<'a> {
 }
 
 #[derive(Serialize)]
-struct Running<'a> {
+struct RunningModel<'a> {
     name: &'a str,
     model: &'a str,
     size: u64,
@@ -104,7 +104,7 @@ pub(crate) fn tags(models: &[SimModel]) -> String {
 
 /// The body of `/api/ps`.
 pub(crate) fn ps(loaded: &[LoadedModel]) -> String {
-    let models = loaded.iter().map(|LoadedModel { model, context_length, expires_at }| Running {
+    let models = loaded.iter().map(|LoadedModel { model, context_length, expires_at }| RunningModel {
         name: &model.name,
         model: &model.name,
         size: model.size_bytes,

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
+use actix_web::HttpRequest;
+use actix_web::http::header::HeaderValue;
 use bytes::Bytes;
 
 use crate::clock;
@@ -48,6 +50,25 @@ pub struct SeenRequest {
     pub ended: Option<Instant>,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+impl SeenRequest {
+    pub(crate) fn new(request: &HttpRequest, body: Bytes) -> Self {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let headers = request.headers().iter();
+        Self {
+            path: request.path().to_owned(),
+            headers: headers.map(|(name, value)| (name.as_str().to_owned(), text(value))).collect(),
+            body,
+            request_id: request.headers().get("x-request-id").map(text),
+            tokens_generated: 0,
+            prompt_tokens: 0,
+            found_loaded: false,
+            arrived: clock::now().into_std(),
+            ended: None,
+            outcome: Outcome::Running,
+        }
+    }
 }
 
 /// A snapshot of the node's counters. The numbers of requests cover generation and embedding only.

@@ -8,29 +8,13 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::http::KeepAlive;
 use actix_web::{App, HttpServer, middleware, web};
-use tokio::sync::watch;
 
 use crate::config::SimConfig;
 use crate::engine::Engine;
-use crate::fault::{Fault, FaultPlan};
+use crate::fault::Fault;
 use crate::http;
-use crate::ledger::{Ledger, SeenRequest, SimStats};
-
-/// What the handlers of a node share.
-pub(crate) struct Node {
-    pub(crate) engine: Arc<Engine>,
-    pub(crate) ledger: Arc<Ledger>,
-    pub(crate) faults: FaultPlan,
-    frozen: watch::Sender<bool>,
-}
-
-impl Node {
-    /// Waits while the probes are frozen.
-    pub(crate) async fn thawed(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.frozen.subscribe().wait_for(|frozen| !frozen).await;
-    }
-}
+use crate::ledger::{SeenRequest, SimStats};
+use crate::state::Node;
 
 /// A simulated Ollama node that listens on its own port. Dropping it stops it.
 pub struct SimNode {
@@ -47,12 +31,7 @@ impl SimNode {
     /// When the address cannot be bound.
     pub async fn start(config: SimConfig) -> io::Result<SimNode> {
         let listen = config.listen;
-        let node = Arc::new(Node {
-            engine: Arc::new(Engine::new(config)),
-            ledger: Arc::new(Ledger::default()),
-            faults: FaultPlan::default(),
-            frozen: watch::Sender::new(false),
-        });
+        let node = Arc::new(Node::new(Engine::new(config)));
         node.engine.warm_up();
         let (addr, handle) = serve(Arc::clone(&node), listen)?;
         Ok(SimNode { node, addr, server: Mutex::new(Some(handle)) })
@@ -86,12 +65,12 @@ impl SimNode {
 
     /// While true, `/api/version`, `/api/tags` and `/api/ps` do not answer.
     pub fn freeze_probes(&self, frozen: bool) {
-        self.node.frozen.send_replace(frozen);
+        self.node.probes_frozen.send_replace(frozen);
     }
 
     /// The counters now.
     pub fn stats(&self) -> SimStats {
-        self.node.engine.complete(self.node.ledger.stats())
+        self.node.engine.with_load_counts(self.node.ledger.stats())
     }
 
     /// The last 10,000 requests, oldest first.

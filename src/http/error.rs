@@ -13,7 +13,7 @@ use super::error_kind::{self, ErrorKind};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
 use crate::store::{Status, StorageFull, StoreError};
-use limits::{Exceeded, Headroom, Room};
+use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
 
@@ -431,7 +431,7 @@ impl ResponseError for ApiError {
 /// `x-ratelimit-*` for the limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
     for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
-        let Some(Room { limit, left, reset }) = room else { continue };
+        let Some(Remaining { limit, left, reset }) = room else { continue };
         for (name, value) in
             [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", go_duration(reset))]
         {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{KeyDigest, SecretEnd};
-use limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
+use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
@@ -90,8 +90,8 @@ impl Account {
     }
 
     /// What is used and left.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with(|state| state.ledger.standing(state.terms.limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with(|state| state.ledger.balance(state.terms.limits, now))
     }
 
     /// The limits of all keys together, and what is used of them.
@@ -209,8 +209,8 @@ impl Key {
     }
 
     /// What is used and left under its own limits.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with_ledger(|limits, ledger| ledger.standing(*limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with_ledger(|limits, ledger| ledger.balance(*limits, now))
     }
 
     /// Its own limits, and what is used of them.
@@ -341,8 +341,8 @@ impl Access {
 
     /// What is left under the tighter limits of user and key.
     pub fn headroom(&self, now: Moment) -> Headroom {
-        let of_user = self.account.standing(now).headroom();
-        self.key.as_ref().map_or(of_user, |key| of_user.and(key.standing(now).headroom()))
+        let of_user = self.account.balance(now).headroom();
+        self.key.as_ref().map_or(of_user, |key| of_user.and(key.balance(now).headroom()))
     }
 }
 

@@ -21,7 +21,7 @@ use super::snapshot::People;
 use super::usage::{self, SpentByAll};
 use super::user_keys::MadeKey;
 use super::{Store, StoreError, within_deadline};
-use limits::{Budget, Ledger, Limits, Moment, Spent};
+use limits::{Budget, Ledger, Limits, Moment, PriorUse};
 
 /// The channel on which gateways on one Postgres tell each other that users or keys have changed.
 pub(super) const CHANNEL: &str = "ollama_gateway_people";
@@ -152,7 +152,7 @@ impl Accounts {
         }
     }
 
-    fn ledger_of(&self, limits: &Limits, spent: Option<&Spent>, now: Moment) -> Ledger {
+    fn ledger_of(&self, limits: &Limits, spent: Option<&PriorUse>, now: Moment) -> Ledger {
         let mut budget = Budget::default();
         if let Some(spent) = spent {
             budget.restore(limits, spent.clone(), now);
@@ -345,7 +345,7 @@ impl Accounts {
         account: &Arc<Account>,
         row: &key::Model,
         secrets: Vec<SecretEnd>,
-        spent: Option<&Spent>,
+        spent: Option<&PriorUse>,
         now: Moment,
     ) -> Arc<Key> {
         let spec = spec_of(row);
@@ -384,7 +384,7 @@ impl Accounts {
         }
     }
 
-    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&Spent>, now: Moment) -> Arc<Account> {
+    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&PriorUse>, now: Moment) -> Arc<Account> {
         let terms = terms_of(row);
         let account = Account::new(user, row.created_at_ms, terms, self.ledger_of(&terms.limits, spent, now));
         self.users.insert(account.user().shared(), account.clone());

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::outbox::ids_of;
 use super::{Store, StoreError, within_deadline};
-use limits::{Moment, Spent};
+use limits::{Moment, PriorUse};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -217,12 +217,12 @@ pub struct ModelTotals {
 /// What everybody has used that still counts.
 #[derive(Debug, Default)]
 pub(super) struct SpentByAll {
-    pub(super) users: HashMap<String, Spent>,
-    pub(super) keys: HashMap<String, Spent>,
+    pub(super) users: HashMap<String, PriorUse>,
+    pub(super) keys: HashMap<String, PriorUse>,
 }
 
 impl SpentByAll {
-    fn add(&mut self, user: String, key: Option<String>, take: impl Fn(&mut Spent)) {
+    fn add(&mut self, user: String, key: Option<String>, take: impl Fn(&mut PriorUse)) {
         take(self.users.entry(user).or_default());
         if let Some(key) = key {
             take(self.keys.entry(key).or_default());

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
+use super::field::{BadRequest, bad, field};
 use super::json::Object;
-use super::request::{BadRequest, bad, field};
 
 /// Tokens that one image takes at most.
 const IMAGE_TOKENS: usize = 4096;

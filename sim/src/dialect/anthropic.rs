@@ -6,31 +6,32 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Dialect, End, Generate, Usage, Work, limit, named_sse, read, text_of, thinking_of};
+use super::work::{Generate, Work};
+use super::{Dialect, End, Usage, limit, named_sse, read, text_of, thinking_of};
 use crate::ask::{Ask, Piece, Reason, Tool, Turn};
 use crate::clock;
 use crate::error::ApiError;
 use crate::text::{Numbers, hash};
 
 #[derive(Deserialize)]
-struct Request {
+struct MessagesRequest {
     model: Option<String>,
     max_tokens: Option<i64>,
     system: Option<Value>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<MessagesTurn>>,
     stream: Option<bool>,
-    tools: Option<Vec<ToolSpec>>,
+    tools: Option<Vec<MessagesTool>>,
     thinking: Option<Thinking>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct MessagesTurn {
     role: Option<String>,
     content: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct ToolSpec {
+struct MessagesTool {
     name: String,
     #[serde(default)]
     input_schema: Value,
@@ -44,7 +45,7 @@ struct Thinking {
 
 /// Reads a request to `/v1/messages`.
 pub(crate) fn messages(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
+    let request: MessagesRequest = read(body)?;
     let model = request.model.unwrap_or_default();
     if model.is_empty() {
         return Err(ApiError::bad_request("model is required"));

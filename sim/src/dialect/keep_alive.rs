@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::engine::FOREVER;
+use crate::clock::FOREVER;
 use crate::error::{ApiError, json};
 
 /// A number of seconds (negative: forever) or a Go duration.

@@ -1,5 +1,5 @@
-//! What does an answer look like on the wire? One module per family of routes: each reads its requests into an
-//! [`Ask`](crate::ask::Ask) and writes the pieces of an answer down.
+//! What do requests and answers look like on the wire? Each family of routes has one file that reads its requests into
+//! an [`Ask`](crate::ask::Ask) and one that writes the pieces of an answer.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::ask::{Ask, Piece, Reason};
+use crate::ask::{Piece, Reason};
 use crate::clock;
 use crate::error::{ApiError, json};
-use crate::options::LoadOptions;
 
 pub(crate) mod anthropic;
 pub(crate) mod embeddings;
+pub(crate) mod embeddings_request;
 mod keep_alive;
 mod native;
 pub(crate) mod native_request;
@@ -24,6 +24,8 @@ pub(crate) mod openai_request;
 pub(crate) mod openai_text;
 mod responses;
 pub(crate) mod responses_request;
+mod tools;
+pub(crate) mod work;
 
 /// The token counts of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -88,43 +90,6 @@ pub(crate) trait Dialect {
 
     /// The answer as one JSON body.
     fn whole(&mut self, pieces: &[Piece], end: &End) -> String;
-}
-
-/// What a request wants.
-pub(crate) enum Work {
-    Generate(Generate),
-    /// Load the model and say so with this body.
-    Load(Residence),
-    /// Unload the model when it is idle and say so with this body.
-    Unload(Residence),
-    Embed(embeddings::Embed),
-}
-
-/// A generation request: what is asked, and how to write the answer.
-pub(crate) struct Generate {
-    pub(crate) ask: Ask,
-    pub(crate) stream: bool,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    pub(crate) dialect: Box<dyn Dialect>,
-}
-
-impl Generate {
-    /// On a route that cannot say how the model is to be loaded.
-    pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
-        Self { ask, stream, keep_alive: None, options: LoadOptions::default(), dialect }
-    }
-}
-
-/// A request that only moves a model in or out of memory.
-pub(crate) struct Residence {
-    pub(crate) model: String,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    /// The word of the error when a model that only embeds is to be loaded.
-    pub(crate) purpose: &'static str,
-    /// The answer once it is done.
-    pub(crate) reply: fn(model: &str, reason: &str) -> String,
 }
 
 /// A request body as one of our shapes; unknown fields are ignored, as Ollama does.

@@ -7,15 +7,17 @@ use serde_json::Value;
 
 use super::keep_alive::keep_alive;
 use super::native::{Native, Route, chat_residence, generate_residence};
-use super::{Generate, Residence, Work, limit, read};
+use super::tools::FunctionTool;
+use super::work::{Generate, Residence, Work};
+use super::{limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::ApiError;
 use crate::options::LoadOptions;
 
 #[derive(Deserialize)]
-struct Request {
+struct NativeRequest {
     model: Option<String>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<NativeMessage>>,
     prompt: Option<String>,
     system: Option<String>,
     images: Option<Vec<String>>,
@@ -23,14 +25,14 @@ struct Request {
     stream: Option<bool>,
     format: Option<Value>,
     keep_alive: Option<Value>,
-    tools: Option<Vec<ToolSpec>>,
+    tools: Option<Vec<FunctionTool>>,
     options: Option<Options>,
     shift: Option<bool>,
     think: Option<Value>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct NativeMessage {
     role: Option<String>,
     content: Option<String>,
     images: Option<Vec<String>>,
@@ -43,21 +45,9 @@ struct Options {
     load: LoadOptions,
 }
 
-#[derive(Deserialize)]
-struct ToolSpec {
-    function: FunctionSpec,
-}
-
-#[derive(Deserialize)]
-struct FunctionSpec {
-    name: String,
-    #[serde(default)]
-    parameters: Value,
-}
-
 /// Reads a request to `/api/chat`.
 pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
-    let mut request: Request = read(body)?;
+    let mut request: NativeRequest = read(body)?;
     if request.model.as_deref().unwrap_or_default().is_empty() {
         return Err(ApiError::bad_request("model is required"));
     }
@@ -76,7 +66,7 @@ pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
 
 /// Reads a request to `/api/generate`.
 pub(crate) fn generate(body: &[u8]) -> Result<Work, ApiError> {
-    let mut request: Request = read(body)?;
+    let mut request: NativeRequest = read(body)?;
     let prompt = request.prompt.take().unwrap_or_default();
     if prompt.is_empty() {
         return residence(request, generate_residence, "generate");
@@ -88,14 +78,14 @@ pub(crate) fn generate(body: &[u8]) -> Result<Work, ApiError> {
     work(request, turns, Route::Generate)
 }
 
-fn residence(request: Request, reply: fn(&str, &str) -> String, purpose: &'static str) -> Result<Work, ApiError> {
+fn residence(request: NativeRequest, reply: fn(&str, &str) -> String, purpose: &'static str) -> Result<Work, ApiError> {
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
     let options = request.options.unwrap_or_default().load.with_shift(request.shift);
     let residence = Residence { model: request.model.unwrap_or_default(), keep_alive, options, purpose, reply };
     Ok(if keep_alive == Some(Duration::ZERO) { Work::Unload(residence) } else { Work::Load(residence) })
 }
 
-fn work(request: Request, turns: Vec<Turn>, route: Route) -> Result<Work, ApiError> {
+fn work(request: NativeRequest, turns: Vec<Turn>, route: Route) -> Result<Work, ApiError> {
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
     let model = request.model.unwrap_or_default();
     let options = request.options.unwrap_or_default();
@@ -104,7 +94,7 @@ fn work(request: Request, turns: Vec<Turn>, route: Route) -> Result<Work, ApiErr
         model: model.clone(),
         turns,
         max_tokens: limit(options.num_predict),
-        tools: tools.map(|tool| Tool { name: tool.function.name, parameters: tool.function.parameters }).collect(),
+        tools: tools.map(Tool::from).collect(),
         format: format(request.format)?,
         think: request.think.map(|think| think != Value::Bool(false)),
         purpose: if route == Route::Chat { "chat" } else { "generate" },
