@@ -292,6 +292,11 @@ impl Metrics {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
+    /// A node reported tokens that no request of this size can take.
+    pub fn claim_corrected(&self, node: &str) {
+        self.families.claims_corrected.with_label_values(&[node]).inc();
+    }
+
     /// An SDK said that this is not its first try.
     pub fn client_retried(&self) {
         self.families.client_retries.inc();

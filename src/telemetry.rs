@@ -48,6 +48,10 @@ impl LogSettings {
     /// # Errors
     /// Why not.
     pub fn filter(&self) -> Result<EnvFilter, String> {
+        // The parser of the library counts bytes wrongly behind white space, and panics within a longer character.
+        if !self.level.chars().all(|letter| letter == ' ' || letter.is_ascii_graphic()) {
+            return Err("a level is written in printable ASCII".to_owned());
+        }
         // sqlx tells at every start, as `info`, that its table exists already.
         let filter = EnvFilter::builder().parse(&self.level).map_err(|error| error.to_string())?;
         ["sqlx=warn", "actix_server=warn", "sea_orm_migration=warn"]
@@ -155,5 +159,6 @@ mod tests {
         let settings = |level: &str| LogSettings { level: level.to_owned(), ..LogSettings::default() };
         assert!(settings("info,ollama_gateway=debug").filter().is_ok());
         assert!(settings("loud=very").filter().is_err());
+        assert!(settings("\na\u{fffd}[").filter().is_err());
     }
 }
