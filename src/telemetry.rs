@@ -19,7 +19,7 @@ const BUFFER: usize = 64 * 1024;
 /// The log, on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
+pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,ollama_gateway=debug`. Default `info`.
     pub level: String,
     /// `text` for people, `json` for machines. Default `text`.
@@ -36,13 +36,13 @@ pub enum Format {
     Json,
 }
 
-impl Default for Settings {
+impl Default for LogSettings {
     fn default() -> Self {
         Self { level: "info".to_owned(), format: Format::Text }
     }
 }
 
-impl Settings {
+impl LogSettings {
     /// Whether the level can be understood.
     ///
     /// # Errors
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn levels_are_checked() {
-        let settings = |level: &str| Settings { level: level.to_owned(), ..Settings::default() };
+        let settings = |level: &str| LogSettings { level: level.to_owned(), ..LogSettings::default() };
         assert!(settings("info,ollama_gateway=debug").filter().is_ok());
         assert!(settings("loud=very").filter().is_err());
         assert!(settings("\na\u{fffd}[").filter().is_err());
