@@ -82,7 +82,12 @@ fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match config::load(file, environment) {
-        Ok(document) => Ok(document.value),
+        Ok(document) => {
+            for note in document.notes() {
+                eprintln!("{note}");
+            }
+            Ok(document.value)
+        }
         Err(ConfigError::Mistakes(mistakes)) => {
             let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };

@@ -16,7 +16,7 @@ pub struct ServerSettings {
     /// Time a request's body may take to arrive, seconds; a slower one gets 408. Default `60`.
     pub body_seconds: u64,
     /// How long an idle client connection is kept open, seconds. Default `75`.
-    pub keep_alive_seconds: u64,
+    pub idle_connection_seconds: u64,
     /// How long a client may leave its answer unread before its connection is closed, seconds. Default `30`.
     pub client_stall_seconds: u64,
     /// Networks whose clients need no key, for programs that cannot send one: `[{cidr: 10.1.0.0/16, user: lab}]`.
@@ -50,7 +50,7 @@ impl Default for ServerSettings {
             workers: 0,
             max_body_bytes: 64 * 1024 * 1024,
             body_seconds: 60,
-            keep_alive_seconds: 75,
+            idle_connection_seconds: 75,
             client_stall_seconds: 30,
             trusted_networks: Vec::new(),
             guesses_per_minute: 10,

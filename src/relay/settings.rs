@@ -17,17 +17,17 @@ pub struct RelaySettings {
     /// answer that is not streamed, all of the answer. Default `600`.
     pub first_byte_seconds: u64,
     /// How long the status of a waiting stream is held back, seconds. Until then a refusal keeps its own status, so
-    /// that SDKs retry; afterwards the client gets 200, keep-alives and, if need be, an error inside the stream.
+    /// that SDKs retry; afterwards the client gets 200, heartbeats and, if need be, an error inside the stream.
     /// Default `20`.
     pub commit_seconds: u64,
-    /// Time between two keep-alives of a waiting stream, seconds. Default `10`.
-    pub keep_alive_seconds: u64,
+    /// Time between two heartbeats (comment lines) of a waiting stream, seconds. Default `10`.
+    pub heartbeat_seconds: u64,
     /// Longest wait for a node to load a model, seconds; then that node is not asked to load it again for a while.
     /// Default `600`.
     pub load_seconds: u64,
     /// How long a model stays in a node's memory after its last request, minutes, unless the memory is needed. This
     /// replaces whatever `keep_alive` a client sends. Default `1440`.
-    pub keep_alive_minutes: u64,
+    pub model_keep_alive_minutes: u64,
     /// Longest pause within an answer, seconds; then the node counts as failed. Default `120`.
     pub chunk_gap_seconds: u64,
     /// Longest life of a request, from arrival to end, seconds. Default `3600`.
@@ -41,9 +41,9 @@ impl Default for RelaySettings {
             connect_ms: 2000,
             first_byte_seconds: 600,
             commit_seconds: 20,
-            keep_alive_seconds: 10,
+            heartbeat_seconds: 10,
             load_seconds: 600,
-            keep_alive_minutes: 1440,
+            model_keep_alive_minutes: 1440,
             chunk_gap_seconds: 120,
             total_seconds: 3600,
         }
@@ -60,7 +60,7 @@ impl RelaySettings {
     pub fn load_terms(&self) -> LoadTerms {
         LoadTerms {
             deadline: Duration::from_secs(self.load_seconds),
-            keep_alive: Duration::from_secs(self.keep_alive_minutes * 60),
+            keep_alive: Duration::from_secs(self.model_keep_alive_minutes * 60),
         }
     }
 
@@ -78,9 +78,9 @@ impl RelaySettings {
         Duration::from_secs(self.commit_seconds)
     }
 
-    /// Between two keep-alives of a stream that waits.
-    pub fn keep_alive(&self) -> Duration {
-        Duration::from_secs(self.keep_alive_seconds)
+    /// Between two heartbeats of a stream that waits.
+    pub fn heartbeat(&self) -> Duration {
+        Duration::from_secs(self.heartbeat_seconds)
     }
 
     pub(super) fn chunk_gap(&self) -> Duration {
