@@ -33,7 +33,7 @@ pub struct Config {
     /// The admin key.
     pub admin: AdminSettings,
     /// Where users and usage are kept.
-    pub database: store::Settings,
+    pub database: store::DatabaseSettings,
     /// How users' keys are kept.
     pub keys: store::KeySettings,
     /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
@@ -49,11 +49,11 @@ pub struct Config {
     /// How nodes are watched.
     pub health: HealthSettings,
     /// What is exported to Prometheus.
-    pub metrics: metrics::Settings,
+    pub metrics: metrics::MetricsSettings,
     /// Where traces go.
     pub tracing: TracingSettings,
     /// The log.
-    pub log: telemetry::Settings,
+    pub log: telemetry::LogSettings,
 }
 
 /// The key that opens `/admin`.
@@ -81,7 +81,7 @@ impl Default for Config {
         Self {
             server: ServerSettings::default(),
             admin: AdminSettings::default(),
-            database: store::Settings::default(),
+            database: store::DatabaseSettings::default(),
             keys: store::KeySettings::default(),
             nodes: vec![local],
             limits: limits::DefaultLimits::default(),
@@ -89,9 +89,9 @@ impl Default for Config {
             queue: scheduler::QueueLimits::default(),
             relay: RelaySettings::default(),
             health: HealthSettings::default(),
-            metrics: metrics::Settings::default(),
+            metrics: metrics::MetricsSettings::default(),
             tracing: TracingSettings::default(),
-            log: telemetry::Settings::default(),
+            log: telemetry::LogSettings::default(),
         }
     }
 }

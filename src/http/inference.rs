@@ -337,7 +337,7 @@ impl Inference {
             model: model.name,
             endpoint,
             stream: request.stream,
-            prompt_tokens: request.prompt_bound / 4,
+            prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
             session: request.session,
             hide_usage: !request.include_usage,
@@ -470,7 +470,7 @@ impl Inference {
             listed_model: model.listed.clone(),
             stream: request.stream,
             received,
-            prompt_estimate: request.prompt_bound / 4,
+            claim_bounds: request.claim_bounds(),
             trace: http.extensions_mut().remove::<Trace>(),
         }))
     }

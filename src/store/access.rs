@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{KeyDigest, SecretEnd};
+use super::keys::{ApiKey, KeyDigest, SecretEnd};
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 const MINUTE_MS: i64 = 60_000;
@@ -248,6 +248,15 @@ impl Key {
     pub(super) fn revoke(&self) {
         self.revoked.cancel();
     }
+}
+
+/// A key with its secret, which nobody can tell again.
+#[derive(Debug)]
+pub struct MadeKey {
+    /// The key.
+    pub key: Arc<Key>,
+    /// To be shown once.
+    pub secret: ApiKey,
 }
 
 /// Whoever calls: an account, and the key that was shown. Without a key a trusted network stands for the user.

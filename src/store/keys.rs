@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// `digest_version` of a plain SHA-256 of the whole key. Enough for 128 random bits: there is nothing to guess.
 const PLAIN_SHA_256: i16 = 1;

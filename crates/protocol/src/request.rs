@@ -11,6 +11,7 @@ use super::endpoint::{Dialect, Endpoint};
 use super::field::{BadRequest, bad, field};
 use super::field_names::{self, fold};
 use super::json::{Object, Splices, span};
+use super::tally::{ClaimBounds, USUAL_BYTES_PER_TOKEN};
 use super::{prompt, unsupported};
 
 const MAX_MODEL_NAME: usize = 128;
@@ -196,6 +197,21 @@ impl InferenceRequest {
         }
         self.cap = Cap::Option(place, kept);
         Ok(())
+    }
+
+    /// Tokens that the prompt has, about.
+    pub fn prompt_estimate(&self) -> u64 {
+        self.prompt_bound / USUAL_BYTES_PER_TOKEN
+    }
+
+    /// What a node may claim that the request took.
+    pub fn claim_bounds(&self) -> ClaimBounds {
+        ClaimBounds {
+            prompt_bound: self.prompt_bound,
+            prompt_estimate: self.prompt_estimate(),
+            max_output: self.max_output,
+            embeds: self.endpoint.embeds(),
+        }
     }
 
     /// The model to ask the node for, which the body need not name yet.
