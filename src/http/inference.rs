@@ -59,7 +59,7 @@ pub struct Inference {
     /// Other names for models.
     pub names: Live<ModelNames>,
     /// Output tokens reserved for a request that names no limit of its own, among others.
-    pub limits: Live<limits::Settings>,
+    pub limits: Live<limits::DefaultLimits>,
     /// Set when no new request is taken.
     pub draining: CancellationToken,
 }
@@ -337,7 +337,7 @@ impl Inference {
             model: model.name,
             endpoint,
             stream: request.stream,
-            prompt_tokens: request.prompt_bound / 4,
+            prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
             session: request.session,
             hide_usage: !request.include_usage,
@@ -396,7 +396,7 @@ impl Inference {
             match tokio::time::timeout(waiting, &mut carrying).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let interval = self.relay.settings().keep_alive();
+                    let interval = self.relay.settings().heartbeat();
                     return Ok(
                         stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
                     );
@@ -439,7 +439,8 @@ impl Inference {
     /// The model to use for the name that a client gives, if its key may be used for it.
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
         let (names, allowed) = (self.names.get(), access.allowed_models());
-        let look = |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.can_serve());
+        let look =
+            |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.serving_nodes());
         match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
@@ -469,7 +470,7 @@ impl Inference {
             listed_model: model.listed.clone(),
             stream: request.stream,
             received,
-            prompt_estimate: request.prompt_bound / 4,
+            claim_bounds: request.claim_bounds(),
             trace: http.extensions_mut().remove::<Trace>(),
         }))
     }

@@ -15,7 +15,7 @@ use crate::dispatch::{Dispatcher, Interruption, Ticket};
 use crate::fleet::{AttemptError, Fleet, FleetContext, Head, NodeEndpoint, Upstream, next_chunk, read_answer};
 use crate::metrics::Metrics;
 use crate::store::{Status, StorageFull};
-use protocol::{StreamEditor, StreamFault, Usage, edit_answer};
+use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
 use scheduler::{Failure, Outcome};
 
 /// What every request shares on its way.
@@ -38,7 +38,7 @@ struct Reached {
 }
 
 enum Reply {
-    Plain { status: u16, body: Bytes, usage: Option<Usage> },
+    Plain { status: u16, body: Bytes, progress: Option<AnswerProgress> },
     Stream(Box<OpenStream>),
 }
 
@@ -89,9 +89,10 @@ impl Relay {
         let queued = job.meter.queued();
         let (ahead, expected) = ticket.forecast();
         let content = match reply {
-            Reply::Plain { status, body, usage } => {
-                ticket.leave(Outcome::Completed, usage.and_then(|usage| usage.completion_tokens));
-                if close_plain(&mut job.meter, status, usage).await.is_err() {
+            Reply::Plain { status, body, progress } => {
+                let bounds = job.meter.claim_bounds();
+                ticket.leave(Outcome::Completed, progress.map(|progress| bounds.tally(&progress).completion));
+                if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
                 }
@@ -175,7 +176,7 @@ impl Relay {
         })??;
         let mut response = match head {
             Head::Good(response) => response,
-            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, usage: None }),
+            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, progress: None }),
         };
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
@@ -187,19 +188,19 @@ impl Relay {
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, node.chunk_gap().unwrap_or(self.settings.chunk_gap())).await?;
         let whole = self.clock.uptime();
-        let (body, usage) =
+        let (body, progress) =
             edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
         job.meter.forwarded(self.clock.uptime().saturating_sub(whole));
         job.meter.first_byte(headed);
-        Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
+        Ok(Reply::Plain { status: response.status().as_u16(), body, progress: Some(progress) })
     }
 }
 
 /// Settles, and waits until the row is safe: only then may the client have the answer.
-async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Result<(), StorageFull> {
-    let receipt = match usage {
-        Some(usage) => {
-            meter.reported(usage);
+async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProgress>) -> Result<(), StorageFull> {
+    let receipt = match progress {
+        Some(progress) => {
+            meter.progress(progress);
             meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.

@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
 use crate::fleet::{AttemptError, cut_short};
 use crate::store::{Status, StorageFull};
-use protocol::{ErrorObject, StreamEditor, StreamFault};
+use protocol::{ClaimBounds, ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Failure, Outcome};
 
 /// How often an idle stream looks at its deadlines; they are exact to this.
@@ -59,6 +59,7 @@ pub struct MeteredBody {
     first: Vec<u8>,
     ticket: Ticket,
     meter: Option<Meter>,
+    claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
     /// The key that it came with is revoked.
@@ -91,6 +92,7 @@ impl MeteredBody {
             editor: stream.editor,
             first: stream.first,
             ticket,
+            claim_bounds: meter.claim_bounds(),
             meter: Some(meter),
             held: None,
             revoked,
@@ -105,10 +107,9 @@ impl MeteredBody {
         body
     }
 
-    /// Tokens of the answer so far, as the node reports them or else as they came.
+    /// Tokens of the answer so far, as the node reports them within what is possible, or else as they came.
     fn tokens(&self) -> u64 {
-        let progress = self.editor.progress();
-        progress.usage.and_then(|usage| usage.completion_tokens).unwrap_or(progress.token_chunks)
+        self.claim_bounds.tally(&self.editor.progress()).completion
     }
 
     /// The scheduler learns from what it sees, and takes a node without tokens for dead: about once a second.
@@ -169,6 +170,13 @@ impl MeteredBody {
             Poll::Ready(_) if closing => Step::Ended,
             Poll::Ready(Some(Err(error))) => Step::Failed(Vec::new(), Ending::Node(cut_short(&error))),
             Poll::Ready(None) => {
+                let mut out = Vec::new();
+                if self.editor.end(&mut out) {
+                    // The node broke it off, which is the model's doing.
+                    self.response = None;
+                    self.settle_if_done(&mut out);
+                    return Poll::Ready(Step::Passed(out));
+                }
                 let detail = "the stream ended without its terminal frame".to_owned();
                 Step::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
             }

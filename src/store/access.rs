@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{KeyDigest, SecretEnd};
-use limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
+use super::keys::{ApiKey, KeyDigest, SecretEnd};
+use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
@@ -90,8 +90,8 @@ impl Account {
     }
 
     /// What is used and left.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with(|state| state.ledger.standing(state.terms.limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with(|state| state.ledger.balance(state.terms.limits, now))
     }
 
     /// The limits of all keys together, and what is used of them.
@@ -209,8 +209,8 @@ impl Key {
     }
 
     /// What is used and left under its own limits.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with_ledger(|limits, ledger| ledger.standing(*limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with_ledger(|limits, ledger| ledger.balance(*limits, now))
     }
 
     /// Its own limits, and what is used of them.
@@ -248,6 +248,15 @@ impl Key {
     pub(super) fn revoke(&self) {
         self.revoked.cancel();
     }
+}
+
+/// A key with its secret, which nobody can tell again.
+#[derive(Debug)]
+pub struct MadeKey {
+    /// The key.
+    pub key: Arc<Key>,
+    /// To be shown once.
+    pub secret: ApiKey,
 }
 
 /// Whoever calls: an account, and the key that was shown. Without a key a trusted network stands for the user.
@@ -341,8 +350,8 @@ impl Access {
 
     /// What is left under the tighter limits of user and key.
     pub fn headroom(&self, now: Moment) -> Headroom {
-        let of_user = self.account.standing(now).headroom();
-        self.key.as_ref().map_or(of_user, |key| of_user.and(key.standing(now).headroom()))
+        let of_user = self.account.balance(now).headroom();
+        self.key.as_ref().map_or(of_user, |key| of_user.and(key.balance(now).headroom()))
     }
 }
 

@@ -11,10 +11,14 @@ use sea_orm::{
     IntoActiveModel, QueryFilter, QuerySelect, TransactionTrait,
 };
 
-use super::access::{Account, AllowedModels, Key, KeySpec};
-use super::accounts::{Accounts, announce, spec_of, to_i64};
+use super::access::{Account, AllowedModels, Key, KeySpec, MadeKey};
+use super::accounts::Accounts;
+use super::changes::announce;
+use super::columns::{spec_of, to_i64};
+use super::deadline::within_deadline;
+use super::error::StoreError;
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
-use super::{StoreError, immediate, within_deadline};
+use super::transactions::immediate;
 use limits::Moment;
 
 /// Keys that one user may have.
@@ -63,15 +67,6 @@ impl KeyChange {
 
 fn text_of(models: &AllowedModels) -> String {
     serde_json::json!(models.names()).to_string()
-}
-
-/// A key with its secret, which nobody can tell again.
-#[derive(Debug)]
-pub struct MadeKey {
-    /// The key.
-    pub key: Arc<Key>,
-    /// To be shown once.
-    pub secret: ApiKey,
 }
 
 /// A key and its digest before they are anywhere.

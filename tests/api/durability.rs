@@ -3,7 +3,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use awc::http::Method;
-use ollama_gateway::store::{Settings, Store, StoreError};
+use ollama_gateway::store::{DatabaseSettings, Store, StoreError};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -178,10 +178,10 @@ async fn without_postgres_it_starts_with_the_users_and_limits_that_it_knew() {
 #[actix_rt::test]
 async fn without_postgres_and_without_users_it_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = Settings {
+    let settings = DatabaseSettings {
         url: "postgres://postgres@127.0.0.1:1/gone".to_owned(),
         outbox: folder.path().join("outbox.db"),
-        ..Settings::default()
+        ..DatabaseSettings::default()
     };
     assert!(Store::open(&settings).await.is_err());
 }
@@ -282,7 +282,7 @@ async fn a_row_that_came_first_is_believed_and_no_request_has_two() {
 }
 
 /// Makes a database with rows, and says how its files look after a crash.
-async fn filled(folder: &Path) -> (Settings, i64) {
+async fn filled(folder: &Path) -> (DatabaseSettings, i64) {
     let simulated = fast_node().await;
     let database = TestDatabase::sqlite();
     let file = database.url.clone();
@@ -294,7 +294,7 @@ async fn filled(folder: &Path) -> (Settings, i64) {
     copy_as_after_a_crash(&file, folder);
     app.stop().await;
     let url = format!("sqlite://{}", folder.join("gateway.db").display());
-    (Settings { url, ..Settings::default() }, 300)
+    (DatabaseSettings { url, ..DatabaseSettings::default() }, 300)
 }
 
 /// A log that is cut loses what stood behind the cut, as SQLite cannot tell that from a log that was never longer.
@@ -314,7 +314,7 @@ async fn a_damaged_log_gives_no_row_that_was_never_written() {
         }
         std::fs::write(folder.path().join("gateway.db-wal"), log).unwrap();
         let url = format!("sqlite://{}", path.display());
-        match Store::open(&Settings { url, ..Settings::default() }).await {
+        match Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await {
             Err(error) => assert!(matches!(error, StoreError::Damaged { .. }), "turn {turn}: {error}"),
             Ok(store) => {
                 let totals = store.usage_totals("ann", ollama_gateway::store::Period::default()).await.unwrap();
@@ -364,7 +364,7 @@ async fn a_damaged_file_is_named_and_no_sum_of_it_is_wrong() {
             bytes[page..page + 64].fill(next(256) as u8);
         }
         std::fs::write(&path, &bytes).unwrap();
-        let settings = Settings { url, ..Settings::default() };
+        let settings = DatabaseSettings { url, ..DatabaseSettings::default() };
         match Store::open(&settings).await {
             Err(error @ StoreError::Damaged { .. }) => {
                 noticed += 1;

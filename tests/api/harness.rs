@@ -1,4 +1,5 @@
 //! Starts a whole gateway for a test, on port 0, with a database of its own.
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +36,16 @@ impl TestDatabase {
         Self { url: format!("sqlite://{}/gateway.db", folder.path().display()), folder }
     }
 
-    /// A new database on the server at `TEST_POSTGRES_URL` (`postgres://USER:PASSWORD@HOST:PORT/postgres`); `None`
-    /// where there is none. The test command always gives one.
+    /// A new database on the server at `TEST_POSTGRES_URL` (`postgres://USER:PASSWORD@HOST:PORT/postgres`), which
+    /// `tests/run` provides; `None`, and a line that says so, with `SKIP_POSTGRES=1`.
     pub async fn postgres() -> Option<Self> {
-        let server = std::env::var("TEST_POSTGRES_URL").ok()?;
+        if std::env::var("SKIP_POSTGRES").is_ok_and(|value| value == "1") {
+            leave_out("Postgres (SKIP_POSTGRES=1)");
+            return None;
+        }
+        let server = std::env::var("TEST_POSTGRES_URL").expect(
+            "this test needs Postgres: set TEST_POSTGRES_URL, run `tests/run api`, or leave it out with SKIP_POSTGRES=1",
+        );
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         let admin = Database::connect(&server).await.unwrap();
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
@@ -52,12 +59,18 @@ impl TestDatabase {
         Self { url: self.url.clone(), folder: tempfile::tempdir().unwrap() }
     }
 
-    /// SQLite, and Postgres where there is one: for tests of what is stored.
+    /// SQLite and Postgres: for tests of what is stored.
     pub async fn each() -> Vec<Self> {
         let mut databases = vec![Self::sqlite()];
         databases.extend(Self::postgres().await);
         databases
     }
+}
+
+/// Says what this test did not do, past the harness, which keeps what a test that passes prints.
+fn leave_out(what: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}: {}", thread.name().unwrap_or("a test"));
 }
 
 /// An answer, read whole.

@@ -421,7 +421,7 @@ async fn another_gateway_hears_of_a_changed_key_within_five_seconds() {
 #[actix_rt::test]
 async fn postgres_tells_of_a_change_at_once() {
     let Some(database) = TestDatabase::postgres().await else { return };
-    let settings = ollama_gateway::store::Settings { url: database.url.clone(), ..Default::default() };
+    let settings = ollama_gateway::store::DatabaseSettings { url: database.url.clone(), ..Default::default() };
     let app = app_on(database).await;
     app.user("ann").await;
     let mut changes = Changes::of(Store::open(&settings).await.unwrap());

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use entity::usage::{Column, Entity, Model};
 use migration::Migrator;
-use ollama_gateway::store::{Settings, Store};
+use ollama_gateway::store::{DatabaseSettings, Store};
 use ollama_sim::{Fault, SimConfig, SimNode};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, EntityTrait, IntoActiveModel,
@@ -598,7 +598,8 @@ async fn sums_that_differ_from_their_rows_are_noticed() {
             db.execute_unprepared(tampering).await.unwrap();
             let folder = tempfile::tempdir().unwrap();
             let url = app.database.as_ref().unwrap().url.clone();
-            let settings = Settings { url, outbox: folder.path().join("outbox.db"), ..Settings::default() };
+            let settings =
+                DatabaseSettings { url, outbox: folder.path().join("outbox.db"), ..DatabaseSettings::default() };
             let store = Store::open(&settings).await.unwrap();
             assert_eq!(store.wrong_rollups(today() - 1).await.unwrap() as f64, wrong, "{tampering}");
             store.close().await;
@@ -656,9 +657,12 @@ async fn a_file_sums_up_only_while_it_is_the_database() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("gateway.db");
     let url = format!("sqlite://{}", path.display());
-    let as_database = Settings { url: url.clone(), ..Settings::default() };
-    let as_outbox =
-        Settings { url: "postgres://postgres@127.0.0.1:1/gone".to_owned(), outbox: path, ..Settings::default() };
+    let as_database = DatabaseSettings { url: url.clone(), ..DatabaseSettings::default() };
+    let as_outbox = DatabaseSettings {
+        url: "postgres://postgres@127.0.0.1:1/gone".to_owned(),
+        outbox: path,
+        ..DatabaseSettings::default()
+    };
     let sums = async |db: &DatabaseConnection| entity::usage_rollup::Entity::find().count(db).await.unwrap();
     let mut numbers = Numbers(23);
     Store::open(&as_database).await.unwrap().close().await;

@@ -15,21 +15,33 @@
 //! | stream | the usage chunk, and zero `usage` members, are hidden from clients that did not ask for them | see the first |
 mod answer;
 mod cut;
+mod encoding;
 mod endpoint;
 mod error;
+mod field;
+mod field_names;
 mod frames;
 mod json;
 mod path;
 mod prompt;
+mod repeats;
 mod request;
 mod stream;
+mod tally;
+mod text;
 mod unsupported;
+mod usage;
 
-pub use answer::{Usage, edit_answer};
+pub use answer::edit_answer;
 pub use cut::StreamLimit;
+pub use encoding::repaired;
 pub use endpoint::{Dialect, Endpoint};
 pub use error::{ErrorObject, is_error_body, message_of};
+pub use field::BadRequest;
 pub use frames::{FrameTooLong, Frames, Framing};
 pub use path::{Meant, meant};
-pub use request::{BadRequest, Idle, InferenceRequest};
-pub use stream::{Progress, StreamEditor, StreamFault};
+pub use repeats::is_repetition;
+pub use request::{Idle, InferenceRequest};
+pub use stream::{StreamEditor, StreamFault};
+pub use tally::{AnswerProgress, ClaimBounds, Tally, TallySource};
+pub use usage::Usage;

@@ -12,7 +12,7 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
-use limits::Standing;
+use limits::Balance;
 
 /// A change of limits: absent = unchanged, null = no limit.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -92,22 +92,22 @@ pub struct Left {
 }
 
 impl UserLimits {
-    fn new(account: &Account, standing: Standing) -> Self {
+    fn new(account: &Account, balance: Balance) -> Self {
         Self {
             user_id: account.user().as_str().to_owned(),
-            limits: standing.limits.into(),
+            limits: balance.limits.into(),
             weight: account.terms().weight,
             used: Used {
-                requests_last_minute: standing.requests_used,
-                tokens_last_minute: standing.minute_tokens,
-                tokens_today: standing.tokens_used,
-                tokens_reserved: standing.tokens_reserved,
-                concurrency: standing.running,
+                requests_last_minute: balance.requests_used,
+                tokens_last_minute: balance.minute_tokens,
+                tokens_today: balance.tokens_used,
+                tokens_reserved: balance.tokens_reserved,
+                concurrency: balance.running,
             },
             left: Left {
-                requests: standing.requests_left(),
-                tokens_this_minute: standing.minute_tokens_left(),
-                tokens: standing.tokens_left(),
+                requests: balance.requests_left(),
+                tokens_this_minute: balance.minute_tokens_left(),
+                tokens: balance.tokens_left(),
             },
         }
     }
@@ -137,7 +137,7 @@ pub async fn retrieve(
 ) -> Result<Json<UserLimits>, ApiError> {
     let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
     look(&broker, &account).await;
-    Ok(Json(UserLimits::new(&account, account.standing(meters.clock.now()))))
+    Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
 }
 
 /// Change limits
@@ -165,5 +165,5 @@ pub async fn change(
     let account = accounts.set_terms(&id, terms).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
     look(&broker, &account).await;
-    Ok(Json(UserLimits::new(&account, account.standing(meters.clock.now()))))
+    Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
 }

@@ -138,7 +138,7 @@ impl From<&Account> for User {
 pub async fn create(
     _: Admin,
     accounts: Data<Accounts>,
-    defaults: Data<Live<limits::Settings>>,
+    defaults: Data<Live<limits::DefaultLimits>>,
     meters: Data<Meters>,
     recorder: Data<Recorder>,
     JsonObject(body): JsonObject<CreateUser>,
