@@ -16,7 +16,6 @@ mod native;
 mod observe;
 pub mod openapi;
 mod ops;
-mod requests;
 mod resource;
 mod router;
 mod settings;
