@@ -5,6 +5,7 @@ pub mod answers;
 mod auth;
 mod body;
 mod cors;
+mod docs;
 mod error;
 pub mod error_kind;
 mod guesses;
