@@ -168,6 +168,7 @@ impl Metrics {
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }
