@@ -162,6 +162,7 @@ impl Metrics {
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for reason in ROUTING {
             families.routing.with_label_values(&[node, reason]);
         }
