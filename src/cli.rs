@@ -8,7 +8,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Reloader;
@@ -45,6 +45,11 @@ enum Command {
     Openapi,
 }
 
+/// The command line, described: docs/reference/cli.md is made from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
     // The one provider in the tree, named so that nothing has to guess.
@@ -77,7 +82,12 @@ fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match config::load(file, environment) {
-        Ok(document) => Ok(document.value),
+        Ok(document) => {
+            for note in document.notes() {
+                eprintln!("{note}");
+            }
+            Ok(document.value)
+        }
         Err(ConfigError::Mistakes(mistakes)) => {
             let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };

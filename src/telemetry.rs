@@ -16,13 +16,13 @@ const FLUSH: Duration = Duration::from_millis(50);
 /// Lines are written when there are so many bytes of them.
 const BUFFER: usize = 64 * 1024;
 
-/// How the log is written.
+/// The log, on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
     /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,ollama_gateway=debug`. Default `info`.
     pub level: String,
-    /// `text` for people or `json` for machines. Default `text`.
+    /// `text` for people, `json` for machines. Default `text`.
     pub format: Format,
 }
 

@@ -21,20 +21,21 @@ use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 use scheduler::{Event, Loaded, Model, NodeId};
 
-/// How often nodes are asked.
+/// How nodes are watched.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct HealthSettings {
-    /// Between two questions whether a node is there, milliseconds. Default 500.
+    /// Time between two probes of a node, milliseconds. Default `500`.
     pub probe_interval_ms: u64,
-    /// Longest wait for that answer, milliseconds. Default 1000. Two in a row without one take the node out.
+    /// Longest wait for a probe's answer, milliseconds; after two timeouts in a row the node is down. Default
+    /// `1000`.
     pub probe_timeout_ms: u64,
-    /// Between two looks at the loaded models, seconds. Default 2.
+    /// Time between two looks at the models in a node's memory, seconds. Default `2`.
     pub loaded_interval_seconds: u64,
-    /// Between two looks at the models on disk, seconds. Default 10.
+    /// Time between two looks at the models on a node's disk, seconds. Default `10`.
     pub models_interval_seconds: u64,
-    /// Between two looks at which nodes there are, seconds: in the database, where other gateways may have changed them,
-    /// and in the DNS, for those that are discovered. Default 5.
+    /// Time between two looks at the list of nodes, seconds: in the database, where other gateways may have changed
+    /// it, and in DNS, for nodes that are discovered. Default `5`.
     pub fleet_interval_seconds: u64,
 }
 

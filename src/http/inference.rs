@@ -396,7 +396,7 @@ impl Inference {
             match tokio::time::timeout(waiting, &mut carrying).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let interval = self.relay.settings().keep_alive();
+                    let interval = self.relay.settings().heartbeat();
                     return Ok(
                         stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
                     );

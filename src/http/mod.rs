@@ -6,6 +6,7 @@ mod auth;
 mod body;
 mod cors;
 mod error;
+pub mod error_kind;
 mod guesses;
 mod inference;
 mod live;

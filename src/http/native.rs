@@ -12,7 +12,7 @@ use super::error::ApiError;
 use super::inference::Inference;
 use super::live::Live;
 use super::names::ModelNames;
-use super::requests;
+use super::{error_kind, requests};
 use crate::fleet::FleetContext;
 use crate::store::Access;
 
@@ -105,7 +105,7 @@ pub async fn show(
         }
     }
     let message = "No node that has the model is up at the moment. Please try again in 5s.";
-    Err(ApiError::unavailable("no_node_available", message, Duration::from_secs(5)))
+    Err(ApiError::unavailable(&error_kind::NO_NODE, message, Duration::from_secs(5)))
 }
 
 fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {

@@ -3,29 +3,32 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Where rows are kept.
+/// Where users, keys and usage are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatabaseSettings {
-    /// `sqlite://PATH` (created when it does not exist) or `postgres://USER:PASSWORD@HOST:PORT/NAME`.
-    /// Default `sqlite://data/gateway.db`.
+    /// `sqlite://PATH` (created if missing) or `postgres://USER:PASSWORD@HOST:PORT/NAME`. Default
+    /// `sqlite://data/gateway.db`.
     pub url: String,
-    /// A file that holds the password, which then stays out of `url`; Postgres only. Default `null`.
+    /// A file that holds the password, so that it stays out of `url`. Postgres only. Default `null`.
     pub password_file: Option<PathBuf>,
-    /// With Postgres: the local SQLite file in which usage is safe until Postgres has it. Each gateway needs one of its
-    /// own, on a disk that outlives the process. Default `data/outbox.db`.
+    /// With Postgres: the local SQLite file that keeps usage rows until Postgres has them (created if missing).
+    /// Each gateway needs its own, on a disk that outlives the process. Default `data/outbox.db`.
     pub outbox: PathBuf,
-    /// What an acknowledged usage row survives: `normal` = the death of the process, `full` = that of the machine, too.
-    /// Default `normal`.
+    /// What a usage row survives once its answer is complete: `normal` = the gateway being killed, `full` = a power
+    /// cut as well, at the price of a disk sync before each answer ends. Default `normal`.
     pub synchronous: Synchronous,
-    /// With several gateways on one Postgres: hundredths of each limit that a gateway holds in reserve, 1 to 50. A larger
-    /// reserve carries a gateway further through an outage of Postgres; a smaller one leaves more for the others. Default 5.
+    /// Share of each limit that one of several gateways on the same Postgres may hold in reserve, percent, 1 to 50.
+    /// A larger reserve carries a gateway further through an outage of Postgres; a smaller one leaves more for the
+    /// others. Default `5`.
     pub lease_percent: u8,
-    /// With several gateways on one Postgres: seconds of silence after which a gateway has lost its share of the limits,
-    /// 10 to 3600. Default 60.
+    /// How long one of several gateways keeps its share of the limits after it has lost Postgres, seconds, 10 to
+    /// 3600. After that it refuses requests under a limit with 503, and the others may use the share. All gateways
+    /// need the same value. Default `60`.
     pub lease_seconds: u64,
-    /// Days for which usage rows are kept, today (UTC) included, at least 2; `null` = for ever. Sums by day are kept for
-    /// ever. Default `null`.
+    /// Days to keep usage rows, today (UTC) included, at least 2. Older rows are deleted at the start and hourly;
+    /// their daily sums stay and `GET /admin/usage` still reports them. `null` = keep rows for ever. Default
+    /// `null`.
     pub usage_retention_days: Option<u32>,
 }
 

@@ -186,7 +186,7 @@ async fn a_model_with_another_context_than_expected_is_flagged() {
 async fn what_the_gateway_loads_stays_as_long_as_is_configured_and_no_user_says_how_long() {
     let simulated = cold_node().await;
     let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), |config| {
-        config.relay.keep_alive_minutes = 7;
+        config.relay.model_keep_alive_minutes = 7;
     })
     .await;
     let key = app.user("ann").await;

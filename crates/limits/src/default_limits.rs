@@ -3,20 +3,20 @@ use serde::{Deserialize, Serialize};
 
 use super::limit::Limits;
 
-/// The limits of new users, and what is reserved for a request that names no `max_tokens`.
+/// The limits of new users; `PUT /admin/users/{id}/limits` changes them for one user. `null` = no limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DefaultLimits {
-    /// Admissions in any 60 s for a new user; `null` = no limit. Default `null`.
+    /// Requests admitted in any 60 s. Default `null`.
     pub requests_per_minute: Option<u32>,
-    /// Prompt and completion tokens of the requests admitted in any 60 s for a new user; `null` = no limit. Default `null`.
+    /// Prompt and completion tokens together, of the requests admitted in any 60 s. Default `null`.
     pub tokens_per_minute: Option<u64>,
-    /// Prompt and completion tokens per UTC day for a new user; `null` = no limit. Default `null`.
+    /// Prompt and completion tokens together, per UTC day. Default `null`.
     pub tokens_per_day: Option<u64>,
-    /// Requests at a time, waiting ones included, for a new user; `null` = no limit. Default `null`.
+    /// Concurrent requests, waiting ones included. Default `null`.
     pub max_concurrency: Option<u32>,
-    /// Output tokens that a request without `max_tokens` reserves and may use, where the user has a limit of tokens.
-    /// Default 2048.
+    /// Output tokens that a request without `max_tokens` reserves, and may use at most, when its user has a token
+    /// limit. Default `2048`.
     pub default_max_output: u64,
 }
 
