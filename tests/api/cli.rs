@@ -1,4 +1,4 @@
-//! Does the program do from the command line what its README says? Each test runs the real binary in an empty folder.
+//! Does the program do from the command line what its docs say? Each test runs the real binary in an empty folder.
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -235,8 +235,8 @@ async fn the_nodes_own_no_to_a_native_request_is_handed_on_as_it_is() {
         ("/api/chat", with(body("hi"), "think", json!(true))),
         ("/api/chat", with(body("hi"), "model", json!("all-minilm"))),
         ("/api/generate", with(body("hi"), "model", json!("all-minilm"))),
-        ("/api/generate", with(body("hi"), "format", json!("yaml"))),
-        ("/api/embed", body("hi")),
+        ("/api/generate", with(body("hi"), "think", json!(true))),
+        ("/api/embed", with(body_for("/api/embed", &"x".repeat(20_000)), "truncate", json!(false))),
     ] {
         let direct = directly(&simulated, route, &asked).await;
         let reply = app.post(route, &key, asked.clone()).await;

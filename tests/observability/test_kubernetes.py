@@ -163,5 +163,5 @@ def test_the_gateway_is_locked_down():
 
 
 def test_the_docs_name_what_is_there():
-    page = (tools.ROOT / "docs/operate/deploy.md").read_text()
-    assert "kubectl apply -k deploy/k8s" in page
+    docs = (tools.ROOT / "docs" / "operate" / "deploy.md").read_text()
+    assert "kubectl apply -k deploy/k8s" in docs
