@@ -162,12 +162,14 @@ impl Metrics {
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for reason in ROUTING {
             families.routing.with_label_values(&[node, reason]);
         }
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }

@@ -49,6 +49,31 @@ struct AccountState {
     ledger: Ledger,
 }
 
+/// A change of limits: `None` = as it was, `Some(None)` = no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// Admissions in any 60 s.
+    pub requests_per_minute: Option<Option<u32>>,
+    /// Of the requests admitted in any 60 s.
+    pub tokens_per_minute: Option<Option<u64>>,
+    /// Per UTC day.
+    pub tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time.
+    pub max_concurrency: Option<Option<u32>>,
+}
+
+impl LimitsChange {
+    /// `base` with what is changed in its place.
+    pub fn over(self, base: Limits) -> Limits {
+        Limits {
+            requests_per_minute: self.requests_per_minute.unwrap_or(base.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.unwrap_or(base.tokens_per_minute),
+            tokens_per_day: self.tokens_per_day.unwrap_or(base.tokens_per_day),
+            max_concurrency: self.max_concurrency.unwrap_or(base.max_concurrency),
+        }
+    }
+}
+
 /// What a user may use, and how much of a busy service is theirs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {

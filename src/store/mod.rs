@@ -29,7 +29,7 @@ mod usage_row;
 mod user_keys;
 mod writer;
 
-pub use access::{Access, Account, AllowedModels, Key, KeySpec, MadeKey, Reserved, Terms, UserId};
+pub use access::{Access, Account, AllowedModels, Key, KeySpec, LimitsChange, MadeKey, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found, NewUser};
 pub use changes::Changes;
 pub use database::Store;
