@@ -33,7 +33,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     let mut splices = Splices::default();
     for end in unfinished(endpoint, &object)? {
         // The model's doing is no failure of the node.
-        if !(text.is_repetition || (text.bytes > 0 && reports_zeros(&object))) {
+        if !text.is_repetition {
             return Err("the answer is not done".to_owned());
         }
         splices.replace(span(&body, end.value), end.becomes);
@@ -92,17 +92,6 @@ impl Written {
         }
         Self { bytes, is_repetition: ends_in_repetition(last) }
     }
-}
-
-/// Whether there is a usage, and it says that nothing was done.
-fn reports_zeros(object: &Object<'_>) -> bool {
-    let usage = object.present("usage").and_then(|usage| Object::parse(usage.get().as_bytes()).ok());
-    let is_zero = |usage: &Object<'_>, names: [&str; 2]| {
-        names.iter().any(|name| usage.get(name).is_some_and(|count| count.get() == "0"))
-    };
-    usage.is_some_and(|usage| {
-        is_zero(&usage, ["prompt_tokens", "input_tokens"]) && is_zero(&usage, ["completion_tokens", "output_tokens"])
-    })
 }
 
 /// The place of an end that is missing, and what would stand there.
@@ -208,9 +197,6 @@ mod tests {
             let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}},"finish_reason":null}}]{usage}}}"#);
             assert_eq!(edited(Endpoint::ChatCompletions, body.clone()), Ok(body.replace("null", "\"length\"")));
         }
-        let zeros =
-            r#"{"choices":[{"text":"short","finish_reason":null}],"usage":{"prompt_tokens":0,"completion_tokens":0}}"#;
-        assert!(edited(Endpoint::Completions, zeros.to_owned()).is_ok());
         let native = format!(r#"{{"message":{{"content":"{text}"}},"done":false}}"#);
         let done = native.replace("false", r#"true,"done_reason":"length""#);
         assert_eq!(edited(Endpoint::Chat, native), Ok(done));
@@ -230,6 +216,10 @@ mod tests {
             (Endpoint::Completions, r#"{"choices":[{"text":"a","finish_reason":null}]}"#),
             (Endpoint::Messages, r#"{"content":[],"stop_reason":null}"#),
             (Endpoint::Messages, r#"{"stop_reason":"end_turn"}"#),
+            (
+                Endpoint::Completions,
+                r#"{"choices":[{"text":"no repetition","finish_reason":null}],"usage":{"prompt_tokens":0}}"#,
+            ),
             (Endpoint::Responses, r#"{"output":[],"status":"in_progress"}"#),
             (Endpoint::Responses, r#"{"output":[{"content":[{"text":"a"}]}],"status":"failed"}"#),
         ] {

@@ -2,7 +2,7 @@
 //!
 //! Every token stands for at least a byte of text, and the JSON around a text only makes it longer. So the length of the
 //! whole body, with strings counted as what they stand for, is an upper bound: whichever field a node puts into its prompt
-//! is counted. What is no text is taken out by what it *is*, wherever a node would look at it: images count by number,
+//! is counted, and only what never is one is not. What is no text is taken out by what it *is*, wherever a node would look at it: images count by number,
 //! whatever their size; sound by its size, far below a token a byte.
 mod content;
 mod media;
@@ -21,6 +21,9 @@ const TEMPLATE_TOKENS: usize = 32;
 const MAX_IMAGES: usize = 128;
 /// Members that nodes write into the prompt as JSON.
 const RENDERED: [&str; 2] = ["tools", "functions"];
+
+/// Members that are never a part of the prompt.
+const NOT_PROMPT: [&str; 3] = ["model", "options", "stream_options"];
 
 /// A prompt's measure.
 #[derive(Debug)]
@@ -87,8 +90,8 @@ pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
 fn bound(object: &Object<'_>, media: &Media) -> u64 {
     let member = |(name, value): (&str, &RawValue)| {
         let form = if RENDERED.contains(&name) { Form::Json } else { Form::Text };
-        // A name, its quotes, a colon and a comma.
-        name.len().saturating_add(4).saturating_add(weight(value.get(), form))
+        let is_text = !NOT_PROMPT.contains(&name) && value.get().starts_with(['"', '[', '{']);
+        if is_text { weight(value.get(), form) } else { 0 }
     };
     let whole: usize = object.members().map(member).fold(0, usize::saturating_add);
     debug_assert!(media.weight <= whole + media.rendered, "media is a part of the body");

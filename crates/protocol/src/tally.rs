@@ -110,7 +110,9 @@ impl ClaimBounds {
             (None, _) => progress.counted(),
         };
         let all = progress.text_bytes.saturating_add(progress.token_chunks);
-        counted.min(self.max_output.unwrap_or_else(|| all.saturating_add(HIDDEN_OUTPUT)))
+        let most = self.max_output.unwrap_or_else(|| all.saturating_add(HIDDEN_OUTPUT));
+        // A plain answer whose node ignores the cap costs what it really wrote.
+        counted.min(most.max(progress.passed()))
     }
 
     fn most_prompt(&self) -> u64 {
@@ -155,6 +157,12 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_answer_beyond_its_cap_costs_what_it_wrote() {
+        assert_eq!(tally(progress(Some(26), Some(9000), 0, 16_128)).1, 1000);
+        assert_eq!(tally(progress(Some(26), Some(9000), 0, 128)).1, 500);
+    }
+
+    #[test]
     fn one_chunk_is_not_one_token() {
         assert_eq!(progress(None, None, 1, 100_000).counted(), 6242);
         let free = ClaimBounds { max_output: None, ..BOUNDS };
@@ -184,7 +192,7 @@ mod tests {
             let bounds = ClaimBounds { prompt_bound, prompt_estimate: prompt_bound / 4, max_output, embeds };
             let tally = bounds.tally(&progress(prompt, completion, chunks, bytes));
             prop_assert!(tally.prompt <= prompt_bound.saturating_add(HIDDEN_PROMPT));
-            prop_assert!(max_output.is_none_or(|most| tally.completion <= most));
+            prop_assert!(max_output.is_none_or(|most| tally.completion <= most.max(bytes / BYTES_PER_TOKEN)));
         }
     }
 }
