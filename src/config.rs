@@ -43,7 +43,7 @@ pub struct Config {
     /// Other names for models, and what to use instead of those that are not there.
     pub models: http::ModelNames,
     /// How many requests may wait.
-    pub queue: scheduler::Settings,
+    pub queue: scheduler::QueueLimits,
     /// Deadlines of requests.
     pub relay: RelaySettings,
     /// How nodes are watched.
@@ -84,7 +84,7 @@ impl Default for Config {
             nodes: vec![local],
             limits: limits::Settings::default(),
             models: http::ModelNames::default(),
-            queue: scheduler::Settings::default(),
+            queue: scheduler::QueueLimits::default(),
             relay: RelaySettings::default(),
             health: HealthSettings::default(),
             metrics: metrics::Settings::default(),

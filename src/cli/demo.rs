@@ -100,7 +100,7 @@ async fn make_user(app: &App) -> Result<ApiKey, String> {
 /// Shows the lines to paste once they work: when every node has been heard of.
 async fn greet(dispatcher: Arc<Dispatcher>, base: String, config: Config, key: ApiKey) {
     let all_up = async {
-        while dispatcher.read(|scheduler| scheduler.can_serve()) < config.nodes.len() {
+        while dispatcher.read(|scheduler| scheduler.serving_nodes()) < config.nodes.len() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

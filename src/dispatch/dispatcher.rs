@@ -17,8 +17,8 @@ use super::errand::Errand;
 use super::load_cost::LoadCost;
 use crate::clock::Clock;
 use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Refusal, RefusalReason, RequestId,
-    Scheduler, Settings, Story, Waiting,
+    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, QueueLimits, Refusal, RefusalReason,
+    RequestId, Scheduler, Story, Waiting,
 };
 
 /// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
@@ -85,9 +85,9 @@ impl std::fmt::Debug for Dispatcher {
 
 impl Dispatcher {
     /// A dispatcher over these nodes, none of which is known to be up, and what it wants done to their memory.
-    pub fn new(settings: Settings, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
+    pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
-        let scheduler = Scheduler::new(settings, nodes);
+        let scheduler = Scheduler::new(limits, nodes);
         let core = Core { scheduler, tickets: HashMap::new(), errands, armed: None };
         (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
     }

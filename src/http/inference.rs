@@ -439,7 +439,8 @@ impl Inference {
     /// The model to use for the name that a client gives, if its key may be used for it.
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
         let (names, allowed) = (self.names.get(), access.allowed_models());
-        let look = |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.can_serve());
+        let look =
+            |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.serving_nodes());
         match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),

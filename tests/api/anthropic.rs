@@ -173,7 +173,7 @@ async fn every_error_of_messages_is_in_anthropics_envelope() {
     simulated.set_fault(Some(Fault::Status(500)));
     anthropic_error(&app.post(PATH, &key, streamed("hi")).await, 502, "api_error");
     simulated.stop().await;
-    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.can_serve()) == 0).await;
+    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes()) == 0).await;
     anthropic_error(&app.post(PATH, &key, body("hi")).await, 503, "overloaded_error");
     app.stop().await;
 }

@@ -322,7 +322,7 @@ async fn a_gateway_without_any_node_says_so_and_serves_as_soon_as_one_comes_up()
     let health = app.get("/health", &key).await;
     let refused = app.chat(&key, "llama3.2", "hi").await;
     simulated.restart().await.unwrap();
-    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 1)).await;
+    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 1)).await;
     let served = app.chat(&key, "llama3.2", "hi").await;
 
     assert_eq!((health.status.as_u16(), &health.json()["status"]), (503, &json!("unavailable")));
@@ -343,7 +343,7 @@ async fn a_node_that_comes_up_later_is_used() {
     assert_eq!(app.chat(&key, "llama3.2", "hi").await.header("x-gateway-node"), Some("b"));
 
     late.restart().await.unwrap();
-    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 2)).await;
+    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 2)).await;
     let reply = app.chat(&key, "late:1b", "hi").await;
 
     assert_eq!((reply.status.as_u16(), reply.header("x-gateway-node")), (200, Some("a")), "{}", reply.text());
@@ -356,7 +356,8 @@ async fn all_nodes_down_means_come_back_soon() {
     let app = spawn_over(&[&simulated], |_| {}).await;
     let key = app.user("ann").await;
     simulated.stop().await;
-    eventually("the node is known to be down", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 0)).await;
+    eventually("the node is known to be down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 0))
+        .await;
 
     let reply = app.chat(&key, "llama3.2", "hi").await;
 
@@ -412,7 +413,7 @@ async fn a_node_that_dies_under_load_costs_no_request_that_had_not_begun() {
     assert!(has_died, "it dies at work");
     let seen_before = simulated[0].requests().len();
     simulated[0].restart().await.unwrap();
-    eventually("the node is back", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 3)).await;
+    eventually("the node is back", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 3)).await;
     let after = futures_util::stream::iter((0..60).map(|number| one_of_many(&app, &key, number)));
     let wrong_after: Vec<String> = after.buffer_unordered(15).filter_map(std::future::ready).collect().await;
 

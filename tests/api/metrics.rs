@@ -154,7 +154,7 @@ async fn a_node_that_goes_away_and_comes_back_turns_its_breaker() {
     let app = spawn_app(vec![node("a", url, 3)]).await;
     let key = app.user("ann").await;
     simulated.stop().await;
-    let is_live = |app: &TestApp| app.dispatcher.read(|scheduler| scheduler.can_serve() == 1);
+    let is_live = |app: &TestApp| app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 1);
     eventually("the node is out", || !is_live(&app)).await;
     let again = SimNode::start(SimConfig { listen: address, ..SimConfig::warm() }).await.unwrap();
     eventually("the node is on trial", || is_live(&app)).await;

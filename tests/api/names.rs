@@ -211,7 +211,7 @@ async fn a_model_whose_node_is_down_is_waited_for_and_not_replaced() {
     let app = spawn_app_with(nodes, TestDatabase::sqlite(), named).await;
     let key = app.user("ann").await;
     first.stop().await;
-    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.can_serve()) == 1).await;
+    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes()) == 1).await;
 
     let reply = app.post("/v1/chat/completions", &key, body("gpt-4o-mini", false)).await;
 

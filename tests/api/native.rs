@@ -221,7 +221,7 @@ async fn a_native_error_is_a_string_whatever_the_status() {
     }
     simulated.set_fault(None);
     simulated.stop().await;
-    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.can_serve()) == 0).await;
+    eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes()) == 0).await;
     error_string(&app.post("/api/chat", &key, body("hi")).await, 503);
     app.stop().await;
 }

@@ -77,7 +77,7 @@ async fn health_counts_the_nodes_and_is_503_while_none_can_serve() {
     assert_eq!((status(&app, "/health/live").await, status(&app, "/health/ready").await), (200, 200));
 
     second.restart().await.unwrap();
-    eventually("the node can serve again", || app.dispatcher.read(|scheduler| scheduler.can_serve() == 1)).await;
+    eventually("the node can serve again", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 1)).await;
     assert_eq!(health().await, (200, json!({"status": "ok", "nodes": {"healthy": 1, "total": 2}})));
     app.stop().await;
 }

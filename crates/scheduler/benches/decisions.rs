@@ -11,7 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scheduler::{Arrival, Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, RequestId, Scheduler, Settings};
+use scheduler::{
+    Arrival, Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler,
+};
 
 const GB: u64 = 1_000_000_000;
 const SIZES: [u64; 10] = [5, 2, 9, 5, 20, 4, 8, 3, 13, 1];
@@ -52,7 +54,7 @@ fn name(model: usize) -> Arc<str> {
 
 impl Bench {
     fn new(nodes: usize, users: usize) -> Self {
-        let settings = Settings { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
+        let settings = QueueLimits { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
         let spec = |index: usize| NodeSpec {
             name: format!("node-{index}"),
             slots: Some([4, 4, 4, 2][index % 4]),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::event::Time;
+use crate::ids::Time;
 
 /// The weight of the newest interval is one in this many.
 const SMOOTHING: u32 = 8;

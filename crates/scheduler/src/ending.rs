@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
-use super::{
-    Change, Scheduler,
-    estimate::REFERENCE_BYTES,
-    event::{Decision, Failure, NodeId, Outcome, Refusal, RefusalReason, RequestId, Time},
+use crate::{
+    decision::{Decision, Refusal, RefusalReason},
+    estimate::{PREFILL_SLOWDOWN, REFERENCE_BYTES},
     explain::What,
+    failure::{Failure, Outcome},
+    ids::{NodeId, RequestId, Time},
     instance::Running,
     model::ModelId,
     node::{Node, fastest},
     request::{Attempt, Request, cost},
+    scheduler::{Change, Scheduler},
 };
 
 /// Advised while no node has the model and none is about to come back.
@@ -205,7 +207,7 @@ impl Scheduler {
         match reason {
             RefusalReason::NoNode => self.returns_in(model, now),
             RefusalReason::NotLoaded { .. } => self.loads_again_in(model, now),
-            _ => self.drain.retry_after(self.queue.len(), self.settings.max_queued, now),
+            _ => self.drain.retry_after(self.queue.len(), self.limits.max_queued, now),
         }
     }
 
@@ -234,7 +236,7 @@ impl Node {
         let Some(running) = instance.find_running(id) else { return };
         running.began_at = Some(now);
         running.heard_at = now;
-        let (tokens, stretch) = (running.prompt, 1.0 + super::estimate::PREFILL_SLOWDOWN * running.others);
+        let (tokens, stretch) = (running.prompt, 1.0 + PREFILL_SLOWDOWN * running.others);
         let seconds = (now - running.sent_at) / stretch;
         if running.is_stream {
             instance.prefill.observe(tokens, seconds);

@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::event::{Failure, NodeId, Outcome, RefusalReason, RequestId, Time};
+use crate::{
+    decision::RefusalReason,
+    failure::{Failure, Outcome},
+    ids::{NodeId, RequestId, Time},
+};
 
 /// Requests that are remembered, running ones included.
 const REMEMBERED: usize = 2048;

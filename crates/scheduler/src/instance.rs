@@ -7,117 +7,16 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{
+use crate::{
+    catalog::Model,
     estimate::{Correction, Line},
-    event::{Failure, Model, RequestId},
+    failure::Failure,
+    ids::RequestId,
+    slots::Slots,
 };
 
-/// What Ollama runs one request at a time, whatever `OLLAMA_NUM_PARALLEL` says.
-const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h"];
-/// Nobody runs more than this of one model on one card.
-const MOST_SLOTS: u32 = 32;
-/// After a probe that showed no further slot the next one follows in so long, then twice as long, up to ten minutes: it
-/// may have been its prompt, rather than the node, that kept it.
-const PROBE_AGAIN_SECONDS: f64 = 10.0;
-const PROBE_SELDOM_SECONDS: f64 = 600.0;
 /// Of an answer that is longer than expected, so much is taken to be left, in shares of what was expected.
 const LEAST_LEFT: f64 = 0.3;
-
-/// How many requests a model takes at a time on a node.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Slots {
-    Configured(u32),
-    Learned {
-        count: u32,
-        /// One more than `count`, to see whether it runs beside the others.
-        probe: Option<Probe>,
-        /// No further probe before then, seconds.
-        settled_until: f64,
-        /// How long the next one that shows nothing puts off the one after it, seconds.
-        pause: f64,
-    },
-}
-
-/// A request sent though all slots are taken.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Probe {
-    id: RequestId,
-    /// Another one ended since, so that it proves nothing to have begun.
-    is_spoilt: bool,
-}
-
-impl Slots {
-    pub(crate) fn new(configured: Option<u32>) -> Self {
-        match configured {
-            Some(count) => Self::Configured(count),
-            None => Self::learned(1),
-        }
-    }
-
-    /// So many, as far as is known.
-    pub(crate) fn learned(count: u32) -> Self {
-        Self::Learned { count, probe: None, settled_until: 0.0, pause: PROBE_AGAIN_SECONDS }
-    }
-
-    pub(crate) fn count(&self, family: &str) -> u32 {
-        match self {
-            Self::Configured(0) => 0,
-            _ if ONE_SLOT_FAMILIES.contains(&family) => 1,
-            Self::Configured(count) | Self::Learned { count, .. } => *count,
-        }
-    }
-
-    /// Whether one more than `count` may be sent.
-    pub(crate) fn wants_probe(&self, family: &str, now: f64) -> bool {
-        match self {
-            Self::Configured(_) => false,
-            Self::Learned { count, probe, settled_until, .. } => {
-                let is_open = probe.is_none() && *settled_until <= now && *count < MOST_SLOTS;
-                is_open && !ONE_SLOT_FAMILIES.contains(&family)
-            }
-        }
-    }
-
-    pub(crate) fn probing(&mut self, id: RequestId) {
-        if let Self::Learned { probe, .. } = self {
-            *probe = Some(Probe { id, is_spoilt: false });
-        }
-    }
-
-    /// The first token of a request came. A probe that had to wait for another's end shows that there is no further slot.
-    pub(crate) fn began(&mut self, id: RequestId, now: f64) {
-        if let Self::Learned { count, probe, settled_until, pause } = self
-            && let Some(ended) = probe.take_if(|probe| probe.id == id)
-        {
-            if ended.is_spoilt {
-                *settled_until = now + *pause;
-                *pause = (*pause * 2.0).min(PROBE_SELDOM_SECONDS);
-            } else {
-                *count += 1;
-                *pause = PROBE_AGAIN_SECONDS;
-            }
-        }
-    }
-
-    pub(crate) fn ended(&mut self, id: RequestId) {
-        if let Self::Learned { probe, .. } = self {
-            let is_probe = probe.as_ref().is_some_and(|probe| probe.id == id);
-            if is_probe {
-                *probe = None;
-            } else if let Some(probe) = probe {
-                probe.is_spoilt = true;
-            }
-        }
-    }
-
-    /// The node said that it has too much to do with `running` requests.
-    pub(crate) fn overrun(&mut self, running: usize, now: f64) {
-        if let Self::Learned { count, settled_until, .. } = self {
-            *count = u32::try_from(running).unwrap_or(MOST_SLOTS).clamp(1, (*count).max(1));
-            *settled_until = now + PROBE_SELDOM_SECONDS;
-        }
-    }
-}
 
 /// A request that runs.
 #[derive(Clone, Debug)]

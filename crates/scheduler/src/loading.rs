@@ -10,41 +10,20 @@
 
 use std::sync::Arc;
 
-use super::{
-    Scheduler,
+use crate::{
+    decision::Decision,
     estimate::LoadTime,
-    event::{Decision, Failure, NodeId, RequestId, Time},
+    failure::Failure,
+    ids::{NodeId, RequestId, Time},
+    load::{Load, Phase},
     model::ModelId,
+    node::Node,
+    scheduler::Scheduler,
 };
 
 /// After a load that failed; doubles with each further one.
 const FIRST_BACK_OFF_SECONDS: f64 = 10.0;
 const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
-
-/// A load under way on a node.
-#[derive(Clone, Debug)]
-pub(crate) struct Load {
-    pub(crate) model: ModelId,
-    /// What makes room for it.
-    victims: Vec<ModelId>,
-    phase: Phase,
-    /// Whose request asked for it; `None` for a hint. One that leaves before the load begins hands it on to the next that
-    /// waits for the model: without that one nothing would be loaded.
-    cause: Option<RequestId>,
-}
-
-#[derive(Copy, Clone, PartialEq, Debug)]
-enum Phase {
-    Draining,
-    /// So many are still to answer; one of them would not go.
-    Unloading {
-        left: usize,
-        failed: Option<Failure>,
-    },
-    Loading {
-        since: f64,
-    },
-}
 
 impl Scheduler {
     /// Makes room for a model and loads it.
@@ -226,7 +205,7 @@ impl Scheduler {
     }
 
     /// Seconds until nothing of a model runs on a node.
-    pub(crate) fn drained_in(&self, node: &super::Node, model: ModelId, now: f64, guess: f64) -> f64 {
+    pub(crate) fn drained_in(&self, node: &Node, model: ModelId, now: f64, guess: f64) -> f64 {
         let Some(instance) = node.instance(model) else { return 0.0 };
         let left = instance.running.iter().map(|running| node.seconds_left(instance, running, now, guess));
         left.fold(0.0, f64::max)

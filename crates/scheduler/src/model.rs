@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{
+use crate::{
     estimate::{Demand, Mean},
     name::canonical,
 };

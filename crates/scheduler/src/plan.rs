@@ -15,14 +15,16 @@
 //!    [`MOST_LOADS`]; a model stays in memory for 30 s or two load times, unless whoever asks has waited for 30 s, or
 //!    nobody uses or wants it.
 
-use super::{
-    Scheduler,
-    event::{Decision, NodeId, RefusalReason, RequestId, Time},
+use crate::{
+    decision::{Decision, RefusalReason},
     explain::{Alternative, Kind, best},
+    forecast::{ModelPlan, Outlook, Place, Plan},
+    ids::{NodeId, RequestId, Time},
     instance::{Instance, Running},
     model::ModelId,
     node::{Node, fastest},
     request::{Attempt, Request, cost},
+    scheduler::Scheduler,
 };
 
 /// Requests a plan looks at, besides those for slots that would stay free.
@@ -43,52 +45,6 @@ const LEAST_RESIDENCE_SECONDS: f64 = 30.0;
 const IMPATIENT_SECONDS: f64 = 30.0;
 /// Set on nodes that failed the request before: they are used only if there is no other.
 const LAST_RESORT: f64 = 1e9;
-
-/// What a plan knows, kept between plans only to save allocations.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
-    order: Vec<RequestId>,
-    models: Vec<ModelPlan>,
-    /// By node: requests placed there in thought.
-    extra: Vec<f64>,
-    /// By model, once looked at: requests foreseen in the next minute, and nodes that have it in memory.
-    outlooks: Vec<Option<Outlook>>,
-    pub(crate) alternatives: Vec<Alternative>,
-    loads: usize,
-    now: f64,
-    /// Of a node that was not measured, seconds a token.
-    guess: f64,
-}
-
-#[derive(Clone, Debug)]
-struct ModelPlan {
-    model: ModelId,
-    places: Vec<Place>,
-    /// Seconds until each is free, of all places one after the other.
-    slots: Vec<f64>,
-    is_pending: bool,
-    /// Nodes that could load it, and the seconds that would take.
-    loadable: Vec<(NodeId, f64)>,
-    /// No load takes less than this.
-    cheapest_load: f64,
-}
-
-#[derive(Copy, Clone, Debug)]
-struct Outlook {
-    coming: f64,
-    copies: usize,
-}
-
-/// A node that has the model.
-#[derive(Copy, Clone, Debug)]
-struct Place {
-    node: NodeId,
-    first: usize,
-    count: usize,
-    is_resident: bool,
-    /// Seconds until the node takes anything, slots apart.
-    opens_in: f64,
-}
 
 /// Where a request goes.
 enum Choice {
@@ -552,16 +508,5 @@ impl Plan {
         if let Some(Some(outlook)) = self.outlooks.get_mut(model.0) {
             outlook.copies = outlook.copies.saturating_sub(1);
         }
-    }
-}
-
-impl ModelPlan {
-    /// Adds a node whose slots are free after `ready` seconds; the index of its first slot.
-    fn add(&mut self, node: &Node, id: NodeId, ready: f64, is_resident: bool, now: Time) -> usize {
-        let count = node.instance(self.model).map_or(0, Instance::slot_count);
-        let first = self.slots.len();
-        self.places.push(Place { node: id, first, count, is_resident, opens_in: node.opens_in(now) });
-        self.slots.resize(first + count, ready);
-        first
     }
 }

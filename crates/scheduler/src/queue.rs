@@ -21,10 +21,11 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    Settings,
-    event::{RefusalReason, RequestId, Time},
+use crate::{
+    decision::RefusalReason,
+    ids::{RequestId, Time},
     model::ModelId,
+    queue_limits::QueueLimits,
 };
 
 const HALF_LIFE_SECONDS: f64 = 30.0;
@@ -112,7 +113,7 @@ impl Lane {
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct FairQueue {
-    settings: Settings,
+    limits: QueueLimits,
     lanes: Vec<Lane>,
     free: Vec<LaneId>,
     by_user: BTreeMap<Arc<str>, LaneId>,
@@ -131,9 +132,9 @@ pub(crate) struct FairQueue {
 }
 
 impl FairQueue {
-    pub(crate) fn new(settings: Settings) -> Self {
+    pub(crate) fn new(limits: QueueLimits) -> Self {
         Self {
-            settings,
+            limits,
             lanes: Vec::new(),
             free: Vec::new(),
             by_user: BTreeMap::new(),
@@ -171,9 +172,9 @@ impl FairQueue {
 
     /// Why a new request of this user may not wait, if it may not.
     pub(crate) fn objection(&self, user: &str) -> Option<RefusalReason> {
-        if self.waiting_of(user) >= self.settings.max_queued_per_user {
+        if self.waiting_of(user) >= self.limits.max_queued_per_user {
             Some(RefusalReason::UserQueueFull)
-        } else if self.length >= self.settings.max_queued {
+        } else if self.length >= self.limits.max_queued {
             Some(RefusalReason::QueueFull)
         } else {
             None
@@ -407,146 +408,4 @@ impl FairQueue {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MODEL: ModelId = ModelId(0);
-
-    fn at(seconds: u64) -> Time {
-        Duration::from_secs(seconds)
-    }
-
-    struct Queue(FairQueue);
-
-    impl Queue {
-        fn new() -> Self {
-            Self(FairQueue::new(Settings { max_queued: 10, max_queued_per_user: 3 }))
-        }
-
-        fn push(&mut self, id: u64, user: &str, cost: f64, now: Time) -> LaneId {
-            let lane = self.0.lane(&user.into(), 1.0, now);
-            let position = Position { is_fresh: true, arrival: id };
-            let entry = Entry { id: RequestId(id), model: MODEL, position, arrived: now, deadline: at(1000), cost };
-            self.0.push(lane, entry, now);
-            lane
-        }
-
-        fn order(&self, count: usize) -> Vec<u64> {
-            let mut ids = Vec::new();
-            self.0.first(count, &mut ids);
-            ids.into_iter().map(|id| id.0).collect()
-        }
-
-        fn dispatch(&mut self, lane: LaneId, id: u64, cost: f64, now: Time) {
-            self.0.remove(lane, Position { is_fresh: true, arrival: id }, now);
-            self.0.dispatched(lane, cost, now);
-        }
-    }
-
-    #[test]
-    fn whoever_was_served_least_goes_first_and_what_is_to_come_is_charged_in_thought() {
-        let mut queue = Queue::new();
-        let a = queue.push(1, "a", 2.0, at(0));
-        queue.push(2, "a", 2.0, at(0));
-        for id in 3..6 {
-            queue.push(id, "b", 1.0, at(0));
-        }
-        assert_eq!(queue.order(10), [1, 3, 4, 2, 5]);
-        assert_eq!(queue.order(2), [1, 3]);
-        queue.dispatch(a, 1, 2.0, at(0));
-        assert_eq!(queue.order(10), [3, 4, 2, 5]);
-        // It cost less than expected.
-        queue.0.settled(a, 2.0, 0.5);
-        assert_eq!(queue.order(10), [3, 2, 4, 5]);
-    }
-
-    #[test]
-    fn a_weight_of_two_is_twice_the_work() {
-        let mut queue = Queue::new();
-        queue.0.lane(&"a".into(), 2.0, at(0));
-        for id in [1, 2, 3] {
-            let lane = queue.0.lane(&"a".into(), 2.0, at(0));
-            let position = Position { is_fresh: true, arrival: id };
-            let id = RequestId(id);
-            let entry = Entry { id, model: MODEL, position, arrived: at(0), deadline: at(1000), cost: 1.0 };
-            queue.0.push(lane, entry, at(0));
-        }
-        queue.push(4, "b", 1.0, at(0));
-        queue.push(5, "b", 1.0, at(0));
-        assert_eq!(queue.order(10), [1, 4, 2, 3, 5]);
-    }
-
-    #[test]
-    fn whoever_comes_back_has_saved_nothing_up_and_forgets_half_of_what_it_used_in_30_s() {
-        let mut queue = Queue::new();
-        let a = queue.push(1, "a", 1.0, at(0));
-        let b = queue.push(2, "b", 1.0, at(0));
-        queue.dispatch(a, 1, 8.0, at(0));
-        queue.dispatch(b, 2, 1.0, at(0));
-        queue.0.settled(b, 1.0, 1.0);
-        let b = queue.push(3, "b", 1.0, at(0));
-        queue.dispatch(b, 3, 1.0, at(0));
-        // b's counter of 1 is where everybody begins now; a is at 8, and after 30 s at 1 + 7 / 2.
-        let c = queue.push(4, "c", 1.0, at(30));
-        let a = queue.push(5, "a", 1.0, at(30));
-        assert!((queue.0.lanes[c.0].counter - 1.0).abs() < 1e-9);
-        assert!((queue.0.lanes[a.0].counter - 4.5).abs() < 1e-9);
-    }
-
-    #[test]
-    fn whoever_comes_new_does_not_wait_for_what_others_were_only_expected_to_cost() {
-        let mut queue = Queue::new();
-        let flood = queue.push(1, "flood", 100.0, at(0));
-        queue.push(2, "flood", 100.0, at(0));
-        queue.push(3, "flood", 100.0, at(0));
-        for id in [1, 2] {
-            queue.dispatch(flood, id, 100.0, at(0));
-        }
-        for _ in [1, 2] {
-            queue.0.settled(flood, 100.0, 1.0);
-        }
-        queue.push(4, "new", 1.0, at(1));
-        assert_eq!(queue.order(10), [4, 3]);
-    }
-
-    #[test]
-    fn bounds_are_for_new_requests_and_tell_a_full_share_from_a_full_queue() {
-        let mut queue = Queue::new();
-        for id in 0..3 {
-            queue.push(id, "a", 1.0, at(0));
-        }
-        assert_eq!(queue.0.objection("a"), Some(RefusalReason::UserQueueFull));
-        for id in 3..10 {
-            queue.push(id, &format!("u{}", id % 4), 1.0, at(0));
-        }
-        assert_eq!(queue.0.objection("new"), Some(RefusalReason::QueueFull));
-        assert_eq!(queue.0.len(), 10);
-    }
-
-    #[test]
-    fn who_waited_a_minute_may_go_first_once_a_minute() {
-        let mut queue = Queue::new();
-        let flood = queue.push(1, "flood", 1.0, at(0));
-        queue.push(2, "flood", 1.0, at(0));
-        queue.push(3, "other", 1.0, at(30));
-        let due = |queue: &Queue, now| queue.0.due(now).map(|(_, id)| id.0).collect::<Vec<_>>();
-        assert!(due(&queue, at(59)).is_empty());
-        assert_eq!(due(&queue, at(60)), [1]);
-        queue.0.went_first(flood, at(60));
-        queue.dispatch(flood, 1, 1.0, at(60));
-        assert_eq!(due(&queue, at(119)), [3]);
-        assert_eq!(due(&queue, at(120)), [3, 2]);
-    }
-
-    #[test]
-    fn users_in_no_use_are_forgotten_and_those_with_something_are_not() {
-        let mut queue = Queue::new();
-        queue.push(1, "kept", 1.0, at(0));
-        for user in 0..REMEMBERED_LANES + 10 {
-            queue.0.lane(&format!("user-{user}").as_str().into(), 1.0, at(1));
-        }
-        assert!(queue.0.by_user.len() <= REMEMBERED_LANES);
-        assert_eq!(queue.order(10), [1]);
-        assert_eq!(queue.0.waiting_of("kept"), 1);
-    }
-}
+mod tests;

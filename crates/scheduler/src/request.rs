@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{
+use crate::{
     breaker::Epoch,
     estimate::{PREFILL_RATIO, REFERENCE_BYTES},
-    event::{Arrival, Failure, NodeId, Time},
+    event::Arrival,
     explain::Alternative,
+    failure::Failure,
+    ids::{NodeId, Time},
     model::ModelId,
     queue::{LaneId, Position},
 };
@@ -141,7 +143,8 @@ impl Request {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::event::RequestId, *};
+    use super::*;
+    use crate::ids::RequestId;
 
     fn failed(failures: &[Failure]) -> Request {
         let arrival = Arrival {

@@ -13,11 +13,13 @@
 //! A stream whose client does not take what there is proves nothing until it takes it again: a reader that sleeps would
 //! else take a node from everybody.
 
-use super::{
-    Change, Scheduler,
-    event::{Decision, Failure, NodeId, RequestId, Time},
+use crate::{
+    decision::Decision,
+    failure::Failure,
+    ids::{NodeId, RequestId, Time},
     instance::{Instance, Running},
     node::Node,
+    scheduler::{Change, Scheduler},
 };
 
 const DEAD_SECONDS: f64 = 4.0;

@@ -7,10 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    Alternative, Scheduler, Story,
-    event::{Model, NodeId, NodeView, RequestId, Time},
+use crate::{
+    catalog::Model,
+    explain::{Alternative, Story},
+    ids::{NodeId, RequestId, Time},
     node::Node,
+    report::NodeView,
+    scheduler::Scheduler,
 };
 
 /// A request that waits, in the order in which it would be looked at now.
@@ -117,7 +120,7 @@ impl Scheduler {
     }
 
     /// Nodes that are up or suspect.
-    pub fn can_serve(&self) -> usize {
+    pub fn serving_nodes(&self) -> usize {
         self.nodes.iter().filter(|node| node.is_open()).count()
     }
 

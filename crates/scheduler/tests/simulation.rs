@@ -11,8 +11,8 @@ use std::{
 };
 
 use scheduler::{
-    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, Outcome, RequestId, Scheduler,
-    Settings, Time,
+    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, Outcome, QueueLimits, RequestId,
+    Scheduler, Time,
 };
 
 const MODELS: [(&str, u64); 4] = [("chat:8b", 5), ("code:7b", 5), ("tiny:1b", 2), ("large:14b", 9)];
@@ -173,7 +173,7 @@ struct World {
 }
 
 impl World {
-    fn new(settings: Settings, machines: Vec<Machine>, jobs: Vec<Job>) -> Self {
+    fn new(settings: QueueLimits, machines: Vec<Machine>, jobs: Vec<Job>) -> Self {
         let spec = |machine: &Machine| NodeSpec {
             name: "gpu".into(),
             slots: Some(machine.slots),
@@ -468,7 +468,7 @@ fn percentile<'a>(jobs: impl Iterator<Item = &'a Job>, percent: usize) -> Durati
 #[test]
 fn no_request_is_lost_through_deaths_returns_and_clients_that_hang_up() {
     for seed in 1..=3 {
-        let mut world = World::new(Settings::default(), fleet(), traffic(&mut Random(seed), 4000, 1.5, 0..20));
+        let mut world = World::new(QueueLimits::default(), fleet(), traffic(&mut Random(seed), 4000, 1.5, 0..20));
         for minute in [5, 15, 25] {
             let node = minute / 10;
             world.plan(Duration::from_secs(60 * minute as u64), Happening::Death(node));
@@ -487,7 +487,7 @@ fn no_request_is_lost_through_deaths_returns_and_clients_that_hang_up() {
 
 #[test]
 fn the_same_seed_makes_the_same_run() {
-    let run = || World::new(Settings::default(), fleet(), traffic(&mut Random(7), 1000, 2.0, 0..20)).run();
+    let run = || World::new(QueueLimits::default(), fleet(), traffic(&mut Random(7), 1000, 2.0, 0..20)).run();
     assert_eq!(run().sent, run().sent);
 }
 
@@ -497,7 +497,7 @@ fn work_is_spread_by_relative_load() {
     let mut jobs = traffic(&mut Random(4), 2000, 6.0, 0..20);
     jobs.iter_mut().for_each(|job| job.model = 2);
     let equal = vec![Machine::new(4, 24, 1.0), Machine::new(2, 24, 1.0), Machine::new(2, 24, 1.0)];
-    let world = World::new(Settings::default(), equal, jobs).run();
+    let world = World::new(QueueLimits::default(), equal, jobs).run();
     world.check_nothing_lost();
     let served: Vec<usize> = world.machines.iter().map(|machine| machine.served).collect();
     let share = |node: usize| served[node] as f64 / served.iter().sum::<usize>() as f64;
@@ -507,7 +507,7 @@ fn work_is_spread_by_relative_load() {
 
 #[test]
 fn a_dead_node_gets_no_request_after_it_is_noticed_and_works_again_after_its_return() {
-    let mut world = World::new(Settings::default(), fleet(), traffic(&mut Random(5), 2000, 1.5, 0..20));
+    let mut world = World::new(QueueLimits::default(), fleet(), traffic(&mut Random(5), 2000, 1.5, 0..20));
     let (death, back) = (Duration::from_secs(300), Duration::from_secs(600));
     world.plan(death, Happening::Death(0));
     world.plan(back, Happening::Return(0));
@@ -525,10 +525,10 @@ fn a_dead_node_gets_no_request_after_it_is_noticed_and_works_again_after_its_ret
 #[test]
 fn quiet_users_wait_little_while_one_user_floods() {
     let quiet = || traffic(&mut Random(60), 600, 2.0, 1..20);
-    let alone = World::new(Settings::default(), fleet(), quiet()).run();
+    let alone = World::new(QueueLimits::default(), fleet(), quiet()).run();
     let mut jobs = quiet();
     jobs.extend(traffic(&mut Random(6), 4500, 15.0, 0..1));
-    let flooded = World::new(Settings::default(), fleet(), in_order(jobs)).run();
+    let flooded = World::new(QueueLimits::default(), fleet(), in_order(jobs)).run();
     flooded.check_nothing_lost();
     let is_quiet = |job: &&Job| job.user != 0 && job.patience.is_none();
     let (before, during) =
@@ -548,7 +548,7 @@ fn quiet_users_wait_little_while_one_user_floods() {
 #[test]
 fn loaded_models_are_used_far_more_often_than_by_chance() {
     let jobs = || traffic(&mut Random(8), 4000, 1.0, 0..20);
-    let world = World::new(Settings::default(), fleet(), jobs()).run();
+    let world = World::new(QueueLimits::default(), fleet(), jobs()).run();
     world.check_nothing_lost();
     // The same requests, one after the other, each to any node.
     let (mut random, mut machines) = (Random(80), fleet());

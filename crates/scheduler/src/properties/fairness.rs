@@ -1,7 +1,8 @@
 //! Who always has something waiting gets work by its weight (P3).
 
 use super::{
-    fleet::{Ask, Dice, Fleet, Setup},
+    dice::Dice,
+    fleet::{Ask, Fleet, Setup},
     run::*,
     *,
 };
@@ -16,7 +17,7 @@ fn work_goes_by_the_weights_over_nodes_and_models() {
     const WEIGHTS: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
     for seed in 1..=4 {
         let setups = [Setup::new(20, 3, &[0, 1]), Setup::new(9, 2, &[0, 1]), Setup::new(14, 1, &[1])];
-        let mut fleet = Fleet::new(Settings::default(), &setups, &[0, 1, 2], 2);
+        let mut fleet = Fleet::new(QueueLimits::default(), &setups, &[0, 1, 2], 2);
         let mut dice = Dice::new(seed);
         for _ in 0..3000 {
             for (user, weight) in WEIGHTS.into_iter().enumerate() {
@@ -53,7 +54,7 @@ proptest! {
         prompts in prop::collection::vec((1..8000u64, 1..1000u64), 5..20),
         weight in 1..4u32,
     ) {
-        let settings = Settings { max_queued: 10_000, max_queued_per_user: 10_000 };
+        let settings = QueueLimits { max_queued: 10_000, max_queued_per_user: 10_000 };
         let spec = NodeSpec { name: "gpu".into(), slots: Some(3), vram_bytes: None };
         let mut scheduler = Scheduler::new(settings, vec![spec]);
         let node = NodeId(0);

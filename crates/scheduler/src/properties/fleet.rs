@@ -14,23 +14,6 @@ const LOAD_TICKS: u64 = 78;
 const READING: u64 = 25;
 pub(crate) const PATIENT: Time = Duration::from_secs(1_000_000);
 
-/// Numbers from a seed.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    /// From 0 to below `end`.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % end
-    }
-}
-
 /// A request that works its way through a node.
 struct Job {
     id: RequestId,
@@ -128,7 +111,7 @@ impl Setup {
 
 impl Fleet {
     /// Nodes whose ids are their places in `order`, all with `models` models on disk.
-    pub(crate) fn new(settings: Settings, setups: &[Setup], ids: &[usize], models: usize) -> Self {
+    pub(crate) fn new(settings: QueueLimits, setups: &[Setup], ids: &[usize], models: usize) -> Self {
         let idle = NodeSpec { name: "idle".into(), slots: Some(4), vram_bytes: None };
         let mut specs = vec![idle; ids.iter().max().map_or(0, |most| most + 1)];
         for (setup, id) in setups.iter().zip(ids) {
@@ -178,7 +161,7 @@ impl Fleet {
         }
         for model in 0.. {
             let Some(id) = self.scheduler.models.find(&name(model)) else { break };
-            self.scheduler.models.get_mut(id).output = super::estimate::Mean::new(output);
+            self.scheduler.models.get_mut(id).output = crate::estimate::Mean::new(output);
         }
     }
 

@@ -1,7 +1,8 @@
 //! A node that becomes slow.
 
 use super::{
-    fleet::{Ask, Dice, Fleet, Setup},
+    dice::Dice,
+    fleet::{Ask, Fleet, Setup},
     *,
 };
 
@@ -14,7 +15,7 @@ const COUNTED_FROM: u64 = SLOW_FROM + 10;
 /// Of what was sent and of what was written since [`COUNTED_FROM`], the share of a node that became slower, or did not.
 fn shares(watched: usize, clients: usize, seed: u64, slower: u64) -> (f64, f64) {
     let setups = [Setup::new(20, 2, &[0]), Setup::new(10, 2, &[0]), Setup::new(10, 4, &[0])];
-    let mut fleet = Fleet::new(Settings::default(), &setups, &[0, 1, 2], 1);
+    let mut fleet = Fleet::new(QueueLimits::default(), &setups, &[0, 1, 2], 1);
     let mut dice = Dice::new(seed);
     let asks: Vec<Ask> = (0..4000)
         .map(|user| {

@@ -1,7 +1,8 @@
 //! Slots that nobody configured.
 
 use super::{
-    fleet::{Ask, Dice, Fleet, Setup},
+    dice::Dice,
+    fleet::{Ask, Fleet, Setup},
     *,
 };
 
@@ -10,7 +11,7 @@ const MINUTES: u64 = 15;
 /// In flight at most, and learned in the end, on a node of so many true slots that always has more to do.
 fn learn(slots: usize, seed: u64) -> (usize, usize) {
     let setup = Setup { is_configured: false, ..Setup::new(5, slots, &[0]) };
-    let mut fleet = Fleet::new(Settings::default(), &[setup], &[0], 1);
+    let mut fleet = Fleet::new(QueueLimits::default(), &[setup], &[0], 1);
     let (mut dice, mut most) = (Dice::new(seed), 0);
     for _ in 0..MINUTES * 600 {
         while fleet.waiting_of(0) < 3 {

@@ -1,7 +1,8 @@
 //! What must not matter does not (P10).
 
 use super::{
-    fleet::{Ask, Dice, Fleet, Setup},
+    dice::Dice,
+    fleet::{Ask, Fleet, Setup},
     run::*,
     *,
 };
@@ -16,7 +17,7 @@ fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
         Setup { room: Some(1), ..Setup::new(9 * scale, 2, &[0]) },
         Setup { room: Some(1), is_configured: false, ..Setup::new(5 * scale, 3, &[2]) },
     ];
-    let mut fleet = Fleet::new(Settings { max_queued: 30, max_queued_per_user: 10 }, &setups, ids, 3);
+    let mut fleet = Fleet::new(QueueLimits { max_queued: 30, max_queued_per_user: 10 }, &setups, ids, 3);
     // One that has nothing and is always there, if there is an id left for it.
     for id in (0..*ids.iter().max().unwrap()).filter(|id| !ids.contains(id)) {
         fleet.scheduler.handle(Event::Answered { node: NodeId(id) }, Time::ZERO);

@@ -19,6 +19,7 @@
 //! [`run`] throws random events at a scheduler and keeps its own account of them. [`fleet`] is a fleet in virtual time that
 //! does as it is told, at true speeds and with true slots. All seeds are fixed.
 
+mod dice;
 mod fairness;
 mod fleet;
 mod health;
@@ -37,7 +38,7 @@ use std::{
 
 use proptest::{prelude::*, test_runner::RngSeed};
 
-use super::{estimate::FIRST_GUESS, *};
+use crate::{estimate::FIRST_GUESS, *};
 
 fn config(cases: u32) -> ProptestConfig {
     ProptestConfig {

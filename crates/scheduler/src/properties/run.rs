@@ -22,7 +22,7 @@ const FAILURES: [Failure; 9] = [
     Failure::Denied,
     Failure::Silent,
 ];
-pub(crate) const SETTINGS: Settings = Settings { max_queued: 12, max_queued_per_user: 6 };
+pub(crate) const SETTINGS: QueueLimits = QueueLimits { max_queued: 12, max_queued_per_user: 6 };
 
 /// A step of a random run. Requests are picked among the live ones, errands among those under way.
 #[derive(Clone, Debug)]
@@ -371,11 +371,11 @@ impl Run {
                 if is_there && instance.running.len() < instance.slot_count() {
                     // At most, as those before it may have been planned to go there as well.
                     let others = f64::from(node.in_flight()) + self.scheduler.queued() as f64;
-                    let guess = super::node::fastest(self.scheduler.nodes.iter());
+                    let guess = crate::node::fastest(self.scheduler.nodes.iter());
                     let (prefill, decode) = self.scheduler.service(node, instance, request, others, guess);
                     // Too far back for a plan: then others for the model are before it, and what holds for them holds here.
                     let Some(planned) = request.waits_for.map(|planned| planned.total()) else {
-                        let is_before = |other: &&Request| {
+                        let is_before = |other: &&crate::request::Request| {
                             other.model == request.model && other.waits_for.is_some() && other.attempt.is_none()
                         };
                         assert!(

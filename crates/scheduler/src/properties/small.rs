@@ -54,7 +54,7 @@ impl World {
     fn new() -> Self {
         let spec = NodeSpec { name: "gpu".into(), slots: Some(1), vram_bytes: Some(BYTES) };
         let mut world = Self {
-            scheduler: Scheduler::new(Settings { max_queued: 6, max_queued_per_user: 2 }, vec![spec; NODES]),
+            scheduler: Scheduler::new(QueueLimits { max_queued: 6, max_queued_per_user: 2 }, vec![spec; NODES]),
             now: Time::ZERO,
             fates: [Fate::Unborn; REQUESTS.len()],
             errands: Vec::new(),

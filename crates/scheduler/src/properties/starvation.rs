@@ -6,7 +6,8 @@
 //! at most 30 s after it is back, and a probe more.
 
 use super::{
-    fleet::{Ask, Dice, Fleet, Setup},
+    dice::Dice,
+    fleet::{Ask, Fleet, Setup},
     *,
 };
 
@@ -54,7 +55,7 @@ fn meddle(fleet: &mut Fleet, dice: &mut Dice) {
 /// One user floods, three ask now and then. The share of its bound that whoever waited longest has used up, and how many
 /// were served.
 fn flooded(seed: u64, has_failures: bool) -> (f64, usize) {
-    let settings = Settings { max_queued: 100, max_queued_per_user: 6 };
+    let settings = QueueLimits { max_queued: 100, max_queued_per_user: 6 };
     let setups = [
         Setup { room: Some(2), ..Setup::new(20, 2, &[0, 1]) },
         Setup { room: Some(1), ..Setup::new(SLOWEST, 1, &[2]) },
@@ -102,7 +103,7 @@ fn whoever_is_accepted_is_sent_or_told_within_the_bound_beside_a_flood_and_failu
 fn a_model_that_is_nowhere_gets_a_busy_node() {
     for seed in 1..=3 {
         let setup = Setup { room: Some(2), ..Setup::new(SLOWEST, 2, &[0, 1]) };
-        let mut fleet = Fleet::new(Settings::default(), &[setup], &[0], 4);
+        let mut fleet = Fleet::new(QueueLimits::default(), &[setup], &[0], 4);
         let mut dice = Dice::new(seed);
         let mut starved = Vec::new();
         for tick in 0..1500 {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, Loaded, Model, NodeId, NodeSpec, Outcome, RequestId, Scheduler,
-    Settings,
+    Arrival, Decision, Event, Failure, Learned, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId,
+    Scheduler,
 };
 
 use serde_json::json;
@@ -24,7 +24,7 @@ const PROBED_SECONDS: f64 = 5.0;
 const PROBES_TO_NOTICE: u32 = 2;
 /// Nobody is refused for having waited too long, or for others who wait.
 const FAR: Duration = Duration::from_secs(1_000_000);
-const UNBOUNDED: Settings = Settings { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
+const UNBOUNDED: QueueLimits = QueueLimits { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
 const GB: f64 = 1e9;
 
 /// Who decides.

@@ -1,0 +1,179 @@
+//! Rules of the circuit breaker.
+
+use super::*;
+
+const ID: RequestId = RequestId(1);
+
+fn at(seconds: u64) -> Time {
+    Duration::from_secs(seconds)
+}
+
+fn closed() -> Breaker {
+    let mut breaker = Breaker::new();
+    breaker.answered(at(0));
+    breaker
+}
+
+fn half_open() -> Breaker {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.unreachable(epoch, at(0));
+    breaker.answered(at(1));
+    breaker
+}
+
+#[test]
+fn a_node_never_heard_of_is_down_until_it_answers() {
+    let mut breaker = Breaker::new();
+    assert_eq!(breaker.state(), NodeState::Down);
+    breaker.silent(at(0));
+    breaker.silent(at(1));
+    breaker.answered(at(2));
+    assert_eq!(breaker.state(), NodeState::Up);
+}
+
+#[test]
+fn one_refused_connection_opens_it() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.unreachable(epoch, at(5));
+    assert_eq!(breaker.state(), NodeState::Down);
+    assert_eq!(breaker.reopens_at(), Some(at(6)));
+}
+
+#[test]
+fn the_second_failure_in_a_row_opens_it() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.failed(epoch, at(0));
+    assert_eq!(breaker.state(), NodeState::Suspect);
+    breaker.succeeded(epoch);
+    assert_eq!(breaker.state(), NodeState::Up);
+    breaker.failed(epoch, at(1));
+    breaker.silent(at(2));
+    assert_eq!(breaker.state(), NodeState::Down);
+}
+
+#[test]
+fn an_answered_probe_does_not_hide_failing_requests() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.failed(epoch, at(0));
+    breaker.answered(at(1));
+    breaker.failed(epoch, at(2));
+    assert_eq!(breaker.state(), NodeState::Down);
+}
+
+#[test]
+fn first_bytes_do_not_hide_streams_that_break() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    for second in 1..=2 {
+        assert!(breaker.is_live());
+        breaker.started(epoch);
+        breaker.broke_off(epoch, at(second));
+    }
+    assert_eq!(breaker.reopens_at(), Some(at(3)));
+    breaker.answered(at(3));
+    let epoch = breaker.dispatched(ID);
+    breaker.started(epoch);
+    breaker.broke_off(epoch, at(3));
+    assert_eq!(breaker.reopens_at(), Some(at(5)), "twice as long");
+    breaker.answered(at(5));
+    let epoch = breaker.dispatched(ID);
+    breaker.succeeded(epoch);
+    breaker.broke_off(epoch, at(6));
+    assert!(breaker.is_live(), "a whole answer takes everything back");
+}
+
+#[test]
+fn an_answered_probe_takes_back_a_silent_one() {
+    let mut breaker = closed();
+    for second in 0..10 {
+        breaker.silent(at(second));
+        breaker.answered(at(second));
+    }
+    assert_eq!(breaker.state(), NodeState::Up);
+}
+
+#[test]
+fn an_open_breaker_waits_for_its_time_and_for_a_probe() {
+    let mut breaker = closed();
+    breaker.silent(at(0));
+    breaker.silent(at(0));
+    breaker.answered(Duration::from_millis(999));
+    assert!(!breaker.is_live());
+    breaker.answered(at(1));
+    assert!(breaker.admits());
+    assert_eq!(breaker.state(), NodeState::Suspect);
+}
+
+#[test]
+fn a_half_open_breaker_lets_one_request_through_at_a_time() {
+    let mut breaker = half_open();
+    let epoch = breaker.dispatched(ID);
+    assert!(breaker.is_live() && !breaker.admits());
+    breaker.released(RequestId(2));
+    assert!(!breaker.admits());
+    breaker.released(ID);
+    assert!(breaker.admits());
+    breaker.succeeded(epoch);
+    assert_eq!(breaker.state(), NodeState::Up);
+    assert_eq!(breaker.transitions(), Transitions { closed: 1, open: 1, half_open: 1 });
+}
+
+#[test]
+fn a_node_on_trial_that_nobody_needs_is_as_good_as_its_probes_after_ten_seconds() {
+    let mut breaker = half_open();
+    breaker.answered(at(10));
+    assert_eq!(breaker.state(), NodeState::Suspect);
+    breaker.answered(at(11));
+    assert_eq!(breaker.state(), NodeState::Up);
+    let mut breaker = half_open();
+    breaker.dispatched(ID);
+    breaker.answered(at(11));
+    assert_eq!(breaker.state(), NodeState::Suspect, "its trial tells more");
+}
+
+#[test]
+fn a_failed_trial_doubles_the_time_out_up_to_thirty_seconds() {
+    let mut breaker = half_open();
+    let mut now = at(1);
+    for expected in [2, 4, 8, 16, 30, 30] {
+        let epoch = breaker.dispatched(ID);
+        breaker.failed(epoch, now);
+        assert_eq!(breaker.reopens_at(), Some(now + at(expected)));
+        now += at(expected);
+        breaker.answered(now);
+    }
+    let epoch = breaker.dispatched(ID);
+    breaker.succeeded(epoch);
+    breaker.unreachable(epoch, now);
+    assert_eq!(breaker.reopens_at(), Some(now + at(1)));
+}
+
+#[test]
+fn the_requests_a_dying_node_takes_along_count_once() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.unreachable(epoch, at(0));
+    breaker.unreachable(epoch, at(0));
+    breaker.failed(epoch, at(0));
+    assert_eq!(breaker.reopens_at(), Some(at(1)));
+    breaker.answered(at(1));
+    breaker.failed(epoch, at(1));
+    assert!(breaker.is_live());
+}
+
+#[test]
+fn an_old_stream_that_ends_well_does_not_vouch_for_the_node() {
+    let mut breaker = closed();
+    let old = breaker.dispatched(ID);
+    breaker.silent(at(0));
+    breaker.silent(at(0));
+    breaker.succeeded(old);
+    assert_eq!(breaker.state(), NodeState::Down);
+    breaker.answered(at(1));
+    breaker.succeeded(old);
+    assert_eq!(breaker.state(), NodeState::Suspect);
+}

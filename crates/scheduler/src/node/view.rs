@@ -1,0 +1,57 @@
+//! What do operators see of a node?
+
+use std::sync::Arc;
+
+use super::Node;
+use crate::{
+    catalog::Loaded,
+    instance::Instance,
+    model::ModelId,
+    report::{NodeState, NodeView},
+};
+
+impl Node {
+    pub(crate) fn view(&self) -> NodeView {
+        let listings = self.instances().filter_map(|(_, instance)| instance.listing.clone());
+        let mut models: Vec<_> = listings.collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        let resident = |(_, instance): (ModelId, &Instance)| Loaded {
+            name: instance.listed.to_string(),
+            vram_bytes: instance.footprint(),
+            context_length: instance.context_length,
+        };
+        let mut loaded: Vec<_> = self.residents().map(resident).collect();
+        loaded.sort_by(|a, b| a.name.cmp(&b.name));
+        let learned = self.instances().filter(|(_, instance)| instance.listing.is_some());
+        let most_slots = || learned.map(|(_, instance)| instance.slot_count() as u32).max().unwrap_or(1);
+        NodeView {
+            name: self.spec.name.clone(),
+            state: self.state(),
+            slots: self.spec.slots.unwrap_or_else(most_slots),
+            waiting: 0,
+            in_flight: self.in_flight,
+            models,
+            loaded,
+            last_error: self.last_error.clone(),
+            completed: self.completed,
+            failed: self.failed,
+            routed: self.routed,
+            transitions: self.breaker.transitions(),
+            loading: self.loading_name().map(|name| name.to_string()),
+            loads: self.loads,
+            tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
+        }
+    }
+
+    fn state(&self) -> NodeState {
+        match self.breaker.state() {
+            NodeState::Up | NodeState::Suspect if self.is_draining => NodeState::Draining,
+            state => state,
+        }
+    }
+
+    fn loading_name(&self) -> Option<&Arc<str>> {
+        let load = self.load.as_ref()?;
+        Some(&self.instance(load.model)?.listed)
+    }
+}

@@ -1,0 +1,76 @@
+//! What do operators see of a node?
+
+use serde::Serialize;
+
+use crate::catalog::{Loaded, Model};
+
+/// Whether a node can be used.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Healthy.
+    Up,
+    /// Used, but on trial or with one failure outstanding.
+    Suspect,
+    /// Not used: it failed, or was never heard of.
+    Down,
+    /// Finishes what runs and takes nothing new, as an operator wants.
+    Draining,
+}
+
+/// Requests given to a node since the start.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+pub struct Routed {
+    /// The model was in memory, or somebody else had it loaded.
+    pub warm: u64,
+    /// The model was loaded for this request.
+    pub cold: u64,
+    /// Another attempt had failed before.
+    pub fallback: u64,
+}
+
+/// Changes of a node's breaker since the start, by the state it came to.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+pub struct Transitions {
+    /// Back in use.
+    pub closed: u64,
+    /// Taken out.
+    pub open: u64,
+    /// On trial.
+    pub half_open: u64,
+}
+
+/// A node as operators see it.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct NodeView {
+    /// Its configured name.
+    pub name: String,
+    /// Whether it can be used.
+    pub state: NodeState,
+    /// Requests one model takes at a time, configured or as learned so far.
+    pub slots: u32,
+    /// Requests running there now, over all models.
+    pub in_flight: u32,
+    /// Requests waiting for models it has.
+    pub waiting: usize,
+    /// What it last listed on disk, by name.
+    pub models: Vec<Model>,
+    /// What it last listed in memory.
+    pub loaded: Vec<Loaded>,
+    /// What went wrong last, while the node is not healthy.
+    pub last_error: Option<String>,
+    /// Requests completed there since the start.
+    pub completed: u64,
+    /// Attempts that failed there since the start.
+    pub failed: u64,
+    /// What it was given since the start, and how well it fitted.
+    pub routed: Routed,
+    /// How often it was taken out and brought back.
+    pub transitions: Transitions,
+    /// The model it is about to have in memory, if it loads one.
+    pub loading: Option<String>,
+    /// Models loaded there by the gateway since the start.
+    pub loads: u64,
+    /// Tokens a second of one stream of a 5 GB model that runs alone, as learned; `None` before anything ran.
+    pub tokens_per_second: Option<f64>,
+}
