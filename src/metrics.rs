@@ -31,10 +31,23 @@ const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// Nodes that left and are remembered, so that their last requests leave no series behind.
 const MAX_DEPARTED: usize = 256;
 /// Why an attempt fails.
-const FAILURES: [&str; 9] =
-    ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
-const REJECTIONS: [&str; 8] =
-    ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage", "revoked"];
+const FAILURES: [&str; 13] = [
+    "unreachable",
+    "reset",
+    "crashed",
+    "timed_out",
+    "garbled",
+    "busy",
+    "missing",
+    "unsupported",
+    "unloadable",
+    "denied",
+    "silent",
+    "stuck",
+    "starved",
+];
+const REJECTIONS: [&str; 10] =
+    ["user_full", "full", "deadline", "no_node", "no_route", "exhausted", "indicted", "stopping", "storage", "revoked"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
@@ -412,9 +425,7 @@ mod tests {
 
     #[test]
     fn every_failure_has_its_series_from_the_start() {
-        use Failure::*;
-        let all = [Unreachable, Reset, Crashed, TimedOut, Garbled, Busy, Missing, Denied, Silent];
-        assert_eq!(all.map(Failure::label), FAILURES);
+        assert_eq!(Failure::ALL.map(Failure::label), FAILURES);
     }
 
     #[test]

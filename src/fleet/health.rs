@@ -154,7 +154,9 @@ impl Prober {
     async fn ask(&self, within: Duration, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<bytes::Bytes, String> {
         let node = &self.endpoint;
         let asking = self.upstream.get(node, uri(node));
-        tokio::time::timeout(within, asking).await.map_err(|_| format!("no answer within {} ms", within.as_millis()))?
+        let asked = tokio::time::timeout(within, asking).await;
+        let answer = asked.map_err(|_| format!("no answer within {} ms", within.as_millis()))?;
+        answer.map_err(|error| error.to_string())
     }
 
     async fn models(&self) -> Result<Vec<Model>, String> {

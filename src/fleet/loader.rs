@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
-use super::upstream::{AttemptError, Head, Upstream, read_answer};
+use super::upstream::{AttemptError, Head, Question, Upstream, read_answer};
 use crate::dispatch::Errand;
 use protocol::Endpoint;
 use scheduler::{Event, Failure, NodeId};
@@ -123,11 +123,11 @@ async fn ask(
 ) -> Result<(), AttemptError> {
     let generate = json!({"model": model, "keep_alive": keep_alive, "stream": false});
     let asking = async {
-        match post(upstream, node, Endpoint::Generate, &generate).await? {
+        match post(upstream, node, Endpoint::Generate, model, &generate).await? {
             Head::Good(_) => Ok(()),
             Head::Rejected { status: 400, .. } => {
                 let embed = json!({"model": model, "keep_alive": keep_alive, "input": ""});
-                match post(upstream, node, Endpoint::Embed, &embed).await? {
+                match post(upstream, node, Endpoint::Embed, model, &embed).await? {
                     Head::Good(_) => Ok(()),
                     rejected => Err(verdict(rejected)),
                 }
@@ -144,9 +144,12 @@ async fn post(
     upstream: &Upstream,
     node: &Arc<NodeEndpoint>,
     endpoint: Endpoint,
+    model: &str,
     body: &serde_json::Value,
 ) -> Result<Head, AttemptError> {
-    let head = upstream.send(node, endpoint, "gateway", &[], Bytes::from(body.to_string())).await?;
+    let body = Bytes::from(body.to_string());
+    let question = Question { endpoint, model, request_id: "gateway", headers: &[], body: &body };
+    let head = upstream.send(node, question).await?;
     Ok(match head {
         // To its end, so that the connection can be used again, and so that an answer cut short is no success.
         Head::Good(mut response) => {

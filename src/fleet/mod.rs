@@ -16,6 +16,7 @@ mod roster;
 mod settings;
 mod sources;
 mod upstream;
+mod verdict;
 mod watchers;
 
 pub use catalog::Catalog;
@@ -31,5 +32,6 @@ pub use roster::{Changes, Listed, Roster, RosterError};
 pub use settings::{Discover, NodeSettings};
 pub use sources::Source;
 pub use upstream::{AttemptError, Head, Upstream};
-pub(crate) use upstream::{cut_short, next_chunk, read_answer};
+pub(crate) use upstream::{Question, cut_short, next_chunk, read_answer};
+pub(crate) use verdict::{Asked, Evidence, Verdict, judge};
 pub use watchers::{Watch, Watchers};

@@ -128,6 +128,15 @@ impl ApiError {
         Self::unavailable("no_node_available", message, retry_after)
     }
 
+    /// 404: the nodes that have this model do not have the route.
+    pub fn no_route(model: &str) -> Self {
+        let message = format!(
+            "No node that has `{}` offers this route. Use POST /v1/chat/completions, which every node has.",
+            printable(model)
+        );
+        Self::unsupported(message)
+    }
+
     /// 405, with the methods that work.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("This path takes only {allow}.");
@@ -277,12 +286,25 @@ impl ApiError {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
             WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
             WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
+            WhyNot::Indicted(left) => (Self::indicted(*left), Status::Refused),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
                 (Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message), Status::Deadline)
             }
             WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
         }
+    }
+
+    /// 422: the request makes nodes fail that answer others.
+    fn indicted(left: Duration) -> Self {
+        let message = format!(
+            "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
+             {}: change it before you send it again.",
+            seconds(left)
+        );
+        let code = Some("request_makes_nodes_fail");
+        let error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request_error", code, message);
+        error.with(|words| words.hopeless = true)
     }
 
     fn refused(refusal: Refusal, detail: Option<&str>, model: &str) -> (Self, Status) {
@@ -304,6 +326,7 @@ impl ApiError {
                 (Self::unavailable("server_is_overloaded", message, after), Status::Deadline)
             }
             RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
+            RefusalReason::NoRoute => (Self::no_route(model), Status::Refused),
             RefusalReason::NotLoaded { last } => {
                 let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
                 let error = Self::exhausted(last, message, model, after);
@@ -320,8 +343,11 @@ impl ApiError {
     fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
         match last {
             Failure::Missing => Self::unknown_model(model),
-            Failure::Busy => Self::unavailable("server_is_overloaded", message, after),
-            Failure::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message),
+            Failure::Unsupported => Self::no_route(model),
+            Failure::Busy | Failure::Starved => Self::unavailable("server_is_overloaded", message, after),
+            Failure::TimedOut | Failure::Stuck => {
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message)
+            }
             _ => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("upstream_error"), message),
         }
     }
