@@ -385,7 +385,7 @@ struct Parts {
     roster: Arc<Roster>,
     reloader: Reloader,
     names: Live<ModelNames>,
-    limits: Live<limits::Settings>,
+    limits: Live<limits::DefaultLimits>,
     tracer: Tracer,
     draining: CancellationToken,
 }
@@ -409,7 +409,7 @@ impl Parts {
         };
         let server = HttpServer::new(application)
             .workers(workers)
-            .keep_alive(Duration::from_secs(settings.keep_alive_seconds))
+            .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
             // Otherwise a client that leaves while we wait for a node is never noticed.
             .h1_allow_half_closed(false)
             // Otherwise small events wait for the client's delayed acknowledgement.

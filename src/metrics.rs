@@ -62,17 +62,18 @@ const ENDS: [(&str, &str); 10] = [
     ("504", "timeout"),
 ];
 
-/// What is exported.
+/// What `GET /metrics` exports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Whether there are metrics by user: `off` or `all`. Default `off`.
+pub struct MetricsSettings {
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// names. Default `off`.
     pub user_label: UserLabel,
-    /// Users that are told apart at most; all others together are `_other`. Default 100.
+    /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
     pub user_cap: usize,
 }
 
-impl Default for Settings {
+impl Default for MetricsSettings {
     fn default() -> Self {
         Self { user_label: UserLabel::Off, user_cap: 100 }
     }
@@ -117,7 +118,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Only if two families had one name, which a test excludes.
-    pub fn new(settings: &Settings, routes: &[&str]) -> Result<Self, prometheus::Error> {
+    pub fn new(settings: &MetricsSettings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {
             UserLabel::Off => None,
@@ -174,12 +175,14 @@ impl Metrics {
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for reason in ROUTING {
             families.routing.with_label_values(&[node, reason]);
         }
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
+        families.listing_skipped.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }
@@ -304,6 +307,11 @@ impl Metrics {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
+    /// A node reported tokens that no request of this size can take.
+    pub fn claim_corrected(&self, node: &str) {
+        self.families.claims_corrected.with_label_values(&[node]).inc();
+    }
+
     /// An SDK said that this is not its first try.
     pub fn client_retried(&self) {
         self.families.client_retries.inc();
@@ -335,6 +343,11 @@ impl Metrics {
         self.families.model_load.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
+    /// So many entries of a node's list could not be used.
+    pub fn listing_skipped(&self, node: &str, entries: u64) {
+        self.families.listing_skipped.with_label_values(&[node]).inc_by(entries);
+    }
+
     /// A node was asked whether it is there.
     pub fn probed(&self, node: &str, duration: Duration, at_unix_ms: i64) {
         self.families.probe_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
@@ -347,7 +360,7 @@ mod tests {
     use super::*;
     use scheduler::Failure;
 
-    fn metrics(settings: &Settings) -> Metrics {
+    fn metrics(settings: &MetricsSettings) -> Metrics {
         let metrics = Metrics::new(settings, &["/v1/chat/completions", "/api/chat"]).unwrap();
         metrics.node_joined("a");
         metrics
@@ -372,7 +385,7 @@ mod tests {
 
     #[test]
     fn the_state_of_the_moment_is_exported() {
-        let metrics = metrics(&Settings::default());
+        let metrics = metrics(&MetricsSettings::default());
         let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
         let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, outbox: None };
         // A second look counts nothing twice.
@@ -408,7 +421,7 @@ mod tests {
     fn every_family_is_there_before_its_first_event() {
         let silent = NodeGauges { models: Vec::new(), loaded: Vec::new(), ..node() };
         let snapshot = Snapshot { nodes: vec![silent], ..Snapshot::default() };
-        let said = text(&metrics(&Settings { user_label: UserLabel::All, user_cap: 1 }), &snapshot);
+        let said = text(&metrics(&MetricsSettings { user_label: UserLabel::All, user_cap: 1 }), &snapshot);
         let families = said.lines().filter(|line| line.starts_with("# TYPE")).count();
         let declared = [include_str!("metrics/families.rs"), include_str!("metrics/users.rs")];
         let words = declared.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
@@ -430,11 +443,11 @@ mod tests {
 
     #[test]
     fn users_are_told_apart_only_if_wanted_and_up_to_the_cap() {
-        let off = metrics(&Settings::default());
+        let off = metrics(&MetricsSettings::default());
         off.meet_user("ann");
         off.user_ended("ann", 200, 1, 2);
         assert!(!text(&off, &Snapshot::default()).contains("gateway_user"));
-        let capped = metrics(&Settings { user_label: UserLabel::All, user_cap: 2 });
+        let capped = metrics(&MetricsSettings { user_label: UserLabel::All, user_cap: 2 });
         capped.meet_user("ann");
         for user in ["bob", "ann", "carl", "dora"] {
             capped.user_ended(user, 200, 3, 4);

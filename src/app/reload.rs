@@ -29,7 +29,7 @@ struct Inner {
 pub(super) struct Parts {
     pub(super) roster: Arc<Roster>,
     pub(super) names: Live<ModelNames>,
-    pub(super) limits: Live<limits::Settings>,
+    pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
 }

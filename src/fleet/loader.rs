@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
+use super::kind::Kind;
 use super::upstream::{AttemptError, Head, Question, Upstream, read_answer};
 use crate::dispatch::Errand;
 use protocol::Endpoint;
@@ -121,6 +122,10 @@ async fn ask(
     keep_alive: &serde_json::Value,
     deadline: Duration,
 ) -> Result<(), AttemptError> {
+    if node.found_kind() == Kind::OpenAi {
+        let detail = "the node is no Ollama: it loads what it is set up to";
+        return Err(AttemptError::new(Failure::Unloadable, detail));
+    }
     let generate = json!({"model": model, "keep_alive": keep_alive, "stream": false});
     let asking = async {
         match post(upstream, node, Endpoint::Generate, model, &generate).await? {
@@ -164,7 +169,7 @@ fn verdict(head: Head) -> AttemptError {
     match head {
         Head::Rejected { status, body } => {
             let said = protocol::message_of(&body).unwrap_or_default();
-            AttemptError::new(Failure::Crashed, format!("status {status}: {said}"))
+            AttemptError::new(Failure::Unloadable, format!("status {status}: {said}"))
         }
         Head::Good(_) => AttemptError::new(Failure::Garbled, "no verdict"),
     }

@@ -5,63 +5,83 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::kind::NodeKind;
 use scheduler::NodeSpec;
 
-/// One Ollama machine, as configured.
+/// One entry of `nodes`: an Ollama node, or several that DNS tells of.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
-    /// `[A-Za-z0-9._-]{1,64}`, unique.
+    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ -`; unique.
     pub name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
+    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
     pub url: String,
-    /// `dns` = one node for each address of the URL's host, as they come and go. Default `off`.
+    /// `off`, or `dns` = one node for each address that the URL's host resolves to, as addresses come and go, named
+    /// after this entry and the address. While the name cannot be resolved, the nodes stay as they were. Default
+    /// `off`.
     #[serde(default)]
     pub discover: Discover,
-    /// That node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model takes at a time. `null` = it is learned, by
-    /// sending one more now and then. Default `null`.
+    /// The API that the node speaks: `ollama`; `openai` = another server of OpenAI's API (vLLM, SGLang, llama.cpp, LM
+    /// Studio, TGI, a cloud endpoint); `auto` = the node is asked. Default `auto`.
+    #[serde(default)]
+    pub kind: NodeKind,
+    /// Path that answers while an `openai` node is well. `null` = `/health` where the node has it, else `/v1/models`.
+    /// Default `null`.
+    #[serde(default)]
+    pub health_path: Option<String>,
+    /// Names that models of an `openai` node have here, and their names there:
+    /// `{llama3.2: meta-llama/Llama-3.2-3B-Instruct}`. Default none.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
+    /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned,
+    /// starting at 1, by trying one more now and then. Default `null`.
     #[serde(default)]
     pub slots: Option<u32>,
-    /// Memory for models, GB (10^9 bytes): what the gateway has in it at a time at most. `null` = everything fits until
-    /// the node was seen to push a model out, and from then on no more than was ever seen in it. Default `null`.
+    /// Memory for models, GB (10^9 bytes); the gateway never loads more than that. `null` = no limit until the node
+    /// is seen to evict a model by itself, and from then on the most that was ever seen loaded. Default `null`.
     #[serde(default)]
     pub vram_gb: Option<f64>,
-    /// Sent to the node as `Authorization: Bearer`. Default `null`.
+    /// Sent to this node as `Authorization: Bearer`. Like all credentials of a node, it is sent to no other host,
+    /// and redirects are not followed. Default `null`.
     #[serde(default)]
     pub api_key: Option<String>,
     /// A file that holds the key, instead of `api_key`. Default `null`.
     #[serde(default)]
     pub api_key_file: Option<PathBuf>,
-    /// The user for basic authentication, instead of a key. Default `null`.
+    /// User name for basic authentication, instead of a key. Default `null`.
     #[serde(default)]
     pub username: Option<String>,
-    /// The password that goes with `username`. Default `null`.
+    /// Password for `username`. Default `null`.
     #[serde(default)]
     pub password: Option<String>,
     /// A file that holds the password, instead of `password`. Default `null`.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
-    /// Further headers of every request to the node, by name. Default none.
+    /// More headers to send to this node, by name: `{x-tenant: lab}`. Default none.
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// Further headers whose values are in files, by name. Default none.
+    /// More headers whose values are read from files, by name: `{x-token: /run/secrets/token}`. Default none.
     #[serde(default)]
     pub header_files: BTreeMap<String, PathBuf>,
-    /// A PEM file with the authorities that may sign the node's certificate, instead of the public ones. Default `null`.
+    /// PEM file with the authorities that may sign the certificate of an https node. `null` = the public ones.
+    /// Default `null`.
     #[serde(default)]
     pub ca_file: Option<PathBuf>,
-    /// Instead of `relay.connect_ms`. Default `null`.
+    /// Overrides `relay.connect_ms` for this node, milliseconds. `null` = no override. Default `null`.
     #[serde(default)]
     pub connect_ms: Option<u64>,
-    /// Instead of `relay.first_byte_seconds`. Default `null`.
+    /// Overrides `relay.first_byte_seconds` for this node, seconds. `null` = no override. Default `null`.
     #[serde(default)]
     pub first_byte_seconds: Option<u64>,
-    /// Instead of `relay.chunk_gap_seconds`. Default `null`.
+    /// Overrides `relay.chunk_gap_seconds` for this node, seconds. `null` = no override. Default `null`.
     #[serde(default)]
     pub chunk_gap_seconds: Option<u64>,
-    /// Instead of `health.probe_timeout_ms`. Default `null`.
+    /// Overrides `health.probe_timeout_ms` for this node, milliseconds. `null` = no override. Default `null`.
     #[serde(default)]
     pub probe_timeout_ms: Option<u64>,
+    /// Overrides `health.listing_timeout_seconds` for this node, seconds. `null` = no override. Default `null`.
+    #[serde(default)]
+    pub listing_timeout_seconds: Option<u64>,
 }
 
 /// Whether an entry is one node, or stands for several.
@@ -94,6 +114,9 @@ impl NodeSettings {
             name: name.into(),
             url: url.into(),
             discover: Discover::Off,
+            kind: NodeKind::Auto,
+            health_path: None,
+            aliases: BTreeMap::new(),
             slots: None,
             vram_gb: None,
             api_key: None,
@@ -108,6 +131,7 @@ impl NodeSettings {
             first_byte_seconds: None,
             chunk_gap_seconds: None,
             probe_timeout_ms: None,
+            listing_timeout_seconds: None,
         }
     }
 

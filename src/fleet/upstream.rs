@@ -12,8 +12,9 @@ use futures_util::StreamExt;
 
 use super::connector;
 use super::endpoint::NodeEndpoint;
+use super::kind::Kind;
 use super::verdict::{Asked, Evidence, Verdict, judge};
-use protocol::{Endpoint, message_of};
+use protocol::{Endpoint, message_of, with_model};
 use scheduler::Failure;
 
 /// The largest plain answer that is held.
@@ -71,7 +72,10 @@ pub(crate) enum AskError {
     /// It was not asked.
     #[error("the gateway has no file descriptors left")]
     Starved,
-    /// What the node did.
+    /// It answered with another status than 200.
+    #[error("status {0}")]
+    Status(u16),
+    /// What else the node did.
     #[error("{0}")]
     Failed(String),
 }
@@ -126,7 +130,8 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer. The node's credentials go to that node alone.
     pub(crate) async fn send(&self, node: &Arc<NodeEndpoint>, question: Question<'_>) -> Result<Head, AttemptError> {
         let Question { endpoint, model, request_id, headers, body } = question;
-        let asked = Asked { dialect: endpoint.dialect(), model, is_ollama: true };
+        let there = node.name_there(model).unwrap_or(model);
+        let asked = Asked { dialect: endpoint.dialect(), model: there, is_ollama: node.found_kind() == Kind::Ollama };
         let mut request = self
             .client(node)
             .post(node.uri(endpoint).clone())
@@ -138,7 +143,10 @@ impl Upstream {
         for header in node.headers() {
             request = request.insert_header(header);
         }
-        let mut response = request.send_body(body.clone()).await.map_err(|error| not_sent(asked, &error))?;
+        // Under the name that the model has there.
+        let renamed = (there != model).then(|| with_model(body, there)).flatten();
+        let body = renamed.unwrap_or_else(|| body.clone());
+        let mut response = request.send_body(body).await.map_err(|error| not_sent(asked, &error))?;
         self.give_up_pool_after(node, &response);
         let status = response.status();
         if status.is_success() {
@@ -163,6 +171,9 @@ impl Upstream {
     /// # Errors
     /// Why there is no answer.
     pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
+        if node.found_kind() == Kind::OpenAi {
+            return Err("only an Ollama shows its models".to_owned());
+        }
         let asked = self.ask(node, self.client(node).post(node.show_uri().clone()), body).await;
         asked.map_err(|error| error.to_string())
     }
@@ -192,7 +203,7 @@ impl Upstream {
         })?;
         self.give_up_pool_after(node, &response);
         if response.status() != StatusCode::OK {
-            return Err(AskError::Failed(format!("status {}", response.status().as_u16())));
+            return Err(AskError::Status(response.status().as_u16()));
         }
         read(&mut response, MAX_LISTING).await.map_err(|error| AskError::Failed(error.detail))
     }

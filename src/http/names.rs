@@ -7,16 +7,18 @@ use serde::{Deserialize, Serialize};
 use crate::store::AllowedModels;
 use scheduler::Scheduler;
 
-/// Other names for models.
+/// Other names for models, and substitutes for missing ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ModelNames {
-    /// Names that clients ask for, and the model that each means. Default none.
+    /// Other names that clients may use: `{gpt-4o-mini: llama3.2}`. Default none.
     pub aliases: BTreeMap<String, String>,
-    /// Models to use instead, in order, where no node has the one that is asked for. Default none.
+    /// Models to use instead, in this order, when no node has the requested one:
+    /// `{llama3.1: [llama3.2, llama3.2:1b]}`. Default none.
     pub fallbacks: BTreeMap<String, Vec<String>>,
-    /// Tokens of context that models should be loaded with (`OLLAMA_CONTEXT_LENGTH` of the nodes). It is compared with what
-    /// the nodes say and never sent: a difference is shown in `GET /admin/nodes` as `context_drift`. Default none.
+    /// Context that each model should be loaded with, tokens: `{llama3.2: 8192}`. The gateway never sends it, since
+    /// that would reload the model: set `OLLAMA_CONTEXT_LENGTH` on the nodes. A node that differs shows
+    /// `context_drift` in `GET /admin/nodes`. Default none.
     pub context_length: BTreeMap<String, u64>,
 }
 

@@ -9,10 +9,10 @@ use super::answers;
 use super::auth::Caller;
 use super::body::FullBody;
 use super::error::ApiError;
+use super::error_kind;
 use super::inference::Inference;
 use super::live::Live;
 use super::names::ModelNames;
-use super::requests;
 use crate::fleet::FleetContext;
 use crate::store::Access;
 
@@ -79,7 +79,7 @@ pub async fn version(fleet: Data<FleetContext>) -> Json<Value> {
 /// Details and capabilities; the operator's prompt, template and parameters are left out.
 #[utoipa::path(
     post, path = "/api/show", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Show, example = json!({"model": "llama3.2"})),
+    request_body(content = ref("#/components/schemas/Show"), example = json!({"model": "llama3.2"})),
     responses((status = 200, body = serde_json::Value), answers::OllamaErrors),
 )]
 pub async fn show(
@@ -105,7 +105,7 @@ pub async fn show(
         }
     }
     let message = "No node that has the model is up at the moment. Please try again in 5s.";
-    Err(ApiError::unavailable("no_node_available", message, Duration::from_secs(5)))
+    Err(ApiError::unavailable(&error_kind::NO_NODE, message, Duration::from_secs(5)))
 }
 
 fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {

@@ -26,6 +26,8 @@ pub(super) struct Families {
     pub(super) in_flight: IntGaugeVec,
     pub(super) tokens: IntCounterVec,
     pub(super) rate_limited: IntCounterVec,
+    pub(super) claims_corrected: IntCounterVec,
+    pub(super) listing_skipped: IntCounterVec,
     pub(super) client_retries: IntCounter,
     pub(super) queue_depth: IntGaugeVec,
     pub(super) queue_wait: HistogramVec,
@@ -99,6 +101,16 @@ impl Families {
             in_flight: declare.int_gauges("requests_in_flight", "Requests understood and not ended.", &["route"])?,
             tokens: declare.counters("tokens_total", "Tokens, as recorded in usage.", &["model", "type"])?,
             rate_limited: declare.counters("rate_limited_total", "Requests refused by a user's limit.", &["limit"])?,
+            claims_corrected: declare.counters(
+                "usage_claims_corrected_total",
+                "Answers whose node reported more or fewer tokens than are possible.",
+                &["node"],
+            )?,
+            listing_skipped: declare.counters(
+                "node_listing_entries_skipped_total",
+                "Entries of the node's lists of models that could not be used.",
+                &["node"],
+            )?,
             client_retries: declare
                 .counter("client_retries_total", "Requests that an SDK says it is trying again.")?,
             queue_depth: declare.int_gauges("queue_depth", "Requests waiting for a slot.", &["model"])?,
@@ -191,7 +203,9 @@ impl Families {
 impl Families {
     /// Ends every series of these nodes.
     pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
-        for family in [&self.node_requests, &self.routing, &self.transitions] {
+        for family in
+            [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected, &self.listing_skipped]
+        {
             end(family, nodes, |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {

@@ -19,7 +19,7 @@ use crate::fleet::{
 };
 use crate::metrics::Metrics;
 use crate::store::{Status, StorageFull};
-use protocol::{StreamEditor, StreamFault, Usage, edit_answer};
+use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
 use scheduler::{Blame, Failure, NodeId, Outcome, Refusal, RefusalReason};
 
 /// What every request shares on its way.
@@ -44,7 +44,7 @@ struct Reached {
 }
 
 enum Reply {
-    Plain { status: u16, body: Bytes, usage: Option<Usage> },
+    Plain { status: u16, body: Bytes, progress: Option<AnswerProgress> },
     Stream(Box<OpenStream>),
 }
 
@@ -103,13 +103,14 @@ impl Relay {
         let queued = job.meter.queued();
         let (ahead, expected) = ticket.forecast();
         let content = match reply {
-            Reply::Plain { status, body, usage } => {
-                let outcome = if usage.is_some() { Outcome::Completed } else { Outcome::Rejected };
+            Reply::Plain { status, body, progress } => {
+                let outcome = if progress.is_some() { Outcome::Completed } else { Outcome::Rejected };
                 if outcome == Outcome::Completed {
                     case.answered();
                 }
-                ticket.leave(outcome, usage.and_then(|usage| usage.completion_tokens));
-                if close_plain(&mut job.meter, status, usage).await.is_err() {
+                let bounds = job.meter.claim_bounds();
+                ticket.leave(outcome, progress.map(|progress| bounds.tally(&progress).completion));
+                if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
                 }
@@ -122,7 +123,7 @@ impl Relay {
                 }
                 let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
                 let patience = Patience { clock: self.clock, gap, until, stop: self.stop.clone() };
-                let source = Source { id, case, model: job.model, endpoint: job.endpoint };
+                let source = Source { id, case, model: job.model, endpoint: job.endpoint, is_ollama: node.is_ollama() };
                 Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience, source)))
             }
         };
@@ -216,7 +217,7 @@ impl Relay {
         })??;
         let mut response = match head {
             Head::Good(response) => response,
-            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, usage: None }),
+            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, progress: None }),
         };
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
@@ -224,7 +225,7 @@ impl Relay {
             let stream = match open_stream(response, editor, first_byte).await {
                 Ok(stream) => stream,
                 Err(Unopened::Attempt(error)) => return Err(error),
-                Err(Unopened::Node(detail)) => return reported(job, &detail),
+                Err(Unopened::Node(detail)) => return reported(job, node, &detail),
             };
             job.meter.first_byte(self.clock.uptime());
             return Ok(Reply::Stream(Box::new(stream)));
@@ -232,19 +233,19 @@ impl Relay {
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, node.chunk_gap().unwrap_or(self.settings.chunk_gap())).await?;
         let whole = self.clock.uptime();
-        let (body, usage) =
+        let (body, progress) =
             edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
         job.meter.forwarded(self.clock.uptime().saturating_sub(whole));
         job.meter.first_byte(headed);
-        Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
+        Ok(Reply::Plain { status: response.status().as_u16(), body, progress: Some(progress) })
     }
 }
 
 /// Settles, and waits until the row is safe: only then may the client have the answer.
-async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Result<(), StorageFull> {
-    let receipt = match usage {
-        Some(usage) => {
-            meter.reported(usage);
+async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProgress>) -> Result<(), StorageFull> {
+    let receipt = match progress {
+        Some(progress) => {
+            meter.progress(progress);
             meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.
@@ -270,10 +271,10 @@ impl From<AttemptError> for Unopened {
 }
 
 /// A node reports an error with a status of success: it may be the request's.
-fn reported(job: &Job, detail: &str) -> Result<Reply, AttemptError> {
-    let asked = Asked { dialect: job.endpoint.dialect(), model: &job.model, is_ollama: true };
+fn reported(job: &Job, node: &NodeEndpoint, detail: &str) -> Result<Reply, AttemptError> {
+    let asked = Asked { dialect: job.endpoint.dialect(), model: &job.model, is_ollama: node.is_ollama() };
     match judge(asked, Evidence::Message(detail)) {
-        Verdict::Request { status, body } => Ok(Reply::Plain { status, body, usage: None }),
+        Verdict::Request { status, body } => Ok(Reply::Plain { status, body, progress: None }),
         Verdict::Attempt(failure) => {
             Err(AttemptError::new(failure, format!("the node reported an error in the stream: {detail}")))
         }

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::meter::Meter;
-use crate::fleet::{AttemptError, Head, NodeEndpoint, Question, Upstream};
+use crate::fleet::{AttemptError, Head, NodeEndpoint, Question, Upstream, route_of};
 use protocol::Endpoint;
-use scheduler::{Arrival, RequestId, Route};
+use scheduler::{Arrival, RequestId};
 
 /// An admitted request, ready for a node.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Job {
             max_output: self.max_output,
             known_output: self.endpoint.embeds().then_some(0),
             session: self.session,
-            route: Route(self.endpoint as u8),
+            route: route_of(self.endpoint),
             is_stream: self.stream,
             deadline: Duration::ZERO,
         }

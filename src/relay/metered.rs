@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
 use crate::fleet::{Asked, AttemptError, Evidence, Verdict, cut_short, judge};
 use crate::store::{Status, StorageFull};
-use protocol::{Endpoint, ErrorObject, StreamEditor, StreamFault};
+use protocol::{ClaimBounds, Endpoint, ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Blame, Failure, NodeId, Outcome};
 
 /// How often an idle stream looks at its deadlines; they are exact to this.
@@ -61,6 +61,7 @@ pub(super) struct Source {
     pub(super) case: Case,
     pub(super) model: Arc<str>,
     pub(super) endpoint: Endpoint,
+    pub(super) is_ollama: bool,
 }
 
 /// The stream of a running request. Dropping it cancels the request: the node's connection closes, the slot is free.
@@ -71,6 +72,7 @@ pub struct MeteredBody {
     ticket: Ticket,
     source: Source,
     meter: Option<Meter>,
+    claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
     /// The key that it came with is revoked.
@@ -110,6 +112,7 @@ impl MeteredBody {
             first: stream.first,
             ticket,
             source,
+            claim_bounds: meter.claim_bounds(),
             meter: Some(meter),
             held: None,
             revoked,
@@ -124,10 +127,9 @@ impl MeteredBody {
         body
     }
 
-    /// Tokens of the answer so far, as the node reports them or else as they came.
+    /// Tokens of the answer so far, as the node reports them within what is possible, or else as they came.
     fn tokens(&self) -> u64 {
-        let progress = self.editor.progress();
-        progress.usage.and_then(|usage| usage.completion_tokens).unwrap_or(progress.token_chunks)
+        self.claim_bounds.tally(&self.editor.progress()).completion
     }
 
     /// The scheduler learns from what it sees, and takes a node without tokens for dead: about once a second.
@@ -189,6 +191,13 @@ impl MeteredBody {
             Poll::Ready(_) if closing => Step::Ended,
             Poll::Ready(Some(Err(error))) => Step::Failed(Vec::new(), Ending::Node(cut_short(&error))),
             Poll::Ready(None) => {
+                let mut out = Vec::new();
+                if self.editor.end(&mut out) {
+                    // The node broke it off, which is the model's doing.
+                    self.response = None;
+                    self.settle_if_done(&mut out);
+                    return Poll::Ready(Step::Passed(out));
+                }
                 let detail = "the stream ended without its terminal frame".to_owned();
                 Step::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
             }
@@ -226,8 +235,8 @@ impl MeteredBody {
 
     /// The node reports an error in the stream, which may be the request's.
     fn reported(&self, detail: String) -> Ending {
-        let Source { model, endpoint, .. } = &self.source;
-        let asked = Asked { dialect: endpoint.dialect(), model, is_ollama: true };
+        let Source { model, endpoint, is_ollama, .. } = &self.source;
+        let asked = Asked { dialect: endpoint.dialect(), model, is_ollama: *is_ollama };
         match judge(asked, Evidence::Message(&detail)) {
             Verdict::Request { .. } => Ending::Mistaken(detail),
             Verdict::Attempt(failure) => Ending::node(failure, detail),

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{KeyDigest, SecretEnd};
-use limits::{Allowance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation, Standing};
+use super::keys::{ApiKey, KeyDigest, SecretEnd};
+use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
@@ -49,6 +49,31 @@ struct AccountState {
     ledger: Ledger,
 }
 
+/// A change of limits: `None` = as it was, `Some(None)` = no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// Admissions in any 60 s.
+    pub requests_per_minute: Option<Option<u32>>,
+    /// Of the requests admitted in any 60 s.
+    pub tokens_per_minute: Option<Option<u64>>,
+    /// Per UTC day.
+    pub tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time.
+    pub max_concurrency: Option<Option<u32>>,
+}
+
+impl LimitsChange {
+    /// `base` with what is changed in its place.
+    pub fn over(self, base: Limits) -> Limits {
+        Limits {
+            requests_per_minute: self.requests_per_minute.unwrap_or(base.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.unwrap_or(base.tokens_per_minute),
+            tokens_per_day: self.tokens_per_day.unwrap_or(base.tokens_per_day),
+            max_concurrency: self.max_concurrency.unwrap_or(base.max_concurrency),
+        }
+    }
+}
+
 /// What a user may use, and how much of a busy service is theirs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
@@ -90,8 +115,8 @@ impl Account {
     }
 
     /// What is used and left.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with(|state| state.ledger.standing(state.terms.limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with(|state| state.ledger.balance(state.terms.limits, now))
     }
 
     /// The limits of all keys together, and what is used of them.
@@ -209,8 +234,8 @@ impl Key {
     }
 
     /// What is used and left under its own limits.
-    pub fn standing(&self, now: Moment) -> Standing {
-        self.with_ledger(|limits, ledger| ledger.standing(*limits, now))
+    pub fn balance(&self, now: Moment) -> Balance {
+        self.with_ledger(|limits, ledger| ledger.balance(*limits, now))
     }
 
     /// Its own limits, and what is used of them.
@@ -248,6 +273,15 @@ impl Key {
     pub(super) fn revoke(&self) {
         self.revoked.cancel();
     }
+}
+
+/// A key with its secret, which nobody can tell again.
+#[derive(Debug)]
+pub struct MadeKey {
+    /// The key.
+    pub key: Arc<Key>,
+    /// To be shown once.
+    pub secret: ApiKey,
 }
 
 /// Whoever calls: an account, and the key that was shown. Without a key a trusted network stands for the user.
@@ -341,8 +375,8 @@ impl Access {
 
     /// What is left under the tighter limits of user and key.
     pub fn headroom(&self, now: Moment) -> Headroom {
-        let of_user = self.account.standing(now).headroom();
-        self.key.as_ref().map_or(of_user, |key| of_user.and(key.standing(now).headroom()))
+        let of_user = self.account.balance(now).headroom();
+        self.key.as_ref().map_or(of_user, |key| of_user.and(key.balance(now).headroom()))
     }
 }
 

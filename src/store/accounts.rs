@@ -10,21 +10,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use dashmap::DashMap;
 use entity::{key, key_digest, user};
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
-    QuerySelect, QueryTrait, Set, SqlErr, TransactionTrait,
+    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, Set,
+    SqlErr, TransactionTrait,
 };
 
-use super::access::{Access, Account, AllowedModels, Key, KeySpec, Terms, UserId};
+use super::access::{Access, Account, Key, KeySpec, MadeKey, Terms, UserId};
+use super::changes::announce;
+use super::columns::{secret_of, spec_of, terms_of, to_i64, to_millis};
+use super::database::Store;
+use super::deadline::within_deadline;
+use super::error::StoreError;
 use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
-use super::leases::Subject;
 use super::snapshot::People;
-use super::usage::{self, SpentByAll};
-use super::user_keys::MadeKey;
-use super::{Store, StoreError, within_deadline};
-use limits::{Budget, Ledger, Limits, Moment, Spent};
-
-/// The channel on which gateways on one Postgres tell each other that users or keys have changed.
-pub(super) const CHANNEL: &str = "ollama_gateway_people";
+use super::spent::{SpentByAll, spent};
+use super::subject::Subject;
+use limits::{Budget, Ledger, Limits, Moment, PriorUse};
 
 /// A user to be made.
 #[derive(Clone, Debug)]
@@ -152,7 +152,7 @@ impl Accounts {
         }
     }
 
-    fn ledger_of(&self, limits: &Limits, spent: Option<&Spent>, now: Moment) -> Ledger {
+    fn ledger_of(&self, limits: &Limits, spent: Option<&PriorUse>, now: Moment) -> Ledger {
         let mut budget = Budget::default();
         if let Some(spent) = spent {
             budget.restore(limits, spent.clone(), now);
@@ -203,7 +203,7 @@ impl Accounts {
             other => other,
         })?;
         // A name that was deleted and is made again goes on with what it has used today.
-        let spent = usage::spent(&self.store, Some(name), now).await?;
+        let spent = spent(&self.store, Some(name), now).await?;
         let account = self.take_up(new.user.clone(), &user_row, spent.users.get(name), now);
         Ok(self.adopt(&account, drafted, now))
     }
@@ -295,7 +295,7 @@ impl Accounts {
     async fn take_up_all(&self, People { users, keys, digests }: &People, now: Moment) -> Result<(), StoreError> {
         let new = users.iter().any(|row| !self.users.contains_key(row.id.as_str()))
             || keys.iter().any(|row| !self.keys.contains_key(row.id.as_str()));
-        let spent = if new { usage::spent(&self.store, None, now).await? } else { SpentByAll::default() };
+        let spent = if new { spent(&self.store, None, now).await? } else { SpentByAll::default() };
         let names: HashSet<&str> = users.iter().map(|row| row.id.as_str()).collect();
         for gone in self.all().iter().filter(|account| !names.contains(account.user().as_str())) {
             self.forget(gone.user().as_str());
@@ -345,7 +345,7 @@ impl Accounts {
         account: &Arc<Account>,
         row: &key::Model,
         secrets: Vec<SecretEnd>,
-        spent: Option<&Spent>,
+        spent: Option<&PriorUse>,
         now: Moment,
     ) -> Arc<Key> {
         let spec = spec_of(row);
@@ -384,7 +384,7 @@ impl Accounts {
         }
     }
 
-    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&Spent>, now: Moment) -> Arc<Account> {
+    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&PriorUse>, now: Moment) -> Arc<Account> {
         let terms = terms_of(row);
         let account = Account::new(user, row.created_at_ms, terms, self.ledger_of(&terms.limits, spent, now));
         self.users.insert(account.user().shared(), account.clone());
@@ -397,58 +397,4 @@ impl Accounts {
             account.close();
         }
     }
-}
-
-/// Tells the other gateways, once the transaction is committed. With SQLite there is none that would hear.
-pub(super) async fn announce(transaction: &impl ConnectionTrait) -> Result<(), DbErr> {
-    if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
-    }
-    Ok(())
-}
-
-fn secret_of(row: &key_digest::Model) -> Option<SecretEnd> {
-    let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
-    Some(SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms })
-}
-
-fn terms_of(row: &user::Model) -> Terms {
-    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-    // Millionths would do no user any good, so that thousandths are kept.
-    Terms { limits, weight: row.weight_millis.max(1) as f64 / 1000.0 }
-}
-
-pub(super) fn spec_of(row: &key::Model) -> KeySpec {
-    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-    let allowed_models = row.allowed_models.as_deref().map(|names| {
-        // A list that cannot be read allows nothing.
-        AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
-    });
-    KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
-}
-
-fn to_millis(weight: f64) -> i64 {
-    // Within 0.001 and 1000, as the door has seen to.
-    ((weight * 1000.0).round() as i64).max(1)
-}
-
-/// The limits as a row has them.
-fn limits_of(
-    requests_per_minute: Option<i64>,
-    tokens_per_minute: Option<i64>,
-    tokens_per_day: Option<i64>,
-    max_concurrency: Option<i64>,
-) -> Limits {
-    let small = |limit: i64| u32::try_from(limit.max(0)).unwrap_or(u32::MAX);
-    let large = |limit: i64| u64::try_from(limit).unwrap_or(0);
-    Limits {
-        requests_per_minute: requests_per_minute.map(small),
-        tokens_per_minute: tokens_per_minute.map(large),
-        tokens_per_day: tokens_per_day.map(large),
-        max_concurrency: max_concurrency.map(small),
-    }
-}
-
-pub(super) fn to_i64(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

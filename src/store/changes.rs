@@ -1,11 +1,14 @@
 //! When have other gateways changed users or keys? Postgres says so at once; looking now and then stands behind it.
 use std::time::Duration;
 
-use sea_orm::DatabaseBackend;
 use sea_orm::sqlx::postgres::PgListener;
+use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr};
 
-use super::accounts::CHANNEL;
-use super::{STATEMENT_DEADLINE, Store};
+use super::database::Store;
+use super::deadline::STATEMENT_DEADLINE;
+
+/// The channel on which gateways on one Postgres tell each other that users or keys have changed.
+const CHANNEL: &str = "ollama_gateway_people";
 
 /// Hears of changes.
 #[derive(Debug)]
@@ -49,4 +52,12 @@ impl Changes {
         listener.listen(CHANNEL).await?;
         Ok(listener)
     }
+}
+
+/// Tells the other gateways, once the transaction is committed. With SQLite there is none that would hear.
+pub(super) async fn announce(transaction: &impl ConnectionTrait) -> Result<(), DbErr> {
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
+    }
+    Ok(())
 }

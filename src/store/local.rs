@@ -15,8 +15,12 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::error::StoreError;
 use super::reserve::Reserve;
-use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, immediate, rollups, running, within_deadline};
+use super::rollups;
+use super::settings::{DatabaseSettings, Synchronous};
+use super::transactions::immediate;
 
 /// SQLite's own words for a file that is not what it wrote.
 const DAMAGED: [i32; 2] = [11, 26];
@@ -33,12 +37,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Opens the file of these settings, checks it, brings its tables up to date, and turns what a process that died has
-    /// left into usage.
+    /// Opens the file of these settings, checks it, and brings its tables up to date.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], or when it cannot be opened.
-    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub(super) async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let path = settings.local_path().to_path_buf();
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -69,14 +72,7 @@ impl Local {
             Some(detail) => StoreError::Damaged { path: path.clone(), detail, is_outbox },
             None => error.into(),
         })?;
-        let local = Self { db, reserve: Arc::new(reserve), is_outbox, is_alone };
-        if is_alone {
-            let recovered = running::recover(&local).await?;
-            if recovered > 0 {
-                tracing::warn!(requests = recovered, "requests were interrupted when the gateway last ended");
-            }
-        }
-        Ok(local)
+        Ok(Self { db, reserve: Arc::new(reserve), is_outbox, is_alone })
     }
 
     /// Writes something that nobody reads, to see whether writing works.
@@ -92,7 +88,7 @@ const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER IN
 const UNMAKE_OUTBOX: &str = "DROP TRIGGER IF EXISTS usage_to_outbox";
 
 /// How a SQLite file of the gateway is opened, whoever does.
-pub(super) fn options(settings: &Settings) -> ConnectOptions {
+pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
     let outbox = settings.sqlite_path().is_none().then(|| settings.outbox.clone());
     let url = if outbox.is_none() { settings.url.clone() } else { "sqlite://".to_owned() };
     let synchronous = match settings.synchronous {

@@ -13,8 +13,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::usage::insert_rows;
-use super::{Accounts, STATEMENT_DEADLINE, Store, StoreError, within_deadline};
+use super::accounts::Accounts;
+use super::database::Store;
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::error::StoreError;
+use super::usage_row::{ids_of, insert_rows};
 use crate::clock::Clock;
 
 /// Rows a statement.
@@ -247,11 +250,6 @@ impl Copier {
             tracing::warn!(%error, "old rows could not be taken out of the local file");
         }
     }
-}
-
-/// The ids in a table of the local file, for a subquery.
-pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) -> sea_orm::sea_query::SelectStatement {
-    sea_orm::QueryTrait::into_query(rows.select_only().column(id))
 }
 
 /// Whether the database answered that what stands in a row is wrong, rather than that it cannot work at the moment.

@@ -15,9 +15,10 @@ use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
+use super::deadline::within_deadline;
+use super::error::StoreError;
 use super::local::Local;
-use super::usage::{Status, UsageRow, insert_rows};
-use super::{StoreError, within_deadline};
+use super::usage_row::{Status, UsageRow, insert_rows};
 
 /// How long a note waits for others, unless a stream is about to begin. A request that dies younger with its gateway, and
 /// of which its client has seen nothing, leaves no trace.

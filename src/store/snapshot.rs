@@ -2,7 +2,10 @@
 use entity::{key, key_digest, user};
 use sea_orm::{EntityTrait, IntoActiveModel, TransactionTrait};
 
-use super::{Store, StoreError, within_deadline};
+use super::database::Store;
+use super::deadline::within_deadline;
+use super::error::StoreError;
+use super::transactions::immediate;
 
 /// Rows a statement: SQLite limits the number of bound values.
 const BATCH: usize = 1_000;
@@ -48,7 +51,7 @@ impl People {
     /// When the local file fails; the copy is as it was then.
     pub(super) async fn keep_copy(&self, store: &Store) -> Result<(), StoreError> {
         let replace = async {
-            let transaction = store.local.db.begin_with_options(super::immediate()).await?;
+            let transaction = store.local.db.begin_with_options(immediate()).await?;
             key_digest::Entity::delete_many().exec(&transaction).await?;
             key::Entity::delete_many().exec(&transaction).await?;
             user::Entity::delete_many().exec(&transaction).await?;

@@ -15,7 +15,10 @@ use sea_orm::{
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Store, StoreError, immediate, locks, within_deadline};
+use super::database::{Store, locks};
+use super::deadline::within_deadline;
+use super::error::StoreError;
+use super::transactions::immediate;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 

@@ -11,10 +11,14 @@ use sea_orm::{
     IntoActiveModel, QueryFilter, QuerySelect, TransactionTrait,
 };
 
-use super::access::{Account, AllowedModels, Key, KeySpec};
-use super::accounts::{Accounts, announce, spec_of, to_i64};
+use super::access::{Account, AllowedModels, Key, KeySpec, LimitsChange, MadeKey};
+use super::accounts::Accounts;
+use super::changes::announce;
+use super::columns::{spec_of, to_i64};
+use super::deadline::within_deadline;
+use super::error::StoreError;
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
-use super::{StoreError, immediate, within_deadline};
+use super::transactions::immediate;
 use limits::Moment;
 
 /// Keys that one user may have.
@@ -29,14 +33,8 @@ pub struct KeyChange {
     pub expires_at_ms: Option<Option<i64>>,
     /// `Some(None)` = every model.
     pub allowed_models: Option<Option<AllowedModels>>,
-    /// `Some(None)` = no limit, as in those below.
-    pub requests_per_minute: Option<Option<u32>>,
-    /// Of the requests admitted in any 60 s.
-    pub tokens_per_minute: Option<Option<u64>>,
-    /// Per UTC day.
-    pub tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time.
-    pub max_concurrency: Option<Option<u32>>,
+    /// Its own limits.
+    pub limits: LimitsChange,
 }
 
 impl KeyChange {
@@ -52,10 +50,10 @@ impl KeyChange {
             name: set(self.name, |name| name),
             expires_at_ms: set(self.expires_at_ms, |end| end),
             allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
-            requests_per_minute: set(self.requests_per_minute, |limit| limit.map(i64::from)),
-            tokens_per_minute: set(self.tokens_per_minute, |limit| limit.map(to_i64)),
-            tokens_per_day: set(self.tokens_per_day, |limit| limit.map(to_i64)),
-            max_concurrency: set(self.max_concurrency, |limit| limit.map(i64::from)),
+            requests_per_minute: set(self.limits.requests_per_minute, |limit| limit.map(i64::from)),
+            tokens_per_minute: set(self.limits.tokens_per_minute, |limit| limit.map(to_i64)),
+            tokens_per_day: set(self.limits.tokens_per_day, |limit| limit.map(to_i64)),
+            max_concurrency: set(self.limits.max_concurrency, |limit| limit.map(i64::from)),
             ..Default::default()
         }
     }
@@ -63,15 +61,6 @@ impl KeyChange {
 
 fn text_of(models: &AllowedModels) -> String {
     serde_json::json!(models.names()).to_string()
-}
-
-/// A key with its secret, which nobody can tell again.
-#[derive(Debug)]
-pub struct MadeKey {
-    /// The key.
-    pub key: Arc<Key>,
-    /// To be shown once.
-    pub secret: ApiKey,
 }
 
 /// A key and its digest before they are anywhere.

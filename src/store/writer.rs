@@ -12,12 +12,13 @@ use entity::usage::Model;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::error::StoreError;
 use super::local::Local;
 use super::outbox::Outbox;
 use super::reserve::Reserve;
 use super::running::Running;
-use super::usage::{UsageRow, insert_rows};
-use super::{STATEMENT_DEADLINE, StoreError, within_deadline};
+use super::usage_row::{UsageRow, insert_rows};
 
 /// Rows a statement: SQLite limits the number of bound values.
 const BATCH: usize = 500;

@@ -1,14 +1,16 @@
 //! Are requests traced, and where do the traces go?
 use serde::{Deserialize, Serialize};
 
-/// Whether requests are traced, and where to.
+/// Traces of requests: a span for the key check, each wait for a slot and each attempt on a node. A client's
+/// `traceparent` is passed on to the node either way.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TracingSettings {
-    /// The collector's base URL for OTLP over HTTP, such as `http://collector:4318`; `/v1/traces` is added. `null` = no
-    /// traces. Default `null`.
+    /// Base URL of a collector that speaks OTLP over HTTP, such as `http://collector:4318` (`/v1/traces` is
+    /// appended). `null` = no traces. Credentials go into the environment:
+    /// `OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20..."`. Default `null`.
     pub otlp_endpoint: Option<String>,
-    /// The share of requests that are traced where the client's `traceparent` does not decide it, 0 to 1. Default 1.
+    /// Share of requests to trace, 0 to 1, unless the client's `traceparent` decides. Default `1.0`.
     pub sample_ratio: f64,
 }
 

@@ -13,9 +13,10 @@ use sea_orm::{
 };
 use sha2::{Digest, Sha256};
 
-use super::NotLeased;
-use super::line::{Line, name_of_key, name_of_user};
-use crate::store::locks;
+use super::broker::NotLeased;
+use super::line::Line;
+use crate::store::database::locks;
+use crate::store::subject::{name_of_key, name_of_user};
 use limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
