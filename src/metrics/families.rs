@@ -27,6 +27,7 @@ pub(super) struct Families {
     pub(super) tokens: IntCounterVec,
     pub(super) rate_limited: IntCounterVec,
     pub(super) claims_corrected: IntCounterVec,
+    pub(super) listing_skipped: IntCounterVec,
     pub(super) client_retries: IntCounter,
     pub(super) queue_depth: IntGaugeVec,
     pub(super) queue_wait: HistogramVec,
@@ -115,6 +116,11 @@ impl Families {
             claims_corrected: declare.counters(
                 "usage_claims_corrected_total",
                 "Answers whose node reported more or fewer tokens than are possible.",
+                &["node"],
+            )?,
+            listing_skipped: declare.counters(
+                "node_listing_entries_skipped_total",
+                "Entries of the node's lists of models that could not be used.",
                 &["node"],
             )?,
             client_retries: declare
@@ -228,7 +234,9 @@ impl Families {
 impl Families {
     /// Ends every series of these nodes.
     pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
-        for family in [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected] {
+        for family in
+            [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected, &self.listing_skipped]
+        {
             end(family, nodes, |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {
