@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keys::{ApiKey, SecretEnd};
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
+use protocol::ModelName;
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
@@ -133,8 +134,8 @@ impl Account {
     }
 }
 
-/// The models that a key may ask for, by the names that nodes list or by the operator's aliases. A name without a tag
-/// means `:latest`.
+/// The models that a key may ask for, by the names that nodes list or by other names that the operator gave them, matched
+/// as Ollama matches names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedModels(Arc<[String]>);
 
@@ -151,9 +152,7 @@ impl AllowedModels {
 
     /// Whether `name` is among them.
     pub fn allow(&self, name: &str) -> bool {
-        let bare = |name| str::strip_suffix(name, ":latest").unwrap_or(name).to_owned();
-        let name = bare(name);
-        self.0.iter().any(|allowed| bare(allowed) == name)
+        self.0.iter().any(|allowed| ModelName::same(allowed, name))
     }
 }
 

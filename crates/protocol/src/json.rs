@@ -73,6 +73,7 @@ fn describe(text: &[u8], error: &serde_json::Error) -> String {
             b't' | b'f' => "it is true or false".to_owned(),
             _ => "it is a number".to_owned(),
         },
+        (Category::Eof, _) => format!("it ends too early: {error}"),
         // The parser's own words name a kind of mistake and a place, and quote nothing.
         _ => error.to_string(),
     }
@@ -185,7 +186,8 @@ impl Splices {
         self.edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut from = 0;
         for (span, with) in self.edits {
-            // Two edits of one place never happen; were it otherwise, the first would count.
+            debug_assert!(span.start >= from, "no two edits overlap");
+            // Were it otherwise, the first would count.
             if span.start < from {
                 continue;
             }
