@@ -134,8 +134,8 @@ impl Account {
     }
 }
 
-/// The models that a key may ask for, by the names that nodes list or by other names that the operator gave them, matched
-/// as Ollama matches names.
+/// The models that a key may ask for, by the names that nodes list or by the operator's aliases, matched as Ollama matches
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedModels(Arc<[String]>);
 
