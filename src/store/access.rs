@@ -134,8 +134,8 @@ impl Account {
     }
 }
 
-/// The models that a key may ask for, by the names that nodes list or by other names that the operator gave them, matched
-/// as Ollama matches names.
+/// The models that a key may ask for, by the names that nodes list or by the operator's aliases, matched as Ollama matches
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedModels(Arc<[String]>);
 
@@ -419,10 +419,10 @@ mod tests {
     #[test]
     fn a_model_is_allowed_with_and_without_its_usual_tag() {
         let models = AllowedModels::new(["llama3.2".to_owned(), "llava:latest".to_owned(), "qwen3:8b".to_owned()]);
-        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b"] {
+        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b", "LLAMA3.2"] {
             assert!(models.allow(good), "{good}");
         }
-        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest", "LLAMA3.2"] {
+        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest"] {
             assert!(!models.allow(bad), "{bad}");
         }
         assert!(!AllowedModels::new([]).allow("llama3.2"));
