@@ -1,6 +1,7 @@
 //! What can be said on the command line?
 mod admin_key;
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod healthcheck;
 mod serve;
@@ -32,6 +33,7 @@ enum Command {
     /// Serve (the default)
     Serve,
     /// Serve three simulated nodes and a throw-away database, to try things out
+    #[cfg(feature = "demo")]
     Demo {
         /// Where to listen
         #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
@@ -58,6 +60,7 @@ pub fn run() -> ExitCode {
     let file = arguments.config.as_deref();
     let done = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(file),
+        #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
         Command::Healthcheck => healthcheck::run(file),

@@ -20,7 +20,6 @@ use super::error::{ApiError, rate_limit_headers};
 use super::live::Live;
 use super::names::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
-use super::requests;
 use super::time::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
 use crate::dispatch::Dispatcher;
@@ -29,7 +28,7 @@ use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, R
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
 use crate::trace::{Trace, Tracer};
 use limits::{Exceeded, Moment, Need};
-use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
+use protocol::{Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
@@ -112,7 +111,7 @@ impl Call {
 /// the answer is a stream of server-sent events that ends with `data: [DONE]`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Chat, description = "As OpenAI's API takes it; `model` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Chat"), description = "As OpenAI's API takes it; `model` and `messages` are needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -130,7 +129,7 @@ pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// As OpenAI's older API takes it, for a `prompt` that is one string.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Completion, description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/Completion"), description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?", "max_tokens": 50})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -148,7 +147,7 @@ pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Embedding, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Embedding"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
@@ -164,7 +163,7 @@ pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
 /// OpenAI's newer API, as far as Ollama has it: without state.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Response, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Response"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "llama3.2", "input": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -182,7 +181,7 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
 /// Anthropic's API, with its own errors.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Message, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Message"), description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
         example = json!({"model": "llama3.2", "max_tokens": 50, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -201,7 +200,7 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 /// model have no effect.
 #[utoipa::path(
     post, path = "/api/chat", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaChat, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaChat"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -219,7 +218,7 @@ pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
 /// Ollama's own API. Streams unless `"stream": false`.
 #[utoipa::path(
     post, path = "/api/generate", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaGenerate, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaGenerate"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -237,7 +236,7 @@ pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/api/embed", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbed, description = "As Ollama's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbed"), description = "As Ollama's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
@@ -253,7 +252,7 @@ pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
 /// For one `prompt`.
 #[utoipa::path(
     post, path = "/api/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbedOne, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbedOne"), description = "As Ollama's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "all-minilm", "prompt": "one"})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
@@ -313,6 +312,7 @@ impl Inference {
         let received = self.meters.clock.now();
         let deployment = http.extensions().get::<Deployment>().cloned();
         let deployment = deployment.as_ref().map(|Deployment(model)| model.as_str());
+        let body = repaired(body)?;
         let mut request = InferenceRequest::parse_for(endpoint, &body, deployment)?;
         if let Some(idle) = request.idle {
             return self.answer_idle(&request, idle, &access);
@@ -337,7 +337,7 @@ impl Inference {
             model: model.name,
             endpoint,
             stream: request.stream,
-            prompt_tokens: request.prompt_bound / 4,
+            prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
             session: request.session,
             hide_usage: !request.include_usage,
@@ -470,7 +470,7 @@ impl Inference {
             listed_model: model.listed.clone(),
             stream: request.stream,
             received,
-            prompt_estimate: request.prompt_bound / 4,
+            claim_bounds: request.claim_bounds(),
             trace: http.extensions_mut().remove::<Trace>(),
         }))
     }

@@ -33,7 +33,7 @@ mod user_keys;
 mod users;
 mod writer;
 
-pub use access::{Access, Account, AllowedModels, Key, KeySpec, MadeKey, Reserved, Terms, UserId};
+pub use access::{Access, Account, AllowedModels, Key, KeySpec, LimitsChange, MadeKey, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found};
 pub use changes::Changes;
 pub use database::Store;

@@ -11,7 +11,7 @@ use sea_orm::{
     IntoActiveModel, QueryFilter, QuerySelect,
 };
 
-use super::access::{AllowedModels, Key, KeySpec, MadeKey};
+use super::access::{AllowedModels, Key, KeySpec, LimitsChange, MadeKey};
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{key_entry, secret_entry, to_i64};
@@ -35,14 +35,8 @@ pub struct KeyChange {
     pub expires_at_ms: Option<Option<i64>>,
     /// `Some(None)` = every model.
     pub allowed_models: Option<Option<AllowedModels>>,
-    /// `Some(None)` = no limit, as in those below.
-    pub requests_per_minute: Option<Option<u32>>,
-    /// Of the requests admitted in any 60 s.
-    pub tokens_per_minute: Option<Option<u64>>,
-    /// Per UTC day.
-    pub tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time.
-    pub max_concurrency: Option<Option<u32>>,
+    /// Its own limits.
+    pub limits: LimitsChange,
 }
 
 impl KeyChange {
@@ -58,10 +52,10 @@ impl KeyChange {
             name: set(self.name, |name| name),
             expires_at_ms: set(self.expires_at_ms, |end| end),
             allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
-            requests_per_minute: set(self.requests_per_minute, |limit| limit.map(i64::from)),
-            tokens_per_minute: set(self.tokens_per_minute, |limit| limit.map(to_i64)),
-            tokens_per_day: set(self.tokens_per_day, |limit| limit.map(to_i64)),
-            max_concurrency: set(self.max_concurrency, |limit| limit.map(i64::from)),
+            requests_per_minute: set(self.limits.requests_per_minute, |limit| limit.map(i64::from)),
+            tokens_per_minute: set(self.limits.tokens_per_minute, |limit| limit.map(to_i64)),
+            tokens_per_day: set(self.limits.tokens_per_day, |limit| limit.map(to_i64)),
+            max_concurrency: set(self.limits.max_concurrency, |limit| limit.map(i64::from)),
             ..Default::default()
         }
     }
