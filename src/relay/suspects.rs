@@ -4,7 +4,7 @@
 //! cause itself. It is known again by a digest of its user, route and body. As long as no other request shows that the
 //! nodes work, they may be the cause as well, and the request is let through.
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use protocol::Endpoint;
@@ -43,9 +43,7 @@ impl Suspects {
     /// The digest of a request; of this process only. Of a long body only the ends are read, and its length.
     pub(super) fn digest(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Digest {
         let ends = (&body[..body.len().min(READ)], &body[body.len().saturating_sub(READ)..]);
-        let mut hasher = self.hasher.build_hasher();
-        (user, endpoint as u8, body.len(), ends).hash(&mut hasher);
-        Digest(hasher.finish())
+        Digest(self.hasher.hash_one((user, endpoint as u8, body.len(), ends)))
     }
 
     /// It failed there, and perhaps by its own fault.
