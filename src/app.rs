@@ -140,8 +140,8 @@ impl App {
         if let Some(leaser) = &mut leaser {
             leaser.join().await;
         }
-        for account in accounts.all() {
-            metrics.meet_user(account.user().as_str());
+        for user in accounts.names_after(None, config.metrics.user_cap) {
+            metrics.meet_user(&user);
         }
         let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
         let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
@@ -323,7 +323,10 @@ async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, st
         if is_last || now_ms - written_ms >= LAST_USED_MS {
             // Times are to the minute, so that the minute before counts too.
             match accounts.write_last_used(written_ms - LAST_USED_MS).await {
-                Ok(()) => written_ms = now_ms,
+                Ok(()) => {
+                    written_ms = now_ms;
+                    accounts.rest(clock.now());
+                }
                 Err(error) => tracing::warn!(%error, "when keys were last used could not be written down"),
             }
         }

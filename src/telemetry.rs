@@ -21,6 +21,9 @@ const BUFFER: usize = 64 * 1024;
 /// Libraries of which only warnings are written, whatever the level.
 const QUIET: [&str; 3] = ["sqlx", "actix_server", "sea_orm_migration"];
 
+/// What a level may be called.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
+
 /// The log, on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -55,6 +58,13 @@ impl LogSettings {
     pub fn filter(&self) -> Result<Targets, String> {
         if !self.level.chars().all(|letter| letter == ' ' || letter.is_ascii_graphic()) {
             return Err("a level is written in printable ASCII".to_owned());
+        }
+        // The library takes a word that is no level for the name of a module, and numbers for levels.
+        for part in self.level.split(',') {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+            if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+                return Err(format!("`{level}` is no level: one of {}", LEVELS.join(", ")));
+            }
         }
         let filter: Targets = self.level.parse().map_err(|error| format!("{error}"))?;
         // At every start, sqlx notes as `info` that its table exists already.
@@ -160,7 +170,7 @@ mod tests {
         for level in ["info", "TRACE", "off", "info,ollama_gateway=debug", "ollama_gateway::relay=trace,sqlx=warn"] {
             assert!(settings(level).filter().is_ok(), "{level}");
         }
-        for level in ["loud", "loud=very", "info,ollama_gateway=very", "\na\u{fffd}["] {
+        for level in ["loud", "WARNING", "0", "", "info,", "loud=very", "info,ollama_gateway=very", "\na\u{fffd}["] {
             assert!(settings(level).filter().is_err(), "{level}");
         }
     }

@@ -76,12 +76,18 @@ impl Numbers {
         (self.below(3) > 0).then(|| self.below(bound) as i64)
     }
 
+    /// An id of a request that arrived on this day, as real ones begin with the time.
+    fn id(&mut self, day: i32) -> uuid::Uuid {
+        let seconds = u64::try_from(day).unwrap() * 86_400 + self.below(86_400);
+        uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+    }
+
     /// A row of this day.
     fn row(&mut self, day: i32) -> Model {
         let key = self.one_of(&["", "key_1", "key_2"]);
         let node = self.one_of(&["", "a", "b"]);
         Model {
-            request_id: uuid::Uuid::now_v7(),
+            request_id: self.id(day),
             user_id: self.one_of(&["ann", "bob", "carl"]).to_owned(),
             key_id: Some(key.to_owned()).filter(|key| !key.is_empty()),
             created_at_ms: i64::from(day) * DAY_MS + self.below(DAY_MS as u64) as i64,

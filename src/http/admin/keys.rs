@@ -257,8 +257,8 @@ pub async fn list(
     meters: Data<Meters>,
     id: Path<String>,
 ) -> Result<Json<KeyList>, ApiError> {
-    let now_ms = meters.clock.now().unix_ms;
-    let data = accounts.keys_of(&id)?.iter().map(|key| UserKey::new(key, now_ms)).collect();
+    let now = meters.clock.now();
+    let data = accounts.keys_of(&id, now).await?.iter().map(|key| UserKey::new(key, now.unix_ms)).collect();
     Ok(Json(KeyList { object: "list", data }))
 }
 
@@ -281,10 +281,10 @@ pub async fn change(
     path: Path<(String, String)>,
     JsonObject(body): JsonObject<ChangeKey>,
 ) -> Result<Json<UserKey>, ApiError> {
-    let ((user, id), now_ms) = (path.into_inner(), meters.clock.now().unix_ms);
-    let key = accounts.change_key(&user, &id, body.change(now_ms)?).await?;
+    let ((user, id), now) = (path.into_inner(), meters.clock.now());
+    let key = accounts.change_key(&user, &id, body.change(now.unix_ms)?, now).await?;
     tracing::info!(user, key = id, "key changed");
-    Ok(Json(UserKey::new(&key, now_ms)))
+    Ok(Json(UserKey::new(&key, now.unix_ms)))
 }
 
 /// Revoke a key

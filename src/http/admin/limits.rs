@@ -108,7 +108,8 @@ pub async fn retrieve(
     meters: Data<Meters>,
     id: Path<String>,
 ) -> Result<Json<UserLimits>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+    let account = accounts.by_user(&id, meters.clock.now());
+    let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
     look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
 }
@@ -131,11 +132,12 @@ pub async fn change(
     id: Path<String>,
     JsonObject(body): JsonObject<ChangeLimits>,
 ) -> Result<Json<UserLimits>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
+    let now = meters.clock.now();
+    let account = accounts.by_user(&id, now).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
     let before = account.terms();
     let weight = checked_weight(body.weight.unwrap_or(before.weight))?;
     let terms = Terms { limits: limits_over(before.limits, body.limits())?, weight };
-    let account = accounts.set_terms(&id, terms).await?;
+    let account = accounts.set_terms(&id, terms, now).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
     look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))

@@ -1,6 +1,4 @@
 //! Users: made with a key that is shown once, listed, read, deleted.
-use std::sync::Arc;
-
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpResponse, Responder};
 use serde::Serialize;
@@ -139,13 +137,19 @@ pub async fn create(
     get, path = "/admin/users", tag = "admin", params(PageQuery), security(("admin_key" = [])),
     responses((status = 200, body = UserList), answers::AdminResponses),
 )]
-pub async fn list(_: Admin, accounts: Data<Accounts>, query: Query<PageQuery>) -> Result<Json<UserList>, ApiError> {
+pub async fn list(
+    _: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    query: Query<PageQuery>,
+) -> Result<Json<UserList>, ApiError> {
     let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
     let after = query.after()?.map(|cursor| user_of(&cursor).ok_or_else(bad_cursor)).transpose()?;
-    let follows = |account: &Arc<Account>| after.as_ref().is_none_or(|after| account.user().as_str() > after.as_str());
-    let mut page: Vec<_> = accounts.all().into_iter().filter(follows).take(limit + 1).collect();
-    let more = page.len() > limit;
-    page.truncate(limit);
+    let mut names = accounts.names_after(after.as_ref().map(UserId::as_str), limit.saturating_add(1));
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let now = meters.clock.now();
+    let page: Vec<_> = names.iter().filter_map(|name| accounts.by_user(name, now)).collect();
     let next = page.last().filter(|_| more).map(|account| cursor(account.user().as_str().as_bytes()));
     Ok(Json(UserList { object: "list", data: page.iter().map(|account| account.as_ref().into()).collect(), next }))
 }
@@ -160,8 +164,14 @@ fn user_of(cursor: &[u8]) -> Option<UserId> {
     params(("id" = String, Path, description = "The user.")),
     responses((status = 200, body = User), answers::AdminResponses, answers::NotFoundResponse),
 )]
-pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<User>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+pub async fn retrieve(
+    _: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    id: Path<String>,
+) -> Result<Json<User>, ApiError> {
+    let account = accounts.by_user(&id, meters.clock.now());
+    let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
     Ok(Json(account.as_ref().into()))
 }
 
@@ -200,7 +210,7 @@ pub async fn usage(
     query: Query<PageQuery>,
 ) -> Result<Json<UserUsage>, ApiError> {
     let rows = rows(&store, &recorder, &id, &query).await?;
-    if accounts.by_user(&id).is_none() && !store.has_usage(&id).await? {
+    if !accounts.has_user(&id) && !store.has_usage(&id).await? {
         return Err(StoreError::NotFound(id.into_inner()).into());
     }
     let summary = summary(&store, &recorder, &id, &PeriodQuery::default()).await?;
