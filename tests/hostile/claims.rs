@@ -3,7 +3,7 @@ use ollama_sim::{Fault, UsageClaim};
 use serde_json::{Value, json};
 
 use crate::good::{fleet, hold, marked, openings, steady_node};
-use crate::harness::ADMIN_KEY;
+use crate::harness::{ADMIN_KEY, wait_for};
 
 fn claims() -> Vec<UsageClaim> {
     let counts = |prompt: Value, completion: Value| UsageClaim::Counts { prompt, completion };
@@ -37,7 +37,9 @@ async fn a_nodes_false_numbers_cost_its_users_what_is_possible_and_nobody_else_a
     .await;
 
     assert_eq!(openings(&app), 0);
-    let rows = app.rows_once(&misled, sent.get().min(claims().len())).await;
+    let least = sent.get().min(claims().len());
+    wait_for("their rows are written", async || app.rows(&misled).await.len() >= least).await;
+    let rows = app.rows(&misled).await;
     for row in &rows {
         // Five tokens were asked for, and the prompt is a few words.
         let total = row["total_tokens"].as_u64().unwrap_or_else(|| panic!("{row}"));
