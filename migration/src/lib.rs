@@ -13,7 +13,7 @@ mod m20261125_000300_usage_rollups;
 mod m20261125_000400_leases;
 mod m20261125_000500_people_changes;
 
-pub use m20261125_000300_usage_rollups::{fill_rollups, follow_rollups_on_sqlite};
+pub use m20261125_000300_usage_rollups::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 pub use m20261125_000500_people_changes::{
     PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
 };

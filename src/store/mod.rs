@@ -3,6 +3,7 @@ mod access;
 mod accounts;
 mod changes;
 mod columns;
+mod commit;
 mod comparison;
 mod database;
 mod deadline;
