@@ -3,6 +3,7 @@
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
 //! end with an error frame → the server stops → background tasks stop → usage is flushed → shares of limits are
 //! given back → the last traces are sent → the database closes.
+mod descriptors;
 mod drain;
 mod error;
 mod memory;

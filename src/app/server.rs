@@ -10,6 +10,7 @@ use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
 use tokio_util::sync::CancellationToken;
 
+use super::descriptors;
 use super::drain::LAST_FRAME;
 use super::error::StartError;
 use super::reload::Reloader;
@@ -50,6 +51,7 @@ impl Parts {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
+        let connections = self.connections_of_each(workers);
         let failed = |error| StartError::Bind { address: bind.to_string(), error };
         let application = move || {
             ActixApp::new()
@@ -59,6 +61,7 @@ impl Parts {
         };
         let server = HttpServer::new(application)
             .workers(workers)
+            .max_connections(connections)
             .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
             // Otherwise a client that leaves while we wait for a node is never noticed.
             .h1_allow_half_closed(false)
@@ -73,6 +76,17 @@ impl Parts {
             .map_err(failed)?;
         let address = server.addrs().first().copied().unwrap_or(bind);
         Ok((server.run(), address))
+    }
+
+    /// Clients that a worker accepts at a time.
+    fn connections_of_each(&self, workers: usize) -> usize {
+        let nodes = self.config.nodes.len();
+        let Some(descriptors) = descriptors::raise() else { return usize::MAX };
+        if let Some(shortage) = descriptors::shortage(descriptors, nodes, self.config.queue.max_queued) {
+            tracing::warn!("{shortage}");
+        }
+        let clients = usize::try_from(descriptors::most_clients(descriptors, nodes)).unwrap_or(usize::MAX);
+        (clients / workers).max(1)
     }
 
     /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.

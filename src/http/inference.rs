@@ -28,7 +28,7 @@ use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, R
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
 use crate::trace::{Trace, Tracer};
 use limits::{Exceeded, Moment, Need};
-use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
+use protocol::{Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
@@ -312,6 +312,7 @@ impl Inference {
         let received = self.meters.clock.now();
         let deployment = http.extensions().get::<Deployment>().cloned();
         let deployment = deployment.as_ref().map(|Deployment(model)| model.as_str());
+        let body = repaired(body)?;
         let mut request = InferenceRequest::parse_for(endpoint, &body, deployment)?;
         if let Some(idle) = request.idle {
             return self.answer_idle(&request, idle, &access);

@@ -15,6 +15,7 @@ use super::live::Live;
 use super::names::ModelNames;
 use crate::fleet::FleetContext;
 use crate::store::Access;
+use protocol::repaired;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
@@ -89,9 +90,10 @@ pub async fn show(
     body: FullBody,
 ) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =
-        serde_json::from_slice(&body.0).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
-    // Older clients say `name`.
-    let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
+        serde_json::from_slice(&repaired(body.0)?).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
+    // Older clients say `name`, and some send an empty string for the one that they do not use.
+    let said = |key: &&str| asked.get(*key).and_then(Value::as_str).filter(|model| !model.is_empty());
+    let model = ["model", "name"].iter().find_map(said);
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
     let model = inference.resolve(model, &access)?.name;
     let request = Bytes::from(json!({ "model": &*model }).to_string());

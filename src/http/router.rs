@@ -56,5 +56,6 @@ fn refused(config: &mut ServiceConfig) {
 
 async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
     let method = request.method();
-    Err(ApiError::not_found(format!("There is nothing at this path ({method}). GET /docs lists what there is.")))
+    let meant = protocol::likely(request.path()).map(|route| format!(" Did you mean {route}?")).unwrap_or_default();
+    Err(ApiError::not_found(format!("There is nothing at this path ({method}).{meant} GET /docs lists what there is.")))
 }

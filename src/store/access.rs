@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::keys::{ApiKey, SecretEnd};
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
+use protocol::ModelName;
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
@@ -133,8 +134,8 @@ impl Account {
     }
 }
 
-/// The models that a key may ask for, by the names that nodes list or by the operator's aliases. A name without a tag
-/// means `:latest`.
+/// The models that a key may ask for, by the names that nodes list or by the operator's aliases, matched as Ollama matches
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedModels(Arc<[String]>);
 
@@ -151,9 +152,7 @@ impl AllowedModels {
 
     /// Whether `name` is among them.
     pub fn allow(&self, name: &str) -> bool {
-        let bare = |name| str::strip_suffix(name, ":latest").unwrap_or(name).to_owned();
-        let name = bare(name);
-        self.0.iter().any(|allowed| bare(allowed) == name)
+        self.0.iter().any(|allowed| ModelName::same(allowed, name))
     }
 }
 
@@ -420,10 +419,10 @@ mod tests {
     #[test]
     fn a_model_is_allowed_with_and_without_its_usual_tag() {
         let models = AllowedModels::new(["llama3.2".to_owned(), "llava:latest".to_owned(), "qwen3:8b".to_owned()]);
-        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b"] {
+        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b", "LLAMA3.2"] {
             assert!(models.allow(good), "{good}");
         }
-        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest", "LLAMA3.2"] {
+        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest"] {
             assert!(!models.allow(bad), "{bad}");
         }
         assert!(!AllowedModels::new([]).allow("llama3.2"));

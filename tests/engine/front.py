@@ -19,6 +19,16 @@ class Front(http.server.BaseHTTPRequestHandler):
     model = ""
 
     def do_GET(self):
+        try:
+            # The front lives and stops with its engine.
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)) as engine:
+                engine.request("GET", "/health")
+                engine.getresponse().read()
+            self.page()
+        except (OSError, http.client.HTTPException):
+            self.close_connection = True
+
+    def page(self):
         name = f"{self.model}:latest"
         entry = {"name": name, "model": name, "digest": "a" * 64, "details": {"family": "gemma3"}}
         size = 246_587_904

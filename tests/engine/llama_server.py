@@ -19,7 +19,9 @@ def main(port: str, slots: str, model: str, name: str, purpose: str):
     # Several threads a server would only fight for the cores of a test machine.
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.endpoint_slots = params.endpoint_metrics = True
-    params.embedding = purpose == "embed"
+    if purpose == "embed":
+        params.embedding = True
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     server = xllamacpp.Server(params)
     print("listening on", server.listening_address, flush=True)
     while True:

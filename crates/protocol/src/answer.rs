@@ -6,7 +6,7 @@ use super::endpoint::Endpoint;
 use super::json::{Object, Splices, span};
 use super::repeats::ends_in_repetition;
 use super::tally::AnswerProgress;
-use super::text::{text_len, written};
+use super::text::{text_len, written_in};
 use super::usage::Usage;
 
 /// Checks that `body` is a whole answer of `endpoint`, gives it an id made from the request's, and reads what it took. An
@@ -29,7 +29,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
         return Err(format!("the answer has no `{content}`"));
     }
     let usage = usage_of(endpoint, &object);
-    let text = Written::of(endpoint, &body);
+    let text = Written::of(endpoint, &object);
     let mut splices = Splices::default();
     for end in unfinished(endpoint, &object)? {
         // The model's doing is no failure of the node.
@@ -81,11 +81,10 @@ struct Written {
 }
 
 impl Written {
-    fn of(endpoint: Endpoint, body: &[u8]) -> Self {
+    fn of(endpoint: Endpoint, object: &Object<'_>) -> Self {
         let (mut bytes, mut last) = (0, "");
-        if !endpoint.embeds() {
-            // Whatever was read as JSON is UTF-8.
-            written(std::str::from_utf8(body).unwrap_or_default(), |raw| {
+        for (name, value) in object.members().filter(|(name, _)| !endpoint.embeds() && *name != "id") {
+            written_in(name, value.get(), |raw| {
                 bytes += text_len(raw) as u64;
                 last = raw;
             });

@@ -1,5 +1,5 @@
 //! Is a body text, and which one? Repairs what Ollama repairs, and names what nobody can read.
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::field::BadRequest;
 
@@ -24,7 +24,10 @@ const SIGNATURES: [(&[u8], &str); 9] = [
 ///
 /// # Errors
 /// [`BadRequest`] for a body in UTF-16 or UTF-32, and for one that is compressed and does not say so.
-pub fn repaired(body: Bytes) -> Result<Bytes, BadRequest> {
+pub fn repaired(mut body: Bytes) -> Result<Bytes, BadRequest> {
+    while body.starts_with(BYTE_ORDER_MARK) {
+        body.advance(BYTE_ORDER_MARK.len());
+    }
     if let Some((_, kind)) = SIGNATURES.iter().find(|(signature, _)| body.starts_with(signature)) {
         let message = match *kind {
             "gzip" | "zstd" => format!("the body is {kind}, but no `Content-Encoding` header says so"),
@@ -32,7 +35,6 @@ pub fn repaired(body: Bytes) -> Result<Bytes, BadRequest> {
         };
         return Err(BadRequest { message, param: None });
     }
-    let body = if body.starts_with(BYTE_ORDER_MARK) { body.slice(BYTE_ORDER_MARK.len()..) } else { body };
     let body = if std::str::from_utf8(&body).is_ok() { body } else { utf8(&body).into() };
     Ok(match without_half_surrogates(&body) {
         Some(repaired) => repaired.into(),
@@ -128,6 +130,7 @@ mod tests {
             (utf16("{}", b"\xfe\xff", u16::to_be_bytes), "UTF-16"),
             (utf16("{}", b"", u16::to_be_bytes), "UTF-16"),
             (b"\xff\xfe\0\0{\0\0\0".to_vec(), "UTF-32"),
+            (b"\xef\xbb\xbf{\0}\0".to_vec(), "UTF-16"),
             (b"\x1f\x8b\x08".to_vec(), "gzip"),
             (b"\x28\xb5\x2f\xfd\x00".to_vec(), "zstd"),
         ] {

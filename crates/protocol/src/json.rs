@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -67,12 +67,14 @@ fn describe(text: &[u8], error: &serde_json::Error) -> String {
         (Category::Syntax, _) if is_form() => "it is a form".to_owned(),
         // The whole is of another kind: a member's value may be anything.
         (Category::Data, Some(first)) => match first {
+            b'{' => "a name in it cannot be read".to_owned(),
             b'[' => "it is a list".to_owned(),
             b'"' => "it is a string".to_owned(),
             b'n' => "it is null".to_owned(),
             b't' | b'f' => "it is true or false".to_owned(),
             _ => "it is a number".to_owned(),
         },
+        (Category::Eof, _) => format!("it ends too early: {error}"),
         // The parser's own words name a kind of mistake and a place, and quote nothing.
         _ => error.to_string(),
     }
@@ -113,12 +115,22 @@ impl<'de> Deserialize<'de> for MemberName<'de> {
                 formatter.write_str("a string")
             }
 
-            fn visit_borrowed_bytes<E>(self, name: &'de [u8]) -> Result<MemberName<'de>, E> {
-                Ok(MemberName(String::from_utf8_lossy(name)))
+            fn visit_borrowed_bytes<E: Error>(self, name: &'de [u8]) -> Result<MemberName<'de>, E> {
+                // As it stands in the text: what no string may hold, no name may, either.
+                let name = std::str::from_utf8(name).map_err(|_| E::custom("a name is not UTF-8"))?;
+                match name.bytes().any(|byte| byte < b' ') {
+                    true => Err(E::custom("a name holds a control character")),
+                    false => Ok(MemberName(Cow::Borrowed(name))),
+                }
             }
 
-            fn visit_bytes<E>(self, name: &[u8]) -> Result<MemberName<'de>, E> {
-                Ok(MemberName(Cow::Owned(String::from_utf8_lossy(name).into_owned())))
+            fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<MemberName<'de>, E> {
+                // With its escapes decoded: half a surrogate is three bytes of its own kind.
+                let is_surrogate = |bytes: &[u8]| bytes.is_empty() || matches!(bytes[0], 0xed | 0x80..=0xbf);
+                match name.utf8_chunks().all(|chunk| is_surrogate(chunk.invalid())) {
+                    true => Ok(MemberName(Cow::Owned(String::from_utf8_lossy(name).into_owned()))),
+                    false => Err(E::custom("a name is not UTF-8")),
+                }
             }
 
             fn visit_borrowed_str<E>(self, name: &'de str) -> Result<MemberName<'de>, E> {
@@ -185,7 +197,8 @@ impl Splices {
         self.edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut from = 0;
         for (span, with) in self.edits {
-            // Two edits of one place never happen; were it otherwise, the first would count.
+            debug_assert!(span.start >= from, "no two edits overlap");
+            // Were it otherwise, the first would count.
             if span.start < from {
                 continue;
             }
@@ -248,6 +261,7 @@ mod tests {
             (r#"{"a":"x" "b"}"#, "expected `,` or `}`"),
             ("{\"a\":\"secret\n\"}", "control character"),
             (r#"{} {"a":"secret"}"#, "trailing characters"),
+            ("{\"secret\n\":1}", "a name in it"),
         ] {
             let error = Object::parse(text.as_bytes()).unwrap_err();
             assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
@@ -258,6 +272,9 @@ mod tests {
     fn a_name_may_hold_half_a_surrogate() {
         let object = Object::parse(br#"{"\ud83d":1,"\u0061":2,"b":3}"#).unwrap();
         assert_eq!(object.keys().skip(1).collect::<Vec<_>>(), ["a", "b"]);
+        for bad in [&b"{\"\xff\":1}"[..], b"{\"\xff\\u0061\":1}", b"{\"\0\":1}"] {
+            assert!(Object::parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

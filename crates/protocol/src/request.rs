@@ -18,7 +18,7 @@ const MAX_MODEL_NAME: usize = 128;
 /// More options than any node knows.
 const MAX_OPTIONS: usize = 256;
 
-/// A request of Ollama's own dialect without a prompt, with which its clients begin and end a session.
+/// Why a request in Ollama's own dialect has no prompt: its clients begin and end a session with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
     /// The model is about to be used.
@@ -27,7 +27,7 @@ pub enum Idle {
     Unload,
 }
 
-/// What the gateway needs to know of a request, and where its edits go.
+/// What the gateway needs to know about a request, and where its edits go.
 #[derive(Debug)]
 pub struct InferenceRequest {
     /// The route.
@@ -44,12 +44,12 @@ pub struct InferenceRequest {
     pub prompt_bound: u64,
     /// The same for every turn of a conversation, whose beginning a node may have in its cache.
     pub session: Option<u64>,
-    /// There is no prompt: no node is needed.
+    /// Set where there is no prompt, so that no node is needed.
     pub idle: Option<Idle>,
     edits: Splices,
     cap: Cap,
     model_at: Place,
-    /// The model of the body, which counts for less than one that the path names.
+    /// The model that the body names. One that the path names takes precedence.
     model_said: Option<String>,
 }
 
@@ -98,6 +98,8 @@ impl InferenceRequest {
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
         field_names::check(endpoint, &object)?;
         let model_said: Option<String> = field(&object, "model", "a string")?;
+        // Some clients send an empty string for every field that they leave out.
+        let model_said = model_said.filter(|model| !model.is_empty());
         let model = deployment.map(str::to_owned).or_else(|| model_said.clone());
         let model = checked_model(model.ok_or_else(|| bad("model", "`model` is missing"))?)?;
         let native = endpoint.dialect() == Dialect::Ollama;

@@ -120,6 +120,15 @@ pub(crate) fn written<'a>(json: &'a str, mut each: impl FnMut(&'a str)) {
     }
 }
 
+/// The same of a member of an answer by its name.
+pub(crate) fn written_in<'a>(name: &str, value: &'a str, mut each: impl FnMut(&'a str)) {
+    if !value.starts_with('"') {
+        written(value, each);
+    } else if WRITTEN.contains(&name) {
+        each(value);
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
     /// With its quotes.
