@@ -19,10 +19,9 @@ fn states(app: &TestApp) -> Vec<NodeState> {
 
 #[actix_rt::test]
 async fn a_node_is_found_to_be_no_ollama_and_serves_every_route_that_it_has() {
-    for config in [
-        SimConfig::llama_server(SimModel::chat("llama3.2", 2.0)),
-        SimConfig::vllm(SimModel::chat("llama3.2", 2.0)),
-    ] {
+    for config in
+        [SimConfig::llama_server(SimModel::chat("llama3.2", 2.0)), SimConfig::vllm(SimModel::chat("llama3.2", 2.0))]
+    {
         let kind = config.kind;
         let simulated = SimNode::start(config).await.unwrap();
         let app = spawn_app(vec![NodeSettings::new("a", simulated.url())]).await;
@@ -65,7 +64,10 @@ async fn the_models_and_slots_of_a_llama_server_are_what_it_says_and_nothing_is_
     assert_eq!(hinted.status, 200, "{}", hinted.text());
     assert_ne!((shown.status.as_u16(), loaded.status.as_u16()), (200, 200));
     let asked: Vec<String> = simulated.requests().into_iter().map(|seen| seen.path).collect();
-    assert!(asked.iter().all(|path| !path.starts_with("/api/generate") && !path.starts_with("/api/embed")), "{asked:?}");
+    assert!(
+        asked.iter().all(|path| !path.starts_with("/api/generate") && !path.starts_with("/api/embed")),
+        "{asked:?}"
+    );
     app.stop().await;
 }
 
