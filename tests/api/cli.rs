@@ -153,7 +153,7 @@ async fn check_names_every_mistake_with_its_line_and_no_secret() {
 async fn check_names_mistakes_that_no_type_can_see_all_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let text = "server:\n  bind: 0.0.0.0:8000\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\ndatabase:\n  \
-        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path?query\n    api_key: \"s3cret node\"\n  \
+        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: ftp://x:1/path\n    api_key: \"s3cret node\"\n  \
         - {name: c, url: 'http://x:2'}\n  - {name: c, url: 'http://x:3'}\n";
     std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
 
