@@ -60,7 +60,7 @@ async fn the_models_and_slots_of_a_llama_server_are_what_it_says_and_nothing_is_
     app.chat(&key, "llama3.2", "hi").await;
     let loaded = app.post("/admin/nodes/a/models/llama3.2/load", ADMIN_KEY, Value::Null).await;
 
-    assert_eq!(models["data"][0]["id"], "llama3.2");
+    assert_eq!(models["data"][0]["id"], "llama3.2:latest");
     assert_eq!(hinted.status, 200, "{}", hinted.text());
     assert_ne!((shown.status.as_u16(), loaded.status.as_u16()), (200, 200));
     let asked: Vec<String> = simulated.requests().into_iter().map(|seen| seen.path).collect();
@@ -113,7 +113,7 @@ async fn one_model_is_served_by_nodes_of_both_kinds_under_the_name_that_each_has
     }
     let bodies: Vec<Value> =
         foreign.requests().iter().filter_map(|seen| serde_json::from_slice(&seen.body).ok()).collect();
-    assert!(!bodies.is_empty() && bodies.iter().all(|body| body["model"] == THEIRS), "{bodies:?}");
+    assert!(!bodies.is_empty() && bodies.iter().all(|body| body["model"] == format!("{THEIRS}:latest")), "{bodies:?}");
     app.stop().await;
 }
 
