@@ -1,6 +1,7 @@
 //! What can be said on the command line?
 mod admin_key;
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod healthcheck;
 mod serve;
@@ -8,7 +9,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Reloader;
@@ -32,6 +33,7 @@ enum Command {
     /// Serve (the default)
     Serve,
     /// Serve three simulated nodes and a throw-away database, to try things out
+    #[cfg(feature = "demo")]
     Demo {
         /// Where to listen
         #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
@@ -45,6 +47,11 @@ enum Command {
     Openapi,
 }
 
+/// The command line, described: docs/reference/cli.md is made from it.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
+
 /// Reads the command line and does what it says.
 pub fn run() -> ExitCode {
     // The one provider in the tree, named so that nothing has to guess.
@@ -53,6 +60,7 @@ pub fn run() -> ExitCode {
     let file = arguments.config.as_deref();
     let done = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(file),
+        #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
         Command::Healthcheck => healthcheck::run(file),
@@ -77,7 +85,12 @@ fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match config::load(file, environment) {
-        Ok(document) => Ok(document.value),
+        Ok(document) => {
+            for note in document.notes() {
+                eprintln!("{note}");
+            }
+            Ok(document.value)
+        }
         Err(ConfigError::Mistakes(mistakes)) => {
             let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
             let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };

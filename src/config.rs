@@ -8,11 +8,14 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use document::{Document, Mistake};
+use document::{Document, Mistake, Renamed};
 use serde::{Deserialize, Serialize};
 
-use crate::relay::{Flaw, HealthSettings, NodeSettings, TracingSettings};
-use crate::{http, metrics, relay, store, telemetry};
+use crate::fleet::{Flaw, HealthSettings, NodeSettings};
+use crate::http::ServerSettings;
+use crate::relay::RelaySettings;
+use crate::trace::TracingSettings;
+use crate::{http, metrics, store, telemetry};
 
 /// The file that is read when none is named.
 pub const DEFAULT_FILE: &str = "gateway.yaml";
@@ -26,40 +29,42 @@ const MIN_ADMIN_KEY: usize = 32;
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// What is taken from clients.
-    pub server: http::Settings,
+    pub server: ServerSettings,
     /// The admin key.
     pub admin: AdminSettings,
     /// Where users and usage are kept.
-    pub database: store::Settings,
+    pub database: store::DatabaseSettings,
     /// How users' keys are kept.
     pub keys: store::KeySettings,
     /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
-    pub limits: limits::Settings,
+    pub limits: limits::DefaultLimits,
     /// Other names for models, and what to use instead of those that are not there.
     pub models: http::ModelNames,
     /// How many requests may wait.
     pub queue: scheduler::QueueLimits,
     /// Deadlines of requests.
-    pub relay: relay::Settings,
+    pub relay: RelaySettings,
     /// How nodes are watched.
     pub health: HealthSettings,
     /// What is exported to Prometheus.
-    pub metrics: metrics::Settings,
+    pub metrics: metrics::MetricsSettings,
     /// Where traces go.
     pub tracing: TracingSettings,
     /// The log.
-    pub log: telemetry::Settings,
+    pub log: telemetry::LogSettings,
 }
 
-/// The admin key: given, in a file, or made at the first start.
+/// The key that opens `/admin`.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSettings {
-    /// The key itself. `null` = made at the first start, shown once, and kept beside the database. Default `null`.
+    /// The admin key. `null` = one is generated at the first start, shown once and kept in the file `admin_key`
+    /// next to the database (mode 0600). On any address other than loopback it needs at least 32 characters.
+    /// Default `null`.
     pub key: Option<String>,
-    /// A file that holds the key. Default `null`.
+    /// A file that holds the key, instead of `key`. Default `null`.
     pub key_file: Option<PathBuf>,
 }
 
@@ -74,22 +79,29 @@ impl Default for Config {
     fn default() -> Self {
         let local = NodeSettings::new("local", "http://127.0.0.1:11434");
         Self {
-            server: http::Settings::default(),
+            server: ServerSettings::default(),
             admin: AdminSettings::default(),
-            database: store::Settings::default(),
+            database: store::DatabaseSettings::default(),
             keys: store::KeySettings::default(),
             nodes: vec![local],
-            limits: limits::Settings::default(),
+            limits: limits::DefaultLimits::default(),
             models: http::ModelNames::default(),
             queue: scheduler::QueueLimits::default(),
-            relay: relay::Settings::default(),
+            relay: RelaySettings::default(),
             health: HealthSettings::default(),
-            metrics: metrics::Settings::default(),
+            metrics: metrics::MetricsSettings::default(),
             tracing: TracingSettings::default(),
-            log: telemetry::Settings::default(),
+            log: telemetry::LogSettings::default(),
         }
     }
 }
+
+/// Settings that had another name in earlier versions: three were called keep-alive and did not say of what.
+const RENAMED: [Renamed; 3] = [
+    ("server.keep_alive_seconds", "server.idle_connection_seconds"),
+    ("relay.keep_alive_seconds", "relay.heartbeat_seconds"),
+    ("relay.keep_alive_minutes", "relay.model_keep_alive_minutes"),
+];
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -134,7 +146,7 @@ pub fn parse(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Document<Config>, Vec<Mistake>> {
-    document::load(file, environment, |document| Check { document, mistakes: Vec::new() }.run())
+    document::load(file, environment, &RENAMED, |document| Check { document, mistakes: Vec::new() }.run())
 }
 
 impl Config {
@@ -255,7 +267,7 @@ impl Check<'_> {
         let numbers = [
             ("server.max_body_bytes", config.server.max_body_bytes as u64),
             ("server.body_seconds", config.server.body_seconds),
-            ("server.keep_alive_seconds", config.server.keep_alive_seconds),
+            ("server.idle_connection_seconds", config.server.idle_connection_seconds),
             ("server.client_stall_seconds", config.server.client_stall_seconds),
             ("server.guesses_per_minute", config.server.guesses_per_minute.into()),
             ("limits.default_max_output", config.limits.default_max_output),
@@ -263,7 +275,7 @@ impl Check<'_> {
             ("relay.connect_ms", config.relay.connect_ms),
             ("relay.first_byte_seconds", config.relay.first_byte_seconds),
             ("relay.commit_seconds", config.relay.commit_seconds),
-            ("relay.keep_alive_seconds", config.relay.keep_alive_seconds),
+            ("relay.heartbeat_seconds", config.relay.heartbeat_seconds),
             ("relay.chunk_gap_seconds", config.relay.chunk_gap_seconds),
             ("relay.total_seconds", config.relay.total_seconds),
             ("health.probe_interval_ms", config.health.probe_interval_ms),
@@ -311,6 +323,33 @@ mod tests {
     }
 
     #[test]
+    fn a_setting_under_its_old_name_counts_and_is_pointed_out() {
+        let load = |file: &str, environment: &[(&str, &str)]| {
+            let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            parse(Some(("gateway.yaml", file)), environment)
+        };
+        let old = load(
+            "server:\n  keep_alive_seconds: 9\nrelay:\n  keep_alive_seconds: 3\n",
+            &[("GATEWAY__RELAY__KEEP_ALIVE_MINUTES", "7")],
+        );
+        let old = old.unwrap();
+        let (server, relay) = (&old.value.server, &old.value.relay);
+        let numbers = (server.idle_connection_seconds, relay.heartbeat_seconds, relay.model_keep_alive_minutes);
+        assert_eq!(numbers, (9, 3, 7));
+        let notes: Vec<String> = old.notes().iter().map(ToString::to_string).collect();
+        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(notes[0].starts_with("gateway.yaml:2: server.keep_alive_seconds: "), "{notes:?}");
+        assert!(notes[2].contains("`relay.model_keep_alive_minutes`"), "{notes:?}");
+
+        let both = load("relay:\n  keep_alive_seconds: 3\n  heartbeat_seconds: 4\n", &[]).unwrap_err();
+        assert_eq!(both.len(), 1, "{both:?}");
+        assert!(both[0].to_string().contains("relay.keep_alive_seconds"), "{both:?}");
+        let bad = load("relay:\n  keep_alive_seconds: x\n", &[]).unwrap_err();
+        assert!(bad[0].to_string().starts_with("gateway.yaml:2: relay.heartbeat_seconds"), "{bad:?}");
+        assert!(load("", &[]).unwrap().notes().is_empty());
+    }
+
+    #[test]
     fn the_shipped_file_says_the_defaults() {
         let shipped = include_str!("../gateway.yaml");
         assert_eq!(check(shipped, &[]).unwrap(), Config::default());
@@ -348,7 +387,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once_with_its_place() {
-        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: http://x/y\n    slots: 0\n";
+        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: ftp://x/y\n    slots: 0\n";
         let said = check(text, &[("GATEWAY__RELAY__CONNECT_MS", "0")]).unwrap_err();
         for part in [
             ":2: server.bind: expected ADDRESS:PORT",

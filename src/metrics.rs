@@ -1,10 +1,11 @@
 //! Every Prometheus family, declared once, with one method for each thing that happens.
 //!
-//! Labels are bounded: `model` only ever holds names that a node lists (`_unknown` otherwise), `node` from those that
-//! there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
+//! Labels are bounded: `model` only ever holds names that a node lists now (`_unknown` otherwise, `_other` for those
+//! beyond a number), `node` from those that there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
 //! and no request id is a label. Series whose labels are known begin at 0 before their first event, since a counter that
 //! first appears at 1 shows no rise.
 mod families;
+mod models;
 mod process;
 mod scrape;
 mod users;
@@ -17,6 +18,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use families::Families;
+use models::{KnownModels, OTHER_MODELS};
 use process::Process;
 pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
@@ -31,10 +33,23 @@ const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// Nodes that left and are remembered, so that their last requests leave no series behind.
 const MAX_DEPARTED: usize = 256;
 /// Why an attempt fails.
-const FAILURES: [&str; 9] =
-    ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
-const REJECTIONS: [&str; 8] =
-    ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage", "revoked"];
+const FAILURES: [&str; 13] = [
+    "unreachable",
+    "reset",
+    "crashed",
+    "timed_out",
+    "garbled",
+    "busy",
+    "missing",
+    "unsupported",
+    "unloadable",
+    "denied",
+    "silent",
+    "stuck",
+    "starved",
+];
+const REJECTIONS: [&str; 10] =
+    ["user_full", "full", "deadline", "no_node", "no_route", "exhausted", "indicted", "stopping", "storage", "revoked"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
@@ -49,17 +64,18 @@ const ENDS: [(&str, &str); 10] = [
     ("504", "timeout"),
 ];
 
-/// What is exported.
+/// What `GET /metrics` exports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Whether there are metrics by user: `off` or `all`. Default `off`.
+pub struct MetricsSettings {
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// names. Default `off`.
     pub user_label: UserLabel,
-    /// Users that are told apart at most; all others together are `_other`. Default 100.
+    /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
     pub user_cap: usize,
 }
 
-impl Default for Settings {
+impl Default for MetricsSettings {
     fn default() -> Self {
         Self { user_label: UserLabel::Off, user_cap: 100 }
     }
@@ -72,8 +88,10 @@ pub struct Metrics {
     families: Families,
     process: Process,
     users: Option<Users>,
-    /// Those whose series have begun.
-    known_models: Mutex<BTreeSet<String>>,
+    /// Those that have series of their own.
+    known_models: Mutex<KnownModels>,
+    /// Two scrapes at a time would see each other's gauges half set, and count twice.
+    scraping: Mutex<()>,
     /// By route, the models whose series have begun there.
     begun: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
     /// Nodes that left, whose last requests may still be counted.
@@ -104,7 +122,7 @@ impl Metrics {
     ///
     /// # Errors
     /// Only if two families had one name, which a test excludes.
-    pub fn new(settings: &Settings, routes: &[&str]) -> Result<Self, prometheus::Error> {
+    pub fn new(settings: &MetricsSettings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {
             UserLabel::Off => None,
@@ -116,13 +134,14 @@ impl Metrics {
             users,
             registry,
             known_models: Mutex::default(),
+            scraping: Mutex::default(),
             begun: Mutex::default(),
             departed: Mutex::default(),
             main_route: routes.first().copied().unwrap_or_default().to_owned(),
         };
         metrics.begin();
         routes.iter().for_each(|route| metrics.begin_route(route));
-        metrics.meet_model(UNKNOWN_MODEL);
+        [UNKNOWN_MODEL, OTHER_MODELS].iter().for_each(|model| metrics.meet_model(model));
         Ok(metrics)
     }
 
@@ -161,12 +180,14 @@ impl Metrics {
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for reason in ROUTING {
             families.routing.with_label_values(&[node, reason]);
         }
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
+        families.listing_skipped.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }
@@ -191,7 +212,32 @@ impl Metrics {
         self.families.end_nodes(&BTreeSet::from([node.to_owned()]));
     }
 
-    /// A model is listed for the first time.
+    /// The label that a model has.
+    fn label<'a>(&self, model: &'a str) -> &'a str {
+        if model == UNKNOWN_MODEL {
+            return model;
+        }
+        let (label, is_new) = self.known_models.lock().unwrap_or_else(PoisonError::into_inner).label(model);
+        if is_new {
+            self.meet_model(label);
+        }
+        label
+    }
+
+    /// The series of models begin and end with the lists of the nodes.
+    fn list_models(&self, listed: &BTreeSet<&str>) {
+        let (new, gone) = self.known_models.lock().unwrap_or_else(PoisonError::into_inner).list(listed);
+        new.iter().for_each(|model| self.meet_model(model));
+        if !gone.is_empty() {
+            let gone: BTreeSet<String> = gone.into_iter().collect();
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.values_mut().for_each(|models| models.retain(|model| !gone.contains(model)));
+            drop(begun);
+            self.families.end_models(&gone);
+        }
+    }
+
+    /// A model is listed or used for the first time.
     fn meet_model(&self, model: &str) {
         let families = &self.families;
         for histograms in [&families.first_token, &families.per_token, &families.queue_wait] {
@@ -217,6 +263,7 @@ impl Metrics {
 
     /// A request was understood. Pair it with [`Metrics::left`].
     pub fn entered(&self, route: &'static str, model: &str) {
+        let model = self.label(model);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let models = begun.entry(route).or_default();
         if !models.contains(model) {
@@ -235,10 +282,10 @@ impl Metrics {
 
     /// A request ended, admitted or not.
     pub fn ended(&self, ended: Ended<'_>) {
-        let code = ended.code.to_string();
-        self.families.requests.with_label_values(&[ended.route, ended.model, &code, ended.outcome]).inc();
+        let (code, model) = (ended.code.to_string(), self.label(ended.model));
+        self.families.requests.with_label_values(&[ended.route, model, &code, ended.outcome]).inc();
         let stream = if ended.stream { "true" } else { "false" };
-        let duration = self.families.request_duration.with_label_values(&[ended.route, ended.model, stream]);
+        let duration = self.families.request_duration.with_label_values(&[ended.route, model, stream]);
         duration.observe(ended.duration.as_secs_f64());
     }
 
@@ -251,14 +298,14 @@ impl Metrics {
 
     /// A node's first byte came.
     pub fn first_token(&self, model: &str, after: Duration) {
-        self.families.first_token.with_label_values(&[model]).observe(after.as_secs_f64());
+        self.families.first_token.with_label_values(&[self.label(model)]).observe(after.as_secs_f64());
     }
 
     /// A stream ended whole: `tokens` in all, over `after_first`.
     pub fn decoded(&self, model: &str, tokens: u64, after_first: Duration) {
         if tokens > 1 {
             let per_token = after_first.as_secs_f64() / (tokens - 1) as f64;
-            self.families.per_token.with_label_values(&[model]).observe(per_token);
+            self.families.per_token.with_label_values(&[self.label(model)]).observe(per_token);
         }
     }
 
@@ -269,6 +316,7 @@ impl Metrics {
 
     /// Tokens went into usage.
     pub fn tokens(&self, model: &str, prompt: u64, completion: u64) {
+        let model = self.label(model);
         self.families.tokens.with_label_values(&[model, "input"]).inc_by(prompt);
         self.families.tokens.with_label_values(&[model, "output"]).inc_by(completion);
     }
@@ -291,6 +339,11 @@ impl Metrics {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
+    /// A node reported tokens that no request of this size can take.
+    pub fn claim_corrected(&self, node: &str) {
+        self.families.claims_corrected.with_label_values(&[node]).inc();
+    }
+
     /// An SDK said that this is not its first try.
     pub fn client_retried(&self) {
         self.families.client_retries.inc();
@@ -298,7 +351,7 @@ impl Metrics {
 
     /// A request got a slot.
     pub fn waited(&self, model: &str, wait: Duration) {
-        self.families.queue_wait.with_label_values(&[model]).observe(wait.as_secs_f64());
+        self.families.queue_wait.with_label_values(&[self.label(model)]).observe(wait.as_secs_f64());
     }
 
     /// A request got no answer from any node.
@@ -322,122 +375,14 @@ impl Metrics {
         self.families.model_load.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
+    /// So many entries of a node's list could not be used.
+    pub fn listing_skipped(&self, node: &str, entries: u64) {
+        self.families.listing_skipped.with_label_values(&[node]).inc_by(entries);
+    }
+
     /// A node was asked whether it is there.
     pub fn probed(&self, node: &str, duration: Duration, at_unix_ms: i64) {
         self.families.probe_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
         self.families.probed_at.with_label_values(&[node]).set(at_unix_ms as f64 / 1e3);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use scheduler::Failure;
-
-    fn metrics(settings: &Settings) -> Metrics {
-        let metrics = Metrics::new(settings, &["/v1/chat/completions", "/api/chat"]).unwrap();
-        metrics.node_joined("a");
-        metrics
-    }
-
-    fn text(metrics: &Metrics, snapshot: &Snapshot) -> String {
-        String::from_utf8(metrics.scrape(snapshot).unwrap()).unwrap()
-    }
-
-    fn node() -> NodeGauges {
-        NodeGauges {
-            name: "a".to_owned(),
-            state: "suspect",
-            slots: 2,
-            in_flight: 1,
-            models: vec!["m:latest".to_owned(), "n:latest".to_owned()],
-            loaded: vec![("m:latest".to_owned(), 5)],
-            routed: [4, 2, 1],
-            transitions: [0, 1, 1],
-        }
-    }
-
-    #[test]
-    fn the_state_of_the_moment_is_exported() {
-        let metrics = metrics(&Settings::default());
-        let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
-        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, outbox: None };
-        // A second look counts nothing twice.
-        text(&metrics, &snapshot);
-        let said = text(&metrics, &snapshot);
-        for line in [
-            "gateway_node_up{node=\"a\"} 1",
-            "gateway_node_state{node=\"a\",state=\"suspect\"} 1",
-            "gateway_node_state{node=\"a\",state=\"up\"} 0",
-            "gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 1",
-            "gateway_node_model_loaded{model=\"n:latest\",node=\"a\"} 0",
-            "gateway_node_vram_bytes{node=\"a\"} 5",
-            "gateway_routing_decisions_total{node=\"a\",reason=\"warm\"} 4",
-            "gateway_routing_decisions_total{node=\"a\",reason=\"fallback\"} 1",
-            "gateway_circuit_transitions_total{node=\"a\",to=\"open\"} 1",
-            "gateway_queue_depth{model=\"m:latest\"} 3",
-            "gateway_queue_depth{model=\"n:latest\"} 0",
-            "gateway_usage_rows_waiting 7",
-        ] {
-            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
-        }
-        assert!(!said.contains("gone"));
-        let later = text(&metrics, &Snapshot { nodes: vec![NodeGauges { state: "down", ..node() }], ..snapshot });
-        for line in
-            ["gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 0", "gateway_node_vram_bytes{node=\"a\"} 0"]
-        {
-            assert!(later.lines().any(|other| other == line), "a node that is down holds nothing: {line}");
-        }
-        assert!(text(&metrics, &Snapshot::default()).contains("gateway_queue_depth{model=\"m:latest\"} 0"));
-    }
-
-    #[test]
-    fn every_family_is_there_before_its_first_event() {
-        let silent = NodeGauges { models: Vec::new(), loaded: Vec::new(), ..node() };
-        let snapshot = Snapshot { nodes: vec![silent], ..Snapshot::default() };
-        let said = text(&metrics(&Settings { user_label: UserLabel::All, user_cap: 1 }), &snapshot);
-        let families = said.lines().filter(|line| line.starts_with("# TYPE")).count();
-        let declared = [include_str!("metrics/families.rs"), include_str!("metrics/users.rs")];
-        let words = declared.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
-        let names: Vec<&str> = words.filter(|word| is_name(word) && !["code_class", "_other"].contains(word)).collect();
-        let missing: Vec<&&str> =
-            names.iter().filter(|name| !said.contains(&format!("# TYPE gateway_{name} "))).collect();
-        assert!(missing.is_empty(), "{missing:?}");
-        assert!(names.len() > 25 && families == names.len() + 7, "{families} families, {} of ours", names.len());
-    }
-
-    fn is_name(text: &str) -> bool {
-        text.contains('_') && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-    }
-
-    #[test]
-    fn every_failure_has_its_series_from_the_start() {
-        use Failure::*;
-        let all = [Unreachable, Reset, Crashed, TimedOut, Garbled, Busy, Missing, Denied, Silent];
-        assert_eq!(all.map(Failure::label), FAILURES);
-    }
-
-    #[test]
-    fn users_are_told_apart_only_if_wanted_and_up_to_the_cap() {
-        let off = metrics(&Settings::default());
-        off.meet_user("ann");
-        off.user_ended("ann", 200, 1, 2);
-        assert!(!text(&off, &Snapshot::default()).contains("gateway_user"));
-        let capped = metrics(&Settings { user_label: UserLabel::All, user_cap: 2 });
-        capped.meet_user("ann");
-        for user in ["bob", "ann", "carl", "dora"] {
-            capped.user_ended(user, 200, 3, 4);
-        }
-        let said = text(&capped, &Snapshot::default());
-        for line in [
-            "gateway_user_tokens_total{type=\"input\",user=\"ann\"} 3",
-            "gateway_user_tokens_total{type=\"output\",user=\"bob\"} 4",
-            "gateway_user_tokens_total{type=\"output\",user=\"_other\"} 8",
-            "gateway_user_requests_total{code_class=\"2xx\",user=\"_other\"} 2",
-            "gateway_user_requests_total{code_class=\"5xx\",user=\"ann\"} 0",
-        ] {
-            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
-        }
-        assert!(!said.contains("carl") && !said.contains("dora"));
     }
 }

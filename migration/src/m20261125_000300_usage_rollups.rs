@@ -22,12 +22,28 @@ pub fn fill_rollups() -> String {
     format!("{} {}", insert(), sums_of("usage"))
 }
 
-/// SQLite's triggers see one row at a time.
+/// The table whose one line says that a transaction sums up the rows after this place itself. No other transaction ever
+/// sees a line in it.
+pub const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL)";
+
+/// SQLite's triggers see one row at a time, which costs as much as the row. A transaction that inserts many sums them up at
+/// its end, see [`sum_up_on_sqlite`].
 pub fn follow_rollups_on_sqlite() -> String {
     let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
     format!(
-        "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
+        "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
+         BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
          coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, 1, {sums}) {add}; END"
+    )
+}
+
+/// What comes before and after the statements of a transaction that insert rows. Only rows that were really inserted are
+/// beyond the place, so one that was there already counts for nothing.
+pub fn sum_up_on_sqlite() -> (&'static str, String) {
+    let sums = sums_of("usage WHERE rowid > (SELECT place FROM summing)");
+    (
+        "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
+        format!("{} {sums} {}; DELETE FROM summing", insert(), add()),
     )
 }
 

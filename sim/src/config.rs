@@ -1,98 +1,38 @@
-//! What is the node: its speed, its memory, its models?
+//! What kind of node is simulated: its speed, its memory, its models?
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-/// One model on the node's disk.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SimModel {
-    /// The full name with its tag, as `llama3.2:latest`.
-    pub name: String,
-    /// Bytes on disk and in VRAM alike.
-    pub size_bytes: u64,
-    /// The architecture, as `llama`.
-    pub family: String,
-    /// Any of `completion`, `vision`, `embedding`, `tools`, `thinking`.
-    pub capabilities: Vec<String>,
-    /// Counts what was published under the name: another revision has another digest.
-    pub revision: u32,
+use crate::clock::FOREVER;
+use crate::model::SimModel;
+
+/// Which server a node imitates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SimKind {
+    /// Ollama.
+    #[default]
+    Ollama,
+    /// llama.cpp's own server: OpenAI's routes, `/health`, `/slots`, `/props` and `/metrics`, but no `/api`. It serves
+    /// its first model whatever model a request names.
+    LlamaServer,
+    /// vLLM: OpenAI's routes, `/health`, `/version` and `/metrics`, but no `/api`.
+    Vllm,
 }
 
-impl SimModel {
-    /// A chat model that also calls tools.
-    pub fn chat(name: &str, size_gb: f64) -> Self {
-        Self::new(name, size_gb, "llama", &["completion", "tools"])
-    }
-
-    /// A chat model that sees images; it calls no tools.
-    pub fn vision(name: &str, size_gb: f64) -> Self {
-        Self::new(name, size_gb, "mllama", &["completion", "vision"])
-    }
-
-    /// A model that only embeds.
-    pub fn embedding(name: &str, size_gb: f64) -> Self {
-        Self::new(name, size_gb, "bert", &["embedding"])
-    }
-
-    /// A model that chats, calls tools, sees and embeds.
-    pub fn universal(name: &str, size_gb: f64) -> Self {
-        Self::new(name, size_gb, "gemma3", &["completion", "tools", "vision", "embedding"])
-    }
-
-    /// A chat model that reasons before it answers, and calls tools.
-    pub fn thinking(name: &str, size_gb: f64) -> Self {
-        Self::new(name, size_gb, "qwen3", &["completion", "tools", "thinking"])
-    }
-
-    /// Whether the model has a capability.
-    pub fn can(&self, capability: &str) -> bool {
-        self.capabilities.iter().any(|has| has == capability)
-    }
-
-    /// The size in units of 10^9 bytes.
-    pub fn size_gb(&self) -> f64 {
-        self.size_bytes as f64 / 1e9
-    }
-
-    /// The same name with other content.
-    #[must_use]
-    pub fn revised(self, revision: u32) -> Self {
-        Self { revision, ..self }
-    }
-
-    /// What its digest is of.
-    pub(crate) fn manifest(&self) -> String {
-        if self.revision == 0 { self.name.clone() } else { format!("{}@{}", self.name, self.revision) }
-    }
-
-    fn new(name: &str, size_gb: f64, family: &str, capabilities: &[&str]) -> Self {
-        Self {
-            name: with_tag(name),
-            size_bytes: (size_gb * 1e9) as u64,
-            family: family.to_owned(),
-            capabilities: capabilities.iter().map(|capability| (*capability).to_owned()).collect(),
-            revision: 0,
-        }
-    }
-}
-
-/// A name without a tag means the tag `latest`.
-pub(crate) fn with_tag(name: &str) -> String {
-    let last_segment = name.rsplit('/').next().unwrap_or(name);
-    if last_segment.contains(':') { name.to_owned() } else { format!("{name}:latest") }
-}
-
-/// Everything that makes one simulated node.
+/// Everything there is to set about one simulated node.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
+    /// Which server the node imitates. Servers other than Ollama keep every model in memory, so the settings of loads
+    /// and memory have no effect on them. Default Ollama.
+    pub kind: SimKind,
     /// Where to listen; port 0 takes any free port. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// Decode speed of one stream of a 5 GB model, in tokens per second; other sizes scale by 5 / size in GB.
     /// `f64::INFINITY` means no delay at all. Default 50.
     pub tokens_per_second: f64,
-    /// `OLLAMA_NUM_PARALLEL`: streams at once per loaded model. Embedding models always have one. Default 1.
+    /// `OLLAMA_NUM_PARALLEL`: concurrent streams per loaded model. Embedding models always have one slot. Default 1.
     pub slots: usize,
-    /// `OLLAMA_MAX_QUEUE`: requests that may wait for a load; one more is answered 503. Default 512.
+    /// `OLLAMA_MAX_QUEUE`: requests that may wait for a load; any more are answered 503. Default 512.
     pub max_queue: usize,
     /// Memory for loaded models, in bytes. Default 24 GB.
     pub vram_bytes: u64,
@@ -104,7 +44,7 @@ pub struct SimConfig {
     pub keep_alive: Duration,
     /// The models on disk.
     pub models: Vec<SimModel>,
-    /// Models that can be pulled beside those that were there at the start.
+    /// Models that can be pulled in addition to those of the start.
     pub pullable: Vec<SimModel>,
     /// How fast models are pulled; `f64::INFINITY` means instant. Default 1 GB/s.
     pub pull_bytes_per_second: f64,
@@ -112,13 +52,22 @@ pub struct SimConfig {
     pub api_key: Option<String>,
     /// The `a` of v / (1 + a (b - 1)): how much b streams at once slow each other down. Default 0.3.
     pub batch_slowdown: f64,
-    /// Whether all models that fit are in memory from the start, and after a restart. Default false.
+    /// Whether all models that fit are in memory at the start and after a restart. Default false.
     pub is_warm: bool,
+    /// Ollama's version. Before 0.13.3 it answers `404 page not found` to `/v1/responses`, before 0.14.0 to
+    /// `/v1/messages` as well. Default 0.33.0.
+    pub version: String,
+    /// The share of each loaded model that is in GPU memory: 1 is all of it, 0 stands for a node without a GPU.
+    /// Default 1.
+    pub gpu_share: f64,
+    /// Requests for a slot that arrive within this time of each other are served in any order. Default 1 ms.
+    pub queue_jitter: Duration,
 }
 
 impl Default for SimConfig {
     fn default() -> Self {
         Self {
+            kind: SimKind::Ollama,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tokens_per_second: 50.0,
             slots: 1,
@@ -138,6 +87,9 @@ impl Default for SimConfig {
             api_key: None,
             batch_slowdown: 0.3,
             is_warm: false,
+            version: "0.33.0".to_owned(),
+            gpu_share: 1.0,
+            queue_jitter: Duration::from_millis(1),
         }
     }
 }
@@ -157,6 +109,42 @@ impl SimConfig {
     /// The same with every model in memory from the start, so that no request waits for a load.
     pub fn warm() -> Self {
         Self { is_warm: true, ..Self::fast() }
+    }
+
+    /// For tests: an infinitely fast llama.cpp server with one model and two slots.
+    pub fn llama_server(model: SimModel) -> Self {
+        Self { kind: SimKind::LlamaServer, slots: 2, models: vec![model], ..Self::fast() }
+    }
+
+    /// For tests: an infinitely fast vLLM with one model and many slots.
+    pub fn vllm(model: SimModel) -> Self {
+        Self { kind: SimKind::Vllm, slots: 256, models: vec![model], ..Self::fast() }
+    }
+
+    /// Applies what the kind of server implies: only Ollama loads and unloads models, and only its queue loses order.
+    pub(crate) fn settled(self) -> Self {
+        match self.kind {
+            SimKind::Ollama => self,
+            SimKind::LlamaServer | SimKind::Vllm => {
+                Self { is_warm: true, vram_bytes: u64::MAX, keep_alive: FOREVER, queue_jitter: Duration::ZERO, ..self }
+            }
+        }
+    }
+
+    /// Whether this version of Ollama has a route.
+    pub(crate) fn has_route(&self, path: &str) -> bool {
+        let since = match path {
+            "/v1/responses" => [0, 13, 3],
+            "/v1/messages" => [0, 14, 0],
+            _ => return true,
+        };
+        let mut parts = self.version.split('.').map(|part| part.parse().unwrap_or(0));
+        [(); 3].map(|()| parts.next().unwrap_or(0)) >= since
+    }
+
+    /// Bytes of a loaded model in GPU memory.
+    pub(crate) fn gpu_bytes(&self, model: &SimModel) -> u64 {
+        ((model.size_bytes as f64 * self.gpu_share.clamp(0.0, 1.0)) as u64).min(self.vram_bytes)
     }
 
     /// How long a load of the model takes.

@@ -1,7 +1,6 @@
-//! Which models are loaded, who holds a slot, and who waits? Ollama's scheduler with its weaknesses: one loader that
-//! serves one request at a time, and an unbounded queue behind the slots of a loaded model.
+//! Who may use a model now, and who waits? Ollama's scheduler with its weaknesses: one loader that serves one request
+//! at a time, and an unbounded queue behind the slots of a loaded model.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -9,66 +8,38 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use crate::clock;
-use crate::config::{SimConfig, SimModel};
+use crate::config::SimConfig;
 use crate::disk::Disk;
 use crate::error::ApiError;
 use crate::ledger::SimStats;
+use crate::model::SimModel;
 use crate::options::LoadOptions;
-use crate::seat::Lease;
-
-/// What Ollama makes of a negative `keep_alive`.
-pub(crate) const FOREVER: Duration = Duration::from_secs(292 * 365 * 24 * 3600);
+use crate::pauses::Pauses;
+use crate::runners::{Room, Runner, Runners};
+use crate::slots::{Slot, Slots};
 
 /// The loaded models of a node and the queues for them.
 #[derive(Debug)]
 pub(crate) struct Engine {
     config: SimConfig,
     disk: Disk,
-    state: Mutex<State>,
+    runners: Mutex<Runners>,
     /// One load at a time, in order of arrival.
     loader: Arc<Semaphore>,
     /// Woken whenever a model becomes idle or leaves.
     changed: Notify,
     /// Requests that hold a slot of any model.
     active: AtomicUsize,
-    /// How many times slower than configured it is now, as the bits of an `f64`.
+    /// How many times slower than configured the node is now, as the bits of an `f64`.
     slowness: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    loaded: BTreeMap<String, Runner>,
-    pending_loads: usize,
-    next_id: u64,
-    loads: u64,
-    evictions: u64,
-    reloads: u64,
-}
-
-#[derive(Debug)]
-struct Runner {
-    id: u64,
-    model: SimModel,
-    options: LoadOptions,
-    slots: Arc<Semaphore>,
-    /// Requests that run on it or wait for one of its slots.
-    users: usize,
-    keep_alive: Duration,
-    /// Frozen while in use.
-    expires_at: OffsetDateTime,
-}
-
-impl Runner {
-    fn rest(&mut self) {
-        let keep_alive = self.keep_alive.min(FOREVER);
-        self.expires_at = clock::wall().saturating_add(keep_alive.try_into().unwrap_or(time::Duration::MAX));
-    }
+    pauses: Pauses,
 }
 
 /// A loaded model as `/api/ps` lists it.
 pub(crate) struct LoadedModel {
     pub(crate) model: SimModel,
+    /// Bytes of it in GPU memory.
+    pub(crate) gpu_bytes: u64,
     pub(crate) context_length: u64,
     pub(crate) expires_at: OffsetDateTime,
 }
@@ -78,11 +49,12 @@ impl Engine {
         Self {
             disk: Disk::new(config.models.clone()),
             config,
-            state: Mutex::new(State::default()),
+            runners: Mutex::new(Runners::default()),
             loader: Arc::new(Semaphore::new(1)),
             changed: Notify::new(),
             active: AtomicUsize::new(0),
             slowness: AtomicU64::new(1.0_f64.to_bits()),
+            pauses: Pauses::default(),
         }
     }
 
@@ -94,25 +66,31 @@ impl Engine {
         &self.disk
     }
 
-    /// The loaded models, longest remaining first.
+    pub(crate) fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
+    /// The loaded models; the one that expires last comes first.
     pub(crate) fn loaded(&self) -> Vec<LoadedModel> {
-        let state = self.lock();
-        let mut loaded: Vec<_> = (state.loaded.values())
+        let runners = self.lock();
+        let mut loaded: Vec<_> = (runners.loaded.values())
             .map(|runner| LoadedModel {
                 model: runner.model.clone(),
+                gpu_bytes: self.config.gpu_bytes(&runner.model),
                 context_length: runner.options.context_length(),
                 expires_at: runner.expires_at,
             })
             .collect();
-        loaded.sort_by_key(|runner| std::cmp::Reverse(runner.expires_at));
+        loaded.sort_by_key(|loaded| std::cmp::Reverse(loaded.expires_at));
         loaded
     }
 
-    /// Adds what is known of loads to what is known of requests.
-    pub(crate) fn complete(&self, requests: SimStats) -> SimStats {
-        let state = self.lock();
-        let loaded = state.loaded.keys().cloned().collect();
-        let State { loads, evictions, reloads, .. } = *state;
+    /// Fills in the counters of loads beside those of requests.
+    pub(crate) fn with_load_counts(&self, requests: SimStats) -> SimStats {
+        let runners = self.lock();
+        let mut loaded: Vec<_> = runners.loaded.values().map(|runner| runner.model.name.clone()).collect();
+        loaded.sort_unstable();
+        let Runners { loads, evictions, reloads, .. } = *runners;
         SimStats { loaded, loads, evictions, reloads, ..requests }
     }
 
@@ -122,11 +100,14 @@ impl Engine {
         self.changed.notify_waiters();
     }
 
-    /// Has in memory what a warm node has from the start.
+    /// Loads what a warm node has in memory from the start.
     pub(crate) fn warm_up(self: &Arc<Self>) {
         let models = self.config.models.iter().filter(|_| self.config.is_warm);
         let mut room = self.config.vram_bytes;
         for model in models {
+            if self.has(model, &LoadOptions::default()) {
+                continue;
+            }
             if let Some(left) = room.checked_sub(model.size_bytes) {
                 room = left;
                 drop(self.insert(model, None, LoadOptions::default()));
@@ -135,11 +116,16 @@ impl Engine {
         self.lock().loads = 0;
     }
 
-    /// The speed at which the node decodes one stream that would make `solo` tokens per second alone.
+    /// Tokens per second of a stream now, if it would make `solo` alone.
     pub(crate) fn shared_speed(&self, solo: f64) -> f64 {
         let others = self.active.load(Ordering::Relaxed).saturating_sub(1) as f64;
         let slowness = f64::from_bits(self.slowness.load(Ordering::Relaxed));
         solo / (1.0 + self.config.batch_slowdown * others) / slowness
+    }
+
+    /// Requests that hold a slot now.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
     }
 
     pub(crate) fn slow_down(&self, factor: f64) {
@@ -148,42 +134,43 @@ impl Engine {
 
     /// Whether a request finds its model in memory, with the options it needs.
     pub(crate) fn has(&self, model: &SimModel, options: &LoadOptions) -> bool {
-        self.lock().loaded.get(&model.name).is_some_and(|runner| !runner.options.differ_for(options))
+        self.lock().usable(model, options).is_some()
     }
 
-    /// A hold on the model, loaded first if need be: also one that is loaded with other options. Dropping the future gives up the place in the queue and aborts
-    /// the load.
+    /// Keeps the model in memory for a request. A model that is not loaded, or loaded with other options, is loaded
+    /// first. Dropping the future gives up the place in the queue and aborts the load.
     ///
     /// # Errors
-    /// 503 when `max_queue` requests wait for a load already.
+    /// 503 when `max_queue` requests already wait for a load.
     pub(crate) async fn hold(
         self: &Arc<Self>,
         model: &SimModel,
         keep_alive: Option<Duration>,
         options: &LoadOptions,
-    ) -> Result<Lease, ApiError> {
-        if let Some(lease) = self.hold_loaded(model, keep_alive, options) {
-            return Ok(lease);
+    ) -> Result<ModelHold, ApiError> {
+        if let Some(hold) = self.hold_loaded(model, keep_alive, options) {
+            return Ok(hold);
         }
         let _turn = self.wait_for_loader().await?;
         // The request before this one may have loaded the same model.
-        if let Some(lease) = self.hold_loaded(model, keep_alive, options) {
-            return Ok(lease);
+        if let Some(hold) = self.hold_loaded(model, keep_alive, options) {
+            return Ok(hold);
         }
-        self.drop_outdated(model).await;
+        self.unload_for_reload(model).await;
         self.make_room(model).await;
         let load_time = self.config.load_time(model);
         if !load_time.is_zero() {
             tokio::time::sleep(load_time).await;
         }
+        self.pauses.frozen.until_off().await;
         Ok(self.insert(model, keep_alive, options.clone()))
     }
 
-    /// `keep_alive: 0` without a prompt: leaves once it is idle.
+    /// Unloads the model as soon as it is idle, as `keep_alive: 0` without a prompt asks for.
     pub(crate) fn unload(&self, model: &SimModel) {
-        if let Some(runner) = self.lock().loaded.get_mut(&model.name) {
+        if let Some(runner) = self.lock().loaded.get_mut(&model.weights()) {
             runner.keep_alive = Duration::ZERO;
-            runner.rest();
+            runner.start_idle_time();
         }
         self.changed.notify_waiters();
     }
@@ -202,28 +189,26 @@ impl Engine {
         model: &SimModel,
         keep_alive: Option<Duration>,
         options: &LoadOptions,
-    ) -> Option<Lease> {
-        let mut state = self.lock();
-        let runner = state.loaded.get_mut(&model.name).filter(|runner| !runner.options.differ_for(options))?;
+    ) -> Option<ModelHold> {
+        let mut runners = self.lock();
+        let runner = runners.usable(model, options)?;
         runner.users += 1;
         runner.keep_alive = keep_alive.unwrap_or(runner.keep_alive);
-        Some(self.lease(runner))
+        Some(self.hold_on(runner))
     }
 
-    /// Unloads the model itself, whose options are not those that are needed, once it is idle; until then it accepts
-    /// requests that can do with them.
-    async fn drop_outdated(&self, model: &SimModel) {
+    /// Unloads the model once it is idle. Until then it still accepts requests that its options suit.
+    async fn unload_for_reload(&self, model: &SimModel) {
         loop {
-            let outdated = self.lock().drop_outdated(&model.name);
-            match outdated {
+            let in_use = self.lock().unload_for_reload(model);
+            match in_use {
                 None => return,
                 Some(id) => self.idle_or_gone(id).await,
             }
         }
     }
 
-    /// Evicts idle models, lowest name first, until the model fits. If none is idle it waits for the one with the
-    /// lowest name, which still accepts requests meanwhile.
+    /// Evicts idle models until the model fits. The one it waits for still accepts requests meanwhile.
     async fn make_room(&self, model: &SimModel) {
         loop {
             let room = self.lock().make_room(model.size_bytes, self.config.vram_bytes);
@@ -246,98 +231,62 @@ impl Engine {
         }
     }
 
-    fn insert(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>, options: LoadOptions) -> Lease {
-        let mut state = self.lock();
-        state.loads += 1;
-        state.next_id += 1;
+    fn insert(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>, options: LoadOptions) -> ModelHold {
         let slots = if model.can("embedding") { 1 } else { self.config.slots.max(1) };
-        let mut runner = Runner {
-            id: state.next_id,
-            model: model.clone(),
-            options,
-            slots: Arc::new(Semaphore::new(slots)),
-            users: 1,
-            keep_alive: keep_alive.unwrap_or(self.config.keep_alive),
-            expires_at: clock::wall(),
-        };
-        runner.rest();
-        let lease = self.lease(&runner);
-        state.loaded.insert(model.name.clone(), runner);
-        lease
+        let slots = Slots::new(slots, self.config.queue_jitter);
+        let keep_alive = keep_alive.unwrap_or(self.config.keep_alive);
+        let mut runners = self.lock();
+        self.hold_on(runners.insert(model, options, slots, keep_alive))
     }
 
-    fn lease(self: &Arc<Self>, runner: &Runner) -> Lease {
-        Lease::new(Arc::clone(self), runner.model.name.clone(), runner.id, Arc::clone(&runner.slots))
+    fn hold_on(self: &Arc<Self>, runner: &Runner) -> ModelHold {
+        ModelHold { engine: Arc::clone(self), runner: runner.id, slots: runner.slots.clone() }
     }
 
-    /// Ends one use of the runner with this name and id.
-    pub(crate) fn leave(&self, name: &str, id: u64) {
-        let mut state = self.lock();
-        if let Some(runner) = state.loaded.get_mut(name).filter(|runner| runner.id == id) {
-            runner.users -= 1;
-            if runner.users == 0 {
-                runner.rest();
-            }
-        }
-        drop(state);
-        self.changed.notify_waiters();
-    }
-
-    /// Counts a slot that was taken.
-    pub(crate) fn begin_stream(&self) {
-        self.active.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a slot that was given back.
-    pub(crate) fn end_stream(&self) {
-        self.active.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// The state, after idle models whose time has come have left.
-    fn lock(&self) -> MutexGuard<'_, State> {
-        let mut state = self.state.lock().expect("no code panics while it holds the engine");
-        let now = clock::wall();
-        state.loaded.retain(|_, runner| runner.users > 0 || runner.expires_at > now);
-        state
+    /// The models in memory, after those whose time is up have left.
+    fn lock(&self) -> MutexGuard<'_, Runners> {
+        let mut runners = self.runners.lock().expect("no code panics while it holds the runners");
+        runners.drop_expired();
+        runners
     }
 }
 
-impl State {
-    /// Unloads a model for a reload; the runner to wait for, if it is in use.
-    fn drop_outdated(&mut self, name: &str) -> Option<u64> {
-        let runner = self.loaded.get(name)?;
-        if runner.users > 0 {
-            return Some(runner.id);
-        }
-        self.loaded.remove(name);
-        self.reloads += 1;
-        None
-    }
+/// Keeps a loaded model from being evicted. Ends on drop, so that a client that hangs up frees the model at once.
+#[derive(Debug)]
+pub(crate) struct ModelHold {
+    engine: Arc<Engine>,
+    /// The runner's id.
+    runner: u64,
+    slots: Slots,
+}
 
-    /// Unloads idle models until so many bytes fit.
-    fn make_room(&mut self, needed: u64, vram: u64) -> Room {
-        loop {
-            let used: u64 = self.loaded.values().map(|runner| runner.model.size_bytes).sum();
-            // Alone, even a model that is too large is loaded: the rest of it stays in main memory.
-            let Some(lowest) = self.loaded.values().next() else { return Room::Fits };
-            if used.saturating_add(needed) <= vram {
-                return Room::Fits;
-            }
-            let Some(idle) = self.loaded.values().find(|runner| runner.users == 0) else {
-                return Room::WaitFor(lowest.id);
-            };
-            let name = idle.model.name.clone();
-            self.loaded.remove(&name);
-            self.evictions += 1;
-        }
+impl ModelHold {
+    /// Waits for one of the model's slots.
+    pub(crate) async fn slot(self) -> SlotHold {
+        let slot = self.slots.take().await;
+        self.engine.active.fetch_add(1, Ordering::Relaxed);
+        SlotHold { _slot: slot, model: self }
     }
 }
 
-/// Whether a model can be loaded now.
-enum Room {
-    Fits,
-    /// Not before the runner with this id is idle.
-    WaitFor(u64),
+impl Drop for ModelHold {
+    fn drop(&mut self) {
+        self.engine.lock().leave(self.runner);
+        self.engine.changed.notify_waiters();
+    }
+}
+
+/// A slot of a loaded model, free again on drop.
+#[derive(Debug)]
+pub(crate) struct SlotHold {
+    _slot: Slot,
+    model: ModelHold,
+}
+
+impl Drop for SlotHold {
+    fn drop(&mut self) {
+        self.model.engine.active.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// A place in the queue for the loader.
@@ -345,11 +294,11 @@ struct PendingLoad<'a>(&'a Engine);
 
 impl<'a> PendingLoad<'a> {
     fn enter(engine: &'a Engine) -> Result<Self, ApiError> {
-        let mut state = engine.lock();
-        if state.pending_loads >= engine.config.max_queue {
+        let mut runners = engine.lock();
+        if runners.pending_loads >= engine.config.max_queue {
             return Err(ApiError::busy());
         }
-        state.pending_loads += 1;
+        runners.pending_loads += 1;
         Ok(Self(engine))
     }
 }

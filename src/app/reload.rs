@@ -8,10 +8,9 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::fleet::Roster;
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
-use crate::relay::Roster;
-use limits;
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 
@@ -30,7 +29,7 @@ struct Inner {
 pub(super) struct Parts {
     pub(super) roster: Arc<Roster>,
     pub(super) names: Live<ModelNames>,
-    pub(super) limits: Live<limits::Settings>,
+    pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Clock,
 }

@@ -7,8 +7,9 @@ use ollama_sim::{SimConfig, SimModel, SimNode};
 
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
+use crate::dispatch::Dispatcher;
+use crate::fleet::NodeSettings;
 use crate::metrics::UserLabel;
-use crate::relay::{Dispatcher, NodeSettings};
 use crate::store::{ApiKey, KeyDigest, NewUser, Terms, UserId, random_hex};
 
 const USER: &str = "user-123";

@@ -16,6 +16,7 @@ mod complaint;
 mod environment;
 mod faults;
 mod origin;
+mod renamed;
 mod yaml;
 
 use environment::Variable;
@@ -25,6 +26,7 @@ use yaml::{child, is_within};
 
 pub use environment::PREFIX;
 pub use origin::Mistake;
+pub use renamed::Renamed;
 
 /// A configuration that was read without a mistake, and where each part of it came from.
 pub struct Document<T> {
@@ -32,9 +34,15 @@ pub struct Document<T> {
     pub value: T,
     origins: Origins,
     overrides: Vec<String>,
+    notes: Vec<Mistake>,
 }
 
 impl<T> Document<T> {
+    /// What is no mistake yet, but worth changing: settings under names that they no longer have.
+    pub fn notes(&self) -> &[Mistake] {
+        &self.notes
+    }
+
     /// The source that gave the value at `path`, and the line if that is the file. A path that nobody gave is located
     /// at the nearest group or list around it.
     pub fn locate(&self, path: &str) -> (String, Option<usize>) {
@@ -61,26 +69,27 @@ impl<T> fmt::Debug for Document<T> {
 }
 
 /// Merges the defaults of `T`, the file (the name to show and its text) and the variables that start with [`PREFIX`], and
-/// has the whole checked by `check` for what types cannot say.
+/// has the whole checked by `check` for what types cannot say. Settings in `renamed` may be given under their old names.
 ///
 /// # Errors
 /// Every mistake of every source: those of the file in the order of its lines, then those of the environment.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
+    renamed: &[Renamed],
     check: impl FnOnce(&Document<T>) -> Vec<Mistake>,
 ) -> Result<Document<T>, Vec<Mistake>> {
     let defaults = layer(&Value::Object(Map::new()), &T::default()).map_err(|mistake| vec![mistake])?;
-    let mut loading = Loading::new(defaults);
+    let mut loading = Loading::new(defaults, renamed);
     if let Some((name, text)) = file {
         loading.read_file::<T>(name, text);
     }
     loading.read_environment(environment);
     let value = loading.finish::<T>();
 
-    let Loading { mut mistakes, origins, variables, .. } = loading;
+    let Loading { mut mistakes, origins, variables, notes, .. } = loading;
     let overrides = variables.into_iter().map(|variable| variable.name).collect::<BTreeSet<_>>();
-    let document = value.map(|value| Document { value, origins, overrides: overrides.into_iter().collect() });
+    let document = value.map(|value| Document { value, origins, overrides: overrides.into_iter().collect(), notes });
     if let Some(document) = &document {
         // Where something was mended, what is checked is not what was written.
         let found = check(document).into_iter().filter(|found| !mistakes.iter().any(|known| hides(known, found)));
@@ -111,23 +120,29 @@ fn hides(known: &Mistake, found: &Mistake) -> bool {
 }
 
 /// The state between two sources.
-struct Loading {
+struct Loading<'a> {
+    renamed: &'a [Renamed],
     defaults: Value,
     /// Everything merged so far; a mistake of the file is mended here, so that it hides none of the environment.
     tree: Value,
     origins: Origins,
     variables: Vec<Variable>,
     mistakes: Vec<Mistake>,
+    notes: Vec<Mistake>,
 }
 
-impl Loading {
-    fn new(defaults: Value) -> Self {
+impl<'a> Loading<'a> {
+    fn new(defaults: Value, renamed: &'a [Renamed]) -> Self {
         let origins = Origins::of_defaults(&defaults);
-        Self { tree: defaults.clone(), defaults, origins, variables: Vec::new(), mistakes: Vec::new() }
+        let (variables, mistakes, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { renamed, tree: defaults.clone(), defaults, origins, variables, mistakes, notes }
     }
 
     fn read_file<T: Serialize + DeserializeOwned>(&mut self, name: &str, text: &str) {
-        let yaml::Settings { tree, lines, flaws } = yaml::read(text);
+        let yaml::Tree { mut tree, mut lines, flaws } = yaml::read(text);
+        let (notes, conflicts) = renamed::of_file(self.renamed, name, &mut tree, &mut lines);
+        self.notes.extend(notes);
+        self.mistakes.extend(conflicts);
         let tree = Value::Object(tree);
         self.origins.overlay("", &tree, &|path| Origin { source: name.to_owned(), line: lines.get(path).copied() });
         let merged = self.merged(&tree);
@@ -155,6 +170,9 @@ impl Loading {
                 Err(mistake) => self.mistakes.push(mistake),
             }
         }
+        let (notes, conflicts) = renamed::of_variables(self.renamed, &mut variables);
+        self.notes.extend(notes);
+        self.mistakes.extend(conflicts);
         // Groups come before their members, so that the more specific variable wins.
         variables.sort_by(|left, right| (left.keys.len(), &left.name).cmp(&(right.keys.len(), &right.name)));
         for variable in variables {
@@ -335,17 +353,17 @@ mod tests {
     fn read(text: &str, environment: &[(&str, &str)]) -> Document<Settings> {
         let shown =
             |mistakes: Vec<Mistake>| panic!("{:#?}", mistakes.iter().map(Mistake::to_string).collect::<Vec<_>>());
-        load(Some(("gateway.yaml", text)), variables(environment), |_| Vec::new()).unwrap_or_else(shown)
+        load(Some(("gateway.yaml", text)), variables(environment), &[], |_| Vec::new()).unwrap_or_else(shown)
     }
 
     fn mistakes(text: &str, environment: &[(&str, &str)]) -> Vec<String> {
-        let result = load::<Settings>(Some(("gateway.yaml", text)), variables(environment), |_| Vec::new());
+        let result = load::<Settings>(Some(("gateway.yaml", text)), variables(environment), &[], |_| Vec::new());
         result.expect_err("a mistake").iter().map(Mistake::to_string).collect()
     }
 
     #[test]
     fn without_any_source_the_defaults_hold() {
-        let document = load::<Settings>(None, [], |_| Vec::new()).unwrap();
+        let document = load::<Settings>(None, [], &[], |_| Vec::new()).unwrap();
         assert_eq!(document.value.server.bind, "127.0.0.1:8000");
         assert_eq!(document.locate("server.bind"), ("defaults".to_owned(), None));
         assert!(document.overrides().is_empty());
@@ -466,11 +484,12 @@ servers: {}
         found.sort();
         expected.sort();
         assert_eq!(found, expected);
-        let lines: Vec<_> = load::<Settings>(Some(("gateway.yaml", text)), variables(&environment), |_| Vec::new())
-            .expect_err("mistakes")
-            .iter()
-            .map(|mistake| mistake.line.unwrap_or(usize::MAX))
-            .collect();
+        let lines: Vec<_> =
+            load::<Settings>(Some(("gateway.yaml", text)), variables(&environment), &[], |_| Vec::new())
+                .expect_err("mistakes")
+                .iter()
+                .map(|mistake| mistake.line.unwrap_or(usize::MAX))
+                .collect();
         assert!(lines.is_sorted(), "{lines:?}");
     }
 
@@ -592,9 +611,9 @@ servers: {}
                 Self { label: Pin("hunter2".to_owned()) }
             }
         }
-        let found = load::<Long>(None, [], |_| Vec::new()).expect_err("a mistake");
+        let found = load::<Long>(None, [], &[], |_| Vec::new()).expect_err("a mistake");
         assert_eq!(found[0].to_string(), "defaults: label: the pin `hunter2` is too long");
-        assert_eq!(load::<Vec<u8>>(None, [], |_| Vec::new()).expect_err("a mistake")[0].source, "defaults");
+        assert_eq!(load::<Vec<u8>>(None, [], &[], |_| Vec::new()).expect_err("a mistake")[0].source, "defaults");
     }
 
     #[test]
@@ -609,7 +628,7 @@ servers: {}
             pin: Pin,
         }
         let text = "pins:\n- pin: too long\n- pin: 1234\n- pin: {}\n- pin: too long too\n";
-        let found = load::<Pins>(Some(("f", text)), [], |_| Vec::new()).expect_err("mistakes");
+        let found = load::<Pins>(Some(("f", text)), [], &[], |_| Vec::new()).expect_err("mistakes");
         let found: Vec<_> = found.iter().map(Mistake::to_string).collect();
         assert_eq!(
             found,

@@ -6,9 +6,9 @@ use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 
-use super::Settings;
 use super::error::ApiError;
 use super::guesses::Guesses;
+use super::settings::ServerSettings;
 use crate::relay::Meters;
 use crate::store::{Access, Accounts, Found, KeyDigest};
 
@@ -74,11 +74,12 @@ fn wrong(request: &HttpRequest, message: &str) -> Result<ApiError, ApiError> {
 }
 
 fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
-    let networks = &request.app_data::<Data<Settings>>()?.trusted_networks;
+    let networks = &request.app_data::<Data<ServerSettings>>()?.trusted_networks;
     // Of the connection itself: what headers say of an address can be forged.
     let address = request.peer_addr()?.ip().to_canonical();
     let network = networks.iter().find(|network| network.cidr.contains(&address))?;
-    accounts.by_user(&network.user).map(|account| Caller(Access::without_key(account)))
+    let now = dependency::<Meters>(request).ok()?.clock.now();
+    accounts.by_user(&network.user, now).map(|account| Caller(Access::without_key(account)))
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {

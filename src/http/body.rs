@@ -11,8 +11,8 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Settings;
 use super::error::ApiError;
+use super::settings::ServerSettings;
 
 /// A whole body.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl FromRequest for FullBody {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let settings = request.app_data::<Data<Settings>>().cloned();
+        let settings = request.app_data::<Data<ServerSettings>>().cloned();
         let headers = request.headers();
         let encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
         let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());

@@ -9,9 +9,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
-use crate::relay::{RosterError, WhyNot};
+use super::error_kind::{self, ErrorKind};
+use crate::fleet::RosterError;
+use crate::relay::WhyNot;
 use crate::store::{Status, StorageFull, StoreError};
-use limits::{Exceeded, Headroom, Room};
+use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
 
@@ -26,9 +28,7 @@ pub struct ApiError(Box<Words>);
 
 #[derive(Clone, Debug)]
 struct Words {
-    status: StatusCode,
-    kind: &'static str,
-    code: Option<&'static str>,
+    kind: &'static ErrorKind,
     message: String,
     param: Option<&'static str>,
     retry_after: Option<Duration>,
@@ -39,11 +39,9 @@ struct Words {
 }
 
 impl ApiError {
-    fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: impl Into<String>) -> Self {
+    fn new(kind: &'static ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Words {
-            status,
             kind,
-            code,
             message: message.into(),
             param: None,
             retry_after: None,
@@ -60,7 +58,7 @@ impl ApiError {
 
     /// 400: the request itself is wrong.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "invalid_request_error", None, message)
+        Self::new(&error_kind::INVALID, message)
     }
 
     /// 400, naming the field.
@@ -70,12 +68,12 @@ impl ApiError {
 
     /// 401: no key, or none that is known.
     pub fn unauthorized(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "authentication_error", Some("invalid_api_key"), message)
+        Self::new(&error_kind::UNAUTHORIZED, message)
     }
 
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "permission_error", Some("not_allowed"), message)
+        Self::new(&error_kind::FORBIDDEN, message)
     }
 
     /// 403: the key is not for this model.
@@ -84,7 +82,7 @@ impl ApiError {
             "Your API key may not be used for the model `{}`. GET /v1/models lists those that it may be used for.",
             printable(model)
         );
-        let error = Self::new(StatusCode::FORBIDDEN, "permission_error", Some("model_not_allowed"), message);
+        let error = Self::new(&error_kind::MODEL_NOT_ALLOWED, message);
         error.with(|words| words.param = Some("model"))
     }
 
@@ -94,7 +92,7 @@ impl ApiError {
             "Incorrect API key, and too many of those came from your network. Please try again in {}.",
             seconds(retry_after)
         );
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"), message);
+        let error = Self::new(&error_kind::RATE_LIMITED, message);
         error.with(|words| {
             words.retry_after = Some(retry_after);
             words.hopeless = true;
@@ -103,19 +101,19 @@ impl ApiError {
 
     /// 404 for a thing named in the path.
     pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("not_found"), message)
+        Self::new(&error_kind::NOT_FOUND, message)
     }
 
     /// 404 for a part of OpenAI's API that the service does not have.
     pub fn unsupported(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "invalid_request_error", Some("unsupported_endpoint"), message)
+        Self::new(&error_kind::UNSUPPORTED_ENDPOINT, message)
     }
 
     /// 404: no node lists this model.
     pub fn unknown_model(model: &str) -> Self {
         let message =
             format!("The model `{}` does not exist here. GET /v1/models lists those that do.", printable(model));
-        let error = Self::new(StatusCode::NOT_FOUND, "not_found_error", Some("model_not_found"), message);
+        let error = Self::new(&error_kind::MODEL_NOT_FOUND, message);
         error.with(|words| words.param = Some("model"))
     }
 
@@ -124,38 +122,44 @@ impl ApiError {
         let again = seconds(retry_after);
         let message =
             format!("No node that has `{}` is up at the moment. Please try again in {again}.", printable(model));
-        Self::unavailable("no_node_available", message, retry_after)
+        Self::unavailable(&error_kind::NO_NODE, message, retry_after)
+    }
+
+    /// 404: the nodes that have this model do not have the route.
+    pub fn no_route(model: &str) -> Self {
+        let message =
+            format!("No node that has `{}` offers this route. Another model or route may work.", printable(model));
+        Self::unsupported(message)
     }
 
     /// 405, with the methods that work.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("This path takes only {allow}.");
-        let error =
-            Self::new(StatusCode::METHOD_NOT_ALLOWED, "invalid_request_error", Some("method_not_allowed"), message);
+        let error = Self::new(&error_kind::METHOD_NOT_ALLOWED, message);
         error.with(|words| words.allow = Some(allow))
     }
 
     /// 408: the body did not come in time.
     pub fn body_too_slow() -> Self {
         let message = "The request's body did not arrive in time.";
-        Self::new(StatusCode::REQUEST_TIMEOUT, "invalid_request_error", Some("request_timeout"), message)
+        Self::new(&error_kind::BODY_TOO_SLOW, message)
     }
 
     /// 413, with the limit.
     pub fn body_too_large(limit: usize) -> Self {
         let message = format!("The request's body is larger than the limit of {limit} bytes.");
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "invalid_request_error", Some("request_too_large"), message)
+        Self::new(&error_kind::BODY_TOO_LARGE, message)
     }
 
     /// 415: bodies come as they are.
     pub fn encoded_body() -> Self {
         let message = "Compressed request bodies are not taken; send the body without Content-Encoding.";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "invalid_request_error", Some("unsupported_encoding"), message)
+        Self::new(&error_kind::ENCODED_BODY, message)
     }
 
     /// 409: it is there already.
     pub fn conflict(message: impl Into<String>) -> Self {
-        let error = Self::new(StatusCode::CONFLICT, "invalid_request_error", Some("already_exists"), message);
+        let error = Self::new(&error_kind::CONFLICT, message);
         error.with(|words| words.hopeless = true)
     }
 
@@ -166,30 +170,30 @@ impl ApiError {
              without them is used up. Please try again in {}.",
             seconds(STORAGE_RETRY)
         );
-        Self::unavailable("limits_unavailable", message, STORAGE_RETRY)
+        Self::unavailable(&error_kind::LIMITS_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
     /// 503, worth another try after `retry_after`.
-    pub fn unavailable(code: &'static str, message: impl Into<String>, retry_after: Duration) -> Self {
-        let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", Some(code), message);
+    pub fn unavailable(kind: &'static ErrorKind, message: impl Into<String>, retry_after: Duration) -> Self {
+        let error = Self::new(kind, message);
         error.with(|words| words.retry_after = Some(retry_after))
     }
 
     /// 500: a mistake of ours.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "server_error", Some("internal_error"), message)
+        Self::new(&error_kind::INTERNAL, message)
     }
 
     /// 503 while the gateway stops.
     pub fn stopping() -> Self {
-        Self::unavailable("server_shutting_down", "The service is shutting down.", Duration::from_secs(5))
+        Self::unavailable(&error_kind::STOPPING, "The service is shutting down.", Duration::from_secs(5))
     }
 
     /// 429 by a user's limit, with where the user stands.
     pub fn exceeded(exceeded: Exceeded, headroom: Headroom) -> Self {
-        let (code, message, retry_after, hopeless) = match exceeded {
+        let (kind, message, retry_after, hopeless) = match exceeded {
             Exceeded::Requests { limit, retry_after } => (
-                "rate_limit_exceeded",
+                &error_kind::RATE_LIMITED,
                 format!(
                     "Rate limit reached: {limit} requests per minute. Please try again in {}.",
                     seconds(retry_after)
@@ -198,7 +202,7 @@ impl ApiError {
                 false,
             ),
             Exceeded::Concurrency { limit, retry_after } => (
-                "rate_limit_exceeded",
+                &error_kind::RATE_LIMITED,
                 format!(
                     "You have {limit} requests running or waiting, which is as many as you may. Please try again in {}.",
                     seconds(retry_after)
@@ -207,7 +211,7 @@ impl ApiError {
                 false,
             ),
             Exceeded::TokensOfMinute { limit, left, retry_after } => (
-                "rate_limit_exceeded",
+                &error_kind::RATE_LIMITED,
                 format!(
                     "Rate limit reached: of {limit} tokens per minute {left} are left, and this request needs more. Please \
                      try again in {}.",
@@ -217,7 +221,7 @@ impl ApiError {
                 false,
             ),
             Exceeded::TooLarge { limit, needed } => (
-                "insufficient_quota",
+                &error_kind::QUOTA_USED_UP,
                 format!(
                     "This request needs up to {needed} tokens, more than your {limit} tokens per minute: send a shorter \
                      prompt or a smaller `max_tokens`. Please try again in {}.",
@@ -227,7 +231,7 @@ impl ApiError {
                 true,
             ),
             Exceeded::TokensReserved { limit, left, retry_after } => (
-                "rate_limit_exceeded",
+                &error_kind::RATE_LIMITED,
                 format!(
                     "Of your {limit} tokens per day {left} are free and this request needs more; running requests hold \
                      the rest. Please try again in {}.",
@@ -237,7 +241,7 @@ impl ApiError {
                 false,
             ),
             Exceeded::TokensUsedUp { limit, used, retry_after } => (
-                "insufficient_quota",
+                &error_kind::QUOTA_USED_UP,
                 format!(
                     "You have used {used} of your {limit} tokens per day (UTC), which leaves too little for this request. \
                      Please try again in {}.",
@@ -247,7 +251,7 @@ impl ApiError {
                 true,
             ),
         };
-        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some(code), message);
+        let error = Self::new(kind, message);
         error.with(|words| {
             words.retry_after = Some(retry_after);
             words.hopeless = hopeless;
@@ -258,7 +262,7 @@ impl ApiError {
     /// Usage cannot be stored, and nothing is given away.
     pub fn not_stored() -> Self {
         let message = format!("{StorageFull}. Please try again in {}.", seconds(STORAGE_RETRY));
-        Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
+        Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
     /// Whose key it is cannot be said while the database is away.
@@ -267,7 +271,7 @@ impl ApiError {
             "This API key cannot be checked at the moment, as the database is away. Please try again in {}.",
             seconds(STORAGE_RETRY)
         );
-        Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
+        Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
     /// A request that was carried and got no answer, and how its account is closed.
@@ -276,12 +280,23 @@ impl ApiError {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
             WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
             WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
+            WhyNot::Indicted(left) => (Self::indicted(*left), Status::Refused),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
-                (Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message), Status::Deadline)
+                (Self::new(&error_kind::TIMEOUT, message), Status::Deadline)
             }
             WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
         }
+    }
+
+    /// 422: the request makes nodes fail that answer others.
+    fn indicted(left: Duration) -> Self {
+        let message = format!(
+            "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
+             {}: change it before you send it again.",
+            seconds(left)
+        );
+        Self::new(&error_kind::MAKES_NODES_FAIL, message).with(|words| words.hopeless = true)
     }
 
     fn refused(refusal: Refusal, detail: Option<&str>, model: &str) -> (Self, Status) {
@@ -290,24 +305,25 @@ impl ApiError {
         match refusal.reason {
             RefusalReason::UserQueueFull => {
                 let message = format!("You have as many requests waiting as one user may. {again}");
-                let error =
-                    Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limit_error", Some("rate_limit_exceeded"), message);
+                let error = Self::new(&error_kind::RATE_LIMITED, message);
                 (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
             RefusalReason::QueueFull => {
                 let message = format!("The service is overloaded: its queue is full. {again}");
-                (Self::unavailable("server_is_overloaded", message, after), Status::Refused)
+                (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Refused)
             }
             RefusalReason::DeadlinePassed => {
                 let message = format!("The service is overloaded: no slot became free in time. {again}");
-                (Self::unavailable("server_is_overloaded", message, after), Status::Deadline)
+                (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Deadline)
             }
             RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
+            RefusalReason::NoRoute => (Self::no_route(model), Status::Refused),
             RefusalReason::NotLoaded { last } => {
                 let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
                 let error = Self::exhausted(last, message, model, after);
                 (error.with(|words| words.retry_after = Some(after)), Status::UpstreamError)
             }
+            RefusalReason::Exhausted { last: Failure::Unsupported } => (Self::no_route(model), Status::Refused),
             RefusalReason::Exhausted { last } => {
                 let message =
                     format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
@@ -319,22 +335,22 @@ impl ApiError {
     fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
         match last {
             Failure::Missing => Self::unknown_model(model),
-            Failure::Busy => Self::unavailable("server_is_overloaded", message, after),
-            Failure::TimedOut => Self::new(StatusCode::GATEWAY_TIMEOUT, "server_error", Some("timeout"), message),
-            _ => Self::new(StatusCode::BAD_GATEWAY, "server_error", Some("upstream_error"), message),
+            Failure::Busy | Failure::Starved => Self::unavailable(&error_kind::OVERLOADED, message, after),
+            Failure::TimedOut | Failure::Stuck => Self::new(&error_kind::TIMEOUT, message),
+            _ => Self::new(&error_kind::UPSTREAM, message),
         }
     }
 
     /// A 429 says where the user stands, whichever limit it was.
     pub fn for_user(self, headroom: Headroom) -> Self {
-        let is_limit = self.0.status == StatusCode::TOO_MANY_REQUESTS;
+        let is_limit = self.0.kind.status == 429;
         self.with(|words| words.headroom = words.headroom.take().or(is_limit.then_some(headroom)))
     }
 
     /// The words.
     pub fn object(&self) -> ErrorObject<'_> {
-        let Words { message, kind, param, code, .. } = &*self.0;
-        ErrorObject { message, kind, param: *param, code: *code }
+        let Words { message, kind, param, .. } = &*self.0;
+        ErrorObject { message, kind: kind.kind, param: *param, code: kind.code }
     }
 
     /// The body, in a dialect's own words.
@@ -344,12 +360,12 @@ impl ApiError {
 
     /// The word for programs.
     pub fn word(&self) -> Option<&'static str> {
-        self.0.code
+        self.0.kind.code
     }
 
     /// The status code.
     pub fn code(&self) -> u16 {
-        self.0.status.as_u16()
+        self.0.kind.status
     }
 }
 
@@ -377,7 +393,7 @@ impl From<StoreError> for ApiError {
                 // What a database says may hold what was asked of it: for the operator only.
                 tracing::error!(%error, "the database failed a request");
                 let message = "The database is not available. Please try again in 5s.";
-                Self::unavailable("storage_unavailable", message, STORAGE_RETRY)
+                Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
             }
         }
     }
@@ -389,7 +405,7 @@ impl From<RosterError> for ApiError {
             RosterError::Unknown(_) => Self::not_found(error.to_string()),
             RosterError::Exists(_) => Self::conflict(error.to_string()),
             RosterError::InFile(_) | RosterError::Discovered(_) => {
-                Self::conflict(error.to_string()).with(|words| words.code = Some("not_changeable"))
+                Self::conflict(error.to_string()).with(|words| words.kind = &error_kind::NOT_CHANGEABLE)
             }
             RosterError::Flawed(flaw) => Self::invalid_field(flaw.key, flaw.to_string()),
             RosterError::Store(error) => error.into(),
@@ -405,11 +421,12 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.0.status
+        // The table holds nothing else.
+        StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.0.status);
+        let mut response = HttpResponse::build(self.status_code());
         if let Some(retry_after) = self.0.retry_after {
             let whole = retry_after.as_millis().div_ceil(1000).max(1);
             response.insert_header((header::RETRY_AFTER, whole.to_string()));
@@ -418,7 +435,7 @@ impl ResponseError for ApiError {
         if self.0.hopeless {
             response.insert_header(("x-should-retry", "false"));
         }
-        if self.0.status == StatusCode::UNAUTHORIZED {
+        if self.0.kind.status == 401 {
             response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
         }
         if let Some(allow) = self.0.allow {
@@ -434,7 +451,7 @@ impl ResponseError for ApiError {
 /// `x-ratelimit-*` for the limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
     for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
-        let Some(Room { limit, left, reset }) = room else { continue };
+        let Some(Remaining { limit, left, reset }) = room else { continue };
         for (name, value) in
             [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", go_duration(reset))]
         {
@@ -482,10 +499,11 @@ mod tests {
 
     #[test]
     fn a_retry_is_promised_in_whole_seconds_and_never_at_once() {
-        let response = ApiError::unavailable("x", "y", Duration::from_millis(1200)).error_response();
+        let response =
+            ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::from_millis(1200)).error_response();
         assert_eq!(response.headers().get("retry-after").unwrap(), "2");
         assert_eq!(response.headers().get("retry-after-ms").unwrap(), "1200");
-        let response = ApiError::unavailable("x", "y", Duration::ZERO).error_response();
+        let response = ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::ZERO).error_response();
         assert_eq!(response.headers().get("retry-after").unwrap(), "1");
     }
 }

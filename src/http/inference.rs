@@ -1,6 +1,7 @@
 //! The routes that make a node work: from a body and a key to a node's answer.
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
@@ -12,22 +13,22 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::address::Deployment;
+use super::answers;
 use super::auth::{Caller, caller};
 use super::body::FullBody;
 use super::error::{ApiError, rate_limit_headers};
 use super::live::Live;
-use super::models::{Meaning, ModelNames, Resolved};
+use super::names::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
-use super::openapi;
-use super::requests;
-use super::usage::rfc3339;
+use super::time::rfc3339;
 use super::waiting::{Carrying, WaitingBody};
-use crate::relay::{
-    Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, Trace, Tracer, Upstream,
-};
+use crate::dispatch::Dispatcher;
+use crate::fleet::Upstream;
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, prefixes};
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
-use limits::{self, Exceeded, Moment, Need};
-use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
+use crate::trace::{Trace, Tracer};
+use limits::{Exceeded, Moment, Need};
+use protocol::{Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
@@ -44,6 +45,8 @@ pub struct Inference {
     pub relay: Relay,
     /// This worker's client.
     pub upstream: Upstream,
+    /// The queue and its scheduler.
+    pub dispatcher: Arc<Dispatcher>,
     /// Begins the trace of a request.
     pub tracer: Tracer,
     /// Makes the account of a request.
@@ -55,7 +58,7 @@ pub struct Inference {
     /// Other names for models.
     pub names: Live<ModelNames>,
     /// Output tokens reserved for a request that names no limit of its own, among others.
-    pub limits: Live<limits::Settings>,
+    pub limits: Live<limits::DefaultLimits>,
     /// Set when no new request is taken.
     pub draining: CancellationToken,
 }
@@ -108,13 +111,13 @@ impl Call {
 /// the answer is a stream of server-sent events that ends with `data: [DONE]`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Chat, description = "As OpenAI's API takes it; `model` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Chat"), description = "As OpenAI's API takes it; `model` and `messages` are needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -126,13 +129,13 @@ pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// As OpenAI's older API takes it, for a `prompt` that is one string.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Completion, description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/Completion"), description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?", "max_tokens": 50})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
@@ -144,11 +147,11 @@ pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Embedding, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Embedding"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
@@ -160,13 +163,13 @@ pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
 /// OpenAI's newer API, as far as Ollama has it: without state.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Response, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Response"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "llama3.2", "input": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::OpenAiErrors,
+        answers::OpenAiErrors,
     ),
 )]
 pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
@@ -178,13 +181,13 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
 /// Anthropic's API, with its own errors.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Message, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Message"), description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
         example = json!({"model": "llama3.2", "max_tokens": 50, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "text/event-stream"))),
-        openapi::AnthropicErrors,
+        answers::AnthropicErrors,
     ),
 )]
 pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
@@ -197,13 +200,13 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 /// model have no effect.
 #[utoipa::path(
     post, path = "/api/chat", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaChat, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaChat"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
@@ -215,13 +218,13 @@ pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
 /// Ollama's own API. Streams unless `"stream": false`.
 #[utoipa::path(
     post, path = "/api/generate", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaGenerate, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaGenerate"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
             `x-gateway-attempts` and, for users with limits, `x-ratelimit-*` go along.",
             content((serde_json::Value = "application/json"), (serde_json::Value = "application/x-ndjson"))),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
@@ -233,11 +236,11 @@ pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/api/embed", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbed, description = "As Ollama's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbed"), description = "As Ollama's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
@@ -249,11 +252,11 @@ pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
 /// For one `prompt`.
 #[utoipa::path(
     post, path = "/api/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbedOne, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbedOne"), description = "As Ollama's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "all-minilm", "prompt": "one"})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
-        openapi::OllamaErrors,
+        answers::OllamaErrors,
     ),
 )]
 pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
@@ -309,6 +312,7 @@ impl Inference {
         let received = self.meters.clock.now();
         let deployment = http.extensions().get::<Deployment>().cloned();
         let deployment = deployment.as_ref().map(|Deployment(model)| model.as_str());
+        let body = repaired(body)?;
         let mut request = InferenceRequest::parse_for(endpoint, &body, deployment)?;
         if let Some(idle) = request.idle {
             return self.answer_idle(&request, idle, &access);
@@ -333,9 +337,9 @@ impl Inference {
             model: model.name,
             endpoint,
             stream: request.stream,
-            prompt_tokens: request.prompt_bound / 4,
+            prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
-            session: request.session,
+            prefixes: prefixes(&request, &body),
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
             id: id.0,
@@ -386,13 +390,13 @@ impl Inference {
     async fn carry(&self, job: Job, asked: String, access: &Access) -> Result<HttpResponse, ApiError> {
         let endpoint = job.endpoint;
         let result = if job.stream {
-            let (id, waiting) = (job.request_id.clone(), Duration::from_secs(self.relay.settings.commit_seconds));
+            let (id, waiting) = (job.request_id.clone(), self.relay.settings().commit());
             let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
             let mut carrying: Carrying = Box::pin(async move { relay.carry(&upstream, job).await });
             match tokio::time::timeout(waiting, &mut carrying).await {
                 Ok(result) => result,
                 Err(_) => {
-                    let interval = Duration::from_secs(self.relay.settings.keep_alive_seconds);
+                    let interval = self.relay.settings().heartbeat();
                     return Ok(
                         stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
                     );
@@ -419,7 +423,7 @@ impl Inference {
         let reason = match idle {
             Idle::Load => {
                 // A hint: it is loaded now where that costs nobody anything.
-                self.relay.dispatcher.report(Event::Wanted { model: model.name });
+                self.dispatcher.report(Event::Wanted { model: model.name });
                 "load"
             }
             Idle::Unload => "unload",
@@ -437,7 +441,7 @@ impl Inference {
         let (names, allowed) = (self.names.get(), access.allowed_models());
         let look =
             |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.serving_nodes());
-        match self.relay.dispatcher.read(look) {
+        match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
             // Nodes that were not heard of yet may have it.
@@ -466,7 +470,7 @@ impl Inference {
             listed_model: model.listed.clone(),
             stream: request.stream,
             received,
-            prompt_estimate: request.prompt_bound / 4,
+            claim_bounds: request.claim_bounds(),
             trace: http.extensions_mut().remove::<Trace>(),
         }))
     }

@@ -1,90 +1,14 @@
 //! Which models are there? The union over the nodes, from what they last said; no node is asked.
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
 use actix_web::web::{Data, Json, Path};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::auth::Caller;
 use super::error::ApiError;
-use super::inference::Inference;
-use crate::store::AllowedModels;
-use scheduler::{Model, Scheduler};
-
-/// Other names for models.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ModelNames {
-    /// Names that clients ask for, and the model that each means. Default none.
-    pub aliases: BTreeMap<String, String>,
-    /// Models to use instead, in order, where no node has the one that is asked for. Default none.
-    pub fallbacks: BTreeMap<String, Vec<String>>,
-    /// Tokens of context that models should be loaded with (`OLLAMA_CONTEXT_LENGTH` of the nodes). It is compared with what
-    /// the nodes say and never sent: a difference is shown in `GET /admin/nodes` as `context_drift`. Default none.
-    pub context_length: BTreeMap<String, u64>,
-}
-
-impl ModelNames {
-    /// The model to use for `asked`: it, or the first that stands in for it, of those that nodes list.
-    ///
-    /// A key that is for another name of a model is for what that name means, stand-ins included. A stand-in that it is
-    /// not for is passed over; a model that is there and that it is not for is not replaced.
-    pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
-        let alias = self.aliases.get(asked);
-        let meant = alias.map_or(asked, String::as_str);
-        let by_alias = alias.is_some() && allowed.is_some_and(|allowed| allowed.allow(asked));
-        let may = |listed: &str| by_alias || allowed.is_none_or(|allowed| allowed.allow(listed));
-        let instead = self.fallbacks.get(meant).into_iter().flatten().map(String::as_str);
-        let mut meaning = Meaning::Unknown;
-        for name in std::iter::once(meant).chain(instead) {
-            let Some(listed) = scheduler.find_model(name).map(|model| model.name.as_str()) else { continue };
-            if may(listed) {
-                return Meaning::Model(Resolved { name: name.into(), listed: listed.into() });
-            }
-            meaning = Meaning::Forbidden;
-            if name == meant {
-                break;
-            }
-        }
-        meaning
-    }
-
-    /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
-    pub fn expected_context(&self, listed: &str) -> Option<u64> {
-        let bare = listed.strip_suffix(":latest");
-        self.context_length.get(listed).or_else(|| self.context_length.get(bare?)).copied()
-    }
-
-    /// The other names that mean a model some node lists, each with that model's own.
-    pub fn listed_aliases(&self, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
-        let listed = |alias: &String| match self.resolve(alias, allowed, scheduler) {
-            Meaning::Model(found) => Some((alias.clone(), found.listed)),
-            Meaning::Forbidden | Meaning::Unknown => None,
-        };
-        self.aliases.keys().filter_map(listed).collect()
-    }
-}
-
-/// What a name means to a key.
-#[derive(Clone, Debug)]
-pub enum Meaning {
-    /// This model.
-    Model(Resolved),
-    /// One that the key is not for.
-    Forbidden,
-    /// None that a node lists.
-    Unknown,
-}
-
-/// A model that some node lists.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The name to ask a node for.
-    pub name: Arc<str>,
-    /// The name as a node lists it.
-    pub listed: Arc<str>,
-}
+use super::live::Live;
+use super::names::{Meaning, ModelNames, find_listed};
+use crate::fleet::FleetContext;
+use scheduler::Model;
 
 /// A model in OpenAI's words.
 #[derive(Debug, Serialize, ToSchema)]
@@ -120,11 +44,11 @@ impl From<&Model> for ModelObject {
 /// The models of all nodes, and the other names that the operator gave them, as far as the key is for them.
 #[utoipa::path(
     get, path = "/v1/models", tag = "inference", security(("user_key" = [])),
-    responses((status = 200, body = ModelList), super::openapi::AuthResponses),
+    responses((status = 200, body = ModelList), super::answers::AuthResponses),
 )]
-pub async fn list(inference: Data<Inference>, Caller(access): Caller) -> Json<ModelList> {
-    let (names, allowed) = (inference.names.get(), access.allowed_models());
-    let data = inference.relay.dispatcher.read(|scheduler| {
+pub async fn list(fleet: Data<FleetContext>, names: Data<Live<ModelNames>>, Caller(access): Caller) -> Json<ModelList> {
+    let (names, allowed) = (names.get(), access.allowed_models());
+    let data = fleet.dispatcher.read(|scheduler| {
         let may = |model: &&Model| allowed.as_ref().is_none_or(|allowed| allowed.allow(&model.name));
         let listed = scheduler.models().into_iter().filter(may).map(ModelObject::from);
         let aliases = names.listed_aliases(allowed.as_ref(), scheduler).into_iter();
@@ -145,21 +69,22 @@ pub async fn list(inference: Data<Inference>, Caller(access): Caller) -> Json<Mo
     params(("id" = String, Path, description = "A model's name; it may hold `:` and `/`.", example = "llama3.2")),
     responses(
         (status = 200, body = ModelObject),
-        (status = 403, description = "The key is not for this model.", body = super::openapi::ErrorBody),
-        super::openapi::AuthResponses, super::openapi::NotFoundResponse,
+        (status = 403, description = "The key is not for this model.", body = super::answers::ErrorBody),
+        super::answers::AuthResponses, super::answers::NotFoundResponse,
     ),
 )]
 pub async fn retrieve(
-    inference: Data<Inference>,
+    fleet: Data<FleetContext>,
+    names: Data<Live<ModelNames>>,
     Caller(access): Caller,
     id: Path<String>,
 ) -> Result<Json<ModelObject>, ApiError> {
-    let (names, allowed) = (inference.names.get(), access.allowed_models());
-    let is_alias = names.aliases.contains_key(id.as_str());
-    inference.relay.dispatcher.read(|scheduler| {
+    let (names, allowed) = (names.get(), access.allowed_models());
+    let is_alias = names.alias_of(&id).is_some();
+    fleet.dispatcher.read(|scheduler| {
         let unknown = || ApiError::unknown_model(&id);
         // A model that stands in for another is no description of it.
-        if !is_alias && scheduler.find_model(&id).is_none() {
+        if !is_alias && find_listed(&id, scheduler).is_none() {
             return Err(unknown());
         }
         match names.resolve(&id, allowed.as_ref(), scheduler) {

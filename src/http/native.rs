@@ -5,12 +5,17 @@ use actix_web::HttpResponse;
 use actix_web::web::{Bytes, Data, Json};
 use serde_json::{Map, Value, json};
 
+use super::answers;
 use super::auth::Caller;
 use super::body::FullBody;
 use super::error::ApiError;
+use super::error_kind;
 use super::inference::Inference;
-use super::{openapi, requests};
+use super::live::Live;
+use super::names::ModelNames;
+use crate::fleet::FleetContext;
 use crate::store::Access;
+use protocol::repaired;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
@@ -21,14 +26,14 @@ const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 /// The models of all nodes, as the nodes list them, and the other names that the operator gave them.
 #[utoipa::path(
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
-    responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
+    responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
 )]
-pub async fn tags(inference: Data<Inference>, Caller(access): Caller) -> Json<Value> {
-    let all = inference.relay.catalog.tags();
+pub async fn tags(fleet: Data<FleetContext>, names: Data<Live<ModelNames>>, Caller(access): Caller) -> Json<Value> {
+    let all = fleet.catalog.tags();
     let mut models: Vec<Value> = all.iter().filter(|model| may_see(&access, model)).cloned().collect();
     let allowed = access.allowed_models();
-    let names = inference.names.get();
-    let aliases = inference.relay.dispatcher.read(|scheduler| names.listed_aliases(allowed.as_ref(), scheduler));
+    let names = names.get();
+    let aliases = fleet.dispatcher.read(|scheduler| names.listed_aliases(allowed.as_ref(), scheduler));
     for (alias, listed) in aliases {
         models.extend(all.iter().find(|model| model["name"] == *listed).map(|model| with_name(model, &alias)));
     }
@@ -54,10 +59,10 @@ fn with_name(model: &Value, name: &str) -> Value {
 /// The models that are in the memory of any node.
 #[utoipa::path(
     get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
-    responses((status = 200, body = serde_json::Value), openapi::OllamaAuthResponses),
+    responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
 )]
-pub async fn ps(inference: Data<Inference>, Caller(access): Caller) -> Json<Value> {
-    let mut models = inference.relay.catalog.loaded();
+pub async fn ps(fleet: Data<FleetContext>, Caller(access): Caller) -> Json<Value> {
+    let mut models = fleet.catalog.loaded();
     models.retain(|model| may_see(&access, model));
     Json(json!({ "models": models }))
 }
@@ -66,8 +71,8 @@ pub async fn ps(inference: Data<Inference>, Caller(access): Caller) -> Json<Valu
 ///
 /// The oldest version among the nodes; without a key, as clients ask for it first.
 #[utoipa::path(get, path = "/api/version", tag = "inference", responses((status = 200, body = serde_json::Value)))]
-pub async fn version(inference: Data<Inference>) -> Json<Value> {
-    Json(json!({ "version": inference.relay.catalog.version().unwrap_or_else(|| "0.0.0".to_owned()) }))
+pub async fn version(fleet: Data<FleetContext>) -> Json<Value> {
+    Json(json!({ "version": fleet.catalog.version().unwrap_or_else(|| "0.0.0".to_owned()) }))
 }
 
 /// Show a model (Ollama)
@@ -75,24 +80,25 @@ pub async fn version(inference: Data<Inference>) -> Json<Value> {
 /// Details and capabilities; the operator's prompt, template and parameters are left out.
 #[utoipa::path(
     post, path = "/api/show", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Show, example = json!({"model": "llama3.2"})),
-    responses((status = 200, body = serde_json::Value), openapi::OllamaErrors),
+    request_body(content = ref("#/components/schemas/Show"), example = json!({"model": "llama3.2"})),
+    responses((status = 200, body = serde_json::Value), answers::OllamaErrors),
 )]
 pub async fn show(
     inference: Data<Inference>,
+    fleet: Data<FleetContext>,
     Caller(access): Caller,
     body: FullBody,
 ) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =
-        serde_json::from_slice(&body.0).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
-    // Older clients say `name`.
-    let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
+        serde_json::from_slice(&repaired(body.0)?).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
+    // Older clients say `name`, and some send an empty string for the one that they do not use.
+    let said = |key: &&str| asked.get(*key).and_then(Value::as_str).filter(|model| !model.is_empty());
+    let model = ["model", "name"].iter().find_map(said);
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
-    let relay = &inference.relay;
     let model = inference.resolve(model, &access)?.name;
     let request = Bytes::from(json!({ "model": &*model }).to_string());
-    for node in relay.dispatcher.read(|scheduler| scheduler.live_with(&model)) {
-        let Some(node) = relay.fleet.get(node) else { continue };
+    for node in fleet.dispatcher.read(|scheduler| scheduler.live_with(&model)) {
+        let Some(node) = fleet.nodes.get(node) else { continue };
         let asking = inference.upstream.show(&node, request.clone());
         match tokio::time::timeout(SHOW_PATIENCE, asking).await {
             Ok(Ok(said)) => return Ok(HttpResponse::Ok().json(filtered(&said)?)),
@@ -101,7 +107,7 @@ pub async fn show(
         }
     }
     let message = "No node that has the model is up at the moment. Please try again in 5s.";
-    Err(ApiError::unavailable("no_node_available", message, Duration::from_secs(5)))
+    Err(ApiError::unavailable(&error_kind::NO_NODE, message, Duration::from_secs(5)))
 }
 
 fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {

@@ -7,12 +7,13 @@ use actix_web::web::Data;
 use actix_web::{Error, HttpMessage};
 use uuid::Uuid;
 
-use super::Settings;
 use super::address::normalise;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
+use super::settings::ServerSettings;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
-use crate::relay::{Closing, Meters, Trace};
+use crate::relay::Meters;
+use crate::trace::{Closing, Trace};
 use protocol::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -50,7 +51,7 @@ pub async fn observe(
     }
     let client_id = client_id(request.headers());
     let dialect = Dialect::of_path(request.path());
-    let origins = request.app_data::<Data<Settings>>().map_or(&[][..], |settings| &settings.cors_origins);
+    let origins = request.app_data::<Data<ServerSettings>>().map_or(&[][..], |settings| &settings.cors_origins);
     let allowed = Allowed::of(&request, origins);
     let mut response = match allowed.as_ref().and_then(|_| preflight(&request)) {
         Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),

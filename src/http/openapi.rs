@@ -1,159 +1,13 @@
 //! The OpenAPI document: every route, both kinds of key, every error.
-use serde::Serialize;
+use std::collections::BTreeMap;
+
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
+use utoipa::openapi::{RefOr, Required};
+use utoipa::{Modify, OpenApi};
 
+use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
 use super::{admin, inference, models, native, ops, usage};
-
-/// An error, in OpenAI's words.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorBody {
-    /// The error.
-    error: ErrorDetail,
-}
-
-/// What went wrong.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct ErrorDetail {
-    /// For people; says what to do next.
-    #[schema(example = "Incorrect API key. Ask the operator of this service for a key.")]
-    message: String,
-    /// The family.
-    #[schema(example = "authentication_error")]
-    r#type: String,
-    /// The field of the request that is wrong, if it is one.
-    param: Option<String>,
-    /// For programs.
-    #[schema(example = "invalid_api_key")]
-    code: Option<String>,
-}
-
-/// An error, in Ollama's words.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct OllamaErrorBody {
-    /// For people; says what to do next.
-    error: String,
-}
-
-/// An error, in Anthropic's words.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AnthropicErrorBody {
-    /// Always `error`.
-    r#type: String,
-    /// The error.
-    error: AnthropicErrorDetail,
-}
-
-/// What went wrong, in Anthropic's words.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct AnthropicErrorDetail {
-    /// The family.
-    #[schema(example = "overloaded_error")]
-    r#type: String,
-    /// For people; says what to do next.
-    message: String,
-}
-
-/// What a route of Ollama's own API may answer where no node has to work.
-#[derive(Debug, IntoResponses)]
-pub enum OllamaAuthResponses {
-    /// Bad input, such as two different keys.
-    #[response(status = 400)]
-    Invalid(OllamaErrorBody),
-    /// No key, or an unknown one.
-    #[response(status = 401)]
-    Unauthorized(OllamaErrorBody),
-    /// Too many wrong keys came from the caller's network.
-    #[response(status = 429)]
-    Guessed(OllamaErrorBody),
-}
-
-/// What every route with a user's key may answer.
-#[derive(Debug, IntoResponses)]
-pub enum AuthResponses {
-    /// Bad input, such as two different keys.
-    #[response(status = 400)]
-    Invalid(ErrorBody),
-    /// No key, or an unknown one.
-    #[response(status = 401)]
-    Unauthorized(ErrorBody),
-    /// Too many wrong keys came from the caller's network.
-    #[response(status = 429)]
-    Guessed(ErrorBody),
-}
-
-/// What every admin route may answer.
-#[derive(Debug, IntoResponses)]
-pub enum AdminResponses {
-    /// Bad input.
-    #[response(status = 400)]
-    Invalid(ErrorBody),
-    /// No key, or an unknown one.
-    #[response(status = 401)]
-    Unauthorized(ErrorBody),
-    /// A user's key.
-    #[response(status = 403)]
-    Forbidden(ErrorBody),
-    /// Too many wrong keys came from the caller's network.
-    #[response(status = 429)]
-    Guessed(ErrorBody),
-}
-
-/// What is named in the path is not there.
-#[derive(Debug, IntoResponses)]
-#[response(status = 404, description = "It does not exist.")]
-#[expect(dead_code, reason = "only described, never made")]
-pub struct NotFoundResponse(ErrorBody);
-
-/// The database is away.
-#[derive(Debug, IntoResponses)]
-#[response(status = 503, description = "The database is not available; `Retry-After` says when to try again.")]
-#[expect(dead_code, reason = "only described, never made")]
-pub struct StorageResponse(ErrorBody);
-
-/// The errors of a route that makes a node work, in one dialect's words.
-macro_rules! inference_errors {
-    ($name:ident, $body:ty, $dialect:literal) => {
-        #[doc = concat!("What a route that makes a node work may answer instead of an answer, in ", $dialect, " words.")]
-        #[derive(Debug, IntoResponses)]
-        pub enum $name {
-            /// Not a request that a node could answer, or one that the node refused.
-            #[response(status = 400)]
-            Invalid($body),
-            /// No key, or an unknown one.
-            #[response(status = 401)]
-            Unauthorized($body),
-            /// No node has the model.
-            #[response(status = 404)]
-            UnknownModel($body),
-            /// The body did not arrive in time.
-            #[response(status = 408)]
-            TooSlow($body),
-            /// The body is too large.
-            #[response(status = 413)]
-            TooLarge($body),
-            /// The body is compressed.
-            #[response(status = 415)]
-            Encoded($body),
-            /// A limit of the user, or the user's share of the queue. `Retry-After` says when to come back.
-            #[response(status = 429)]
-            Limited($body),
-            /// No node gave a whole answer.
-            #[response(status = 502)]
-            Upstream($body),
-            /// Overloaded, no node up, or shutting down. `Retry-After` says when to come back.
-            #[response(status = 503)]
-            Unavailable($body),
-            /// No first byte in time.
-            #[response(status = 504)]
-            Timeout($body),
-        }
-    };
-}
-
-inference_errors!(OpenAiErrors, ErrorBody, "OpenAI's");
-inference_errors!(OllamaErrors, OllamaErrorBody, "Ollama's");
-inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
 
 #[derive(OpenApi)]
 #[openapi(
@@ -221,9 +75,30 @@ inference_errors!(AnthropicErrors, AnthropicErrorBody, "Anthropic's");
         ops::metrics,
     ),
     components(schemas(ErrorBody, OllamaErrorBody, AnthropicErrorBody)),
-    modifiers(&Keys),
+    modifiers(&Keys, &Requests),
 )]
 struct Document;
+
+/// Bodies of requests to a node, which are never read into types of our own, so that fields that the gateway does not
+/// know pass through.
+const REQUESTS: &str = include_str!("requests.json");
+
+struct Requests;
+
+impl Modify for Requests {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let schemas: BTreeMap<String, RefOr<Schema>> =
+            serde_json::from_str(REQUESTS).expect("the file holds a schema for each name");
+        document.components.get_or_insert_default().schemas.extend(schemas);
+        let operations = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+        for body in operations.filter_map(|operation| operation.request_body.as_mut()) {
+            // utoipa knows this of a type, but not of a reference.
+            if let RefOr::T(body) = body {
+                body.required.get_or_insert(Required::True);
+            }
+        }
+    }
+}
 
 struct Keys;
 

@@ -3,14 +3,12 @@ use actix_web::web::{Data, Json, Query};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
-use time::format_description::well_known::Rfc3339;
-use time::{Date, OffsetDateTime};
-use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::auth::Caller;
 use super::error::ApiError;
+use super::time::{moment, moment_schema, rfc3339};
 use crate::store::{ModelTotals, Page, Period, Recorder, Store, UsageRow};
 
 const MAX_PAGE: u64 = 1000;
@@ -78,20 +76,6 @@ impl PeriodQuery {
     fn period(&self) -> Result<Period, ApiError> {
         Ok(Period { from_ms: moment("from", self.from.as_deref())?, to_ms: moment("to", self.to.as_deref())? })
     }
-}
-
-fn moment_schema() -> Schema {
-    let text = |format| ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format)));
-    OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime)).build().into()
-}
-
-pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
-    let Some(text) = text else { return Ok(None) };
-    let date = time::macros::format_description!("[year]-[month]-[day]");
-    let moment = OffsetDateTime::parse(text, &Rfc3339)
-        .or_else(|_| Date::parse(text, &date).map(|date| date.midnight().assume_utc()))
-        .map_err(|_| ApiError::invalid_field(field, format!("`{field}` must be an RFC 3339 time or a date.")))?;
-    Ok(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok())
 }
 
 /// One request.
@@ -223,14 +207,6 @@ impl From<&ModelTotals> for Sum {
     }
 }
 
-/// Epoch milliseconds as RFC 3339 in UTC.
-pub(super) fn rfc3339(unix_ms: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
-        .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .unwrap_or_default()
-}
-
 /// A user's rows. Rows of answers that are already out are in, so that one sees one's own last request.
 pub(super) async fn rows(
     store: &Store,
@@ -271,7 +247,7 @@ pub(super) async fn summary(
 /// A row for each request, newest first.
 #[utoipa::path(
     get, path = "/v1/usage", tag = "usage", params(PageQuery), security(("user_key" = [])),
-    responses((status = 200, body = UsageList), super::openapi::AuthResponses, super::openapi::StorageResponse),
+    responses((status = 200, body = UsageList), super::answers::AuthResponses, super::answers::StorageResponse),
 )]
 pub async fn own_rows(
     store: Data<Store>,
@@ -287,7 +263,7 @@ pub async fn own_rows(
 /// Sums over a span of time. Those of whole days (UTC) also tell of days whose rows are not kept any more.
 #[utoipa::path(
     get, path = "/v1/usage/summary", tag = "usage", params(PeriodQuery), security(("user_key" = [])),
-    responses((status = 200, body = UsageSummary), super::openapi::AuthResponses, super::openapi::StorageResponse),
+    responses((status = 200, body = UsageSummary), super::answers::AuthResponses, super::answers::StorageResponse),
 )]
 pub async fn own_summary(
     store: Data<Store>,

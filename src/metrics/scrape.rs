@@ -1,8 +1,9 @@
 //! The state of the moment, taken over when Prometheus asks.
-use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use prometheus::{Encoder, IntCounterVec, TextEncoder};
 
+use super::models::KnownModels;
 use super::{BREAKER_STATES, Metrics, NODE_STATES, ROUTING, UNKNOWN_MODEL};
 
 /// Everything that is looked up and not counted along the way.
@@ -58,24 +59,20 @@ impl Metrics {
     /// # Errors
     /// When a family cannot be encoded.
     pub fn scrape(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
-        // Two at a time would see each other's gauges half set, and count twice.
-        let mut known = self.known_models.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for model in snapshot.nodes.iter().flat_map(|node| &node.models) {
-            if !known.contains(model) {
-                self.meet_model(model);
-                known.insert(model.clone());
-            }
-        }
+        let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.list_models(&snapshot.nodes.iter().flat_map(|node| &node.models).map(String::as_str).collect());
+        let known = self.known_models.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_queue(&known, &snapshot.queued);
         self.families.node_loaded.reset();
-        snapshot.nodes.iter().for_each(|node| self.set_node(node));
+        snapshot.nodes.iter().for_each(|node| self.set_node(&known, node));
+        drop(known);
         self.families.usage_backlog.set(to_i64(snapshot.usage_backlog));
         self.families.usage_ready.set(f64::from(u8::from(snapshot.usage_ready)));
         let outbox = snapshot.outbox.unwrap_or(OutboxGauges { waiting: 0, parked: 0, database_up: true });
         self.families.outbox_waiting.set(outbox.waiting as f64);
         self.families.outbox_parked.set(outbox.parked as f64);
         self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
-        let departed = self.departed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
         if !departed.is_empty() {
             self.families.end_nodes(&departed);
         }
@@ -86,16 +83,16 @@ impl Metrics {
         Ok(text)
     }
 
-    fn set_queue(&self, known: &BTreeSet<String>, queued: &[(String, usize)]) {
-        for model in known {
-            self.families.queue_depth.with_label_values(&[model.as_str()]).set(0);
+    fn set_queue(&self, known: &KnownModels, queued: &[(String, usize)]) {
+        for model in known.iter() {
+            self.families.queue_depth.with_label_values(&[model]).set(0);
         }
-        for (model, depth) in queued.iter().filter(|(model, _)| known.contains(model)) {
+        for (model, depth) in queued.iter().filter(|(model, _)| known.has(model)) {
             self.families.queue_depth.with_label_values(&[model.as_str()]).add(to_i64(*depth));
         }
     }
 
-    fn set_node(&self, node: &NodeGauges) {
+    fn set_node(&self, known: &KnownModels, node: &NodeGauges) {
         let (families, name) = (&self.families, node.name.as_str());
         let is_up = node.state != "down";
         families.node_up.with_label_values(&[name]).set(i64::from(is_up));
@@ -107,13 +104,15 @@ impl Metrics {
         if node.models.is_empty() {
             families.node_loaded.with_label_values(&[name, UNKNOWN_MODEL]).set(0);
         }
-        for model in &node.models {
+        for model in node.models.iter().filter(|model| known.has(model)) {
             families.node_loaded.with_label_values(&[name, model.as_str()]).set(0);
         }
         let mut vram = 0;
         // What a node said before it went down is no news of its memory.
         for (model, bytes) in node.loaded.iter().filter(|_| is_up) {
-            families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
+            if known.has(model) {
+                families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
+            }
             vram += bytes;
         }
         families.node_vram.with_label_values(&[name]).set(vram as f64);
@@ -132,4 +131,117 @@ fn raise<const N: usize>(family: &IntCounterVec, node: &str, labels: [&str; N], 
 
 fn to_i64(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{FAILURES, MetricsSettings, UserLabel};
+    use scheduler::Failure;
+
+    fn metrics(settings: &MetricsSettings) -> Metrics {
+        let metrics = Metrics::new(settings, &["/v1/chat/completions", "/api/chat"]).unwrap();
+        metrics.node_joined("a");
+        metrics
+    }
+
+    fn text(metrics: &Metrics, snapshot: &Snapshot) -> String {
+        String::from_utf8(metrics.scrape(snapshot).unwrap()).unwrap()
+    }
+
+    fn node() -> NodeGauges {
+        NodeGauges {
+            name: "a".to_owned(),
+            state: "suspect",
+            slots: 2,
+            in_flight: 1,
+            models: vec!["m:latest".to_owned(), "n:latest".to_owned()],
+            loaded: vec![("m:latest".to_owned(), 5)],
+            routed: [4, 2, 1],
+            transitions: [0, 1, 1],
+        }
+    }
+
+    #[test]
+    fn the_state_of_the_moment_is_exported() {
+        let metrics = metrics(&MetricsSettings::default());
+        let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
+        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, outbox: None };
+        // A second look counts nothing twice.
+        text(&metrics, &snapshot);
+        let said = text(&metrics, &snapshot);
+        for line in [
+            "gateway_node_up{node=\"a\"} 1",
+            "gateway_node_state{node=\"a\",state=\"suspect\"} 1",
+            "gateway_node_state{node=\"a\",state=\"up\"} 0",
+            "gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 1",
+            "gateway_node_model_loaded{model=\"n:latest\",node=\"a\"} 0",
+            "gateway_node_vram_bytes{node=\"a\"} 5",
+            "gateway_routing_decisions_total{node=\"a\",reason=\"warm\"} 4",
+            "gateway_routing_decisions_total{node=\"a\",reason=\"fallback\"} 1",
+            "gateway_circuit_transitions_total{node=\"a\",to=\"open\"} 1",
+            "gateway_queue_depth{model=\"m:latest\"} 3",
+            "gateway_queue_depth{model=\"n:latest\"} 0",
+            "gateway_usage_rows_waiting 7",
+        ] {
+            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
+        }
+        assert!(!said.contains("gone"));
+        let later = text(&metrics, &Snapshot { nodes: vec![NodeGauges { state: "down", ..node() }], ..snapshot });
+        for line in
+            ["gateway_node_model_loaded{model=\"m:latest\",node=\"a\"} 0", "gateway_node_vram_bytes{node=\"a\"} 0"]
+        {
+            assert!(later.lines().any(|other| other == line), "a node that is down holds nothing: {line}");
+        }
+        let none = text(&metrics, &Snapshot::default());
+        assert!(!none.contains("m:latest"), "no node lists it any more: {none}");
+    }
+
+    #[test]
+    fn every_family_is_there_before_its_first_event() {
+        let silent = NodeGauges { models: Vec::new(), loaded: Vec::new(), ..node() };
+        let snapshot = Snapshot { nodes: vec![silent], ..Snapshot::default() };
+        let said = text(&metrics(&MetricsSettings { user_label: UserLabel::All, user_cap: 1 }), &snapshot);
+        let families = said.lines().filter(|line| line.starts_with("# TYPE")).count();
+        let declared = [include_str!("families.rs"), include_str!("users.rs")];
+        let words = declared.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
+        let names: Vec<&str> = words.filter(|word| is_name(word) && !["code_class", "_other"].contains(word)).collect();
+        let missing: Vec<&&str> =
+            names.iter().filter(|name| !said.contains(&format!("# TYPE gateway_{name} "))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+        assert!(names.len() > 25 && families == names.len() + 7, "{families} families, {} of ours", names.len());
+    }
+
+    fn is_name(text: &str) -> bool {
+        text.contains('_') && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    }
+
+    #[test]
+    fn every_failure_has_its_series_from_the_start() {
+        assert_eq!(Failure::ALL.map(Failure::label), FAILURES);
+    }
+
+    #[test]
+    fn users_are_told_apart_only_if_wanted_and_up_to_the_cap() {
+        let off = metrics(&MetricsSettings::default());
+        off.meet_user("ann");
+        off.user_ended("ann", 200, 1, 2);
+        assert!(!text(&off, &Snapshot::default()).contains("gateway_user"));
+        let capped = metrics(&MetricsSettings { user_label: UserLabel::All, user_cap: 2 });
+        capped.meet_user("ann");
+        for user in ["bob", "ann", "carl", "dora"] {
+            capped.user_ended(user, 200, 3, 4);
+        }
+        let said = text(&capped, &Snapshot::default());
+        for line in [
+            "gateway_user_tokens_total{type=\"input\",user=\"ann\"} 3",
+            "gateway_user_tokens_total{type=\"output\",user=\"bob\"} 4",
+            "gateway_user_tokens_total{type=\"output\",user=\"_other\"} 8",
+            "gateway_user_requests_total{code_class=\"2xx\",user=\"_other\"} 2",
+            "gateway_user_requests_total{code_class=\"5xx\",user=\"ann\"} 0",
+        ] {
+            assert!(said.lines().any(|other| other == line), "{line}\n{said}");
+        }
+        assert!(!said.contains("carl") && !said.contains("dora"));
+    }
 }

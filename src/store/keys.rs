@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::StoreError;
+use super::error::StoreError;
 
 /// `digest_version` of a plain SHA-256 of the whole key. Enough for 128 random bits: there is nothing to guess.
 const PLAIN_SHA_256: i16 = 1;
@@ -21,16 +21,18 @@ const PEPPERED: i16 = 2;
 /// A pepper must be at least so long.
 const MIN_PEPPER: usize = 16;
 
-/// How keys are kept.
+/// How users' keys are stored: as digests, never in the clear.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct KeySettings {
-    /// A secret of at least 16 characters that goes into the digests of keys and is not in the database. `null` = plain
-    /// digests. Default `null`.
+    /// A secret of at least 16 characters that is mixed into each digest and kept out of the database, so that a
+    /// stolen database is of no use for testing keys. `null` = plain digests. Keys issued earlier keep working.
+    /// Default `null`.
     pub pepper: Option<String>,
-    /// A file with the pepper in its first line, instead of `pepper`; further lines are earlier peppers. Default `null`.
+    /// A file with the pepper on its first line, instead of `pepper`; earlier peppers may follow, one per line.
+    /// Default `null`.
     pub pepper_file: Option<PathBuf>,
-    /// Earlier peppers, whose keys go on working. Default none.
+    /// Earlier peppers, whose keys keep working. A key whose pepper is missing here is unknown. Default none.
     pub previous_peppers: Vec<String>,
 }
 

@@ -4,7 +4,9 @@ use entity::learned::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{EntityTrait, Set};
 
-use super::{Store, StoreError, within_deadline};
+use super::database::Store;
+use super::deadline::within_deadline;
+use super::error::StoreError;
 
 const ONLY_ROW: i32 = 1;
 

@@ -20,17 +20,19 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::DbErr;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::broker::Ask;
-pub use self::broker::Broker;
+pub use self::broker::{Broker, NotLeased};
 use self::line::Line;
-pub(super) use self::line::Subject;
 use self::table::Table;
-use super::{Accounts, Settings, Store, StoreError};
+use super::accounts::Accounts;
+use super::database::Store;
+use super::error::StoreError;
+use super::settings::DatabaseSettings;
+use super::subject::Subject;
 use crate::clock::Clock;
 use limits::{Amounts, Holding, Moment, Most};
 
@@ -41,20 +43,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Subjects of one trade.
 const MANY: usize = 100;
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// Why nothing was leased.
-#[derive(Debug, thiserror::Error)]
-pub enum NotLeased {
-    /// The database cannot be asked.
-    #[error("the database that limits are shared through is away")]
-    Away,
-    /// Another gateway still has all of it.
-    #[error("another gateway does not share its limits yet")]
-    NotShared,
-    /// The database failed.
-    #[error("the database failed: {0}")]
-    Database(#[from] DbErr),
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
@@ -94,7 +82,7 @@ impl Leaser {
         store: Store,
         accounts: Arc<Accounts>,
         clock: Clock,
-        settings: &Settings,
+        settings: &DatabaseSettings,
     ) -> Result<Option<(Broker, Self)>, StoreError> {
         if !store.local.is_outbox {
             return Ok(None);
@@ -220,6 +208,8 @@ impl Leaser {
 
     async fn trade_for_all(&mut self) -> Result<(), NotLeased> {
         let now = self.clock.now();
+        // Others have used, or hold, something of these; of some of them this gateway has seen no request.
+        self.accounts.wake(&self.table.known(now.day()).await?, now);
         let lines: Vec<Line> = self
             .accounts
             .subjects()

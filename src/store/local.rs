@@ -8,16 +8,22 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use migration::{LocalMigrator, Migrator};
+use migration::{LocalMigrator, Migrator, follow_people_on_sqlite, forget_people_on_sqlite};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::error::StoreError;
 use super::reserve::Reserve;
-use super::{STATEMENT_DEADLINE, Settings, StoreError, Synchronous, immediate, rollups, running, within_deadline};
+use super::rollups;
+use super::settings::{DatabaseSettings, Synchronous};
+use super::transactions::immediate;
 
+/// Up to this length the file is checked from end to end at the start; that is a tenth of a second at most.
+const CHECKED_WHOLE: u64 = 32 << 20;
 /// SQLite's own words for a file that is not what it wrote.
 const DAMAGED: [i32; 2] = [11, 26];
 
@@ -33,12 +39,11 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Opens the file of these settings, checks it, brings its tables up to date, and turns what a process that died has
-    /// left into usage.
+    /// Opens the file of these settings, checks it, and brings its tables up to date.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], or when it cannot be opened.
-    pub(super) async fn open(settings: &Settings) -> Result<Self, StoreError> {
+    pub(super) async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let path = settings.local_path().to_path_buf();
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
@@ -51,16 +56,21 @@ impl Local {
         let opened = async {
             look_for_a_cut(&path)?;
             let db = Database::connect(options(settings)).await?;
-            check(&db).await?;
+            check(&db, &path).await?;
             // All or nothing, and one gateway at a time: half a schema would stand in the way of every later start.
             let transaction = db.begin_with_options(immediate()).await?;
             Migrator::up(&transaction, None).await?;
             LocalMigrator::up(&transaction, None).await?;
             transaction.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
-            if is_outbox {
-                rollups::forget(&transaction).await?
+            let people = if is_outbox {
+                rollups::forget(&transaction).await?;
+                forget_people_on_sqlite()
             } else {
-                rollups::follow(&transaction).await?
+                rollups::follow(&transaction).await?;
+                follow_people_on_sqlite()
+            };
+            for statement in people {
+                transaction.execute_unprepared(&statement).await?;
             }
             transaction.commit().await?;
             Ok::<_, DbErr>(db)
@@ -69,14 +79,7 @@ impl Local {
             Some(detail) => StoreError::Damaged { path: path.clone(), detail, is_outbox },
             None => error.into(),
         })?;
-        let local = Self { db, reserve: Arc::new(reserve), is_outbox, is_alone };
-        if is_alone {
-            let recovered = running::recover(&local).await?;
-            if recovered > 0 {
-                tracing::warn!(requests = recovered, "requests were interrupted when the gateway last ended");
-            }
-        }
-        Ok(local)
+        Ok(Self { db, reserve: Arc::new(reserve), is_outbox, is_alone })
     }
 
     /// Writes something that nobody reads, to see whether writing works.
@@ -92,7 +95,7 @@ const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER IN
 const UNMAKE_OUTBOX: &str = "DROP TRIGGER IF EXISTS usage_to_outbox";
 
 /// How a SQLite file of the gateway is opened, whoever does.
-pub(super) fn options(settings: &Settings) -> ConnectOptions {
+pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
     let outbox = settings.sqlite_path().is_none().then(|| settings.outbox.clone());
     let url = if outbox.is_none() { settings.url.clone() } else { "sqlite://".to_owned() };
     let synchronous = match settings.synchronous {
@@ -142,8 +145,12 @@ fn look_for_a_cut(path: &Path) -> Result<(), DbErr> {
     }
 }
 
-/// Reads the whole file once.
-async fn check(db: &DatabaseConnection) -> Result<(), DbErr> {
+/// Reads the whole file once, if that takes but a moment. A larger one would keep a gateway waiting for minutes: what is
+/// damaged in it is found when it is read, or by the operator's own `PRAGMA quick_check`.
+async fn check(db: &DatabaseConnection, path: &Path) -> Result<(), DbErr> {
+    if path.metadata().map_or(0, |file| file.len()) > CHECKED_WHOLE {
+        return Ok(());
+    }
     let statement = Statement::from_string(db.get_database_backend(), "PRAGMA quick_check(1)");
     let verdict: Option<String> = match db.query_one_raw(statement).await? {
         Some(row) => row.try_get_by_index(0)?,

@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use entity::{drained_node, node};
 use sea_orm::{ActiveModelTrait, EntityTrait, Set, SqlErr, sea_query::OnConflict};
 
-use super::{Store, StoreError, within_deadline};
+use super::database::Store;
+use super::deadline::within_deadline;
+use super::error::StoreError;
 
 /// A node as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,13 +106,13 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::Settings;
+    use crate::store::settings::DatabaseSettings;
 
     #[actix_rt::test]
     async fn nodes_and_drains_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}/gateway.db", folder.path().display());
-        let store = Store::open(&Settings { url, ..Settings::default() }).await.unwrap();
+        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
         let node = |settings: &str| StoredNode { name: "a".to_owned(), settings: settings.to_owned() };
         assert!(matches!(store.change_node(node("{}"), 1).await, Err(StoreError::NoNode(_))));
         store.add_node(node("{}"), 1).await.unwrap();

@@ -13,8 +13,11 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::usage::insert_rows;
-use super::{Accounts, STATEMENT_DEADLINE, Store, StoreError, within_deadline};
+use super::accounts::Accounts;
+use super::database::Store;
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::error::StoreError;
+use super::usage_row::{DAY_MS, first_id, ids_of, insert_rows};
 use crate::clock::Clock;
 
 /// Rows a statement.
@@ -228,7 +231,7 @@ impl Copier {
         let old = usage::Entity::find()
             .select_only()
             .column(usage::Column::RequestId)
-            .filter(usage::Column::Day.lt(self.clock.now().day() - 1))
+            .filter(usage::Column::RequestId.lt(first_id(i64::from(self.clock.now().day() - 1) * DAY_MS)))
             .filter(usage::Column::RequestId.not_in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId)))
             .filter(usage::Column::RequestId.not_in_subquery(ids_of(parked::Entity::find(), parked::Column::RequestId)))
             .limit(BATCH);
@@ -247,11 +250,6 @@ impl Copier {
             tracing::warn!(%error, "old rows could not be taken out of the local file");
         }
     }
-}
-
-/// The ids in a table of the local file, for a subquery.
-pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) -> sea_orm::sea_query::SelectStatement {
-    sea_orm::QueryTrait::into_query(rows.select_only().column(id))
 }
 
 /// Whether the database answered that what stands in a row is wrong, rather than that it cannot work at the moment.

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::Store;
+use super::database::Store;
 use super::outbox::{Copied, Copier, Outbox};
 use super::running::Running;
-use super::usage::UsageRow;
+use super::usage_row::UsageRow;
 use super::writer::{Entry, State, Writer};
 use crate::clock::Clock;
 

@@ -9,7 +9,10 @@ use sea_orm::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Store, StoreError, begin_patiently, within};
+use super::database::Store;
+use super::deadline::within;
+use super::error::StoreError;
+use super::transactions::begin_patiently;
 
 /// Longest wait for the database to sum up: years of many users are a million of its sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);

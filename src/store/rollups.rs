@@ -1,66 +1,30 @@
-//! Do the sums of usage agree with the rows?
-//!
-//! The database adds each row to its sum (see the migration that makes the table `usage_rollups`). Here SQLite is told to
-//! do so, or not to, and both are compared.
+//! Does SQLite keep sums of usage? The database adds each row to its sum (see the migration that creates the table
+//! `usage_rollups`); here SQLite is told to do so, or not to.
 use entity::usage_rollup::Entity;
 use migration::{fill_rollups, follow_rollups_on_sqlite};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Statement};
 
-use super::{Store, StoreError, begin_patiently, within};
-
-/// Longest time for a comparison, which reads every row of two days.
-const COMPARISON_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
-
-/// Has SQLite keep the sums from now on; if it did not, those of all rows that there are come first.
+/// Makes SQLite keep the sums from now on. If it did not before, the rows that exist are summed up first.
 pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
-    let known = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
-    let known = Statement::from_string(db.get_database_backend(), known);
-    if db.query_one_raw(known).await?.is_some() {
-        return Ok(());
+    let trigger = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
+    let trigger = Statement::from_string(db.get_database_backend(), trigger);
+    let known: Option<String> = db.query_one_raw(trigger).await?.map(|row| row.try_get_by_index(0)).transpose()?;
+    match known {
+        Some(sql) if sql.contains("summing") => return Ok(()),
+        // Of an earlier version: it has summed up all rows there are.
+        Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
+        None => {
+            forget(db).await?;
+            db.execute_unprepared(&fill_rollups()).await?;
+        }
     }
-    forget(db).await?;
-    db.execute_unprepared(&fill_rollups()).await?;
     db.execute_unprepared(&follow_rollups_on_sqlite()).await?;
     Ok(())
 }
 
-/// Has SQLite keep no sums: its rows are on their way to another database.
+/// Makes SQLite keep no sums: its rows are on their way to another database.
 pub(super) async fn forget(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     db.execute_unprepared("DROP TRIGGER IF EXISTS usage_to_rollups").await?;
     Entity::delete_many().exec(db).await?;
     Ok(())
-}
-
-impl Store {
-    /// How many sums since this day differ from what their rows add up to. One statement, so that both are of one moment.
-    /// Days whose rows are not all kept any more differ by nature.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn wrong_rollups(&self, since_day: i32) -> Result<u64, StoreError> {
-        let compared = async {
-            let transaction = begin_patiently(&self.db, COMPARISON_DEADLINE, None).await?;
-            let statement = Statement::from_string(transaction.get_database_backend(), comparison(since_day));
-            let row = transaction.query_one_raw(statement).await?;
-            transaction.commit().await?;
-            row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))
-        };
-        let wrong = within(COMPARISON_DEADLINE, compared).await?;
-        Ok(u64::try_from(wrong).unwrap_or_default())
-    }
-}
-
-fn comparison(since_day: i32) -> String {
-    format!(
-        "SELECT count(*) FROM (SELECT day FROM (\
-         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, 1 AS requests, \
-         prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
-         coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage WHERE day >= {since_day} \
-         UNION ALL \
-         SELECT day, user_id, key_id, model, node, status, -requests, -prompt_tokens, -completion_tokens, -queue_ms, \
-         -duration_ms, -load_ms, -prefill_ms, -decode_ms FROM usage_rollups WHERE day >= {since_day}) AS both_of_them \
-         GROUP BY day, user_id, key_id, model, node, status \
-         HAVING sum(requests) <> 0 OR sum(prompt_tokens) <> 0 OR sum(completion_tokens) <> 0 OR sum(queue_ms) <> 0 \
-         OR sum(duration_ms) <> 0 OR sum(load_ms) <> 0 OR sum(prefill_ms) <> 0 OR sum(decode_ms) <> 0) AS wrong"
-    )
 }

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ollama_gateway::relay::NodeSettings;
+use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{SimConfig, SimNode};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use serde_json::json;

@@ -48,12 +48,12 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
             ("stream_options", "true"),
             ("stream_options", r#"{"include_usage":"yes"}"#),
             ("max_tokens", "0"),
-            ("max_tokens", "-1"),
+            ("max_tokens", "-2"),
             ("max_tokens", "1.5"),
             ("max_tokens", "\"9\""),
             ("max_tokens", "{}"),
             ("max_completion_tokens", "0"),
-            ("max_completion_tokens", "-1"),
+            ("max_completion_tokens", "-2"),
         ] {
             let body = format!(r#"{{"model":"llama3.2","prompt":"x","input":"x","{field}":{value},{ONE}}}"#);
             // What embeds has no such fields.
@@ -101,19 +101,39 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
 }
 
 #[actix_rt::test]
-async fn bytes_that_are_not_utf_8_are_400() {
+async fn bytes_that_are_no_text_are_400_and_say_what_they_are() {
     let (simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
-    for body in [
-        &b"{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}"[..],
-        b"{\"model\":\"llama\xc3\x28\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-        b"{\"\xc0\xaf\":1,\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-        b"\xef\xbb\xbf{}",
-        b"\x00\x01\x02",
+    for (body, says) in [
+        (&b"{\"model\":\"llama\xc3\x28\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"[..], "`model`"),
+        (b"\xef\xbb\xbf{}", "`model`"),
+        (b"\xff\xfe{\0}\0", "UTF-16"),
+        (b"{\0}\0", "UTF-16"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"\x00\x01\x02", "not a JSON object"),
     ] {
-        error_of(&app.send(Method::POST, CHAT, Some(&key), body).await, 400);
+        let error = error_of(&app.send(Method::POST, CHAT, Some(&key), body).await, 400);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
     }
     assert_cost_nothing(&simulated, &app, &key).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn text_is_repaired_as_go_does_it() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    for (body, content) in [
+        (&b"{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"caf\xe9\"}]}"[..], "caf\u{fffd}"),
+        (b"\xef\xbb\xbf{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", "hi"),
+        (br#"{"model":"llama3.2","messages":[{"role":"user","content":"\ud83d"}],"\ud83d":1}"#, "\u{fffd}"),
+        (b"{\"\xc0\xaf\":1,\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "x"),
+    ] {
+        let reply = app.send(Method::POST, CHAT, Some(&key), body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let seen: Value = serde_json::from_slice(&simulated.requests().last().unwrap().body).unwrap();
+        assert_eq!(seen["messages"][0]["content"], content);
+    }
     app.stop().await;
 }
 
@@ -189,7 +209,7 @@ async fn images_by_address_are_400_and_images_as_data_pass() {
 async fn a_model_that_no_node_has_is_404() {
     let (simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
-    for model in ["no-such-model", "llama3.2:70b", "library/llama3.2:1b", "../llama3.2", "llama3.2:", ":"] {
+    for model in ["no-such-model", "llama3.2:70b", "other/llama3.2:1b", "../llama3.2", "llama3.2:", ":"] {
         for (path, mut body) in [
             (CHAT, chat_body(model, "hi")),
             (COMPLETIONS, json!({"prompt": "hi"})),
@@ -202,6 +222,30 @@ async fn a_model_that_no_node_has_is_404() {
         }
     }
     assert_cost_nothing(&simulated, &app, &key).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn names_are_matched_as_ollama_matches_them() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    for model in ["Llama3.2:1B", "library/llama3.2:1b", "registry.ollama.ai/library/LLAMA3.2:1b"] {
+        let reply = app.post(CHAT, &key, chat_body(model, "hi")).await;
+        assert_eq!(reply.status, 200, "{model}: {}", reply.text());
+        let seen: Value = serde_json::from_slice(&simulated.requests().last().unwrap().body).unwrap();
+        assert_eq!(seen["model"], "llama3.2:1b", "{model}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_empty_model_stands_for_none_and_its_older_name_counts() {
+    let (_, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    let go = json!({"model": "", "system": "", "template": "", "verbose": false, "options": null, "name": "llama3.2"});
+    assert_eq!(app.post("/api/show", &key, go).await.status, 200);
+    let none = app.post("/api/show", &key, json!({"model": "", "name": ""})).await;
+    assert_eq!(none.status, 400, "{}", none.text());
     app.stop().await;
 }
 

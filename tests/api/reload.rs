@@ -33,7 +33,7 @@ impl Filed {
             move || config::load(Some(&named), []).map(|document| document.value).map_err(|error| error.to_string());
         let mut config = read().unwrap();
         config.server.bind = "127.0.0.1:0".to_owned();
-        let app = TestApp::start_with(config, database, ollama_gateway::relay::Resolver::system(), read).await;
+        let app = TestApp::start_with(config, database, ollama_gateway::fleet::Resolver::system(), read).await;
         Self { app, file, _folder: folder }
     }
 

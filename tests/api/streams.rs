@@ -467,7 +467,7 @@ async fn in_every_dialect_an_answer_without_its_end_is_asked_of_another_node() {
 async fn spawn_committing(url: String) -> TestApp {
     spawn_app_with(vec![node("a", url, 1)], TestDatabase::sqlite(), |config| {
         config.relay.commit_seconds = 1;
-        config.relay.keep_alive_seconds = 1;
+        config.relay.heartbeat_seconds = 1;
         config.relay.first_byte_seconds = 3;
     })
     .await

@@ -45,7 +45,7 @@ async fn spawn_impatient(nodes: &[&SimNode], change: impl FnOnce(&mut Config)) -
     let nodes = nodes.iter().zip(["a", "b"]).map(|(simulated, name)| node(name, simulated.url(), 1)).collect();
     spawn_app_with(nodes, TestDatabase::sqlite(), |config| {
         config.relay.commit_seconds = 1;
-        config.relay.keep_alive_seconds = 1;
+        config.relay.heartbeat_seconds = 1;
         change(config);
     })
     .await

@@ -9,7 +9,7 @@ use crate::gateway::{Home, wait_for};
 use crate::kills::nodes;
 use crate::load::{Load, chat};
 use crate::oracle::compare;
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, leave_out};
 use crate::random::Random;
 
 /// A small disk of one's own, for as long as it lasts.
@@ -22,7 +22,7 @@ impl Disk {
         mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(folder.path());
         let mounted = mount.stderr(std::process::Stdio::null()).status().is_ok_and(|status| status.success());
         if !mounted {
-            println!("LEFT OUT: a small disk needs root");
+            leave_out("a full disk, which needs root");
         }
         mounted.then_some(Self(folder))
     }

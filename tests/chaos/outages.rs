@@ -8,7 +8,7 @@ use crate::gateway::{Home, wait_for};
 use crate::kills::{nodes, now_ms};
 use crate::load::Load;
 use crate::oracle::{Verdict, compare};
-use crate::postgres::Postgres;
+use crate::postgres::{Postgres, leave_out};
 use crate::random::{Random, number};
 use crate::results;
 
@@ -108,7 +108,7 @@ async fn outages_of_postgres_cost_no_row_and_no_request() {
     let longest = number("CHAOS_OUTAGE_MS").unwrap_or(1500);
     let Some(postgres) = Postgres::start(true).await else { return };
     if !postgres.is_apart() {
-        println!("LEFT OUT: Postgres cannot be cut off without root and `ip`");
+        leave_out("cutting Postgres off, which needs root and `ip`");
     }
     let seed = Random::seed();
     println!("CHAOS_SEED={seed}");

@@ -1,4 +1,5 @@
 //! A Postgres of one's own, to be killed, frozen and cut off.
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +10,12 @@ use sea_orm::{ConnectionTrait, Database};
 
 /// Networks so far, for names and addresses that do not meet. Those of other processes differ by their process id.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Says what this test did not do, past the harness, which keeps what a test that passes prints.
+pub fn leave_out(what: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "LEFT OUT: {what}: {}", thread.name().unwrap_or("a test"));
+}
 
 pub struct Postgres {
     programs: PathBuf,
@@ -65,17 +72,21 @@ fn is_root() -> bool {
 }
 
 impl Postgres {
-    /// Starts a server with what Debian ships, behind a cable that can be cut if `apart`. `None` where there is none.
+    /// Starts a server with what Debian ships, behind a cable that can be cut if `apart`. `None`, and a line that says
+    /// so, with `SKIP_POSTGRES=1`.
     pub async fn start(apart: bool) -> Option<Self> {
+        if std::env::var("SKIP_POSTGRES").is_ok_and(|value| value == "1") {
+            leave_out("Postgres (SKIP_POSTGRES=1)");
+            return None;
+        }
         let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
             .map(|entries| entries.map(|entry| entry.unwrap().path().join("bin")).collect())
             .unwrap_or_default();
         versions.retain(|programs| programs.join("initdb").exists());
         versions.sort();
-        let Some(programs) = versions.pop() else {
-            println!("LEFT OUT: there is no Postgres on this machine");
-            return None;
-        };
+        let programs = versions.pop().expect(
+            "this test needs Debian's package postgresql; `tests/run chaos` installs it, SKIP_POSTGRES=1 leaves the test out",
+        );
         // Not below TMPDIR, which the user postgres may not reach.
         let data = tempfile::Builder::new().prefix("gateway-chaos-").tempdir_in("/tmp").unwrap();
         if is_root() {

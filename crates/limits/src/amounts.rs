@@ -1,12 +1,12 @@
-//! The four limits side by side, for sums.
-use super::Limits;
+//! How are the four limits added and compared? Side by side, one amount of each.
+use super::limit::Limits;
 
-/// An amount of each.
+/// An amount of each limited thing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
     /// Admissions in 60 s.
     pub requests: u64,
-    /// Tokens of these.
+    /// Tokens of the requests admitted in 60 s.
     pub minute_tokens: u64,
     /// Requests at a time.
     pub running: u64,
@@ -15,7 +15,7 @@ pub struct Amounts {
 }
 
 impl Amounts {
-    /// The limits themselves; nothing where there is none.
+    /// The limits as amounts; zero where there is no limit.
     pub fn of(limits: &Limits) -> Self {
         Self {
             requests: limits.requests_per_minute.map(u64::from).unwrap_or_default(),
@@ -25,12 +25,12 @@ impl Amounts {
         }
     }
 
-    /// All there is.
+    /// More of each than any limit allows.
     pub fn all() -> Self {
         Self::default().map(|_| u64::MAX)
     }
 
-    /// `limits`, as far as they are not more than these amounts.
+    /// `limits`, each cut to the amount here.
     pub fn within(self, limits: &Limits) -> Limits {
         let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
         Limits {
@@ -41,17 +41,17 @@ impl Amounts {
         }
     }
 
-    /// Each changed alike.
+    /// Applies `change` to each amount.
     pub fn map(self, change: impl Fn(u64) -> u64) -> Self {
         self.with(Self::default(), |amount, _| change(amount))
     }
 
-    /// Each sum.
+    /// The sum of each; it saturates.
     pub fn plus(self, other: Self) -> Self {
         self.with(other, u64::saturating_add)
     }
 
-    /// Each difference, where there is one.
+    /// The difference of each, at least zero.
     pub fn minus(self, other: Self) -> Self {
         self.with(other, u64::saturating_sub)
     }

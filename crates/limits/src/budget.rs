@@ -1,38 +1,44 @@
-//! The one place where what is used is counted: admit, settle, cancel.
+//! What has one user, or one key, used so far, and does a request still fit? The one place that counts: admit, settle,
+//! cancel.
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::{Allowance, Amounts, Exceeded, Limits, Moment, Need, Standing};
+use super::amounts::Amounts;
+use super::exceeded::Exceeded;
+use super::headroom::Balance;
+use super::limit::Limits;
+use super::moment::Moment;
+use super::need::{Allowance, Need};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// How long a client waits when the rest of the quota is only reserved and may come back at any moment.
+/// Retry hint where the rest of the quota is only reserved and may come back at any moment.
 const RESERVED_RETRY: Duration = Duration::from_secs(2);
-/// How long a client waits that has as many requests running as it may.
+/// Retry hint for a client that has as many requests running as it may.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// Admissions of so many milliseconds are counted together towards the tokens of a minute, which bounds the memory.
+/// Tokens of a minute are counted in slices of this length, milliseconds. It bounds the memory: at most 601 slices.
 const SLICE_MS: u128 = 100;
 
 /// Room that one admitted request holds in one budget until it ends.
 #[derive(Debug)]
 pub struct Reservation {
     admitted_at: Duration,
-    /// Whether it stands in the log of the minute's requests.
+    /// Whether it is in the log of the minute's requests.
     is_logged: bool,
-    /// Whether it stands in the minute's tokens.
+    /// Whether it is in the minute's tokens.
     is_weighed: bool,
     day: i32,
-    /// Held of the day and of the minute; zero without such limits.
+    /// Held of the day and of the minute; zero without a limit of tokens.
     tokens: u64,
 }
 
 /// What was used before a restart and still counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct PriorUse {
     /// Tokens of the day.
     pub tokens_today: u64,
-    /// Of these, what is not in the database yet.
+    /// The part of `tokens_today` that is not in the database yet.
     pub unsent_today: u64,
-    /// The admissions of the last minute, in any order: how long ago, and their tokens.
+    /// The admissions of the last minute, in any order: how long ago each was, and its tokens.
     pub recent: Vec<(Duration, u64)>,
 }
 
@@ -47,15 +53,15 @@ pub struct Budget {
     day: i32,
     settled: u64,
     reserved: u64,
-    /// The latest uptime seen: threads bring theirs in any order.
+    /// The latest uptime seen: threads read the clock and arrive here in any order.
     latest: Duration,
 }
 
-/// The tokens of the admissions of a tenth of a second.
+/// The tokens of all admissions within one tenth of a second.
 #[derive(Clone, Copy, Debug)]
 struct Slice {
     number: u128,
-    /// Uptime of the last of them.
+    /// Uptime of the last admission in it.
     last: Duration,
     used: u64,
     reserved: u64,
@@ -79,8 +85,9 @@ impl Reservation {
 }
 
 impl Budget {
-    /// Takes up what was used before a restart. What is counted only under a limit counts only so.
-    pub fn restore(&mut self, limits: &Limits, mut spent: Spent, now: Moment) {
+    /// Takes up what was used before a restart. As everywhere, requests and tokens of the minute are counted only under a
+    /// limit.
+    pub fn restore(&mut self, limits: &Limits, mut spent: PriorUse, now: Moment) {
         self.advance(now);
         self.settled = spent.tokens_today;
         spent.recent.retain(|(age, _)| *age < MINUTE);
@@ -106,7 +113,7 @@ impl Budget {
         Ok((self.take(limits, need, allowance, now), allowance))
     }
 
-    /// How many tokens of output there is room for; `None` = no limit.
+    /// How many tokens of output there is room for; `None` = no limit. Nothing is taken yet.
     pub(crate) fn room(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<Option<u64>, Exceeded> {
         let now = self.advance(now);
         if let Some(limit) = limits.max_concurrency
@@ -117,7 +124,7 @@ impl Budget {
         if let Some(limit) = limits.requests_per_minute
             && self.admissions.len() >= limit as usize
         {
-            // The window has room again once it holds fewer than `limit`.
+            // The limit may have been lowered: the window has room again once it holds fewer than `limit`.
             let leaving = self.admissions.len() - limit as usize;
             let retry_after = match self.admissions.get(leaving) {
                 Some(admitted) => (*admitted + MINUTE).saturating_sub(now.uptime),
@@ -165,13 +172,14 @@ impl Budget {
         Err(Exceeded::TokensOfMinute { limit, left, retry_after })
     }
 
+    /// Takes what [`Budget::room`] has just found room for, with the same arguments.
     pub(crate) fn take(&mut self, limits: &Limits, need: Need, allowance: Allowance, now: Moment) -> Reservation {
         let now = self.advance(now);
         let (is_logged, is_weighed) = (limits.requests_per_minute.is_some(), limits.tokens_per_minute.is_some());
         let is_limited = is_weighed || limits.tokens_per_day.is_some();
         let output = allowance.output.filter(|_| is_limited);
         let tokens = output.map_or(0, |output| need.prompt.saturating_add(output));
-        self.running += 1;
+        self.running = self.running.saturating_add(1);
         self.reserved = self.reserved.saturating_add(tokens);
         if is_logged {
             self.admissions.push_back(now.uptime);
@@ -179,9 +187,11 @@ impl Budget {
         if is_weighed {
             self.weigh(now.uptime, 0, tokens);
         }
+        self.check();
         Reservation { admitted_at: now.uptime, is_logged, is_weighed, day: self.day, tokens }
     }
 
+    /// Counts tokens towards the minute of an admission. Admissions come in the order of time.
     fn weigh(&mut self, admitted: Duration, used: u64, reserved: u64) {
         let number = slice_of(admitted);
         match self.slices.back_mut() {
@@ -209,6 +219,7 @@ impl Budget {
             slice.reserved = slice.reserved.saturating_sub(reservation.tokens);
             slice.used = slice.used.saturating_add(tokens);
         }
+        self.check();
     }
 
     /// The request was refused after all: nothing of it counts.
@@ -221,7 +232,7 @@ impl Budget {
         self.settle(reservation, 0, now);
     }
 
-    /// What counts at the moment, with what is reserved.
+    /// What counts now, reservations included.
     pub(crate) fn counted(&mut self, now: Moment) -> Amounts {
         self.advance(now);
         Amounts {
@@ -238,10 +249,10 @@ impl Budget {
     }
 
     /// What is used and left at `now`.
-    pub fn standing(&mut self, limits: Limits, now: Moment) -> Standing {
+    pub fn balance(&mut self, limits: Limits, now: Moment) -> Balance {
         let now = self.advance(now);
         let leaves = |oldest: Duration| (oldest + MINUTE).saturating_sub(now.uptime);
-        Standing {
+        Balance {
             limits,
             running: self.running,
             requests_used: u32::try_from(self.admissions.len()).unwrap_or(u32::MAX),
@@ -254,8 +265,8 @@ impl Budget {
         }
     }
 
-    /// Drops what is older than a minute, and begins a new day; the moment to go on with. A clock that jumps back changes
-    /// nothing.
+    /// Drops what is older than a minute and begins a new day. Returns the moment to go on with: a clock that jumps back
+    /// changes nothing.
     fn advance(&mut self, now: Moment) -> Moment {
         self.latest = self.latest.max(now.uptime);
         let now = Moment { uptime: self.latest, ..now };
@@ -271,5 +282,17 @@ impl Budget {
             self.reserved = 0;
         }
         now
+    }
+
+    /// What holds after every step. Only the newest entries are compared: the older ones were when they came.
+    fn check(&self) {
+        let of_two = |len: usize| len.saturating_sub(2)..;
+        debug_assert!(
+            self.admissions.range(of_two(self.admissions.len())).is_sorted(),
+            "admissions are in the order of time"
+        );
+        let newest = self.slices.range(of_two(self.slices.len()));
+        debug_assert!(newest.is_sorted_by(|a, b| a.number < b.number), "slices are in the order of time");
+        debug_assert!(self.running > 0 || self.reserved == 0, "only a running request holds tokens");
     }
 }

@@ -1,15 +1,19 @@
-//! What has one user, or one key, used at this gateway, and what may they still? The budget, and the share of limits
-//! that other gateways hold, too.
+//! How much has one user, or one key, used at this gateway, and how much is left? The budget, and the share of limits
+//! that several gateways divide among them.
 use std::time::Duration;
 
-use super::share::{Most, Share};
-use super::{
-    Allowance, Amounts, Budget, Claim, Elsewhere, Exceeded, Holding, Limits, Moment, Need, Reservation, Standing,
-};
+use super::amounts::Amounts;
+use super::budget::{Budget, Reservation};
+use super::exceeded::Exceeded;
+use super::headroom::Balance;
+use super::limit::Limits;
+use super::moment::Moment;
+use super::need::{Allowance, Need};
+use super::share::{Claim, Elsewhere, Holding, Most, Share};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A budget with its share. Without one the limits are this gateway's alone.
+/// A budget and its share of the limits. Without a share the whole limits are this gateway's.
 #[derive(Debug, Default)]
 pub struct Ledger {
     budget: Budget,
@@ -22,7 +26,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Goes on with what was used before.
+    /// Continues from a budget; of its day's tokens, `unsent` are not in the database yet.
     pub fn of(budget: Budget, unsent: u64, day: i32) -> Self {
         Self { budget, share: None, unsent, unsent_day: day, last: Duration::ZERO }
     }
@@ -41,7 +45,7 @@ impl Ledger {
     /// Admits a request under two ledgers, the user's and the key's.
     ///
     /// # Errors
-    /// [`Exceeded`] when a limit of either stands in the way; nothing is taken of any then.
+    /// [`Exceeded`] when a limit of either stands in the way; nothing is taken from either then.
     pub fn admit_both(
         (whole, ledger): (&Limits, &mut Self),
         (own_whole, own): (&Limits, &mut Self),
@@ -84,7 +88,7 @@ impl Ledger {
         }
     }
 
-    /// Tokens of a day have come into the database.
+    /// Tokens of a day have reached the database.
     pub fn sent(&mut self, tokens: u64, day: i32) {
         if day == self.unsent_day {
             self.unsent = self.unsent.saturating_sub(tokens);
@@ -97,20 +101,20 @@ impl Ledger {
     }
 
     /// What is used and left. What other gateways hold counts as used.
-    pub fn standing(&mut self, whole: Limits, now: Moment) -> Standing {
-        let mut standing = self.budget.standing(whole, now);
+    pub fn balance(&mut self, whole: Limits, now: Moment) -> Balance {
+        let mut balance = self.budget.balance(whole, now);
         if let Some(share) = &self.share {
             let elsewhere = share.elsewhere(now);
             let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
-            standing.running = standing.running.saturating_add(small(elsewhere.running));
-            standing.requests_used = standing.requests_used.saturating_add(small(elsewhere.requests));
-            standing.minute_tokens = standing.minute_tokens.saturating_add(elsewhere.minute_tokens);
-            standing.tokens_used = standing.tokens_used.saturating_add(elsewhere.day_tokens);
+            balance.running = balance.running.saturating_add(small(elsewhere.running));
+            balance.requests_used = balance.requests_used.saturating_add(small(elsewhere.requests));
+            balance.minute_tokens = balance.minute_tokens.saturating_add(elsewhere.minute_tokens);
+            balance.tokens_used = balance.tokens_used.saturating_add(elsewhere.day_tokens);
         }
-        standing
+        balance
     }
 
-    /// What may be held without using it: a block for one who was here in the last minute.
+    /// What may be held in reserve: a block for whoever was admitted in the last minute, nothing for others.
     pub fn most(&self, whole: &Limits, percent: u64, now: Moment) -> Most {
         match percent > 0 && now.uptime < self.last + MINUTE {
             true => Most::of(whole, percent),
@@ -118,23 +122,23 @@ impl Ledger {
         }
     }
 
-    /// Whether others have a share, too.
+    /// Whether other gateways may have a share, too.
     pub fn is_shared(&self) -> bool {
         self.share.is_some()
     }
 
-    /// From now on others may have a share, too: keeps nothing but what is in use.
+    /// From now on others may have a share, too: keeps only what is in use.
     pub fn begin_sharing(&mut self, now: Moment) {
         let counted = self.budget.counted(now);
         self.share.get_or_insert_with(|| Share::of_used(counted, now.day()));
     }
 
-    /// Nobody else has a share any more, nor has used anything that this ledger does not know of.
+    /// No other gateway has a share any more, or has used anything that this ledger does not know of.
     pub fn end_sharing(&mut self) {
         self.share = None;
     }
 
-    /// What this gateway asks to keep; what it holds beyond `most` it gives up. `None` where nothing is shared.
+    /// What this gateway asks to keep; it gives up what it holds beyond `most`. `None` where nothing is shared.
     pub fn claim(&mut self, most: Option<&Most>, now: Moment) -> Option<Claim> {
         let counted = self.budget.counted(now);
         let unsent = if self.unsent_day == now.day() { self.unsent } else { 0 };
@@ -142,14 +146,14 @@ impl Ledger {
         self.share.as_mut().map(|share| share.claim(counted, unsent, most, now))
     }
 
-    /// Takes up what a trade has brought.
+    /// Takes up the result of a [`trade`](super::trade).
     pub fn take(&mut self, whole: &Limits, claim: &Claim, traded: (&Holding, Amounts), elsewhere: &Elsewhere) {
         if let Some(share) = &mut self.share {
             share.take(whole, claim, traded, elsewhere);
         }
     }
 
-    /// The others know until then that this gateway lives.
+    /// The others know that this gateway is alive until this uptime.
     pub fn extend(&mut self, until: Duration, now: Moment) {
         let counted = self.budget.counted(now);
         if let Some(share) = &mut self.share {
@@ -157,7 +161,8 @@ impl Ledger {
         }
     }
 
-    /// Nobody can be told of anything: all that is held may be used. False where that is no more than before.
+    /// The database is away, so nothing can be declared: all that is held may be used. Returns whether that is more than
+    /// before.
     pub fn declare_all(&mut self) -> bool {
         self.share.as_mut().is_some_and(Share::declare_all)
     }

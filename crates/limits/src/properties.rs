@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::*;
+use crate::*;
 
 fn at(seconds: u64) -> Moment {
     at_ms(seconds * 1000)
@@ -92,7 +92,7 @@ fn midnight_utc_begins_a_new_day_and_old_reservations_take_nothing_from_it() {
     let (early, _) = budget.admit(&tpd(100), need(10, Some(90)), at(86_400)).unwrap();
     budget.settle(late, 100, at(86_401));
     budget.settle(early, 60, at(86_401));
-    assert_eq!(budget.standing(tpd(100), at(86_402)).tokens_left(), Some(40));
+    assert_eq!(budget.balance(tpd(100), at(86_402)).tokens_left(), Some(40));
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn tokens_of_a_minute_leave_with_their_admission() {
     assert_eq!(allowance, Allowance { output: Some(90), is_cap: true });
     // It ends when its minute is over, and takes nothing from the next.
     budget.settle(second, 100, at(125));
-    assert_eq!(budget.standing(tpm(100), at(125)).minute_tokens_left(), Some(100));
+    assert_eq!(budget.balance(tpm(100), at(125)).minute_tokens_left(), Some(100));
     let refused = budget.admit(&tpm(100), need(60, Some(41)), at(130)).unwrap_err();
     assert_eq!(refused, Exceeded::TooLarge { limit: 100, needed: 101 });
 }
@@ -139,29 +139,32 @@ fn concurrency_counts_from_admission_to_end() {
     assert_eq!(refused, Exceeded::Concurrency { limit: 2, retry_after: Duration::from_secs(1) });
     budget.settle(first, 5, at(200));
     budget.cancel(second, at(200));
-    assert_eq!(budget.standing(at_a_time(2), at(200)).running, 0);
+    assert_eq!(budget.balance(at_a_time(2), at(200)).running, 0);
 }
 
 #[test]
 fn a_restored_budget_goes_on_where_it_was() {
     let start = Moment { uptime: Duration::from_secs(61), unix_ms: 1_000_000 };
     let seconds = Duration::from_secs;
-    let spent =
-        Spent { tokens_today: 40, unsent_today: 0, recent: vec![(seconds(30), 7), (seconds(70), 5), (seconds(50), 2)] };
+    let spent = PriorUse {
+        tokens_today: 40,
+        unsent_today: 0,
+        recent: vec![(seconds(30), 7), (seconds(70), 5), (seconds(50), 2)],
+    };
     let all = Limits { requests_per_minute: Some(2), tokens_per_minute: Some(10), ..tpd(100) };
     let mut budget = Budget::default();
     budget.restore(&all, spent.clone(), start);
-    let standing = budget.standing(all, start);
+    let balance = budget.balance(all, start);
     assert_eq!(
-        (standing.requests_left(), standing.minute_tokens_left(), standing.tokens_left()),
+        (balance.requests_left(), balance.minute_tokens_left(), balance.tokens_left()),
         (Some(0), Some(1), Some(60))
     );
-    assert_eq!((standing.requests_reset, standing.minute_reset), (seconds(10), seconds(10)));
+    assert_eq!((balance.requests_reset, balance.minute_reset), (seconds(10), seconds(10)));
     // What is counted only under a limit was not counted.
     let mut budget = Budget::default();
     budget.restore(&Limits::default(), spent, start);
-    let standing = budget.standing(all, start);
-    assert_eq!((standing.requests_left(), standing.tokens_left()), (Some(2), Some(60)));
+    let balance = budget.balance(all, start);
+    assert_eq!((balance.requests_left(), balance.tokens_left()), (Some(2), Some(60)));
 }
 
 #[test]
@@ -173,14 +176,14 @@ fn the_tighter_of_two_budgets_decides_and_a_refusal_takes_nothing_of_either() {
     let refused = Ledger::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap_err();
     assert_eq!(refused.limit_name(), "requests_per_minute");
     let [of_user, of_key] = held;
-    assert_eq!(user.standing(users, at(1)).tokens_reserved, 100);
+    assert_eq!(user.balance(users, at(1)).tokens_reserved, 100);
     user.settle(of_user, 20, at(2));
     key.settle(of_key, 20, at(2));
-    let standing = user.standing(users, at(2));
-    assert_eq!((standing.running, standing.tokens_reserved, standing.tokens_used), (0, 0, 20));
-    let both = standing.headroom().and(key.standing(keys, at(2)).headroom());
+    let balance = user.balance(users, at(2));
+    assert_eq!((balance.running, balance.tokens_reserved, balance.tokens_used), (0, 0, 20));
+    let both = balance.headroom().and(key.balance(keys, at(2)).headroom());
     assert_eq!(both.tokens.unwrap().left, 80);
-    assert_eq!(both.requests.unwrap(), Room { limit: 1, left: 0, reset: Duration::from_secs(59) });
+    assert_eq!(both.requests.unwrap(), Remaining { limit: 1, left: 0, reset: Duration::from_secs(59) });
 }
 
 /// One admission as the plain definition of the limits sees it.
@@ -247,9 +250,9 @@ proptest! {
             log[index].used = Some(0);
             budget.settle(reservation, 0, at_ms(now));
         }
-        let standing = budget.standing(limits, at_ms(now));
+        let balance = budget.balance(limits, at_ms(now));
         let used: u64 = log.iter().filter_map(|a| a.used).sum();
-        prop_assert_eq!((standing.tokens_used, standing.tokens_reserved, standing.running), (used, 0, 0));
+        prop_assert_eq!((balance.tokens_used, balance.tokens_reserved, balance.running), (used, 0, 0));
     }
 }
 
@@ -258,7 +261,7 @@ struct Race {
     /// When, in milliseconds, and how many tokens, in the order of admission.
     admitted: Vec<(u64, u64)>,
     most_at_a_time: u64,
-    standing: Standing,
+    balance: Balance,
     minutes: u64,
 }
 
@@ -293,7 +296,7 @@ fn race(limits: Limits) -> Race {
     Race {
         admitted: admitted.into_inner().unwrap(),
         most_at_a_time: most.into_inner(),
-        standing: budget.into_inner().unwrap().standing(limits, at_ms(end_ms)),
+        balance: budget.into_inner().unwrap().balance(limits, at_ms(end_ms)),
         minutes: end_ms / 60_000,
     }
 }
@@ -326,12 +329,12 @@ fn no_race_admits_one_too_many_or_leaves_more_than_a_hundredth_unused() {
         assert!(most_requests <= requests, "{most_requests} requests in a minute");
         assert!(most_tokens <= 9_000, "{most_tokens} tokens in a minute");
         let total: u64 = race.admitted.iter().map(|(_, tokens)| tokens).sum();
-        let left = (race.standing.running, race.standing.tokens_reserved, race.standing.tokens_used);
+        let left = (race.balance.running, race.balance.tokens_reserved, race.balance.tokens_used);
         assert_eq!(left, (0, 0, total));
     }
     let total: u64 = free.admitted.iter().map(|(_, tokens)| tokens).sum();
     assert!(total * 100 >= free.minutes * 9_000 * 99, "{total} tokens in {} minutes", free.minutes);
     assert!(crowded.most_at_a_time <= 3, "{} at a time", crowded.most_at_a_time);
     // How much of the day the turns of the threads leave is theirs to say; never is it more than there is.
-    assert!(crowded.standing.tokens_used <= 100_000, "{}", crowded.standing.tokens_used);
+    assert!(crowded.balance.tokens_used <= 100_000, "{}", crowded.balance.tokens_used);
 }

@@ -1,61 +1,65 @@
-//! What may one of several gateways use of limits that hold for all of them together?
+//! How much may one of several gateways use of limits that hold for all of them together?
 //!
-//! Each gateway has a [`Share`] of each limit, and admits within it; together the shares are never more than the limit.
-//! What a gateway wants beyond its share it asks for, and gets as far as the others leave it:
+//! Each gateway has a [`Share`] of each limit and admits within it; together the shares never exceed the limit. A gateway
+//! that wants more than its share asks for it, and gets what the others leave:
 //!
-//! * What is *used* here counts as this gateway's anyway: admissions of the minute, tokens of the minute, running
-//!   requests, and tokens of the day that are not in the database yet. Those that are count for everybody alike.
-//! * Besides, it holds what is *free*: up to a block, so that few requests have to ask. A share grows only once the others
-//!   can see it, and shrinks here before they can, so that at no moment two may use the same.
-//! * Of the day's free tokens only a margin is *declared*: so much may be used without saying so. If the gateway dies, all
-//!   but what it has declared goes back to the others, and it has used no more. Where the database is away nothing can be
-//!   declared, and all that is free may be used.
-//! * A share ends when the others could not be told for long that its gateway lives, see [`Peer`].
+//! * What is *used* here belongs to this gateway's share: admissions of the minute, tokens of the minute, running
+//!   requests, and tokens of the day that are not in the database yet. Those in the database count for everybody alike.
+//! * Besides, it holds a *free* reserve, up to a block, so that few requests have to ask. A share grows only once the
+//!   others can see it, and shrinks here before they can: at no moment may two gateways use the same room.
+//! * Of the day's free tokens only a margin is *declared*: the part that may be used without another word. If the gateway
+//!   dies, everything but what it declared goes back to the others, and it has used no more than that. While the database
+//!   is away nothing can be declared, and all that is free may be used.
+//! * A share ends when its gateway could not tell the others for too long that it is alive; see [`Peer`].
 use std::time::Duration;
 
-use super::{Amounts, Exceeded, Limits, Moment, Need};
+use super::amounts::Amounts;
+use super::exceeded::Exceeded;
+use super::limit::Limits;
+use super::moment::Moment;
+use super::need::Need;
 
-/// When to come back for what other gateways hold and may give back.
+/// Retry hint where other gateways hold what is missing and may give it back.
 const BACK: Duration = Duration::from_secs(2);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Part of a limit that a gateway may use without having said so.
+/// Part of a limit that a gateway may use without having declared it, in per cent.
 const MARGIN_PERCENT: u64 = 1;
 
 /// This gateway's part of the limits of one user or key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// What may be in use here; tokens of the day as the budget counts them.
+    /// How much may be in use here; tokens of the day as the budget counts them.
     up_to: Amounts,
-    /// Tokens of the day that the others know of, likewise.
+    /// Tokens of the day that the others know of, counted the same way.
     declared: u64,
     /// The day of these tokens.
     day: i32,
-    /// What is not to be had at the moment: others hold it, or have used it.
+    /// What cannot be had at the moment: others hold it, or have used it.
     elsewhere: Amounts,
-    /// Tokens of the day that others have used for certain.
+    /// Tokens of the day that others are known to have used.
     used_elsewhere: u64,
     /// Uptime at which the share ends.
     until: Duration,
 }
 
-/// What is used here, and may be.
+/// What a gateway uses and holds, when it asks to keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// Used; of the day's tokens what is not in the database.
+    /// In use; of the day's tokens, those that are not in the database.
     pub used: Amounts,
-    /// Held besides.
+    /// Held in reserve.
     pub free: Amounts,
-    /// Of the day's free tokens what is declared.
+    /// The declared part of the day's free tokens.
     declared: u64,
     /// The day of the tokens.
     pub day: i32,
     /// Tokens of the day, used and reserved, as the budget counts them.
     counted: u64,
-    /// Of these, what is in the database.
+    /// The part of `counted` that is in the database.
     sent: u64,
 }
 
-/// What others have of a limit.
+/// What the others have of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Elsewhere {
     /// Held by other gateways.
@@ -67,55 +71,56 @@ pub struct Elsewhere {
 /// What a gateway is to hold from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// All that the others must leave alone: what is used and what is free.
+    /// All that the others must leave alone: in use and free together.
     pub held: Amounts,
-    /// Of the day's tokens what stays taken if this gateway dies.
+    /// The part of the day's tokens that stays taken if this gateway dies.
     pub declared: u64,
     /// The day of the tokens.
     pub day: i32,
 }
 
-/// Another gateway, as the database has it.
+/// Another gateway, as the database shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Since it last said that it lives.
+    /// Since its last sign of life.
     pub silent: Duration,
-    /// How long it may be silent.
+    /// How long it may be silent before its shares end.
     pub patience: Duration,
-    /// Whether it has said that it ends.
+    /// Whether it has said goodbye.
     pub left: bool,
 }
 
 impl Peer {
-    /// Whether its shares have ended. Somebody who was silent for as long may have been cut off with it, and cannot tell.
+    /// Whether its shares have ended. A gateway that has itself watched for no longer than the peer's patience cannot tell:
+    /// it may have been cut off together with the peer.
     pub fn is_gone(&self, watched: Duration) -> bool {
         self.left || (self.silent > self.patience && watched > self.patience)
     }
 
-    /// What of a holding others must still leave alone on `day`.
+    /// How much of its holding others must still leave alone on `day`.
     pub fn keeps(&self, holding: &Holding, watched: Duration, day: i32) -> Amounts {
         let is_today = |tokens| if holding.day == day { tokens } else { 0 };
         if !self.is_gone(watched) {
             return Amounts { day_tokens: is_today(holding.held.day_tokens), ..holding.held };
         }
-        // Admissions count for a minute, also those of one that died since.
+        // Admissions count for a minute, even when their gateway has died since.
         let last_admission = if self.left { Duration::ZERO } else { self.patience };
         let minute = if self.silent <= last_admission + MINUTE { holding.held } else { Amounts::default() };
         Amounts { running: 0, day_tokens: is_today(holding.declared), ..minute }
     }
 }
 
-/// What a gateway may hold without using it.
+/// The most that a gateway may hold in reserve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Most {
     /// A block of each limit.
     pub free: Amounts,
-    /// Of the day's tokens what may be used without having said so.
+    /// The part of the day's tokens that may be used without having declared it.
     undeclared: u64,
 }
 
 impl Most {
-    /// So many hundredths of each limit, but at least one.
+    /// `percent` of each limit, but at least one.
     pub fn of(limits: &Limits, percent: u64) -> Self {
         let free = Amounts::of(limits).map(|limit| limit.saturating_mul(percent).div_ceil(100).clamp(1, limit.max(1)));
         Self { free, undeclared: margin(limits) }
@@ -128,8 +133,8 @@ pub fn wish(need: &Need) -> Amounts {
     Amounts { requests: 1, running: 1, minute_tokens: tokens, day_tokens: tokens }
 }
 
-/// What a gateway gets that would like to have a block free, and as much as a request needs; or keeps, where there is no
-/// more. And what of it is free from now on.
+/// The new share of a gateway that wants `block` in reserve and `need` now, and what of it is free from now on. Where no
+/// more is left, the gateway keeps what it has.
 pub fn trade(
     limits: &Limits,
     claim: &Claim,
@@ -138,21 +143,23 @@ pub fn trade(
     elsewhere: &Elsewhere,
 ) -> (Holding, Amounts) {
     let left = Amounts::of(limits).minus(elsewhere.taken()).minus(claim.used);
-    // What is held is not given up here: a request may be using it at this moment.
+    // Nothing that is held is given up here: a request may be taking it at this very moment.
     let held = claim.free.max(block.max(need).min(left));
     let margin = margin(limits).max(need.day_tokens).min(held.day_tokens).max(claim.declared);
     let declared = claim.used.day_tokens.saturating_add(margin);
-    // Where a limit has become smaller, or more was used than could be known, it is given up from now on.
-    (Holding { held: claim.used.plus(held), declared, day: claim.day }, held.min(left))
+    let holding = Holding { held: claim.used.plus(held), declared, day: claim.day };
+    debug_assert!(holding.declared <= holding.held.day_tokens, "only what is held is declared");
+    // Where a limit was lowered, or more was used than could be known, the excess is given up from now on.
+    (holding, held.min(left))
 }
 
-/// Tokens of the day that a gateway may use without having said so.
+/// Tokens of the day that a gateway may use without having declared them.
 fn margin(limits: &Limits) -> u64 {
     limits.tokens_per_day.unwrap_or(0).div_ceil(100).saturating_mul(MARGIN_PERCENT)
 }
 
 impl Claim {
-    /// What it comes to if it is all that is to be had.
+    /// The holding that keeps just this claim.
     pub fn holding(&self) -> Holding {
         let declared = self.used.day_tokens.saturating_add(self.declared);
         Holding { held: self.used.plus(self.free), declared, day: self.day }
@@ -171,7 +178,7 @@ impl Elsewhere {
 }
 
 impl Share {
-    /// Nothing but what is in use.
+    /// A share of just what is in use.
     pub(crate) fn of_used(counted: Amounts, day: i32) -> Self {
         let declared = counted.day_tokens;
         let (elsewhere, used_elsewhere, until) = (Amounts::default(), 0, Duration::ZERO);
@@ -188,8 +195,8 @@ impl Share {
         share.within(whole)
     }
 
-    /// What is used and held. `counted` is what the budget counts, `unsent` what of the day is not in the database. What
-    /// is free beyond `most` is given up.
+    /// What is used and held. `counted` is what the budget counts; `unsent` is the part of the day's tokens that is not in
+    /// the database. Whatever is free beyond `most` is given up.
     pub(crate) fn claim(&mut self, counted: Amounts, unsent: u64, most: Option<&Most>, now: Moment) -> Claim {
         if self.day != now.day() {
             let day_tokens = counted.day_tokens;
@@ -201,6 +208,7 @@ impl Share {
             self.declared = self.declared.min(counted.day_tokens.saturating_add(most.undeclared));
         }
         self.declared = self.declared.min(self.up_to.day_tokens);
+        self.check();
         Claim {
             used: Amounts { day_tokens: unsent, ..counted },
             free: self.up_to.minus(counted),
@@ -211,7 +219,7 @@ impl Share {
         }
     }
 
-    /// Takes up what a trade has brought.
+    /// Takes up the result of a trade.
     pub(crate) fn take(
         &mut self,
         whole: &Limits,
@@ -220,7 +228,7 @@ impl Share {
         elsewhere: &Elsewhere,
     ) {
         let day_tokens = claim.counted.saturating_add(free.day_tokens);
-        // After a restart the budget counts what others have admitted, too, and that room is not ours when it comes free.
+        // After a restart the budget also counts what others have admitted. That room is not ours when it comes free.
         let others_leave = Amounts::of(whole).minus(elsewhere.held);
         self.up_to = Amounts { day_tokens, ..claim.used.plus(free).min(others_leave) };
         let margin = holding.declared.saturating_sub(claim.used.day_tokens);
@@ -229,9 +237,10 @@ impl Share {
         self.used_elsewhere = elsewhere.in_database.saturating_sub(claim.sent);
         let day_tokens = elsewhere.held.day_tokens.saturating_add(self.used_elsewhere);
         self.elsewhere = Amounts { day_tokens, ..elsewhere.held };
+        self.check();
     }
 
-    /// The others know until then that this gateway lives. What had ended by now, they may have.
+    /// The others know that this gateway is alive until this uptime. If the share had ended by now, they may have it.
     pub(crate) fn extend(&mut self, counted: Amounts, until: Duration, now: Moment) {
         if self.until <= now.uptime {
             *self = Self::of_used(counted, now.day());
@@ -239,19 +248,19 @@ impl Share {
         self.until = until;
     }
 
-    /// Nobody can be told: all that is held may be used. False where that is no more than before.
+    /// Nobody can be told: all that is held may be used. Returns whether that is more than before.
     pub(crate) fn declare_all(&mut self) -> bool {
         let more = self.declared < self.up_to.day_tokens;
         self.declared = self.up_to.day_tokens;
         more
     }
 
-    /// What is not to be had at the moment, whatever is left here.
+    /// What cannot be had at the moment, whatever is left here.
     pub(crate) fn elsewhere(&self, now: Moment) -> Amounts {
         if self.day == now.day() { self.elsewhere } else { Amounts { day_tokens: 0, ..self.elsewhere } }
     }
 
-    /// A refusal by the share in the words of the limit. What is counted and reserved here are the budget's numbers.
+    /// Puts a refusal by the share in terms of the whole limit. `counted` and `reserved` are the budget's numbers.
     pub(crate) fn in_whole(
         &self,
         refusal: Exceeded,
@@ -289,5 +298,10 @@ impl Share {
                 }
             }
         }
+    }
+
+    /// What holds after every trade.
+    fn check(&self) {
+        debug_assert!(self.declared <= self.up_to.day_tokens, "only what is held is declared");
     }
 }

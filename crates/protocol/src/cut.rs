@@ -1,4 +1,4 @@
-//! How does a stream end that has come to its limit? With the frames by which a node says `length`, in each dialect.
+//! How does a stream end that the gateway ends? With the frames by which a node says `length`, in each dialect.
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
@@ -7,25 +7,34 @@ use super::json::Object;
 /// Tokens that a stream may have, and those of its prompt, for the usage that it ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimit {
-    /// Of the answer.
-    pub output: u64,
+    /// Of the answer; `None` = no limit.
+    pub output: Option<u64>,
     /// Of the prompt, about.
     pub prompt: u64,
 }
 
-/// The terminal frames in the place of `over`, the frame that went over the limit. `id` is that of the answer, with its
-/// quotes, and `sequence` the number of the event.
-pub(crate) fn terminal(
-    endpoint: Endpoint,
-    id: &str,
-    over: &Object<'_>,
-    limit: StreamLimit,
-    hide_usage: bool,
-    sequence: u64,
-) -> String {
-    let field = |name: &str| over.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    let id: Value = serde_json::from_str(id).unwrap_or_default();
-    let StreamLimit { output, prompt } = limit;
+/// What the terminal frames are made from.
+pub(crate) struct Terminal<'a> {
+    pub(crate) endpoint: Endpoint,
+    /// The answer's id, with its quotes.
+    pub(crate) id: &'a str,
+    /// The frame that they follow, or come instead of.
+    pub(crate) after: Option<Object<'a>>,
+    /// Tokens of the prompt, about.
+    pub(crate) prompt: u64,
+    /// Tokens of the answer.
+    pub(crate) output: u64,
+    pub(crate) hide_usage: bool,
+    /// The number of the event.
+    pub(crate) sequence: u64,
+}
+
+/// The terminal frames.
+pub(crate) fn terminal(terminal: &Terminal<'_>) -> String {
+    let Terminal { endpoint, prompt, output, hide_usage, sequence, .. } = *terminal;
+    let after = terminal.after.as_ref();
+    let field = |name: &str| after?.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    let id: Value = serde_json::from_str(terminal.id).unwrap_or_default();
     let total = prompt.saturating_add(output);
     match endpoint {
         Endpoint::ChatCompletions | Endpoint::Completions => {
@@ -74,94 +83,5 @@ pub(crate) fn terminal(
         }
         // Vectors are never streamed.
         Endpoint::Embeddings | Endpoint::Embed | Endpoint::EmbedOne => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{StreamEditor, StreamFault};
-
-    /// What a client gets of a node that says one word for ever, where it may say two.
-    fn cut(endpoint: Endpoint, event: &str, hide_usage: bool) -> Result<String, StreamFault> {
-        let limit = StreamLimit { output: 2, prompt: 7 };
-        let mut editor = StreamEditor::new(endpoint, "1", hide_usage).limited(Some(limit));
-        let mut out = Vec::new();
-        for _ in 0..9 {
-            editor.push(event.to_owned().into(), &mut out)?;
-        }
-        let progress = editor.progress();
-        assert!(editor.is_cut() && progress.done && progress.token_chunks == 2 && progress.usage.is_none());
-        Ok(String::from_utf8(out).unwrap())
-    }
-
-    fn parse(data: &str) -> Value {
-        serde_json::from_str(data).unwrap()
-    }
-
-    #[test]
-    fn a_chat_ends_with_its_reason_and_the_usage_that_was_asked_for() {
-        let event = "data: {\"id\":\"x\",\"object\":\"chat.completion.chunk\",\"created\":5,\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
-        for (hide_usage, frames) in [(true, 4), (false, 5)] {
-            let out = cut(Endpoint::ChatCompletions, event, hide_usage).unwrap();
-            let events: Vec<&str> = out.split_terminator("\n\n").map(|e| e.strip_prefix("data: ").unwrap()).collect();
-            assert_eq!((events.len(), events[frames - 1]), (frames, "[DONE]"));
-            let last = parse(events[2]);
-            assert_eq!((&last["choices"][0]["finish_reason"], &last["created"]), (&json!("length"), &json!(5)));
-            assert_eq!((&last["id"], &last["model"]), (&json!("chatcmpl-1"), &json!("m")));
-            if !hide_usage {
-                let usage = parse(events[3]);
-                assert_eq!((&usage["choices"], &usage["usage"]["total_tokens"]), (&json!([]), &json!(9)));
-            }
-        }
-    }
-
-    #[test]
-    fn the_other_dialects_end_in_their_own_words() {
-        let line = "{\"model\":\"m\",\"created_at\":\"t\",\"message\":{\"role\":\"assistant\",\"content\":\"a\"},\"done\":false}\n";
-        let out = cut(Endpoint::Chat, line, true).unwrap();
-        let last = parse(out.lines().nth(2).unwrap());
-        assert_eq!(out.lines().count(), 3);
-        assert_eq!(
-            (&last["done"], &last["done_reason"], &last["eval_count"]),
-            (&json!(true), &json!("length"), &json!(2))
-        );
-        assert_eq!((&last["message"]["content"], &last["created_at"]), (&json!(""), &json!("t")));
-        let line = "{\"model\":\"m\",\"created_at\":\"t\",\"response\":\"a\",\"done\":false}\n";
-        assert!(cut(Endpoint::Generate, line, true).unwrap().contains("\"response\":\"\""));
-
-        let event = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":1,\"delta\":{\"type\":\"text_delta\",\"text\":\"a\"}}\n\n";
-        let out = cut(Endpoint::Messages, event, true).unwrap();
-        let kinds: Vec<&str> = out.lines().filter_map(|line| line.strip_prefix("event: ")).skip(2).collect();
-        assert_eq!(kinds, ["content_block_stop", "message_delta", "message_stop"]);
-        assert!(
-            out.contains("\"stop_reason\":\"max_tokens\"")
-                && out.contains("\"index\":1,\"type\":\"content_block_stop\""),
-            "{out}"
-        );
-
-        let event =
-            "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"a\"}\n\n";
-        let out = cut(Endpoint::Responses, event, true).unwrap();
-        let last = parse(out.trim_end().rsplit("data: ").next().unwrap());
-        assert_eq!((&last["type"], &last["response"]["id"]), (&json!("response.incomplete"), &json!("resp_1")));
-        assert_eq!(last["response"]["incomplete_details"]["reason"], "max_output_tokens");
-
-        let event = "data: {\"id\":\"x\",\"object\":\"text_completion\",\"model\":\"m\",\"choices\":[{\"index\":0,\"text\":\"a\"}]}\n\n";
-        let out = cut(Endpoint::Completions, event, true).unwrap();
-        assert!(out.contains("\"finish_reason\":\"length\"") && out.ends_with("data: [DONE]\n\n"), "{out}");
-    }
-
-    #[test]
-    fn an_answer_of_just_the_allowed_length_is_left_alone() {
-        let limit = StreamLimit { output: 1, prompt: 7 };
-        let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "1", true).limited(Some(limit));
-        let token = "data: {\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
-        // Ollama's last chunk has a delta of its own.
-        let end = "data: {\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
-        let mut out = Vec::new();
-        editor.push(format!("{token}{end}").into(), &mut out).unwrap();
-        assert!(!editor.is_cut() && editor.progress().done);
-        assert!(String::from_utf8(out).unwrap().contains("\"finish_reason\":\"stop\""));
     }
 }

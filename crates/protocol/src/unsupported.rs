@@ -1,39 +1,59 @@
-//! What may a client ask for that no node can give? Ollama ignores it in silence; where the answer would then be of
-//! another shape, or of another conversation, than the client expects, the request is refused instead. What only
-//! loses an effect passes.
+//! Which requests ask for something that no node can give? Ollama silently ignores such fields. Where the answer would then
+//! have another shape, or belong to another conversation, than the client expects, the request is refused instead. A field
+//! whose absence merely loses an effect passes.
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
+use super::field::{BadRequest, bad};
 use super::json::Object;
-use super::request::{BadRequest, bad};
 
 /// A field that is refused unless its value asks for nothing, or for what a node does anyway.
-struct Refused {
+struct UnsupportedField {
     field: &'static str,
     harmless: fn(&Value) -> bool,
     why: &'static str,
 }
 
-const CHAT: &[Refused] = &[
-    Refused { field: "n", harmless: is_one, why: "a node gives one choice; send as many requests as you want choices" },
-    Refused { field: "functions", harmless: is_empty, why: "nodes know `tools` alone, which came in its place" },
-    Refused { field: "modalities", harmless: is_text, why: "nodes answer with text alone" },
+const CHAT: &[UnsupportedField] = &[
+    UnsupportedField {
+        field: "n",
+        harmless: is_one,
+        why: "a node gives one choice; send as many requests as you want choices",
+    },
+    UnsupportedField {
+        field: "functions",
+        harmless: is_empty,
+        why: "nodes know `tools` alone, which came in its place",
+    },
+    UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text alone" },
 ];
 
-const COMPLETIONS: &[Refused] = &[
-    Refused { field: "n", harmless: is_one, why: "a node gives one choice; send as many requests as you want choices" },
-    Refused { field: "best_of", harmless: is_one, why: "a node makes one choice" },
-    Refused { field: "echo", harmless: is_false, why: "nodes do not repeat the prompt" },
+const COMPLETIONS: &[UnsupportedField] = &[
+    UnsupportedField {
+        field: "n",
+        harmless: is_one,
+        why: "a node gives one choice; send as many requests as you want choices",
+    },
+    UnsupportedField { field: "best_of", harmless: is_one, why: "a node makes one choice" },
+    UnsupportedField { field: "echo", harmless: is_false, why: "nodes do not repeat the prompt" },
 ];
 
-const RESPONSES: &[Refused] = &[
-    Refused { field: "previous_response_id", harmless: is_empty, why: "no response is kept; send the whole `input`" },
-    Refused { field: "conversation", harmless: is_empty, why: "no conversation is kept; send the whole `input`" },
-    Refused { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
+const RESPONSES: &[UnsupportedField] = &[
+    UnsupportedField {
+        field: "previous_response_id",
+        harmless: is_empty,
+        why: "no response is kept; send the whole `input`",
+    },
+    UnsupportedField {
+        field: "conversation",
+        harmless: is_empty,
+        why: "no conversation is kept; send the whole `input`",
+    },
+    UnsupportedField { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
 ];
 
-/// Refuses what would be ignored with consequences.
+/// Refuses fields that a node would ignore with consequences.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
     let refused = match endpoint {
         Endpoint::ChatCompletions => CHAT,
@@ -41,7 +61,7 @@ pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRe
         Endpoint::Responses => RESPONSES,
         _ => return Ok(()),
     };
-    for Refused { field, harmless, why } in refused {
+    for UnsupportedField { field, harmless, why } in refused {
         if object.present(field).is_some_and(|value| !asks_for_nothing(value, *harmless)) {
             return Err(bad(field, format!("`{field}` cannot be honoured: {why}")));
         }

@@ -119,6 +119,7 @@ impl Bench {
             max_output: None,
             known_output: None,
             prefixes: Arc::new([Prefix { digest: random.below(5000) as u64, tokens: 20 }]),
+            route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(1_000_000),
         };

@@ -9,7 +9,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     instance::Running,
     model::ModelId,
-    node::Node,
+    node::{Node, health::Failed},
     prefix::PrefixMemory,
     request::{Attempt, Request, cost},
     scheduler::Scheduler,
@@ -25,11 +25,20 @@ impl Scheduler {
         let Some(attempt) = request.attempt.as_mut() else { return };
         attempt.has_first_byte = true;
         let (node, epoch, model) = (attempt.node, attempt.epoch, request.model);
+        self.convict(id, now);
         self.journal.note(id, What::FirstByte, now);
         self.fleet[node].began(id, model, now.as_secs_f64());
-        self.judge(node, |node| node.started(epoch));
+        self.judge(node, |node| node.started(epoch, now));
         // It may have been a probe for a further slot.
         self.stirred.insert(model);
+    }
+
+    /// A node answers a request: that others failed it was their own doing.
+    fn convict(&mut self, id: RequestId, now: Time) {
+        let failures = self.requests.get_mut(&id).map(Request::answered).unwrap_or_default();
+        for (node, epoch, failure) in failures {
+            self.judge(node, |node| node.convicted(failure, epoch, now));
+        }
     }
 
     /// Takes note of tokens, and of the speed they show.
@@ -51,17 +60,17 @@ impl Scheduler {
         let Some(request) = self.requests.get_mut(&id) else { return };
         let Some(attempt) = request.attempt.take() else { return };
         // 5.
-        if request.is_costly_retry() {
+        if request.is_budgeted_retry() {
             self.costly_retries -= 1;
         }
-        request.failed(attempt.node, failure);
+        request.failed(attempt.node, failure, attempt.epoch);
         let may_retry = !attempt.has_first_byte && request.may_retry(self.costly_retries, active);
         self.journal.note(id, What::Failed(attempt.node, failure), now);
         self.end_attempt(id, &attempt, Outcome::Failed(failure), now);
         let Some(request) = self.requests.get(&id) else { return };
         if may_retry {
             // 6.
-            self.costly_retries += usize::from(request.is_costly_retry());
+            self.costly_retries += usize::from(request.is_budgeted_retry());
             self.enqueue(id, now);
             // It may be barred from the only nodes that are left, without any of them having changed.
             self.has_losses = true;
@@ -82,7 +91,7 @@ impl Scheduler {
         };
         self.end_attempt(id, &attempt, outcome, now);
         if let Some(request) = self.requests.remove(&id) {
-            self.costly_retries -= usize::from(request.is_costly_retry());
+            self.costly_retries -= usize::from(request.is_budgeted_retry());
         }
     }
 
@@ -92,15 +101,20 @@ impl Scheduler {
         self.drain.ended(self.queue.len() > 0, now);
         let Some(request) = self.requests.get(&id) else { return };
         let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
+        let (user, route) = (request.user.clone(), request.route);
         let running = self.fleet[attempt.node].vacate(id, model);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome));
         self.queue.settled(lane, model, (attempt.charged, used), now);
         self.stirred.insert(model);
+        if outcome == Outcome::Completed {
+            self.convict(id, now);
+        }
+        let failed = |failure| Failed { user: &user, model, route, failure, epoch };
         self.judge(attempt.node, |node| match outcome {
-            Outcome::Completed => node.completed(epoch),
-            Outcome::Cancelled => {}
-            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failure, epoch, now),
-            Outcome::Failed(failure) => node.failed(model, failure, epoch, now),
+            Outcome::Completed => node.completed(epoch, now),
+            Outcome::Cancelled | Outcome::Rejected => {}
+            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failed(failure), now),
+            Outcome::Failed(failure) => node.failed(failed(failure), now),
         });
     }
 
@@ -177,7 +191,7 @@ impl Scheduler {
     /// Ends a request that waits.
     fn forget(&mut self, id: RequestId, now: Time) -> Option<Request> {
         let request = self.requests.remove(&id)?;
-        self.costly_retries -= usize::from(request.is_costly_retry());
+        self.costly_retries -= usize::from(request.is_budgeted_retry());
         self.queue.remove(request.lane, request.position(), now);
         Some(request)
     }

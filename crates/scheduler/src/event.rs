@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     prefix::Prefix,
+    route::{Route, RouteSet},
 };
 
 /// A request, as the scheduler needs to know it.
@@ -29,6 +30,8 @@ pub struct Arrival {
     /// The prompt up to the end of each message, the shortest first: what of it a node may still have cached. Empty
     /// where nothing is known.
     pub prefixes: Arc<[Prefix]>,
+    /// The route it came by.
+    pub route: Route,
     /// Whether the answer streams, so that tokens are seen as they come.
     pub is_stream: bool,
     /// Until when it may wait in the queue.
@@ -91,6 +94,13 @@ pub enum Event {
         node: NodeId,
         /// All it has in memory.
         loaded: Vec<Loaded>,
+    },
+    /// What a node is now is known to have these routes, whatever it had before.
+    Routes {
+        /// Which node.
+        node: NodeId,
+        /// All it may be asked for.
+        routes: RouteSet,
     },
     /// The liveness probe was answered.
     Answered {

@@ -67,8 +67,10 @@ pub(crate) struct Fleet {
     touched: Vec<NodeId>,
     /// Nodes with a load under way.
     loading: BTreeSet<NodeId>,
-    /// Nodes that called themselves busy, and until when.
+    /// Nodes that called themselves busy or were overdue, and until when.
     busy: BTreeSet<(Time, NodeId)>,
+    /// Nodes that do not take every request: some routes, or some users, are not for them.
+    particular: BTreeSet<NodeId>,
     open: usize,
     news: News,
 }
@@ -138,11 +140,16 @@ impl Fleet {
         self.open
     }
 
+    /// Nodes that may not take a request of every route and user. The index must have been settled.
+    pub(crate) fn particular(&self) -> impl Iterator<Item = NodeId> {
+        self.particular.iter().copied()
+    }
+
     pub(crate) fn loading(&self) -> impl Iterator<Item = NodeId> {
         self.loading.iter().copied()
     }
 
-    /// When the first node that called itself busy is to be asked again.
+    /// When the first node that gets nothing for a while is to be asked again.
     pub(crate) fn next_back_off_end(&self) -> Option<Time> {
         self.busy.first().map(|(until, _)| *until)
     }
@@ -191,8 +198,13 @@ impl Fleet {
             node.check();
         }
         let (is_open, admits) = (node.is_open(), node.opens_in(now) == 0.0);
-        if let Some(until) = node.busy_until() {
+        if let Some(until) = node.closed_until() {
             self.busy.insert((until, id));
+        }
+        if node.is_particular() {
+            self.particular.insert(id);
+        } else {
+            self.particular.remove(&id);
         }
         let entered = &self.entered[id.0];
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;

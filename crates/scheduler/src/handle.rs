@@ -45,9 +45,18 @@ impl Scheduler {
     fn hear_of_node(&mut self, event: Event, now: Time, decisions: &mut Vec<Decision>) {
         let seconds = now.as_secs_f64();
         match event {
-            Event::Listed { node, models } => self.with_models(node, |node, known| node.list(models, known)),
+            Event::Listed { node, models } => {
+                let before = self.fleet.get(node).map_or(0, |node| node.listings);
+                self.with_models(node, |node, known| node.list(models, known));
+                if self.fleet.get(node).is_some_and(|node| node.listings != before) {
+                    self.forget_unlisted(now);
+                }
+            }
             Event::Resident { node, loaded } => {
                 self.with_models(node, |node, known| node.reside(loaded, known, seconds));
+            }
+            Event::Routes { node, routes } => {
+                self.judge(node, |node| node.routes = routes);
             }
             Event::Answered { node } => self.judge(node, |node| node.answered(now)),
             Event::Silent { node, error } => self.judge(node, |node| node.silent(error, now)),
@@ -146,7 +155,15 @@ impl Scheduler {
         let objection = self.queue.objection(&arrival.user);
         let lane = self.queue.lane(&arrival.user, arrival.weight, now);
         self.arrivals += 1;
-        self.requests.insert(id, Request::new(arrival, lane, model, self.arrivals, now));
+        let mut request = Request::new(arrival, lane, model, self.arrivals, now);
+        for id in self.fleet.particular() {
+            let node = &self.fleet[id];
+            let is_barred = !node.routes.has(request.route);
+            if is_barred || node.breaker.is_avoided_by(&request.user, now) {
+                request.avoid(id, is_barred);
+            }
+        }
+        self.requests.insert(id, request);
         // 2.
         self.enqueue(id, now);
         self.newcomer = Some(id);

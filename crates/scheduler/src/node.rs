@@ -1,6 +1,6 @@
 //! What is known of one node: its models, what runs there, what it loads, its health and its speed.
 
-mod health;
+pub(crate) mod health;
 mod listing;
 mod speed;
 mod streams;
@@ -17,6 +17,7 @@ use crate::{
     load::Load,
     model::ModelId,
     report::Routed,
+    route::RouteSet,
 };
 
 /// When a node on trial may have answered.
@@ -40,14 +41,20 @@ pub(crate) struct Node {
     /// Counts the changes of what it has in memory, or is about to have or to lose.
     pub(crate) layouts: u64,
     load: Option<Load>,
+    /// What it may be asked for, as far as is known.
+    pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
     in_flight: u32,
     /// Requests that it takes at a time since its return; `None` when it takes all again.
     ramp: Option<u32>,
     busy_until: Option<Time>,
+    /// It was overdue with its streams, and gets no new request before then or before a token comes.
+    quiet_until: Option<Time>,
     /// When a token, an answer or a load of it was last seen, in seconds.
     pub(crate) heard_at: f64,
+    /// When it last began an answer, or gave a whole one.
+    pub(crate) worked_at: Option<Time>,
     pub(crate) speed: Speed,
     pub(crate) load_time: LoadTime,
     /// The most ever seen in its memory, bytes.
@@ -73,12 +80,15 @@ impl Node {
             listings: 0,
             layouts: 0,
             load: None,
+            routes: RouteSet::ALL,
             is_draining: false,
             has_left: false,
             in_flight: 0,
             ramp: None,
             busy_until: None,
+            quiet_until: None,
             heard_at: 0.0,
+            worked_at: None,
             speed: Speed::default(),
             load_time: LoadTime::default(),
             most_resident: 0,
@@ -166,6 +176,15 @@ impl Node {
         std::mem::replace(&mut self.load, load)
     }
 
+    /// What was known of a model there is known no more.
+    pub(crate) fn drop_instance(&mut self, model: ModelId) {
+        debug_assert!(self.instance(model).is_none_or(|instance| instance.running.is_empty()));
+        self.set_resident(model, None);
+        if let Some(instance) = self.instances.get_mut(model.0) {
+            *instance = None;
+        }
+    }
+
     /// Whether the model is listed there.
     pub(crate) fn lists(&self, model: ModelId) -> bool {
         self.instance(model).is_some_and(|instance| instance.listing.is_some())
@@ -216,9 +235,14 @@ impl Node {
 
     /// Seconds until it takes a request, slots aside.
     pub(crate) fn opens_in(&self, now: Time) -> f64 {
-        let busy = self.busy_until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        let busy = self.closed_until().map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
         if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
+    }
+
+    /// Whether there may be requests that are not for it, whatever runs there.
+    pub(crate) fn is_particular(&self) -> bool {
+        self.routes != RouteSet::ALL || self.breaker.is_accused()
     }
 
     /// What must hold after every step.

@@ -1,6 +1,6 @@
 //! What do operators see of a node?
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
@@ -76,6 +76,8 @@ pub struct NodeView {
     pub loads: u64,
     /// Tokens a second of one stream of a 5 GB model that runs alone, as learned; `None` before anything ran.
     pub tokens_per_second: Option<f64>,
+    /// Tokens a second of one stream that runs alone, for each model in memory; empty before anything ran.
+    pub speeds: BTreeMap<String, f64>,
 }
 
 fn list<S: Serializer>(models: &Arc<[Model]>, serializer: S) -> Result<S::Ok, S::Error> {

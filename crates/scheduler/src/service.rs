@@ -8,7 +8,7 @@ impl Scheduler {
     /// Whether no node will ever take a request like this as things stand.
     pub(crate) fn has_no_node(&self, model: ModelId, request: Option<&Request>, now: Time) -> bool {
         let whereabouts = self.fleet.of(model);
-        if request.is_none_or(Request::has_met_no_failure) && !whereabouts.hosts.is_empty() {
+        if request.is_none_or(Request::avoids_no_node) && !whereabouts.hosts.is_empty() {
             return false;
         }
         let may_load =
@@ -19,6 +19,13 @@ impl Scheduler {
         })
     }
 
+    /// Whether nodes would take it if it had come by another route.
+    fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
+        let mut shelves = self.fleet.of(model).shelves.iter().peekable();
+        shelves.peek().is_some()
+            && request.is_some_and(|request| shelves.all(|node| !self.fleet[*node].routes.has(request.route)))
+    }
+
     /// Why no node takes it.
     pub(crate) fn why_no_node(&self, model: ModelId, request: Option<&Request>) -> RefusalReason {
         let last = request.and_then(Request::last_failure).filter(|last| !last.allows_same_node());
@@ -27,6 +34,7 @@ impl Scheduler {
         let mut failed_loads = instances.filter_map(|instance| instance.last_load_failure);
         match (last, failed_loads.next()) {
             (Some(last), _) => RefusalReason::Exhausted { last },
+            (None, _) if self.has_no_route(model, request) => RefusalReason::NoRoute,
             (None, Some(last)) => RefusalReason::NotLoaded { last },
             (None, None) => RefusalReason::NoNode,
         }

@@ -28,7 +28,35 @@ pub struct Waiting {
     pub waits_for: Option<Alternative>,
 }
 
+/// How fast a request that runs is expected to be, as measured of its model on its node.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Pace {
+    /// Seconds until its first token.
+    pub prefill: f64,
+    /// Seconds that each token takes.
+    pub token: f64,
+}
+
+impl Pace {
+    /// Tokens that a node has written after so many seconds, about.
+    pub fn tokens_after(&self, seconds: f64) -> u64 {
+        // Towards zero, and never beyond the largest.
+        ((seconds - self.prefill).max(0.0) / self.token.max(1e-6)) as u64
+    }
+}
+
 impl Scheduler {
+    /// How fast the request is expected to be; `None` unless it runs on a node whose speed was measured.
+    pub fn pace(&self, id: RequestId) -> Option<Pace> {
+        let request = self.requests.get(&id)?;
+        let node = self.fleet.get(request.attempt.as_ref()?.node)?;
+        let instance = node.instance(request.model)?;
+        let running = instance.running.iter().find(|running| running.id == id)?;
+        let alone = node.speed.alone()?;
+        let prefill = node.prefill_seconds(instance, running.uncached, running.others, alone);
+        Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
+    }
+
     /// The model of this name on any node, in either spelling; also on dead nodes, as they listed it last.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
         self.listing(self.models.find(asked)?)
@@ -52,20 +80,23 @@ impl Scheduler {
         self.fleet.ids().filter(|node| self.fleet[*node].is_live() && self.fleet[*node].lists(model)).collect()
     }
 
+    /// When a node last began an answer, or gave a whole one.
+    pub fn worked_at(&self, node: NodeId) -> Option<Time> {
+        self.fleet.get(node)?.worked_at
+    }
+
     /// Every model of the fleet under the names that the nodes give, the last modified first. What an open node lists
     /// counts before what a closed one listed last.
     pub fn models(&self) -> Vec<&Model> {
-        let mut models: Vec<Option<&Model>> = self
-            .models
-            .ids()
-            .map(|model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model())
-            .collect();
+        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model();
+        let mut found: BTreeMap<ModelId, &Model> =
+            self.models.ids().filter_map(|model| Some((model, on_open(model)?))).collect();
         for (id, instance) in self.others().flat_map(Node::instances) {
-            if models[id.0].is_none() {
-                models[id.0] = instance.model();
+            if let (Some(model), false) = (instance.model(), found.contains_key(&id)) {
+                found.insert(id, model);
             }
         }
-        let mut models: Vec<&Model> = models.into_iter().flatten().collect();
+        let mut models: Vec<&Model> = found.into_values().collect();
         models.sort_by(|a, b| {
             let newest_first = Reverse(a.modified_unix).cmp(&Reverse(b.modified_unix));
             newest_first.then_with(|| a.name.cmp(&b.name))

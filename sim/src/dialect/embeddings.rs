@@ -1,118 +1,45 @@
-//! `/api/embed`, `/api/embeddings` and `/v1/embeddings`: vectors, never streamed.
+//! `/api/embed`, `/api/embeddings` and `/v1/embeddings`, the answers: vectors, never streamed.
 
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
-use super::keep_alive::keep_alive;
-use super::{Timings, Work, read};
+use super::Timings;
 use crate::clock;
 use crate::error::{ApiError, json};
 use crate::options::{CONTEXT_LENGTH, LoadOptions};
 use crate::text::{EMBEDDING_LENGTH, count_tokens, embedding};
 
-/// An embedding request in neutral form.
+/// An embedding request, whichever route it came on.
 pub(crate) struct Embed {
     /// The model as the request named it.
     pub(crate) model: String,
     pub(crate) inputs: Vec<String>,
     pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    dimensions: Option<usize>,
-    shape: Shape,
+    pub(crate) options: Result<LoadOptions, ApiError>,
+    pub(super) dimensions: Option<usize>,
+    pub(super) shape: Shape,
 }
 
+/// The shape of the answer.
 #[derive(Clone, Copy, PartialEq)]
-enum Shape {
+pub(super) enum Shape {
     Native,
     NativeOld,
     OpenAiFloat,
     OpenAiBase64,
 }
 
-#[derive(Deserialize)]
-struct Request {
-    model: Option<String>,
-    input: Option<Value>,
-    prompt: Option<String>,
-    keep_alive: Option<Value>,
-    options: Option<LoadOptions>,
-    dimensions: Option<usize>,
-    truncate: Option<bool>,
-    encoding_format: Option<String>,
-}
-
-/// Reads a request to `/api/embed`.
-pub(crate) fn native(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
-    let inputs = inputs(request.input.as_ref())?;
-    embed(request, inputs, Shape::Native)
-}
-
-/// Reads a request to `/api/embeddings`.
-pub(crate) fn native_old(body: &[u8]) -> Result<Work, ApiError> {
-    let mut request: Request = read(body)?;
-    let inputs = request.prompt.take().filter(|prompt| !prompt.is_empty()).into_iter().collect();
-    embed(request, inputs, Shape::NativeOld)
-}
-
-/// Reads a request to `/v1/embeddings`.
-pub(crate) fn openai(body: &[u8]) -> Result<Work, ApiError> {
-    // Ollama's own wishes mean nothing here.
-    let request = Request { keep_alive: None, options: None, ..read(body)? };
-    let shape = match request.encoding_format.as_deref() {
-        None | Some("" | "float") => Shape::OpenAiFloat,
-        Some("base64") => Shape::OpenAiBase64,
-        Some(other) => {
-            return Err(ApiError::bad_request(format!(
-                "Invalid value for 'encoding_format' = {other}. Supported values: ['float', 'base64']."
-            )));
-        }
-    };
-    let inputs = inputs(request.input.as_ref())?;
-    if inputs.is_empty() {
-        return Err(ApiError::bad_request("invalid input"));
-    }
-    embed(request, inputs, shape)
-}
-
-fn inputs(input: Option<&Value>) -> Result<Vec<String>, ApiError> {
-    match input {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(vec![text.clone()]),
-        Some(Value::Array(texts)) => texts.iter().map(text).collect(),
-        Some(_) => Err(ApiError::bad_request("invalid input type")),
-    }
-}
-
-fn text(value: &Value) -> Result<String, ApiError> {
-    value.as_str().map(str::to_owned).ok_or_else(|| ApiError::bad_request("invalid input type"))
-}
-
-fn embed(request: Request, inputs: Vec<String>, shape: Shape) -> Result<Work, ApiError> {
-    let truncate = request.truncate.unwrap_or(true);
-    if !truncate && inputs.iter().any(|input| count_tokens(input) > CONTEXT_LENGTH) {
-        return Err(ApiError::bad_request("the input length exceeds the context length"));
-    }
-    Ok(Work::Embed(Embed {
-        model: request.model.unwrap_or_default(),
-        inputs,
-        keep_alive: keep_alive(request.keep_alive.as_ref())?,
-        options: request.options.unwrap_or_default(),
-        dimensions: request.dimensions.filter(|dimensions| *dimensions > 0),
-        shape,
-    }))
-}
-
 #[derive(Serialize)]
 struct NativeBody<'a> {
     model: &'a str,
     embeddings: &'a [Vec<f32>],
-    total_duration: u64,
-    load_duration: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_duration: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_eval_count: Option<u64>,
 }
@@ -152,7 +79,18 @@ struct OpenAiUsage {
 }
 
 impl Embed {
-    /// Tokens of all inputs; one too long is cut.
+    /// Whether there is nothing to embed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// The error of a model that cannot embed. It comes only once the model is loaded.
+    pub(crate) fn unsupported(&self) -> ApiError {
+        let status = if self.shape == Shape::NativeOld { 500 } else { 501 };
+        ApiError { status, message: "This server does not support embeddings. Start it with `--embeddings`".to_owned() }
+    }
+
+    /// Tokens of all inputs. An input that is too long is cut.
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.inputs.iter().map(|input| count_tokens(input).clamp(1, CONTEXT_LENGTH)).sum()
     }
@@ -161,13 +99,15 @@ impl Embed {
     pub(crate) fn body(&self, timings: &Timings, usage: Option<u64>) -> String {
         let length = self.dimensions.map_or(EMBEDDING_LENGTH, |dimensions| dimensions.min(EMBEDDING_LENGTH));
         let vectors: Vec<Vec<f32>> = self.inputs.iter().map(|input| embedding(input, length)).collect();
+        // A request without input only loads the model, and says nothing else.
+        let worked = !self.is_empty();
         match self.shape {
             Shape::Native => json(&NativeBody {
                 model: &self.model,
                 embeddings: &vectors,
-                total_duration: clock::nanos(timings.total()),
-                load_duration: clock::nanos(timings.load),
-                prompt_eval_count: usage,
+                total_duration: worked.then(|| clock::nanos(timings.total())),
+                load_duration: worked.then(|| clock::nanos(timings.load)),
+                prompt_eval_count: usage.filter(|_| worked),
             }),
             Shape::NativeOld => {
                 json(&NativeOldBody { embedding: vectors.first().map_or(&[], |vector| vector.as_slice()) })

@@ -1,5 +1,5 @@
-//! What does an answer look like on the wire? One module per family of routes: each reads its requests into an
-//! [`Ask`](crate::ask::Ask) and writes the pieces of an answer down.
+//! What do requests and answers look like on the wire? Each family of routes has one file that reads its requests into
+//! an [`Ask`](crate::ask::Ask) and one that writes the pieces of an answer.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -9,26 +9,32 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use crate::ask::{Ask, Piece, Reason};
+use crate::ask::{Piece, Reason};
 use crate::clock;
 use crate::error::{ApiError, json};
-use crate::options::LoadOptions;
 
 pub(crate) mod anthropic;
+pub(crate) mod compatible;
 pub(crate) mod embeddings;
+pub(crate) mod embeddings_request;
 mod keep_alive;
 mod native;
 pub(crate) mod native_request;
 mod openai;
 pub(crate) mod openai_request;
 pub(crate) mod openai_text;
-mod responses;
+pub(crate) mod responses;
 pub(crate) mod responses_request;
+mod tools;
+pub(crate) mod work;
 
 /// The token counts of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Usage {
+    /// Tokens of the prompt, including the cached ones.
     pub(crate) prompt: u64,
+    /// Tokens of the prompt that were cached from earlier prompts. Ollama does not report them.
+    pub(crate) cached: u64,
     pub(crate) completion: u64,
 }
 
@@ -58,7 +64,7 @@ impl Timings {
 /// How an answer ends.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
-    /// `None` when the runner stopped without saying so.
+    /// `None` when the runner stopped without saying why.
     pub(crate) reason: Option<Reason>,
     /// `None` when no counts are reported.
     pub(crate) usage: Option<Usage>,
@@ -71,6 +77,9 @@ pub(crate) trait Dialect {
     fn stream_type(&self) -> &'static str {
         "text/event-stream"
     }
+
+    /// Learns the counts of the prompt before anything is written.
+    fn prompt_read(&mut self, _usage: &Usage) {}
 
     /// Writes one piece as one or more chunks.
     fn piece(&mut self, piece: &Piece, out: &mut VecDeque<Bytes>);
@@ -90,49 +99,17 @@ pub(crate) trait Dialect {
     fn whole(&mut self, pieces: &[Piece], end: &End) -> String;
 }
 
-/// What a request wants.
-pub(crate) enum Work {
-    Generate(Generate),
-    /// Load the model and say so with this body.
-    Load(Residence),
-    /// Unload the model when it is idle and say so with this body.
-    Unload(Residence),
-    Embed(embeddings::Embed),
-}
-
-/// A generation request: what is asked, and how to write the answer.
-pub(crate) struct Generate {
-    pub(crate) ask: Ask,
-    pub(crate) stream: bool,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    pub(crate) dialect: Box<dyn Dialect>,
-}
-
-impl Generate {
-    /// On a route that cannot say how the model is to be loaded.
-    pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
-        Self { ask, stream, keep_alive: None, options: LoadOptions::default(), dialect }
-    }
-}
-
-/// A request that only moves a model in or out of memory.
-pub(crate) struct Residence {
-    pub(crate) model: String,
-    pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    /// The word of the error when a model that only embeds is to be loaded.
-    pub(crate) purpose: &'static str,
-    /// The answer once it is done.
-    pub(crate) reply: fn(model: &str, reason: &str) -> String,
-}
-
-/// A request body as one of our shapes; unknown fields are ignored, as Ollama does.
+/// Parses a request body. Unknown fields are ignored, as in Ollama.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::bad_request("missing request body"));
     }
     serde_json::from_slice(body).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+/// The first of several fields that stand in for each other; an empty one counts as absent.
+pub(crate) fn first_given<const N: usize>(fields: [Option<String>; N]) -> String {
+    fields.into_iter().flatten().find(|field| !field.is_empty()).unwrap_or_default()
 }
 
 /// `max_tokens` in Ollama's reading: a negative number means no limit.
@@ -171,12 +148,12 @@ pub(crate) fn check_image_url(url: &str) -> Result<(), ApiError> {
     }
 }
 
-/// The pieces of one kind, put together.
+/// The text of an answer, reasoning left out.
 pub(crate) fn text_of(pieces: &[Piece]) -> String {
     pieces.iter().filter_map(|piece| if let Piece::Text(text) = piece { Some(text.as_str()) } else { None }).collect()
 }
 
-/// The reasoning, put together.
+/// The reasoning of an answer.
 pub(crate) fn thinking_of(pieces: &[Piece]) -> String {
     let thought = |piece: &Piece| if let Piece::Thinking(text) = piece { Some(text.clone()) } else { None };
     pieces.iter().filter_map(thought).collect()

@@ -4,19 +4,21 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::openai::Chat;
-use super::{Generate, Work, check_image_url, limit, read};
+use super::tools::FunctionTool;
+use super::work::{Generate, Work};
+use super::{check_image_url, limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::ApiError;
 
 #[derive(Deserialize)]
-struct Request {
+struct ChatRequest {
     model: Option<String>,
-    messages: Option<Vec<Message>>,
+    messages: Option<Vec<ChatMessage>>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     max_tokens: Option<i64>,
     response_format: Option<ResponseFormat>,
-    tools: Option<Vec<ToolSpec>>,
+    tools: Option<Vec<FunctionTool>>,
     reasoning_effort: Option<String>,
     reasoning: Option<Reasoning>,
 }
@@ -28,7 +30,7 @@ pub(super) struct StreamOptions {
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct ChatMessage {
     role: Option<String>,
     content: Option<Value>,
     tool_calls: Option<Vec<Value>>,
@@ -46,18 +48,6 @@ struct JsonSchema {
     schema: Option<Value>,
 }
 
-#[derive(Deserialize)]
-struct ToolSpec {
-    function: FunctionSpec,
-}
-
-#[derive(Deserialize)]
-struct FunctionSpec {
-    name: String,
-    #[serde(default)]
-    parameters: Value,
-}
-
 /// The depth of reasoning, as several OpenAI routes carry it.
 #[derive(Deserialize)]
 pub(super) struct Reasoning {
@@ -66,7 +56,7 @@ pub(super) struct Reasoning {
 
 /// Reads a request to `/v1/chat/completions`.
 pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
+    let request: ChatRequest = read(body)?;
     let model = request.model.unwrap_or_default();
     let messages = request.messages.unwrap_or_default();
     if messages.is_empty() {
@@ -85,18 +75,19 @@ pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
         model: model.clone(),
         turns,
         max_tokens: limit(request.max_tokens),
-        tools: tools.map(|tool| Tool { name: tool.function.name, parameters: tool.function.parameters }).collect(),
+        tools: tools.map(Tool::from).collect(),
         format: request.response_format.and_then(format),
         think: think(effort.as_deref())?,
         purpose: "chat",
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Chat::new(model, include_usage));
-    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
+    let generate = Generate::plain(ask, request.stream.unwrap_or(false), dialect);
+    Ok(Work::Generate(Generate { include_usage, ..generate }))
 }
 
 /// Every part of a message becomes a message of its own.
-fn read_message(message: Message, turns: &mut Vec<Turn>) -> Result<(), ApiError> {
+fn read_message(message: ChatMessage, turns: &mut Vec<Turn>) -> Result<(), ApiError> {
     let role = message.role.unwrap_or_default();
     match message.content {
         Some(Value::String(text)) => turns.push(Turn::new(&role, text)),

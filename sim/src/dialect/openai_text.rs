@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use super::openai::{DONE, FINGERPRINT, UsageBody, finish_reason, short_id};
 use super::openai_request::StreamOptions;
-use super::{Dialect, End, Generate, Work, limit, read, sse, text_of};
+use super::work::{Generate, Work};
+use super::{Dialect, End, limit, read, sse, text_of};
 use crate::ask::{Ask, Piece, Turn};
 use crate::clock;
 use crate::error::{ApiError, json};
 
 #[derive(Deserialize)]
-struct Request {
+struct TextRequest {
     model: Option<String>,
     prompt: Option<Value>,
     max_tokens: Option<i64>,
@@ -24,7 +25,7 @@ struct Request {
 
 /// Reads a request to `/v1/completions`.
 pub(crate) fn complete(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
+    let request: TextRequest = read(body)?;
     let model = request.model.unwrap_or_default();
     let prompt = match request.prompt {
         None | Some(Value::Null) => String::new(),
@@ -46,7 +47,8 @@ pub(crate) fn complete(body: &[u8]) -> Result<Work, ApiError> {
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Text { model, include_usage, opening: None });
-    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
+    let generate = Generate::plain(ask, request.stream.unwrap_or(false), dialect);
+    Ok(Work::Generate(Generate { include_usage, ..generate }))
 }
 
 /// Writes the chunks of one text completion.

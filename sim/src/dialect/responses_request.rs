@@ -5,24 +5,25 @@ use serde_json::Value;
 
 use super::openai_request::{Reasoning, think};
 use super::responses::Responses;
-use super::{Generate, Work, check_image_url, limit, read};
+use super::work::{Generate, Work};
+use super::{check_image_url, limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::ApiError;
 
 #[derive(Deserialize)]
-struct Request {
+struct ResponsesRequest {
     model: Option<String>,
     input: Option<Value>,
     instructions: Option<String>,
     stream: Option<bool>,
     max_output_tokens: Option<i64>,
-    tools: Option<Vec<ToolSpec>>,
+    tools: Option<Vec<ResponsesTool>>,
     text: Option<TextOptions>,
     reasoning: Option<Reasoning>,
 }
 
 #[derive(Deserialize)]
-struct ToolSpec {
+struct ResponsesTool {
     name: Option<String>,
     #[serde(default)]
     parameters: Value,
@@ -42,7 +43,7 @@ struct TextFormat {
 
 /// Reads a request to `/v1/responses`.
 pub(crate) fn respond(body: &[u8]) -> Result<Work, ApiError> {
-    let request: Request = read(body)?;
+    let request: ResponsesRequest = read(body)?;
     let model = request.model.unwrap_or_default();
     if model.is_empty() {
         return Err(ApiError::bad_request("model is required"));

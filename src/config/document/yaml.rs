@@ -7,7 +7,7 @@ use serde_json::{Map, Number, Value};
 
 /// What was read; when `flaws` is not empty, the tree is only good for finding further mistakes.
 #[derive(Default)]
-pub(super) struct Settings {
+pub(super) struct Tree {
     /// The settings, with numbers, booleans and nulls by the core rules of YAML 1.2.
     pub tree: Map<String, Value>,
     /// The line (from 1) of every path, such as `nodes[1].slots`.
@@ -29,10 +29,10 @@ pub(super) struct Flaw {
 }
 
 /// Reads the one document of `text`; an empty text holds no settings.
-pub(super) fn read(text: &str) -> Settings {
+pub(super) fn read(text: &str) -> Tree {
     // The parser takes a byte order mark for a part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { characters: text.chars().collect(), settings: Settings::default() };
+    let mut reader = Reader { characters: text.chars().collect(), settings: Tree::default() };
     match MarkedYaml::load_from_str(text) {
         Ok(documents) => reader.documents(&documents),
         Err(error) => reader.syntax(&error),
@@ -59,7 +59,7 @@ pub(super) fn is_within(path: &str, ancestor: &str) -> bool {
 struct Reader {
     /// The parser's marks count characters, not bytes.
     characters: Vec<char>,
-    settings: Settings,
+    settings: Tree,
 }
 
 impl Reader {

@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::fleet::{FleetContext, NodeEndpoint, Progress, Roster, RosterError, Upstream};
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::inference::Inference;
-use crate::http::openapi;
-use crate::relay::{NodeEndpoint, Progress, Roster, RosterError};
+use crate::relay::RelaySettings;
 use scheduler::{NodeId, NodeView};
 
 /// Between two signs of life of a pull that says nothing.
@@ -111,20 +111,24 @@ struct Target {
 /// Which node has which model, with its digest; `drift` where they differ.
 #[utoipa::path(
     get, path = "/admin/models", tag = "admin", security(("admin_key" = [])),
-    responses((status = 200, body = FleetModels), openapi::AdminResponses),
+    responses((status = 200, body = FleetModels), answers::AdminResponses),
 )]
-pub async fn list(_: Admin, inference: Data<Inference>) -> Json<FleetModels> {
-    Json(FleetModels { object: "list", data: table(inference.relay.dispatcher.read(|scheduler| scheduler.nodes())) })
+pub async fn list(_: Admin, fleet: Data<FleetContext>) -> Json<FleetModels> {
+    Json(FleetModels { object: "list", data: table(fleet.dispatcher.read(|scheduler| scheduler.nodes())) })
 }
 
 fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {
     let mut models: BTreeMap<String, Vec<ModelOnNode>> = BTreeMap::new();
     for node in nodes {
-        for model in node.models {
+        for model in node.models.iter() {
             let loaded = node.loaded.iter().any(|loaded| loaded.name == model.name);
-            let on_node =
-                ModelOnNode { node: node.name.clone(), digest: model.digest, size_bytes: model.size_bytes, loaded };
-            models.entry(model.name).or_default().push(on_node);
+            let on_node = ModelOnNode {
+                node: node.name.clone(),
+                digest: model.digest.clone(),
+                size_bytes: model.size_bytes,
+                loaded,
+            };
+            models.entry(model.name.clone()).or_default().push(on_node);
         }
     }
     let row = |(name, nodes): (String, Vec<ModelOnNode>)| {
@@ -144,21 +148,22 @@ fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {
     responses(
         (status = 200, description = "Events, as they come.",
             content((serde_json::Value = "text/event-stream"))),
-        openapi::AdminResponses, openapi::NotFoundResponse,
+        answers::AdminResponses, answers::NotFoundResponse,
     ),
 )]
 pub async fn pull(
     _: Admin,
-    inference: Data<Inference>,
+    fleet: Data<FleetContext>,
+    upstream: Data<Upstream>,
     roster: Data<Roster>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<impl Responder, ApiError> {
-    let targets = targets(&inference, &roster, &order.model, order.nodes.as_deref(), false)?;
+    let targets = targets(&fleet, &roster, &order.model, order.nodes.as_deref(), false)?;
     tracing::info!(model = order.model, nodes = targets.len(), "an operator pulls a model");
     let mut pulls: SelectAll<LocalBoxStream<'static, Event>> = SelectAll::new();
     for target in targets {
-        let pulling = inference.upstream.pull(target.endpoint, &order.model);
-        let (catalog, name, id) = (inference.relay.catalog.clone(), target.name, target.id);
+        let pulling = upstream.pull(target.endpoint, &order.model);
+        let (catalog, name, id) = (fleet.catalog.clone(), target.name, target.id);
         let event = move |progress: Result<Progress, String>| {
             if progress.as_ref().is_ok_and(Progress::is_success) {
                 catalog.expect_change(id);
@@ -216,21 +221,22 @@ fn event(node: &str, said: &impl Serialize) -> String {
     responses(
         (status = 200, body = ModelDone),
         (status = 502, description = "At least one node failed.", body = ModelDone),
-        openapi::AdminResponses, openapi::NotFoundResponse,
+        answers::AdminResponses, answers::NotFoundResponse,
     ),
 )]
 pub async fn delete(
     _: Admin,
-    inference: Data<Inference>,
+    fleet: Data<FleetContext>,
+    upstream: Data<Upstream>,
     roster: Data<Roster>,
     model: Path<String>,
     query: Query<NodesQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let nodes: Option<Vec<String>> =
         query.nodes.as_ref().map(|nodes| nodes.split(',').map(|node| node.trim().to_owned()).collect());
-    let targets = targets(&inference, &roster, &model, nodes.as_deref(), true)?;
-    let act = async |target: &Target| inference.upstream.delete_model(&target.endpoint, &model).await;
-    Ok(answer(&inference, &model, "deleted", targets, act).await)
+    let targets = targets(&fleet, &roster, &model, nodes.as_deref(), true)?;
+    let act = async |target: &Target| upstream.delete_model(&target.endpoint, &model).await;
+    Ok(answer(&fleet, &model, "deleted", targets, act).await)
 }
 
 /// Load a model
@@ -242,16 +248,18 @@ pub async fn delete(
     responses(
         (status = 200, body = ModelDone),
         (status = 502, description = "At least one node failed.", body = ModelDone),
-        openapi::AdminResponses, openapi::NotFoundResponse,
+        answers::AdminResponses, answers::NotFoundResponse,
     ),
 )]
 pub async fn load(
     _: Admin,
-    inference: Data<Inference>,
+    fleet: Data<FleetContext>,
+    upstream: Data<Upstream>,
     roster: Data<Roster>,
+    relay: Data<RelaySettings>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<HttpResponse, ApiError> {
-    set_loaded(&inference, &roster, order, true).await
+    set_loaded(&fleet, &upstream, &roster, relay.first_byte(), order, true).await
 }
 
 /// Unload a model
@@ -262,35 +270,38 @@ pub async fn load(
     responses(
         (status = 200, body = ModelDone),
         (status = 502, description = "At least one node failed.", body = ModelDone),
-        openapi::AdminResponses, openapi::NotFoundResponse,
+        answers::AdminResponses, answers::NotFoundResponse,
     ),
 )]
 pub async fn unload(
     _: Admin,
-    inference: Data<Inference>,
+    fleet: Data<FleetContext>,
+    upstream: Data<Upstream>,
     roster: Data<Roster>,
+    relay: Data<RelaySettings>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<HttpResponse, ApiError> {
-    set_loaded(&inference, &roster, order, false).await
+    set_loaded(&fleet, &upstream, &roster, relay.first_byte(), order, false).await
 }
 
 async fn set_loaded(
-    inference: &Inference,
+    fleet: &FleetContext,
+    upstream: &Upstream,
     roster: &Roster,
+    deadline: Duration,
     order: ModelOrder,
     is_wanted: bool,
 ) -> Result<HttpResponse, ApiError> {
-    let targets = targets(inference, roster, &order.model, order.nodes.as_deref(), true)?;
-    let deadline = Duration::from_secs(inference.relay.settings.first_byte_seconds);
+    let targets = targets(fleet, roster, &order.model, order.nodes.as_deref(), true)?;
     let model = order.model.as_str();
-    let act = async |target: &Target| inference.upstream.set_loaded(&target.endpoint, model, is_wanted, deadline).await;
+    let act = async |target: &Target| upstream.set_loaded(&target.endpoint, model, is_wanted, deadline).await;
     let done = if is_wanted { "loaded" } else { "unloaded" };
-    Ok(answer(inference, model, done, targets, act).await)
+    Ok(answer(fleet, model, done, targets, act).await)
 }
 
 /// Does it on every node at once.
 async fn answer(
-    inference: &Inference,
+    fleet: &FleetContext,
     model: &str,
     what: &'static str,
     targets: Vec<Target>,
@@ -302,7 +313,7 @@ async fn answer(
         .into_iter()
         .zip(results)
         .map(|(target, result)| {
-            inference.relay.catalog.expect_change(target.id);
+            fleet.catalog.expect_change(target.id);
             tracing::info!(
                 node = target.name,
                 model,
@@ -319,7 +330,7 @@ async fn answer(
 
 /// The nodes that are named; else all, or those that have the model.
 fn targets(
-    inference: &Inference,
+    fleet: &FleetContext,
     roster: &Roster,
     model: &str,
     names: Option<&[String]>,
@@ -333,7 +344,7 @@ fn targets(
         Some([]) => return Err(ApiError::invalid_field("nodes", "`nodes` names no node.")),
         Some(names) => names.to_vec(),
         None if must_have => {
-            let having = inference.relay.dispatcher.read(|scheduler| scheduler.live_with(model));
+            let having = fleet.dispatcher.read(|scheduler| scheduler.live_with(model));
             listed.iter().filter(|(_, node)| having.contains(&node.id)).map(|(name, _)| name.clone()).collect()
         }
         None => listed.keys().cloned().collect(),
@@ -343,7 +354,7 @@ fn targets(
     }
     let target = |name: String| {
         let id = listed.get(&name).map(|node| node.id);
-        let endpoint = id.and_then(|id| Some((id, inference.relay.fleet.get(id)?)));
+        let endpoint = id.and_then(|id| Some((id, fleet.nodes.get(id)?)));
         let (id, endpoint) = endpoint.ok_or_else(|| ApiError::from(RosterError::Unknown(name.clone())))?;
         Ok(Target { name, id, endpoint })
     };

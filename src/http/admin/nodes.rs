@@ -6,14 +6,14 @@ use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::present;
+use super::given::present;
+use crate::fleet::{Discover, Listed, NodeKind, NodeSettings, Roster, RosterError, Source};
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::models::ModelNames;
-use crate::http::openapi;
+use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
-use crate::relay::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
 use scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
@@ -84,25 +84,31 @@ pub struct LoadedModel {
     context_length: Option<u64>,
     /// Whether that is not what `models.context_length` expects.
     context_drift: bool,
+    /// Of one stream that runs alone there, as learned; null before anything ran on the node.
+    tokens_per_second: Option<f64>,
 }
 
-impl From<Model> for DiskModel {
-    fn from(model: Model) -> Self {
-        Self { name: model.name, size_bytes: model.size_bytes, digest: model.digest }
+impl From<&Model> for DiskModel {
+    fn from(model: &Model) -> Self {
+        Self { name: model.name.clone(), size_bytes: model.size_bytes, digest: model.digest.clone() }
     }
 }
 
 impl LoadedModel {
-    fn new(loaded: Loaded, names: &ModelNames) -> Self {
+    fn new(loaded: Loaded, tokens_per_second: Option<f64>, names: &ModelNames) -> Self {
         let Loaded { name, vram_bytes, context_length } = loaded;
         let expected = names.expected_context(&name);
         let context_drift = context_length.zip(expected).is_some_and(|(length, expected)| length != expected);
-        Self { name, vram_bytes, context_length, context_drift }
+        Self { name, vram_bytes, context_length, context_drift, tokens_per_second }
     }
 }
 
 impl Node {
     fn new(view: NodeView, listed: Option<&Listed>, names: &ModelNames) -> Self {
+        let loaded = |loaded: Loaded| {
+            let speed = view.speeds.get(&loaded.name).copied();
+            LoadedModel::new(loaded, speed, names)
+        };
         Self {
             url: listed.map(|listed| listed.url.clone()).unwrap_or_default(),
             source: listed.map_or(Source::File, |listed| listed.source).as_str(),
@@ -113,8 +119,8 @@ impl Node {
             queue: view.waiting,
             completed: view.completed,
             failed: view.failed,
-            models: view.models.into_iter().map(DiskModel::from).collect(),
-            loaded: view.loaded.into_iter().map(|loaded| LoadedModel::new(loaded, names)).collect(),
+            models: view.models.iter().map(DiskModel::from).collect(),
+            loaded: view.loaded.into_iter().map(loaded).collect(),
             loading: view.loading,
             loads: view.loads,
             tokens_per_second: view.tokens_per_second,
@@ -130,7 +136,7 @@ pub struct AddNode {
     /// `[A-Za-z0-9._-]{1,64}`, unique.
     #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
     name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
+    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
     #[schema(example = "http://10.0.0.7:11434")]
     url: String,
     #[serde(flatten)]
@@ -154,6 +160,18 @@ pub struct NodeFields {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, pattern = "^(off|dns)$")]
     discover: Option<Option<Discover>>,
+    /// `auto`: the node is asked; `ollama`; or `openai`: another server of OpenAI's API.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, pattern = "^(auto|ollama|openai)$")]
+    kind: Option<Option<NodeKind>>,
+    /// Path that answers while an `openai` node is well.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    health_path: Option<Option<String>>,
+    /// Names that models of an `openai` node have here, and their names there.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    aliases: Option<Option<BTreeMap<String, String>>>,
     /// Requests that one loaded model takes at a time; null = learned.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1024)]
@@ -194,6 +212,10 @@ pub struct NodeFields {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, minimum = 1)]
     probe_timeout_ms: Option<Option<u64>>,
+    /// Longest wait for a list of models, seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    listing_timeout_seconds: Option<Option<u64>>,
 }
 
 impl NodeFields {
@@ -203,6 +225,9 @@ impl NodeFields {
             given.into_iter().for_each(|given| *place = given);
         }
         set(&mut node.discover, self.discover.map(|given| given.unwrap_or(base.discover)));
+        set(&mut node.kind, self.kind.map(Option::unwrap_or_default));
+        set(&mut node.health_path, self.health_path);
+        set(&mut node.aliases, self.aliases.map(Option::unwrap_or_default));
         set(&mut node.slots, self.slots);
         set(&mut node.vram_gb, self.vram_gb);
         set(&mut node.api_key, self.api_key);
@@ -213,6 +238,7 @@ impl NodeFields {
         set(&mut node.first_byte_seconds, self.first_byte_seconds);
         set(&mut node.chunk_gap_seconds, self.chunk_gap_seconds);
         set(&mut node.probe_timeout_ms, self.probe_timeout_ms);
+        set(&mut node.listing_timeout_seconds, self.listing_timeout_seconds);
     }
 }
 
@@ -235,7 +261,7 @@ fn done(name: String, done: &'static str) -> NodeDone {
 /// State, load, models on disk and in memory, and the last error of each.
 #[utoipa::path(
     get, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])),
-    responses((status = 200, body = NodeList), openapi::AdminResponses),
+    responses((status = 200, body = NodeList), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) -> Json<NodeList> {
     let listed = roster.list();
@@ -251,7 +277,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) ->
 #[utoipa::path(
     get, path = "/admin/nodes/{name}", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
-    responses((status = 200, body = Node), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = Node), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn retrieve(
     _: Admin,
@@ -274,8 +300,8 @@ pub async fn retrieve(
     post, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])), request_body = AddNode,
     responses(
         (status = 201, body = NodeDone),
-        (status = 409, description = "The name is taken.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::StorageResponse,
+        (status = 409, description = "The name is taken.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::StorageResponse,
     ),
 )]
 pub async fn add(
@@ -298,8 +324,8 @@ pub async fn add(
     params(("name" = String, Path, description = "The node.")),
     responses(
         (status = 200, body = NodeDone),
-        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn change(
@@ -325,8 +351,8 @@ pub async fn change(
     params(("name" = String, Path, description = "The node.")),
     responses(
         (status = 200, body = NodeDone),
-        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = openapi::ErrorBody),
-        openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 409, description = "It is one of gateway.yaml, or was discovered.", body = answers::ErrorBody),
+        answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
@@ -342,7 +368,7 @@ pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Resul
     post, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
     responses(
-        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
@@ -357,7 +383,7 @@ pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result
     post, path = "/admin/nodes/{name}/undrain", tag = "admin", security(("admin_key" = [])),
     params(("name" = String, Path, description = "The node.")),
     responses(
-        (status = 200, body = NodeDone), openapi::AdminResponses, openapi::NotFoundResponse, openapi::StorageResponse,
+        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
 pub async fn undrain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
-use crate::http::openapi;
 use crate::http::ops::Lifecycle;
 use scheduler::{Alternative, Outcome, Scheduler, Step, What};
 
@@ -73,11 +73,15 @@ pub struct Weighed {
     prefill_seconds: f64,
     /// Writing the answer.
     decode_seconds: f64,
+    /// Tokens of the prompt, as estimated.
+    prompt_tokens: u64,
+    /// Of those, the tokens that the node is expected to have in a cache and need not read again.
+    cached_tokens: u64,
 }
 
 impl Weighed {
     fn new(alternative: &Alternative, scheduler: &Scheduler) -> Self {
-        let Alternative { node, kind, wait, load, regret, prefill, decode } = *alternative;
+        let Alternative { node, kind, wait, load, regret, prefill, decode, prompt, cached } = *alternative;
         let rounded = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Self {
             node: scheduler.node_name(node).map(str::to_owned),
@@ -88,6 +92,8 @@ impl Weighed {
             regret_seconds: rounded(regret),
             prefill_seconds: rounded(prefill),
             decode_seconds: rounded(decode),
+            prompt_tokens: prompt as u64,
+            cached_tokens: cached as u64,
         }
     }
 }
@@ -132,6 +138,7 @@ impl StoryStep {
             What::Failed(node, failure) => ("failed", Some(node), None, Some(failure.label().to_owned())),
             What::Refused(reason) => ("refused", None, None, Some(reason.label().to_owned())),
             What::Ended(Outcome::Completed) => ("ended", None, None, Some("completed".to_owned())),
+            What::Ended(Outcome::Rejected) => ("ended", None, None, Some("rejected".to_owned())),
             What::Ended(Outcome::Cancelled) => ("ended", None, None, Some("cancelled".to_owned())),
             What::Ended(Outcome::Failed(failure)) => ("ended", None, None, Some(failure.label().to_owned())),
         };
@@ -155,7 +162,7 @@ fn millis(duration: Duration) -> u64 {
 /// Who waits, in the order of their turns, for what, and how long that is expected to take still.
 #[utoipa::path(
     get, path = "/admin/queue", tag = "admin", security(("admin_key" = [])), params(Limit),
-    responses((status = 200, body = Queue), openapi::AdminResponses),
+    responses((status = 200, body = Queue), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limit>) -> Result<Json<Queue>, ApiError> {
     let most = limit.limit.unwrap_or(100);
@@ -189,7 +196,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
 #[utoipa::path(
     get, path = "/admin/requests/{request_id}", tag = "admin", security(("admin_key" = [])),
     params(("request_id" = String, Path, description = "As in `x-request-id`.")),
-    responses((status = 200, body = RequestStory), openapi::AdminResponses, openapi::NotFoundResponse),
+    responses((status = 200, body = RequestStory), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn explain(
     _: Admin,

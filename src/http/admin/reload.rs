@@ -7,10 +7,10 @@ use actix_web::web::{Data, Json};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::fleet::Changes;
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
-use crate::http::openapi;
-use crate::relay::Changes;
 
 type Reloading = Pin<Box<dyn Future<Output = Result<ReloadReport, String>> + Send>>;
 
@@ -72,7 +72,7 @@ impl ReloadReport {
 /// every one, and changes nothing. Nodes, other names of models and the limits of new users are in force at once.
 #[utoipa::path(
     post, path = "/admin/reload", tag = "admin", security(("admin_key" = [])),
-    responses((status = 200, body = ReloadReport), openapi::AdminResponses),
+    responses((status = 200, body = ReloadReport), answers::AdminResponses),
 )]
 pub async fn reload(_: Admin, reload: Data<Reload>) -> Result<Json<ReloadReport>, ApiError> {
     (reload.0)().await.map(Json).map_err(ApiError::invalid)

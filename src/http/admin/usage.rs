@@ -1,19 +1,22 @@
 //! Who used how much of what? Reports over whole days, as JSON page by page, or all of it as CSV.
+mod label;
 mod table;
 
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Query};
 use serde::{Deserialize, Serialize};
-use time::OffsetDateTime;
+
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, ToSchema};
 
+use self::label::text_of;
+use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
-use crate::http::openapi;
-use crate::http::usage::{PageQuery, bad_cursor, cursor, moment};
+use crate::http::time::moment;
+use crate::http::usage::{PageQuery, bad_cursor, cursor};
 use crate::store::{Dimension, Group, Label, Recorder, Report, Store, Sums};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -170,16 +173,6 @@ impl ReportGroup {
     }
 }
 
-/// A day as a date; anything else is its own name.
-fn text_of(label: &Label) -> String {
-    match label {
-        Label::Day(day) => OffsetDateTime::from_unix_timestamp(i64::from(*day) * DAY_MS / 1000)
-            .map(|moment| moment.date().to_string())
-            .unwrap_or_default(),
-        Label::Name(name) => name.clone(),
-    }
-}
-
 impl ReportQuery {
     fn report(&self) -> Result<Report, ApiError> {
         Ok(Report {
@@ -280,7 +273,7 @@ fn place_of(cursor: &[u8], group_by: &[Dimension]) -> Result<Vec<Label>, ApiErro
         (status = 200, description = "The groups; as CSV with a line of headings, and nothing for null.", content(
             (UsageReport = "application/json"), (String = "text/csv", example = "user_id,requests,…\r\n"),
         )),
-        openapi::AdminResponses, openapi::StorageResponse,
+        answers::AdminResponses, answers::StorageResponse,
     ),
 )]
 pub async fn report(

@@ -2,11 +2,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sea_orm::DbErr;
 use tokio::sync::{mpsc, oneshot};
 
-use super::NotLeased;
-use super::line::Subject;
 use crate::store::access::{Access, Account};
+use crate::store::subject::Subject;
 use limits::{Amounts, Need, wish};
 
 /// Longest that a request waits for a share.
@@ -15,6 +15,20 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const AGAIN: Duration = Duration::from_millis(100);
 /// Requests that may wait for a trade.
 const QUEUE: usize = 1024;
+
+/// Why nothing was leased.
+#[derive(Debug, thiserror::Error)]
+pub enum NotLeased {
+    /// The database cannot be asked.
+    #[error("the database that limits are shared through is away")]
+    Away,
+    /// Another gateway still has all of it.
+    #[error("another gateway does not share its limits yet")]
+    NotShared,
+    /// The database failed.
+    #[error("the database failed: {0}")]
+    Database(#[from] DbErr),
+}
 
 #[derive(Debug)]
 pub(super) struct Ask {

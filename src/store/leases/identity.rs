@@ -4,8 +4,10 @@ use entity::identity::{Column, Entity, Model};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{EntityTrait, IntoActiveModel};
 
+use crate::store::database::Store;
+use crate::store::deadline::within_deadline;
+use crate::store::error::StoreError;
 use crate::store::keys::random_hex;
-use crate::store::{Store, StoreError, within_deadline};
 
 const ONLY_ROW: i32 = 1;
 

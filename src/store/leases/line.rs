@@ -1,46 +1,6 @@
 //! What is traded in one transaction: a line for each user or key.
-use std::sync::Arc;
-
-use crate::store::access::{Account, Key};
-use limits::{Amounts, Claim, Elsewhere, Holding, Ledger, Limits, Moment, Most};
-
-/// Whose limits they are.
-#[derive(Clone, Debug)]
-pub(in crate::store) enum Subject {
-    User(Arc<Account>),
-    Key(Arc<Key>),
-}
-
-pub(super) fn name_of_user(user: &str) -> String {
-    format!("user:{user}")
-}
-
-pub(super) fn name_of_key(id: &str) -> String {
-    format!("key:{id}")
-}
-
-impl Subject {
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::User(account) => name_of_user(account.user().as_str()),
-            Self::Key(key) => name_of_key(key.id()),
-        }
-    }
-
-    pub(super) fn user(&self) -> &str {
-        match self {
-            Self::User(account) => account.user().as_str(),
-            Self::Key(key) => key.account().user().as_str(),
-        }
-    }
-
-    pub(super) fn with<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
-        match self {
-            Self::User(account) => account.with_ledger(act),
-            Self::Key(key) => key.with_ledger(act),
-        }
-    }
-}
+use crate::store::subject::Subject;
+use limits::{Amounts, Claim, Elsewhere, Holding, Limits, Moment, Most};
 
 /// What is traded of one subject, and what came of it.
 #[derive(Debug)]

@@ -25,6 +25,7 @@ impl Node {
         let mut seen = vec![false; self.instances.len()];
         for (index, model) in listed.iter().enumerate() {
             let id = models.meet(&model.name);
+            models.listed(id);
             seen.resize(seen.len().max(id.0 + 1), false);
             seen[id.0] = true;
             changed |= self.list_one(id, model, Listing { all: listed.clone(), index });

@@ -19,7 +19,7 @@ const LEAST_UNCACHED_SHARE: f64 = 0.9;
 impl Node {
     /// The first byte of a request came, which tells how long its prompt took.
     pub(crate) fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
-        self.heard_at = now;
+        (self.heard_at, self.quiet_until) = (now, None);
         let Some(instance) = self.instance_mut(model) else { return };
         instance.slots.began(id, now);
         let Some(running) = instance.find_running(id) else { return };
@@ -38,7 +38,7 @@ impl Node {
 
     /// Tokens of a request came, which tells how fast the node writes.
     pub(crate) fn progressed(&mut self, id: RequestId, model: ModelId, tokens: f64, now: f64, guess: f64) {
-        self.heard_at = now;
+        (self.heard_at, self.quiet_until) = (now, None);
         let others = f64::from(self.in_flight().saturating_sub(1));
         let Some(instance) = self.instance(model) else { return };
         let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);

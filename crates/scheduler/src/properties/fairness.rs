@@ -92,6 +92,7 @@ proptest! {
                     max_output: Some(output),
                     known_output: None,
                     prefixes: Arc::default(),
+                    route: Default::default(),
                     is_stream: true,
                     deadline: Duration::from_secs(1_000_000),
                 }), Duration::ZERO);

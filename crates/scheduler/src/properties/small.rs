@@ -177,6 +177,7 @@ impl World {
             max_output: None,
             known_output: None,
             prefixes: Arc::default(),
+            route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(100_000),
         }));

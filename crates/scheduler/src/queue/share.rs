@@ -13,6 +13,8 @@ use std::{
 use super::{FairQueue, LaneId};
 use crate::{ids::Time, model::ModelId};
 
+/// Of fewer slots than this none is kept: it would be too large a part of them.
+const LEAST_SHARED: usize = 4;
 const ACTIVE: Duration = Duration::from_secs(60);
 
 /// Who used a model of late.
@@ -53,7 +55,7 @@ impl FairQueue {
     /// Whether a user has the share of a model's slots that one may have.
     pub(crate) fn has_its_share(&self, lane: LaneId, model: ModelId, slots: usize, now: Time) -> bool {
         let running = self.lanes[lane.0].running_of.get(&model).copied().unwrap_or(0);
-        let most_kept = slots / 2;
+        let most_kept = if slots < LEAST_SHARED { 0 } else { slots / 2 };
         if most_kept == 0 || running < slots - most_kept {
             return false;
         }

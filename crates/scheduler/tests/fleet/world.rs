@@ -282,6 +282,7 @@ impl<'a> World<'a> {
             max_output: None,
             known_output: (self.policy == Policy::Oracle).then_some(ask.output as u64),
             prefixes: if self.policy == Policy::Forgetful { Arc::default() } else { ask.prefixes.clone() },
+            route: Default::default(),
             is_stream: true,
             deadline: FAR,
         }));

@@ -3,7 +3,7 @@ use actix_web::HttpResponse;
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
-use super::text_of;
+use super::label::text_of;
 use crate::http::error::ApiError;
 use crate::store::{Dimension, Group, Label, Report, Store};
 

@@ -1,0 +1,62 @@
+//! What does a request want of the node?
+
+use std::time::Duration;
+
+use super::Dialect;
+use super::embeddings::Embed;
+use crate::ask::Ask;
+use crate::error::ApiError;
+use crate::options::LoadOptions;
+
+/// What a request wants.
+pub(crate) enum Work {
+    Generate(Generate),
+    /// Load the model.
+    Load(Residence),
+    /// Unload the model once it is idle.
+    Unload(Residence),
+    Embed(Embed),
+}
+
+/// A generation request: what is asked, and how to write the answer.
+pub(crate) struct Generate {
+    pub(crate) ask: Ask,
+    pub(crate) stream: bool,
+    /// Whether an OpenAI stream is to end with its token counts.
+    pub(crate) include_usage: bool,
+    pub(crate) keep_alive: Option<Duration>,
+    /// A mistake in the options is noticed only when the model is to be loaded.
+    pub(crate) options: Result<LoadOptions, ApiError>,
+    /// Whether a prompt that is too long loses its oldest messages.
+    pub(crate) truncates: bool,
+    /// A mistake that the runner notices once the request has its slot.
+    pub(crate) format_error: Option<ApiError>,
+    pub(crate) dialect: Box<dyn Dialect>,
+}
+
+impl Generate {
+    /// For a route that cannot say how the model is to be loaded.
+    pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
+        Self {
+            ask,
+            stream,
+            include_usage: false,
+            keep_alive: None,
+            options: Ok(LoadOptions::default()),
+            truncates: true,
+            format_error: None,
+            dialect,
+        }
+    }
+}
+
+/// A request that only moves a model in or out of memory.
+pub(crate) struct Residence {
+    pub(crate) model: String,
+    pub(crate) keep_alive: Option<Duration>,
+    pub(crate) options: Result<LoadOptions, ApiError>,
+    /// `chat` or `generate`, for the error that an embedding model does not support it.
+    pub(crate) purpose: &'static str,
+    /// The answer once it is done.
+    pub(crate) reply: fn(model: &str, reason: &str) -> String,
+}

@@ -1,0 +1,327 @@
+//! How do requests and the scheduler meet? The shell around the pure core: one short lock, nothing awaited inside.
+//!
+//! A [`Ticket`] lasts from arrival to end. Dropping it, queued or running, tells the core that the request has left, so
+//! that its place or slot is free at once. Decisions about a request reach its worker through a channel of the ticket's
+//! own; decisions about a node's memory go to the loader.
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::errand::Errand;
+use super::load_cost::LoadCost;
+use crate::clock::Clock;
+use scheduler::{
+    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Refusal, RefusalReason,
+    RequestId, Scheduler, Story, Waiting,
+};
+
+/// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
+const WORDS: usize = 8;
+/// Errands under way: at most a load or two unloads for each node.
+const ERRANDS: usize = 4096;
+
+/// A slot on a node.
+#[derive(Clone, Copy, Debug)]
+pub struct Grant {
+    /// Where.
+    pub node: NodeId,
+    /// Counted from 1.
+    pub attempt: u32,
+}
+
+/// What the core says to a request.
+#[derive(Debug)]
+enum Word {
+    Granted(Grant),
+    Refused(Refusal),
+    /// The running attempt is over.
+    Abandoned,
+}
+
+/// Why an attempt is not to go on.
+#[derive(Clone, Copy, Debug)]
+pub enum Interruption {
+    /// Its node fell silent; the request waits again.
+    Abandoned,
+    /// The request is over.
+    Refused(Refusal),
+}
+
+/// The scheduler, shared by every worker and every background task.
+pub struct Dispatcher {
+    core: Mutex<Core>,
+    clock: Clock,
+    /// Wakes the deadline task when its next deadline has moved forward.
+    sooner: Notify,
+}
+
+/// A request that has not ended.
+struct Live {
+    request_id: Uuid,
+    teller: mpsc::Sender<Word>,
+    is_taking: Arc<AtomicBool>,
+    load_cost: Arc<LoadCost>,
+}
+
+struct Core {
+    scheduler: Scheduler,
+    tickets: HashMap<RequestId, Live>,
+    errands: mpsc::Sender<Errand>,
+    /// When the deadline task wakes by itself.
+    armed: Option<Duration>,
+}
+
+impl std::fmt::Debug for Dispatcher {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Dispatcher").finish_non_exhaustive()
+    }
+}
+
+impl Dispatcher {
+    /// A dispatcher over these nodes, none of which is known to be up, and what it wants done to their memory.
+    pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
+        let (errands, wanted) = mpsc::channel(ERRANDS);
+        let scheduler = Scheduler::new(limits, nodes);
+        let core = Core { scheduler, tickets: HashMap::new(), errands, armed: None };
+        (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
+    }
+
+    /// Queues a request, which gets its short id here; it may wait for `patience`.
+    pub(crate) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
+        let (teller, words) = mpsc::channel(WORDS);
+        let is_taking = Arc::new(AtomicBool::new(true));
+        let load_cost = Arc::<LoadCost>::default();
+        let live = Live { request_id, teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
+        let id = short(request_id);
+        self.with(|core, now| {
+            core.tickets.insert(id, live);
+            core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
+        });
+        Ticket { dispatcher: self.clone(), id, words, is_taking, load_cost }
+    }
+
+    /// What is remembered of one of the last requests.
+    pub fn story(&self, request_id: Uuid) -> Option<Story> {
+        self.read(|scheduler| scheduler.story(short(request_id)).cloned())
+    }
+
+    /// The first `most` of those that wait, whoever's turn it is first; and the id that each was given.
+    pub fn waiting(&self, most: usize) -> Vec<(Uuid, Waiting)> {
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = core.scheduler.waiting(most, self.clock.uptime()).into_iter();
+        waiting.filter_map(|waiting| Some((core.tickets.get(&waiting.id)?.request_id, waiting))).collect()
+    }
+
+    /// Tells the core what was seen of a node.
+    pub fn report(&self, event: Event) {
+        self.with(|core, now| core.handle(event, now));
+    }
+
+    /// Looks into the core. What is read may be old by the time it is used: decisions are made inside only.
+    pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
+        look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+    }
+
+    /// Begins with what an earlier run learned, so long ago.
+    pub fn recall(&self, learned: Learned, age: Duration) {
+        self.with(|core, _| core.scheduler.recall(learned, age));
+    }
+
+    /// Lets time pass for the core, until `stop`.
+    pub async fn run_deadlines(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            let wait = self.with(|core, now| {
+                core.armed = core.scheduler.next_deadline();
+                core.armed.map(|deadline| deadline.saturating_sub(now))
+            });
+            let due = async {
+                match wait {
+                    // A millisecond of slack, so that the tick never comes a hair before the deadline.
+                    Some(wait) => tokio::time::sleep(wait + Duration::from_millis(1)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.sooner.notified() => {}
+                () = due => self.with(Core::tick),
+            }
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = act(&mut core, self.clock.uptime());
+        let sooner = match (core.scheduler.next_deadline(), core.armed) {
+            (Some(next), Some(armed)) => next < armed,
+            (next, armed) => next.is_some() && armed.is_none(),
+        };
+        drop(core);
+        if sooner {
+            self.sooner.notify_one();
+        }
+        result
+    }
+}
+
+impl Core {
+    /// Time has passed. Whose client takes nothing is told before.
+    fn tick(&mut self, now: Duration) {
+        let stalled = self.tickets.iter().filter(|(_, live)| !live.is_taking.load(Ordering::Relaxed));
+        let stalled: Vec<RequestId> = stalled.map(|(id, _)| *id).collect();
+        for id in stalled {
+            self.handle(Event::Stalled { id }, now);
+        }
+        self.handle(Event::Tick, now);
+    }
+
+    fn handle(&mut self, event: Event, now: Duration) {
+        for decision in self.scheduler.handle(event, now) {
+            match decision {
+                Decision::Dispatch { id, node, attempt } => self.tell(id, Word::Granted(Grant { node, attempt })),
+                Decision::Refuse { id, refusal } => self.tell(id, Word::Refused(refusal)),
+                Decision::Abandon { id } => self.tell(id, Word::Abandoned),
+                Decision::Load { node, model, cause } => {
+                    let cost = cause.and_then(|id| Some(self.tickets.get(&id)?.load_cost.clone()));
+                    self.send(Errand::Load { node, model, cost });
+                }
+                Decision::Unload { node, model } => self.send(Errand::Unload { node, model }),
+            }
+        }
+    }
+
+    fn tell(&self, id: RequestId, word: Word) {
+        if let Some(live) = self.tickets.get(&id) {
+            // A ticket that is gone is about to say so itself.
+            let _ = live.teller.try_send(word);
+        }
+    }
+
+    fn send(&self, errand: Errand) {
+        if self.errands.try_send(errand).is_err() {
+            tracing::error!("nobody loads models: the loader is gone or stuck");
+        }
+    }
+}
+
+/// A request's id within the core: of a UUIDv7, what is random and the end of the time.
+fn short(request_id: Uuid) -> RequestId {
+    RequestId(request_id.as_u128() as u64)
+}
+
+/// A request's place in the queue and then on a node.
+#[derive(Debug)]
+pub struct Ticket {
+    dispatcher: Arc<Dispatcher>,
+    id: RequestId,
+    words: mpsc::Receiver<Word>,
+    is_taking: Arc<AtomicBool>,
+    load_cost: Arc<LoadCost>,
+}
+
+impl Ticket {
+    /// Waits for a slot. After [`Ticket::failed`] or an [`Interruption::Abandoned`] it waits for the next one.
+    pub(crate) async fn granted(&mut self) -> Result<Grant, Refusal> {
+        loop {
+            match self.words.recv().await {
+                Some(Word::Granted(grant)) => return Ok(grant),
+                Some(Word::Refused(refusal)) => return Err(refusal),
+                // Of an attempt that had failed by itself already.
+                Some(Word::Abandoned) => {}
+                // The core answers every request it was told of, so this is a ticket that was already used up.
+                None => {
+                    let reason = RefusalReason::DeadlinePassed;
+                    return Err(Refusal { reason, retry_after: Duration::from_secs(1) });
+                }
+            }
+        }
+    }
+
+    /// Waits until the running attempt is not to go on.
+    pub(crate) async fn interrupted(&mut self) -> Interruption {
+        std::future::poll_fn(|cx| self.poll_interrupted(cx)).await
+    }
+
+    /// The same, for a body.
+    pub(crate) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
+        match self.words.poll_recv(cx) {
+            Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
+            Poll::Ready(Some(_)) => Poll::Ready(Interruption::Abandoned),
+            Poll::Ready(None) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The attempt failed before any byte reached the client: asks for another.
+    pub(crate) fn failed(&mut self, failure: Failure) {
+        self.dispatcher.report(Event::Failed { id: self.id, failure });
+    }
+
+    /// The node's first byte is here. False if the core has broken the attempt off at the same moment: what came is not
+    /// for the client.
+    pub(crate) fn first_byte(&self, attempt: u32) -> bool {
+        self.dispatcher.with(|core, now| {
+            let goes_on = core.scheduler.runs(self.id, attempt);
+            if goes_on {
+                core.handle(Event::FirstByte { id: self.id }, now);
+            }
+            goes_on
+        })
+    }
+
+    /// How many waited when the request came, and when its first token was expected.
+    pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
+        self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
+            Some(story) => {
+                (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
+            }
+            None => (0, None),
+        })
+    }
+
+    /// How fast the running attempt is expected to be, where that was measured.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.dispatcher.read(|scheduler| scheduler.pace(self.id))
+    }
+
+    /// The time of the loads that the request causes.
+    pub(crate) fn load_cost(&self) -> Arc<LoadCost> {
+        self.load_cost.clone()
+    }
+
+    /// Whether the client takes what there is, rather than having enough for now.
+    pub(crate) fn is_taking(&self, is_taking: bool) {
+        self.is_taking.store(is_taking, Ordering::Relaxed);
+    }
+
+    /// So many tokens have come.
+    pub(crate) fn progress(&self, tokens: u64) {
+        self.dispatcher.report(Event::Progress { id: self.id, tokens });
+    }
+
+    /// It is over, after so many tokens, and this is the verdict on the node. The slot is free when this returns.
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+        self.dispatcher.with(|core, now| {
+            if let Some(tokens) = tokens {
+                core.handle(Event::Progress { id: self.id, tokens }, now);
+            }
+            core.handle(Event::Left { id: self.id, outcome }, now);
+        });
+    }
+}
+
+// Released on drop, so that a client that hangs up frees its place at once. The core knows a request that has left
+// already, and ignores this.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.dispatcher.with(|core, now| {
+            core.tickets.remove(&self.id);
+            core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
+        });
+    }
+}

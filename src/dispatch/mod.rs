@@ -1,0 +1,8 @@
+//! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands that it gives.
+mod dispatcher;
+mod errand;
+mod load_cost;
+
+pub use dispatcher::{Dispatcher, Grant, Interruption, Ticket};
+pub use errand::Errand;
+pub use load_cost::LoadCost;

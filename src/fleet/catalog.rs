@@ -1,0 +1,106 @@
+//! What do the nodes say about their models, in their own words? Kept for clients of Ollama's own API, whose lists carry
+//! more than the scheduler needs.
+use std::collections::BTreeSet;
+
+use dashmap::DashMap;
+use serde_json::Value;
+
+use scheduler::NodeId;
+
+/// The last word of every node, as the probers hear it.
+#[derive(Debug, Default)]
+pub struct Catalog {
+    nodes: DashMap<NodeId, Said>,
+}
+
+#[derive(Debug, Default)]
+struct Said {
+    version: Option<String>,
+    tags: Vec<Value>,
+    loaded: Vec<Value>,
+    /// An operator did something to its models: to be looked at soon.
+    is_stale: bool,
+}
+
+impl Catalog {
+    pub(crate) fn hear_version(&self, node: NodeId, version: String) {
+        self.nodes.entry(node).or_default().version = Some(version);
+    }
+
+    pub(crate) fn hear_tags(&self, node: NodeId, tags: Vec<Value>) {
+        self.nodes.entry(node).or_default().tags = tags;
+    }
+
+    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) {
+        self.nodes.entry(node).or_default().loaded = loaded;
+    }
+
+    /// A node that does not answer has nothing in memory that anybody could use.
+    pub(crate) fn hear_nothing(&self, node: NodeId) {
+        self.nodes.entry(node).or_default().loaded.clear();
+    }
+
+    /// The node's models are about to be others than it said last.
+    pub fn expect_change(&self, node: NodeId) {
+        self.nodes.entry(node).or_default().is_stale = true;
+    }
+
+    /// Whether that is so, asked once.
+    pub(crate) fn take_stale(&self, node: NodeId) -> bool {
+        self.nodes.get_mut(&node).is_some_and(|mut said| std::mem::take(&mut said.is_stale))
+    }
+
+    /// A node left.
+    pub(crate) fn forget(&self, node: NodeId) {
+        self.nodes.remove(&node);
+    }
+
+    /// Every model on a disk, once, as `/api/tags` lists it.
+    pub fn tags(&self) -> Vec<Value> {
+        self.union(|said| &said.tags)
+    }
+
+    /// Every model in a memory, once, as `/api/ps` lists it.
+    pub fn loaded(&self) -> Vec<Value> {
+        self.union(|said| &said.loaded)
+    }
+
+    /// The oldest version: what every node can do.
+    pub fn version(&self) -> Option<String> {
+        let numbers = |version: &str| -> Vec<u64> {
+            version.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse().unwrap_or(0)).collect()
+        };
+        self.nodes.iter().filter_map(|said| said.version.clone()).min_by_key(|version| numbers(version))
+    }
+
+    fn union(&self, list: impl Fn(&Said) -> &Vec<Value>) -> Vec<Value> {
+        let mut nodes: Vec<NodeId> = self.nodes.iter().map(|said| *said.key()).collect();
+        nodes.sort_unstable();
+        let mut names = BTreeSet::new();
+        let mut models = Vec::new();
+        for said in nodes.iter().filter_map(|node| self.nodes.get(node)) {
+            let new = |model: &&Value| model["name"].as_str().is_some_and(|name| names.insert(name.to_owned()));
+            models.extend(list(&said).iter().filter(new).cloned());
+        }
+        models
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_model_of_several_nodes_is_listed_once_and_the_oldest_version_counts() {
+        let catalog = Catalog::default();
+        catalog.hear_tags(NodeId(1), vec![json!({"name": "a", "x": 1}), json!({"name": "b"})]);
+        catalog.hear_tags(NodeId(0), vec![json!({"name": "a", "x": 0})]);
+        catalog.hear_version(NodeId(0), "0.10.1".to_owned());
+        catalog.hear_version(NodeId(1), "0.9.6".to_owned());
+        assert_eq!(catalog.tags(), [json!({"name": "a", "x": 0}), json!({"name": "b"})]);
+        assert_eq!(catalog.version().as_deref(), Some("0.9.6"));
+        assert!(catalog.loaded().is_empty());
+    }
+}

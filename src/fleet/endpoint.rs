@@ -1,0 +1,285 @@
+//! A node's addresses, headers, trust and deadlines, made once of its settings.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use awc::http::Uri;
+use awc::http::header::{HeaderName, HeaderValue};
+use rustls::ClientConfig;
+
+use super::credentials::{headers, trust};
+use super::flaw::Flaw;
+use super::kind::{Kind, NodeKind};
+use super::listing::key_of;
+use super::loads::NodeLoads;
+use super::settings::NodeSettings;
+use protocol::Endpoint;
+use scheduler::NodeSpec;
+
+/// What a node was found to be.
+const UNKNOWN: u8 = 0;
+const OLLAMA: u8 = 1;
+const OPENAI: u8 = 2;
+
+/// A node as the relay speaks to it.
+pub struct NodeEndpoint {
+    /// The configured name.
+    pub name: Arc<str>,
+    /// In the order of [`Endpoint::ALL`].
+    routes: Vec<Uri>,
+    version: Uri,
+    tags: Uri,
+    ps: Uri,
+    show: Uri,
+    pull: Uri,
+    delete: Uri,
+    /// Of a node that is no Ollama.
+    models: Uri,
+    props: Uri,
+    /// Where it says that it is well, as configured.
+    health: Option<Uri>,
+    default_health: Uri,
+    /// As configured.
+    pub(crate) kind: NodeKind,
+    /// What it was found to be.
+    found: AtomicU8,
+    /// Of a node that is no Ollama: what it calls its models, by [`key_of`] their names here.
+    names_there: RwLock<BTreeMap<String, String>>,
+    /// Names here, and there.
+    pub(crate) aliases: BTreeMap<String, String>,
+    /// Credentials and other headers for this node, and for no other.
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// For https: whom the node's certificate must be signed by.
+    tls: Option<Arc<ClientConfig>>,
+    /// Where to connect to, if that is not what the name in the URL resolves to.
+    address: Option<SocketAddr>,
+    connect: Option<Duration>,
+    first_byte: Option<Duration>,
+    chunk_gap: Option<Duration>,
+    probe: Option<Duration>,
+    listing: Option<Duration>,
+    /// What the scheduler is told of it.
+    pub(crate) spec: NodeSpec,
+    /// Who pays for them.
+    pub(crate) loads: Arc<NodeLoads>,
+}
+
+impl fmt::Debug for NodeEndpoint {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("NodeEndpoint").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl NodeEndpoint {
+    /// Reads the files that the settings name.
+    ///
+    /// # Errors
+    /// The first setting that cannot be used.
+    pub fn new(settings: &NodeSettings) -> Result<Self, Flaw> {
+        let base = base_of(settings);
+        let uri = |path: &str| uri(base, path);
+        let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
+        let millis = |millis: Option<u64>| millis.map(Duration::from_millis);
+        Ok(Self {
+            name: settings.name.as_str().into(),
+            routes: Endpoint::ALL.into_iter().map(|endpoint| uri(endpoint.path())).collect::<Result<_, _>>()?,
+            version: uri("/api/version")?,
+            tags: uri("/api/tags")?,
+            ps: uri("/api/ps")?,
+            show: uri("/api/show")?,
+            pull: uri("/api/pull")?,
+            delete: uri("/api/delete")?,
+            models: uri("/v1/models")?,
+            props: uri("/props")?,
+            health: settings.health_path.as_deref().map(|path| health(base, path)).transpose()?,
+            default_health: uri("/health")?,
+            kind: settings.kind,
+            found: AtomicU8::new(UNKNOWN),
+            names_there: RwLock::default(),
+            aliases: settings.aliases.clone(),
+            headers: headers(settings)?,
+            tls: trust(settings)?,
+            address: None,
+            connect: millis(settings.connect_ms),
+            first_byte: seconds(settings.first_byte_seconds),
+            chunk_gap: seconds(settings.chunk_gap_seconds),
+            probe: millis(settings.probe_timeout_ms),
+            listing: seconds(settings.listing_timeout_seconds),
+            spec: settings.spec(),
+            loads: Arc::default(),
+        })
+    }
+
+    /// Everything for which there can be no endpoint.
+    pub(super) fn flaws(settings: &NodeSettings) -> Vec<Flaw> {
+        let base = base_of(settings);
+        let address = uri(base, "/api/version").err();
+        let health = settings.health_path.as_deref().and_then(|path| health(base, path).err());
+        [address, health, headers(settings).err(), trust(settings).err()].into_iter().flatten().collect()
+    }
+
+    /// The same node at this very address; its name in the URL still goes into the `host` header and is what a
+    /// certificate must be for.
+    #[must_use]
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Where a route is on this node.
+    pub fn uri(&self, endpoint: Endpoint) -> &Uri {
+        // The discriminants count from zero in the order of `ALL`.
+        &self.routes[endpoint as usize]
+    }
+
+    pub(crate) fn version_uri(&self) -> &Uri {
+        &self.version
+    }
+
+    pub(crate) fn tags_uri(&self) -> &Uri {
+        &self.tags
+    }
+
+    pub(crate) fn ps_uri(&self) -> &Uri {
+        &self.ps
+    }
+
+    pub(crate) fn show_uri(&self) -> &Uri {
+        &self.show
+    }
+
+    pub(crate) fn pull_uri(&self) -> &Uri {
+        &self.pull
+    }
+
+    pub(crate) fn delete_uri(&self) -> &Uri {
+        &self.delete
+    }
+
+    pub(crate) fn models_uri(&self) -> &Uri {
+        &self.models
+    }
+
+    pub(crate) fn props_uri(&self) -> &Uri {
+        &self.props
+    }
+
+    /// The path that the operator names.
+    pub(crate) fn health_uri(&self) -> Option<&Uri> {
+        self.health.as_ref()
+    }
+
+    /// The path that most servers have.
+    pub(crate) fn default_health_uri(&self) -> &Uri {
+        &self.default_health
+    }
+
+    /// What it is, by the operator's word or as it was found to be; an Ollama until then.
+    pub(crate) fn found_kind(&self) -> Kind {
+        match (self.kind, self.found.load(Ordering::Relaxed)) {
+            (NodeKind::OpenAi, _) | (NodeKind::Auto, OPENAI) => Kind::OpenAi,
+            _ => Kind::Ollama,
+        }
+    }
+
+    /// The same node as before, with other settings: what it is was found out already.
+    pub(super) fn remember(&self, before: &Self) {
+        self.found.store(before.found.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.calls_its_models(before.names_there.read().unwrap_or_else(PoisonError::into_inner).clone());
+    }
+
+    /// The path that a node of its kind is probed by, for people.
+    pub(crate) fn probed_path(&self) -> &str {
+        match self.found_kind() {
+            Kind::Ollama => self.version.path(),
+            Kind::OpenAi => self.health.as_ref().unwrap_or(&self.default_health).path(),
+        }
+    }
+
+    /// Whether it is an Ollama, as far as is known.
+    pub(crate) fn is_ollama(&self) -> bool {
+        self.found_kind() == Kind::Ollama
+    }
+
+    /// It was asked.
+    pub(crate) fn found(&self, kind: Kind) {
+        self.found.store(if kind == Kind::OpenAi { OPENAI } else { OLLAMA }, Ordering::Relaxed);
+    }
+
+    /// The model's name there, where it is another one than here.
+    pub(crate) fn name_there(&self, model: &str) -> Option<String> {
+        if self.is_ollama() {
+            return None;
+        }
+        let names = self.names_there.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&key_of(model)).filter(|named| *named != model).cloned()
+    }
+
+    /// It has listed its models.
+    pub(crate) fn calls_its_models(&self, names: BTreeMap<String, String>) {
+        *self.names_there.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// The headers of every request to this node, and to no other.
+    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
+        self.headers.iter().cloned()
+    }
+
+    pub(crate) fn tls(&self) -> Option<Arc<ClientConfig>> {
+        self.tls.clone()
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// Longest wait for a connection, if not the relay's.
+    pub(crate) fn connect(&self) -> Option<Duration> {
+        self.connect
+    }
+
+    /// Longest wait for the first byte, if not the relay's.
+    pub(crate) fn first_byte(&self) -> Option<Duration> {
+        self.first_byte
+    }
+
+    /// Longest silence within an answer, if not the relay's.
+    pub(crate) fn chunk_gap(&self) -> Option<Duration> {
+        self.chunk_gap
+    }
+
+    /// Longest wait for a listing, if not that of all nodes.
+    pub(crate) fn listing(&self) -> Option<Duration> {
+        self.listing
+    }
+
+    /// Longest wait for a sign of life, if not that of all nodes.
+    pub(crate) fn probe(&self) -> Option<Duration> {
+        self.probe
+    }
+}
+
+/// The URL without what every path begins with: many write `/v1` at the end of the base URL of OpenAI's API.
+fn base_of(settings: &NodeSettings) -> &str {
+    let base = settings.url.trim_end_matches('/');
+    base.strip_suffix("/v1").unwrap_or(base)
+}
+
+fn health(base: &str, path: &str) -> Result<Uri, Flaw> {
+    let flaw = || Flaw::new("health_path", "expected a path such as /health", "");
+    if path.starts_with('/') { uri(base, path).map_err(|_| flaw()) } else { Err(flaw()) }
+}
+
+fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
+    let flaw = |why: String| Flaw::new("url", why, "without a query or credentials");
+    let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
+    let plain = uri.path().ends_with(path) && uri.query().is_none() && uri.host().is_some_and(|host| !host.is_empty());
+    let user_info = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
+    match uri.scheme_str() {
+        Some("http" | "https") if plain && !user_info => Ok(uri),
+        _ => Err(flaw("expected http://HOST:PORT or https://HOST:PORT, and perhaps a path".to_owned())),
+    }
+}

@@ -1,0 +1,271 @@
+//! Is a node there, and what does it have? Asked of every node all the time, by one task a node.
+//!
+//! Two loops: one asks whether the node answers at all, the other what it lists. A slow listing holds up no sign of life.
+//! A node counts as there only once it has listed its models. Whether it also *generates* is judged by the requests
+//! themselves.
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::context::FleetContext;
+use super::endpoint::NodeEndpoint;
+use super::health_settings::HealthSettings;
+use super::inquiry::{Inquiry, Sign};
+use super::kind::Kind;
+use super::upstream::{AskError, Upstream};
+use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
+
+/// Watches one node.
+#[derive(Debug)]
+pub struct Prober {
+    node: NodeId,
+    context: FleetContext,
+    settings: HealthSettings,
+    upstream: Upstream,
+    state: State,
+}
+
+/// What the two loops tell each other.
+#[derive(Debug, Default)]
+struct State {
+    /// Where it was found last; it may be spoken to in another way by now.
+    endpoint: RefCell<Option<Arc<NodeEndpoint>>>,
+    sign: RefCell<Sign>,
+    version: RefCell<Option<String>>,
+    /// It answered the last time.
+    answers: Cell<bool>,
+    /// It has listed its models since it last came back.
+    is_listed: Cell<bool>,
+    /// Counts its returns: a listing that was asked for before one says nothing of the time after it.
+    returns: Cell<u64>,
+    came_back: Notify,
+    /// Of a node that is no Ollama: what it offers, which is all in its memory.
+    offered: RefCell<Vec<Loaded>>,
+    /// The slots that the node told of.
+    slots: Cell<Option<u32>>,
+}
+
+/// When the node was last asked for its lists.
+#[derive(Debug, Default)]
+struct Asked {
+    listed: Option<Duration>,
+    looked: Option<Duration>,
+}
+
+impl Prober {
+    /// A prober that has seen nothing yet; `None` where the node has left already.
+    pub fn new(node: NodeId, context: &FleetContext, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
+        context.nodes.get(node)?;
+        Some(Self { node, context: context.clone(), settings, upstream, state: State::default() })
+    }
+
+    /// Asks again and again, until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.keep_probing() => {}
+            () = self.keep_listing() => {}
+        }
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.settings.probe_interval_ms)
+    }
+
+    fn report(&self, event: Event) {
+        self.context.dispatcher.report(event);
+    }
+
+    /// The way to the node as it is configured now; `None` once it has left.
+    fn inquiry(&self) -> Option<Inquiry> {
+        let endpoint = self.context.nodes.get(self.node)?;
+        let mut known = self.state.endpoint.borrow_mut();
+        if !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &endpoint)) {
+            // Its kind may be another one now.
+            self.state.sign.replace(Sign::Unknown);
+            // The scheduler was told of its settings anew.
+            self.state.slots.set(None);
+            *known = Some(endpoint.clone());
+        }
+        let probe_timeout = endpoint.probe().unwrap_or(Duration::from_millis(self.settings.probe_timeout_ms));
+        let listing_timeout = endpoint.listing().unwrap_or(Duration::from_secs(self.settings.listing_timeout_seconds));
+        Some(Inquiry { upstream: self.upstream.clone(), endpoint, probe_timeout, listing_timeout })
+    }
+
+    // Whether it is there.
+
+    async fn keep_probing(&self) {
+        while let Some(inquiry) = self.inquiry() {
+            self.probe(&inquiry).await;
+            tokio::time::sleep(self.interval()).await;
+        }
+    }
+
+    async fn probe(&self, inquiry: &Inquiry) {
+        let (clock, name) = (self.context.clock, &inquiry.endpoint.name);
+        let asked = clock.uptime();
+        let sign = self.state.sign.borrow().clone();
+        let was_unknown = sign == Sign::Unknown;
+        let alive = inquiry.is_alive(sign).await;
+        let heard = clock.now();
+        self.context.metrics.probed(name, heard.uptime.saturating_sub(asked), heard.unix_ms);
+        match alive {
+            Ok(alive) => {
+                self.state.sign.replace(alive.sign);
+                if was_unknown {
+                    self.found(inquiry);
+                }
+                self.hear_version(inquiry, alive.version);
+                if !self.state.answers.replace(true) {
+                    self.state.returns.set(self.state.returns.get() + 1);
+                    self.state.came_back.notify_one();
+                }
+                if self.state.is_listed.get() {
+                    self.report(Event::Answered { node: self.node });
+                }
+            }
+            // It was not asked.
+            Err(AskError::Starved) => {
+                tracing::warn!(node = &**name, "a node could not be probed: the gateway has no file descriptors left");
+            }
+            Err(error) => {
+                self.state.answers.set(false);
+                self.state.sign.replace(Sign::Unknown);
+                self.went_silent(format!("{}: {error}", inquiry.endpoint.probed_path()));
+            }
+        }
+    }
+
+    /// A node that comes back may have other models than before.
+    fn went_silent(&self, error: String) {
+        self.state.is_listed.set(false);
+        self.context.catalog.hear_nothing(self.node);
+        self.report(Event::Silent { node: self.node, error });
+    }
+
+    /// What the node is, is known.
+    fn found(&self, inquiry: &Inquiry) {
+        let kind = inquiry.endpoint.found_kind();
+        self.report(Event::Routes { node: self.node, routes: kind.routes() });
+        if kind == Kind::Ollama && !inquiry.endpoint.aliases.is_empty() {
+            tracing::warn!(
+                node = &*inquiry.endpoint.name,
+                "the node is an Ollama, whose models have no `aliases` of their own; use `models.aliases`"
+            );
+        }
+    }
+
+    fn hear_version(&self, inquiry: &Inquiry, version: Option<String>) {
+        let Some(version) = version else { return };
+        let before = self.state.version.replace(Some(version.clone()));
+        if before.is_some_and(|before| before != version) {
+            // What the old one did not have, the new one may.
+            self.report(Event::Routes { node: self.node, routes: inquiry.endpoint.found_kind().routes() });
+        }
+        self.context.catalog.hear_version(self.node, version);
+    }
+
+    // What it has.
+
+    async fn keep_listing(&self) {
+        let mut asked = Asked::default();
+        loop {
+            tokio::select! {
+                () = self.state.came_back.notified() => asked = Asked::default(),
+                () = tokio::time::sleep(self.interval()) => {}
+            }
+            let Some(inquiry) = self.inquiry() else { return };
+            if self.state.answers.get() {
+                self.list(&inquiry, &mut asked).await;
+            }
+        }
+    }
+
+    /// Asks for what is due.
+    async fn list(&self, inquiry: &Inquiry, asked: &mut Asked) {
+        let (node, returns) = (self.node, self.state.returns.get());
+        let now = self.context.clock.uptime();
+        let is_due =
+            |last: Option<Duration>, seconds| last.is_none_or(|last| now >= last + Duration::from_secs(seconds));
+        let is_stale = self.context.catalog.take_stale(node);
+        let is_needed = is_stale || !self.state.is_listed.get();
+        let lists = is_needed || is_due(asked.listed, self.settings.models_interval_seconds);
+        let looks = is_needed || is_due(asked.looked, self.settings.loaded_interval_seconds);
+        let models = async { if lists { Some(self.models(inquiry).await) } else { None } };
+        let loaded = async { if looks { Some(self.loaded(inquiry).await) } else { None } };
+        let (models, loaded) = match inquiry.endpoint.found_kind() {
+            Kind::Ollama => join(models, loaded).await,
+            // What it has in memory is what it offers.
+            Kind::OpenAi => (models.await, loaded.await),
+        };
+        let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
+        match models {
+            Some(Ok(models)) => self.report(Event::Listed { node, models: models.into() }),
+            Some(Err(error)) if !self.state.is_listed.get() => {
+                return self.went_silent(format!("the list of models: {error}"));
+            }
+            Some(Err(error)) => warn(error, "the models could not be listed"),
+            None => {}
+        }
+        match loaded {
+            Some(Ok(loaded)) => self.report(Event::Resident { node, loaded }),
+            Some(Err(error)) => warn(error, "the loaded models could not be listed"),
+            None => {}
+        }
+        asked.listed = if lists { Some(now) } else { asked.listed };
+        asked.looked = if looks { Some(now) } else { asked.looked };
+        let is_new = !self.state.is_listed.get() && self.state.answers.get();
+        if is_new && self.state.returns.get() == returns {
+            self.state.is_listed.set(true);
+            self.report(Event::Answered { node });
+        }
+    }
+
+    async fn models(&self, inquiry: &Inquiry) -> Result<Vec<Model>, String> {
+        let listing = inquiry.models().await?;
+        self.tell_skipped(inquiry, listing.skipped);
+        if inquiry.endpoint.found_kind() == Kind::OpenAi {
+            let offered = |model: &Model| Loaded { name: model.name.clone(), vram_bytes: 0, context_length: None };
+            self.state.offered.replace(listing.entries.iter().map(offered).collect());
+            inquiry.endpoint.calls_its_models(listing.names_there);
+            self.context.catalog.hear_loaded(self.node, listing.said.clone());
+            self.hear_slots(inquiry).await;
+        }
+        self.context.catalog.hear_tags(self.node, listing.said);
+        Ok(listing.entries)
+    }
+
+    async fn loaded(&self, inquiry: &Inquiry) -> Result<Vec<Loaded>, String> {
+        if inquiry.endpoint.found_kind() == Kind::OpenAi {
+            return Ok(self.state.offered.borrow().clone());
+        }
+        let listing = inquiry.loaded().await?;
+        self.tell_skipped(inquiry, listing.skipped);
+        self.context.catalog.hear_loaded(self.node, listing.said);
+        Ok(listing.entries)
+    }
+
+    fn tell_skipped(&self, inquiry: &Inquiry, skipped: usize) {
+        if skipped > 0 {
+            let name = &inquiry.endpoint.name;
+            self.context.metrics.listing_skipped(name, skipped as u64);
+            tracing::debug!(node = &**name, skipped, "entries of a node's list cannot be used");
+        }
+    }
+
+    /// Where the operator does not say how many slots a node has, it may.
+    async fn hear_slots(&self, inquiry: &Inquiry) {
+        let spec = &inquiry.endpoint.spec;
+        if spec.slots.is_some() {
+            return;
+        }
+        let slots = inquiry.slots().await;
+        if slots.is_some() && self.state.slots.replace(slots) != slots {
+            self.report(Event::NodeChanged { node: self.node, spec: NodeSpec { slots, ..spec.clone() } });
+        }
+    }
+}

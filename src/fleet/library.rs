@@ -1,0 +1,177 @@
+//! What operators do with the models of a node: pull, delete, load, unload. With requests of the gateway's own, past the
+//! queue: none of them takes a slot.
+use std::sync::Arc;
+use std::time::Duration;
+
+use awc::ClientResponse;
+use awc::http::StatusCode;
+use bytes::BytesMut;
+use futures_util::stream::{self, Stream};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::endpoint::NodeEndpoint;
+use super::kind::Kind;
+use super::upstream::{Upstream, next_chunk, read_answer};
+use protocol::{Endpoint, message_of};
+
+/// Longest silence while a model comes: checking the digest of a large one takes minutes, without a word.
+const PULL_PATIENCE: Duration = Duration::from_secs(600);
+/// Longest wait for a model to be deleted or unloaded.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest line of progress.
+const MAX_LINE: usize = 64 * 1024;
+/// As much of an error body as is read.
+const MAX_ERROR: usize = 64 * 1024;
+
+/// One line of a pull, as Ollama words it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Such as `pulling manifest`, `pulling dde5aa3fc5ff`, `success`.
+    pub status: String,
+    /// The layer that comes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Its size in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total: Option<u64>,
+    /// Bytes of it that are here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub completed: Option<u64>,
+}
+
+impl Progress {
+    /// Whether the whole model is here.
+    pub fn is_success(&self) -> bool {
+        self.status == "success"
+    }
+}
+
+impl Upstream {
+    /// Has a node pull a model: its progress, of which the last is a success or an error. Dropping the stream ends the
+    /// pull; what has come of it stays on the node.
+    pub fn pull(&self, node: Arc<NodeEndpoint>, model: &str) -> impl Stream<Item = Result<Progress, String>> + use<> {
+        let (upstream, body) = (self.clone(), json!({"model": model, "stream": true}));
+        let begin = async move { upstream.order(&node, node.pull_uri(), "POST", &body, PULL_PATIENCE).await };
+        let start = Pull::Beginning(Box::pin(begin));
+        stream::unfold(start, |pull| async move {
+            let mut lines = match pull {
+                Pull::Ended => return None,
+                Pull::Running(lines) => lines,
+                Pull::Beginning(begin) => match begin.await {
+                    Ok(response) => Lines { response, held: BytesMut::new() },
+                    Err(error) => return Some((Err(error), Pull::Ended)),
+                },
+            };
+            match lines.next().await {
+                Ok(progress) if progress.is_success() => Some((Ok(progress), Pull::Ended)),
+                Ok(progress) => Some((Ok(progress), Pull::Running(lines))),
+                Err(error) => Some((Err(error), Pull::Ended)),
+            }
+        })
+    }
+
+    /// Has a node delete a model from its disk.
+    ///
+    /// # Errors
+    /// Why it is still there.
+    pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
+        let body = json!({ "model": model });
+        self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
+    }
+
+    /// Has a node bring a model into its memory, within `deadline`; or take it out.
+    ///
+    /// # Errors
+    /// Why it is not done.
+    pub async fn set_loaded(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        model: &str,
+        is_wanted: bool,
+        deadline: Duration,
+    ) -> Result<(), String> {
+        let mut generate = json!({"model": model, "stream": false});
+        let mut embed = json!({"model": model, "input": ""});
+        if !is_wanted {
+            (generate["keep_alive"], embed["keep_alive"]) = (0.into(), 0.into());
+        }
+        let deadline = if is_wanted { deadline } else { PATIENCE };
+        let asked = async |endpoint, body: &Value| {
+            let mut response = self.order(node, node.uri(endpoint), "POST", body, deadline).await?;
+            read_answer(&mut response, PATIENCE).await.map(drop).map_err(|error| error.detail)
+        };
+        match asked(Endpoint::Generate, &generate).await {
+            // A model that only embeds is asked in its own way.
+            Err(error) if error.contains("does not support generate") => asked(Endpoint::Embed, &embed).await,
+            result => result,
+        }
+    }
+
+    async fn order(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        uri: &awc::http::Uri,
+        method: &str,
+        body: &Value,
+        deadline: Duration,
+    ) -> Result<ClientResponse, String> {
+        if node.found_kind() == Kind::OpenAi {
+            return Err("the node is no Ollama: what it loads and keeps is set up there".to_owned());
+        }
+        let sending = self.request(node, uri, method)?.send_json(body);
+        let late = |_| format!("no answer within {} s", deadline.as_secs());
+        let sent = tokio::time::timeout(deadline, sending).await.map_err(late)?;
+        let mut response = sent.map_err(|error| error.to_string())?;
+        self.give_up_pool_after(node, &response);
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let body = tokio::time::timeout(PATIENCE, response.body().limit(MAX_ERROR)).await;
+        let said = body.ok().and_then(Result::ok).and_then(|body| message_of(&body));
+        Err(said.unwrap_or_else(|| format!("status {}", response.status().as_u16())))
+    }
+}
+
+type Beginning = std::pin::Pin<Box<dyn Future<Output = Result<ClientResponse, String>>>>;
+
+enum Pull {
+    Beginning(Beginning),
+    Running(Lines),
+    Ended,
+}
+
+/// The lines of a pull.
+struct Lines {
+    response: ClientResponse,
+    held: BytesMut,
+}
+
+impl Lines {
+    async fn next(&mut self) -> Result<Progress, String> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Line {
+            Failed { error: String },
+            Progressed(Progress),
+        }
+        loop {
+            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
+                let line = self.held.split_to(end + 1);
+                return match serde_json::from_slice(&line) {
+                    Ok(Line::Progressed(progress)) => Ok(progress),
+                    Ok(Line::Failed { error }) => Err(error),
+                    Err(_) if line.trim_ascii().is_empty() => continue,
+                    Err(_) => Err("the node's progress cannot be read".to_owned()),
+                };
+            }
+            if self.held.len() > MAX_LINE {
+                return Err("the node's progress cannot be read".to_owned());
+            }
+            match next_chunk(&mut self.response, PULL_PATIENCE).await.map_err(|error| error.detail)? {
+                Some(chunk) => self.held.extend_from_slice(&chunk),
+                None => return Err("the node ended the pull before its success".to_owned()),
+            }
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What are the nodes, and how are they spoken to? The keeper of the nodes, the probes that watch them, the client that asks
+//! them, and the errands done to their memory and disks.
+mod catalog;
+mod check;
+mod connector;
+mod context;
+mod credentials;
+mod discovery;
+mod endpoint;
+mod flaw;
+mod health;
+mod health_settings;
+mod inquiry;
+mod kind;
+mod library;
+mod listing;
+mod loader;
+mod loads;
+mod nodes;
+mod roster;
+mod settings;
+mod sources;
+mod upstream;
+mod verdict;
+mod watchers;
+
+pub use catalog::Catalog;
+pub use context::FleetContext;
+pub use discovery::Resolver;
+pub use endpoint::NodeEndpoint;
+pub use flaw::Flaw;
+pub use health::Prober;
+pub use health_settings::HealthSettings;
+pub use kind::NodeKind;
+pub(crate) use kind::route_of;
+pub use library::Progress;
+pub use loader::{LoadTerms, Loader};
+pub use nodes::Fleet;
+pub use roster::{Changes, Listed, Roster, RosterError};
+pub use settings::{Discover, NodeSettings};
+pub use sources::Source;
+pub use upstream::{AttemptError, Head, Upstream};
+pub(crate) use upstream::{Question, cut_short, next_chunk, read_answer};
+pub(crate) use verdict::{Asked, Evidence, Verdict, judge};
+pub use watchers::{Watch, Watchers};

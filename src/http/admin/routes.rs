@@ -1,0 +1,57 @@
+//! Which handler answers which of the operator's paths?
+use actix_web::web::{self, ServiceConfig};
+
+use super::{keys, limits, models, nodes, queue, reload, usage, users};
+use crate::http::resource::{get, post, resource};
+
+pub(in crate::http) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(
+            resource("/admin/users", "GET, POST")
+                .route(web::get().to(users::list))
+                .route(web::post().to(users::create)),
+        )
+        .service(
+            resource("/admin/users/{id}", "GET, DELETE")
+                .route(web::get().to(users::retrieve))
+                .route(web::delete().to(users::delete)),
+        )
+        .service(
+            resource("/admin/users/{id}/keys", "GET, POST")
+                .route(web::get().to(keys::list))
+                .route(web::post().to(keys::create)),
+        )
+        .service(
+            resource("/admin/users/{id}/keys/{key_id}", "PATCH, DELETE")
+                .route(web::patch().to(keys::change))
+                .route(web::delete().to(keys::revoke)),
+        )
+        .service(post("/admin/users/{id}/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
+        .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
+        .service(get("/admin/usage").route(web::get().to(usage::report)))
+        .service(
+            resource("/admin/users/{id}/limits", "GET, PUT")
+                .route(web::get().to(limits::retrieve))
+                .route(web::put().to(limits::change)),
+        )
+        .service(get("/admin/queue").route(web::get().to(queue::list)))
+        .service(get("/admin/requests/{request_id}").route(web::get().to(queue::explain)))
+        .service(
+            resource("/admin/nodes", "GET, POST").route(web::get().to(nodes::list)).route(web::post().to(nodes::add)),
+        )
+        .service(
+            resource("/admin/nodes/{name}", "GET, PATCH, DELETE")
+                .route(web::get().to(nodes::retrieve))
+                .route(web::patch().to(nodes::change))
+                .route(web::delete().to(nodes::remove)),
+        )
+        .service(post("/admin/nodes/{name}/drain").route(web::post().to(nodes::drain)))
+        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(nodes::undrain)))
+        .service(get("/admin/models").route(web::get().to(models::list)))
+        .service(post("/admin/models/pull").route(web::post().to(models::pull)))
+        .service(post("/admin/models/load").route(web::post().to(models::load)))
+        .service(post("/admin/models/unload").route(web::post().to(models::unload)))
+        // A model's name may hold slashes.
+        .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)))
+        .service(post("/admin/reload").route(web::post().to(reload::reload)));
+}

@@ -1,0 +1,102 @@
+//! Which model does a client mean by a name?
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::AllowedModels;
+use protocol::ModelName;
+use scheduler::Scheduler;
+
+/// Other names for models, and substitutes for missing ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModelNames {
+    /// Other names that clients may use: `{gpt-4o-mini: llama3.2}`. Default none.
+    pub aliases: BTreeMap<String, String>,
+    /// Models to use instead, in this order, when no node has the requested one:
+    /// `{llama3.1: [llama3.2, llama3.2:1b]}`. Default none.
+    pub fallbacks: BTreeMap<String, Vec<String>>,
+    /// Context that each model should be loaded with, tokens: `{llama3.2: 8192}`. The gateway never sends it, since
+    /// that would reload the model: set `OLLAMA_CONTEXT_LENGTH` on the nodes. A node that differs shows
+    /// `context_drift` in `GET /admin/nodes`. Default none.
+    pub context_length: BTreeMap<String, u64>,
+}
+
+impl ModelNames {
+    /// The model to use for `asked`: it, or the first that stands in for it, of those that nodes list.
+    ///
+    /// A key that is for another name of a model is for what that name means, stand-ins included. A stand-in that it is
+    /// not for is passed over; a model that is there and that it is not for is not replaced.
+    pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
+        let alias = self.alias_of(asked);
+        let meant = alias.map_or(asked, String::as_str);
+        let by_alias = alias.is_some() && allowed.is_some_and(|allowed| allowed.allow(asked));
+        let may = |listed: &str| by_alias || allowed.is_none_or(|allowed| allowed.allow(listed));
+        let instead = self.fallbacks.get(meant).into_iter().flatten().map(String::as_str);
+        let mut meaning = Meaning::Unknown;
+        for asked_for in std::iter::once(meant).chain(instead) {
+            let Some((name, listed)) = find_listed(asked_for, scheduler) else { continue };
+            if may(listed) {
+                return Meaning::Model(Resolved { name: name.into(), listed: listed.into() });
+            }
+            meaning = Meaning::Forbidden;
+            if asked_for == meant {
+                break;
+            }
+        }
+        meaning
+    }
+
+    /// The model that is meant by another name, in any spelling of it.
+    pub(super) fn alias_of(&self, asked: &str) -> Option<&String> {
+        let spelled = || self.aliases.iter().find(|(alias, _)| ModelName::same(alias, asked)).map(|(_, model)| model);
+        self.aliases.get(asked).or_else(spelled)
+    }
+
+    /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
+    pub fn expected_context(&self, listed: &str) -> Option<u64> {
+        let bare = listed.strip_suffix(":latest");
+        self.context_length.get(listed).or_else(|| self.context_length.get(bare?)).copied()
+    }
+
+    /// The other names that mean a model some node lists, each with that model's own.
+    pub fn listed_aliases(&self, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
+        let listed = |alias: &String| match self.resolve(alias, allowed, scheduler) {
+            Meaning::Model(found) => Some((alias.clone(), found.listed)),
+            Meaning::Forbidden | Meaning::Unknown => None,
+        };
+        self.aliases.keys().filter_map(listed).collect()
+    }
+}
+
+/// The model of this name, in any spelling: the name to ask a node for, and the one that it lists. The client's own spelling
+/// is kept where the scheduler knows it.
+pub(super) fn find_listed<'a>(name: &'a str, scheduler: &'a Scheduler) -> Option<(&'a str, &'a str)> {
+    if let Some(model) = scheduler.find_model(name) {
+        return Some((name, &model.name));
+    }
+    let listed = scheduler.models().into_iter().map(|model| model.name.as_str());
+    let listed = listed.into_iter().find(|listed| ModelName::same(listed, name))?;
+    Some((listed, listed))
+}
+
+/// What a name means to a key.
+#[derive(Clone, Debug)]
+pub enum Meaning {
+    /// This model.
+    Model(Resolved),
+    /// One that the key is not for.
+    Forbidden,
+    /// None that a node lists.
+    Unknown,
+}
+
+/// A model that some node lists.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The name to ask a node for.
+    pub name: Arc<str>,
+    /// The name as a node lists it.
+    pub listed: Arc<str>,
+}

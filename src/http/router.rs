@@ -1,0 +1,61 @@
+//! Which handler answers which path?
+use actix_web::HttpRequest;
+use actix_web::web::{self, ServiceConfig};
+
+use super::error::ApiError;
+use super::resource::{get, post, readable};
+use super::{admin, docs, inference, models, native, ops, usage};
+
+/// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
+pub fn routes(config: &mut ServiceConfig) {
+    let invalid = |error: &dyn std::fmt::Display| ApiError::invalid(error.to_string());
+    config
+        .app_data(web::QueryConfig::default().error_handler(move |error, _| invalid(&error).into()))
+        .app_data(
+            web::PathConfig::default()
+                .error_handler(|_, _| ApiError::not_found("There is nothing at this path.").into()),
+        )
+        .service(post("/v1/chat/completions").route(web::post().to(inference::chat_completions)))
+        .service(post("/v1/completions").route(web::post().to(inference::completions)))
+        .service(post("/v1/embeddings").route(web::post().to(inference::embeddings)))
+        .service(post("/v1/responses").route(web::post().to(inference::responses)))
+        .service(post("/v1/messages").route(web::post().to(inference::messages)))
+        .service(post("/api/chat").route(web::post().to(inference::chat)))
+        .service(post("/api/generate").route(web::post().to(inference::generate)))
+        .service(post("/api/embed").route(web::post().to(inference::embed)))
+        .service(post("/api/embeddings").route(web::post().to(inference::embed_one)))
+        .service(readable("/api/tags", native::tags))
+        .service(get("/api/ps").route(web::get().to(native::ps)))
+        .service(readable("/api/version", native::version))
+        .service(post("/api/show").route(web::post().to(native::show)))
+        .configure(refused)
+        .service(get("/v1/models").route(web::get().to(models::list)))
+        // A model's name may hold slashes.
+        .service(get("/v1/models/{id:.+}").route(web::get().to(models::retrieve)))
+        .service(get("/v1/usage").route(web::get().to(usage::own_rows)))
+        .service(get("/v1/usage/summary").route(web::get().to(usage::own_summary)))
+        .configure(admin::routes)
+        .service(readable("/", ops::root))
+        .service(readable("/health", ops::health))
+        .service(readable("/health/live", ops::live))
+        .service(readable("/health/ready", ops::ready))
+        .service(get("/metrics").route(web::get().to(ops::metrics)))
+        .configure(docs::routes)
+        .default_service(web::to(unknown_path));
+}
+
+/// What a client may well ask for and gets a clear no to, whatever the method.
+fn refused(config: &mut ServiceConfig) {
+    for path in ["pull", "push", "create", "copy", "delete", "blobs/{digest}"] {
+        config.service(web::resource(format!("/api/{path}")).default_service(web::to(native::managed)));
+    }
+    for path in ["transcriptions", "translations", "speech"] {
+        config.service(web::resource(format!("/v1/audio/{path}")).default_service(web::to(inference::unmetered_audio)));
+    }
+}
+
+async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
+    let method = request.method();
+    let meant = protocol::likely(request.path()).map(|route| format!(" Did you mean {route}?")).unwrap_or_default();
+    Err(ApiError::not_found(format!("There is nothing at this path ({method}).{meant} GET /docs lists what there is.")))
+}

@@ -1,0 +1,68 @@
+//! What do the columns of users and keys mean to the request path, and the other way around?
+use entity::{key, key_digest, user};
+
+use super::access::{AllowedModels, KeySpec, Terms, UserId};
+use super::directory::{KeyEntry, SecretEntry, UserEntry};
+use super::keys::{KeyDigest, Peppers, SecretEnd};
+use limits::Limits;
+
+/// `None` where the name cannot be one.
+pub(super) fn user_entry(row: &user::Model) -> Option<UserEntry> {
+    Some(UserEntry { user: UserId::parse(&row.id)?, created_at_ms: row.created_at_ms, terms: terms_of(row) })
+}
+
+pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {
+    KeyEntry {
+        id: &row.id,
+        user: &row.user_id,
+        created_at_ms: row.created_at_ms,
+        last_used_ms: row.last_used_ms,
+        spec: spec_of(row),
+    }
+}
+
+/// `None` where the digest has another length.
+pub(super) fn secret_entry(row: &key_digest::Model, peppers: &Peppers) -> Option<SecretEntry> {
+    let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
+    let end = SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms };
+    Some(SecretEntry { end, is_foreign: !peppers.knows(row.pepper.as_deref()) })
+}
+
+fn terms_of(row: &user::Model) -> Terms {
+    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+    Terms { limits, weight: row.weight_millis.max(1) as f64 / 1000.0 }
+}
+
+fn spec_of(row: &key::Model) -> KeySpec {
+    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+    let allowed_models = row.allowed_models.as_deref().map(|names| {
+        // A list that cannot be read allows nothing, rather than everything.
+        AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
+    });
+    KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
+}
+
+pub(super) fn to_millis(weight: f64) -> i64 {
+    // Between 0.001 and 1000: the door checks that.
+    ((weight * 1000.0).round() as i64).max(1)
+}
+
+fn limits_of(
+    requests_per_minute: Option<i64>,
+    tokens_per_minute: Option<i64>,
+    tokens_per_day: Option<i64>,
+    max_concurrency: Option<i64>,
+) -> Limits {
+    let small = |limit: i64| u32::try_from(limit.max(0)).unwrap_or(u32::MAX);
+    let large = |limit: i64| u64::try_from(limit).unwrap_or(0);
+    Limits {
+        requests_per_minute: requests_per_minute.map(small),
+        tokens_per_minute: tokens_per_minute.map(large),
+        tokens_per_day: tokens_per_day.map(large),
+        max_concurrency: max_concurrency.map(small),
+    }
+}
+
+pub(super) fn to_i64(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,210 @@
+//! How is the database opened, brought up to date and closed?
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use migration::Migrator;
+use sea_orm::sqlx::Connection;
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait};
+use sea_orm_migration::MigratorTrait;
+
+use super::deadline::{STATEMENT_DEADLINE, within, within_deadline};
+use super::error::StoreError;
+use super::local::{self, Local};
+use super::running;
+use super::settings::DatabaseSettings;
+use super::transactions::begin_patiently;
+
+/// Longest wait for a schema change, which may have to read every row.
+const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
+/// Longest wait at the start for a Postgres that is away, if there is a copy of users and keys to start with.
+const START_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for a connection to recover after a statement on it was abandoned.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The numbers of the advisory locks that gateways on one Postgres take. Locks on the subjects of leases are hashes of
+/// their names, far from these.
+pub(super) mod locks {
+    /// Held while the schema changes.
+    pub(in crate::store) const MIGRATION: i64 = 0x6f6c_6c61_6d61;
+    /// Held while it is decided which gateways are alive.
+    pub(in crate::store) const GATEWAYS: i64 = 0x6f6c_6c61_6d62;
+    /// Held while old rows are deleted.
+    pub(in crate::store) const SWEEP: i64 = 0x6f6c_6c61_6d63;
+}
+
+/// An open database with the current schema. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// What users, keys and reports are read from: the SQLite file, or Postgres.
+    pub(super) db: DatabaseConnection,
+    pub(super) local: Local,
+    /// Whether the schema of `db` is known to be current; false as long as Postgres has been away since the start.
+    online: Arc<AtomicBool>,
+}
+
+impl Store {
+    /// Opens the local file, turns what a process that died left behind into usage, connects, and brings the schema up to
+    /// date. A Postgres that is away is no obstacle once the local file has a copy of users and keys.
+    ///
+    /// # Errors
+    /// When a file cannot be opened or is damaged, or a database that is needed cannot be reached.
+    pub async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        let password = settings.password_file.as_deref().map(read_password).transpose()?;
+        let local = Local::open(settings).await?;
+        if local.is_alone {
+            let recovered = running::recover(&local).await?;
+            if recovered > 0 {
+                tracing::warn!(requests = recovered, "requests were interrupted when the gateway last ended");
+            }
+        }
+        if !local.is_outbox {
+            let db = Database::connect(local::options(settings)).await?;
+            return Ok(Self { db, local, online: Arc::new(AtomicBool::new(true)) });
+        }
+        let db = Database::connect(postgres(&settings.url, password)).await?;
+        let store = Self { db, local, online: Arc::default() };
+        let has_copy = within_deadline(entity::user::Entity::find().one(&store.local.db)).await?.is_some();
+        let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
+        match store.go_online(patience).await {
+            Err(error) if !has_copy => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "the database is away: users and keys are those of the last copy");
+            }
+            Ok(()) => {}
+        }
+        Ok(store)
+    }
+
+    /// Whether the database was reachable at least once since the start.
+    pub(super) fn is_online(&self) -> bool {
+        self.online.load(Ordering::Relaxed)
+    }
+
+    /// Says that the database went away in the middle of the start.
+    pub(super) fn go_offline(&self) {
+        self.online.store(false, Ordering::Relaxed);
+    }
+
+    /// Catches up on what the start could not do: a database that answers within `patience` gets the schema changes that it
+    /// lacks, and the time for them.
+    pub(super) async fn go_online(&self, patience: Duration) -> Result<(), StoreError> {
+        if !self.is_online() {
+            if within(patience, self.lacks_schema()).await? {
+                tracing::info!("the database is brought up to date");
+                within(MIGRATION_DEADLINE, self.migrate()).await?;
+            }
+            self.online.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Like [`Store::go_online`] for callers that must not wait for a schema change: it fails while one is missing.
+    pub(super) async fn meet(&self) -> Result<(), StoreError> {
+        if !self.is_online() {
+            if within_deadline(self.lacks_schema()).await? {
+                return Err(DbErr::Migration("the database is being brought up to date".to_owned()).into());
+            }
+            self.online.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn lacks_schema(&self) -> Result<bool, DbErr> {
+        Ok(!Migrator::get_pending_migrations_read_only(&self.db).await?.is_empty())
+    }
+
+    /// Changes the schema under a lock, because sea-orm's migrator takes none and several gateways may start at once.
+    async fn migrate(&self) -> Result<(), DbErr> {
+        let transaction = begin_patiently(&self.db, MIGRATION_DEADLINE, None).await?;
+        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({})", locks::MIGRATION)).await?;
+        Migrator::up(&transaction, None).await?;
+        transaction.commit().await
+    }
+
+    /// Closes the connections.
+    pub async fn close(self) {
+        for connection in [self.db, self.local.db] {
+            let closing = tokio::time::timeout(STATEMENT_DEADLINE, connection.close());
+            if let Ok(Err(error)) = closing.await {
+                tracing::warn!(%error, "the database did not close cleanly");
+            }
+        }
+    }
+}
+
+fn read_password(path: &Path) -> Result<String, StoreError> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| StoreError::PasswordFile { path: path.to_path_buf(), error })?;
+    Ok(text.trim_end().to_owned())
+}
+
+fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url.to_owned());
+    options
+        // One of them listens for changes.
+        .max_connections(5)
+        .acquire_timeout(STATEMENT_DEADLINE)
+        .connect_timeout(STATEMENT_DEADLINE)
+        .connect_lazy(true)
+        // On by default, and would write every statement to the log.
+        .sqlx_logging(false)
+        // A query that we stopped waiting for must not hold its connection for ever.
+        .statement_timeout(STATEMENT_DEADLINE)
+        .set_application_name("ollama-gateway")
+        // Nor may a server that is frozen or cut off: without this the pool waits for its answer before it gives the
+        // connection up.
+        .map_sqlx_postgres_pool_opts(|pool| {
+            pool.after_release(|connection, _| {
+                Box::pin(async move {
+                    match tokio::time::timeout(RELEASE_DEADLINE, connection.ping()).await {
+                        Ok(Ok(())) => Ok(true),
+                        Ok(Err(error)) => Err(error),
+                        Err(_) => Err(sea_orm::sqlx::Error::PoolTimedOut),
+                    }
+                })
+            })
+        });
+    if let Some(password) = password {
+        options.map_sqlx_postgres_opts(move |postgres| postgres.password(&password));
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::Statement;
+
+    use super::*;
+    use crate::store::settings::Synchronous;
+
+    #[actix_rt::test]
+    async fn a_password_file_is_read_before_anything_is_opened() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, database) = (folder.path().join("password"), folder.path().join("gateway.db"));
+        let url = format!("sqlite://{}", database.display());
+        let settings = DatabaseSettings { url, password_file: Some(file.clone()), ..DatabaseSettings::default() };
+        let error = Store::open(&settings).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("database.password_file: {}: ", file.display())), "{error}");
+        assert!(!database.exists());
+        std::fs::write(&file, "secret\n").unwrap();
+        Store::open(&settings).await.unwrap().close().await;
+    }
+
+    #[actix_rt::test]
+    async fn each_degree_of_safety_is_what_the_local_file_runs_with() {
+        for (synchronous, expected) in [(Synchronous::Normal, 1), (Synchronous::Full, 2)] {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+            let settings = DatabaseSettings { url, synchronous, ..DatabaseSettings::default() };
+            let store = Store::open(&settings).await.unwrap();
+            for db in [&store.db, &store.local.db] {
+                let statement = Statement::from_string(db.get_database_backend(), "PRAGMA synchronous");
+                let row = db.query_one_raw(statement).await.unwrap().unwrap();
+                assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), expected, "{synchronous:?}");
+            }
+            store.close().await;
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Why could the store not do what was asked?
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sea_orm::DbErr;
+
+/// Why the store could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A user of this name exists already.
+    #[error("user `{0}` exists already")]
+    Exists(String),
+    /// There is no such user.
+    #[error("there is no user `{0}`")]
+    NotFound(String),
+    /// The user has no such key.
+    #[error("there is no key `{0}`")]
+    NoKey(String),
+    /// The user has as many keys as one user may have.
+    #[error("a user may have {0} keys; revoke one that is not used any more")]
+    TooManyKeys(usize),
+    /// The operating system has no randomness for a key.
+    #[error("there is no randomness: {0}")]
+    Randomness(#[from] getrandom::Error),
+    /// The file with the pepper could not be used.
+    #[error("keys.pepper_file: {}: {error}", path.display())]
+    PepperFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: std::io::Error,
+    },
+    /// A node of this name exists already.
+    #[error("node `{0}` exists already")]
+    NodeExists(String),
+    /// No node of this name was added.
+    #[error("there is no node `{0}`")]
+    NoNode(String),
+    /// The database did not answer in time.
+    #[error("the database did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The database refused the statement, or is unreachable.
+    #[error("the database failed: {0}")]
+    Database(#[from] DbErr),
+    /// The folder of the database file could not be created.
+    #[error("the folder of the database file could not be made: {0}")]
+    Folder(#[from] std::io::Error),
+    /// The local file does not hold what the gateway wrote.
+    #[error(
+        "{} is damaged: {detail}. Nothing was changed. {}", path.display(),
+        if *is_outbox {
+            "It holds usage that is not in Postgres yet, and nothing else: repair it (`sqlite3 FILE .recover`), or move it \
+             and the files beside it away to start without that usage"
+        } else {
+            "Put a backup in its place, repair it (`sqlite3 FILE .recover`), or move it and the files beside it away to start \
+             with an empty database"
+        }
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// SQLite's own words.
+        detail: String,
+        /// Whether the file stands in front of Postgres.
+        is_outbox: bool,
+    },
+    /// The file with the password could not be read.
+    #[error("database.password_file: {}: {error}", path.display())]
+    PasswordFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: std::io::Error,
+    },
+}

@@ -1,0 +1,27 @@
+//! Which kinds of transactions are there?
+use std::time::Duration;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, IsolationLevel,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+};
+
+/// Options of a transaction that writes: SQLite fails one that begins as a reader while another writes.
+pub(super) fn immediate() -> TransactionOptions {
+    TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() }
+}
+
+/// A transaction for slow statements: Postgres ends one of them only after `patience`.
+pub(super) async fn begin_patiently(
+    db: &DatabaseConnection,
+    patience: Duration,
+    isolation_level: Option<IsolationLevel>,
+) -> Result<DatabaseTransaction, DbErr> {
+    let options = TransactionOptions { isolation_level, ..Default::default() };
+    let transaction = db.begin_with_options(options).await?;
+    if transaction.get_database_backend() == DatabaseBackend::Postgres {
+        let statement = format!("SET LOCAL statement_timeout = {}", patience.as_millis());
+        transaction.execute_unprepared(&statement).await?;
+    }
+    Ok(transaction)
+}

@@ -1,0 +1,184 @@
+//! What is kept of one request?
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use entity::usage::{Entity, Model};
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
+use uuid::Uuid;
+
+/// A UTC day in milliseconds.
+pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// The client got the whole answer.
+    Completed,
+    /// The client left, queued or running.
+    Cancelled,
+    /// No node gave a whole answer.
+    UpstreamError,
+    /// A deadline passed.
+    Deadline,
+    /// Not admitted: a limit was reached, or the queue was full.
+    Refused,
+    /// The gateway stopped in the middle of it.
+    Interrupted,
+}
+
+impl Status {
+    /// The word in the database and in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Cancelled => "cancelled",
+            Self::UpstreamError => "upstream_error",
+            Self::Deadline => "deadline",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// Where token numbers come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokensFrom {
+    /// The node said so.
+    Reported,
+    /// The gateway counted chunks.
+    Counted,
+    /// Derived from sizes.
+    Estimated,
+}
+
+impl TokensFrom {
+    /// The word in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Reported => "reported",
+            Self::Counted => "counted",
+            Self::Estimated => "estimated",
+        }
+    }
+}
+
+/// The record of one request that has ended. `status` and `tokens_from` are the words of [`Status`] and [`TokensFrom`].
+#[derive(Clone, Debug)]
+pub struct UsageRow {
+    /// UUIDv7; what the answer carried as `x-request-id`.
+    pub request_id: Uuid,
+    /// The user's name.
+    pub user: Arc<str>,
+    /// The id of the key; `None` where a trusted network stood for the user.
+    pub key: Option<Arc<str>>,
+    /// Arrival, epoch milliseconds.
+    pub created_at_ms: i64,
+    /// The UTC day whose limit it counts towards, in days since 1970-01-01.
+    pub day: i32,
+    /// As the client spelled it.
+    pub model: String,
+    /// The route's template.
+    pub endpoint: Cow<'static, str>,
+    /// The node that was asked last; `None` when none was.
+    pub node: Option<String>,
+    /// Whether the answer was a stream.
+    pub stream: bool,
+    /// How it ended.
+    pub status: Cow<'static, str>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the answer.
+    pub completion_tokens: u64,
+    /// Where the token numbers come from.
+    pub tokens_from: Cow<'static, str>,
+    /// How many nodes were asked.
+    pub attempts: u32,
+    /// Time in the gateway's queue, over all attempts.
+    pub queue_ms: u64,
+    /// From arrival to the node's first byte.
+    pub time_to_first_token_ms: Option<u64>,
+    /// From arrival to the end.
+    pub duration_ms: u64,
+    /// Time to load the model, if this request caused it.
+    pub load_ms: Option<u64>,
+    /// The node's time for the prompt.
+    pub prefill_ms: Option<u64>,
+    /// The node's time for the answer.
+    pub decode_ms: Option<u64>,
+}
+
+impl UsageRow {
+    pub(super) fn into_model(self) -> Model {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        Model {
+            request_id: self.request_id,
+            user_id: self.user.as_ref().to_owned(),
+            key_id: self.key.as_deref().map(str::to_owned),
+            created_at_ms: self.created_at_ms,
+            day: self.day,
+            model: self.model,
+            endpoint: self.endpoint.into_owned(),
+            node: self.node,
+            stream: self.stream,
+            status: self.status.into_owned(),
+            prompt_tokens: signed(self.prompt_tokens),
+            completion_tokens: signed(self.completion_tokens),
+            tokens_from: self.tokens_from.into_owned(),
+            attempts: i32::try_from(self.attempts).unwrap_or(i32::MAX),
+            queue_ms: signed(self.queue_ms),
+            time_to_first_token_ms: self.time_to_first_token_ms.map(signed),
+            duration_ms: signed(self.duration_ms),
+            load_ms: self.load_ms.map(signed),
+            prefill_ms: self.prefill_ms.map(signed),
+            decode_ms: self.decode_ms.map(signed),
+        }
+    }
+
+    pub(super) fn from_model(model: Model) -> Self {
+        let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
+        Self {
+            request_id: model.request_id,
+            user: model.user_id.into(),
+            key: model.key_id.map(Arc::from),
+            created_at_ms: model.created_at_ms,
+            day: model.day,
+            model: model.model,
+            endpoint: model.endpoint.into(),
+            node: model.node,
+            stream: model.stream,
+            status: model.status.into(),
+            prompt_tokens: unsigned(model.prompt_tokens),
+            completion_tokens: unsigned(model.completion_tokens),
+            tokens_from: model.tokens_from.into(),
+            attempts: u32::try_from(model.attempts).unwrap_or_default(),
+            queue_ms: unsigned(model.queue_ms),
+            time_to_first_token_ms: model.time_to_first_token_ms.map(unsigned),
+            duration_ms: unsigned(model.duration_ms),
+            load_ms: model.load_ms.map(unsigned),
+            prefill_ms: model.prefill_ms.map(unsigned),
+            decode_ms: model.decode_ms.map(unsigned),
+        }
+    }
+}
+
+/// Inserts rows; one that exists already stays as it is.
+pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Result<(), DbErr> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let rows = rows.iter().cloned().map(IntoActiveModel::into_active_model);
+    Entity::insert_many(rows).on_conflict_do_nothing().exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// The ids in a table of the local file, for a subquery.
+pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) -> sea_orm::sea_query::SelectStatement {
+    rows.select_only().column(id).into_query()
+}
+
+/// Below every id of a request that arrived at this moment (epoch milliseconds) or later. An id is made a moment after the
+/// arrival is noted; the second of slack covers that and the next clock's rounding.
+pub(super) fn first_id(moment_ms: i64) -> Uuid {
+    let ms = u64::try_from(moment_ms.saturating_sub(1_000)).unwrap_or_default();
+    Uuid::from_u128(u128::from(ms) << 80)
+}

@@ -1,0 +1,149 @@
+//! The page of what was measured, from the results that long runs have left; and README's sentence about it.
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::markdown::{code, grouped, table};
+use crate::{clients, files, root};
+
+/// Where long runs keep their results.
+const FOLDERS: [&str; 2] = ["tests/chaos/results", "crates/scheduler/tests/fleet/results"];
+/// Results that are a run of accidents, and what those were.
+const ACCIDENTS: [(&str, &str); 3] = [
+    ("kills-sqlite", "`kill -9` of the gateway, SQLite"),
+    ("kills-postgres", "`kill -9` of the gateway, Postgres"),
+    ("outages", "outages of Postgres: killed, frozen, restarted, cut off"),
+];
+/// Results with a paragraph of their own.
+const TOLD: [&str; 2] = ["first-token", "backlog"];
+
+/// Results by the path of their file from the root, without its ending.
+fn results() -> BTreeMap<String, Value> {
+    let folders = FOLDERS.iter().filter(|folder| root().join(folder).is_dir());
+    let files = folders.flat_map(|folder| files(folder, "json"));
+    let read = files.map(|file| {
+        let name = file.strip_prefix(root()).unwrap().with_extension("").to_string_lossy().into_owned();
+        let result = serde_json::from_str(&std::fs::read_to_string(&file).unwrap());
+        (name, result.unwrap_or_else(|error| panic!("{}: {error}", file.display())))
+    });
+    read.collect()
+}
+
+fn chaos(results: &BTreeMap<String, Value>, name: &str) -> Value {
+    results.get(&format!("{}/{name}", FOLDERS[0])).cloned().unwrap_or_else(|| panic!("there is no result {name}"))
+}
+
+/// A whole number of a result.
+fn count(result: &Value, pointer: &str) -> u64 {
+    result
+        .pointer(pointer)
+        .and_then(Value::as_u64)
+        .unwrap_or_else(|| panic!("{pointer} is no whole number in {result}"))
+}
+
+fn number(result: &Value, pointer: &str) -> f64 {
+    result.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer} is no number in {result}"))
+}
+
+/// One sentence for README: how many accidents, and what they cost.
+pub fn summary() -> String {
+    let results = results();
+    let runs = ACCIDENTS.map(|(name, _)| chaos(&results, name));
+    let sum =
+        |pointer: &str| runs.iter().map(|run| run.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)).sum::<u64>();
+    format!(
+        "In the last long runs the gateway was killed {} times and Postgres failed {} times under load. Of {} answers that \
+         clients saw complete, {} usage rows were lost, {} doubled and {} wrong ([evidence](docs/evidence.md)).",
+        grouped(sum("/kills") + sum("/gateway_kills")),
+        grouped(sum("/outages")),
+        grouped(sum("/verdict/acknowledged")),
+        grouped(sum("/verdict/lost")),
+        grouped(sum("/verdict/doubled")),
+        grouped(sum("/verdict/wrong")),
+    )
+}
+
+pub fn page() -> String {
+    let results = results();
+    let mut body = accidents(&results);
+    body += &times(&results);
+    body += "## Clients\n\n`tests/clients/run.sh`, a step of `tests/run`, installs each of these in an environment of its own \
+        and runs it against a demo and against a gateway whose node is silent or breaks off. A page of another origin in \
+        Chromium is tested as well (`tests/test_browser.py`).\n\n";
+    body += &clients::clients();
+    for (name, result) in results.iter().filter(|(name, _)| !is_told(name)) {
+        body += &format!("\n## {name}\n\n[`{name}.json`](../{name}.json)\n\n");
+        let mut rows = Vec::new();
+        flatten(String::new(), result, &mut rows);
+        body += &table(&["figure", "value"], rows);
+    }
+    let introduction = "What the promises rest on. Every figure is read from a result file that a long run has left in the \
+        repository, with its seed; none is typed by hand.";
+    crate::page("Evidence", "result files", introduction, &body)
+}
+
+fn is_told(name: &str) -> bool {
+    let name = name.rsplit('/').next().unwrap_or_default();
+    ACCIDENTS.iter().any(|(told, _)| *told == name) || TOLD.contains(&name)
+}
+
+fn accidents(results: &BTreeMap<String, Value>) -> String {
+    let row = |(name, what): (&str, &str)| {
+        let result = chaos(results, name);
+        let struck = result.get("kills").or(result.get("outages")).and_then(Value::as_u64).unwrap_or(0);
+        let besides = result.get("gateway_kills").and_then(Value::as_u64);
+        let besides = besides.map_or(String::new(), |kills| format!(", with {} kills of the gateway", grouped(kills)));
+        let verdict = |key: &str| grouped(count(&result, &format!("/verdict/{key}")));
+        let unseen = format!("{}, the oldest {} ms old", verdict("young"), verdict("young_ms"));
+        vec![
+            format!("{} {what}{besides}", grouped(struck)),
+            verdict("acknowledged"),
+            verdict("lost"),
+            verdict("doubled"),
+            verdict("wrong"),
+            unseen,
+            code(&result["seed"].as_str().map_or(String::new(), str::to_owned)),
+        ]
+    };
+    let heads = ["accidents", "complete answers", "lost", "doubled", "wrong", "without a row, nothing seen", "seed"];
+    format!(
+        "## No usage row is lost\n\n`tests/chaos` strikes the real gateway under mixed load and then compares every usage row with \
+         what clients received and what the simulated nodes generated. *Lost*, *doubled* and *wrong* count rows of answers \
+         whose end a client saw. Requests in their first milliseconds, of which nobody had seen anything, may leave no row.\n\n{}\n\
+         ```sh\nCHAOS_KILLS=1000 CHAOS_OUTAGES=200 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos -- --nocapture\n```\n\n",
+        table(&heads, ACCIDENTS.map(row))
+    )
+}
+
+fn times(results: &BTreeMap<String, Value>) -> String {
+    let (first, backlog) = (chaos(results, "first-token"), chaos(results, "backlog"));
+    let ms = |pointer: &str| format!("{:.2} ms", number(&first, pointer));
+    let row = |name: &str| {
+        let ratio = format!("{:.3}", number(&first, &format!("/ratio/{name}")));
+        vec![name.to_owned(), ms(&format!("/normal_ms/{name}")), ms(&format!("/away_ms/{name}")), ratio]
+    };
+    format!(
+        "## An outage of Postgres costs no time\n\nTime to the first token of {} streams each, in turns with Postgres frozen and \
+         not, in a {} build:\n\n{}\nOnce Postgres is back, {} rows that an outage had left were copied at {} rows per second, \
+         daily sums included.\n\n```sh\nCHAOS_RESULTS=tests/chaos/results cargo test --release --test chaos measure -- --ignored \
+         --nocapture --test-threads=1\n```\n\n",
+        grouped(count(&first, "/streams_each")),
+        first["build"].as_str().unwrap_or("?"),
+        table(&["", "Postgres up", "Postgres frozen", "ratio"], ["p50", "p99"].map(row)),
+        grouped(count(&backlog, "/rows")),
+        grouped(number(&backlog, "/rows_per_second").round() as u64),
+    )
+}
+
+/// A row for each figure of a result of which nothing else is known.
+fn flatten(path: String, value: &Value, rows: &mut Vec<Vec<String>>) {
+    let below = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    match value {
+        Value::Object(map) => map.iter().for_each(|(key, value)| flatten(below(key), value, rows)),
+        Value::Array(list) => {
+            list.iter().enumerate().for_each(|(at, value)| flatten(below(&at.to_string()), value, rows))
+        }
+        Value::String(text) => rows.push(vec![path, text.clone()]),
+        other => rows.push(vec![path, other.to_string()]),
+    }
+}
