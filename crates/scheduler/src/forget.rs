@@ -11,14 +11,17 @@ impl Scheduler {
         let have_all_listed = self.fleet.iter().all(|node| node.has_left || node.listings > 0);
         let may_go = |model: &ModelId| (self.models.was_listed(*model) || have_all_listed) && !self.needs(*model);
         let useless: Vec<ModelId> = self.models.ids().filter(may_go).collect();
+        if useless.is_empty() {
+            return;
+        }
+        for node in self.fleet.ids() {
+            let known = |model: &&ModelId| self.fleet[node].instance(**model).is_some();
+            let known: Vec<ModelId> = useless.iter().filter(known).copied().collect();
+            known.into_iter().for_each(|model| self.fleet[node].drop_instance(model));
+        }
+        // Before the ids are other models'.
+        self.settle(now);
         for model in useless {
-            for node in self.fleet.ids() {
-                if self.fleet[node].instance(model).is_some() {
-                    self.fleet[node].drop_instance(model);
-                }
-            }
-            // Before the id is another model's.
-            self.settle(now);
             self.models.forget(model);
             if let Some(memory) = self.memories.get_mut(model.0) {
                 *memory = PrefixMemory::default();
