@@ -15,7 +15,7 @@ use actix_web::dev::{Server, ServerHandle};
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Errand};
 use crate::fleet::{Fleet, FleetContext, Loader, Resolver, Roster, Upstream, Watch, Watchers};
-use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle, Live, ModelNames};
+use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Upkeep, Writer};
@@ -45,6 +45,9 @@ const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 const CATCH_UP: Duration = Duration::from_secs(5);
 /// What streams get, after the grace period, to send their last frame.
 const LAST_FRAME: Duration = Duration::from_secs(2);
+
+/// Large bodies that are parsed at a time.
+const PARSED_AT_ONCE: usize = 2;
 
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
@@ -162,6 +165,10 @@ impl App {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
             guesses: Arc::new(Guesses::new(config.server.guesses_per_minute)),
+            pace: Arc::default(),
+            reads: Arc::default(),
+            memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
+            parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
             accounts: accounts.clone(),
             broker,
             store: store.clone(),
@@ -376,6 +383,10 @@ struct Parts {
     config: Config,
     admin_key: AdminKey,
     guesses: Arc<Guesses>,
+    pace: Arc<Pace>,
+    reads: Arc<Reads>,
+    memory: Arc<BodyMemory>,
+    parsing: Arc<Semaphore>,
     accounts: Arc<Accounts>,
     broker: Option<Broker>,
     store: Store,
@@ -440,6 +451,8 @@ impl Parts {
             names: self.names.clone(),
             limits: self.limits.clone(),
             draining: self.draining.clone(),
+            memory: self.memory.clone(),
+            parsing: self.parsing.clone(),
         };
         let lifecycle = Lifecycle {
             draining: self.draining.clone(),
@@ -450,6 +463,8 @@ impl Parts {
         };
         config
             .app_data(Data::from(self.guesses.clone()))
+            .app_data(Data::from(self.pace.clone()))
+            .app_data(Data::from(self.reads.clone()))
             .app_data(Data::from(self.accounts.clone()))
             .app_data(Data::new(self.admin_key))
             .app_data(Data::new(self.store.clone()))

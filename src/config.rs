@@ -215,6 +215,10 @@ impl Check<'_> {
         if let Some((key, why)) = config.tracing.flaw() {
             self.wrong(&format!("tracing.{key}"), why, "");
         }
+        if config.server.body_memory_bytes < config.server.max_body_bytes {
+            let message = "expected at least `server.max_body_bytes`";
+            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be taken");
+        }
         self.admin();
         self.peppers();
         self.leases();

@@ -9,10 +9,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
+use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Status, StorageFull, StoreError};
+use crate::store::{Reason, Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
@@ -36,6 +37,8 @@ struct Words {
     hopeless: bool,
     headroom: Option<Headroom>,
     allow: Option<&'static str>,
+    /// The limit that refuses, by its name in the configuration.
+    limit: Option<&'static str>,
 }
 
 impl ApiError {
@@ -48,6 +51,7 @@ impl ApiError {
             hopeless: false,
             headroom: None,
             allow: None,
+            limit: None,
         }))
     }
 
@@ -249,7 +253,44 @@ impl ApiError {
             words.retry_after = Some(retry_after);
             words.hopeless = hopeless;
             words.headroom = Some(headroom);
+            words.limit = Some(exceeded.limit_name());
         })
+    }
+
+    /// There is no room for the body: of the user, or of all, or nobody's turn to read it came in time.
+    pub(super) fn no_room(full: Option<Full>) -> Self {
+        let (kind, message) = match full {
+            Some(Full::ForUser) => (
+                &error_kind::RATE_LIMITED,
+                "The bodies of your requests take as much memory as one user's may. Please try again in 1s.",
+            ),
+            Some(Full::ForAll) => (
+                &error_kind::OVERLOADED,
+                "The service is overloaded: it holds as many request bodies as it may. Please try again in 1s.",
+            ),
+            None => (
+                &error_kind::OVERLOADED,
+                "The service is overloaded: it reads other large requests. Please try again in 1s.",
+            ),
+        };
+        let error = Self::new(kind, message).of_limit("server.body_memory_bytes");
+        error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
+    }
+
+    /// 429: lists and sums of usage take turns.
+    pub(super) fn reads_too_much() -> Self {
+        let message = "You are reading as much of your usage at a time as one user may. Please try again in 1s.";
+        let error = Self::new(&error_kind::RATE_LIMITED, message);
+        error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
+    }
+
+    fn of_limit(self, limit: &'static str) -> Self {
+        self.with(|words| words.limit = Some(limit))
+    }
+
+    /// The limit that refuses, where it is one.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        self.0.limit
     }
 
     /// Usage cannot be stored, and nothing is given away.
@@ -287,12 +328,13 @@ impl ApiError {
         match refusal.reason {
             RefusalReason::UserQueueFull => {
                 let message = format!("You have as many requests waiting as one user may. {again}");
-                let error = Self::new(&error_kind::RATE_LIMITED, message);
+                let error = Self::new(&error_kind::RATE_LIMITED, message).of_limit("queue.max_queued_per_user");
                 (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
             RefusalReason::QueueFull => {
                 let message = format!("The service is overloaded: its queue is full. {again}");
-                (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Refused)
+                let error = Self::unavailable(&error_kind::OVERLOADED, message, after);
+                (error.of_limit("queue.max_queued"), Status::Refused)
             }
             RefusalReason::DeadlinePassed => {
                 let message = format!("The service is overloaded: no slot became free in time. {again}");
@@ -341,6 +383,11 @@ impl ApiError {
     /// The word for programs.
     pub fn word(&self) -> Option<&'static str> {
         self.0.kind.code
+    }
+
+    /// What a usage row says of it.
+    pub fn reason(&self) -> Reason {
+        Reason::new(self.word(), self.0.limit)
     }
 
     /// The status code.

@@ -14,7 +14,7 @@ use crate::clock::Clock;
 use crate::dispatch::{Dispatcher, Interruption, Ticket};
 use crate::fleet::{AttemptError, Fleet, FleetContext, Head, NodeEndpoint, Upstream, next_chunk, read_answer};
 use crate::metrics::Metrics;
-use crate::store::{Status, StorageFull};
+use crate::store::{Reason, Status, StorageFull};
 use protocol::{StreamEditor, StreamFault, Usage, edit_answer};
 use scheduler::{Failure, Outcome};
 
@@ -203,7 +203,10 @@ async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Re
             meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.
-        None => meter.finish(Status::Refused, status),
+        None => {
+            meter.because(Reason::new(Some("node_refused"), None));
+            meter.finish(Status::Refused, status)
+        }
     };
     match receipt {
         Some(receipt) => meter.kept(receipt).await,

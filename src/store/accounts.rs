@@ -22,8 +22,9 @@ use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
 use super::snapshot::People;
-use super::spent::{SpentByAll, spent};
+use super::spent::spent;
 use super::subject::Subject;
+use super::transactions::immediate;
 use limits::{Budget, Ledger, Limits, Moment, PriorUse};
 
 /// A user to be made.
@@ -189,6 +190,9 @@ impl Accounts {
             weight_millis: to_millis(weight),
         };
         let drafted = self.draft(name, KeySpec::default(), now)?;
+        // A name that was deleted and is made again goes on with what it has used today. Read first: once the user is in the
+        // database, nothing may fail that would keep the key from whoever asked.
+        let spent = spent(&self.store, Some(name), now).await?;
         let insert = async {
             let transaction = self.store.db.begin().await?;
             user_row.clone().into_active_model().insert(&transaction).await?;
@@ -196,16 +200,38 @@ impl Accounts {
             announce(&transaction).await?;
             transaction.commit().await
         };
-        within_deadline(insert).await.map_err(|error| match error {
-            StoreError::Database(cause) if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
-                StoreError::Exists(name.to_owned())
+        match within_deadline(insert).await {
+            Ok(()) => {}
+            Err(StoreError::Database(cause))
+                if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+            {
+                return Err(StoreError::Exists(name.to_owned()));
             }
-            other => other,
-        })?;
-        // A name that was deleted and is made again goes on with what it has used today.
-        let spent = spent(&self.store, Some(name), now).await?;
+            Err(error) => {
+                self.undo(name, drafted.key_id()).await;
+                return Err(error);
+            }
+        }
         let account = self.take_up(new.user.clone(), &user_row, spent.users.get(name), now);
         Ok(self.adopt(&account, drafted, now))
+    }
+
+    /// Takes out a user whose making failed, but may have come to be all the same: nobody has the key.
+    async fn undo(&self, user: &str, key_id: &str) {
+        let undo = async {
+            let transaction = self.store.db.begin_with_options(immediate()).await?;
+            if key::Entity::delete_by_id(key_id).exec(&transaction).await?.rows_affected > 0 {
+                key_digest::Entity::delete_many()
+                    .filter(key_digest::Column::KeyId.eq(key_id))
+                    .exec(&transaction)
+                    .await?;
+                user::Entity::delete_by_id(user).exec(&transaction).await?;
+            }
+            transaction.commit().await
+        };
+        if let Err(error) = within_deadline(undo).await {
+            tracing::warn!(user, %error, "a user who was not made may be there without a key: delete and make it again");
+        }
     }
 
     /// Changes a user's limits and weight, for the next request on.
@@ -292,51 +318,61 @@ impl Accounts {
         }
     }
 
-    async fn take_up_all(&self, People { users, keys, digests }: &People, now: Moment) -> Result<(), StoreError> {
-        let new = users.iter().any(|row| !self.users.contains_key(row.id.as_str()))
-            || keys.iter().any(|row| !self.keys.contains_key(row.id.as_str()));
-        let spent = if new { spent(&self.store, None, now).await? } else { SpentByAll::default() };
+    /// What takes rights away comes first, and needs nothing that may fail; whoever is new comes with what they have used.
+    async fn take_up_all(&self, people: &People, now: Moment) -> Result<(), StoreError> {
+        let People { users, keys, digests } = people;
         let names: HashSet<&str> = users.iter().map(|row| row.id.as_str()).collect();
         for gone in self.all().iter().filter(|account| !names.contains(account.user().as_str())) {
             self.forget(gone.user().as_str());
         }
-        for row in users {
-            match (self.by_user(&row.id), UserId::parse(&row.id)) {
-                (Some(account), _) => account.set_terms(terms_of(row)),
-                (None, Some(user)) => drop(self.take_up(user, row, spent.users.get(&row.id), now)),
-                (None, None) => tracing::warn!("a user with an unusable name stands in the database"),
-            }
-        }
-        self.take_up_keys(keys, digests, &spent, now);
-        Ok(())
-    }
-
-    fn take_up_keys(&self, rows: &[key::Model], digests: &[key_digest::Model], spent: &SpentByAll, now: Moment) {
-        let foreign = digests.iter().filter(|row| !self.peppers.knows(row.pepper.as_deref())).count();
-        if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
-            tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
-        }
+        let ids: HashSet<&str> = keys.iter().map(|row| row.id.as_str()).collect();
+        self.drop_keys(|key| !ids.contains(&**key.id()));
+        self.count_foreign(digests);
         let mut secrets: HashMap<&str, Vec<SecretEnd>> = HashMap::new();
         for row in digests {
             secrets.entry(&row.key_id).or_default().extend(secret_of(row));
         }
-        let ids: HashSet<&str> = rows.iter().map(|row| row.id.as_str()).collect();
-        self.drop_keys(|key| !ids.contains(&**key.id()));
-        for row in rows {
+        let (mut new_users, mut new_keys) = (Vec::new(), Vec::new());
+        for row in users {
+            match self.by_user(&row.id) {
+                Some(account) => account.set_terms(terms_of(row)),
+                None => new_users.push(row),
+            }
+        }
+        for row in keys {
             let secrets = secrets.remove(row.id.as_str()).unwrap_or_default();
-            let known = self.keys.get(row.id.as_str()).map(|key| key.clone());
-            match (known, self.by_user(&row.user_id)) {
-                (Some(key), _) => {
+            match self.keys.get(row.id.as_str()).map(|key| key.clone()) {
+                Some(key) => {
                     key.last_used_ms.fetch_max(row.last_used_ms.unwrap_or_default(), Ordering::Relaxed);
                     key.set_spec(spec_of(row));
                     self.set_secrets(&key, secrets);
                 }
-                (None, Some(account)) => {
-                    self.take_up_key(&account, row, secrets, spent.keys.get(&row.id), now);
-                }
-                // Its user is being deleted.
-                (None, None) => {}
+                None => new_keys.push((row, secrets)),
             }
+        }
+        if new_users.is_empty() && new_keys.is_empty() {
+            return Ok(());
+        }
+        let spent = spent(&self.store, None, now).await?;
+        for row in new_users {
+            match UserId::parse(&row.id) {
+                Some(user) => drop(self.take_up(user, row, spent.users.get(&row.id), now)),
+                None => tracing::warn!("a user with an unusable name stands in the database"),
+            }
+        }
+        for (row, secrets) in new_keys {
+            // Else its user is being deleted.
+            if let Some(account) = self.by_user(&row.user_id) {
+                self.take_up_key(&account, row, secrets, spent.keys.get(&row.id), now);
+            }
+        }
+        Ok(())
+    }
+
+    fn count_foreign(&self, digests: &[key_digest::Model]) {
+        let foreign = digests.iter().filter(|row| !self.peppers.knows(row.pepper.as_deref())).count();
+        if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
+            tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
         }
     }
 

@@ -33,7 +33,7 @@ impl Store {
 fn comparison(since_day: i32) -> String {
     format!(
         "SELECT count(*) FROM (SELECT day FROM (\
-         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, 1 AS requests, \
+         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, requests, \
          prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
          coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage WHERE day >= {since_day} \
          UNION ALL \

@@ -39,6 +39,8 @@ pub(super) mod locks {
 pub struct Store {
     /// What users, keys and reports are read from: the SQLite file, or Postgres.
     pub(super) db: DatabaseConnection,
+    /// Connections to the same for lists and sums of usage, so that no report keeps a change or the copying waiting.
+    pub(super) reads: DatabaseConnection,
     pub(super) local: Local,
     /// Whether the schema of `db` is known to be current; false as long as Postgres has been away since the start.
     online: Arc<AtomicBool>,
@@ -61,10 +63,12 @@ impl Store {
         }
         if !local.is_outbox {
             let db = Database::connect(local::options(settings)).await?;
-            return Ok(Self { db, local, online: Arc::new(AtomicBool::new(true)) });
+            let reads = Database::connect(local::options(settings)).await?;
+            return Ok(Self { db, reads, local, online: Arc::new(AtomicBool::new(true)) });
         }
-        let db = Database::connect(postgres(&settings.url, password)).await?;
-        let store = Self { db, local, online: Arc::default() };
+        let db = Database::connect(postgres(&settings.url, password.clone())).await?;
+        let reads = Database::connect(postgres(&settings.url, password)).await?;
+        let store = Self { db, reads, local, online: Arc::default() };
         let has_copy = within_deadline(entity::user::Entity::find().one(&store.local.db)).await?.is_some();
         let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
         match store.go_online(patience).await {
@@ -125,7 +129,7 @@ impl Store {
 
     /// Closes the connections.
     pub async fn close(self) {
-        for connection in [self.db, self.local.db] {
+        for connection in [self.reads, self.db, self.local.db] {
             let closing = tokio::time::timeout(STATEMENT_DEADLINE, connection.close());
             if let Ok(Err(error)) = closing.await {
                 tracing::warn!(%error, "the database did not close cleanly");

@@ -95,7 +95,8 @@ async fn admissions_since(
 ) -> Result<Vec<(String, Option<String>, i64, i64, i64)>, DbErr> {
     rows.filter(Column::Day.gte(now.day() - 1))
         .filter(Column::CreatedAtMs.gt(now.unix_ms - 60_000))
-        .filter(Column::Status.ne(Status::Refused.as_str()))
+        // What a node refuses has been admitted.
+        .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
         .select_only()
         .column(Column::UserId)
         .column(Column::KeyId)

@@ -16,9 +16,11 @@ use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
 use super::local::Local;
 use super::outbox::Outbox;
+use super::refusals::Refusals;
 use super::reserve::Reserve;
 use super::running::Running;
 use super::usage_row::{UsageRow, insert_rows};
+use crate::clock::Clock;
 
 /// Rows a statement: SQLite limits the number of bound values.
 const BATCH: usize = 500;
@@ -66,8 +68,10 @@ pub struct Writer {
     pub(super) local: Local,
     pub(super) receiver: mpsc::Receiver<Entry>,
     pub(super) running: Arc<Running>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) state: Arc<State>,
     pub(super) outbox: Option<Arc<Outbox>>,
+    pub(super) clock: Clock,
 }
 
 impl Writer {
@@ -76,6 +80,7 @@ impl Writer {
     pub async fn run(mut self, stop: CancellationToken, patience: Duration) {
         let mut entries = Vec::with_capacity(BATCH);
         let mut notes_due = Box::pin(self.running.clone().due());
+        let mut refusals_due = Box::pin(self.refusals.clone().due());
         loop {
             tokio::select! {
                 biased;
@@ -83,6 +88,13 @@ impl Writer {
                 () = &mut notes_due => {
                     self.write_notes().await;
                     notes_due = Box::pin(self.running.clone().due());
+                }
+                () = &mut refusals_due => {
+                    let complete = self.refusals.complete(self.clock.now().unix_ms);
+                    if !self.write_refusals(complete, &stop, patience).await {
+                        return;
+                    }
+                    refusals_due = Box::pin(self.refusals.clone().due());
                 }
                 taken = self.receiver.recv_many(&mut entries, BATCH) => {
                     if taken == 0 {
@@ -96,33 +108,71 @@ impl Writer {
                 () = tokio::time::sleep(MEND), if !self.state.is_ready() => self.mend().await,
             }
         }
-        self.write_notes().await;
+        let rest = self.refusals.all();
+        if self.write_refusals(rest, &stop, patience).await {
+            self.write_notes().await;
+        }
     }
 
     /// Brings the entries in and answers those who wait. Returns false when it gave up.
     async fn settle(&mut self, entries: &mut Vec<Entry>, stop: &CancellationToken, patience: Duration) -> bool {
         let (mut rows, mut waiting) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+        let mut flushes = false;
         for entry in entries.drain(..) {
             waiting.push(match entry {
                 Entry::Row(row, done) => {
                     rows.push(row.into_model());
                     done
                 }
-                Entry::Flush(done) => done,
+                Entry::Flush(done) => {
+                    flushes = true;
+                    done
+                }
             });
         }
-        if !rows.is_empty() {
-            if !self.write(&rows, stop, patience).await {
+        if !self.bring_in(&rows, stop, patience).await {
+            return false;
+        }
+        if flushes {
+            let complete = self.refusals.complete(self.clock.now().unix_ms);
+            if !self.write_refusals(complete, stop, patience).await {
                 return false;
-            }
-            self.running.ended(rows.iter().map(|row| row.request_id));
-            if let Some(outbox) = &self.outbox {
-                outbox.taken(rows.len() as u64);
             }
         }
         for done in waiting {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
+        }
+        true
+    }
+
+    /// Brings in what was refused, and logs once what shares a row. Returns false when it gave up.
+    async fn write_refusals(&self, rows: Vec<UsageRow>, stop: &CancellationToken, patience: Duration) -> bool {
+        for row in rows.iter().filter(|row| row.requests > 1) {
+            let UsageRow { user, reason, requests, .. } = row;
+            let (code, limit) = (reason.code.as_deref(), reason.limit.as_deref());
+            tracing::warn!(%user, code, limit, requests, "requests were refused in one minute");
+        }
+        let rows: Vec<Model> = rows.into_iter().map(UsageRow::into_model).collect();
+        for rows in rows.chunks(BATCH) {
+            if !self.bring_in(rows, stop, patience).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Writes rows, and lets everybody know who counts them. Returns false when it gave up.
+    async fn bring_in(&self, rows: &[Model], stop: &CancellationToken, patience: Duration) -> bool {
+        if rows.is_empty() {
+            return true;
+        }
+        if !self.write(rows, stop, patience).await {
+            return false;
+        }
+        self.running.ended(rows.iter().map(|row| row.request_id));
+        if let Some(outbox) = &self.outbox {
+            outbox.taken(rows.len() as u64);
         }
         true
     }

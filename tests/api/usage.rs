@@ -8,13 +8,16 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, error_of, fast_node, node, spawn_app, spawn_app_with};
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 22] = [
     "attempts",
+    "code",
     "completion_tokens",
     "created_at",
     "decode_ms",
     "duration_ms",
     "endpoint",
+    "http_status",
+    "limit",
     "load_ms",
     "model",
     "node",
@@ -22,6 +25,7 @@ const FIELDS: [&str; 18] = [
     "prompt_tokens",
     "queue_ms",
     "request_id",
+    "requests",
     "status",
     "stream",
     "time_to_first_token_ms",
