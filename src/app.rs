@@ -21,14 +21,16 @@ use tokio_util::sync::CancellationToken;
 
 pub use reload::Reloader;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Correction, Steps};
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Errand};
 use crate::fleet::{Fleet, FleetContext, Loader, Resolver, Roster, Upstream, Watch, Watchers};
 use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
-use crate::store::{Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Recorder, Store, StoreError, Upkeep, Writer};
+use crate::store::{
+    Accounts, Broker, Changes, Copier, KeyDigest, Leaser, Peppers, Recorder, Store, StoreError, Upkeep, Writer,
+};
 use crate::trace::{Exporter, Tracer};
 use protocol::Endpoint;
 use scheduler::Scheduler;
@@ -39,6 +41,8 @@ const REMEMBER: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(2);
 /// How often it is written down when keys were last used, milliseconds.
 const LAST_USED_MS: i64 = 60_000;
+/// Between two looks at the system's clock.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 /// How long a local file that cannot be written, or a slow database, is waited for at the end.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 /// How long usage of an earlier run is copied to the database before requests are taken.
@@ -128,7 +132,10 @@ impl App {
         if let Some((index, flaw)) = flaws.into_iter().next() {
             return Err(StartError::Setting(format!("nodes[{index}].{flaw}")));
         }
-        let store = Store::open(&config.database).await?;
+        let store = Store::open(&config.database).await?.with_peppers(Peppers::load(&config.keys)?);
+        if let Err(error) = store.seal_nodes().await {
+            tracing::warn!(%error, "settings of nodes that were added could not be sealed with the pepper");
+        }
         let (recorder, writer, mut copier) = Recorder::new(store.clone(), clock);
         if let Some(copier) = &copier {
             copier.catch_up(CATCH_UP).await;
@@ -312,6 +319,7 @@ impl App {
             actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
             actix_rt::spawn(remember(self.store.clone(), self.fleet.dispatcher.clone(), self.clock, stop.clone())),
             actix_rt::spawn(self.roster.clone().run(interval)),
+            actix_rt::spawn(follow_clock(self.clock, self.accounts.clone(), stop.clone())),
             actix_rt::spawn(self.upkeep().run(stop.clone())),
         ]
     }
@@ -342,6 +350,41 @@ async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, st
         };
         if let Err(error) = refreshed {
             tracing::warn!(%error, "users could not be read; the last ones known stay in force");
+        }
+    }
+}
+
+/// Follows the system's clock; before that sets another day, what was used of it is learned.
+async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: CancellationToken) {
+    let mut steps = Steps::default();
+    while tokio::time::timeout(CLOCK_LOOK, stop.cancelled()).await.is_err() {
+        let now = clock.now();
+        match steps.look(clock.behind_ms(), now.uptime) {
+            Correction::None => {}
+            Correction::Small(by_ms) => clock.correct(by_ms),
+            Correction::Noticed(by_ms) => {
+                tracing::warn!(
+                    by_ms,
+                    "the system's clock was set; it is followed once it has stayed so for five minutes"
+                );
+            }
+            Correction::Lasting(by_ms) => {
+                let after = limits::Moment { unix_ms: now.unix_ms.saturating_add(by_ms), ..now };
+                if after.day() != now.day()
+                    && let Err(error) = accounts.prepare_day(after).await
+                {
+                    tracing::warn!(%error, "the clock is not followed yet: what was used of the day could not be read");
+                    continue;
+                }
+                clock.correct(by_ms);
+                let (from, to) = (now.day(), after.day());
+                tracing::warn!(
+                    by_ms,
+                    from,
+                    to,
+                    "the system's clock is followed; limits count this day (since 1970-01-01)"
+                );
+            }
         }
     }
 }

@@ -169,6 +169,9 @@ impl Config {
         if key.trim().is_empty() {
             return Err("the admin key is empty".to_owned());
         }
+        if let Some(why) = store::KeySettings::unfit(key) {
+            return Err(format!("the admin key {why}"));
+        }
         if self.bind().is_some_and(|address| address.ip().is_loopback()) {
             return Ok(());
         }
@@ -204,6 +207,11 @@ impl Check<'_> {
                 "expected a SQLite or Postgres URL",
                 "sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME",
             );
+        }
+        if config.database.is_known_kind()
+            && let Some((message, hint)) = config.database.flaw()
+        {
+            self.wrong("database.url", &message, hint);
         }
         if config.database.usage_retention_days.is_some_and(|days| days < store::MIN_RETENTION_DAYS) {
             let message = format!("expected at least {} days, or null", store::MIN_RETENTION_DAYS);
@@ -251,6 +259,8 @@ impl Check<'_> {
         for (path, pepper) in all.chain(keys.previous_peppers.iter().map(|pepper| ("keys.previous_peppers", pepper))) {
             if !store::KeySettings::is_fit(pepper) {
                 self.wrong(path, "expected at least 16 characters", "`openssl rand -hex 32` makes a good one");
+            } else if let Some(why) = store::KeySettings::unfit(pepper) {
+                self.wrong(path, &format!("a pepper that {why}"), "`openssl rand -hex 32` makes a good one");
             }
         }
     }
@@ -391,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once_with_its_place() {
-        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: http://x/y\n    slots: 0\n";
+        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: ftp://x\n    slots: 0\n";
         let said = check(text, &[("GATEWAY__RELAY__CONNECT_MS", "0")]).unwrap_err();
         for part in [
             ":2: server.bind: expected ADDRESS:PORT",

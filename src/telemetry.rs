@@ -48,6 +48,14 @@ impl LogSettings {
     /// # Errors
     /// Why not.
     pub fn filter(&self) -> Result<EnvFilter, String> {
+        // A filter takes any word that is no level for the name of a module, of which there is then nothing.
+        let levels = ["off", "error", "warn", "info", "debug", "trace"];
+        for directive in self.level.split(',') {
+            let word = directive.rsplit('=').next().unwrap_or_default().trim();
+            if !levels.iter().any(|level| word.eq_ignore_ascii_case(level)) {
+                return Err(format!("`{word}` is not one of {}", levels.join(", ")));
+            }
+        }
         // sqlx tells at every start, as `info`, that its table exists already.
         let filter = EnvFilter::builder().parse(&self.level).map_err(|error| error.to_string())?;
         ["sqlx=warn", "actix_server=warn", "sea_orm_migration=warn"]

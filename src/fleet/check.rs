@@ -8,7 +8,8 @@ impl NodeSettings {
     pub fn flaws(&self) -> Vec<Flaw> {
         let mut flaws = Vec::new();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+        let is_dots = matches!(self.name.as_str(), "." | "..");
+        if is_dots || !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
             flaws.push(Flaw::new("name", "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", ""));
         }
         if self.slots.is_some_and(|slots| !(1..=1024).contains(&slots)) {
@@ -46,7 +47,9 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         assert!(flaws(|_| {}).is_empty());
-        assert_eq!(flaws(|node| node.name = "a b".into()), ["name"]);
+        for name in ["a b", ".", "..", ""] {
+            assert_eq!(flaws(|node| node.name = name.into()), ["name"], "{name}");
+        }
         assert_eq!(flaws(|node| node.slots = Some(0)), ["slots"]);
         assert_eq!(flaws(|node| node.vram_gb = Some(0.0)), ["vram_gb"]);
         assert_eq!(flaws(|node| node.connect_ms = Some(0)), ["connect_ms"]);
@@ -70,11 +73,13 @@ mod tests {
 
     #[test]
     fn only_plain_addresses_are_taken() {
-        for good in ["http://127.0.0.1:11434", "https://gpu.example.org", "http://[::1]:1/"] {
+        for good in
+            ["http://127.0.0.1:11434", "https://gpu.example.org", "http://[::1]:1/", "http://a/b", "http://a/b/c/"]
+        {
             assert!(flaws(|node| node.url = good.into()).is_empty(), "{good}");
         }
         for bad in
-            ["", "127.0.0.1:11434", "ftp://a", "http://", "http://a/b", "http://u:p@a", "http://a?b", "http://a b"]
+            ["", "127.0.0.1:11434", "ftp://a", "http://", "http://a/../b", "http://u:p@a", "http://a?b", "http://a b"]
         {
             assert_eq!(flaws(|node| node.url = bad.into()), ["url"], "{bad}");
         }

@@ -10,12 +10,11 @@ use awc::http::Uri;
 use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::flaw::Flaw;
 use super::loads::NodeLoads;
+use super::pinned::Pinned;
 use super::settings::NodeSettings;
 use protocol::Endpoint;
 
@@ -176,13 +175,17 @@ impl NodeEndpoint {
 }
 
 fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
-    let flaw = |why: String| Flaw::new("url", why, "without a path or credentials");
+    let flaw = |why: String| Flaw::new("url", why, "without credentials");
     let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
-    let plain = uri.path() == path && uri.query().is_none() && uri.host().is_some_and(|host| !host.is_empty());
+    // Whatever comes before the route's own path is where a proxy has put the node.
+    let prefix = uri.path().strip_suffix(path).map(|prefix| prefix.split('/'));
+    let plain = prefix.is_some_and(|mut parts| parts.all(|part| !matches!(part, "." | "..")))
+        && uri.query().is_none()
+        && uri.host().is_some_and(|host| !host.is_empty());
     let user_info = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
     match uri.scheme_str() {
         Some("http" | "https") if plain && !user_info => Ok(uri),
-        _ => Err(flaw("expected http://HOST:PORT or https://HOST:PORT".to_owned())),
+        _ => Err(flaw("expected http://HOST:PORT or https://HOST:PORT, and perhaps a path".to_owned())),
     }
 }
 
@@ -272,30 +275,20 @@ fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValu
 fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>, Flaw> {
     let is_secure = settings.url.starts_with("https:");
     let flaw = |message: String| Flaw::new("ca_file", message, "a PEM file with certificates of authorities");
-    let roots = match &settings.ca_file {
-        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
-        None if !is_secure => return Ok(None),
-        None => webpki_roots_cert_store(),
-        Some(path) => read_roots(path).map_err(|why| flaw(format!("{}: {why}", path.display())))?,
-    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| flaw(error.to_string()))?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = match &settings.ca_file {
+        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
+        None if !is_secure => return Ok(None),
+        None => builder.with_root_certificates(webpki_roots_cert_store()),
+        Some(path) => {
+            let pinned = Pinned::read(path, provider).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+        }
+    };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("it holds no certificate".to_owned());
-    }
-    Ok(roots)
 }

@@ -12,7 +12,9 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::bounds;
 use super::error::ApiError;
+use super::plain_words;
 use super::settings::ServerSettings;
 
 /// The largest body of a request that no node answers.
@@ -89,17 +91,24 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    bounds::check(body).map_err(|why| ApiError::invalid(format!("{why}.")))?;
     // serde would also take a list of the values in the order of the fields.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("The body must be a JSON object."));
     }
-    serde_json::from_slice(body).or_else(|error| {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut deserializer);
+    if read.is_ok() {
+        // Nothing may follow.
+        deserializer.end().map_err(|error| plain_words::of_body(".", &error))?;
+    }
+    read.or_else(|error| {
         // `5.0` is a whole number to JSON, and none to serde.
-        let floating = error.to_string().starts_with("invalid type: floating point");
+        let floating = error.inner().to_string().starts_with("invalid type: floating point");
         let plain = floating.then(|| serde_json::from_slice(body).ok().map(with_plain_numbers)).flatten();
         plain
             .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| ApiError::invalid(format!("The body is not what is expected here: {error}")))
+            .ok_or_else(|| plain_words::of_body(&error.path().to_string(), error.inner()))
     })
 }
 
@@ -167,7 +176,7 @@ mod tests {
         for bad in
             [r#"{"requests":1.5,"tokens":[]}"#, r#"{"requests":-1.0,"tokens":[]}"#, r#"{"requests":1e99,"tokens":[]}"#]
         {
-            assert!(read(bad).is_err_and(|error| error.contains("line 1")), "{bad}");
+            assert!(read(bad).is_err_and(|error| error.starts_with("`requests` must be a whole number")), "{bad}");
         }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Statuses are chosen for what SDKs do with them: 408, 409, 429 and 5xx are tried again, `Retry-After` (whole seconds)
 //! and `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ pub struct ApiError(Box<Words>);
 struct Words {
     kind: &'static ErrorKind,
     message: String,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     /// Whether another try of the same request could help.
     hopeless: bool,
@@ -66,8 +67,8 @@ impl ApiError {
     }
 
     /// 400, naming the field.
-    pub fn invalid_field(param: &'static str, message: impl Into<String>) -> Self {
-        Self::invalid(message).with(|words| words.param = Some(param))
+    pub fn invalid_field(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::invalid(message).with(|words| words.param = Some(param.into()))
     }
 
     /// 401: no key, or none that is known.
@@ -87,7 +88,7 @@ impl ApiError {
             printable(model)
         );
         let error = Self::new(&error_kind::MODEL_NOT_ALLOWED, message);
-        error.with(|words| words.param = Some("model"))
+        error.with(|words| words.param = Some("model".into()))
     }
 
     /// 429: too many keys that are none came from the caller's network.
@@ -118,7 +119,7 @@ impl ApiError {
         let message =
             format!("The model `{}` does not exist here. GET /v1/models lists those that do.", printable(model));
         let error = Self::new(&error_kind::MODEL_NOT_FOUND, message);
-        error.with(|words| words.param = Some("model"))
+        error.with(|words| words.param = Some("model".into()))
     }
 
     /// 503: no node that has, or could have, this model is up.
@@ -372,7 +373,7 @@ impl ApiError {
     /// The words.
     pub fn object(&self) -> ErrorObject<'_> {
         let Words { message, kind, param, .. } = &*self.0;
-        ErrorObject { message, kind: kind.kind, param: *param, code: kind.code }
+        ErrorObject { message, kind: kind.kind, param: param.as_deref(), code: kind.code }
     }
 
     /// The body, in a dialect's own words.
@@ -398,7 +399,7 @@ impl ApiError {
 
 impl From<BadRequest> for ApiError {
     fn from(bad: BadRequest) -> Self {
-        Self::invalid(bad.message).with(|words| words.param = bad.param)
+        Self::invalid(bad.message).with(|words| words.param = bad.param.map(Cow::Borrowed))
     }
 }
 
@@ -413,7 +414,11 @@ impl From<StoreError> for ApiError {
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
-            | StoreError::Folder(_)
+            | StoreError::File { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Newer
+            | StoreError::NotGranted(_)
+            | StoreError::Backup { .. }
             | StoreError::Randomness(_)
             | StoreError::PepperFile { .. }
             | StoreError::PasswordFile { .. } => {

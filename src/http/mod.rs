@@ -21,6 +21,7 @@ mod observe;
 pub mod openapi;
 mod ops;
 mod pace;
+mod plain_words;
 mod reads;
 mod requests;
 mod resource;

@@ -16,10 +16,12 @@ const DEFAULT_NAME: &str = "default";
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// Checks a name; `None` where it has another form.
+    /// Checks a name; `None` where it has another form, or is `.` or `..`.
     pub fn parse(text: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-        ((1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
+        // A path with these would be that of another thing.
+        let is_dots = matches!(text, "." | "..");
+        (!is_dots && (1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
     }
 
     /// The name.
@@ -398,7 +400,7 @@ mod tests {
         for good in ["user-123", "a", "A.b_c@d-e", &"x".repeat(64)] {
             assert!(UserId::parse(good).is_some(), "{good}");
         }
-        for bad in ["", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
+        for bad in ["", ".", "..", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
             assert!(UserId::parse(bad).is_none(), "{bad}");
         }
     }

@@ -293,6 +293,25 @@ impl Accounts {
         Ok(())
     }
 
+    /// The clock is about to be set to another day: learns what everybody has used of it.
+    ///
+    /// # Errors
+    /// When the database fails; nothing has changed then.
+    pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let spent = spent(&self.store, None, day_of).await?;
+        let tokens = |spent: Option<&PriorUse>| spent.map_or(0, |spent| spent.tokens_today);
+        for account in self.all() {
+            let tokens = tokens(spent.users.get(account.user().as_str()));
+            account.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
+        }
+        for key in &self.keys {
+            let tokens = tokens(spent.keys.get(&**key.id()));
+            key.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
+        }
+        Ok(())
+    }
+
     /// Takes up what has changed in the database since the last time.
     ///
     /// # Errors

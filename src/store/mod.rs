@@ -1,6 +1,7 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
 mod access;
 mod accounts;
+mod backup;
 mod changes;
 mod columns;
 mod comparison;
@@ -13,12 +14,14 @@ mod leases;
 mod local;
 mod nodes;
 mod outbox;
+mod private;
 mod recorder;
 mod refusals;
 mod report;
 mod reserve;
 mod rollups;
 mod running;
+mod seal;
 mod settings;
 mod snapshot;
 mod spent;
@@ -32,10 +35,11 @@ mod writer;
 
 pub use access::{Access, Account, AllowedModels, Key, KeySpec, MadeKey, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found, NewUser};
+pub use backup::{back_up, restore};
 pub use changes::Changes;
 pub use database::Store;
 pub use error::StoreError;
-pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
+pub use keys::{ApiKey, KeyDigest, KeySettings, Peppers, SecretEnd, random_hex};
 pub use leases::{Broker, Leaser, NotLeased};
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};

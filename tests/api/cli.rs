@@ -145,7 +145,7 @@ fn behind(label: &str, banner: &str) -> String {
 async fn check_names_every_mistake_with_its_line_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let text = "server:\n  bind: 0.0.0.0:8000\n  wokers: 3\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\n\
-        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path\n    slots: -2\n    \
+        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: ftp://x:1/path\n    slots: -2\n    \
         api_key: \"s3cret node\"\nlimits:\n  requests_per_minute: many\n";
     std::fs::write(folder.path().join("broken.yaml"), text).unwrap();
     let environment = [("GATEWAY__RELAY__CONNECT_MS", "soon"), ("GATEWAY__ADMIN__KEE", "s3cret-environment")];
@@ -169,7 +169,7 @@ async fn check_names_every_mistake_with_its_line_and_no_secret() {
 async fn check_names_mistakes_that_no_type_can_see_all_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let text = "server:\n  bind: 0.0.0.0:8000\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\ndatabase:\n  \
-        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path\n    api_key: \"s3cret node\"\n  \
+        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: ftp://x:1/path\n    api_key: \"s3cret node\"\n  \
         - {name: c, url: 'http://x:2'}\n  - {name: c, url: 'http://x:3'}\n";
     std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
 
