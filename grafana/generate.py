@@ -1,4 +1,4 @@
-"""Writes grafana/dashboards/*.json. The boards are described here, once; tests/observability fails when they differ.
+"""Writes grafana/dashboards/*.json. Edit the boards here: tests/observability fails where the JSON differs.
 
     python3 grafana/generate.py
 """
@@ -41,7 +41,7 @@ def quantile(q, metric, *matchers, by=""):
 
 
 def share(part, whole):
-    """Of nothing it is 0: no traffic is no failure."""
+    """0 when there is nothing: no traffic is no failure."""
     return f"{part} / clamp_min({whole}, 1e-9)"
 
 
@@ -51,7 +51,7 @@ def error_ratio(*matchers, window="$__rate_interval"):
 
 
 def slow_ratio(window):
-    """Of requests whose first token took longer than the objective."""
+    """Share of requests whose first token took longer than the objective."""
     within = rate("gateway_time_to_first_token_seconds_bucket", 'le="2.5"', window=window)
     return f"1 - sum({within}) / sum({rate('gateway_time_to_first_token_seconds_count', window=window)})"
 
@@ -59,13 +59,13 @@ def slow_ratio(window):
 # Panels
 
 def thresholds(*steps):
-    """`steps` are (from, colour); what is below the first is green."""
+    """`steps` are (from, colour) pairs; below the first is green."""
     first = [{"color": "green", "value": None}]
     return {"mode": "absolute", "steps": first + [{"color": colour, "value": value} for value, colour in steps]}
 
 
 def rising(*steps):
-    """As above, but what is below the first is bad."""
+    """As above, but below the first is bad."""
     limits = thresholds(*steps)
     limits["steps"][0]["color"] = "red"
     return limits
@@ -172,7 +172,7 @@ def alerts(title, description, size):
 
 
 def text(title, words, size):
-    return {"type": "text", "title": title, "description": "How this board is meant.", "transparent": True,
+    return {"type": "text", "title": title, "description": "How to read this board.", "transparent": True,
             "gridPos": {"w": size[0], "h": size[1]}, "options": {"mode": "markdown", "content": words}}
 
 
@@ -190,7 +190,7 @@ def variable(name, label, query):
 
 
 def arrange(panels):
-    """Left to right and top to bottom; a row begins where the one before ends."""
+    """Left to right, top to bottom; a row begins where the previous one ends."""
     x = y = height = 0
     for number, each in enumerate(panels, start=1):
         place = each["gridPos"]
@@ -226,7 +226,7 @@ SECONDS = "s"
 
 
 def node_state(*matchers):
-    """2 up, 1 on trial, 0 down; of several gateways the one that sees it best."""
+    """2 up, 1 on trial, 0 down; if gateways disagree, the best state counts."""
     up = "max by (node) (" + series("gateway_node_state", 'state="up"', *matchers) + ")"
     trial = "max by (node) (" + series("gateway_node_state", 'state="suspect"', *matchers) + ")"
     return f"clamp_max(2 * {up} + {trial}, 2)"
@@ -235,14 +235,14 @@ def node_state(*matchers):
 def headline():
     late = thresholds((2.5, "yellow"), (10, "red"))
     return [
-        stat("Requests", "Requests to the routes that make a node work, a second.",
+        stat("Requests", "Requests per second to the routes that need a node.",
              f"sum({rate('gateway_requests_total', WORK)})", "reqps"),
-        stat("Input", "Prompt tokens a second, as recorded in usage when a request ends.",
+        stat("Input", "Prompt tokens per second, counted when a request ends.",
              "sum(" + rate("gateway_tokens_total", 'type="input"') + ")", "count:tok/s"),
-        stat("Output", "Answer tokens a second, as recorded in usage when a request ends.",
+        stat("Output", "Answer tokens per second, counted when a request ends.",
              "sum(" + rate("gateway_tokens_total", 'type="output"') + ")", "count:tok/s"),
-        stat("Failing", "Share of requests that failed through no fault of the client: a node's error, a deadline, no "
-             "place in the queue. Yellow from 1 %, red from 5 %.",
+        stat("Failing", "Share of requests that failed through no fault of the client: a node's error, a deadline, a full "
+             "queue. Yellow from 1 %, red from 5 %.",
              error_ratio(), "percentunit", thresholds((0.01, "yellow"), (0.05, "red"))),
         stat("First token, p95", "Time to the first token, waiting included. 95 % of requests were faster. Yellow from "
              "2.5 s, red from 10 s.", quantile(0.95, "gateway_time_to_first_token_seconds"), SECONDS, late),
@@ -251,75 +251,75 @@ def headline():
              thresholds((0.1, "yellow"), (0.3, "red"))),
         stat("Whole answer, p95", "From arrival to the end of the answer. 95 % of requests were faster.",
              quantile(0.95, "gateway_request_duration_seconds", WORK), SECONDS, thresholds((30, "yellow"), (120, "red"))),
-        stat("Nodes down", "Nodes that can be given no request at the moment.",
+        stat("Nodes down", "Nodes that cannot be given requests at the moment.",
              "count(max by (node) (" + series("gateway_node_up") + ")) - sum(max by (node) (" + series("gateway_node_up") + "))",
              "none", thresholds((1, "red")), spark=False),
     ]
 
 
 def fleet():
-    return board("gw-fleet", "Gateway / Fleet", "Is the service well, at one glance?", [
+    return board("gw-fleet", "Gateway / Fleet", "Is the service healthy, at a glance?", [
         *headline(),
         row("Now"),
-        timeline("Nodes", "Each node's state: up; on trial or with one failure outstanding; down.",
+        timeline("Nodes", "Each node's state: up; on trial, or with one recent failure; down.",
                  [(node_state(), "{{node}}")], NODE_STATE, (8, 7)),
-        graph("Running and waiting", "Requests understood and not ended, and those of them that wait for a slot.",
+        graph("Running and waiting", "All requests in progress, those running on nodes, and those waiting for a slot.",
               [("sum(" + series("gateway_requests_in_flight") + ")", "all"),
                ("sum(" + series("gateway_node_slots_in_use") + ")", "on nodes"),
                ("sum(" + series("gateway_queue_depth") + ")", "waiting")], "none", (8, 7)),
-        alerts("Alerts", "What fires, or is about to.", (8, 7)),
+        alerts("Alerts", "Alerts that are firing or pending.", (8, 7)),
         row("Traffic"),
-        graph("Requests by how they ended", "client_error: the request is at fault; rate_limited: the user's own limit; "
-              "overloaded, upstream_error, timeout: ours.",
+        graph("Requests by how they ended", "client_error: the request was wrong; rate_limited: the user's limit; "
+              "overloaded, upstream_error, timeout: our fault.",
               [(f"sum by (outcome) ({rate('gateway_requests_total', WORK)})", "{{outcome}}")], "reqps", stack=True,
               colours=["ok", "client_error", "rate_limited", "client_cancelled", "overloaded", "upstream_error", "timeout"]),
         graph("Tokens", "Counted when a request ends.",
               [(f"sum by (type) ({rate('gateway_tokens_total')})", "{{type}}")], "count:tok/s",
               colours=["input", "output"]),
-        graph("Failing share", "Failures through no fault of the client, of all requests. The line is where the alert "
-              "HighErrorRatio begins.", [(error_ratio(), "failing")], "percentunit", line=thresholds((0.05, "red"))),
+        graph("Failing share", "Share of requests that failed through no fault of the client. The line is the threshold of "
+              "HighErrorRatio.", [(error_ratio(), "failing")], "percentunit", line=thresholds((0.05, "red"))),
         row("How long it takes"),
         graph("First token", "From arrival to the first token, waiting included. The line is the objective.",
               [(quantile(q, "gateway_time_to_first_token_seconds"), f"p{int(q * 100)}") for q in (0.5, 0.95, 0.99)],
               SECONDS, line=thresholds((2.5, "red"))),
-        graph("Waiting for a slot", "The part of it that is spent in the queue.",
+        graph("Waiting for a slot", "The part of that time spent in the queue.",
               [(quantile(q, "gateway_queue_wait_seconds"), f"p{int(q * 100)}") for q in (0.5, 0.95, 0.99)], SECONDS),
-        graph("The gateway's own work, p99", "auth: whose key; route: reading, limits, edits; forward: over the whole "
-              "answer. A few milliseconds at most; more means that the machine is short of processors.",
+        graph("The gateway's own work, p99", "auth: checking the key; route: reading, limits, edits; forward: all of the answer; "
+              "record: until the usage row is safe. More than a few milliseconds means that the machine is short of CPU.",
               [(quantile(0.99, "gateway_overhead_seconds", by="stage"), "{{stage}}")], SECONDS),
         row("What went wrong"),
-        graph("No answer, by why", "full: the queue; user_full: the user's share of it; deadline: waited too long; no_node: "
-              "none has the model; exhausted: tried and failed; stopping: the gateway ends.",
+        graph("No answer, by reason", "full: the queue; user_full: the user's share of it; deadline: waited too long; no_node: "
+              "none has the model; exhausted: every attempt failed; stopping: the gateway is shutting down.",
               [(f"sum by (reason) ({rate('gateway_queue_rejected_total')})", "{{reason}}")], "reqps", stack=True),
-        graph("Tried again", "On another node by the gateway, by what failed before; and by clients' SDKs.",
+        graph("Tried again", "By the gateway on another node, with the reason; and by clients' SDKs.",
               [(f"sum by (reason) ({rate('gateway_retries_total')})", "{{reason}}"),
                (f"sum({rate('gateway_client_retries_total')})", "by clients")], "reqps", stack=True),
-        graph("Refused by users' limits", "Requests per minute, tokens per day.",
+        graph("Refused by users' limits", "Requests that a limit of their user or key refused, by limit.",
               [(f"sum by (limit) ({rate('gateway_rate_limited_total')})", "{{limit}}")], "reqps", stack=True),
         row("The gateway itself"),
-        stat("Usage storage", "Whether usage rows can be stored in the local file. While they cannot, nothing is admitted, "
-             "and readiness says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
+        stat("Usage storage", "Whether usage rows can be written to the local file. While they cannot, every request is "
+             "refused and readiness says 503.", "min(" + series("gateway_usage_storage_ready") + ")", "none",
              rising((1, "green")), 3, values(_0=("Away", "red"), _1=("Ready", "green")), spark=False, height=8),
-        stat("Postgres", "Whether it answered the last time. While it does not, everything but reports and changes of users "
-             "goes on.", "min(" + series("gateway_database_up") + ")", "none",
+        stat("Postgres", "Whether it answered last time. While it is away, requests are served; reports and changes to users "
+             "are not.", "min(" + series("gateway_database_up") + ")", "none",
              rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
-        stat("Configuration", "Whether gateway.yaml was good when it was read last. While it is not, the one before is in force; "
+        stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",
              rising((1, "green")), 2, values(_0=("Mistake", "red"), _1=("Good", "green")), spark=False, height=8),
-        graph("Usage rows on their way", "In memory: of running requests, and those not yet in the local file; new requests get "
-              "503 at 16384. In the local file: not in Postgres yet; that rises while Postgres is away, and costs nothing. "
-              "Parked: Postgres refuses them. Wrong sums: rollups that differ from their rows.",
+        graph("Usage rows on their way", "In memory: running requests, and rows not yet in the local file; at 16384 new requests get 503. "
+              "In the local file: not yet in Postgres; this grows while Postgres is away and does no harm. "
+              "Parked: refused by Postgres. Wrong sums: daily sums that differ from their rows.",
               [("sum by (instance) (" + series("gateway_usage_rows_waiting") + ")", "in memory, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_outbox_rows") + ")", "in the local file, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_rollup_mismatches") + ")", "wrong sums, {{instance}}")],
               "none", (5, 8)),
-        graph("Memory", "In use by the gateway.",
+        graph("Memory", "Resident memory of the gateway.",
               [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (5, 8)),
-        graph("Processor", "1 is one core. This is what the gateway takes; models run elsewhere.",
+        graph("Processor", "1 is one core. The gateway alone; models run on the nodes.",
               [(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")], "none", (4, 8)),
-        table("Versions", "Which version runs where. The value is always 1.",
+        table("Versions", "Which version runs where.",
               [("max by (instance, version) (" + series("gateway_build_info") + ")", "")], "none", (3, 8),
               {"instance": "Instance", "version": "Version"}, hide=["Value"]),
     ])
@@ -327,24 +327,24 @@ def fleet():
 
 def node():
     return board("gw-node", "Gateway / Node", "Which machine is slow, idle or ill?", [
-        timeline("State", "Up; on trial or with one failure outstanding; down.", [(node_state(NODE), "{{node}}")],
+        timeline("State", "Up; on trial, or with one recent failure; down.", [(node_state(NODE), "{{node}}")],
                  NODE_STATE, (16, 7)),
-        stat("Up", "Nodes that can be given requests, of those chosen.",
+        stat("Up", "Selected nodes that can be given requests.",
              "sum(max by (node) (" + series("gateway_node_up", NODE) + "))", "none", rising((1, "green")), 4, spark=False, height=7),
-        stat("Imbalance", "Standard deviation of the nodes' request rates over their mean: 0 is even. Nodes of unequal "
-             "speed are rightly uneven, and one that is down counts as idle.",
+        stat("Imbalance", "Standard deviation of the nodes' request rates divided by their mean; 0 is even. Nodes of different "
+             "speed should be uneven. A node that is down counts as idle.",
              f"stddev(sum by (node) ({rate('gateway_node_requests_total', NODE)})) / avg(sum by (node) ({rate('gateway_node_requests_total', NODE)}))",
              "percentunit", thresholds((1, "yellow")), 4, height=7),
         row("Load"),
-        graph("Running", "Requests on each node, over all its models.",
+        graph("Running", "Requests on each node, all models together.",
               [("sum by (node) (" + series("gateway_node_slots_in_use", NODE) + ")", "{{node}}")], "none", stack=True),
-        graph("Slots in use", "Requests running over the slots of one model: above 100 % several models run at a time.",
+        graph("Slots in use", "Running requests divided by the slots of one model; above 100 % several models run at once.",
               [("sum by (node) (" + series("gateway_node_slots_in_use", NODE) + ") / max by (node) ("
                 + series("gateway_node_slots", NODE) + ")", "{{node}}")], "percentunit", line=thresholds((1, "orange"))),
-        graph("Attempts", "Requests each node ended, well or not, a second.",
+        graph("Attempts", "Attempts that ended, successfully or not, per second.",
               [(f"sum by (node) ({rate('gateway_node_requests_total', NODE)})", "{{node}}")], "reqps", stack=True),
         row("Quality"),
-        graph("Attempts that failed", "By node and why. cancelled (the client left) and client_error are not the node's fault.",
+        graph("Attempts that failed", "By node and reason. cancelled (the client left) and client_error are left out: not the node's fault.",
               [("sum by (node, outcome) (" + rate("gateway_node_requests_total", NODE, 'outcome!~"ok|client_error|cancelled"') + ")",
                 "{{node}} {{outcome}}")], "reqps", stack=True),
         graph("Time for an attempt, p50", "From the slot to the end of the answer.",
@@ -352,24 +352,24 @@ def node():
         graph("Time for an attempt, p95", "From the slot to the end of the answer.",
               [(quantile(0.95, "gateway_node_request_duration_seconds", NODE, by="node"), "{{node}}")], SECONDS),
         row("Models"),
-        table("Models in memory", "Which node has which model in its memory. Those on its disk alone are not shown.",
+        table("Models in memory", "Which node has which model in memory. Models that are only on disk are not shown.",
               [("max by (node, model) (" + series("gateway_node_model_loaded", NODE) + ") == 1", "")], "none", (8, 8),
               {"node": "Node", "model": "Model"}, hide=["Value"]),
-        graph("Video memory", "Taken by loaded models, as the node says.",
+        graph("Video memory", "Used by loaded models, as the node reports it.",
               [("max by (node) (" + series("gateway_node_vram_bytes", NODE) + ")", "{{node}}")], "decbytes", stack=True),
-        graph("Time to load a model, p95", "Loads that the gateway has done, for nobody's request alone.",
+        graph("Time to load a model, p95", "Loads that the gateway ordered.",
               [(quantile(0.95, "gateway_model_load_seconds", NODE, by="node"), "{{node}}")], SECONDS),
         graph("Why this node", "warm: the model was in memory; cold: it had to be loaded; fallback: another attempt had failed. "
-              "Much cold means that models push each other out.",
+              "Much cold means that models evict each other.",
               [(f"sum by (reason) ({rate('gateway_routing_decisions_total', NODE)})", "{{reason}}")], "reqps",
               stack="percent", colours=["warm", "cold", "fallback"], minimum=None),
         row("Health"),
-        graph("Taken out and brought back", "Changes of the breaker in the interval: open (out), half_open (on trial), closed (back).",
+        graph("Taken out and brought back", "Circuit breaker changes in the interval: open (down), half_open (on trial), closed (back).",
               [("sum by (node, to) (" + increase("gateway_circuit_transitions_total", NODE, window="$__rate_interval") + ")",
                 "{{node}} {{to}}")], "none", bars=True, stack=True),
-        graph("Answer to a probe, p95", "Two in a row without an answer within health.probe_timeout_ms take the node out.",
+        graph("Answer to a probe, p95", "Two timeouts in a row (health.probe_timeout_ms) take the node down.",
               [(quantile(0.95, "gateway_node_probe_duration_seconds", NODE, by="node"), "{{node}}")], SECONDS),
-        graph("Since the last probe", "More than a few seconds means that the gateway itself is stuck.",
+        graph("Since the last probe", "More than a few seconds means that the gateway hangs.",
               [("time() - max by (node) (" + series("gateway_node_last_probe_timestamp_seconds", NODE) + ")", "{{node}}")],
               SECONDS, line=thresholds((10, "red"))),
     ], [NODE_VARIABLE])
@@ -378,37 +378,37 @@ def node():
 def model():
     by_model = lambda q, metric: quantile(q, metric, MODEL, by="model")
     return board("gw-model", "Gateway / Model", "Which model is used, how fast is it, and does it have enough nodes?", [
-        stat("Requests", "A second.", f"sum({rate('gateway_requests_total', WORK, MODEL)})", "reqps", width=4),
-        stat("Output", "Answer tokens a second.", "sum(" + rate("gateway_tokens_total", MODEL, 'type="output"') + ")",
+        stat("Requests", "Per second.", f"sum({rate('gateway_requests_total', WORK, MODEL)})", "reqps", width=4),
+        stat("Output", "Answer tokens per second.", "sum(" + rate("gateway_tokens_total", MODEL, 'type="output"') + ")",
              "count:tok/s", width=4),
         stat("First token, p95", "Waiting included. Yellow from 2.5 s, red from 10 s.",
              quantile(0.95, "gateway_time_to_first_token_seconds", MODEL), SECONDS, thresholds((2.5, "yellow"), (10, "red")), 4),
         stat("Per token, p95", "Time for each further token of a stream.",
              quantile(0.95, "gateway_time_per_output_token_seconds", MODEL), SECONDS, thresholds((0.1, "yellow"), (0.3, "red")), 4),
-        stat("Waiting", "Requests that wait for a slot.", "sum(" + series("gateway_queue_depth", MODEL) + ")", "none",
+        stat("Waiting", "Requests waiting for a slot.", "sum(" + series("gateway_queue_depth", MODEL) + ")", "none",
              thresholds((1, "yellow"), (20, "red")), 4),
         stat("Cold starts", "Share of requests, of all models, whose model had to be loaded first. Yellow from 5 %.",
              share("sum(" + rate("gateway_routing_decisions_total", 'reason="cold"') + ")",
                    f"sum({rate('gateway_routing_decisions_total')})"),
              "percentunit", thresholds((0.05, "yellow"), (0.25, "red")), 4),
         row("Use"),
-        graph("Requests", "By model, a second.", [(f"sum by (model) ({rate('gateway_requests_total', WORK, MODEL)})", "{{model}}")],
+        graph("Requests", "Per second, by model.", [(f"sum by (model) ({rate('gateway_requests_total', WORK, MODEL)})", "{{model}}")],
               "reqps", stack=True),
-        graph("Output", "Answer tokens by model, a second.",
+        graph("Output", "Answer tokens per second, by model.",
               [("sum by (model) (" + rate("gateway_tokens_total", MODEL, 'type="output"') + ")", "{{model}}")], "count:tok/s", stack=True),
-        graph("Failures", "Through no fault of the client, by model.",
+        graph("Failures", "Failures that are not the client's fault, by model.",
               [(f"sum by (model) ({rate('gateway_requests_total', WORK, FAILED, MODEL)})", "{{model}}")], "reqps", stack=True),
         row("Speed"),
-        heatmap("First token", "How many requests took how long to their first token, waiting included.",
+        heatmap("First token", "Distribution of the time to the first token, waiting included.",
                 "gateway_time_to_first_token_seconds"),
-        heatmap("Per token", "How many streams took how long for each further token.", "gateway_time_per_output_token_seconds"),
+        heatmap("Per token", "Distribution of the time per further token.", "gateway_time_per_output_token_seconds"),
         graph("First token, p95", "By model, waiting included.",
               [(by_model(0.95, "gateway_time_to_first_token_seconds"), "{{model}}")], SECONDS, line=thresholds((2.5, "red"))),
         graph("Per token, p95", "By model.", [(by_model(0.95, "gateway_time_per_output_token_seconds"), "{{model}}")], SECONDS),
         graph("Whole answer, p95", "By model, from arrival to end.",
               [(quantile(0.95, "gateway_request_duration_seconds", WORK, MODEL, by="model"), "{{model}}")], SECONDS),
         row("Room"),
-        graph("Waiting for a slot, p95", "By model. If this grows while nodes idle, too few nodes have the model.",
+        graph("Waiting for a slot, p95", "By model. If it grows while nodes are idle, too few nodes have the model.",
               [(by_model(0.95, "gateway_queue_wait_seconds"), "{{model}}")], SECONDS),
         graph("Waiting", "Requests in the queue by model.",
               [("sum by (model) (" + series("gateway_queue_depth", MODEL) + ")", "{{model}}")], "none", stack=True),
@@ -420,38 +420,38 @@ def model():
 def usage():
     user = 'user=~"$user"'
     tokens, requests = "gateway_user_tokens_total", "gateway_user_requests_total"
-    return board("gw-usage", "Gateway / Usage", "Who uses how much? Exact sums are in the usage rows; this is the picture.", [
+    return board("gw-usage", "Gateway / Usage", "Who uses how much? For exact sums use GET /admin/usage; this is the overview.", [
         text("", "Panels by user need `metrics.user_label: all` in `gateway.yaml`; without it they are empty. Beyond "
-             "`metrics.user_cap` users (100) all others together are `_other`. For bills take the rows: "
-             "`GET /admin/users/{user}/usage`.", (24, 2)),
-        stat("Tokens", "Prompts and answers in the time shown.", f"sum({increase('gateway_tokens_total')})", "short", width=6, spark=False),
-        stat("Requests", "In the time shown.", f"sum({increase('gateway_requests_total', WORK)})", "short", width=6, spark=False),
-        stat("Refused by limits", "Requests in the time shown that a user's limit refused.",
+             "`metrics.user_cap` users (100) all others together are `_other`. For bills use "
+             "`GET /admin/usage`.", (24, 2)),
+        stat("Tokens", "Prompt and answer tokens in the selected time.", f"sum({increase('gateway_tokens_total')})", "short", width=6, spark=False),
+        stat("Requests", "In the selected time.", f"sum({increase('gateway_requests_total', WORK)})", "short", width=6, spark=False),
+        stat("Refused by limits", "Requests in the selected time that a limit refused.",
              f"sum({increase('gateway_rate_limited_total')})", "short", thresholds((1, "yellow")), 6, spark=False),
-        stat("Active users", "Users with a request in the time shown; all beyond the cap count as one.",
+        stat("Active users", "Users with a request in the selected time; all beyond the cap count as one.",
              f"count(sum by (user) ({increase(requests, user)}) > 0) or vector(0)", "none", width=6, spark=False),
         row("Users"),
-        bars("Most tokens", "The ten users with the most tokens in the time shown.",
+        bars("Most tokens", "The ten users with the most tokens in the selected time.",
              [(f"topk(10, sum by (user) ({increase(tokens, user)}))", "{{user}}")], "short"),
-        graph("Tokens by user", "The ten largest, a second.",
+        graph("Tokens by user", "The top ten, per second.",
               [(f"topk(10, sum by (user) ({rate(tokens, user)}))", "{{user}}")], "count:tok/s", stack=True),
-        graph("Requests by user", "The ten largest, a second.",
+        graph("Requests by user", "The top ten, per second.",
               [(f"topk(10, sum by (user) ({rate(requests, user)}))", "{{user}}")], "reqps", stack=True),
-        table("All users", "In the time shown: tokens of prompts and answers, requests, and those refused (4xx).",
+        table("All users", "In the selected time: prompt and answer tokens, requests, and those refused (4xx).",
               [("sum by (user) (" + increase(tokens, user, 'type="input"') + ")", ""),
                ("sum by (user) (" + increase(tokens, user, 'type="output"') + ")", ""),
                (f"sum by (user) ({increase(requests, user)})", ""),
                ("sum by (user) (" + increase(requests, user, 'code_class="4xx"') + ")", "")], "short", (12, 9),
               {"user": "User", "Value #A": "Input", "Value #B": "Output", "Value #C": "Requests", "Value #D": "Refused"}),
-        graph("Answers by class", "Of the users chosen: 2xx, 4xx (their fault, or a limit), 5xx (ours).",
+        graph("Answers by class", "For the selected users: 2xx, 4xx (their fault, or a limit), 5xx (our fault).",
               [(f"sum by (code_class) ({rate(requests, user)})", "{{code_class}}")], "reqps", (12, 9), stack=True,
               colours=["2xx", "4xx", "5xx"]),
         row("Limits and models"),
-        graph("Refused by limits", "Requests per minute, tokens per day.",
+        graph("Refused by limits", "Requests that a limit of their user or key refused, by limit.",
               [(f"sum by (limit) ({rate('gateway_rate_limited_total')})", "{{limit}}")], "reqps", stack=True),
-        bars("Tokens by model", "In the time shown, of all users.",
+        bars("Tokens by model", "In the selected time, all users.",
              [(f"sum by (model) ({increase('gateway_tokens_total')})", "{{model}}")], "short"),
-        graph("Tokens", "Of all users, counted when a request ends.",
+        graph("Tokens", "All users, counted when a request ends.",
               [(f"sum by (type) ({rate('gateway_tokens_total')})", "{{type}}")], "count:tok/s", stack=True,
               colours=["input", "output"]),
     ], [USER_VARIABLE], time="now-24h")
@@ -463,25 +463,25 @@ def slo():
     burn = thresholds((6, "orange"), (14.4, "red"))
     windows = ("5m", "30m", "1h", "6h")
     failed = increase("gateway_requests_total", WORK, FAILED, window="30d")
-    return board("gw-slo", "Gateway / Objectives", "Do we keep what we promise, and how fast is the allowance used up?", [
+    return board("gw-slo", "Gateway / Objectives", "Do we keep what we promise, and how fast is the error budget used?", [
         text("", "**Availability**: 99.5 % of requests do not fail through our fault. **First token**: 95 % within 2.5 s. "
-             "A burn rate of 1 uses the allowance up in just 30 days; 14.4 in two days (page), 6 in five (ticket).", (24, 2)),
+             "At a burn rate of 1 the error budget lasts exactly 30 days; at 14.4 two days (page), at 6 five (ticket).", (24, 2)),
         stat("Availability, 30 days", "Share of requests that did not fail through our fault. The objective is 99.5 %.",
              "1 - " + share(f"sum({failed})", f"sum({increase('gateway_requests_total', WORK, window='30d')})"),
              "percentunit", good, 6, decimals=3, spark=False),
-        stat("Allowance left", "Of the failures that 99.5 % in 30 days allows. Below 0 the objective is missed.",
+        stat("Error budget left", "Of the failures that 99.5 % over 30 days allows. Below 0 the objective is missed.",
              "1 - (" + share(f"sum({failed})", f"sum({increase('gateway_requests_total', WORK, window='30d')})") + ") / 0.005",
              "percentunit", rising((0, "yellow"), (0.5, "green")), 6, spark=False),
         stat("First token within 2.5 s, 30 days", "Share of requests. The objective is 95 %.",
              "sum(" + increase("gateway_time_to_first_token_seconds_bucket", 'le="2.5"', window="30d") + ") / sum("
              + increase("gateway_time_to_first_token_seconds_count", window="30d") + ")", "percentunit",
              rising((0.95, "green")), 6, spark=False),
-        stat("Firing", "Alerts of this gateway that fire now.",
+        stat("Firing", "Alerts of this gateway that are firing.",
              'count(ALERTS{alertstate="firing",job=~"$job"}) or vector(0)', "none", thresholds((1, "red")), 6, spark=False),
         row("Burn rates"),
-        graph("Availability", "How many times faster than allowed failures come. Fast: 5 m and 1 h above 14.4; slow: 30 m and "
+        graph("Availability", "How many times faster than allowed failures occur. Fast: 5 m and 1 h above 14.4; slow: 30 m and "
               "6 h above 6.", [(f"({error_ratio(window=window)}) / 0.005", window) for window in windows], "none", (12, 9), line=burn),
-        graph("First token", "As above, of requests whose first token took longer than 2.5 s.",
+        graph("First token", "The same for requests whose first token took longer than 2.5 s.",
               [(f"({slow_ratio(window)}) / 0.05", window) for window in windows], "none", (12, 9), line=burn),
         row("Now"),
         graph("Availability", "Share of requests that did not fail through our fault.",
@@ -489,7 +489,7 @@ def slo():
         graph("First token within 2.5 s", "Share of requests.",
               [("sum(" + rate("gateway_time_to_first_token_seconds_bucket", 'le="2.5"') + f") / sum({rate('gateway_time_to_first_token_seconds_count')})",
                 "within 2.5 s")], "percentunit", maximum=1, line=rising((0.95, "green"))),
-        alerts("Alerts", "What fires, or is about to.", (8, 8)),
+        alerts("Alerts", "Alerts that are firing or pending.", (8, 8)),
     ], time="now-24h")
 
 

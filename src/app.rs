@@ -3,6 +3,7 @@
 //! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
 //! end with an error frame → the server stops → background tasks stop → usage is flushed → shares of limits are
 //! given back → the last traces are sent → the database closes.
+mod descriptors;
 mod reload;
 
 use std::any::Any;
@@ -149,8 +150,8 @@ impl App {
         if let Some(leaser) = &mut leaser {
             leaser.join().await;
         }
-        for account in accounts.all() {
-            metrics.meet_user(account.user().as_str());
+        for user in accounts.names_after(None, config.metrics.user_cap) {
+            metrics.meet_user(&user);
         }
         let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
         let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
@@ -337,7 +338,10 @@ async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, st
         if is_last || now_ms - written_ms >= LAST_USED_MS {
             // Times are to the minute, so that the minute before counts too.
             match accounts.write_last_used(written_ms - LAST_USED_MS).await {
-                Ok(()) => written_ms = now_ms,
+                Ok(()) => {
+                    written_ms = now_ms;
+                    accounts.rest(clock.now());
+                }
                 Err(error) => tracing::warn!(%error, "when keys were last used could not be written down"),
             }
         }
@@ -454,6 +458,7 @@ impl Parts {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             workers => workers,
         };
+        let connections = self.connections_of_each(workers);
         let failed = |error| StartError::Bind { address: bind.to_string(), error };
         let application = move || {
             ActixApp::new()
@@ -463,6 +468,7 @@ impl Parts {
         };
         let server = HttpServer::new(application)
             .workers(workers)
+            .max_connections(connections)
             .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
             // Otherwise a client that leaves while we wait for a node is never noticed.
             .h1_allow_half_closed(false)
@@ -477,6 +483,17 @@ impl Parts {
             .map_err(failed)?;
         let address = server.addrs().first().copied().unwrap_or(bind);
         Ok((server.run(), address))
+    }
+
+    /// Clients that a worker accepts at a time.
+    fn connections_of_each(&self, workers: usize) -> usize {
+        let nodes = self.config.nodes.len();
+        let Some(descriptors) = descriptors::raise() else { return usize::MAX };
+        if let Some(shortage) = descriptors::shortage(descriptors, nodes, self.config.queue.max_queued) {
+            tracing::warn!("{shortage}");
+        }
+        let clients = usize::try_from(descriptors::most_clients(descriptors, nodes)).unwrap_or(usize::MAX);
+        (clients / workers).max(1)
     }
 
     /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.

@@ -2,6 +2,7 @@
 mod admin_key;
 mod backup;
 mod check;
+#[cfg(feature = "demo")]
 mod demo;
 mod healthcheck;
 mod serve;
@@ -33,6 +34,7 @@ enum Command {
     /// Serve (the default)
     Serve,
     /// Serve three simulated nodes and a throw-away database, to try things out
+    #[cfg(feature = "demo")]
     Demo {
         /// Where to listen
         #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
@@ -69,6 +71,7 @@ pub fn run() -> ExitCode {
     let file = arguments.config.as_deref();
     let done = match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(file),
+        #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
         Command::Backup { file: to } => backup::back_up(file, &to),

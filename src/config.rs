@@ -401,7 +401,7 @@ mod tests {
 
     #[test]
     fn every_mistake_is_told_at_once_with_its_place() {
-        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: ftp://x\n    slots: 0\n";
+        let text = "server:\n  bind: here\ndatabase:\n  url: mysql://user:geheim@host\nnodes:\n  - name: a b\n    url: ftp://x/y\n    slots: 0\n";
         let said = check(text, &[("GATEWAY__RELAY__CONNECT_MS", "0")]).unwrap_err();
         for part in [
             ":2: server.bind: expected ADDRESS:PORT",

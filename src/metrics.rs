@@ -31,10 +31,23 @@ const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// Nodes that left and are remembered, so that their last requests leave no series behind.
 const MAX_DEPARTED: usize = 256;
 /// Why an attempt fails.
-const FAILURES: [&str; 9] =
-    ["unreachable", "reset", "crashed", "timed_out", "garbled", "busy", "missing", "denied", "silent"];
-const REJECTIONS: [&str; 8] =
-    ["user_full", "full", "deadline", "no_node", "exhausted", "stopping", "storage", "revoked"];
+const FAILURES: [&str; 13] = [
+    "unreachable",
+    "reset",
+    "crashed",
+    "timed_out",
+    "garbled",
+    "busy",
+    "missing",
+    "unsupported",
+    "unloadable",
+    "denied",
+    "silent",
+    "stuck",
+    "starved",
+];
+const REJECTIONS: [&str; 10] =
+    ["user_full", "full", "deadline", "no_node", "no_route", "exhausted", "indicted", "stopping", "storage", "revoked"];
 /// The usual ways to end. A stream that breaks has said 200 before.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
@@ -162,12 +175,14 @@ impl Metrics {
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
         }
+        families.claims_corrected.with_label_values(&[node]);
         for reason in ROUTING {
             families.routing.with_label_values(&[node, reason]);
         }
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
         }
+        families.listing_skipped.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }
@@ -292,6 +307,11 @@ impl Metrics {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
+    /// A node reported tokens that no request of this size can take.
+    pub fn claim_corrected(&self, node: &str) {
+        self.families.claims_corrected.with_label_values(&[node]).inc();
+    }
+
     /// An SDK said that this is not its first try.
     pub fn client_retried(&self) {
         self.families.client_retries.inc();
@@ -321,6 +341,11 @@ impl Metrics {
     /// The gateway had a model loaded.
     pub fn loaded(&self, node: &str, duration: Duration) {
         self.families.model_load.with_label_values(&[node]).observe(duration.as_secs_f64());
+    }
+
+    /// So many entries of a node's list could not be used.
+    pub fn listing_skipped(&self, node: &str, entries: u64) {
+        self.families.listing_skipped.with_label_values(&[node]).inc_by(entries);
     }
 
     /// A node was asked whether it is there.

@@ -8,13 +8,21 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long a line may wait to be written.
 const FLUSH: Duration = Duration::from_millis(50);
 /// Lines are written when there are so many bytes of them.
 const BUFFER: usize = 64 * 1024;
+
+/// Libraries of which only warnings are written, whatever the level.
+const QUIET: [&str; 3] = ["sqlx", "actix_server", "sea_orm_migration"];
+
+/// What a level may be called.
+const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// The log, on standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,39 +51,37 @@ impl Default for LogSettings {
 }
 
 impl LogSettings {
-    /// Whether the level can be understood.
+    /// Which events are written.
     ///
     /// # Errors
-    /// Why not.
-    pub fn filter(&self) -> Result<EnvFilter, String> {
-        // A filter takes any word that is no level for the name of a module, of which there is then nothing.
-        let levels = ["off", "error", "warn", "info", "debug", "trace"];
-        for directive in self.level.split(',') {
-            let word = directive.rsplit('=').next().unwrap_or_default().trim();
-            if !levels.iter().any(|level| word.eq_ignore_ascii_case(level)) {
-                return Err(format!("`{word}` is not one of {}", levels.join(", ")));
+    /// Why the level cannot be understood.
+    pub fn filter(&self) -> Result<Targets, String> {
+        if !self.level.chars().all(|letter| letter == ' ' || letter.is_ascii_graphic()) {
+            return Err("a level is written in printable ASCII".to_owned());
+        }
+        // The library takes a word that is no level for the name of a module, and numbers for levels.
+        for part in self.level.split(',') {
+            let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
+            if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+                return Err(format!("`{level}` is no level: one of {}", LEVELS.join(", ")));
             }
         }
-        // sqlx tells at every start, as `info`, that its table exists already.
-        let filter = EnvFilter::builder().parse(&self.level).map_err(|error| error.to_string())?;
-        ["sqlx=warn", "actix_server=warn", "sea_orm_migration=warn"]
-            .into_iter()
-            .try_fold(filter, |filter, directive| {
-                Ok(filter.add_directive(directive.parse().map_err(|error| format!("{error}"))?))
-            })
+        let filter: Targets = self.level.parse().map_err(|error| format!("{error}"))?;
+        // At every start, sqlx notes as `info` that its table exists already.
+        Ok(QUIET.into_iter().fold(filter, |filter, target| filter.with_target(target, Level::WARN)))
     }
 
     /// Starts logging; the second call in a process changes nothing. Dropping what it returns writes the last lines.
     pub fn install(&self) -> LogFlusher {
-        let filter = self.filter().unwrap_or_else(|_| EnvFilter::new("info"));
+        let filter = self.filter().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
         let lines = Lines::default();
         let builder = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_max_level(Level::TRACE)
             .with_ansi(io::stderr().is_terminal())
             .with_writer(lines.clone());
         let installed = match self.format {
-            Format::Text => builder.try_init(),
-            Format::Json => builder.json().flatten_event(true).try_init(),
+            Format::Text => builder.finish().with(filter).try_init(),
+            Format::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
         };
         drop(installed);
         LogFlusher(lines)
@@ -161,7 +167,21 @@ mod tests {
     #[test]
     fn levels_are_checked() {
         let settings = |level: &str| LogSettings { level: level.to_owned(), ..LogSettings::default() };
-        assert!(settings("info,ollama_gateway=debug").filter().is_ok());
-        assert!(settings("loud=very").filter().is_err());
+        for level in ["info", "TRACE", "off", "info,ollama_gateway=debug", "ollama_gateway::relay=trace,sqlx=warn"] {
+            assert!(settings(level).filter().is_ok(), "{level}");
+        }
+        for level in ["loud", "WARNING", "0", "", "info,", "loud=very", "info,ollama_gateway=very", "\na\u{fffd}["] {
+            assert!(settings(level).filter().is_err(), "{level}");
+        }
+    }
+
+    #[test]
+    fn a_level_holds_for_its_module_and_the_libraries_stay_quiet() {
+        let filter =
+            LogSettings { level: "info,ollama_gateway=debug".to_owned(), ..LogSettings::default() }.filter().unwrap();
+        let written = |target, level| filter.would_enable(target, &level);
+        assert!(written("ollama_gateway::relay", Level::DEBUG) && !written("ollama_gateway::relay", Level::TRACE));
+        assert!(written("rustls", Level::INFO) && !written("rustls", Level::DEBUG));
+        assert!(written("sqlx::query", Level::WARN) && !written("sqlx::query", Level::INFO));
     }
 }

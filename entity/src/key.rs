@@ -1,8 +1,9 @@
 //! A key of a user, by which requests are told apart: its name, its end and what it may be used for. What opens the door
 //! are its digests.
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, DeriveEntityModel)]
 #[sea_orm(table_name = "keys")]
 pub struct Model {
     /// `key_` and random digits; no secret.

@@ -14,6 +14,8 @@ pub mod lease;
 pub mod node;
 pub mod outbox;
 pub mod parked;
+pub mod people_change;
+pub mod people_copy;
 pub mod running;
 pub mod usage;
 pub mod usage_rollup;

@@ -1,7 +1,8 @@
 //! A person or a program with a key, and the limits they live under.
 use sea_orm::entity::prelude::*;
+use serde::Deserialize;
 
-#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, DeriveEntityModel)]
 #[sea_orm(table_name = "users")]
 pub struct Model {
     /// Chosen by the operator: `[A-Za-z0-9._@-]{1,64}`.

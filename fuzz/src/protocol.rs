@@ -4,10 +4,12 @@
 //! The first bytes choose a variant, the rest is what is read.
 use bytes::Bytes;
 use protocol::{
-    Dialect, Endpoint, ErrorObject, Frames, Framing, InferenceRequest, StreamEditor, StreamFault, edit_answer,
-    is_error_body, meant, message_of,
+    ClaimBounds, Dialect, Endpoint, ErrorObject, Frames, Framing, InferenceRequest, MAX_LISTED, StreamEditor,
+    StreamFault, StreamLimit, count_tokens, edit_answer, is_error_body, listed_models, listed_processes, meant,
+    message_of, repaired,
 };
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 const ID: &str = "01990000-0000-7000-8000-000000000000";
 
@@ -15,11 +17,13 @@ const ID: &str = "01990000-0000-7000-8000-000000000000";
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every one.
-pub const TARGETS: [Target; 6] = [
+pub const TARGETS: [Target; 8] = [
     ("frames", frames),
     ("stream", stream),
     ("request", request),
     ("answer", answer),
+    ("usage", usage),
+    ("listing", listing),
     ("error", error),
     ("path", path),
 ];
@@ -81,7 +85,15 @@ pub fn stream(data: &[u8]) {
 /// What reaches a node is an object that means the same, but for what was to be changed.
 pub fn request(data: &[u8]) {
     let Some(([variant, choice], body)) = head(data) else { return };
+    let Ok(body) = repaired(Bytes::copy_from_slice(body)) else { return };
+    assert!(std::str::from_utf8(&body).is_ok());
+    assert_eq!(repaired(body.clone()), Ok(body.clone()));
+    let body = &body[..];
     let endpoint = endpoint(variant);
+    if endpoint == Endpoint::Messages {
+        let request = InferenceRequest::parse(endpoint, body);
+        assert!(request.is_err() || count_tokens(body).is_ok());
+    }
     // Only paths of OpenAI's API name one.
     let deployment = (choice & 1 != 0 && endpoint.dialect() == Dialect::OpenAi).then_some("deployed");
     let cap = (choice & 2 != 0).then_some(7);
@@ -145,6 +157,76 @@ pub fn answer(data: &[u8]) {
     assert_eq!(before, after);
 }
 
+/// Whatever a node says that a request took, the answer is good and the charge within its bounds, plain and streamed.
+pub fn usage(data: &[u8]) {
+    let Some(([variant, chunks], claim)) = head(data) else { return };
+    let Ok(claim) = serde_json::from_slice::<&RawValue>(claim) else { return };
+    let claim = claim.get();
+    let endpoint = endpoint(variant);
+    let max_output = (variant & 0x80 != 0).then_some(500);
+    let bounds = ClaimBounds { prompt_bound: 1000, prompt_estimate: 250, max_output, embeds: endpoint.embeds() };
+    let within = |progress| {
+        let tally = bounds.tally(&progress);
+        assert!(tally.prompt <= 1256 && tally.completion <= max_output.unwrap_or(150_000), "{claim}: {tally:?}");
+        assert!(!(endpoint.embeds() && tally.completion > 0));
+    };
+    let content = match endpoint {
+        Endpoint::ChatCompletions | Endpoint::Completions => r#""choices":[{"text":"a","finish_reason":"stop"}]"#,
+        Endpoint::Embeddings => r#""data":[]"#,
+        Endpoint::Responses => r#""output":[]"#,
+        Endpoint::Messages => r#""content":null"#,
+        Endpoint::Chat => r#""message":{},"done":true"#,
+        Endpoint::Generate => r#""response":"","done":true"#,
+        Endpoint::Embed => r#""embeddings":[]"#,
+        Endpoint::EmbedOne => r#""embedding":[]"#,
+    };
+    let body = format!(
+        r#"{{{content},"prompt_eval_count":{claim},"eval_duration":{claim},"usage":{claim},"timings":{claim}}}"#
+    );
+    let (_, progress) = edit_answer(endpoint, body.into(), ID).expect("no usage makes an answer fail");
+    within(progress);
+
+    if endpoint.embeds() || claim.contains(['\n', '\r']) {
+        return;
+    }
+    let limit = StreamLimit { output: max_output, prompt: 250 };
+    let mut editor = StreamEditor::new(endpoint, ID, true).limited(limit);
+    let frames = match endpoint {
+        Endpoint::Chat | Endpoint::Generate => {
+            format!("{{\"done\":true,\"prompt_eval_count\":{claim},\"eval_count\":{claim}}}\n")
+        }
+        Endpoint::Messages => format!(
+            "data: {{\"type\":\"message_start\",\"message\":{{\"usage\":{claim}}}}}\n\n\
+             data: {{\"type\":\"message_delta\",\"usage\":{claim}}}\n\n"
+        ),
+        Endpoint::Responses => {
+            format!("data: {{\"type\":\"response.completed\",\"response\":{{\"usage\":{claim}}}}}\n\n")
+        }
+        _ => format!("data: {{\"choices\":[],\"usage\":{claim},\"timings\":{claim}}}\n\n"),
+    };
+    for chunk in frames.as_bytes().chunks(usize::from(chunks).max(1)) {
+        editor.push(Bytes::copy_from_slice(chunk), &mut Vec::new()).expect("no usage breaks a stream");
+    }
+    within(editor.progress());
+}
+
+/// Whatever a node lists, names can be shown, and there are not too many.
+pub fn listing(data: &[u8]) {
+    let names = |names: Vec<&String>, skipped: usize| {
+        let all = serde_json::from_slice::<Value>(data).ok();
+        let listed = all.as_ref().and_then(|all| all["models"].as_array()).map(Vec::len);
+        assert!(listed.is_none_or(|listed| listed == names.len() + skipped) || has_twins(data));
+        assert!(names.len() <= MAX_LISTED);
+        assert!(names.iter().all(|name| (1..=256).contains(&name.chars().count()) && !name.contains(char::is_control)));
+    };
+    if let Ok(listing) = listed_models(data) {
+        names(listing.entries.iter().map(|model| &model.name).collect(), listing.skipped);
+    }
+    if let Ok(listing) = listed_processes(data) {
+        names(listing.entries.iter().map(|process| &process.name).collect(), listing.skipped);
+    }
+}
+
 /// A node's own error is handed on only where it is one, and can be read.
 pub fn error(data: &[u8]) {
     for dialect in [Dialect::OpenAi, Dialect::Ollama, Dialect::Anthropic] {
@@ -181,8 +263,8 @@ fn endpoint(variant: u8) -> Endpoint {
     Endpoint::ALL[usize::from(variant & 0x7f) % Endpoint::ALL.len()]
 }
 
-/// Whether an object may have a second `id`, of which serde's values keep the last.
+/// Whether an object may have a second `id` or `models`, of which serde's values keep the last.
 fn has_twins(body: &[u8]) -> bool {
     let text = String::from_utf8_lossy(body);
-    text.matches("\"id\"").count() > 1 || text.contains("\\u")
+    text.matches("\"id\"").count() > 1 || text.matches("\"models\"").count() > 1 || text.contains("\\u")
 }

@@ -4,14 +4,19 @@ use sea_orm_migration::prelude::*;
 mod l20261125_000001_running_outbox;
 mod l20261125_000002_learned;
 mod l20261125_000003_identity;
+mod l20261125_000004_people_copy;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 mod m20261125_000002_keys_limits;
 mod m20261125_000100_nodes;
 mod m20261125_000300_usage_rollups;
 mod m20261125_000400_leases;
+mod m20261125_000500_people_changes;
 mod m20261127_000001_usage_reasons;
 
+pub use m20261125_000500_people_changes::{
+    PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
+};
 pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite};
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
@@ -28,6 +33,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000100_nodes::Migration),
             Box::new(m20261125_000300_usage_rollups::Migration),
             Box::new(m20261125_000400_leases::Migration),
+            Box::new(m20261125_000500_people_changes::Migration),
             Box::new(m20261127_000001_usage_reasons::Migration),
         ]
     }
@@ -44,6 +50,7 @@ impl MigratorTrait for LocalMigrator {
             Box::new(l20261125_000001_running_outbox::Migration),
             Box::new(l20261125_000002_learned::Migration),
             Box::new(l20261125_000003_identity::Migration),
+            Box::new(l20261125_000004_people_copy::Migration),
         ]
     }
 

@@ -1,10 +1,10 @@
-//! What is asked, and what is the answer to it? Free of dialects and of time.
+//! What does a request ask, and what is the answer? Independent of dialects and of time.
 
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::model::SimModel;
-use crate::text::{Numbers, count_tokens, hash, length_mark, pieces_of};
+use crate::text::{Numbers, WORD, count_tokens, hash, length_mark, pieces_of, repeat_mark};
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,26 +27,31 @@ pub(crate) struct Tool {
     pub(crate) parameters: Value,
 }
 
-/// A generation request in neutral form.
+/// A generation request, whichever route it came on.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     /// The model as the request named it.
     pub(crate) model: String,
     pub(crate) turns: Vec<Turn>,
-    /// At most so many tokens; `None` leaves the length to the prompt.
+    /// The most tokens of the answer; `None` leaves the length to the prompt.
     pub(crate) max_tokens: Option<u64>,
     pub(crate) tools: Vec<Tool>,
-    /// When set, the answer is a JSON object after this schema (`Null`: any object).
+    /// When set, the answer is a JSON value that fits this schema (`Null`: any object).
     pub(crate) format: Option<Value>,
-    /// Whether to think; `None` leaves it to the model.
+    /// Whether the model is to reason first; `None` leaves it to the model.
     pub(crate) think: Option<bool>,
-    /// The word of the error when a model cannot complete: `chat` or `generate`.
+    /// `chat` or `generate`, for the error that an embedding model does not support it.
     pub(crate) purpose: &'static str,
 }
 
 impl Ask {
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.turns.iter().map(|turn| count_tokens(&turn.text) + 10 + 256 * turn.images as u64).sum()
+    }
+
+    /// The conversation as one text.
+    pub(crate) fn transcript(&self) -> String {
+        self.turns.iter().map(|turn| format!("{}: {}\n", turn.role, turn.text)).collect()
     }
 
     pub(crate) fn images(&self) -> usize {
@@ -71,7 +76,7 @@ impl Ask {
         Ok(())
     }
 
-    /// The tool to call: the first, when the last word is the user's and names a tool or the weather.
+    /// The tool to call: the first one, if the user spoke last and mentioned a tool or the weather.
     fn called_tool(&self) -> Option<&Tool> {
         let users = self.turns.iter().rev().take_while(|turn| turn.role == "user");
         let mentions = |turn: &Turn| {
@@ -81,7 +86,7 @@ impl Ask {
         if users.into_iter().any(mentions) { self.tools.first() } else { None }
     }
 
-    /// The turns to answer, and the beginning of the answer that a trailing assistant turn gives.
+    /// The turns to answer, and the start of the answer if the last turn is the assistant's.
     fn split_prefill(&self) -> (&[Turn], &str) {
         match self.turns.split_last() {
             Some((last, before)) if last.role == "assistant" && !before.is_empty() => (before, &last.text),
@@ -124,14 +129,14 @@ pub(crate) enum Reason {
     ToolCalls,
 }
 
-/// A whole answer, not yet spoken.
+/// A whole answer, before any of it is sent.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Answer {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) reason: Reason,
 }
 
-/// The answer to a request; the same on every node.
+/// The answer to a request. Every node gives the same one.
 pub(crate) fn answer(ask: &Ask, model: &SimModel) -> Answer {
     let (turns, prefill) = ask.split_prefill();
     let images = ask.images().to_string();
@@ -153,13 +158,17 @@ pub(crate) fn answer(ask: &Ask, model: &SimModel) -> Answer {
         Some(schema) => {
             pieces.extend(pieces_of(&sample(schema).to_string()).into_iter().map(Piece::Text));
         }
+        None if turns.iter().any(|turn| repeat_mark(&turn.text)) => {
+            let count = length.unwrap_or(drawn) - thoughts;
+            pieces.extend((0..count).map(|_| Piece::Text(WORD.to_owned())));
+        }
         None => pieces.extend(words(ask.images(), length.unwrap_or(drawn) - thoughts, &mut numbers)),
     }
     skip_prefill(&mut pieces, prefill);
     limited(pieces, ask.max_tokens)
 }
 
-/// So many tokens of prose; what a vision model saw comes first.
+/// So many tokens of prose. A vision model says first how many images it saw.
 fn words(images: usize, count: u64, numbers: &mut Numbers) -> impl Iterator<Item = Piece> {
     let noun = if images == 1 { "image:" } else { "images:" };
     let mut sight = if images > 0 {
@@ -177,7 +186,7 @@ fn spaced(index: u64, word: &str) -> String {
     if index == 0 { word.to_owned() } else { format!(" {word}") }
 }
 
-/// Continues where a trailing assistant message stops, if it is the beginning of the same answer.
+/// Continues where a trailing assistant message stops, provided that the answer begins with it.
 fn skip_prefill(pieces: &mut Vec<Piece>, prefill: &str) {
     let mut rest = prefill;
     let mut done = 0;
@@ -192,7 +201,7 @@ fn skip_prefill(pieces: &mut Vec<Piece>, prefill: &str) {
     }
 }
 
-/// Like the runner, an answer that reaches the limit ends for its length, even if it was about to stop.
+/// As in the runner, an answer that reaches the limit ends with `length` even if it would have stopped there anyway.
 fn limited(mut pieces: Vec<Piece>, max_tokens: Option<u64>) -> Answer {
     let reason = match max_tokens {
         Some(limit) if limit <= pieces.len() as u64 => {

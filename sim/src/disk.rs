@@ -3,7 +3,7 @@
 use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::model::SimModel;
-use crate::names::with_tag;
+use crate::names::{ModelName, without_source};
 
 /// The models on disk.
 #[derive(Debug)]
@@ -47,8 +47,12 @@ impl Disk {
     }
 }
 
-/// The model among these that a request means by a name: the name as given, or with the tag `latest`.
+/// The model among these that a request means by a name.
 pub(crate) fn find<'a>(models: &'a [SimModel], name: &str) -> Option<&'a SimModel> {
-    let name = with_tag(name);
-    models.iter().find(|model| with_tag(&model.name) == name)
+    let means = |name: &str| {
+        let name = ModelName::parse(name)?;
+        models.iter().find(|model| ModelName::parse(&model.name).is_some_and(|known| known.is_same(&name)))
+    };
+    // A model may itself be tagged `local`.
+    means(name).or_else(|| means(without_source(name)))
 }

@@ -14,7 +14,9 @@ use crate::error::ApiError;
 use crate::ledger::SimStats;
 use crate::model::SimModel;
 use crate::options::LoadOptions;
+use crate::pauses::Pauses;
 use crate::runners::{Room, Runner, Runners};
+use crate::slots::{Slot, Slots};
 
 /// The loaded models of a node and the queues for them.
 #[derive(Debug)]
@@ -30,11 +32,14 @@ pub(crate) struct Engine {
     active: AtomicUsize,
     /// How many times slower than configured the node is now, as the bits of an `f64`.
     slowness: AtomicU64,
+    pauses: Pauses,
 }
 
 /// A loaded model as `/api/ps` lists it.
 pub(crate) struct LoadedModel {
     pub(crate) model: SimModel,
+    /// Bytes of it in GPU memory.
+    pub(crate) gpu_bytes: u64,
     pub(crate) context_length: u64,
     pub(crate) expires_at: OffsetDateTime,
 }
@@ -49,6 +54,7 @@ impl Engine {
             changed: Notify::new(),
             active: AtomicUsize::new(0),
             slowness: AtomicU64::new(1.0_f64.to_bits()),
+            pauses: Pauses::default(),
         }
     }
 
@@ -60,12 +66,17 @@ impl Engine {
         &self.disk
     }
 
+    pub(crate) fn pauses(&self) -> &Pauses {
+        &self.pauses
+    }
+
     /// The loaded models; the one that expires last comes first.
     pub(crate) fn loaded(&self) -> Vec<LoadedModel> {
         let runners = self.lock();
         let mut loaded: Vec<_> = (runners.loaded.values())
             .map(|runner| LoadedModel {
                 model: runner.model.clone(),
+                gpu_bytes: self.config.gpu_bytes(&runner.model),
                 context_length: runner.options.context_length(),
                 expires_at: runner.expires_at,
             })
@@ -74,7 +85,7 @@ impl Engine {
         loaded
     }
 
-    /// The counters of requests, with those of loads filled in.
+    /// Fills in the counters of loads beside those of requests.
     pub(crate) fn with_load_counts(&self, requests: SimStats) -> SimStats {
         let runners = self.lock();
         let mut loaded: Vec<_> = runners.loaded.values().map(|runner| runner.model.name.clone()).collect();
@@ -94,6 +105,9 @@ impl Engine {
         let models = self.config.models.iter().filter(|_| self.config.is_warm);
         let mut room = self.config.vram_bytes;
         for model in models {
+            if self.has(model, &LoadOptions::default()) {
+                continue;
+            }
             if let Some(left) = room.checked_sub(model.size_bytes) {
                 room = left;
                 drop(self.insert(model, None, LoadOptions::default()));
@@ -102,11 +116,16 @@ impl Engine {
         self.lock().loads = 0;
     }
 
-    /// The speed at which the node decodes one stream now that would make `solo` tokens per second alone.
+    /// Tokens per second of a stream now, if it would make `solo` alone.
     pub(crate) fn shared_speed(&self, solo: f64) -> f64 {
         let others = self.active.load(Ordering::Relaxed).saturating_sub(1) as f64;
         let slowness = f64::from_bits(self.slowness.load(Ordering::Relaxed));
         solo / (1.0 + self.config.batch_slowdown * others) / slowness
+    }
+
+    /// Requests that hold a slot now.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
     }
 
     pub(crate) fn slow_down(&self, factor: f64) {
@@ -143,12 +162,13 @@ impl Engine {
         if !load_time.is_zero() {
             tokio::time::sleep(load_time).await;
         }
+        self.pauses.frozen.until_off().await;
         Ok(self.insert(model, keep_alive, options.clone()))
     }
 
     /// Unloads the model as soon as it is idle, as `keep_alive: 0` without a prompt asks for.
     pub(crate) fn unload(&self, model: &SimModel) {
-        if let Some(runner) = self.lock().loaded.get_mut(&model.name) {
+        if let Some(runner) = self.lock().loaded.get_mut(&model.weights()) {
             runner.keep_alive = Duration::ZERO;
             runner.start_idle_time();
         }
@@ -177,7 +197,7 @@ impl Engine {
         Some(self.hold_on(runner))
     }
 
-    /// Unloads the model once it is idle. Until then it accepts requests that its options suit.
+    /// Unloads the model once it is idle. Until then it still accepts requests that its options suit.
     async fn unload_for_reload(&self, model: &SimModel) {
         loop {
             let in_use = self.lock().unload_for_reload(model);
@@ -213,16 +233,17 @@ impl Engine {
 
     fn insert(self: &Arc<Self>, model: &SimModel, keep_alive: Option<Duration>, options: LoadOptions) -> ModelHold {
         let slots = if model.can("embedding") { 1 } else { self.config.slots.max(1) };
+        let slots = Slots::new(slots, self.config.queue_jitter);
         let keep_alive = keep_alive.unwrap_or(self.config.keep_alive);
         let mut runners = self.lock();
         self.hold_on(runners.insert(model, options, slots, keep_alive))
     }
 
     fn hold_on(self: &Arc<Self>, runner: &Runner) -> ModelHold {
-        ModelHold { engine: Arc::clone(self), runner: runner.id, slots: Arc::clone(&runner.slots) }
+        ModelHold { engine: Arc::clone(self), runner: runner.id, slots: runner.slots.clone() }
     }
 
-    /// The models in memory, those whose time is over removed.
+    /// The models in memory, after those whose time is up have left.
     fn lock(&self) -> MutexGuard<'_, Runners> {
         let mut runners = self.runners.lock().expect("no code panics while it holds the runners");
         runners.drop_expired();
@@ -236,14 +257,13 @@ pub(crate) struct ModelHold {
     engine: Arc<Engine>,
     /// The runner's id.
     runner: u64,
-    slots: Arc<Semaphore>,
+    slots: Slots,
 }
 
 impl ModelHold {
-    /// Waits for one of the model's slots, first come, first served.
+    /// Waits for one of the model's slots.
     pub(crate) async fn slot(self) -> SlotHold {
-        let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let slot = slot.expect("the semaphore of a runner is never closed");
+        let slot = self.slots.take().await;
         self.engine.active.fetch_add(1, Ordering::Relaxed);
         SlotHold { _slot: slot, model: self }
     }
@@ -259,7 +279,7 @@ impl Drop for ModelHold {
 /// A slot of a loaded model, free again on drop.
 #[derive(Debug)]
 pub(crate) struct SlotHold {
-    _slot: OwnedSemaphorePermit,
+    _slot: Slot,
     model: ModelHold,
 }
 

@@ -1,13 +1,15 @@
-//! How does Ollama word an error, in each of its three dialects?
+//! How do Ollama, in each of its three dialects, and the other servers word an error?
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 use serde::Serialize;
 
-/// The message of the runner that died before its first token.
+use crate::config::SimKind;
+
+/// What Ollama says when the runner dies before its first token.
 pub(crate) const RUNNER_STOPPED: &str = "model runner has unexpectedly stopped, this may be due to resource \
      limitations or an internal error, check ollama server logs for details";
-/// The message of a full load queue. Two spaces, as in the original.
+/// What Ollama says when the queue for loads is full. The two spaces are the original's.
 pub(crate) const SERVER_BUSY: &str = "server busy, please try again.  maximum pending requests exceeded";
 
 /// An answer that is an error.
@@ -23,14 +25,18 @@ pub(crate) enum Wire {
     Native,
     OpenAi,
     Anthropic,
+    LlamaServer,
+    Vllm,
 }
 
 impl Wire {
-    pub(crate) fn of(path: &str) -> Self {
-        match path {
-            "/v1/messages" => Wire::Anthropic,
-            _ if path.starts_with("/v1/") => Wire::OpenAi,
-            _ => Wire::Native,
+    pub(crate) fn of(kind: SimKind, path: &str) -> Self {
+        match (kind, path) {
+            (SimKind::LlamaServer, _) => Wire::LlamaServer,
+            (SimKind::Vllm, _) => Wire::Vllm,
+            (SimKind::Ollama, "/v1/messages") => Wire::Anthropic,
+            (SimKind::Ollama, path) if path.starts_with("/v1/") => Wire::OpenAi,
+            (SimKind::Ollama, _) => Wire::Native,
         }
     }
 }
@@ -38,6 +44,10 @@ impl Wire {
 impl ApiError {
     pub(crate) fn bad_request(message: impl Into<String>) -> Self {
         Self { status: 400, message: message.into() }
+    }
+
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self { status: 500, message: message.into() }
     }
 
     pub(crate) fn model_not_found(name: &str) -> Self {
@@ -48,11 +58,26 @@ impl ApiError {
         Self { status: 503, message: SERVER_BUSY.to_owned() }
     }
 
-    pub(crate) fn runner_stopped() -> Self {
-        Self { status: 500, message: RUNNER_STOPPED.to_owned() }
+    /// Ollama's words for a prompt that does not fit and may not be shortened.
+    pub(crate) fn too_long() -> Self {
+        Self::bad_request(
+            "the prompt is longer than the context length currently available to the model; shorten the prompt, adjust \
+             the context length in settings, or use a model with a longer context length",
+        )
     }
 
-    /// What Ollama would say with this status about this model.
+    /// The runner's words for it. Ollama passes its JSON on as a string.
+    pub(crate) fn exceeds_context(tokens: u64, limit: u64) -> Self {
+        let message =
+            format!("request ({tokens} tokens) exceeds the available context size ({limit} tokens), try increasing it");
+        Self::bad_request(Self::bad_request(message).body(Wire::LlamaServer))
+    }
+
+    pub(crate) fn runner_stopped() -> Self {
+        Self::internal(RUNNER_STOPPED)
+    }
+
+    /// What Ollama says with this status about this model.
     pub(crate) fn of_status(status: u16, model: &str) -> Self {
         let message = match status {
             400 => "invalid model name".to_owned(),
@@ -83,6 +108,14 @@ impl ApiError {
                 error: AnthropicError { kind: self.anthropic_type(), message: &self.message },
                 request_id: "req_0123456789abcdef01234567",
             }),
+            Wire::LlamaServer => json(&serde_json::json!({
+                "error": {"code": self.status, "message": self.message, "type": self.llama_server_type()},
+            })),
+            // The check of keys stands in front of the routes and does not speak their dialect.
+            Wire::Vllm if self.status == 401 => json(&NativeError { error: "Unauthorized" }),
+            Wire::Vllm => json(&serde_json::json!({
+                "error": {"message": self.message, "type": self.vllm_type(), "param": null, "code": self.status},
+            })),
         }
     }
 
@@ -96,6 +129,26 @@ impl ApiError {
             400 => "invalid_request_error",
             404 => "not_found_error",
             _ => "api_error",
+        }
+    }
+
+    fn llama_server_type(&self) -> &'static str {
+        match self.status {
+            400 => "invalid_request_error",
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            501 => "not_supported_error",
+            503 => "unavailable_error",
+            _ => "server_error",
+        }
+    }
+
+    fn vllm_type(&self) -> &'static str {
+        match self.status {
+            404 => "NotFoundError",
+            400..500 => "BadRequestError",
+            _ => "InternalServerError",
         }
     }
 
@@ -115,8 +168,8 @@ impl ApiError {
 /// The content type of a JSON body on a route of this dialect.
 pub(crate) fn json_type(wire: Wire) -> &'static str {
     match wire {
-        Wire::Native => "application/json; charset=utf-8",
-        Wire::OpenAi | Wire::Anthropic => "application/json",
+        Wire::Native | Wire::LlamaServer => "application/json; charset=utf-8",
+        Wire::OpenAi | Wire::Anthropic | Wire::Vllm => "application/json",
     }
 }
 

@@ -1,9 +1,8 @@
-//! How is an answer spoken, token by token, and where does a fault cut it off?
+//! How is an answer made, token by token, and where does a fault cut it off?
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::future::pending;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,17 +12,15 @@ use tokio::time::Instant;
 use crate::ask::{Answer, Piece, Reason};
 use crate::clock;
 use crate::dialect::{Dialect, End, Timings, Usage};
-use crate::engine::{Engine, SlotHold};
+use crate::engine::SlotHold;
 use crate::error::ApiError;
 use crate::fault::{Break, Fault};
 use crate::ledger::Visit;
+use crate::pace::Pace;
+use crate::text::{WORD, count_tokens};
 
-/// The speed an infinitely fast node is taken to have under [`Fault::Slow`].
-const SLOWED_INFINITE_SPEED: f64 = 1000.0;
-/// Prompt tokens are read so many times faster than answer tokens are made.
-const PREFILL_SPEEDUP: f64 = 25.0;
-/// A stream whose reader was slow catches up at most so much.
-const CATCH_UP: Duration = Duration::from_millis(100);
+/// Ollama silently aborts an answer when a piece is repeated more often than this.
+const MOST_REPEATS: u32 = 30;
 
 /// The body stops in the middle, and the connection with it.
 #[derive(Debug)]
@@ -37,50 +34,6 @@ impl fmt::Display for Died {
 
 impl std::error::Error for Died {}
 
-/// The pace of one stream.
-pub(crate) struct Pace {
-    engine: Arc<Engine>,
-    /// Tokens per second when alone.
-    solo: f64,
-    due: Option<Instant>,
-}
-
-impl Pace {
-    pub(crate) fn new(engine: &Arc<Engine>, solo: f64, fault: Option<&Fault>) -> Self {
-        let solo = match fault {
-            Some(Fault::Slow(factor)) => {
-                let full = if solo.is_infinite() { SLOWED_INFINITE_SPEED } else { solo };
-                full / factor.max(f64::MIN_POSITIVE)
-            }
-            _ => solo,
-        };
-        Self { engine: Arc::clone(engine), solo, due: None }
-    }
-
-    /// Waits as long as reading the prompt takes.
-    pub(crate) async fn prefill(&mut self, tokens: u64) {
-        self.spend(tokens as f64 / PREFILL_SPEEDUP).await;
-    }
-
-    /// Waits as long as making one token takes.
-    async fn token(&mut self) {
-        self.spend(1.0).await;
-    }
-
-    async fn spend(&mut self, tokens: f64) {
-        if self.solo.is_infinite() {
-            return yield_now().await;
-        }
-        let seconds = tokens / self.engine.shared_speed(self.solo);
-        let now = clock::now();
-        let earliest = now.checked_sub(CATCH_UP).unwrap_or(now);
-        let due = self.due.unwrap_or(now).max(earliest)
-            + Duration::try_from_secs_f64(seconds).unwrap_or(Duration::from_secs(u32::MAX.into()));
-        self.due = Some(due);
-        if due > now { tokio::time::sleep_until(due).await } else { yield_now().await }
-    }
-}
-
 /// One answer on its way out. It holds its slot until the last chunk is handed over or it is dropped.
 pub(crate) struct Generation {
     pub(crate) dialect: Box<dyn Dialect>,
@@ -91,10 +44,11 @@ pub(crate) struct Generation {
     visit: Visit,
     fault: Option<Fault>,
     broken: Option<(usize, Break)>,
+    guard: Option<RepeatGuard>,
     timings: Timings,
-    prompt_tokens: u64,
-    made: u64,
-    spoken: VecDeque<Bytes>,
+    usage: Usage,
+    /// Chunks that are written and not yet sent.
+    written: VecDeque<Bytes>,
     sent: usize,
     ended: bool,
     over: bool,
@@ -105,6 +59,9 @@ pub(crate) struct Start {
     pub(crate) dialect: Box<dyn Dialect>,
     pub(crate) answer: Answer,
     pub(crate) prompt_tokens: u64,
+    /// Tokens of the prompt that the node still had from earlier ones.
+    pub(crate) cached_tokens: u64,
+    pub(crate) guard: Option<RepeatGuard>,
     pub(crate) pace: Pace,
     pub(crate) slot: SlotHold,
     pub(crate) visit: Visit,
@@ -115,19 +72,23 @@ pub(crate) struct Start {
 
 impl Generation {
     pub(crate) fn new(start: Start) -> Self {
+        let mut pieces = start.answer.pieces;
+        if let Some(Fault::OneChunk { bytes, .. }) = start.fault {
+            pieces = vec![Piece::Text(WORD.chars().cycle().take(bytes).collect())];
+        }
         Self {
             dialect: start.dialect,
-            pieces: start.answer.pieces.into_iter(),
+            pieces: pieces.into_iter(),
             reason: start.answer.reason,
             pace: start.pace,
             slot: Some(start.slot),
             visit: start.visit,
             broken: start.fault.as_ref().and_then(Fault::in_stream),
             fault: start.fault,
+            guard: start.guard,
             timings: Timings::new(start.started, start.load),
-            prompt_tokens: start.prompt_tokens,
-            made: 0,
-            spoken: VecDeque::new(),
+            usage: Usage { prompt: start.prompt_tokens, cached: start.cached_tokens, completion: 0 },
+            written: VecDeque::new(),
             sent: 0,
             ended: false,
             over: false,
@@ -137,9 +98,10 @@ impl Generation {
     /// Reads the prompt. Nothing is sent before this is done.
     pub(crate) async fn prefill(&mut self) {
         let began = clock::now();
-        self.pace.prefill(self.prompt_tokens).await;
+        self.pace.prefill(self.usage.prompt - self.usage.cached).await;
         self.timings.prefill = clock::now() - began;
         self.timings.decoding_since = clock::now();
+        self.dialect.prompt_read(&self.usage);
         if self.fault == Some(Fault::HangBeforeHead) {
             self.visit.fault();
             pending::<()>().await;
@@ -154,19 +116,22 @@ impl Generation {
     /// The next chunk of the streamed answer.
     pub(crate) async fn next_chunk(&mut self) -> Option<Result<Bytes, Died>> {
         while !self.over {
-            if self.spoken.is_empty() && !self.ended && !self.breaks_here() {
-                self.speak().await;
+            if self.written.is_empty() && !self.ended && !self.breaks_here() {
+                self.write().await;
                 continue;
             }
             if self.breaks_here() {
-                return self.break_stream().await;
+                match self.break_stream().await {
+                    Broken::Mended => continue,
+                    Broken::Chunk(chunk) => return chunk,
+                }
             }
-            let chunk = self.spoken.pop_front()?;
+            let chunk = self.written.pop_front()?;
             self.sent += 1;
-            if self.ended && self.spoken.is_empty() {
+            if self.ended && self.written.is_empty() {
                 self.close();
             }
-            return Some(Ok(chunk));
+            return Some(Ok(self.claimed(chunk)));
         }
         None
     }
@@ -180,78 +145,102 @@ impl Generation {
         while let Some(piece) = self.next_piece().await {
             pieces.push(piece);
         }
-        let reason = self.reason;
         let how = self.broken.map(|(_, how)| how);
-        if how.is_some() || self.fault == Some(Fault::NoUsage) {
+        if how.is_some() || self.fault.as_ref().is_some_and(Fault::distorts) {
             self.visit.fault();
         }
-        let end = self.end(if how == Some(Break::End) { None } else { Some(reason) });
+        let stopped = how == Some(Break::End) || self.is_repeating();
+        let end = self.end((!stopped).then_some(self.reason));
         let body = self.dialect.whole(&pieces, &end);
         match how {
             Some(Break::Hang) => pending().await,
+            Some(Break::Pause(pause)) => tokio::time::sleep(pause).await,
             Some(Break::Error) => return Err(ApiError::runner_stopped()),
-            Some(Break::Garbage) => return Ok(Whole { body: "this is not json".to_owned(), dies: false }),
-            Some(Break::Die) | Some(Break::End) | None => {}
+            Some(Break::Garbage) => return Ok(Whole { body: "this is not json".into(), dies: false }),
+            Some(Break::Die | Break::End) | None => {}
         }
         self.close();
-        Ok(Whole { body, dies: how == Some(Break::Die) })
+        Ok(Whole { body: self.claimed(body.into()), dies: how == Some(Break::Die) })
     }
 
-    /// Makes one piece, or ends the answer.
-    async fn speak(&mut self) {
+    /// Makes one piece and writes it down, or ends the answer.
+    async fn write(&mut self) {
         if let Some(piece) = self.next_piece().await {
-            self.dialect.piece(&piece, &mut self.spoken);
+            self.dialect.piece(&piece, &mut self.written);
+        } else if self.is_repeating() {
+            self.close();
         } else {
             let end = self.end(Some(self.reason));
-            if self.fault == Some(Fault::NoUsage) {
+            if self.fault.as_ref().is_some_and(Fault::distorts) {
                 self.visit.fault();
             }
-            self.dialect.end(&end, &mut self.spoken);
+            self.dialect.end(&end, &mut self.written);
             self.ended = true;
         }
     }
 
     async fn next_piece(&mut self) -> Option<Piece> {
-        let tokens = self.pieces.as_slice().first()?.tokens();
+        let piece = self.pieces.as_slice().first()?;
+        let tokens = match (piece, &self.fault) {
+            (Piece::Text(text), Some(Fault::OneChunk { .. })) => count_tokens(text),
+            _ => piece.tokens(),
+        };
         for _ in 0..tokens {
             self.pace.token().await;
         }
-        self.made += tokens;
+        self.usage.completion += tokens;
         self.visit.add_generated(tokens);
-        self.pieces.next()
+        let piece = self.pieces.next()?;
+        if let Some(guard) = &mut self.guard {
+            guard.see(&piece);
+        }
+        (!self.is_repeating()).then_some(piece)
+    }
+
+    fn is_repeating(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.repeats > MOST_REPEATS)
     }
 
     fn end(&self, reason: Option<Reason>) -> End {
-        let usage = Usage { prompt: self.prompt_tokens, completion: self.made };
-        let reported = reason.is_some() && self.fault != Some(Fault::NoUsage);
-        End { reason, usage: reported.then_some(usage), timings: self.timings.clone() }
+        let reported = reason.is_some() && !self.fault.as_ref().is_some_and(Fault::hides_usage);
+        End { reason, usage: reported.then_some(self.usage), timings: self.timings.clone() }
+    }
+
+    /// The chunk with the token counts that a fault claims.
+    fn claimed(&self, chunk: Bytes) -> Bytes {
+        let claim = self.fault.as_ref().and_then(Fault::usage_claim);
+        claim.map_or(chunk.clone(), |claim| claim.write(&chunk))
     }
 
     /// Whether the fault strikes before the next chunk: in its place, or before the last one at the latest.
     fn breaks_here(&self) -> bool {
-        let is_last = self.ended && self.spoken.len() <= 1;
+        let is_last = self.ended && self.written.len() <= 1;
         self.broken.is_some_and(|(chunks, _)| chunks <= self.sent || is_last)
     }
 
-    async fn break_stream(&mut self) -> Option<Result<Bytes, Died>> {
-        let (_, how) = self.broken.take()?;
+    async fn break_stream(&mut self) -> Broken {
+        let Some((_, how)) = self.broken.take() else { return Broken::Mended };
         self.visit.fault();
         match how {
             Break::Hang => pending().await,
-            Break::Garbage => Some(Ok(self.dialect.garbage())),
+            Break::Pause(pause) => {
+                tokio::time::sleep(pause).await;
+                Broken::Mended
+            }
+            Break::Garbage => Broken::Chunk(Some(Ok(self.dialect.garbage()))),
             Break::Die => {
                 // The chunks before leave for the client while this yields.
                 yield_now().await;
                 self.close();
-                Some(Err(Died))
+                Broken::Chunk(Some(Err(Died)))
             }
             Break::Error => {
                 self.close();
-                self.dialect.error().map(Ok)
+                Broken::Chunk(self.dialect.error().map(Ok))
             }
             Break::End => {
                 self.close();
-                None
+                Broken::Chunk(None)
             }
         }
     }
@@ -264,9 +253,36 @@ impl Generation {
     }
 }
 
+/// How a stream goes on after its fault.
+enum Broken {
+    /// As if nothing had happened.
+    Mended,
+    /// With this chunk, or not at all.
+    Chunk(Option<Result<Bytes, Died>>),
+}
+
+/// Ollama's guard against models that repeat themselves.
+#[derive(Debug, Default)]
+pub(crate) struct RepeatGuard {
+    last: String,
+    repeats: u32,
+}
+
+impl RepeatGuard {
+    fn see(&mut self, piece: &Piece) {
+        let (Piece::Text(text) | Piece::Thinking(text)) = piece else { return };
+        if text.trim() == self.last {
+            self.repeats += 1;
+        } else {
+            self.last = text.trim().to_owned();
+            self.repeats = 0;
+        }
+    }
+}
+
 /// A complete JSON body.
 pub(crate) struct Whole {
-    pub(crate) body: String,
+    pub(crate) body: Bytes,
     /// Whether the connection is to break half-way through it.
     pub(crate) dies: bool,
 }

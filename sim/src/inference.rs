@@ -10,6 +10,7 @@ use tokio::task::yield_now;
 
 use crate::ask::answer;
 use crate::clock;
+use crate::config::SimKind;
 use crate::dialect::embeddings::Embed;
 use crate::dialect::work::{Generate, Residence, Work};
 use crate::dialect::{
@@ -17,16 +18,20 @@ use crate::dialect::{
 };
 use crate::error::{ApiError, Wire, json_type};
 use crate::fault::{Break, Fault};
-use crate::generation::{Died, Generation, Pace, Start, Whole};
+use crate::foreign;
+use crate::generation::{Died, Generation, RepeatGuard, Start, Whole};
 use crate::ledger::{SeenRequest, Visit};
 use crate::model::SimModel;
+use crate::names::ModelName;
+use crate::options::LoadOptions;
+use crate::pace::Pace;
 use crate::state::NodeData;
 
-/// One inference request. Whatever is dropped here when the client hangs up gives its place back at once.
+/// Answers one generation or embedding request. Everything held here is released when the client hangs up.
 pub(crate) async fn infer(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
-    let path = request.path();
-    let wire = Wire::of(path);
-    let fault = node.faults.take();
+    let (kind, path) = (node.engine.config().kind, request.path());
+    let wire = Wire::of(kind, path);
+    let fault = node.faults.take(&body);
     let mut visit = node.ledger.enter(SeenRequest::new(&request, body.clone()));
     if let Some(response) = at_the_door(fault.as_ref(), wire, &body, &visit) {
         visit.reject();
@@ -39,9 +44,9 @@ pub(crate) async fn infer(node: NodeData, request: HttpRequest, body: Bytes) -> 
             return error.response(wire);
         }
     };
-    let job = Job { node: &node, visit, fault };
+    let job = Job { node: &node, kind, visit, fault };
     let answered = match work {
-        Work::Generate(generate) => job.generate(wire, generate).await,
+        Work::Generate(generate) => job.generate(path, wire, generate).await,
         Work::Embed(embed) => job.embed(wire, embed).await,
         Work::Load(residence) => job.load(residence).await,
         Work::Unload(residence) => job.unload(&residence),
@@ -49,7 +54,8 @@ pub(crate) async fn infer(node: NodeData, request: HttpRequest, body: Bytes) -> 
     answered.unwrap_or_else(|error| error.response(wire))
 }
 
-fn read(path: &str, body: &[u8]) -> Result<Work, ApiError> {
+/// What the body of a request on this path wants.
+pub(crate) fn read(path: &str, body: &[u8]) -> Result<Work, ApiError> {
     match path {
         "/api/chat" => native_request::chat(body),
         "/api/generate" => native_request::generate(body),
@@ -85,37 +91,61 @@ fn at_the_door(fault: Option<&Fault>, wire: Wire, body: &[u8], visit: &Visit) ->
 /// A request that was understood, on its way through the node.
 struct Job<'a> {
     node: &'a NodeData,
+    kind: SimKind,
     visit: Visit,
     fault: Option<Fault>,
 }
 
 impl Job<'_> {
-    /// The model on disk, or Ollama's 404.
-    fn model(&mut self, name: &str, missing: impl FnOnce(&str) -> ApiError) -> Result<SimModel, ApiError> {
-        let model = self.node.engine.disk().find(name);
-        model.ok_or_else(|| missing(name)).inspect_err(|_| self.visit.reject())
+    /// Ends the request with an error that is its own fault.
+    fn refuse<T>(&mut self, error: ApiError) -> Result<T, ApiError> {
+        self.visit.reject();
+        Err(error)
     }
 
-    async fn generate(mut self, wire: Wire, generate: Generate) -> Result<HttpResponse, ApiError> {
+    /// The model on disk, or the server's 404.
+    fn model(&mut self, name: &str, missing: impl FnOnce(&str) -> ApiError) -> Result<SimModel, ApiError> {
+        let disk = self.node.engine.disk();
+        let found = match self.kind {
+            SimKind::Ollama if !name.is_empty() && ModelName::parse(name).is_none() => {
+                Err(ApiError::bad_request("invalid model name"))
+            }
+            SimKind::Ollama => disk.find(name).ok_or_else(|| missing(name)),
+            SimKind::LlamaServer | SimKind::Vllm => foreign::model(self.kind, &disk.models(), name),
+        };
+        found.or_else(|error| self.refuse(error))
+    }
+
+    async fn generate(mut self, path: &str, wire: Wire, generate: Generate) -> Result<HttpResponse, ApiError> {
         let started = clock::now();
-        let Generate { ask, stream, keep_alive, options, dialect } = generate;
+        let Generate { ask, stream, keep_alive, options, truncates, format_error, .. } = &generate;
         let model = self.model(&ask.model, ApiError::model_not_found)?;
-        ask.check(&model).inspect_err(|_| self.visit.reject())?;
+        let able =
+            if self.kind == SimKind::Ollama { ask.check(&model) } else { foreign::check(self.kind, ask, &model) };
+        able.or_else(|error| self.refuse(error))?;
+        let options = options.clone().or_else(|error| self.refuse(error))?;
         let prompt_tokens = ask.prompt_tokens();
         self.visit.set_prompt_tokens(prompt_tokens);
         self.visit.set_queued(true);
         let engine = &self.node.engine;
         self.visit.set_found_loaded(engine.has(&model, &options));
-        let hold = engine.hold(&model, keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
+        let hold = engine.hold(&model, *keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
         let load = clock::now() - started;
         let slot = hold.slot().await;
         self.visit.set_queued(false);
-        let pace = Pace::new(engine, engine.config().solo_speed(&model), self.fault.as_ref());
+        let too_long = self.too_long(prompt_tokens, &options, *truncates);
+        if let Some(error) = format_error.clone().or(too_long) {
+            return self.refuse(error);
+        }
+        let cached = if self.kind == SimKind::LlamaServer { self.node.prompts.reuse(&ask.transcript()) } else { 0 };
+        let (answer, stream) = (answer(ask, &model), *stream);
         let mut generation = Generation::new(Start {
-            dialect,
-            answer: answer(&ask, &model),
+            answer,
             prompt_tokens,
-            pace,
+            cached_tokens: cached.min(prompt_tokens.saturating_sub(1)),
+            guard: (self.kind == SimKind::Ollama).then(RepeatGuard::default),
+            pace: Pace::new(engine, engine.config().solo_speed(&model), self.fault.as_ref()),
+            dialect: foreign::dialect(self.kind, path, &model, generate),
             slot,
             visit: self.visit,
             fault: self.fault,
@@ -126,41 +156,57 @@ impl Job<'_> {
         if stream { Ok(streamed(generation).await) } else { Ok(whole(generation.whole().await?, wire)) }
     }
 
+    /// The error for a prompt that does not fit the context and may not be shortened.
+    fn too_long(&self, tokens: u64, options: &LoadOptions, truncates: bool) -> Option<ApiError> {
+        let limit = options.context_length();
+        if self.kind != SimKind::Ollama || tokens <= limit || (truncates && options.shifts_context()) {
+            return None;
+        }
+        Some(if options.shifts_context() { ApiError::exceeds_context(tokens, limit) } else { ApiError::too_long() })
+    }
+
     async fn embed(mut self, wire: Wire, embed: Embed) -> Result<HttpResponse, ApiError> {
         let started = clock::now();
         let missing =
             |name: &str| ApiError { status: 404, message: format!("model \"{name}\" not found, try pulling it first") };
         let model = self.model(&embed.model, missing)?;
-        if !model.can("embedding") {
-            self.visit.reject();
-            return Err(ApiError::bad_request("this model does not support embeddings"));
-        }
+        let options = embed.options.clone().or_else(|error| self.refuse(error))?;
         let prompt_tokens = embed.prompt_tokens();
         self.visit.set_prompt_tokens(prompt_tokens);
         self.visit.set_queued(true);
         let engine = &self.node.engine;
-        self.visit.set_found_loaded(engine.has(&model, &embed.options));
-        let hold = engine.hold(&model, embed.keep_alive, &embed.options).await.inspect_err(|_| self.visit.reject())?;
+        self.visit.set_found_loaded(engine.has(&model, &options));
+        let hold = engine.hold(&model, embed.keep_alive, &options).await.inspect_err(|_| self.visit.reject())?;
         let timings = Timings::new(started, clock::now() - started);
         let slot = hold.slot().await;
         self.visit.set_queued(false);
+        if !embed.is_empty() && !model.can("embedding") {
+            return self.refuse(embed.unsupported());
+        }
         let speed = engine.config().solo_speed(&model);
         Pace::new(engine, speed, self.fault.as_ref()).prefill(prompt_tokens).await;
-        let how = self.fault.as_ref().and_then(Fault::in_stream).map(|(_, how)| how);
-        let silent = self.fault == Some(Fault::NoUsage) || how == Some(Break::End);
-        if how.is_some() || silent || self.fault == Some(Fault::HangBeforeHead) {
+        let fault = self.fault.take();
+        let how = fault.as_ref().and_then(Fault::in_stream).map(|(_, how)| how);
+        let hangs = how == Some(Break::Hang) || fault == Some(Fault::HangBeforeHead);
+        if how.is_some() || hangs || fault.as_ref().is_some_and(Fault::distorts) {
             self.visit.fault();
         }
-        if how == Some(Break::Hang) || self.fault == Some(Fault::HangBeforeHead) {
+        if hangs {
             pending::<()>().await;
+        }
+        if let Some(Break::Pause(pause)) = how {
+            tokio::time::sleep(pause).await;
         }
         drop(slot);
         self.visit.complete();
         match how {
             Some(Break::Error) => Err(ApiError::runner_stopped()),
-            Some(Break::Garbage) => Ok(whole(Whole { body: "this is not json".to_owned(), dies: false }, wire)),
+            Some(Break::Garbage) => Ok(whole(Whole { body: "this is not json".into(), dies: false }, wire)),
             _ => {
-                let body = embed.body(&timings, (!silent).then_some(prompt_tokens));
+                let is_silent = how == Some(Break::End) || fault.as_ref().is_some_and(Fault::hides_usage);
+                let body = Bytes::from(embed.body(&timings, (!is_silent).then_some(prompt_tokens)));
+                let claim = fault.as_ref().and_then(Fault::usage_claim);
+                let body = claim.map_or(body.clone(), |claim| claim.write(&body));
                 Ok(whole(Whole { body, dies: how == Some(Break::Die) }, wire))
             }
         }
@@ -169,13 +215,13 @@ impl Job<'_> {
     async fn load(mut self, residence: Residence) -> Result<HttpResponse, ApiError> {
         let model = self.model(&residence.model, ApiError::model_not_found)?;
         if !model.can("completion") {
-            self.visit.reject();
             let message = format!("\"{}\" does not support {}", residence.model, residence.purpose);
-            return Err(ApiError::bad_request(message));
+            return self.refuse(ApiError::bad_request(message));
         }
+        let options = residence.options.or_else(|error| self.refuse(error))?;
         self.visit.set_queued(true);
-        self.visit.set_found_loaded(self.node.engine.has(&model, &residence.options));
-        let held = self.node.engine.hold(&model, residence.keep_alive, &residence.options).await;
+        self.visit.set_found_loaded(self.node.engine.has(&model, &options));
+        let held = self.node.engine.hold(&model, residence.keep_alive, &options).await;
         let _hold = held.inspect_err(|_| self.visit.reject())?;
         let hangs = |fault: &Fault| matches!(fault, Fault::HangBeforeHead | Fault::HangAfter(_));
         if self.fault.as_ref().is_some_and(hangs) {
@@ -209,7 +255,7 @@ fn whole(whole: Whole, wire: Wire) -> HttpResponse {
         return json_response(whole.body, wire);
     }
     let length = whole.body.len();
-    let mut start = Bytes::from(whole.body);
+    let mut start = whole.body;
     start.truncate(length / 2);
     let start = stream::iter([Ok(start)]);
     let end = stream::once(async {
@@ -221,6 +267,6 @@ fn whole(whole: Whole, wire: Wire) -> HttpResponse {
     response.content_type(json_type(wire)).no_chunking(length as u64).streaming(start.chain(end))
 }
 
-fn json_response(body: String, wire: Wire) -> HttpResponse {
-    HttpResponse::Ok().content_type(json_type(wire)).body(body)
+fn json_response(body: impl Into<Bytes>, wire: Wire) -> HttpResponse {
+    HttpResponse::Ok().content_type(json_type(wire)).body(body.into())
 }

@@ -13,12 +13,12 @@ use crate::clock;
 /// How many requests the log keeps.
 const LOG_LIMIT: usize = 10_000;
 
-/// The end of a request, so far.
+/// What became of a request so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Not answered in full yet.
     Running,
-    /// Answered in full, be it with an error the request had earned.
+    /// Answered in full, possibly with an error that was the request's own fault.
     Completed,
     /// The client left before the end.
     Cancelled,
@@ -26,8 +26,8 @@ pub enum Outcome {
     Faulted,
 }
 
-/// One request as it arrived, and what became of it. Probes (`/`, `/api/version`, `/api/tags`, `/api/ps`) are not
-/// logged.
+/// One request as it arrived, and what became of it. Probes are not logged: `/`, `/api/version`, `/api/tags`,
+/// `/api/ps`, `/api/status`, and the pages of servers other than Ollama.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     /// The path without the query.
@@ -42,11 +42,11 @@ pub struct SeenRequest {
     pub tokens_generated: u64,
     /// Tokens of the prompt, 0 until it is understood.
     pub prompt_tokens: u64,
-    /// Whether its model was in memory when it came, with the options it needs: it waited for no load.
+    /// Whether its model was in memory with the options it needs when it arrived, so that it waited for no load.
     pub found_loaded: bool,
-    /// When it came.
+    /// When it arrived.
     pub arrived: Instant,
-    /// When it ended, however it did.
+    /// When it ended, in whatever way.
     pub ended: Option<Instant>,
     /// What became of it.
     pub outcome: Outcome,
@@ -71,20 +71,20 @@ impl SeenRequest {
     }
 }
 
-/// A snapshot of the node's counters. The numbers of requests cover generation and embedding only.
+/// A snapshot of the node's counters. Only generation and embedding requests are counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SimStats {
     /// Requests at the node now, waiting or running.
     pub in_flight: usize,
-    /// The most that were ever at the node at once.
+    /// The highest `in_flight` so far.
     pub peak_in_flight: usize,
-    /// Requests that wait for a load or a slot now; part of `in_flight`.
+    /// Requests that are waiting for a load or a slot; `in_flight` includes them.
     pub queued: usize,
     /// Requests answered in full.
     pub completed: u64,
     /// Requests whose client left before the end.
     pub cancelled: u64,
-    /// Loads that were finished.
+    /// Completed loads.
     pub loads: u64,
     /// Models unloaded to make room for another.
     pub evictions: u64,
@@ -129,14 +129,14 @@ impl Ledger {
         }
     }
 
-    /// Writes a request down that is answered at once.
+    /// Logs a request that is answered at once.
     pub(crate) fn note(&self, mut seen: SeenRequest) {
         seen.outcome = Outcome::Completed;
         seen.ended = Some(seen.arrived);
         self.lock().push(seen);
     }
 
-    /// Writes a generation or embedding request down; the visit follows it to its end.
+    /// Logs a generation or embedding request, which the visit follows to its end.
     pub(crate) fn enter(self: &Arc<Self>, seen: SeenRequest) -> Visit {
         let mut book = self.lock();
         book.in_flight += 1;
@@ -216,7 +216,7 @@ impl Visit {
         }
     }
 
-    /// Ends as answered with an error that the request had earned.
+    /// Ends as answered with an error that was the request's own fault.
     pub(crate) fn reject(&mut self) {
         self.end(Outcome::Completed);
     }
@@ -228,8 +228,8 @@ impl Visit {
         }
     }
 
-    /// Ends once; whether this was the end, and not that of a fault. A fault that struck stays the outcome, whoever
-    /// hung up first.
+    /// Ends the visit, unless it has ended. Returns whether it ended now and no fault had struck it: a fault stays the
+    /// outcome, no matter who hung up first.
     fn end(&mut self, outcome: Outcome) -> bool {
         if self.ended {
             return false;

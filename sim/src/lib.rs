@@ -1,20 +1,23 @@
-//! A faithful simulated Ollama node: the same routes, shapes, errors, queues and weaknesses as the real one, with
-//! answers that depend on the prompt alone and failures on command.
+//! A faithful simulated Ollama node: the routes, shapes, errors, queues and weaknesses of the real one, with answers
+//! that depend on the prompt alone and failures on command. It also imitates llama.cpp's server and vLLM.
 //!
 //! Start a [`SimNode`] from a [`SimConfig`] inside an actix system, talk HTTP to [`SimNode::url`], make it fail with
-//! [`SimNode::set_fault`], and look at what happened with [`SimNode::requests`] and [`SimNode::stats`].
+//! [`SimNode::set_fault`] and its siblings, and look at what happened with [`SimNode::requests`] and [`SimNode::stats`].
 //!
 //! A prompt with the mark `[[n=K]]` is answered with exactly K tokens; otherwise the length follows from the prompt,
 //! between 20 and 120. If tools are offered and the user's last message contains `tool` or `weather`, the first tool
-//! is called. A trailing assistant message that is the beginning of the answer is continued.
+//! is called. A trailing assistant message that is the beginning of the answer is continued. `[[repeat]]` makes the
+//! answer repeat one word, until Ollama's guard against repetition ends it.
 //!
 //! | floor | modules |
 //! |---|---|
-//! | the node | `node` starts and stops it; `http` finds the handler; `info` lists models; `disk` keeps them |
-//! | an answer | `inference` carries a request; `generation` speaks it token by token; `dialect` writes it down for each route |
-//! | the parts | `engine` loads and queues, `options` tells when anew, `seat` holds; `ask` decides the answer; `fault`, `ledger`, `config`, `text`, `error`, `clock` |
+//! | the node | `node` starts, steers and stops it; `http` routes; `info` and `served` describe it and its models; `library` pulls and deletes; `state` is what they share |
+//! | an answer | `inference` carries a request; `foreign` knows what other servers do differently; `generation` makes the answer token by token; `dialect` writes it for each route |
+//! | the scheduler | `engine` loads and queues; `runners` are the models in memory; `slots` the queue for one; `options` tell when to reload; `pace` is the speed |
+//! | the parts | `ask` determines the answer; `fault`, `claim`, `listing` and `pauses` are what goes wrong; `config`, `disk`, `model`, `names`, `ledger`, `prompts`, `text`, `error`, `clock` |
 
 mod ask;
+mod claim;
 mod clock;
 mod config;
 mod dialect;
@@ -22,22 +25,31 @@ mod disk;
 mod engine;
 mod error;
 mod fault;
+mod foreign;
 mod generation;
 mod http;
 mod inference;
 mod info;
 mod ledger;
 mod library;
+mod listing;
 mod model;
 mod names;
 mod node;
 mod options;
+mod pace;
+mod pauses;
+mod prompts;
 mod runners;
+mod served;
+mod slots;
 mod state;
 mod text;
 
-pub use config::SimConfig;
+pub use claim::UsageClaim;
+pub use config::{SimConfig, SimKind};
 pub use fault::Fault;
 pub use ledger::{Outcome, SeenRequest, SimStats};
+pub use listing::OddListing;
 pub use model::SimModel;
 pub use node::SimNode;

@@ -9,12 +9,12 @@ use futures_util::stream::{self, Stream, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use crate::config::SimConfig;
-use crate::dialect::read;
+use crate::dialect::{first_given, read};
 use crate::disk::find;
 use crate::error::{ApiError, Wire, json, json_type};
 use crate::model::SimModel;
+use crate::names::ModelName;
 use crate::state::NodeData;
-use crate::text::digest;
 
 /// Progress reports while one model is pulled.
 const REPORTS: u64 = 10;
@@ -29,8 +29,8 @@ struct LibraryRequest {
 impl LibraryRequest {
     fn read(body: &[u8]) -> Result<(String, bool), ApiError> {
         let request: Self = read(body)?;
-        let name = request.model.or(request.name).unwrap_or_default();
-        if name.is_empty() {
+        let name = first_given([request.model, request.name]);
+        if ModelName::parse(&name).is_none() {
             return Err(ApiError::bad_request("invalid model name"));
         }
         Ok((name, request.stream.unwrap_or(true)))
@@ -95,7 +95,7 @@ fn pulling(node: NodeData, name: String) -> impl Stream<Item = String> {
 
 /// Each line of a pull, with the pause before it.
 fn reports(config: &SimConfig, model: &SimModel) -> Vec<(Duration, String)> {
-    let digest = digest(&model.manifest());
+    let digest = model.digest();
     let layer = |completed: u64| PullProgress {
         status: format!("pulling {}", &digest[..12]),
         digest: Some(format!("sha256:{digest}")),

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Parser;
-use ollama_sim::{SimConfig, SimModel, SimNode};
+use clap::{Parser, ValueEnum};
+use ollama_sim::{SimConfig, SimKind, SimModel, SimNode};
 
 /// Runs simulated Ollama nodes until ctrl-c.
 ///
@@ -60,13 +60,32 @@ struct Args {
     #[arg(long, default_value_t = 0.3)]
     batch_slowdown: f64,
 
+    /// The server to imitate
+    #[arg(long, value_enum, default_value = "ollama")]
+    kind: Kind,
+
+    /// Ollama's version; older ones lack /v1/responses (0.13.3) and /v1/messages (0.14.0)
+    #[arg(long, default_value = "0.33.0")]
+    ollama_version: String,
+
+    /// Share of each loaded model in GPU memory, from 0 (no GPU) to 1
+    #[arg(long, default_value_t = 1.0)]
+    gpu_share: f64,
+
     /// Demand `Authorization: Bearer <KEY>` of every request
     #[arg(long, value_name = "KEY")]
     api_key: Option<String>,
 }
 
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    Ollama,
+    LlamaServer,
+    Vllm,
+}
+
 #[derive(Clone)]
-struct ModelArg(SimModel);
+struct ModelArg(String, SimModel);
 
 impl FromStr for ModelArg {
     type Err = String;
@@ -86,7 +105,7 @@ impl FromStr for ModelArg {
         } else {
             SimModel::chat
         };
-        Ok(ModelArg(kind(name, size_gb)))
+        Ok(ModelArg(name.to_owned(), kind(name, size_gb)))
     }
 }
 
@@ -98,7 +117,12 @@ fn positive(text: &str) -> Result<f64, String> {
 impl Args {
     fn config(&self, listen: SocketAddr) -> SimConfig {
         let default = SimConfig::default();
-        let models: Vec<_> = self.models.iter().map(|model| model.0.clone()).collect();
+        // Only Ollama adds a tag to a name.
+        let named = |ModelArg(name, model): &ModelArg| match self.kind {
+            Kind::Ollama => model.clone(),
+            Kind::LlamaServer | Kind::Vllm => model.served_as(name),
+        };
+        let models: Vec<_> = self.models.iter().map(named).collect();
         SimConfig {
             listen,
             tokens_per_second: self.speed,
@@ -112,6 +136,13 @@ impl Args {
             api_key: self.api_key.clone(),
             batch_slowdown: self.batch_slowdown,
             is_warm: self.warm,
+            kind: match self.kind {
+                Kind::Ollama => SimKind::Ollama,
+                Kind::LlamaServer => SimKind::LlamaServer,
+                Kind::Vllm => SimKind::Vllm,
+            },
+            version: self.ollama_version.clone(),
+            gpu_share: self.gpu_share,
             ..default
         }
     }
@@ -124,7 +155,7 @@ async fn main() -> ExitCode {
     for &listen in &args.listen {
         match SimNode::start(args.config(listen)).await {
             Ok(node) => {
-                println!("simulated Ollama node on {}", node.url());
+                println!("simulated node on {}", node.url());
                 nodes.push(node);
             }
             Err(error) => {

@@ -1,20 +1,25 @@
 //! A model as it lies on a simulated node's disk.
 
 use crate::names::with_tag;
+use crate::text::digest;
 
 /// One model on the node's disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimModel {
     /// The full name with its tag, as `llama3.2:latest`.
     pub name: String,
-    /// Bytes on disk and in VRAM alike.
+    /// Bytes on disk and in memory alike.
     pub size_bytes: u64,
     /// The architecture, as `llama`.
     pub family: String,
     /// Any of `completion`, `vision`, `embedding`, `tools`, `thinking`.
     pub capabilities: Vec<String>,
-    /// Counts what was published under the name: another revision has another digest.
+    /// Counts what was published under the name: another revision has other weights and another digest.
     pub revision: u32,
+    /// The name that its manifest was published under: that of its original if it is a copy.
+    manifest: String,
+    /// The name that its weights were published under: that of its base if a Modelfile made it.
+    weights: String,
 }
 
 impl SimModel {
@@ -43,6 +48,31 @@ impl SimModel {
         Self::new(name, size_gb, "qwen3", &["completion", "tools", "thinking"])
     }
 
+    /// The same model under another name, as `ollama cp` makes it: the digest is equal, and both share a runner.
+    #[must_use]
+    pub fn copied_as(&self, name: &str) -> Self {
+        Self { name: with_tag(name), ..self.clone() }
+    }
+
+    /// A model over the same weights, as a Modelfile with `FROM` makes it: the digest differs, but both share a runner.
+    #[must_use]
+    pub fn derived_as(&self, name: &str) -> Self {
+        let name = with_tag(name);
+        Self { manifest: name.clone(), name, ..self.clone() }
+    }
+
+    /// The model under exactly this name, without a tag, for servers other than Ollama.
+    #[must_use]
+    pub fn served_as(&self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self.clone() }
+    }
+
+    /// The same name with other content.
+    #[must_use]
+    pub fn revised(self, revision: u32) -> Self {
+        Self { revision, ..self }
+    }
+
     /// Whether the model has a capability.
     pub fn can(&self, capability: &str) -> bool {
         self.capabilities.iter().any(|has| has == capability)
@@ -53,24 +83,40 @@ impl SimModel {
         self.size_bytes as f64 / 1e9
     }
 
-    /// The same name with other content.
-    #[must_use]
-    pub fn revised(self, revision: u32) -> Self {
-        Self { revision, ..self }
+    /// The digest of the manifest, as in `/api/tags` and `/api/ps`.
+    pub(crate) fn digest(&self) -> String {
+        digest(&self.revision_of(&self.manifest))
     }
 
-    /// What its digest is of.
-    pub(crate) fn manifest(&self) -> String {
-        if self.revision == 0 { self.name.clone() } else { format!("{}@{}", self.name, self.revision) }
+    /// Identifies the weights. Models with the same weights share a runner.
+    pub(crate) fn weights(&self) -> String {
+        self.revision_of(&self.weights)
+    }
+
+    /// The digest of the weights' blob, as in the `FROM` line of `/api/show`.
+    pub(crate) fn weights_digest(&self) -> String {
+        digest(&format!("weights of {}", self.weights()))
+    }
+
+    /// The model it was derived from; empty if it was not.
+    pub(crate) fn parent(&self) -> &str {
+        if self.manifest == self.weights { "" } else { &self.weights }
+    }
+
+    fn revision_of(&self, name: &str) -> String {
+        if self.revision == 0 { name.to_owned() } else { format!("{name}@{}", self.revision) }
     }
 
     fn new(name: &str, size_gb: f64, family: &str, capabilities: &[&str]) -> Self {
+        let name = with_tag(name);
         Self {
-            name: with_tag(name),
             size_bytes: (size_gb * 1e9) as u64,
             family: family.to_owned(),
             capabilities: capabilities.iter().map(|capability| (*capability).to_owned()).collect(),
             revision: 0,
+            manifest: name.clone(),
+            weights: name.clone(),
+            name,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How is a node started, steered and stopped?
+//! Starting, steering and stopping a node.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::fault::Fault;
 use crate::http;
 use crate::ledger::{SeenRequest, SimStats};
+use crate::listing::OddListing;
 use crate::state::Node;
 
 /// A simulated Ollama node that listens on its own port. Dropping it stops it.
@@ -31,7 +32,7 @@ impl SimNode {
     /// When the address cannot be bound.
     pub async fn start(config: SimConfig) -> io::Result<SimNode> {
         let listen = config.listen;
-        let node = Arc::new(Node::new(Engine::new(config)));
+        let node = Arc::new(Node::new(Engine::new(config.settled())));
         node.engine.warm_up();
         let (addr, handle) = serve(Arc::clone(&node), listen)?;
         Ok(SimNode { node, addr, server: Mutex::new(Some(handle)) })
@@ -47,25 +48,47 @@ impl SimNode {
         format!("http://{}", self.addr)
     }
 
-    /// The fault of every generation and embedding request from now on; `None` ends it.
+    /// Strikes every generation and embedding request with this fault from now on; `None` ends it.
     pub fn set_fault(&self, fault: Option<Fault>) {
         self.node.faults.set(fault);
     }
 
-    /// One fault each for the next generation and embedding requests, in order; they come before that of `set_fault`.
+    /// Strikes the next generation and embedding requests, one fault each, before the fault of `set_fault` applies.
     pub fn fault_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.node.faults.push(faults);
     }
 
-    /// From now on tokens take so many times longer, those of running answers included; 1 ends it. A node without
-    /// delays stays without.
+    /// Strikes every generation and embedding request whose body contains `marker` with this fault from now on, in
+    /// place of any other.
+    pub fn poison(&self, marker: &str, fault: Fault) {
+        self.node.faults.poison(marker, fault);
+    }
+
+    /// Makes the node's listings of its models odd from now on; `None` ends it.
+    pub fn set_listing(&self, odd: Option<OddListing>) {
+        self.node.listings.set(odd);
+    }
+
+    /// Makes tokens take so many times longer from now on, also those of running answers; 1 ends it. A node that is
+    /// infinitely fast stays so.
     pub fn slow_down(&self, factor: f64) {
         self.node.engine.slow_down(factor);
     }
 
-    /// While true, `/api/version`, `/api/tags` and `/api/ps` do not answer.
+    /// While true, `/api/version`, `/api/tags` and `/api/ps` do not answer, nor do the pages of other servers.
     pub fn freeze_probes(&self, frozen: bool) {
-        self.node.probes_frozen.send_replace(frozen);
+        self.node.engine.pauses().probes_frozen.set(frozen);
+    }
+
+    /// While true, the node accepts connections and does nothing else, like a process that was sent SIGSTOP.
+    pub fn freeze(&self, frozen: bool) {
+        self.node.engine.pauses().frozen.set(frozen);
+    }
+
+    /// While true, the node answers everything but generation and embedding: those requests take their slots and get
+    /// nothing, not even a head, and running answers stop in the middle.
+    pub fn fall_silent(&self, silent: bool) {
+        self.node.engine.pauses().silent.set(silent);
     }
 
     /// The counters now.
@@ -78,7 +101,7 @@ impl SimNode {
         self.node.ledger.requests()
     }
 
-    /// Closes the listener and all connections at once, and forgets the loaded models.
+    /// Closes the listener and all connections at once and forgets the loaded models.
     pub async fn stop(&self) {
         let handle = self.server().take();
         if let Some(handle) = handle {
@@ -87,10 +110,10 @@ impl SimNode {
         }
     }
 
-    /// Listens again on the same port; nothing happens while the node runs.
+    /// Listens again on the same port. Does nothing while the node runs.
     ///
     /// # Errors
-    /// When the port was taken meanwhile.
+    /// When the port has been taken meanwhile.
     pub async fn restart(&self) -> io::Result<()> {
         let mut server = self.server();
         if server.is_none() {
@@ -116,9 +139,13 @@ impl Drop for SimNode {
 }
 
 fn serve(node: Arc<Node>, listen: SocketAddr) -> io::Result<(SocketAddr, ServerHandle)> {
+    let kind = node.engine.config().kind;
     let node = web::Data::from(node);
     let server = HttpServer::new(move || {
-        App::new().app_data(node.clone()).wrap(middleware::from_fn(http::authorize)).configure(http::routes)
+        App::new()
+            .app_data(node.clone())
+            .wrap(middleware::from_fn(http::admit))
+            .configure(|config| http::routes(kind, config))
     })
     .workers(1)
     .disable_signals()

@@ -1,23 +1,22 @@
 //! Which models are in memory, who uses them, and which one has to leave for another?
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use time::OffsetDateTime;
-use tokio::sync::Semaphore;
 
 use crate::clock::{self, FOREVER};
 use crate::model::SimModel;
 use crate::options::LoadOptions;
+use crate::slots::Slots;
 
-/// A model in memory.
+/// A model in memory. Requests for other names of the same weights use it as well.
 #[derive(Debug)]
 pub(crate) struct Runner {
     pub(crate) id: u64,
     pub(crate) model: SimModel,
     pub(crate) options: LoadOptions,
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: Slots,
     /// Requests that run on it or wait for one of its slots.
     pub(crate) users: usize,
     pub(crate) keep_alive: Duration,
@@ -36,7 +35,8 @@ impl Runner {
 /// All models in memory, and the counters of how they came and went.
 #[derive(Debug, Default)]
 pub(crate) struct Runners {
-    /// By the model's name, because Ollama evicts the idle one with the lowest key.
+    /// By weights, because copies of a model and models derived from it share its runner. Sorted, because the idle one
+    /// with the lowest key is evicted first.
     pub(crate) loaded: BTreeMap<String, Runner>,
     pub(crate) pending_loads: usize,
     pub(crate) loads: u64,
@@ -60,7 +60,7 @@ impl Runners {
 
     /// The runner of this model, if it has the options that a request needs.
     pub(crate) fn usable(&mut self, model: &SimModel, options: &LoadOptions) -> Option<&mut Runner> {
-        self.loaded.get_mut(&model.name).filter(|runner| !runner.options.differ_for(options))
+        self.loaded.get_mut(&model.weights()).filter(|runner| !runner.options.differ_for(options))
     }
 
     /// Loads a model with its first user.
@@ -68,7 +68,7 @@ impl Runners {
         &mut self,
         model: &SimModel,
         options: LoadOptions,
-        slots: usize,
+        slots: Slots,
         keep_alive: Duration,
     ) -> &Runner {
         self.loads += 1;
@@ -77,14 +77,15 @@ impl Runners {
             id: self.next_id,
             model: model.clone(),
             options,
-            slots: Arc::new(Semaphore::new(slots)),
+            slots,
             users: 1,
             keep_alive,
             expires_at: clock::wall(),
         };
         runner.start_idle_time();
-        self.loaded.insert(model.name.clone(), runner);
-        &self.loaded[&model.name]
+        let key = model.weights();
+        self.loaded.insert(key.clone(), runner);
+        &self.loaded[&key]
     }
 
     /// Ends one use of the runner with this id.
@@ -99,11 +100,12 @@ impl Runners {
 
     /// Unloads a model for a reload. If it is in use, the id of the runner to wait for.
     pub(crate) fn unload_for_reload(&mut self, model: &SimModel) -> Option<u64> {
-        let runner = self.loaded.get(&model.name)?;
+        let key = model.weights();
+        let runner = self.loaded.get(&key)?;
         if runner.users > 0 {
             return Some(runner.id);
         }
-        self.loaded.remove(&model.name);
+        self.loaded.remove(&key);
         self.reloads += 1;
         None
     }

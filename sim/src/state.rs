@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use actix_web::web;
-use tokio::sync::watch;
 
 use crate::engine::Engine;
 use crate::fault::FaultPlan;
 use crate::ledger::Ledger;
+use crate::listing::Listings;
+use crate::prompts::PromptCache;
 
 /// The node, as handlers receive it.
 pub(crate) type NodeData = web::Data<Node>;
@@ -17,8 +18,8 @@ pub(crate) struct Node {
     pub(crate) engine: Arc<Engine>,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) faults: FaultPlan,
-    /// Whether `/api/version`, `/api/tags` and `/api/ps` withhold their answers.
-    pub(crate) probes_frozen: watch::Sender<bool>,
+    pub(crate) listings: Listings,
+    pub(crate) prompts: PromptCache,
 }
 
 impl Node {
@@ -27,13 +28,8 @@ impl Node {
             engine: Arc::new(engine),
             ledger: Arc::new(Ledger::default()),
             faults: FaultPlan::default(),
-            probes_frozen: watch::Sender::new(false),
+            listings: Listings::default(),
+            prompts: PromptCache::default(),
         }
-    }
-
-    /// Waits while the probes are frozen.
-    pub(crate) async fn probes_thawed(&self) {
-        // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.probes_frozen.subscribe().wait_for(|frozen| !frozen).await;
     }
 }

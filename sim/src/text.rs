@@ -1,5 +1,4 @@
-//! Which words, counts and vectors follow from a prompt? Everything here depends on the prompt alone, so that every
-//! node gives the same answer.
+//! Words, token counts and vectors. They depend on the prompt alone, so that every node gives the same answer.
 
 /// Length of every embedding vector.
 pub(crate) const EMBEDDING_LENGTH: usize = 384;
@@ -12,6 +11,9 @@ const WORDS: [&str; 64] = [
     "people", "walk", "to", "work", "under", "old", "trees", "near", "quiet", "shores",
 ];
 
+/// The word of answers that only have to be long.
+pub(crate) const WORD: &str = "word ";
+
 /// A hash of parts, in order (FNV-1a, 64 bits).
 pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
     let mut state = 0xcbf2_9ce4_8422_2325_u64;
@@ -23,7 +25,8 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
     state
 }
 
-/// An endless sequence of numbers that a seed decides (SplitMix64).
+/// An endless sequence of numbers that a seed determines (SplitMix64).
+#[derive(Debug)]
 pub(crate) struct Numbers(u64);
 
 impl Numbers {
@@ -60,6 +63,11 @@ pub(crate) fn length_mark(text: &str) -> Option<u64> {
     let (_, tail) = text.rsplit_once("[[n=")?;
     let (digits, _) = tail.split_once("]]")?;
     digits.parse().ok()
+}
+
+/// Whether a text asks for an answer that says the same word over and over, with the mark `[[repeat]]`.
+pub(crate) fn repeat_mark(text: &str) -> bool {
+    text.contains("[[repeat]]")
 }
 
 /// The unit vector of an input.

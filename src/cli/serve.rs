@@ -34,11 +34,11 @@ fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
     for node in &config.nodes {
         println!("  node      {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
-    println!("  users     {}", app.accounts().all().len());
+    println!("  users     {}", app.accounts().count());
     if let Some(path) = &admin.made {
         println!("\n  admin key {}\n  It is shown this once, and kept in {} (mode 0600).", admin.key, path.display());
     }
-    if app.accounts().all().is_empty() {
+    if app.accounts().count() == 0 {
         println!("\nMake a user:\n");
         println!("  curl {base}/admin/users -H 'Authorization: Bearer <admin key>' -d '{{\"user_id\":\"user-123\"}}'");
     }

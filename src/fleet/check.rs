@@ -1,6 +1,7 @@
 //! Is what the operator says about a node sound?
 use super::endpoint::NodeEndpoint;
 use super::flaw::Flaw;
+use super::kind::NodeKind;
 use super::settings::NodeSettings;
 
 impl NodeSettings {
@@ -23,11 +24,19 @@ impl NodeSettings {
             ("first_byte_seconds", self.first_byte_seconds),
             ("chunk_gap_seconds", self.chunk_gap_seconds),
             ("probe_timeout_ms", self.probe_timeout_ms),
+            ("listing_timeout_seconds", self.listing_timeout_seconds),
         ];
         for (key, number) in deadlines {
             if number.is_some_and(|number| number == 0 || number > u64::from(u32::MAX)) {
                 flaws.push(Flaw::new(key, "expected a whole number of at least 1 (and below 2^32)", ""));
             }
+        }
+        if self.kind == NodeKind::Ollama && !self.aliases.is_empty() {
+            let hint = "`models.aliases` gives other names to the models of Ollama nodes";
+            flaws.push(Flaw::new("aliases", "an Ollama node has none", hint));
+        }
+        if self.aliases.iter().any(|(ours, theirs)| ours.is_empty() || theirs.is_empty()) {
+            flaws.push(Flaw::new("aliases", "expected names", ""));
         }
         flaws.extend(NodeEndpoint::flaws(self));
         flaws
@@ -53,6 +62,13 @@ mod tests {
         assert_eq!(flaws(|node| node.slots = Some(0)), ["slots"]);
         assert_eq!(flaws(|node| node.vram_gb = Some(0.0)), ["vram_gb"]);
         assert_eq!(flaws(|node| node.connect_ms = Some(0)), ["connect_ms"]);
+        assert_eq!(flaws(|node| node.listing_timeout_seconds = Some(0)), ["listing_timeout_seconds"]);
+        for path in ["", "health", "/a b", "/a?b"] {
+            assert_eq!(flaws(|node| node.health_path = Some(path.into())), ["health_path"], "{path}");
+        }
+        let aliases = || [("a".to_owned(), "b".to_owned())].into();
+        assert!(flaws(|node| node.aliases = aliases()).is_empty());
+        assert_eq!(flaws(|node| (node.kind, node.aliases) = (NodeKind::Ollama, aliases())), ["aliases"]);
         assert_eq!(flaws(|node| node.api_key = Some("a b".into())), ["api_key"]);
         assert_eq!(flaws(|node| node.api_key_file = Some("/nowhere/key".into())), ["api_key_file"]);
         assert_eq!(flaws(|node| node.password = Some("x".into())), ["password"]);
@@ -73,14 +89,22 @@ mod tests {
 
     #[test]
     fn only_plain_addresses_are_taken() {
-        for good in
-            ["http://127.0.0.1:11434", "https://gpu.example.org", "http://[::1]:1/", "http://a/b", "http://a/b/c/"]
+        let prefixed = ["http://a/b", "http://a/b/", "https://a/openai/v1", "http://a:1/v1"];
+        for good in ["http://127.0.0.1:11434", "https://gpu.example.org", "http://[::1]:1/"].into_iter().chain(prefixed)
         {
             assert!(flaws(|node| node.url = good.into()).is_empty(), "{good}");
         }
-        for bad in
-            ["", "127.0.0.1:11434", "ftp://a", "http://", "http://a/../b", "http://u:p@a", "http://a?b", "http://a b"]
-        {
+        for bad in [
+            "",
+            "127.0.0.1:11434",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a?b",
+            "http://a/b?c",
+            "http://a/../b",
+            "http://a b",
+        ] {
             assert_eq!(flaws(|node| node.url = bad.into()), ["url"], "{bad}");
         }
     }

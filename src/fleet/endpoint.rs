@@ -1,38 +1,27 @@
 //! A node's addresses, headers, trust and deadlines, made once of its settings.
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use actix_tls::connect::rustls_0_23::webpki_roots_cert_store;
 use awc::http::Uri;
-use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use awc::http::header::{HeaderName, HeaderValue};
 use rustls::ClientConfig;
 
+use super::credentials::{headers, trust};
 use super::flaw::Flaw;
+use super::kind::{Kind, NodeKind};
 use super::loads::NodeLoads;
-use super::pinned::Pinned;
 use super::settings::NodeSettings;
 use protocol::Endpoint;
+use scheduler::NodeSpec;
 
-/// Headers that are ours, the connection's, or have settings of their own.
-const RESERVED: [&str; 12] = [
-    "authorization",
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "te",
-    "traceparent",
-    "tracestate",
-    "transfer-encoding",
-    "upgrade",
-    "x-request-id",
-];
+/// What a node was found to be.
+const UNKNOWN: u8 = 0;
+const OLLAMA: u8 = 1;
+const OPENAI: u8 = 2;
 
 /// A node as the relay speaks to it.
 pub struct NodeEndpoint {
@@ -46,6 +35,18 @@ pub struct NodeEndpoint {
     show: Uri,
     pull: Uri,
     delete: Uri,
+    /// Of a node that is no Ollama.
+    models: Uri,
+    props: Uri,
+    /// Where it says that it is well, as configured.
+    health: Option<Uri>,
+    default_health: Uri,
+    /// As configured.
+    pub(crate) kind: NodeKind,
+    /// What it was found to be.
+    found: AtomicU8,
+    /// Names here, and there.
+    pub(crate) aliases: BTreeMap<String, String>,
     /// Credentials and other headers for this node, and for no other.
     headers: Vec<(HeaderName, HeaderValue)>,
     /// For https: whom the node's certificate must be signed by.
@@ -56,6 +57,9 @@ pub struct NodeEndpoint {
     first_byte: Option<Duration>,
     chunk_gap: Option<Duration>,
     probe: Option<Duration>,
+    listing: Option<Duration>,
+    /// What the scheduler is told of it.
+    pub(crate) spec: NodeSpec,
     /// Who pays for them.
     pub(crate) loads: Arc<NodeLoads>,
 }
@@ -72,7 +76,7 @@ impl NodeEndpoint {
     /// # Errors
     /// The first setting that cannot be used.
     pub fn new(settings: &NodeSettings) -> Result<Self, Flaw> {
-        let base = settings.url.trim_end_matches('/');
+        let base = base_of(settings);
         let uri = |path: &str| uri(base, path);
         let seconds = |seconds: Option<u64>| seconds.map(Duration::from_secs);
         let millis = |millis: Option<u64>| millis.map(Duration::from_millis);
@@ -85,6 +89,13 @@ impl NodeEndpoint {
             show: uri("/api/show")?,
             pull: uri("/api/pull")?,
             delete: uri("/api/delete")?,
+            models: uri("/v1/models")?,
+            props: uri("/props")?,
+            health: settings.health_path.as_deref().map(|path| health(base, path)).transpose()?,
+            default_health: uri("/health")?,
+            kind: settings.kind,
+            found: AtomicU8::new(UNKNOWN),
+            aliases: settings.aliases.clone(),
             headers: headers(settings)?,
             tls: trust(settings)?,
             address: None,
@@ -92,14 +103,18 @@ impl NodeEndpoint {
             first_byte: seconds(settings.first_byte_seconds),
             chunk_gap: seconds(settings.chunk_gap_seconds),
             probe: millis(settings.probe_timeout_ms),
+            listing: seconds(settings.listing_timeout_seconds),
+            spec: settings.spec(),
             loads: Arc::default(),
         })
     }
 
     /// Everything for which there can be no endpoint.
     pub(super) fn flaws(settings: &NodeSettings) -> Vec<Flaw> {
-        let address = uri(settings.url.trim_end_matches('/'), "/api/version").err();
-        [address, headers(settings).err(), trust(settings).err()].into_iter().flatten().collect()
+        let base = base_of(settings);
+        let address = uri(base, "/api/version").err();
+        let health = settings.health_path.as_deref().and_then(|path| health(base, path).err());
+        [address, health, headers(settings).err(), trust(settings).err()].into_iter().flatten().collect()
     }
 
     /// The same node at this very address; its name in the URL still goes into the `host` header and is what a
@@ -140,6 +155,64 @@ impl NodeEndpoint {
         &self.delete
     }
 
+    pub(crate) fn models_uri(&self) -> &Uri {
+        &self.models
+    }
+
+    pub(crate) fn props_uri(&self) -> &Uri {
+        &self.props
+    }
+
+    /// The path that the operator names.
+    pub(crate) fn health_uri(&self) -> Option<&Uri> {
+        self.health.as_ref()
+    }
+
+    /// The path that most servers have.
+    pub(crate) fn default_health_uri(&self) -> &Uri {
+        &self.default_health
+    }
+
+    /// What it is, by the operator's word or as it was found to be; an Ollama until then.
+    pub(crate) fn found_kind(&self) -> Kind {
+        match (self.kind, self.found.load(Ordering::Relaxed)) {
+            (NodeKind::OpenAi, _) | (NodeKind::Auto, OPENAI) => Kind::OpenAi,
+            _ => Kind::Ollama,
+        }
+    }
+
+    /// The same node as before, with other settings: what it is was found out already.
+    pub(super) fn remember(&self, before: &Self) {
+        self.found.store(before.found.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The path that a node of its kind is probed by, for people.
+    pub(crate) fn probed_path(&self) -> &str {
+        match self.found_kind() {
+            Kind::Ollama => self.version.path(),
+            Kind::OpenAi => self.health.as_ref().unwrap_or(&self.default_health).path(),
+        }
+    }
+
+    /// Whether it is an Ollama, as far as is known.
+    pub(crate) fn is_ollama(&self) -> bool {
+        self.found_kind() == Kind::Ollama
+    }
+
+    /// It was asked.
+    pub(crate) fn found(&self, kind: Kind) {
+        self.found.store(if kind == Kind::OpenAi { OPENAI } else { OLLAMA }, Ordering::Relaxed);
+    }
+
+    /// The model's name there, where it is another one than here.
+    pub(crate) fn name_there(&self, model: &str) -> Option<&str> {
+        if self.found_kind() == Kind::Ollama {
+            return None;
+        }
+        let named = self.aliases.get(model).or_else(|| self.aliases.get(model.strip_suffix(":latest")?));
+        named.map(String::as_str)
+    }
+
     /// The headers of every request to this node, and to no other.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.headers.iter().cloned()
@@ -168,14 +241,30 @@ impl NodeEndpoint {
         self.chunk_gap
     }
 
+    /// Longest wait for a listing, if not that of all nodes.
+    pub(crate) fn listing(&self) -> Option<Duration> {
+        self.listing
+    }
+
     /// Longest wait for a sign of life, if not that of all nodes.
     pub(crate) fn probe(&self) -> Option<Duration> {
         self.probe
     }
 }
 
+/// The URL without what every path begins with: many write `/v1` at the end of the base URL of OpenAI's API.
+fn base_of(settings: &NodeSettings) -> &str {
+    let base = settings.url.trim_end_matches('/');
+    base.strip_suffix("/v1").unwrap_or(base)
+}
+
+fn health(base: &str, path: &str) -> Result<Uri, Flaw> {
+    let flaw = || Flaw::new("health_path", "expected a path such as /health", "");
+    if path.starts_with('/') { uri(base, path).map_err(|_| flaw()) } else { Err(flaw()) }
+}
+
 fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
-    let flaw = |why: String| Flaw::new("url", why, "without credentials");
+    let flaw = |why: String| Flaw::new("url", why, "without a query or credentials");
     let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
     // Whatever comes before the route's own path is where a proxy has put the node.
     let prefix = uri.path().strip_suffix(path).map(|prefix| prefix.split('/'));
@@ -187,108 +276,4 @@ fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
         Some("http" | "https") if plain && !user_info => Ok(uri),
         _ => Err(flaw("expected http://HOST:PORT or https://HOST:PORT, and perhaps a path".to_owned())),
     }
-}
-
-fn headers(settings: &NodeSettings) -> Result<Vec<(HeaderName, HeaderValue)>, Flaw> {
-    let mut headers = Vec::new();
-    if let Some(credentials) = credentials(settings)? {
-        headers.push((AUTHORIZATION, credentials));
-    }
-    for (name, value) in &settings.headers {
-        headers.push((header_name("headers", name)?, header_value("headers", name, value)?));
-    }
-    for (name, path) in &settings.header_files {
-        let key = "header_files";
-        if settings.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {
-            return Err(Flaw::new(key, format!("`headers` has `{name}` as well"), "give one of them"));
-        }
-        headers.push((header_name(key, name)?, header_value(key, name, &read_secret(key, path)?)?));
-    }
-    Ok(headers)
-}
-
-/// The `Authorization` header, by key or by name and password.
-fn credentials(settings: &NodeSettings) -> Result<Option<HeaderValue>, Flaw> {
-    let api_key = secret(("api_key", &settings.api_key), ("api_key_file", &settings.api_key_file))?;
-    let password = secret(("password", &settings.password), ("password_file", &settings.password_file))?;
-    let value = match (api_key, &settings.username, password) {
-        (None, None, None) => return Ok(None),
-        (Some((key, api_key)), None, None) => {
-            if api_key.is_empty() || !api_key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Flaw::new(key, "expected printable characters without blanks", ""));
-            }
-            format!("Bearer {api_key}")
-        }
-        (None, Some(username), Some((_, password))) => {
-            if username.contains(':') || username.chars().any(char::is_control) {
-                return Err(Flaw::new("username", "a name holds no colon and no control characters", ""));
-            }
-            format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
-        }
-        (Some((key, _)), Some(_), _) => {
-            return Err(Flaw::new("username", format!("`{key}` is given as well"), "a key or a name, not both"));
-        }
-        (None, Some(_), None) => return Err(Flaw::new("username", "the password is not given", "or password_file")),
-        (_, None, Some((key, _))) => return Err(Flaw::new(key, "`username` is not given", "")),
-    };
-    header_value("api_key", "authorization", &value).map(Some)
-}
-
-type Secret<'a, T> = (&'static str, &'a Option<T>);
-
-/// A secret that is given, or stands in a file; with the key that gave it.
-fn secret(
-    (key, given): Secret<'_, String>,
-    (file_key, file): Secret<'_, std::path::PathBuf>,
-) -> Result<Option<(&'static str, String)>, Flaw> {
-    match (given, file) {
-        (None, None) => Ok(None),
-        (Some(given), None) => Ok(Some((key, given.clone()))),
-        (None, Some(path)) => Ok(Some((file_key, read_secret(file_key, path)?))),
-        (Some(_), Some(_)) => Err(Flaw::new(file_key, format!("`{key}` is given as well"), "give one of them")),
-    }
-}
-
-fn read_secret(key: &'static str, path: &Path) -> Result<String, Flaw> {
-    let text = std::fs::read_to_string(path);
-    text.map(|text| text.trim_end().to_owned())
-        .map_err(|error| Flaw::new(key, format!("{}: {error}", path.display()), "a file that the gateway can read"))
-}
-
-fn header_name(key: &'static str, name: &str) -> Result<HeaderName, Flaw> {
-    let parsed: HeaderName =
-        name.parse().map_err(|_| Flaw::new(key, format!("`{name}` is no name of a header"), ""))?;
-    if RESERVED.contains(&parsed.as_str()) {
-        return Err(Flaw::new(key, format!("`{name}` cannot be set here"), "credentials go to api_key or username"));
-    }
-    Ok(parsed)
-}
-
-fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValue, Flaw> {
-    let mut value = HeaderValue::from_str(value)
-        .map_err(|_| Flaw::new(key, format!("the value of `{name}` cannot go into a header"), ""))?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-/// Whom an https node is trusted by: the public authorities, or those of its own file and no others.
-fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>, Flaw> {
-    let is_secure = settings.url.starts_with("https:");
-    let flaw = |message: String| Flaw::new("ca_file", message, "a PEM file with certificates of authorities");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| flaw(error.to_string()))?;
-    let builder = match &settings.ca_file {
-        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
-        None if !is_secure => return Ok(None),
-        None => builder.with_root_certificates(webpki_roots_cert_store()),
-        Some(path) => {
-            let pinned = Pinned::read(path, provider).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
-        }
-    };
-    let mut config = builder.with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(config)))
 }

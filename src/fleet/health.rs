@@ -1,70 +1,57 @@
 //! Is a node there, and what does it have? Asked of every node all the time, by one task a node.
 //!
-//! `/api/version` tells whether it answers at all; `/api/ps` what is loaded, `/api/tags` what is on disk. A node counts
-//! as there only once all three have been heard. Whether it also *generates* is judged by the requests themselves.
+//! Two loops: one asks whether the node answers at all, the other what it lists. A slow listing holds up no sign of life.
+//! A node counts as there only once it has listed its models. Whether it also *generates* is judged by the requests
+//! themselves.
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use futures_util::future::join;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::catalog::Catalog;
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
-use super::nodes::Fleet;
-use super::upstream::Upstream;
-use crate::clock::Clock;
-use crate::dispatch::Dispatcher;
-use crate::metrics::Metrics;
-use scheduler::{Event, Loaded, Model, NodeId};
-
-/// How nodes are watched.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HealthSettings {
-    /// Time between two probes of a node, milliseconds. Default `500`.
-    pub probe_interval_ms: u64,
-    /// Longest wait for a probe's answer, milliseconds; after two timeouts in a row the node is down. Default
-    /// `1000`.
-    pub probe_timeout_ms: u64,
-    /// Time between two looks at the models in a node's memory, seconds. Default `2`.
-    pub loaded_interval_seconds: u64,
-    /// Time between two looks at the models on a node's disk, seconds. Default `10`.
-    pub models_interval_seconds: u64,
-    /// Time between two looks at the list of nodes, seconds: in the database, where other gateways may have changed
-    /// it, and in DNS, for nodes that are discovered. Default `5`.
-    pub fleet_interval_seconds: u64,
-}
-
-impl Default for HealthSettings {
-    fn default() -> Self {
-        Self {
-            probe_interval_ms: 500,
-            probe_timeout_ms: 1000,
-            loaded_interval_seconds: 2,
-            models_interval_seconds: 10,
-            fleet_interval_seconds: 5,
-        }
-    }
-}
-
-/// A node may be slow to list its models right after its start, or while it unloads one.
-const LISTING_TIMEOUT: Duration = Duration::from_secs(5);
+use super::health_settings::HealthSettings;
+use super::inquiry::{Inquiry, Sign};
+use super::kind::Kind;
+use super::upstream::{AskError, Upstream};
+use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
 
 /// Watches one node.
 #[derive(Debug)]
 pub struct Prober {
     node: NodeId,
-    fleet: Fleet,
-    endpoint: Arc<NodeEndpoint>,
+    context: FleetContext,
     settings: HealthSettings,
-    clock: Clock,
     upstream: Upstream,
-    catalog: Arc<Catalog>,
-    metrics: Arc<Metrics>,
+    state: State,
+}
+
+/// What the two loops tell each other.
+#[derive(Debug, Default)]
+struct State {
+    /// Where it was found last; it may be spoken to in another way by now.
+    endpoint: RefCell<Option<Arc<NodeEndpoint>>>,
+    sign: RefCell<Sign>,
+    version: RefCell<Option<String>>,
+    /// It answered the last time.
+    answers: Cell<bool>,
+    /// It has listed its models since it last came back.
+    is_listed: Cell<bool>,
+    /// Counts its returns: a listing that was asked for before one says nothing of the time after it.
+    returns: Cell<u64>,
+    came_back: Notify,
+    /// Of a node that is no Ollama: what it offers, which is all in its memory.
+    offered: RefCell<Vec<Loaded>>,
+    /// The slots that the node told of.
+    slots: Cell<Option<u32>>,
+}
+
+/// When the node was last asked for its lists.
+#[derive(Debug, Default)]
+struct Asked {
     listed: Option<Duration>,
     looked: Option<Duration>,
 }
@@ -72,161 +59,212 @@ pub struct Prober {
 impl Prober {
     /// A prober that has seen nothing yet; `None` where the node has left already.
     pub fn new(node: NodeId, context: &FleetContext, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
-        let fleet = context.nodes.clone();
-        let endpoint = fleet.get(node)?;
-        let (clock, catalog) = (context.clock, context.catalog.clone());
-        let metrics = context.metrics.clone();
-        Some(Self { node, fleet, endpoint, settings, clock, upstream, catalog, metrics, listed: None, looked: None })
+        context.nodes.get(node)?;
+        Some(Self { node, context: context.clone(), settings, upstream, state: State::default() })
     }
 
     /// Asks again and again, until `stop`.
-    pub async fn run(mut self, dispatcher: Arc<Dispatcher>, stop: CancellationToken) {
-        let interval = Duration::from_millis(self.settings.probe_interval_ms);
-        loop {
-            let round = async {
-                for event in self.round().await {
-                    dispatcher.report(event);
-                }
-                tokio::time::sleep(interval).await;
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = round => {}
-            }
+    pub async fn run(self, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.keep_probing() => {}
+            () = self.keep_listing() => {}
         }
     }
 
-    /// One round of questions, as far as they are due.
-    async fn round(&mut self) -> Vec<Event> {
-        let node = self.node;
-        // Its key or its deadlines may have changed.
-        self.endpoint = self.fleet.get(node).unwrap_or_else(|| self.endpoint.clone());
-        let timeout = self.endpoint.probe().unwrap_or(Duration::from_millis(self.settings.probe_timeout_ms));
-        let asked = self.clock.uptime();
-        let answer = self.ask(timeout, NodeEndpoint::version_uri).await;
-        let heard = self.clock.now();
-        self.metrics.probed(&self.endpoint.name, heard.uptime.saturating_sub(asked), heard.unix_ms);
-        match answer {
-            Ok(body) => self.hear_version(&body),
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.settings.probe_interval_ms)
+    }
+
+    fn report(&self, event: Event) {
+        self.context.dispatcher.report(event);
+    }
+
+    /// The way to the node as it is configured now; `None` once it has left.
+    fn inquiry(&self) -> Option<Inquiry> {
+        let endpoint = self.context.nodes.get(self.node)?;
+        let mut known = self.state.endpoint.borrow_mut();
+        if !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &endpoint)) {
+            // Its kind may be another one now.
+            self.state.sign.replace(Sign::Unknown);
+            // The scheduler was told of its settings anew.
+            self.state.slots.set(None);
+            *known = Some(endpoint.clone());
+        }
+        let probe_timeout = endpoint.probe().unwrap_or(Duration::from_millis(self.settings.probe_timeout_ms));
+        let listing_timeout = endpoint.listing().unwrap_or(Duration::from_secs(self.settings.listing_timeout_seconds));
+        Some(Inquiry { upstream: self.upstream.clone(), endpoint, probe_timeout, listing_timeout })
+    }
+
+    // Whether it is there.
+
+    async fn keep_probing(&self) {
+        while let Some(inquiry) = self.inquiry() {
+            self.probe(&inquiry).await;
+            tokio::time::sleep(self.interval()).await;
+        }
+    }
+
+    async fn probe(&self, inquiry: &Inquiry) {
+        let (clock, name) = (self.context.clock, &inquiry.endpoint.name);
+        let asked = clock.uptime();
+        let sign = self.state.sign.borrow().clone();
+        let was_unknown = sign == Sign::Unknown;
+        let alive = inquiry.is_alive(sign).await;
+        let heard = clock.now();
+        self.context.metrics.probed(name, heard.uptime.saturating_sub(asked), heard.unix_ms);
+        match alive {
+            Ok(alive) => {
+                self.state.sign.replace(alive.sign);
+                if was_unknown {
+                    self.found(inquiry);
+                }
+                self.hear_version(inquiry, alive.version);
+                if !self.state.answers.replace(true) {
+                    self.state.returns.set(self.state.returns.get() + 1);
+                    self.state.came_back.notify_one();
+                }
+                if self.state.is_listed.get() {
+                    self.report(Event::Answered { node: self.node });
+                }
+            }
+            // It was not asked.
+            Err(AskError::Starved) => {
+                tracing::warn!(node = &**name, "a node could not be probed: the gateway has no file descriptors left");
+            }
             Err(error) => {
-                // A node that comes back may have other models than before.
-                (self.listed, self.looked) = (None, None);
-                self.catalog.hear_nothing(node);
-                return vec![Event::Silent { node, error: format!("/api/version: {error}") }];
+                self.state.answers.set(false);
+                self.state.sign.replace(Sign::Unknown);
+                self.went_silent(format!("{}: {error}", inquiry.endpoint.probed_path()));
             }
         }
-        let mut events = Vec::new();
-        let now = self.clock.uptime();
-        let due = |last: Option<Duration>, seconds| last.is_none_or(|last| now >= last + Duration::from_secs(seconds));
-        let is_stale = self.catalog.take_stale(node);
-        if is_stale || due(self.listed, self.settings.models_interval_seconds) {
-            match self.models().await {
-                Ok(models) => events.push(Event::Listed { node, models }),
-                Err(error) if self.listed.is_none() => {
-                    return vec![Event::Silent { node, error: format!("/api/tags: {error}") }];
-                }
-                Err(error) => tracing::warn!(node = &*self.endpoint.name, error, "the models could not be listed"),
+    }
+
+    /// A node that comes back may have other models than before.
+    fn went_silent(&self, error: String) {
+        self.state.is_listed.set(false);
+        self.context.catalog.hear_nothing(self.node);
+        self.report(Event::Silent { node: self.node, error });
+    }
+
+    /// What the node is, is known.
+    fn found(&self, inquiry: &Inquiry) {
+        let kind = inquiry.endpoint.found_kind();
+        self.report(Event::Routes { node: self.node, routes: kind.routes() });
+        if kind == Kind::Ollama && !inquiry.endpoint.aliases.is_empty() {
+            tracing::warn!(
+                node = &*inquiry.endpoint.name,
+                "the node is an Ollama, whose models have no `aliases` of their own; use `models.aliases`"
+            );
+        }
+    }
+
+    fn hear_version(&self, inquiry: &Inquiry, version: Option<String>) {
+        let Some(version) = version else { return };
+        let before = self.state.version.replace(Some(version.clone()));
+        if before.is_some_and(|before| before != version) {
+            // What the old one did not have, the new one may.
+            self.report(Event::Routes { node: self.node, routes: inquiry.endpoint.found_kind().routes() });
+        }
+        self.context.catalog.hear_version(self.node, version);
+    }
+
+    // What it has.
+
+    async fn keep_listing(&self) {
+        let mut asked = Asked::default();
+        loop {
+            tokio::select! {
+                () = self.state.came_back.notified() => asked = Asked::default(),
+                () = tokio::time::sleep(self.interval()) => {}
             }
-            self.listed = Some(now);
-        }
-        if is_stale || due(self.looked, self.settings.loaded_interval_seconds) {
-            match self.loaded().await {
-                Ok(loaded) => events.push(Event::Resident { node, loaded }),
-                Err(error) => {
-                    tracing::warn!(node = &*self.endpoint.name, error, "the loaded models could not be listed")
-                }
+            let Some(inquiry) = self.inquiry() else { return };
+            if self.state.answers.get() {
+                self.list(&inquiry, &mut asked).await;
             }
-            self.looked = Some(now);
-        }
-        events.push(Event::Answered { node });
-        events
-    }
-
-    fn hear_version(&self, body: &[u8]) {
-        #[derive(Deserialize)]
-        struct Version {
-            version: String,
-        }
-        if let Ok(said) = serde_json::from_slice::<Version>(body) {
-            self.catalog.hear_version(self.node, said.version);
         }
     }
 
-    async fn ask(&self, within: Duration, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<bytes::Bytes, String> {
-        let node = &self.endpoint;
-        let asking = self.upstream.get(node, uri(node));
-        tokio::time::timeout(within, asking).await.map_err(|_| format!("no answer within {} ms", within.as_millis()))?
+    /// Asks for what is due.
+    async fn list(&self, inquiry: &Inquiry, asked: &mut Asked) {
+        let (node, returns) = (self.node, self.state.returns.get());
+        let now = self.context.clock.uptime();
+        let is_due =
+            |last: Option<Duration>, seconds| last.is_none_or(|last| now >= last + Duration::from_secs(seconds));
+        let is_stale = self.context.catalog.take_stale(node);
+        let is_needed = is_stale || !self.state.is_listed.get();
+        let lists = is_needed || is_due(asked.listed, self.settings.models_interval_seconds);
+        let looks = is_needed || is_due(asked.looked, self.settings.loaded_interval_seconds);
+        let models = async { if lists { Some(self.models(inquiry).await) } else { None } };
+        let loaded = async { if looks { Some(self.loaded(inquiry).await) } else { None } };
+        let (models, loaded) = match inquiry.endpoint.found_kind() {
+            Kind::Ollama => join(models, loaded).await,
+            // What it has in memory is what it offers.
+            Kind::OpenAi => (models.await, loaded.await),
+        };
+        let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
+        match models {
+            Some(Ok(models)) => self.report(Event::Listed { node, models }),
+            Some(Err(error)) if !self.state.is_listed.get() => {
+                return self.went_silent(format!("the list of models: {error}"));
+            }
+            Some(Err(error)) => warn(error, "the models could not be listed"),
+            None => {}
+        }
+        match loaded {
+            Some(Ok(loaded)) => self.report(Event::Resident { node, loaded }),
+            Some(Err(error)) => warn(error, "the loaded models could not be listed"),
+            None => {}
+        }
+        asked.listed = if lists { Some(now) } else { asked.listed };
+        asked.looked = if looks { Some(now) } else { asked.looked };
+        let is_new = !self.state.is_listed.get() && self.state.answers.get();
+        if is_new && self.state.returns.get() == returns {
+            self.state.is_listed.set(true);
+            self.report(Event::Answered { node });
+        }
     }
 
-    async fn models(&self) -> Result<Vec<Model>, String> {
-        // A remote model would send prompts, and the bill, to somebody else's machines.
-        let mut said = self.list(NodeEndpoint::tags_uri).await?;
-        said.retain(|tag| tag["remote_host"].is_null());
-        let models = said.iter().map(|tag| Tag::deserialize(tag).map(Tag::into_model)).collect::<Result<_, _>>();
-        let models = models.map_err(|error| error.to_string())?;
-        self.catalog.hear_tags(self.node, said);
-        Ok(models)
+    async fn models(&self, inquiry: &Inquiry) -> Result<Vec<Model>, String> {
+        let listing = inquiry.models().await?;
+        self.tell_skipped(inquiry, listing.skipped);
+        if inquiry.endpoint.found_kind() == Kind::OpenAi {
+            let offered = |model: &Model| Loaded { name: model.name.clone(), vram_bytes: 0, context_length: None };
+            self.state.offered.replace(listing.entries.iter().map(offered).collect());
+            self.context.catalog.hear_loaded(self.node, listing.said.clone());
+            self.hear_slots(inquiry).await;
+        }
+        self.context.catalog.hear_tags(self.node, listing.said);
+        Ok(listing.entries)
     }
 
-    async fn loaded(&self) -> Result<Vec<Loaded>, String> {
-        let said = self.list(NodeEndpoint::ps_uri).await?;
-        let loaded = said.iter().map(|process| Process::deserialize(process).map(Process::into_loaded));
-        let loaded = loaded.collect::<Result<_, _>>().map_err(|error| error.to_string())?;
-        self.catalog.hear_loaded(self.node, said);
-        Ok(loaded)
+    async fn loaded(&self, inquiry: &Inquiry) -> Result<Vec<Loaded>, String> {
+        if inquiry.endpoint.found_kind() == Kind::OpenAi {
+            return Ok(self.state.offered.borrow().clone());
+        }
+        let listing = inquiry.loaded().await?;
+        self.tell_skipped(inquiry, listing.skipped);
+        self.context.catalog.hear_loaded(self.node, listing.said);
+        Ok(listing.entries)
     }
 
-    async fn list(&self, uri: fn(&NodeEndpoint) -> &awc::http::Uri) -> Result<Vec<Value>, String> {
-        let body = self.ask(LISTING_TIMEOUT, uri).await?;
-        let listing: Listing = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        Ok(listing.models.unwrap_or_default())
+    fn tell_skipped(&self, inquiry: &Inquiry, skipped: usize) {
+        if skipped > 0 {
+            let name = &inquiry.endpoint.name;
+            self.context.metrics.listing_skipped(name, skipped as u64);
+            tracing::debug!(node = &**name, skipped, "entries of a node's list cannot be used");
+        }
     }
-}
 
-#[derive(Deserialize)]
-struct Listing {
-    models: Option<Vec<Value>>,
-}
-
-#[derive(Deserialize)]
-struct Tag {
-    name: String,
-    #[serde(default)]
-    size: u64,
-    #[serde(default)]
-    digest: String,
-    #[serde(default)]
-    modified_at: String,
-    #[serde(default)]
-    details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    #[serde(default)]
-    family: String,
-}
-
-impl Tag {
-    fn into_model(self) -> Model {
-        let modified_unix =
-            OffsetDateTime::parse(&self.modified_at, &Rfc3339).map_or(0, OffsetDateTime::unix_timestamp);
-        let family = self.details.map(|details| details.family).unwrap_or_default();
-        Model { name: self.name, size_bytes: self.size, digest: self.digest, modified_unix, family }
-    }
-}
-
-#[derive(Deserialize)]
-struct Process {
-    name: String,
-    #[serde(default)]
-    size_vram: u64,
-    #[serde(default)]
-    context_length: Option<u64>,
-}
-
-impl Process {
-    fn into_loaded(self) -> Loaded {
-        Loaded { name: self.name, vram_bytes: self.size_vram, context_length: self.context_length }
+    /// Where the operator does not say how many slots a node has, it may.
+    async fn hear_slots(&self, inquiry: &Inquiry) {
+        let spec = &inquiry.endpoint.spec;
+        if spec.slots.is_some() {
+            return;
+        }
+        let slots = inquiry.slots().await;
+        if slots.is_some() && self.state.slots.replace(slots) != slots {
+            self.report(Event::NodeChanged { node: self.node, spec: NodeSpec { slots, ..spec.clone() } });
+        }
     }
 }

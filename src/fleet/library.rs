@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::endpoint::NodeEndpoint;
+use super::kind::Kind;
 use super::upstream::{Upstream, next_chunk, read_answer};
 use protocol::{Endpoint, message_of};
 
@@ -115,6 +116,9 @@ impl Upstream {
         body: &Value,
         deadline: Duration,
     ) -> Result<ClientResponse, String> {
+        if node.found_kind() == Kind::OpenAi {
+            return Err("the node is no Ollama: what it loads and keeps is set up there".to_owned());
+        }
         let sending = self.request(node, uri, method)?.send_json(body);
         let late = |_| format!("no answer within {} s", deadline.as_secs());
         let sent = tokio::time::timeout(deadline, sending).await.map_err(late)?;

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
-use super::upstream::{AttemptError, Head, Upstream, read_answer};
+use super::kind::Kind;
+use super::upstream::{AttemptError, Head, Question, Upstream, read_answer};
 use crate::dispatch::Errand;
 use protocol::Endpoint;
 use scheduler::{Event, Failure, NodeId};
@@ -121,13 +122,17 @@ async fn ask(
     keep_alive: &serde_json::Value,
     deadline: Duration,
 ) -> Result<(), AttemptError> {
+    if node.found_kind() == Kind::OpenAi {
+        let detail = "the node is no Ollama: it loads what it is set up to";
+        return Err(AttemptError::new(Failure::Unloadable, detail));
+    }
     let generate = json!({"model": model, "keep_alive": keep_alive, "stream": false});
     let asking = async {
-        match post(upstream, node, Endpoint::Generate, &generate).await? {
+        match post(upstream, node, Endpoint::Generate, model, &generate).await? {
             Head::Good(_) => Ok(()),
             Head::Rejected { status: 400, .. } => {
                 let embed = json!({"model": model, "keep_alive": keep_alive, "input": ""});
-                match post(upstream, node, Endpoint::Embed, &embed).await? {
+                match post(upstream, node, Endpoint::Embed, model, &embed).await? {
                     Head::Good(_) => Ok(()),
                     rejected => Err(verdict(rejected)),
                 }
@@ -144,9 +149,12 @@ async fn post(
     upstream: &Upstream,
     node: &Arc<NodeEndpoint>,
     endpoint: Endpoint,
+    model: &str,
     body: &serde_json::Value,
 ) -> Result<Head, AttemptError> {
-    let head = upstream.send(node, endpoint, "gateway", &[], Bytes::from(body.to_string())).await?;
+    let body = Bytes::from(body.to_string());
+    let question = Question { endpoint, model, request_id: "gateway", headers: &[], body: &body };
+    let head = upstream.send(node, question).await?;
     Ok(match head {
         // To its end, so that the connection can be used again, and so that an answer cut short is no success.
         Head::Good(mut response) => {
@@ -161,7 +169,7 @@ fn verdict(head: Head) -> AttemptError {
     match head {
         Head::Rejected { status, body } => {
             let said = protocol::message_of(&body).unwrap_or_default();
-            AttemptError::new(Failure::Crashed, format!("status {status}: {said}"))
+            AttemptError::new(Failure::Unloadable, format!("status {status}: {said}"))
         }
         Head::Good(_) => AttemptError::new(Failure::Garbled, "no verdict"),
     }

@@ -330,6 +330,9 @@ impl Roster {
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
             let Some(endpoint) = endpoint(&desired) else { return false };
+            if let Some(before) = self.context.nodes.get(id) {
+                endpoint.remember(&before);
+            }
             self.context.nodes.put(id, endpoint);
         }
         if known.desired.settings.spec() != desired.settings.spec() {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::kind::NodeKind;
 use scheduler::NodeSpec;
 
 /// One entry of `nodes`: an Ollama node, or several that DNS tells of.
@@ -13,13 +14,25 @@ use scheduler::NodeSpec;
 pub struct NodeSettings {
     /// 1 to 64 of the characters `A-Z a-z 0-9 . _ -`; unique.
     pub name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
+    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
     pub url: String,
     /// `off`, or `dns` = one node for each address that the URL's host resolves to, as addresses come and go, named
     /// after this entry and the address. While the name cannot be resolved, the nodes stay as they were. Default
     /// `off`.
     #[serde(default)]
     pub discover: Discover,
+    /// The API that the node speaks: `ollama`; `openai` = another server of OpenAI's API (vLLM, SGLang, llama.cpp, LM
+    /// Studio, TGI, a cloud endpoint); `auto` = the node is asked. Default `auto`.
+    #[serde(default)]
+    pub kind: NodeKind,
+    /// Path that answers while an `openai` node is well. `null` = `/health` where the node has it, else `/v1/models`.
+    /// Default `null`.
+    #[serde(default)]
+    pub health_path: Option<String>,
+    /// Names that models of an `openai` node have here, and their names there:
+    /// `{llama3.2: meta-llama/Llama-3.2-3B-Instruct}`. Default none.
+    #[serde(default)]
+    pub aliases: BTreeMap<String, String>,
     /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned,
     /// starting at 1, by trying one more now and then. Default `null`.
     #[serde(default)]
@@ -66,6 +79,9 @@ pub struct NodeSettings {
     /// Overrides `health.probe_timeout_ms` for this node, milliseconds. `null` = no override. Default `null`.
     #[serde(default)]
     pub probe_timeout_ms: Option<u64>,
+    /// Overrides `health.listing_timeout_seconds` for this node, seconds. `null` = no override. Default `null`.
+    #[serde(default)]
+    pub listing_timeout_seconds: Option<u64>,
 }
 
 /// Whether an entry is one node, or stands for several.
@@ -98,6 +114,9 @@ impl NodeSettings {
             name: name.into(),
             url: url.into(),
             discover: Discover::Off,
+            kind: NodeKind::Auto,
+            health_path: None,
+            aliases: BTreeMap::new(),
             slots: None,
             vram_gb: None,
             api_key: None,
@@ -112,6 +131,7 @@ impl NodeSettings {
             first_byte_seconds: None,
             chunk_gap_seconds: None,
             probe_timeout_ms: None,
+            listing_timeout_seconds: None,
         }
     }
 

@@ -12,11 +12,15 @@ use futures_util::StreamExt;
 
 use super::connector;
 use super::endpoint::NodeEndpoint;
-use protocol::{Dialect, Endpoint, is_error_body, message_of};
+use super::kind::Kind;
+use super::verdict::{Asked, Evidence, Verdict, judge};
+use protocol::{Endpoint, message_of, with_model};
 use scheduler::Failure;
 
 /// The largest plain answer that is held.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
+/// The largest answer to a question of the gateway's own, such as a list of 10,000 models.
+const MAX_LISTING: usize = 16 * 1024 * 1024;
 /// As much of an error body as is read and kept.
 const MAX_ERROR: usize = 64 * 1024;
 /// How long the body of an error is worth waiting for: its head says enough to go on.
@@ -41,13 +45,39 @@ impl AttemptError {
 pub enum Head {
     /// The body is still to come.
     Good(ClientResponse),
-    /// The request itself is at fault, says the node: a 4xx to hand on.
+    /// The request itself is at fault, by what the node says: this is for the client.
     Rejected {
         /// 4xx.
         status: u16,
-        /// As it came.
+        /// In the client's dialect.
         body: Bytes,
     },
+}
+
+/// What is asked of a node on a client's account.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) endpoint: Endpoint,
+    /// As the node is asked for it.
+    pub(crate) model: &'a str,
+    pub(crate) request_id: &'a str,
+    /// Only these and our own go along.
+    pub(crate) headers: &'a [(&'static str, String)],
+    pub(crate) body: &'a Bytes,
+}
+
+/// Why a node did not answer a question of the gateway's own.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    /// It was not asked.
+    #[error("the gateway has no file descriptors left")]
+    Starved,
+    /// It answered with another status than 200.
+    #[error("status {0}")]
+    Status(u16),
+    /// What else the node did.
+    #[error("{0}")]
+    Failed(String),
 }
 
 type Clients = Vec<(Weak<NodeEndpoint>, awc::Client)>;
@@ -97,16 +127,11 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of the answer. Only `headers` and our own go along, and the node's
-    /// credentials to that node alone.
-    pub(crate) async fn send(
-        &self,
-        node: &Arc<NodeEndpoint>,
-        endpoint: Endpoint,
-        request_id: &str,
-        headers: &[(&'static str, String)],
-        body: Bytes,
-    ) -> Result<Head, AttemptError> {
+    /// Sends a request and waits for the head of the answer. The node's credentials go to that node alone.
+    pub(crate) async fn send(&self, node: &Arc<NodeEndpoint>, question: Question<'_>) -> Result<Head, AttemptError> {
+        let Question { endpoint, model, request_id, headers, body } = question;
+        let there = node.name_there(model).unwrap_or(model);
+        let asked = Asked { dialect: endpoint.dialect(), model: there, is_ollama: node.found_kind() == Kind::Ollama };
         let mut request = self
             .client(node)
             .post(node.uri(endpoint).clone())
@@ -118,7 +143,10 @@ impl Upstream {
         for header in node.headers() {
             request = request.insert_header(header);
         }
-        let mut response = request.send_body(body).await.map_err(|error| not_sent(&error))?;
+        // Under the name that the model has there.
+        let renamed = (there != model).then(|| with_model(body, there)).flatten();
+        let body = renamed.unwrap_or_else(|| body.clone());
+        let mut response = request.send_body(body).await.map_err(|error| not_sent(asked, &error))?;
         self.give_up_pool_after(node, &response);
         let status = response.status();
         if status.is_success() {
@@ -126,11 +154,15 @@ impl Upstream {
         }
         let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
-        judge(endpoint.dialect(), status, body)
+        let detail = || format!("status {}: {}", status.as_u16(), excerpt(&body));
+        match judge(asked, Evidence::Status(status.as_u16(), &body)) {
+            Verdict::Request { status, body } => Ok(Head::Rejected { status, body }),
+            Verdict::Attempt(failure) => Err(AttemptError::new(failure, detail())),
+        }
     }
 
     /// Asks a node something small.
-    pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, String> {
+    pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, AskError> {
         self.ask(node, self.client(node).get(uri.clone()), Bytes::new()).await
     }
 
@@ -139,7 +171,11 @@ impl Upstream {
     /// # Errors
     /// Why there is no answer.
     pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
-        self.ask(node, self.client(node).post(node.show_uri().clone()), body).await
+        if node.found_kind() == Kind::OpenAi {
+            return Err("only an Ollama shows its models".to_owned());
+        }
+        let asked = self.ask(node, self.client(node).post(node.show_uri().clone()), body).await;
+        asked.map_err(|error| error.to_string())
     }
 
     /// A request of the gateway's own, with the node's headers.
@@ -157,16 +193,19 @@ impl Upstream {
         Ok(request)
     }
 
-    async fn ask(&self, node: &Arc<NodeEndpoint>, mut request: ClientRequest, body: Bytes) -> Result<Bytes, String> {
+    async fn ask(&self, node: &Arc<NodeEndpoint>, mut request: ClientRequest, body: Bytes) -> Result<Bytes, AskError> {
         for header in node.headers() {
             request = request.insert_header(header);
         }
-        let mut response = request.send_body(body).await.map_err(|error| error.to_string())?;
+        let mut response = request.send_body(body).await.map_err(|error| match evidence(&error) {
+            Evidence::NoDescriptor => AskError::Starved,
+            _ => AskError::Failed(error.to_string()),
+        })?;
         self.give_up_pool_after(node, &response);
         if response.status() != StatusCode::OK {
-            return Err(format!("status {}", response.status().as_u16()));
+            return Err(AskError::Status(response.status().as_u16()));
         }
-        read(&mut response, MAX_ANSWER).await.map_err(|error| error.detail)
+        read(&mut response, MAX_LISTING).await.map_err(|error| AskError::Failed(error.detail))
     }
 }
 
@@ -235,33 +274,43 @@ pub(crate) fn cut_short(error: &PayloadError) -> AttemptError {
     AttemptError::new(Failure::Reset, format!("the answer was cut short: {error}"))
 }
 
-fn not_sent(error: &SendRequestError) -> AttemptError {
-    let failure = match error {
-        // Said by awc of a connection that closed before it carried a head, too.
-        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Failure::Reset,
-        SendRequestError::Connect(_) => Failure::Unreachable,
-        SendRequestError::Response(error) if is_broken_connection(error) => Failure::Reset,
-        _ => Failure::Garbled,
+fn not_sent(asked: Asked<'_>, error: &SendRequestError) -> AttemptError {
+    let failure = match judge(asked, evidence(error)) {
+        Verdict::Attempt(failure) => failure,
+        // No request is at fault for what was never sent.
+        Verdict::Request { .. } => Failure::Garbled,
     };
     AttemptError::new(failure, error.to_string())
+}
+
+fn evidence(error: &SendRequestError) -> Evidence<'static> {
+    match error {
+        error if is_out_of_descriptors(error) => Evidence::NoDescriptor,
+        // Said by awc of a connection that closed before it carried a head, too.
+        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Evidence::ConnectionLost,
+        SendRequestError::Connect(_) => Evidence::NoConnection,
+        SendRequestError::Response(error) if is_broken_connection(error) => Evidence::ConnectionLost,
+        _ => Evidence::NotUnderstood,
+    }
+}
+
+/// Whether this process, or the machine, can open no more files.
+fn is_out_of_descriptors(error: &SendRequestError) -> bool {
+    let is_it = |error: &std::io::Error| {
+        let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
+        code.is_some_and(|code| {
+            [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].iter().any(|it| it.raw_os_error() as u32 == code)
+        })
+    };
+    match error {
+        SendRequestError::Connect(ConnectError::Io(error)) | SendRequestError::Send(error) => is_it(error),
+        _ => false,
+    }
 }
 
 /// Whether the connection broke, rather than what came over it.
 fn is_broken_connection(error: &impl std::error::Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<std::io::Error>())
-}
-
-fn judge(dialect: Dialect, status: StatusCode, body: Bytes) -> Result<Head, AttemptError> {
-    let failure = match status.as_u16() {
-        // Also what a node says of a model that was deleted since it was listed.
-        404 => Failure::Missing,
-        401 | 403 | 300..=399 => Failure::Denied,
-        408 | 429 | 503 => Failure::Busy,
-        400..=498 if is_error_body(dialect, &body) => return Ok(Head::Rejected { status: status.as_u16(), body }),
-        499.. => Failure::Crashed,
-        _ => Failure::Garbled,
-    };
-    Err(AttemptError::new(failure, format!("status {}: {}", status.as_u16(), excerpt(&body))))
 }
 
 /// The message of an error body, short enough for a log line.

@@ -5,7 +5,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
-use super::health::{HealthSettings, Prober};
+use super::health::Prober;
+use super::health_settings::HealthSettings;
 use super::upstream::Upstream;
 use scheduler::NodeId;
 
@@ -39,7 +40,7 @@ impl Watchers {
                 () = stop.cancelled() => break,
                 Some(Watch { node, stop }) = self.wanted.recv() => {
                     if let Some(prober) = Prober::new(node, &self.context, self.health.clone(), self.upstream.clone()) {
-                        probers.push(actix_rt::spawn(prober.run(self.context.dispatcher.clone(), stop)));
+                        probers.push(actix_rt::spawn(prober.run(stop)));
                     }
                 }
                 Some(_) = probers.next() => {}

@@ -89,7 +89,8 @@ fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
     // Of the connection itself: what headers say of an address can be forged.
     let address = request.peer_addr()?.ip().to_canonical();
     let network = networks.iter().find(|network| network.cidr.contains(&address))?;
-    accounts.by_user(&network.user).map(|account| Caller(Access::without_key(account)))
+    let now = dependency::<Meters>(request).ok()?.clock.now();
+    accounts.by_user(&network.user, now).map(|account| Caller(Access::without_key(account)))
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {

@@ -130,6 +130,15 @@ impl ApiError {
         Self::unavailable(&error_kind::NO_NODE, message, retry_after)
     }
 
+    /// 404: the nodes that have this model do not have the route.
+    pub fn no_route(model: &str) -> Self {
+        let message = format!(
+            "No node that has `{}` offers this route. Use POST /v1/chat/completions, which every node has.",
+            printable(model)
+        );
+        Self::unsupported(message)
+    }
+
     /// 405, with the methods that work.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         let message = format!("This path takes only {allow}.");
@@ -315,12 +324,23 @@ impl ApiError {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
             WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
             WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
+            WhyNot::Indicted(left) => (Self::indicted(*left), Status::Refused),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
                 (Self::new(&error_kind::TIMEOUT, message), Status::Deadline)
             }
             WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
         }
+    }
+
+    /// 422: the request makes nodes fail that answer others.
+    fn indicted(left: Duration) -> Self {
+        let message = format!(
+            "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
+             {}: change it before you send it again.",
+            seconds(left)
+        );
+        Self::new(&error_kind::MAKES_NODES_FAIL, message).with(|words| words.hopeless = true)
     }
 
     fn refused(refusal: Refusal, detail: Option<&str>, model: &str) -> (Self, Status) {
@@ -342,6 +362,7 @@ impl ApiError {
                 (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Deadline)
             }
             RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
+            RefusalReason::NoRoute => (Self::no_route(model), Status::Refused),
             RefusalReason::NotLoaded { last } => {
                 let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
                 let error = Self::exhausted(last, message, model, after);
@@ -358,8 +379,9 @@ impl ApiError {
     fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
         match last {
             Failure::Missing => Self::unknown_model(model),
-            Failure::Busy => Self::unavailable(&error_kind::OVERLOADED, message, after),
-            Failure::TimedOut => Self::new(&error_kind::TIMEOUT, message),
+            Failure::Unsupported => Self::no_route(model),
+            Failure::Busy | Failure::Starved => Self::unavailable(&error_kind::OVERLOADED, message, after),
+            Failure::TimedOut | Failure::Stuck => Self::new(&error_kind::TIMEOUT, message),
             _ => Self::new(&error_kind::UPSTREAM, message),
         }
     }

@@ -50,7 +50,7 @@ kinds! {
         "No node lists the model.";
         "Choose one that GET /v1/models lists, or have the operator pull it.";
     UNSUPPORTED_ENDPOINT = 404 "invalid_request_error" Some("unsupported_endpoint");
-        "OpenAI's API has this path; the gateway does not.";
+        "OpenAI's API has this path; the gateway does not, or no node that has the model does.";
         "Do without it: see what is not supported in docs/use.md.";
     METHOD_NOT_ALLOWED = 405 "invalid_request_error" Some("method_not_allowed");
         "The path exists, but not for this method.";
@@ -70,6 +70,10 @@ kinds! {
     ENCODED_BODY = 415 "invalid_request_error" Some("unsupported_encoding");
         "The body is compressed.";
         "Send it without `Content-Encoding`.";
+    MAKES_NODES_FAIL = 422 "invalid_request_error" Some("request_makes_nodes_fail");
+        "This very request made nodes fail, again and again, while they answered other requests. It is not tried again for \
+         up to five minutes, and carries `x-should-retry: false`.";
+        "Change the request. The nodes' logs say what it did.";
     RATE_LIMITED = 429 "rate_limit_error" Some("rate_limit_exceeded");
         "A limit of the user or key is reached for now: requests or tokens per minute, concurrent requests, tokens that \
          running requests have reserved, or the user's share of the queue. Also: too many wrong keys from one network.";

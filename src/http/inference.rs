@@ -1,10 +1,10 @@
 //! The routes that make a node work, as clients and the OpenAPI document see them.
 use actix_web::HttpResponse;
 
+use super::answers;
 use super::auth::Caller;
 use super::call::Call;
 use super::error::ApiError;
-use super::{answers, requests};
 use protocol::Endpoint;
 
 /// Chat completions
@@ -13,7 +13,7 @@ use protocol::Endpoint;
 /// the answer is a stream of server-sent events that ends with `data: [DONE]`.
 #[utoipa::path(
     post, path = "/v1/chat/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Chat, description = "As OpenAI's API takes it; `model` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Chat"), description = "As OpenAI's API takes it; `model` and `messages` are needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -31,7 +31,7 @@ pub async fn chat_completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// As OpenAI's older API takes it, for a `prompt` that is one string.
 #[utoipa::path(
     post, path = "/v1/completions", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Completion, description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/Completion"), description = "As OpenAI's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?", "max_tokens": 50})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -49,7 +49,7 @@ pub async fn completions(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/v1/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Embedding, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Embedding"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
@@ -65,7 +65,7 @@ pub async fn embeddings(call: Call) -> Result<HttpResponse, ApiError> {
 /// OpenAI's newer API, as far as Ollama has it: without state.
 #[utoipa::path(
     post, path = "/v1/responses", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Response, description = "As OpenAI's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/Response"), description = "As OpenAI's API takes it; `model` and `input` are needed.",
         example = json!({"model": "llama3.2", "input": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -83,7 +83,7 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
 /// Anthropic's API, with its own errors.
 #[utoipa::path(
     post, path = "/v1/messages", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Message, description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/Message"), description = "As Anthropic's API takes it; `model`, `max_tokens` and `messages` are needed.",
         example = json!({"model": "llama3.2", "max_tokens": 50, "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -102,7 +102,7 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 /// model have no effect.
 #[utoipa::path(
     post, path = "/api/chat", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaChat, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaChat"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -120,7 +120,7 @@ pub async fn chat(call: Call) -> Result<HttpResponse, ApiError> {
 /// Ollama's own API. Streams unless `"stream": false`.
 #[utoipa::path(
     post, path = "/api/generate", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaGenerate, description = "As Ollama's API takes it; `model` is needed.",
+    request_body(content = ref("#/components/schemas/OllamaGenerate"), description = "As Ollama's API takes it; `model` is needed.",
         example = json!({"model": "llama3.2", "prompt": "Why is the sky blue?"})),
     responses(
         (status = 200, description = "The node's answer. `x-request-id`, `x-gateway-node`, `x-gateway-queue-ms`, \
@@ -138,7 +138,7 @@ pub async fn generate(call: Call) -> Result<HttpResponse, ApiError> {
 /// For an `input` that is a string or a list of strings.
 #[utoipa::path(
     post, path = "/api/embed", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbed, description = "As Ollama's API takes it; `model` and `input` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbed"), description = "As Ollama's API takes it; `model` and `input` are needed.",
         example = json!({"model": "all-minilm", "input": ["one", "two"]})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),
@@ -154,7 +154,7 @@ pub async fn embed(call: Call) -> Result<HttpResponse, ApiError> {
 /// For one `prompt`.
 #[utoipa::path(
     post, path = "/api/embeddings", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::OllamaEmbedOne, description = "As Ollama's API takes it; `model` and `prompt` are needed.",
+    request_body(content = ref("#/components/schemas/OllamaEmbedOne"), description = "As Ollama's API takes it; `model` and `prompt` are needed.",
         example = json!({"model": "all-minilm", "prompt": "one"})),
     responses(
         (status = 200, description = "The node's answer.", body = serde_json::Value),

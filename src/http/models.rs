@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::auth::Caller;
 use super::error::ApiError;
 use super::live::Live;
-use super::names::{Meaning, ModelNames};
+use super::names::{Meaning, ModelNames, find_listed};
 use crate::fleet::FleetContext;
 use scheduler::Model;
 
@@ -80,11 +80,11 @@ pub async fn retrieve(
     id: Path<String>,
 ) -> Result<Json<ModelObject>, ApiError> {
     let (names, allowed) = (names.get(), access.allowed_models());
-    let is_alias = names.aliases.contains_key(id.as_str());
+    let is_alias = names.alias_of(&id).is_some();
     fleet.dispatcher.read(|scheduler| {
         let unknown = || ApiError::unknown_model(&id);
         // A model that stands in for another is no description of it.
-        if !is_alias && scheduler.find_model(&id).is_none() {
+        if !is_alias && find_listed(&id, scheduler).is_none() {
             return Err(unknown());
         }
         match names.resolve(&id, allowed.as_ref(), scheduler) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::store::AllowedModels;
+use protocol::ModelName;
 use scheduler::Scheduler;
 
 /// Other names for models, and substitutes for missing ones.
@@ -28,23 +29,29 @@ impl ModelNames {
     /// A key that is for another name of a model is for what that name means, stand-ins included. A stand-in that it is
     /// not for is passed over; a model that is there and that it is not for is not replaced.
     pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
-        let alias = self.aliases.get(asked);
+        let alias = self.alias_of(asked);
         let meant = alias.map_or(asked, String::as_str);
         let by_alias = alias.is_some() && allowed.is_some_and(|allowed| allowed.allow(asked));
         let may = |listed: &str| by_alias || allowed.is_none_or(|allowed| allowed.allow(listed));
         let instead = self.fallbacks.get(meant).into_iter().flatten().map(String::as_str);
         let mut meaning = Meaning::Unknown;
-        for name in std::iter::once(meant).chain(instead) {
-            let Some(listed) = scheduler.find_model(name).map(|model| model.name.as_str()) else { continue };
+        for asked_for in std::iter::once(meant).chain(instead) {
+            let Some((name, listed)) = find_listed(asked_for, scheduler) else { continue };
             if may(listed) {
                 return Meaning::Model(Resolved { name: name.into(), listed: listed.into() });
             }
             meaning = Meaning::Forbidden;
-            if name == meant {
+            if asked_for == meant {
                 break;
             }
         }
         meaning
+    }
+
+    /// The model that is meant by another name, in any spelling of it.
+    pub(super) fn alias_of(&self, asked: &str) -> Option<&String> {
+        let spelled = || self.aliases.iter().find(|(alias, _)| ModelName::same(alias, asked)).map(|(_, model)| model);
+        self.aliases.get(asked).or_else(spelled)
     }
 
     /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
@@ -61,6 +68,17 @@ impl ModelNames {
         };
         self.aliases.keys().filter_map(listed).collect()
     }
+}
+
+/// The model of this name, in any spelling: the name to ask a node for, and the one that it lists. The client's own spelling
+/// is kept where the scheduler knows it.
+pub(super) fn find_listed<'a>(name: &'a str, scheduler: &'a Scheduler) -> Option<(&'a str, &'a str)> {
+    if let Some(model) = scheduler.find_model(name) {
+        return Some((name, &model.name));
+    }
+    let listed = scheduler.models().into_iter().map(|model| model.name.as_str());
+    let listed = listed.into_iter().find(|listed| ModelName::same(listed, name))?;
+    Some((listed, listed))
 }
 
 /// What a name means to a key.

@@ -9,12 +9,13 @@ use super::answers;
 use super::auth::Caller;
 use super::body::FullBody;
 use super::error::ApiError;
+use super::error_kind;
 use super::live::Live;
 use super::names::ModelNames;
 use super::serve::Inference;
-use super::{error_kind, requests};
 use crate::fleet::FleetContext;
 use crate::store::Access;
+use protocol::repaired;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
@@ -79,7 +80,7 @@ pub async fn version(fleet: Data<FleetContext>) -> Json<Value> {
 /// Details and capabilities; the operator's prompt, template and parameters are left out.
 #[utoipa::path(
     post, path = "/api/show", tag = "inference", security(("user_key" = [])),
-    request_body(content = requests::Show, example = json!({"model": "llama3.2"})),
+    request_body(content = ref("#/components/schemas/Show"), example = json!({"model": "llama3.2"})),
     responses((status = 200, body = serde_json::Value), answers::OllamaErrors),
 )]
 pub async fn show(
@@ -89,9 +90,10 @@ pub async fn show(
     body: FullBody,
 ) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =
-        serde_json::from_slice(&body.0).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
-    // Older clients say `name`.
-    let model = ["model", "name"].into_iter().find_map(|key| asked.get(key)?.as_str());
+        serde_json::from_slice(&repaired(body.0)?).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
+    // Older clients say `name`, and some send an empty string for the one that they do not use.
+    let said = |key: &&str| asked.get(*key).and_then(Value::as_str).filter(|model| !model.is_empty());
+    let model = ["model", "name"].iter().find_map(said);
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
     let model = inference.resolve(model, &access)?.name;
     let request = Bytes::from(json!({ "model": &*model }).to_string());

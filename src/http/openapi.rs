@@ -1,5 +1,9 @@
 //! The OpenAPI document: every route, both kinds of key, every error.
+use std::collections::BTreeMap;
+
+use utoipa::openapi::schema::Schema;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
@@ -71,9 +75,30 @@ use super::{admin, inference, models, native, ops, usage};
         ops::metrics,
     ),
     components(schemas(ErrorBody, OllamaErrorBody, AnthropicErrorBody)),
-    modifiers(&Keys),
+    modifiers(&Keys, &Requests),
 )]
 struct Document;
+
+/// Bodies of requests to a node, which are never read into types of our own, so that fields that the gateway does not
+/// know pass through.
+const REQUESTS: &str = include_str!("requests.json");
+
+struct Requests;
+
+impl Modify for Requests {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let schemas: BTreeMap<String, RefOr<Schema>> =
+            serde_json::from_str(REQUESTS).expect("the file holds a schema for each name");
+        document.components.get_or_insert_default().schemas.extend(schemas);
+        let operations = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
+        for body in operations.filter_map(|operation| operation.request_body.as_mut()) {
+            // utoipa knows this of a type, but not of a reference.
+            if let RefOr::T(body) = body {
+                body.required.get_or_insert(Required::True);
+            }
+        }
+    }
+}
 
 struct Keys;
 

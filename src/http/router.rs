@@ -1,11 +1,10 @@
 //! Which handler answers which path?
 use actix_web::HttpRequest;
 use actix_web::web::{self, ServiceConfig};
-use utoipa_swagger_ui::SwaggerUi;
 
 use super::error::ApiError;
 use super::resource::{get, post, readable};
-use super::{admin, inference, models, native, openapi, ops, plain_words, usage};
+use super::{admin, docs, inference, models, native, ops, plain_words, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
@@ -42,11 +41,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(readable("/health/live", ops::live))
         .service(readable("/health/ready", ops::ready))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
-        .service(get("/docs").route(web::get().to(async || web::Redirect::to("/docs/"))))
-        .service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi::document()))
-        // Swagger UI takes GET and lets anything else pass.
-        .service(get("/openapi.json"))
-        .service(get("/docs/{_:.*}"))
+        .configure(docs::routes)
         .default_service(web::to(unknown_path));
 }
 
@@ -62,5 +57,6 @@ fn refused(config: &mut ServiceConfig) {
 
 async fn unknown_path(request: HttpRequest) -> Result<&'static str, ApiError> {
     let method = request.method();
-    Err(ApiError::not_found(format!("There is nothing at this path ({method}). GET /docs lists what there is.")))
+    let meant = protocol::likely(request.path()).map(|route| format!(" Did you mean {route}?")).unwrap_or_default();
+    Err(ApiError::not_found(format!("There is nothing at this path ({method}).{meant} GET /docs lists what there is.")))
 }

@@ -27,7 +27,7 @@ use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, R
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
 use crate::trace::{Trace, Tracer};
 use limits::{Exceeded, Moment, Need};
-use protocol::{Dialect, Endpoint, Idle, InferenceRequest};
+use protocol::{ClaimBounds, Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
 /// Headers of Anthropic's API that say which of its versions and trials the client speaks.
@@ -106,7 +106,7 @@ impl Inference {
     ) -> Result<HttpResponse, ApiError> {
         let received = self.meters.clock.now();
         let deployment = http.extensions().get::<Deployment>().map(|Deployment(model)| model.clone());
-        let mut request = self.parse(endpoint, &body, deployment).await?;
+        let (mut request, body) = self.parse(endpoint, body, deployment).await?;
         if let Some(idle) = request.idle {
             return self.answer_idle(&request, idle, &access);
         }
@@ -130,7 +130,7 @@ impl Inference {
             model: model.name,
             endpoint,
             stream: request.stream,
-            prompt_tokens: request.prompt_bound / 4,
+            prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
             session: request.session,
             hide_usage: !request.include_usage,
@@ -143,27 +143,28 @@ impl Inference {
         self.carry(job, request.model, &access).await
     }
 
-    /// Reads what the gateway needs to know of a body.
+    /// Reads what the gateway needs to know of a body, which comes back as text.
     async fn parse(
         &self,
         endpoint: Endpoint,
-        body: &Bytes,
+        body: Bytes,
         deployment: Option<String>,
-    ) -> Result<InferenceRequest, ApiError> {
-        let read = move |body: &[u8]| {
-            bounds::check(body).map_err(|why| ApiError::invalid(format!("{why}; no request needs so many.")))?;
-            InferenceRequest::parse_for(endpoint, body, deployment.as_deref()).map_err(ApiError::from)
+    ) -> Result<(InferenceRequest, Bytes), ApiError> {
+        let read = move |body: Bytes| {
+            bounds::check(&body).map_err(|why| ApiError::invalid(format!("{why}; no request needs so many.")))?;
+            let body = repaired(body)?;
+            let request = InferenceRequest::parse_for(endpoint, &body, deployment.as_deref())?;
+            Ok::<_, ApiError>((request, body))
         };
         if body.len() <= PARSED_IN_PLACE {
             return read(body);
         }
         let turn = tokio::time::timeout(PARSE_PATIENCE, self.parsing.clone().acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(ApiError::no_room(None)) };
-        let body = body.clone();
         let parsed = actix_web::web::block(move || {
             // Also where nobody waits for it any more.
             let _turn = turn;
-            read(&body)
+            read(body)
         });
         parsed.await.map_err(|error| ApiError::internal(error.to_string()))?
     }
@@ -224,7 +225,7 @@ impl Inference {
             listed_model: UNKNOWN_MODEL.into(),
             stream: false,
             received: self.meters.clock.now(),
-            prompt_estimate: 0,
+            claim_bounds: ClaimBounds { prompt_bound: 0, prompt_estimate: 0, max_output: None, embeds: false },
             trace: http.extensions_mut().remove::<Trace>(),
         });
         http.extensions_mut().insert(Accounted);
@@ -321,7 +322,7 @@ impl Inference {
             listed_model: model.listed.clone(),
             stream: request.stream,
             received,
-            prompt_estimate: request.prompt_bound / 4,
+            claim_bounds: request.claim_bounds(),
             trace: http.extensions_mut().remove::<Trace>(),
         }))
     }

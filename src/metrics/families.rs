@@ -26,6 +26,8 @@ pub(super) struct Families {
     pub(super) in_flight: IntGaugeVec,
     pub(super) tokens: IntCounterVec,
     pub(super) rate_limited: IntCounterVec,
+    pub(super) claims_corrected: IntCounterVec,
+    pub(super) listing_skipped: IntCounterVec,
     pub(super) client_retries: IntCounter,
     pub(super) queue_depth: IntGaugeVec,
     pub(super) queue_wait: HistogramVec,
@@ -67,122 +69,163 @@ impl Families {
         Ok(Self {
             requests: declare.counters(
                 "requests_total",
-                "Requests by how they ended.",
+                "Requests that ended, by outcome.",
                 &["route", "model", "code", "outcome"],
             )?,
             request_duration: declare.histograms(
                 "request_duration_seconds",
-                "From arrival to the end of the answer.",
+                "Time from a request's arrival to the end of its answer.",
                 &["route", "model", "stream"],
                 &DURATION_BUCKETS,
             )?,
             first_token: declare.histograms(
                 "time_to_first_token_seconds",
-                "From arrival to the node's first byte, waiting included.",
+                "Time from a request's arrival to the node's first byte, waiting included.",
                 &["model"],
                 &FIRST_TOKEN_BUCKETS,
             )?,
             per_token: declare.histograms(
                 "time_per_output_token_seconds",
-                "Of whole streams: time after the first token, by the number of tokens after it.",
+                "For complete streams, the time after the first token divided by the number of tokens after it.",
                 &["model"],
                 &TOKEN_BUCKETS,
             )?,
             overhead: declare.histograms(
                 "overhead_seconds",
-                "The gateway's own work for a request: whose key it is (auth); reading it, its model, limits and edits \
-                 (route); reading and editing the whole answer (forward); holding its end back until its usage row is safe \
-                 (record). No other waiting.",
+                "The gateway's own time for a request, by stage: checking the key (auth); reading the request, its \
+                 model, limits and edits (route); reading and editing the whole answer (forward); holding the end back \
+                 until the usage row is safe (record). No other waiting counts.",
                 &["stage"],
                 &OVERHEAD_BUCKETS,
             )?,
-            in_flight: declare.int_gauges("requests_in_flight", "Requests understood and not ended.", &["route"])?,
-            tokens: declare.counters("tokens_total", "Tokens, as recorded in usage.", &["model", "type"])?,
-            rate_limited: declare.counters("rate_limited_total", "Requests refused by a user's limit.", &["limit"])?,
+            in_flight: declare.int_gauges(
+                "requests_in_flight",
+                "Requests that were accepted and have not ended.",
+                &["route"],
+            )?,
+            tokens: declare.counters(
+                "tokens_total",
+                "Tokens recorded in usage rows, by input and output.",
+                &["model", "type"],
+            )?,
+            rate_limited: declare.counters(
+                "rate_limited_total",
+                "Requests that a limit of their user or key refused, by limit.",
+                &["limit"],
+            )?,
+            claims_corrected: declare.counters(
+                "usage_claims_corrected_total",
+                "Answers whose node reported more or fewer tokens than are possible.",
+                &["node"],
+            )?,
+            listing_skipped: declare.counters(
+                "node_listing_entries_skipped_total",
+                "Entries of the node's lists of models that could not be used.",
+                &["node"],
+            )?,
             client_retries: declare
-                .counter("client_retries_total", "Requests that an SDK says it is trying again.")?,
+                .counter("client_retries_total", "Requests that the client's SDK marked as a retry.")?,
             queue_depth: declare.int_gauges("queue_depth", "Requests waiting for a slot.", &["model"])?,
-            queue_wait: declare.histograms("queue_wait_seconds", "Waiting for a slot.", &["model"], &QUEUE_BUCKETS)?,
+            queue_wait: declare.histograms(
+                "queue_wait_seconds",
+                "Time that requests waited for a slot.",
+                &["model"],
+                &QUEUE_BUCKETS,
+            )?,
             queue_rejected: declare.counters(
                 "queue_rejected_total",
-                "Requests that got no answer from a node, by why.",
+                "Requests that got no answer from any node, by reason.",
                 &["reason"],
             )?,
             routing: declare.counters(
                 "routing_decisions_total",
-                "Requests given to the node: its model was in memory or being loaded (warm), was not (cold), or another \
-                 attempt had failed before (fallback).",
+                "Requests sent to the node, by reason: the model was in memory or being loaded (warm), it was not \
+                 (cold), or another attempt had failed (fallback).",
                 &["node", "reason"],
             )?,
             retries: declare.counters(
                 "retries_total",
-                "Attempts after one that failed before its first byte, by what failed.",
+                "Further attempts after one that failed before its first byte, by how it failed.",
                 &["reason"],
             )?,
-            node_up: declare.int_gauges("node_up", "Whether the node can be given requests.", &["node"])?,
-            node_state: declare.int_gauges("node_state", "The node's state, one-hot.", &["node", "state"])?,
-            node_slots: declare.int_gauges("node_slots", "Requests that one model takes at a time there.", &["node"])?,
-            node_in_use: declare.int_gauges(
-                "node_slots_in_use",
-                "Requests running there, over all models.",
+            node_up: declare.int_gauges("node_up", "Whether the node can be given requests: 1 or 0.", &["node"])?,
+            node_state: declare.int_gauges(
+                "node_state",
+                "The node's state: 1 for the current one, 0 for the others.",
+                &["node", "state"],
+            )?,
+            node_slots: declare.int_gauges(
+                "node_slots",
+                "Requests that one loaded model serves at a time on the node.",
                 &["node"],
             )?,
-            node_requests: declare.counters("node_requests_total", "Attempts by outcome.", &["node", "outcome"])?,
+            node_in_use: declare.int_gauges(
+                "node_slots_in_use",
+                "Requests running on the node, all models together.",
+                &["node"],
+            )?,
+            node_requests: declare.counters(
+                "node_requests_total",
+                "Attempts on the node that ended, by outcome.",
+                &["node", "outcome"],
+            )?,
             node_duration: declare.histograms(
                 "node_request_duration_seconds",
-                "Of attempts: from the slot to the end of the node's answer.",
+                "Time of attempts, from taking the slot to the end of the node's answer.",
                 &["node"],
                 &DURATION_BUCKETS,
             )?,
             node_loaded: declare.int_gauges(
                 "node_model_loaded",
-                "Whether the model is in the node's memory, for those it has on disk.",
+                "Whether the model is in the node's memory: 1 or 0, for each model on its disk.",
                 &["node", "model"],
             )?,
-            node_vram: declare.gauges("node_vram_bytes", "Video memory taken by loaded models.", &["node"])?,
+            node_vram: declare.gauges("node_vram_bytes", "Memory used by loaded models.", &["node"])?,
             model_load: declare.histograms(
                 "model_load_seconds",
-                "Loading a model into the node's memory, as the gateway has it done.",
+                "Time to load a model into the node's memory, for loads that the gateway ordered.",
                 &["node"],
                 &LOAD_BUCKETS,
             )?,
             probe_duration: declare.histograms(
                 "node_probe_duration_seconds",
-                "Until the node answered whether it is there, or was given up.",
+                "Time until the node answered a probe, or the probe timed out.",
                 &["node"],
                 &PROBE_BUCKETS,
             )?,
             probed_at: declare.gauges(
                 "node_last_probe_timestamp_seconds",
-                "When the node was last asked whether it is there; 0 before the first time.",
+                "Unix time of the node's last probe; 0 before the first.",
                 &["node"],
             )?,
             transitions: declare.counters(
                 "circuit_transitions_total",
-                "Changes of the node's breaker: out (open), on trial (half_open), back (closed).",
+                "Changes of the node's circuit breaker, by new state: down (open), on trial (half_open), up (closed).",
                 &["node", "to"],
             )?,
             config_good: declare.gauge(
                 "config_last_reload_successful",
-                "Whether the configuration was good when it was read last: 1 or 0.",
+                "Whether the configuration was valid when last read: 1 or 0.",
             )?,
-            config_loaded_at: declare.gauge(
-                "config_last_reload_timestamp_seconds",
-                "When a good configuration was read last.",
+            config_loaded_at: declare
+                .gauge("config_last_reload_timestamp_seconds", "Unix time when a valid configuration was last read.")?,
+            usage_backlog: declare.int_gauge(
+                "usage_rows_waiting",
+                "Usage rows in memory: those of running requests, and those not yet written.",
             )?,
-            usage_backlog: declare
-                .int_gauge("usage_rows_waiting", "Usage rows in memory: running requests and unwritten rows.")?,
-            usage_ready: declare.gauge("usage_storage_ready", "Whether usage can be stored: 1 or 0.")?,
+            usage_ready: declare
+                .gauge("usage_storage_ready", "Whether usage can be written to the local file: 1 or 0.")?,
             outbox_waiting: declare
-                .gauge("usage_outbox_rows", "Usage rows that are safe in the local file and not in Postgres yet.")?,
+                .gauge("usage_outbox_rows", "Usage rows in the local file that Postgres does not have yet.")?,
             outbox_parked: declare.gauge(
                 "usage_parked_rows",
-                "Usage rows that Postgres refuses; they stay in the local file for the operator to look at.",
+                "Usage rows that Postgres refused; they stay in the local file until the operator deals with them.",
             )?,
-            database_up: declare.gauge("database_up", "Whether Postgres answered the last time: 1 or 0.")?,
+            database_up: declare
+                .gauge("database_up", "Whether Postgres answered last time: 1 or 0; 1 without Postgres.")?,
             rollup_mismatches: declare.gauge(
                 "usage_rollup_mismatches",
-                "Sums of usage that differed from the rows of today and yesterday when they were last compared.",
+                "Daily sums of usage that differed from the rows of today and yesterday when last compared.",
             )?,
         })
     }
@@ -191,7 +234,9 @@ impl Families {
 impl Families {
     /// Ends every series of these nodes.
     pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
-        for family in [&self.node_requests, &self.routing, &self.transitions] {
+        for family in
+            [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected, &self.listing_skipped]
+        {
             end(family, nodes, |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {

@@ -22,13 +22,13 @@ impl Process {
     pub(super) fn declare(registry: &Registry) -> Result<Self, Error> {
         let declare = Declare(registry);
         let process = Self {
-            cpu: declare.process_counter("cpu_seconds_total", "Processor time spent, in the program and for it.")?,
-            resident: declare.process_gauge("resident_memory_bytes", "Memory in use.")?,
-            virtual_memory: declare.process_gauge("virtual_memory_bytes", "Address space in use.")?,
-            open_files: declare.process_gauge("open_fds", "Open files and connections.")?,
-            max_files: declare.process_gauge("max_fds", "Files and connections that may be open.")?,
+            cpu: declare.process_counter("cpu_seconds_total", "CPU time used, user and system.")?,
+            resident: declare.process_gauge("resident_memory_bytes", "Resident memory.")?,
+            virtual_memory: declare.process_gauge("virtual_memory_bytes", "Virtual memory.")?,
+            open_files: declare.process_gauge("open_fds", "Open file descriptors, connections included.")?,
+            max_files: declare.process_gauge("max_fds", "Limit of open file descriptors.")?,
             threads: declare.process_gauge("threads", "Threads.")?,
-            started: declare.process_gauge("start_time_seconds", "When the process started.")?,
+            started: declare.process_gauge("start_time_seconds", "Unix time when the process started.")?,
         };
         if let Some(started) = started() {
             process.started.set(started);

@@ -36,12 +36,12 @@ impl Users {
             cap,
             tokens: declare.counters(
                 "user_tokens_total",
-                "Tokens by user, as recorded in usage.",
+                "Tokens recorded in usage rows, by user.",
                 &["user", "type"],
             )?,
             requests: declare.counters(
                 "user_requests_total",
-                "Requests of existing models by user, by the first digit of the status.",
+                "Requests for existing models, by user and class of status.",
                 &["user", "code_class"],
             )?,
             named: Mutex::default(),

@@ -73,6 +73,8 @@ pub enum WhyNot {
     Unrecorded,
     /// The key it came with is revoked.
     Revoked,
+    /// It made nodes fail that answer other requests, and is not tried again for so long.
+    Indicted(Duration),
 }
 
 impl WhyNot {
@@ -83,6 +85,7 @@ impl WhyNot {
             Self::Stopping => "stopping",
             Self::Unrecorded => "storage",
             Self::Revoked => "revoked",
+            Self::Indicted(_) => "indicted",
         }
     }
 }

@@ -6,17 +6,21 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Answer, CarryError, Content, Served, WhyNot};
+use super::case::{Case, Cases};
 use super::job::Job;
 use super::meter::Meter;
-use super::metered::{MeteredBody, OpenStream, Patience};
+use super::metered::{MeteredBody, OpenStream, Patience, Source};
 use super::settings::RelaySettings;
 use crate::clock::Clock;
 use crate::dispatch::{Dispatcher, Interruption, Ticket};
-use crate::fleet::{AttemptError, Fleet, FleetContext, Head, NodeEndpoint, Upstream, next_chunk, read_answer};
+use crate::fleet::{
+    Asked, AttemptError, Evidence, Fleet, FleetContext, Head, NodeEndpoint, Upstream, Verdict, judge, next_chunk,
+    read_answer,
+};
 use crate::metrics::Metrics;
 use crate::store::{Reason, Status, StorageFull};
-use protocol::{StreamEditor, StreamFault, Usage, edit_answer};
-use scheduler::{Failure, Outcome};
+use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
+use scheduler::{Blame, Failure, NodeId, Outcome, Refusal, RefusalReason};
 
 /// What every request shares on its way.
 #[derive(Clone, Debug)]
@@ -26,19 +30,21 @@ pub struct Relay {
     nodes: Fleet,
     clock: Clock,
     metrics: Arc<Metrics>,
+    cases: Cases,
     /// Set when the gateway stops and running requests have had their time.
     stop: CancellationToken,
 }
 
 /// A node that answered.
 struct Reached {
+    id: NodeId,
     node: Arc<NodeEndpoint>,
     attempt: u32,
     reply: Reply,
 }
 
 enum Reply {
-    Plain { status: u16, body: Bytes, usage: Option<Usage> },
+    Plain { status: u16, body: Bytes, progress: Option<AnswerProgress> },
     Stream(Box<OpenStream>),
 }
 
@@ -51,6 +57,7 @@ impl Relay {
             nodes: context.nodes.clone(),
             clock: context.clock,
             metrics: context.metrics.clone(),
+            cases: Cases::default(),
             stop,
         }
     }
@@ -66,7 +73,14 @@ impl Relay {
     /// [`CarryError`] when no node gave a whole answer, or the first byte of one.
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
-        let left = until.saturating_sub(self.clock.uptime());
+        let now = self.clock.uptime();
+        let left = until.saturating_sub(now);
+        let case = self.cases.of(&job.user, job.endpoint, &job.body);
+        if let Some(left) = case.indicted(&self.dispatcher, now) {
+            let why = WhyNot::Indicted(left);
+            self.metrics.queue_rejected(why.label());
+            return Err(CarryError { meter: job.meter, why });
+        }
         let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
         job.meter.joins(&ticket, job.endpoint);
         let revoked = job.meter.revoked();
@@ -75,7 +89,7 @@ impl Relay {
             // First, so that what waits does not take the slot of what is ended with it.
             () = self.stop.cancelled() => Err(WhyNot::Stopping),
             () = revoked.cancelled() => Err(WhyNot::Revoked),
-            result = self.attempts(upstream, &mut ticket, &mut job) => result,
+            result = self.attempts(upstream, &mut ticket, &mut job, &case) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };
         let reached = match result {
@@ -85,13 +99,18 @@ impl Relay {
                 return Err(CarryError { meter: job.meter, why });
             }
         };
-        let Reached { node, attempt, reply } = reached;
+        let Reached { id, node, attempt, reply } = reached;
         let queued = job.meter.queued();
         let (ahead, expected) = ticket.forecast();
         let content = match reply {
-            Reply::Plain { status, body, usage } => {
-                ticket.leave(Outcome::Completed, usage.and_then(|usage| usage.completion_tokens));
-                if close_plain(&mut job.meter, status, usage).await.is_err() {
+            Reply::Plain { status, body, progress } => {
+                let outcome = if progress.is_some() { Outcome::Completed } else { Outcome::Rejected };
+                if outcome == Outcome::Completed {
+                    case.answered();
+                }
+                let bounds = job.meter.claim_bounds();
+                ticket.leave(outcome, progress.map(|progress| bounds.tally(&progress).completion));
+                if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
                 }
@@ -104,7 +123,8 @@ impl Relay {
                 }
                 let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
                 let patience = Patience { clock: self.clock, gap, until, stop: self.stop.clone() };
-                Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience)))
+                let source = Source { id, case, model: job.model, endpoint: job.endpoint, is_ollama: node.is_ollama() };
+                Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience, source)))
             }
         };
         let served = Served { node: node.name.clone(), queued, attempts: attempt, ahead, expected };
@@ -112,12 +132,22 @@ impl Relay {
     }
 
     /// Attempts until one gives something for the client, or the scheduler gives no further slot.
-    async fn attempts(&self, upstream: &Upstream, ticket: &mut Ticket, job: &mut Job) -> Result<Reached, WhyNot> {
+    async fn attempts(
+        &self,
+        upstream: &Upstream,
+        ticket: &mut Ticket,
+        job: &mut Job,
+        case: &Case,
+    ) -> Result<Reached, WhyNot> {
         let mut detail = None;
+        let mut silent_on: Vec<NodeId> = Vec::new();
         let mut failed: Option<Failure> = None;
         loop {
             job.meter.waits();
-            let grant = ticket.granted().await.map_err(|refusal| WhyNot::Refused { refusal, detail: detail.take() })?;
+            let grant = ticket.granted().await.map_err(|refusal| {
+                self.note_stuck(case, &refusal, &silent_on);
+                WhyNot::Refused { refusal, detail: detail.take() }
+            })?;
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
             }
@@ -135,14 +165,16 @@ impl Relay {
             };
             let error = match result {
                 Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt) => {
-                    return Ok(Reached { node, attempt: grant.attempt, reply });
+                    return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
                 }
                 Ok(Err(error)) => error,
                 // The core has moved the request on already.
                 Ok(Ok(_)) | Err(_) => {
                     let silent = AttemptError::new(Failure::Silent, "no token in far longer than it should need");
                     self.note_failure(job, &node, &silent);
+                    silent_on.push(grant.node);
                     if let Err(Interruption::Refused(refusal)) = result {
+                        self.note_stuck(case, &refusal, &silent_on);
                         return Err(WhyNot::Refused { refusal, detail: Some(silent.detail) });
                     }
                     (failed, detail) = (Some(silent.failure), Some(silent.detail));
@@ -150,8 +182,18 @@ impl Relay {
                 }
             };
             self.note_failure(job, &node, &error);
+            if error.failure.blame() == Blame::Undecided {
+                case.failed(grant.node, self.clock.uptime());
+            }
             ticket.failed(error.failure);
             (failed, detail) = (Some(error.failure), Some(error.detail));
+        }
+    }
+
+    /// A request that only ever met silence may be what silences nodes.
+    fn note_stuck(&self, case: &Case, refusal: &Refusal, silent_on: &[NodeId]) {
+        if matches!(refusal.reason, RefusalReason::Exhausted { last: Failure::Stuck }) {
+            silent_on.iter().for_each(|node| case.failed(*node, self.clock.uptime()));
         }
     }
 
@@ -175,31 +217,35 @@ impl Relay {
         })??;
         let mut response = match head {
             Head::Good(response) => response,
-            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, usage: None }),
+            Head::Rejected { status, body } => return Ok(Reply::Plain { status, body, progress: None }),
         };
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
             let editor = editor.limited(job.meter.stream_limit());
-            let stream = open_stream(response, editor, first_byte).await?;
+            let stream = match open_stream(response, editor, first_byte).await {
+                Ok(stream) => stream,
+                Err(Unopened::Attempt(error)) => return Err(error),
+                Err(Unopened::Node(detail)) => return reported(job, node, &detail),
+            };
             job.meter.first_byte(self.clock.uptime());
             return Ok(Reply::Stream(Box::new(stream)));
         }
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, node.chunk_gap().unwrap_or(self.settings.chunk_gap())).await?;
         let whole = self.clock.uptime();
-        let (body, usage) =
+        let (body, progress) =
             edit_answer(job.endpoint, body, &job.request_id).map_err(|why| AttemptError::new(Failure::Garbled, why))?;
         job.meter.forwarded(self.clock.uptime().saturating_sub(whole));
         job.meter.first_byte(headed);
-        Ok(Reply::Plain { status: response.status().as_u16(), body, usage: Some(usage) })
+        Ok(Reply::Plain { status: response.status().as_u16(), body, progress: Some(progress) })
     }
 }
 
 /// Settles, and waits until the row is safe: only then may the client have the answer.
-async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Result<(), StorageFull> {
-    let receipt = match usage {
-        Some(usage) => {
-            meter.reported(usage);
+async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProgress>) -> Result<(), StorageFull> {
+    let receipt = match progress {
+        Some(progress) => {
+            meter.progress(progress);
             meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.
@@ -214,20 +260,44 @@ async fn close_plain(meter: &mut Meter, status: u16, usage: Option<Usage>) -> Re
     }
 }
 
+/// Why there is no stream.
+enum Unopened {
+    Attempt(AttemptError),
+    /// What the node says instead.
+    Node(String),
+}
+
+impl From<AttemptError> for Unopened {
+    fn from(error: AttemptError) -> Self {
+        Self::Attempt(error)
+    }
+}
+
+/// A node reports an error with a status of success: it may be the request's.
+fn reported(job: &Job, node: &NodeEndpoint, detail: &str) -> Result<Reply, AttemptError> {
+    let asked = Asked { dialect: job.endpoint.dialect(), model: &job.model, is_ollama: node.is_ollama() };
+    match judge(asked, Evidence::Message(detail)) {
+        Verdict::Request { status, body } => Ok(Reply::Plain { status, body, progress: None }),
+        Verdict::Attempt(failure) => {
+            Err(AttemptError::new(failure, format!("the node reported an error in the stream: {detail}")))
+        }
+    }
+}
+
 /// Reads until there is something for the client. A stream that fails before has failed before its first byte.
 async fn open_stream(
     mut response: awc::ClientResponse,
     mut editor: StreamEditor,
     within: Duration,
-) -> Result<OpenStream, AttemptError> {
+) -> Result<OpenStream, Unopened> {
     let mut first = Vec::new();
     while first.is_empty() {
         let Some(chunk) = next_chunk(&mut response, within).await? else {
-            return Err(AttemptError::new(Failure::Garbled, "the stream ended before its first event"));
+            return Err(AttemptError::new(Failure::Garbled, "the stream ended before its first event").into());
         };
-        editor.push(chunk, &mut first).map_err(|fault| {
-            let failure = if matches!(fault, StreamFault::Node(_)) { Failure::Crashed } else { Failure::Garbled };
-            AttemptError::new(failure, fault.to_string())
+        editor.push(chunk, &mut first).map_err(|fault| match fault {
+            StreamFault::Node(detail) => Unopened::Node(detail),
+            fault => AttemptError::new(Failure::Garbled, fault.to_string()).into(),
         })?;
     }
     Ok(OpenStream { response, editor, first })

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::meter::Meter;
-use crate::fleet::{AttemptError, Head, NodeEndpoint, Upstream};
+use crate::fleet::{AttemptError, Head, NodeEndpoint, Question, Upstream, route_of};
 use protocol::Endpoint;
 use scheduler::{Arrival, RequestId};
 
@@ -55,6 +55,7 @@ impl Job {
             max_output: self.max_output,
             known_output: self.endpoint.embeds().then_some(0),
             session: self.session,
+            route: route_of(self.endpoint),
             is_stream: self.stream,
             deadline: Duration::ZERO,
         }
@@ -68,6 +69,13 @@ impl Job {
             headers.push(("traceparent", traceparent));
             headers.extend(tracestate.map(|tracestate| ("tracestate", tracestate)));
         }
-        upstream.send(node, self.endpoint, &self.request_id, &headers, self.body.clone()).await
+        let question = Question {
+            endpoint: self.endpoint,
+            model: &self.model,
+            request_id: &self.request_id,
+            headers: &headers,
+            body: &self.body,
+        };
+        upstream.send(node, question).await
     }
 }

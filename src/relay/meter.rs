@@ -19,7 +19,7 @@ use crate::metrics::{Ended, Metrics};
 use crate::store::{Access, Reason, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
 use crate::trace::{Attribute, Closing, Trace};
 use limits::{Exceeded, Moment, Need};
-use protocol::{Endpoint, Progress, StreamLimit, Usage};
+use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit, Tally, TallySource, Usage};
 use scheduler::Failure;
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
@@ -47,8 +47,8 @@ pub struct Admission {
     pub stream: bool,
     /// When it came in.
     pub received: Moment,
-    /// About how many tokens the prompt has, for rows that end without a number from the node.
-    pub prompt_estimate: u64,
+    /// What a node may claim that it took.
+    pub claim_bounds: ClaimBounds,
     /// Its trace, if there is one.
     pub trace: Option<Trace>,
 }
@@ -78,8 +78,7 @@ impl Meters {
             is_running: false,
             work: Work::default(),
             forwarding: Duration::ZERO,
-            usage: None,
-            token_chunks: 0,
+            progress: AnswerProgress::default(),
             load_cost: Arc::default(),
             node_load: None,
             noted: Duration::ZERO,
@@ -114,8 +113,7 @@ struct Open {
     work: Work,
     /// Our own work on the answer.
     forwarding: Duration,
-    usage: Option<Usage>,
-    token_chunks: u64,
+    progress: AnswerProgress,
     /// The gateway's loads that this request caused.
     load_cost: Arc<LoadCost>,
     /// What a node did so of its own accord.
@@ -230,17 +228,16 @@ impl Meter {
     }
 
     /// How far the answer has come.
-    pub(super) fn progress(&mut self, progress: Progress) {
+    pub(super) fn progress(&mut self, progress: AnswerProgress) {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.uptime();
-        if progress.token_chunks > open.token_chunks {
+        if progress.token_chunks > open.progress.token_chunks {
             open.work.token(now);
         }
-        if open.usage.is_none() {
+        if open.progress.usage.and_then(|usage| usage.load).is_none() {
             open.take_load(progress.usage);
         }
-        open.usage = progress.usage;
-        open.token_chunks = progress.token_chunks;
+        open.progress = progress;
         if now.saturating_sub(open.noted) >= NOTE {
             self.note();
         }
@@ -254,21 +251,21 @@ impl Meter {
         open.admission.permit.note(open.row(Status::Interrupted, now));
     }
 
-    /// What a plain answer reports.
-    pub(super) fn reported(&mut self, usage: Usage) {
-        self.progress(Progress { usage: Some(usage), token_chunks: 0, done: true });
-    }
-
     /// Waiting so far, over all attempts.
     pub(super) fn queued(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.queued)
     }
 
     /// What a stream may be long, where a limit holds that a node might ignore.
-    pub(super) fn stream_limit(&self) -> Option<StreamLimit> {
-        let open = self.open.as_ref()?;
-        let output = open.reserved.as_ref()?.allowance.output?;
-        Some(StreamLimit { output, prompt: open.admission.prompt_estimate })
+    pub(super) fn stream_limit(&self) -> StreamLimit {
+        let open = self.open.as_ref();
+        let output = open.and_then(|open| open.reserved.as_ref()?.allowance.output);
+        StreamLimit { output, prompt: self.claim_bounds().prompt_estimate }
+    }
+
+    /// What a node may claim that the request took.
+    pub(super) fn claim_bounds(&self) -> ClaimBounds {
+        self.open.as_ref().map(Open::claim_bounds).unwrap_or_default()
     }
 
     /// Set when the request's key is revoked.
@@ -307,7 +304,7 @@ impl Meter {
         let Admission { access, permit, trace, .. } = open.admission;
         match open.reserved {
             Some(reserved) if is_refusal => access.cancel(reserved, now),
-            Some(reserved) => access.settle(reserved, row.prompt_tokens + row.completion_tokens, now),
+            Some(reserved) => access.settle(reserved, row.prompt_tokens.saturating_add(row.completion_tokens), now),
             None => {}
         }
         let trace_id = trace.as_ref().map(Trace::id);
@@ -357,6 +354,9 @@ impl Meter {
         if open.first_byte.is_some() {
             metrics.overhead("forward", open.forwarding);
         }
+        if let Some(node) = open.node.as_ref().filter(|_| open.tally(status).is_corrected) {
+            metrics.claim_corrected(&node.name);
+        }
         if let (Status::Completed, Some(first), true) = (status, open.first_byte, open.admission.stream) {
             metrics.decoded(ended.model, completion_tokens, duration.saturating_sub(first));
         }
@@ -375,8 +375,8 @@ impl Open {
     /// The row of the request if it ended now.
     fn row(&self, status: Status, now: Moment) -> UsageRow {
         let admission = &self.admission;
-        let (prompt_tokens, completion_tokens, tokens_from) = self.tokens(status);
-        let Spent { prefill, decode } = self.work.spent(now.uptime, self.usage.unwrap_or_default());
+        let Tally { prompt, completion, source, .. } = self.tally(status);
+        let Spent { prefill, decode } = self.work.spent(now.uptime, self.progress.usage.unwrap_or_default());
         let loads = self.load_cost.so_far(now.uptime).into_iter().chain(self.node_load);
         UsageRow {
             request_id: admission.request_id,
@@ -389,9 +389,9 @@ impl Open {
             node: self.node.as_ref().map(|node| node.name.to_string()),
             stream: admission.stream,
             status: status.as_str().into(),
-            prompt_tokens,
-            completion_tokens,
-            tokens_from: tokens_from.as_str().into(),
+            prompt_tokens: prompt,
+            completion_tokens: completion,
+            tokens_from: tokens_from(source).as_str().into(),
             attempts: self.attempts,
             queue_ms: millis(self.queued),
             time_to_first_token_ms: self.first_byte.map(millis),
@@ -413,20 +413,32 @@ impl Open {
         }
     }
 
-    /// The node's own numbers, else ours: chunks for the answer, and an estimate for a prompt that was begun. A client
-    /// that leaves a running request pays for its prompt; one that got no answer through no fault of its own does not.
-    fn tokens(&self, status: Status) -> (u64, u64, TokensFrom) {
-        if let Some(Usage { prompt_tokens, completion_tokens, .. }) = self.usage
-            && (prompt_tokens.is_some() || completion_tokens.is_some())
-        {
-            return (prompt_tokens.unwrap_or(0), completion_tokens.unwrap_or(0), TokensFrom::Reported);
+    /// What the node may claim, with the cap that it was sent.
+    fn claim_bounds(&self) -> ClaimBounds {
+        let bounds = self.admission.claim_bounds;
+        let cap = self.reserved.as_ref().and_then(|reserved| reserved.allowance.output);
+        ClaimBounds { max_output: cap.or(bounds.max_output), ..bounds }
+    }
+
+    /// The node's own numbers within what is possible, else ours: the answer as it passed, and an estimate for a prompt that
+    /// was begun. A client that leaves a running request pays for its prompt; one that got no answer through no fault of
+    /// its own does not.
+    fn tally(&self, status: Status) -> Tally {
+        let is_reported =
+            self.progress.usage.is_some_and(|usage| usage.prompt_tokens.is_some() || usage.completion_tokens.is_some());
+        let is_begun = self.first_byte.is_some() || (status == Status::Cancelled && self.node.is_some());
+        if is_reported || is_begun {
+            return self.claim_bounds().tally(&self.progress);
         }
-        let begun = self.first_byte.is_some() || (status == Status::Cancelled && self.node.is_some());
-        match (begun, self.token_chunks) {
-            (false, _) => (0, 0, TokensFrom::Counted),
-            (true, 0) => (self.admission.prompt_estimate, 0, TokensFrom::Estimated),
-            (true, chunks) => (self.admission.prompt_estimate, chunks, TokensFrom::Counted),
-        }
+        Tally { prompt: 0, completion: 0, source: TallySource::Counted, is_corrected: false }
+    }
+}
+
+fn tokens_from(source: TallySource) -> TokensFrom {
+    match source {
+        TallySource::Reported => TokensFrom::Reported,
+        TallySource::Counted => TokensFrom::Counted,
+        TallySource::Estimated => TokensFrom::Estimated,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,13 +16,14 @@ use futures_util::Stream;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::case::Case;
 use super::meter::Meter;
 use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
-use crate::fleet::{AttemptError, cut_short};
+use crate::fleet::{Asked, AttemptError, Evidence, Verdict, cut_short, judge};
 use crate::store::{Reason, Status, StorageFull};
-use protocol::{ErrorObject, StreamEditor, StreamFault};
-use scheduler::{Failure, Outcome};
+use protocol::{ClaimBounds, Endpoint, ErrorObject, StreamEditor, StreamFault};
+use scheduler::{Blame, Failure, NodeId, Outcome};
 
 /// How often an idle stream looks at its deadlines; they are exact to this.
 const WATCH: Duration = Duration::from_secs(1);
@@ -52,13 +54,25 @@ pub(super) struct Patience {
     pub(super) stop: CancellationToken,
 }
 
+/// What a stream answers, and where it comes from.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) id: NodeId,
+    pub(super) case: Case,
+    pub(super) model: Arc<str>,
+    pub(super) endpoint: Endpoint,
+    pub(super) is_ollama: bool,
+}
+
 /// The stream of a running request. Dropping it cancels the request: the node's connection closes, the slot is free.
 pub struct MeteredBody {
     response: Option<ClientResponse>,
     editor: StreamEditor,
     first: Vec<u8>,
     ticket: Ticket,
+    source: Source,
     meter: Option<Meter>,
+    claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
     /// The key that it came with is revoked.
@@ -82,7 +96,13 @@ impl std::fmt::Debug for MeteredBody {
 }
 
 impl MeteredBody {
-    pub(super) fn new(stream: OpenStream, ticket: Ticket, mut meter: Meter, patience: Patience) -> Self {
+    pub(super) fn new(
+        stream: OpenStream,
+        ticket: Ticket,
+        mut meter: Meter,
+        patience: Patience,
+        source: Source,
+    ) -> Self {
         meter.progress(stream.editor.progress());
         let now = patience.clock.uptime();
         let revoked = Box::pin(meter.revoked().cancelled_owned());
@@ -91,6 +111,8 @@ impl MeteredBody {
             editor: stream.editor,
             first: stream.first,
             ticket,
+            source,
+            claim_bounds: meter.claim_bounds(),
             meter: Some(meter),
             held: None,
             revoked,
@@ -105,10 +127,9 @@ impl MeteredBody {
         body
     }
 
-    /// Tokens of the answer so far, as the node reports them or else as they came.
+    /// Tokens of the answer so far, as the node reports them within what is possible, or else as they came.
     fn tokens(&self) -> u64 {
-        let progress = self.editor.progress();
-        progress.usage.and_then(|usage| usage.completion_tokens).unwrap_or(progress.token_chunks)
+        self.claim_bounds.tally(&self.editor.progress()).completion
     }
 
     /// The scheduler learns from what it sees, and takes a node without tokens for dead: about once a second.
@@ -125,6 +146,7 @@ impl MeteredBody {
             && let Some(mut meter) = self.meter.take()
         {
             self.ticket.leave(Outcome::Completed, Some(self.tokens()));
+            self.source.case.answered();
             if self.editor.is_cut() {
                 // The node is to stop.
                 self.response = None;
@@ -173,6 +195,13 @@ impl MeteredBody {
             Poll::Ready(_) if closing => Step::Ended,
             Poll::Ready(Some(Err(error))) => Step::Failed(Vec::new(), Ending::Node(cut_short(&error))),
             Poll::Ready(None) => {
+                let mut out = Vec::new();
+                if self.editor.end(&mut out) {
+                    // The node broke it off, which is the model's doing.
+                    self.response = None;
+                    self.settle_if_done(&mut out);
+                    return Poll::Ready(Step::Passed(out));
+                }
                 let detail = "the stream ended without its terminal frame".to_owned();
                 Step::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
             }
@@ -204,7 +233,17 @@ impl MeteredBody {
         match pushed {
             Ok(()) => Step::Passed(out),
             Err(StreamFault::Garbled(detail)) => Step::Failed(out, Ending::node(Failure::Garbled, detail)),
-            Err(StreamFault::Node(detail)) => Step::Failed(out, Ending::node(Failure::Crashed, detail)),
+            Err(StreamFault::Node(detail)) => Step::Failed(out, self.reported(detail)),
+        }
+    }
+
+    /// The node reports an error in the stream, which may be the request's.
+    fn reported(&self, detail: String) -> Ending {
+        let Source { model, endpoint, is_ollama, .. } = &self.source;
+        let asked = Asked { dialect: endpoint.dialect(), model, is_ollama: *is_ollama };
+        match judge(asked, Evidence::Message(&detail)) {
+            Verdict::Request { .. } => Ending::Mistaken(detail),
+            Verdict::Attempt(failure) => Ending::node(failure, detail),
         }
     }
 
@@ -227,10 +266,13 @@ impl MeteredBody {
         if let Some(mut meter) = self.meter.take() {
             if let Ending::Node(AttemptError { failure, detail }) = &ending {
                 meter.attempt_failed(*failure);
+                if failure.blame() == Blame::Undecided {
+                    self.source.case.failed(self.source.id, self.patience.clock.uptime());
+                }
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
             self.ticket.leave(outcome, Some(self.tokens()));
-            meter.because(Reason::new(error.code, None));
+            meter.because(Reason::of_code(error.code));
             meter.finish(status, 200);
         }
         self.editor.error_frame(&error)
@@ -250,6 +292,8 @@ enum Step {
 /// Why a stream ends without the terminal frame.
 enum Ending {
     Node(AttemptError),
+    /// The request is at fault, by what the node says.
+    Mistaken(String),
     TooLong,
     Stopped,
     Revoked,
@@ -260,8 +304,12 @@ impl Ending {
         Self::Node(AttemptError::new(failure, detail))
     }
 
-    fn verdict(&self) -> (Status, Outcome, ErrorObject<'static>) {
-        let kind = if matches!(self, Self::Revoked) { "authentication_error" } else { "server_error" };
+    fn verdict(&self) -> (Status, Outcome, ErrorObject<'_>) {
+        let kind = match self {
+            Self::Revoked => "authentication_error",
+            Self::Mistaken(_) => "invalid_request_error",
+            _ => "server_error",
+        };
         let (status, outcome, message, code) = match self {
             Self::Node(error) => (
                 Status::UpstreamError,
@@ -269,6 +317,7 @@ impl Ending {
                 "The node failed in the middle of the answer, which is incomplete. Please send the request again.",
                 "upstream_error",
             ),
+            Self::Mistaken(message) => (Status::UpstreamError, Outcome::Rejected, message.as_str(), "invalid_request"),
             Self::TooLong => (
                 Status::Deadline,
                 Outcome::Cancelled,

@@ -5,10 +5,12 @@
 //! dropped.
 mod answer;
 mod carry;
+mod case;
 mod job;
 mod meter;
 mod metered;
 mod settings;
+mod suspects;
 mod work;
 
 pub use answer::{Answer, CarryError, Content, Served, WhyNot};

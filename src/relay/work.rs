@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use protocol::{Endpoint, Usage};
-use scheduler::Failure;
+use scheduler::{Blame, Failure};
 
 /// A node's time; `None` where nothing is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,8 +84,7 @@ impl Work {
 
     /// The running attempt is over, for nothing.
     pub(super) fn fail(&mut self, failure: Failure, now: Duration) {
-        let was_taken_up =
-            !matches!(failure, Failure::Unreachable | Failure::Busy | Failure::Missing | Failure::Denied);
+        let was_taken_up = failure == Failure::Silent || failure.blame() == Blame::Undecided;
         if was_taken_up {
             self.before = self.spent(now, Usage::default());
         }

@@ -1,15 +1,16 @@
-//! Who pays for a request, and what may they ask for? An account, through one of its keys, as the request path sees both.
+//! Who pays for a request, and what may they ask for? The account and the key that the request path works with.
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-use super::keys::{ApiKey, KeyDigest, SecretEnd};
+use super::keys::{ApiKey, SecretEnd};
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
+use protocol::ModelName;
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
-const DEFAULT_NAME: &str = "default";
+pub(super) const DEFAULT_NAME: &str = "default";
 
 /// A user's name: `[A-Za-z0-9._@-]{1,64}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,31 @@ struct AccountState {
     ledger: Ledger,
 }
 
+/// A change of limits: `None` = as it was, `Some(None)` = no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LimitsChange {
+    /// Admissions in any 60 s.
+    pub requests_per_minute: Option<Option<u32>>,
+    /// Of the requests admitted in any 60 s.
+    pub tokens_per_minute: Option<Option<u64>>,
+    /// Per UTC day.
+    pub tokens_per_day: Option<Option<u64>>,
+    /// Requests at a time.
+    pub max_concurrency: Option<Option<u32>>,
+}
+
+impl LimitsChange {
+    /// `base` with what is changed in its place.
+    pub fn over(self, base: Limits) -> Limits {
+        Limits {
+            requests_per_minute: self.requests_per_minute.unwrap_or(base.requests_per_minute),
+            tokens_per_minute: self.tokens_per_minute.unwrap_or(base.tokens_per_minute),
+            tokens_per_day: self.tokens_per_day.unwrap_or(base.tokens_per_day),
+            max_concurrency: self.max_concurrency.unwrap_or(base.max_concurrency),
+        }
+    }
+}
+
 /// What a user may use, and how much of a busy service is theirs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Terms {
@@ -72,12 +98,12 @@ impl Account {
         Arc::new(Self { user, created_at_ms, state, closed: CancellationToken::new() })
     }
 
-    /// Whose account this is.
+    /// The user who owns the account.
     pub fn user(&self) -> &UserId {
         &self.user
     }
 
-    /// When the user was made, epoch milliseconds.
+    /// When the user was created, epoch milliseconds.
     pub fn created_at_ms(&self) -> i64 {
         self.created_at_ms
     }
@@ -91,7 +117,7 @@ impl Account {
         self.with(|state| state.terms = terms);
     }
 
-    /// What is used and left.
+    /// What is used and what is left.
     pub fn balance(&self, now: Moment) -> Balance {
         self.with(|state| state.ledger.balance(state.terms.limits, now))
     }
@@ -110,40 +136,38 @@ impl Account {
     }
 }
 
-/// The models that a key may ask for, by the names that nodes list or by other names that the operator gave them. A name
-/// without a tag means `:latest`.
+/// The models that a key may ask for, by the names that nodes list or by the operator's aliases, matched as Ollama matches
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllowedModels(Arc<[String]>);
 
 impl AllowedModels {
-    /// Exactly these.
+    /// Allows exactly these names.
     pub fn new(names: impl IntoIterator<Item = String>) -> Self {
         Self(names.into_iter().collect())
     }
 
-    /// The names, as they were given.
+    /// The names, as the operator gave them.
     pub fn names(&self) -> &[String] {
         &self.0
     }
 
     /// Whether `name` is among them.
     pub fn allow(&self, name: &str) -> bool {
-        let bare = |name| str::strip_suffix(name, ":latest").unwrap_or(name).to_owned();
-        let name = bare(name);
-        self.0.iter().any(|allowed| bare(allowed) == name)
+        self.0.iter().any(|allowed| ModelName::same(allowed, name))
     }
 }
 
-/// What of a key the operator chooses, and may change.
+/// The part of a key that the operator chooses and may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpec {
-    /// For lists.
+    /// A label for lists.
     pub name: String,
     /// Epoch milliseconds; `None` = it does not end.
     pub expires_at_ms: Option<i64>,
     /// `None` = every model.
     pub allowed_models: Option<AllowedModels>,
-    /// Of this key alone, under those of the user.
+    /// The limits of this key alone; those of its user apply as well.
     pub limits: Limits,
 }
 
@@ -153,16 +177,14 @@ impl Default for KeySpec {
     }
 }
 
-/// A key as the request path sees it: not the secret, but what hangs on it.
+/// A key as the request path sees it: everything about it but the secret.
 #[derive(Debug)]
 pub struct Key {
-    pub(super) id: Arc<str>,
-    pub(super) account: Arc<Account>,
-    pub(super) created_at_ms: i64,
+    id: Arc<str>,
+    account: Arc<Account>,
+    created_at_ms: i64,
     state: Mutex<KeyState>,
-    /// The secret in force, and the one before it for a while.
-    pub(super) secrets: Mutex<Vec<SecretEnd>>,
-    pub(super) last_used_ms: AtomicI64,
+    last_used_ms: AtomicI64,
     revoked: CancellationToken,
 }
 
@@ -170,18 +192,32 @@ pub struct Key {
 struct KeyState {
     spec: KeySpec,
     ledger: Ledger,
+    /// The secret in force last, after the one before it for a while.
+    secrets: Vec<SecretEnd>,
+}
+
+/// What a key is made of.
+#[derive(Debug)]
+pub(super) struct KeyMaker {
+    pub(super) id: Arc<str>,
+    pub(super) account: Arc<Account>,
+    pub(super) created_at_ms: i64,
+    /// 0 = never.
+    pub(super) last_used_ms: i64,
+    pub(super) spec: KeySpec,
+    pub(super) secrets: Vec<SecretEnd>,
 }
 
 impl Key {
-    pub(super) fn new(account: &Arc<Account>, row: &entity::key::Model, spec: KeySpec, ledger: Ledger) -> Arc<Self> {
+    pub(super) fn new(maker: KeyMaker, ledger: Ledger) -> Arc<Self> {
+        let KeyMaker { id, account, created_at_ms, last_used_ms, spec, secrets } = maker;
         Arc::new(Self {
-            id: row.id.as_str().into(),
-            account: account.clone(),
-            created_at_ms: row.created_at_ms,
-            state: Mutex::new(KeyState { spec, ledger }),
-            secrets: Mutex::default(),
-            last_used_ms: AtomicI64::new(row.last_used_ms.unwrap_or_default()),
+            id,
+            created_at_ms,
+            state: Mutex::new(KeyState { spec, ledger, secrets }),
+            last_used_ms: AtomicI64::new(last_used_ms),
             revoked: account.closed.child_token(),
+            account,
         })
     }
 
@@ -190,22 +226,22 @@ impl Key {
         &self.id
     }
 
-    /// Whose key it is.
+    /// The account of the key's owner.
     pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// When it was made, epoch milliseconds.
+    /// When it was created, epoch milliseconds.
     pub fn created_at_ms(&self) -> i64 {
         self.created_at_ms
     }
 
-    /// What the operator chose, as it is in force.
+    /// What the operator chose, as in force now.
     pub fn spec(&self) -> KeySpec {
         self.with(|state| state.spec.clone())
     }
 
-    /// In force from the next request on; what was used stays used.
+    /// Takes effect with the next request; what was used stays used.
     pub(super) fn set_spec(&self, spec: KeySpec) {
         self.with(|state| state.spec = spec);
     }
@@ -217,34 +253,36 @@ impl Key {
 
     /// Its own limits, and what is used of them.
     pub(super) fn with_ledger<T>(&self, act: impl FnOnce(&Limits, &mut Ledger) -> T) -> T {
-        self.with(|KeyState { spec, ledger }| act(&spec.limits, ledger))
+        self.with(|KeyState { spec, ledger, .. }| act(&spec.limits, ledger))
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut KeyState) -> T) -> T {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// When it was last used, epoch milliseconds, to the minute.
+    /// When it was last used, epoch milliseconds, rounded down to the minute.
     pub fn last_used_ms(&self) -> Option<i64> {
         Some(self.last_used_ms.load(Ordering::Relaxed)).filter(|at| *at > 0)
     }
 
     /// Its secrets: the one in force last.
     pub fn secrets(&self) -> Vec<SecretEnd> {
-        self.secrets.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.with(|state| state.secrets.clone())
     }
 
-    /// Whether the secret with this digest still opens the door.
-    pub(super) fn opens(&self, digest: &KeyDigest, now: Moment) -> bool {
-        let key_end = self.with(|state| state.spec.expires_at_ms);
-        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-        let end = secrets.iter().find(|secret| secret.digest == *digest).map(|secret| secret.until_ms);
-        let is_past = |end: Option<i64>| end.is_some_and(|end| end <= now.unix_ms);
-        end.is_some_and(|end| !is_past(end)) && !is_past(key_end)
+    pub(super) fn set_secrets(&self, secrets: Vec<SecretEnd>) {
+        self.with(|state| state.secrets = secrets);
     }
 
     pub(super) fn used(&self, now: Moment) {
-        self.last_used_ms.fetch_max(now.unix_ms - now.unix_ms.rem_euclid(MINUTE_MS), Ordering::Relaxed);
+        self.used_at(now.unix_ms - now.unix_ms.rem_euclid(MINUTE_MS));
+    }
+
+    pub(super) fn used_at(&self, unix_ms: i64) {
+        // Most of a key's requests find the minute written down already.
+        if self.last_used_ms.load(Ordering::Relaxed) < unix_ms {
+            self.last_used_ms.fetch_max(unix_ms, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn revoke(&self) {
@@ -252,16 +290,16 @@ impl Key {
     }
 }
 
-/// A key with its secret, which nobody can tell again.
+/// A new key with its secret, which cannot be read again.
 #[derive(Debug)]
 pub struct MadeKey {
     /// The key.
     pub key: Arc<Key>,
-    /// To be shown once.
+    /// Shown once.
     pub secret: ApiKey,
 }
 
-/// Whoever calls: an account, and the key that was shown. Without a key a trusted network stands for the user.
+/// Whoever calls: an account and the key that was presented. Without a key, a trusted network stands for the user.
 #[derive(Clone, Debug)]
 pub struct Access {
     account: Arc<Account>,
@@ -273,22 +311,22 @@ impl Access {
         Self { account: key.account.clone(), key: Some(key) }
     }
 
-    /// As the user, without a key.
+    /// Access as the user, without a key.
     pub fn without_key(account: Arc<Account>) -> Self {
         Self { account, key: None }
     }
 
-    /// Who.
+    /// The user.
     pub fn user(&self) -> &UserId {
         &self.account.user
     }
 
-    /// Their account.
+    /// The user's account.
     pub fn account(&self) -> &Arc<Account> {
         &self.account
     }
 
-    /// Whether other gateways may have a share of the limits.
+    /// Whether other gateways may hold a share of the limits.
     pub fn is_shared(&self) -> bool {
         self.account.with_ledger(|_, ledger| ledger.is_shared())
     }
@@ -375,7 +413,7 @@ impl Access {
         }
     }
 
-    /// What is left under the tighter limits of user and key.
+    /// What is left under the tighter of the user's and the key's limits.
     pub fn headroom(&self, now: Moment) -> Headroom {
         let of_user = self.account.balance(now).headroom();
         self.key.as_ref().map_or(of_user, |key| of_user.and(key.balance(now).headroom()))
@@ -387,7 +425,7 @@ impl Access {
 pub struct Reserved {
     of_user: Reservation,
     of_key: Option<Reservation>,
-    /// What it may use.
+    /// What the request may use.
     pub allowance: Allowance,
 }
 
@@ -408,10 +446,10 @@ mod tests {
     #[test]
     fn a_model_is_allowed_with_and_without_its_usual_tag() {
         let models = AllowedModels::new(["llama3.2".to_owned(), "llava:latest".to_owned(), "qwen3:8b".to_owned()]);
-        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b"] {
+        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b", "LLAMA3.2"] {
             assert!(models.allow(good), "{good}");
         }
-        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest", "LLAMA3.2"] {
+        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest"] {
             assert!(!models.allow(bad), "{bad}");
         }
         assert!(!AllowedModels::new([]).allow("llama3.2"));

@@ -1,108 +1,100 @@
 //! Who is this key, and what may they use? Answered from memory; the database is behind it, never on a request's path.
 //!
-//! [`Accounts`] mirrors the tables `users`, `keys` and `key_digests`. Changes go to the database first and then to memory,
-//! under one lock with [`Accounts::refresh`], which picks up what other gateways on the same database have changed. A key
-//! or user that goes takes its running requests with it.
-use std::collections::{HashMap, HashSet};
+//! [`Accounts`] mirrors the tables `users`, `keys` and `key_digests`. A change goes to the database first and then to
+//! memory, under one lock with [`Accounts::refresh`], which takes up what has changed since it last looked: changes travel
+//! as changes, however many users there are. A key or user that goes takes its running requests with it.
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use dashmap::DashMap;
-use entity::{key, key_digest, user};
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, Set,
-    SqlErr, TransactionTrait,
-};
-
-use super::access::{Access, Account, Key, KeySpec, MadeKey, Terms, UserId};
-use super::changes::announce;
-use super::columns::{secret_of, spec_of, terms_of, to_i64, to_millis};
+use super::access::{Access, Account, Key};
+use super::columns::{key_entry, secret_entry};
 use super::database::Store;
-use super::deadline::within_deadline;
+use super::directory::{Directory, KeyIndex, Presented, UserEntry};
 use super::error::StoreError;
-use super::keys::{KeyDigest, KeySettings, Peppers, SecretEnd};
-use super::snapshot::People;
-use super::spent::spent;
+use super::keys::{KeyDigest, KeySettings, Peppers};
+use super::people::{Changed, People, Since, changes_since, newest_change, put_user, read_all};
+use super::spent::{SpentByAll, spent};
 use super::subject::Subject;
-use super::transactions::immediate;
 use limits::{Budget, Ledger, Limits, Moment, PriorUse};
 
-/// A user to be made.
-#[derive(Clone, Debug)]
-pub struct NewUser {
-    /// The name.
-    pub user: UserId,
-    /// Limits and weight from the start.
-    pub terms: Terms,
-}
+/// New users whose use of the day is looked up one by one; of more, everybody's is.
+const FEW: usize = 20;
 
 /// All users and keys, in memory, in front of the database.
 #[derive(Debug)]
 pub struct Accounts {
     pub(super) store: Store,
-    peppers: Peppers,
-    users: DashMap<Arc<str>, Arc<Account>>,
-    pub(super) keys: DashMap<Arc<str>, Arc<Key>>,
-    pub(super) secrets: DashMap<KeyDigest, Arc<Key>>,
-    /// Secrets that were made with a pepper which is not configured.
-    foreign: AtomicUsize,
+    pub(super) peppers: Peppers,
+    directory: RwLock<Directory>,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
-    pub(super) changing: tokio::sync::Mutex<()>,
-    /// What the copy for a start without the database holds.
-    copied: Mutex<People>,
+    pub(super) changing: tokio::sync::Mutex<Position>,
+    /// How many secrets need a pepper that is not configured, as last said in the log.
+    foreign: AtomicUsize,
     /// Whether the database was there the last time it was asked.
     current: AtomicBool,
     /// Whether other gateways may have a share of every limit.
     sharing: AtomicBool,
 }
 
-/// Whose key was presented.
+/// How far the log of changes has been taken up.
+#[derive(Debug)]
+pub(super) struct Position {
+    /// Up to this line; `None` where that is unknown.
+    seq: Option<i64>,
+    /// The same for the copy in the local file.
+    copied: Option<i64>,
+}
+
+/// What a presented key turned out to be.
 #[derive(Debug)]
 pub enum Found {
-    /// A good one.
+    /// A good key.
     Access(Access),
-    /// One that has ended.
+    /// A key that has ended.
     Expired,
-    /// None that is known.
+    /// No key that is known.
     Unknown,
 }
 
 impl Accounts {
-    /// Reads everybody, with what they have used today and in the last minute.
+    /// Reads everybody, and what they have used today and in the last minute.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn load(store: Store, settings: &KeySettings, now: Moment) -> Result<Self, StoreError> {
+        let peppers = Peppers::load(settings)?;
         let is_outbox = store.local.is_outbox;
+        let (directory, position) = match read(&store, &peppers).await {
+            Ok(read) => read,
+            Err(error) if is_outbox => {
+                if store.is_online() {
+                    tracing::warn!(%error, "the database went away: users and keys are those of the last copy");
+                    store.go_offline();
+                }
+                let seq = store.people_copy().await?.seq;
+                (read_all(&store.local.db, &peppers).await?, Position { seq, copied: seq })
+            }
+            Err(error) => return Err(error),
+        };
         let accounts = Self {
+            current: AtomicBool::new(store.is_online()),
             store,
-            peppers: Peppers::load(settings)?,
-            users: DashMap::new(),
-            keys: DashMap::new(),
-            secrets: DashMap::new(),
+            peppers,
+            directory: RwLock::new(directory),
+            changing: tokio::sync::Mutex::new(position),
             foreign: AtomicUsize::new(0),
-            changing: tokio::sync::Mutex::new(()),
-            copied: Mutex::default(),
-            current: AtomicBool::new(false),
             // Until it is known who else is there.
             sharing: AtomicBool::new(is_outbox),
         };
         if accounts.store.is_online() {
-            match accounts.refresh(now).await {
-                Err(error) if accounts.store.local.is_outbox => {
-                    tracing::warn!(%error, "the database went away: users and keys are those of the last copy");
-                    accounts.store.go_offline();
-                }
-                done => return done.map(|()| accounts),
-            }
+            let mut position = accounts.changing.lock().await;
+            accounts.catch_up(&mut position, now).await?;
         }
-        let people = People::read_copy(&accounts.store).await?;
-        accounts.take_up_all(&people, now).await?;
+        accounts.say_foreign();
+        let spent = spent(&accounts.store, None, now).await?;
+        accounts.begin_with(&spent, now);
         Ok(accounts)
-    }
-
-    pub(super) fn peppers(&self) -> &Peppers {
-        &self.peppers
     }
 
     /// Whether somebody who is not here is unknown: false while the database is away, which may know them.
@@ -110,22 +102,94 @@ impl Accounts {
         self.current.load(Ordering::Relaxed)
     }
 
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Directory> {
+        self.directory.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Directory> {
+        self.directory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Who may come in with what a caller presents.
     pub fn find(&self, presented: &str, now: Moment) -> Found {
-        let known = |digest: KeyDigest| self.secrets.get(&digest).map(|key| (digest, key.clone()));
-        match self.peppers.digests(presented).find_map(known) {
-            Some((digest, key)) if key.opens(&digest, now) => {
-                key.used(now);
-                Found::Access(Access::by_key(key))
-            }
-            Some(_) => Found::Expired,
-            None => Found::Unknown,
+        for digest in self.peppers.digests(presented) {
+            // A guard that lived on would stand in the way of the one that wakes the key.
+            let found = self.read().present(&digest, now.unix_ms);
+            let key = match found {
+                None => continue,
+                Some(Presented::Ended) => return Found::Expired,
+                Some(Presented::Awake(key)) => key,
+                Some(Presented::Resting(_)) => match self.wake_presented(&digest, now) {
+                    Some(key) => key,
+                    None => return Found::Unknown,
+                },
+            };
+            key.used(now);
+            return Found::Access(Access::by_key(key));
+        }
+        Found::Unknown
+    }
+
+    fn wake_presented(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<Key>> {
+        let mut directory = self.write();
+        match directory.present(digest, now.unix_ms)? {
+            Presented::Awake(key) => Some(key),
+            Presented::Resting(index) => self.wake_key(&mut directory, index, None, now),
+            Presented::Ended => None,
         }
     }
 
+    pub(super) fn wake_key(
+        &self,
+        directory: &mut Directory,
+        index: KeyIndex,
+        prior: Option<&PriorUse>,
+        now: Moment,
+    ) -> Option<Arc<Key>> {
+        directory.wake_key(
+            index,
+            |entry| self.account_of(entry, None, now),
+            |maker| {
+                let ledger = self.ledger_of(&maker.spec.limits, prior, now);
+                Key::new(maker, ledger)
+            },
+        )
+    }
+
+    fn wake_user(
+        &self,
+        directory: &mut Directory,
+        user: &str,
+        prior: Option<&PriorUse>,
+        now: Moment,
+    ) -> Option<Arc<Account>> {
+        directory.wake_user(user, |entry| self.account_of(entry, prior, now))
+    }
+
+    fn account_of(&self, entry: &UserEntry, prior: Option<&PriorUse>, now: Moment) -> Arc<Account> {
+        let ledger = self.ledger_of(&entry.terms.limits, prior, now);
+        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, ledger)
+    }
+
     /// The account of a user.
-    pub fn by_user(&self, user: &str) -> Option<Arc<Account>> {
-        self.users.get(user).map(|account| account.clone())
+    pub fn by_user(&self, user: &str, now: Moment) -> Option<Arc<Account>> {
+        let awake = self.read().account(user);
+        awake.or_else(|| self.wake_user(&mut self.write(), user, None, now))
+    }
+
+    /// Whether there is such a user.
+    pub fn has_user(&self, user: &str) -> bool {
+        self.read().user(user).is_some()
+    }
+
+    /// How many users there are.
+    pub fn count(&self) -> usize {
+        self.read().user_count()
+    }
+
+    /// The names of users after this one, in order.
+    pub fn names_after(&self, after: Option<&str>, limit: usize) -> Vec<Arc<str>> {
+        self.read().names_after(after, limit)
     }
 
     /// Whether limits of those who are yet to come are shared with other gateways, too.
@@ -133,164 +197,76 @@ impl Accounts {
         self.sharing.store(sharing, Ordering::Relaxed);
     }
 
-    /// Everybody who has limits.
+    /// Everybody who has limits and is awake.
     pub(super) fn subjects(&self) -> Vec<Subject> {
-        let users = self.users.iter().map(|account| Subject::User(account.clone()));
-        users.chain(self.keys.iter().map(|key| Subject::Key(key.clone()))).collect()
+        let directory = self.read();
+        let users = directory.awake_accounts().map(|account| Subject::User(account.clone()));
+        users.chain(directory.awake_keys().map(|key| Subject::Key(key.clone()))).collect()
+    }
+
+    /// Wakes those of whom something may count that this gateway does not know of.
+    pub(super) fn wake(&self, changed: &Changed, now: Moment) {
+        let mut directory = self.write();
+        for user in &changed.users {
+            self.wake_user(&mut directory, user, None, now);
+        }
+        for id in &changed.keys {
+            let index = directory.key(id);
+            index.and_then(|index| self.wake_key(&mut directory, index, None, now));
+        }
+    }
+
+    /// Lets those rest of whom nothing is in use, and nothing counts any more. Under shared limits nobody does: what others
+    /// hold and have used is known of those alone who are awake.
+    pub fn rest(&self, now: Moment) {
+        if self.sharing.load(Ordering::Relaxed) {
+            return;
+        }
+        let is_idle = |limits: &Limits, ledger: &mut Ledger| {
+            let balance = ledger.balance(*limits, now);
+            let used = balance.tokens_used | balance.tokens_reserved | balance.minute_tokens;
+            used == 0 && balance.running == 0 && balance.requests_used == 0 && !ledger.is_shared()
+        };
+        self.write().rest(|key| key.with_ledger(is_idle), |account| account.with_ledger(is_idle));
     }
 
     /// These rows are in the database now.
     pub(super) fn sent(&self, rows: &[entity::usage::Model]) {
+        let directory = self.read();
         for row in rows {
             let tokens = row.prompt_tokens.saturating_add(row.completion_tokens);
             let tokens = u64::try_from(tokens).unwrap_or_default();
-            if let Some(account) = self.users.get(row.user_id.as_str()) {
+            if let Some(account) = directory.account(&row.user_id) {
                 account.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
             }
-            if let Some(key) = row.key_id.as_deref().and_then(|id| self.keys.get(id)) {
+            if let Some(key) = row.key_id.as_deref().and_then(|id| directory.awake_key(id)) {
                 key.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
             }
         }
     }
 
-    fn ledger_of(&self, limits: &Limits, spent: Option<&PriorUse>, now: Moment) -> Ledger {
+    fn ledger_of(&self, limits: &Limits, prior: Option<&PriorUse>, now: Moment) -> Ledger {
         let mut budget = Budget::default();
-        if let Some(spent) = spent {
-            budget.restore(limits, spent.clone(), now);
+        if let Some(prior) = prior {
+            budget.restore(limits, prior.clone(), now);
         }
-        let mut ledger = Ledger::of(budget, spent.map_or(0, |spent| spent.unsent_today), now.day());
+        let mut ledger = Ledger::of(budget, prior.map_or(0, |prior| prior.unsent_today), now.day());
         if self.sharing.load(Ordering::Relaxed) {
             ledger.begin_sharing(now);
         }
         ledger
     }
 
-    /// Everybody, by name.
-    pub fn all(&self) -> Vec<Arc<Account>> {
-        let mut all: Vec<Arc<Account>> = self.users.iter().map(|entry| entry.value().clone()).collect();
-        all.sort_unstable_by(|a, b| a.user().as_str().cmp(b.user().as_str()));
-        all
-    }
-
-    /// Makes a user with a first key, which works as soon as this returns.
-    ///
-    /// # Errors
-    /// [`StoreError::Exists`], or when the database fails.
-    pub async fn create(&self, new: NewUser, now: Moment) -> Result<MadeKey, StoreError> {
-        let _changing = self.changing.lock().await;
-        let name = new.user.as_str();
-        let Terms { limits, weight } = new.terms;
-        let user_row = user::Model {
-            id: name.to_owned(),
-            created_at_ms: now.unix_ms,
-            requests_per_minute: limits.requests_per_minute.map(i64::from),
-            tokens_per_day: limits.tokens_per_day.map(to_i64),
-            tokens_per_minute: limits.tokens_per_minute.map(to_i64),
-            max_concurrency: limits.max_concurrency.map(i64::from),
-            weight_millis: to_millis(weight),
-        };
-        let drafted = self.draft(name, KeySpec::default(), now)?;
-        // A name that was deleted and is made again goes on with what it has used today. Read first: once the user is in the
-        // database, nothing may fail that would keep the key from whoever asked.
-        let spent = spent(&self.store, Some(name), now).await?;
-        let insert = async {
-            let transaction = self.store.db.begin().await?;
-            user_row.clone().into_active_model().insert(&transaction).await?;
-            drafted.insert(&transaction).await?;
-            announce(&transaction).await?;
-            transaction.commit().await
-        };
-        match within_deadline(insert).await {
-            Ok(()) => {}
-            Err(StoreError::Database(cause))
-                if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
-            {
-                return Err(StoreError::Exists(name.to_owned()));
-            }
-            Err(error) => {
-                self.undo(name, drafted.key_id()).await;
-                return Err(error);
-            }
+    /// Wakes everybody who has used something that still counts.
+    pub(super) fn begin_with(&self, spent: &SpentByAll, now: Moment) {
+        let mut directory = self.write();
+        for (user, prior) in &spent.users {
+            self.wake_user(&mut directory, user, Some(prior), now);
         }
-        let account = self.take_up(new.user.clone(), &user_row, spent.users.get(name), now);
-        Ok(self.adopt(&account, drafted, now))
-    }
-
-    /// Takes out a user whose making failed, but may have come to be all the same: nobody has the key.
-    async fn undo(&self, user: &str, key_id: &str) {
-        let undo = async {
-            let transaction = self.store.db.begin_with_options(immediate()).await?;
-            if key::Entity::delete_by_id(key_id).exec(&transaction).await?.rows_affected > 0 {
-                key_digest::Entity::delete_many()
-                    .filter(key_digest::Column::KeyId.eq(key_id))
-                    .exec(&transaction)
-                    .await?;
-                user::Entity::delete_by_id(user).exec(&transaction).await?;
-            }
-            transaction.commit().await
-        };
-        if let Err(error) = within_deadline(undo).await {
-            tracing::warn!(user, %error, "a user who was not made may be there without a key: delete and make it again");
+        for (id, prior) in &spent.keys {
+            let index = directory.key(id);
+            index.and_then(|index| self.wake_key(&mut directory, index, Some(prior), now));
         }
-    }
-
-    /// Changes a user's limits and weight, for the next request on.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], or when the database fails.
-    pub async fn set_terms(&self, user: &str, terms: Terms) -> Result<Arc<Account>, StoreError> {
-        let _changing = self.changing.lock().await;
-        let account = self.by_user(user).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
-        let Terms { limits, weight } = terms;
-        let row = user::ActiveModel {
-            id: Set(user.to_owned()),
-            requests_per_minute: Set(limits.requests_per_minute.map(i64::from)),
-            tokens_per_day: Set(limits.tokens_per_day.map(to_i64)),
-            tokens_per_minute: Set(limits.tokens_per_minute.map(to_i64)),
-            max_concurrency: Set(limits.max_concurrency.map(i64::from)),
-            weight_millis: Set(to_millis(weight)),
-            ..Default::default()
-        };
-        let update = async {
-            let transaction = self.store.db.begin().await?;
-            row.update(&transaction).await?;
-            announce(&transaction).await?;
-            transaction.commit().await
-        };
-        within_deadline(update).await.map_err(|error| match error {
-            // Another gateway has deleted the user, and we have not heard of it yet.
-            StoreError::Database(DbErr::RecordNotUpdated) => StoreError::NotFound(user.to_owned()),
-            other => other,
-        })?;
-        account.set_terms(terms);
-        Ok(account)
-    }
-
-    /// Deletes a user and all keys, which stop working at once; running requests end. Usage rows stay.
-    ///
-    /// # Errors
-    /// [`StoreError::NotFound`], or when the database fails.
-    pub async fn delete(&self, user: &str) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
-        if !self.users.contains_key(user) {
-            return Err(StoreError::NotFound(user.to_owned()));
-        }
-        let delete = async {
-            let transaction = self.store.db.begin().await?;
-            let keys = key::Entity::find().filter(key::Column::UserId.eq(user));
-            let ids = keys.select_only().column(key::Column::Id).into_query();
-            key_digest::Entity::delete_many()
-                .filter(key_digest::Column::KeyId.in_subquery(ids))
-                .exec(&transaction)
-                .await?;
-            key::Entity::delete_many().filter(key::Column::UserId.eq(user)).exec(&transaction).await?;
-            user::Entity::delete_by_id(user).exec(&transaction).await?;
-            announce(&transaction).await?;
-            transaction.commit().await
-        };
-        within_deadline(delete).await?;
-        self.forget(user);
-        Ok(())
     }
 
     /// The clock is about to be set to another day: learns what everybody has used of it.
@@ -300,12 +276,15 @@ impl Accounts {
     pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
         let spent = spent(&self.store, None, day_of).await?;
-        let tokens = |spent: Option<&PriorUse>| spent.map_or(0, |spent| spent.tokens_today);
-        for account in self.all() {
+        // Whoever rests has used something of that day all the same.
+        self.begin_with(&spent, day_of);
+        let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);
+        let directory = self.read();
+        for account in directory.awake_accounts() {
             let tokens = tokens(spent.users.get(account.user().as_str()));
             account.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
         }
-        for key in &self.keys {
+        for key in directory.awake_keys() {
             let tokens = tokens(spent.keys.get(&**key.id()));
             key.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
         }
@@ -317,139 +296,117 @@ impl Accounts {
     /// # Errors
     /// When the database fails; memory is then as it was.
     pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
-        let people = People::read(&self.store).await;
-        self.current.store(people.is_ok(), Ordering::Relaxed);
-        let people = people?;
-        self.take_up_all(&people, now).await?;
-        self.keep_copy(people).await;
-        Ok(())
-    }
-
-    async fn keep_copy(&self, people: People) {
-        let is_same = || *self.copied.lock().unwrap_or_else(PoisonError::into_inner) == people;
-        if !self.store.local.is_outbox || is_same() {
-            return;
-        }
-        match people.keep_copy(&self.store).await {
-            Ok(()) => *self.copied.lock().unwrap_or_else(PoisonError::into_inner) = people,
-            Err(error) => tracing::warn!(%error, "users and keys could not be copied for a start without the database"),
-        }
-    }
-
-    /// What takes rights away comes first, and needs nothing that may fail; whoever is new comes with what they have used.
-    async fn take_up_all(&self, people: &People, now: Moment) -> Result<(), StoreError> {
-        let People { users, keys, digests } = people;
-        let names: HashSet<&str> = users.iter().map(|row| row.id.as_str()).collect();
-        for gone in self.all().iter().filter(|account| !names.contains(account.user().as_str())) {
-            self.forget(gone.user().as_str());
-        }
-        let ids: HashSet<&str> = keys.iter().map(|row| row.id.as_str()).collect();
-        self.drop_keys(|key| !ids.contains(&**key.id()));
-        self.count_foreign(digests);
-        let mut secrets: HashMap<&str, Vec<SecretEnd>> = HashMap::new();
-        for row in digests {
-            secrets.entry(&row.key_id).or_default().extend(secret_of(row));
-        }
-        let (mut new_users, mut new_keys) = (Vec::new(), Vec::new());
-        for row in users {
-            match self.by_user(&row.id) {
-                Some(account) => account.set_terms(terms_of(row)),
-                None => new_users.push(row),
-            }
-        }
-        for row in keys {
-            let secrets = secrets.remove(row.id.as_str()).unwrap_or_default();
-            match self.keys.get(row.id.as_str()).map(|key| key.clone()) {
-                Some(key) => {
-                    key.last_used_ms.fetch_max(row.last_used_ms.unwrap_or_default(), Ordering::Relaxed);
-                    key.set_spec(spec_of(row));
-                    self.set_secrets(&key, secrets);
+        let mut position = self.changing.lock().await;
+        let refreshed = self.catch_up(&mut position, now).await;
+        self.current.store(refreshed.is_ok(), Ordering::Relaxed);
+        refreshed?;
+        if let (true, Some(seq)) = (self.store.local.is_outbox && position.copied != position.seq, position.seq) {
+            match self.store.copy_everybody(seq).await {
+                Ok(()) => position.copied = Some(seq),
+                Err(error) => {
+                    tracing::warn!(%error, "users and keys could not be copied for a start without the database");
                 }
-                None => new_keys.push((row, secrets)),
-            }
-        }
-        if new_users.is_empty() && new_keys.is_empty() {
-            return Ok(());
-        }
-        let spent = spent(&self.store, None, now).await?;
-        for row in new_users {
-            match UserId::parse(&row.id) {
-                Some(user) => drop(self.take_up(user, row, spent.users.get(&row.id), now)),
-                None => tracing::warn!("a user with an unusable name stands in the database"),
-            }
-        }
-        for (row, secrets) in new_keys {
-            // Else its user is being deleted.
-            if let Some(account) = self.by_user(&row.user_id) {
-                self.take_up_key(&account, row, secrets, spent.keys.get(&row.id), now);
             }
         }
         Ok(())
     }
 
-    fn count_foreign(&self, digests: &[key_digest::Model]) {
-        let foreign = digests.iter().filter(|row| !self.peppers.knows(row.pepper.as_deref())).count();
+    async fn catch_up(&self, position: &mut Position, now: Moment) -> Result<(), StoreError> {
+        self.store.meet().await?;
+        loop {
+            let since = match position.seq {
+                Some(seq) => changes_since(&self.store.db, seq).await?,
+                None => Since::Unknown,
+            };
+            match since {
+                Since::Nothing => return Ok(()),
+                Since::Some(changed, seq) => {
+                    let people = People::read(&self.store.db, &changed).await?;
+                    self.take_up(&people, &changed, now).await?;
+                    if self.store.local.is_outbox && position.copied == position.seq {
+                        let copied = self.store.copy_changes(&people, &changed, seq).await;
+                        position.copied = copied.is_ok().then_some(seq);
+                    }
+                    position.seq = Some(seq);
+                }
+                Since::Unknown => {
+                    let seq = newest_change(&self.store.db).await?;
+                    let mut directory = read_all(&self.store.db, &self.peppers).await?;
+                    let spent = spent(&self.store, None, now).await?;
+                    {
+                        let mut old = self.write();
+                        directory.inherit(&mut old);
+                        *old = directory;
+                    }
+                    self.begin_with(&spent, now);
+                    position.seq = Some(seq);
+                }
+            }
+            self.say_foreign();
+        }
+    }
+
+    async fn take_up(&self, people: &People, changed: &Changed, now: Moment) -> Result<(), StoreError> {
+        let mut fresh = Vec::new();
+        {
+            let mut directory = self.write();
+            let there: BTreeSet<&str> = people.users.iter().map(|row| row.id.as_str()).collect();
+            for gone in changed.users.iter().filter(|name| !there.contains(name.as_str())) {
+                directory.remove_user(gone);
+            }
+            let there: BTreeSet<&str> = people.keys.iter().map(|row| row.id.as_str()).collect();
+            for gone in changed.keys.iter().filter(|id| !there.contains(id.as_str())) {
+                directory.remove_key(gone);
+            }
+            for row in &people.users {
+                if put_user(&mut directory, row) {
+                    fresh.push(row.id.as_str());
+                }
+            }
+            for row in &people.keys {
+                directory.put_key(&key_entry(row));
+                let digests = people.digests.iter().filter(|digest| digest.key_id == row.id);
+                let secrets: Vec<_> = digests.filter_map(|digest| secret_entry(digest, &self.peppers)).collect();
+                directory.set_secrets(&row.id, &secrets);
+            }
+        }
+        // A name that was deleted and is made again goes on with what it has used today.
+        match fresh.len() {
+            0 => {}
+            1..=FEW => {
+                for user in fresh {
+                    self.begin_with(&spent(&self.store, Some(user), now).await?, now);
+                }
+            }
+            _ => self.begin_with(&spent(&self.store, None, now).await?, now),
+        }
+        Ok(())
+    }
+
+    fn say_foreign(&self) {
+        let foreign = self.read().foreign_secrets();
         if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
             tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
         }
     }
+}
 
-    pub(super) fn take_up_key(
-        &self,
-        account: &Arc<Account>,
-        row: &key::Model,
-        secrets: Vec<SecretEnd>,
-        spent: Option<&PriorUse>,
-        now: Moment,
-    ) -> Arc<Key> {
-        let spec = spec_of(row);
-        let ledger = self.ledger_of(&spec.limits, spent, now);
-        let key = Key::new(account, row, spec, ledger);
-        self.keys.insert(key.id().clone(), key.clone());
-        self.set_secrets(&key, secrets);
-        key
+/// Everybody, and up to which change. With Postgres the copy in the local file is read, and what has changed since, if the
+/// log reaches back so far: that is quicker by far.
+async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position), StoreError> {
+    if !store.local.is_outbox {
+        let seq = newest_change(&store.db).await?;
+        return Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }));
     }
-
-    /// Puts the secrets of a key, sorted, in the place of those it had.
-    pub(super) fn set_secrets(&self, key: &Arc<Key>, mut secrets: Vec<SecretEnd>) {
-        // The one in force last.
-        secrets.sort_by_key(|secret| (secret.until_ms.is_none(), secret.until_ms));
-        let before = {
-            let mut held = key.secrets.lock().unwrap_or_else(PoisonError::into_inner);
-            if *held == secrets {
-                return;
-            }
-            std::mem::replace(&mut *held, secrets.clone())
-        };
-        for gone in before.iter().filter(|old| secrets.iter().all(|secret| secret.digest != old.digest)) {
-            self.secrets.remove(&gone.digest);
-        }
-        for secret in secrets {
-            self.secrets.insert(secret.digest, key.clone());
-        }
+    if !store.is_online() {
+        return Err(sea_orm::DbErr::Custom("the database is away".to_owned()).into());
     }
-
-    pub(super) fn drop_keys(&self, gone: impl Fn(&Key) -> bool) {
-        let keys: Vec<Arc<Key>> = self.keys.iter().map(|key| key.clone()).filter(|key| gone(key)).collect();
-        for key in keys {
-            self.set_secrets(&key, Vec::new());
-            self.keys.remove(key.id());
-            key.revoke();
-        }
+    let copy = store.people_copy().await?;
+    if let Some(seq) = copy.seq.filter(|_| copy.is_whole)
+        && !matches!(changes_since(&store.db, seq).await?, Since::Unknown)
+    {
+        return Ok((read_all(&store.local.db, peppers).await?, Position { seq: Some(seq), copied: Some(seq) }));
     }
-
-    fn take_up(&self, user: UserId, row: &user::Model, spent: Option<&PriorUse>, now: Moment) -> Arc<Account> {
-        let terms = terms_of(row);
-        let account = Account::new(user, row.created_at_ms, terms, self.ledger_of(&terms.limits, spent, now));
-        self.users.insert(account.user().shared(), account.clone());
-        account
-    }
-
-    fn forget(&self, user: &str) {
-        self.drop_keys(|key| key.account().user().as_str() == user);
-        if let Some((_, account)) = self.users.remove(user) {
-            account.close();
-        }
-    }
+    let seq = newest_change(&store.db).await?;
+    Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }))
 }

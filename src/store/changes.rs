@@ -1,14 +1,13 @@
-//! When have other gateways changed users or keys? Postgres says so at once; looking now and then stands behind it.
+//! When have users or keys changed? Postgres says so at once; a look now and then stands behind it.
 use std::time::Duration;
 
+use migration::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 use sea_orm::sqlx::postgres::PgListener;
-use sea_orm::{ConnectionTrait, DatabaseBackend, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 
 use super::database::Store;
 use super::deadline::STATEMENT_DEADLINE;
-
-/// The channel on which gateways on one Postgres tell each other that users or keys have changed.
-const CHANNEL: &str = "ollama_gateway_people";
+use super::transactions::immediate;
 
 /// Hears of changes.
 #[derive(Debug)]
@@ -49,15 +48,17 @@ impl Changes {
 
     async fn listen(&self) -> Result<PgListener, sea_orm::sqlx::Error> {
         let mut listener = PgListener::connect_with(self.store.db.get_postgres_connection_pool()).await?;
-        listener.listen(CHANNEL).await?;
+        listener.listen(PEOPLE_CHANNEL).await?;
         Ok(listener)
     }
 }
 
-/// Tells the other gateways, once the transaction is committed. With SQLite there is none that would hear.
-pub(super) async fn announce(transaction: &impl ConnectionTrait) -> Result<(), DbErr> {
+/// A transaction that changes users or keys. The lock that the log of changes takes comes first, so that no two of these
+/// wait for each other crosswise.
+pub(super) async fn begin_change(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let transaction = db.begin_with_options(immediate()).await?;
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
-        transaction.execute_unprepared(&format!("NOTIFY {CHANNEL}")).await?;
+        transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({PEOPLE_LOCK})")).await?;
     }
-    Ok(())
+    Ok(transaction)
 }

@@ -1,37 +1,53 @@
-//! How do the columns of users and keys read as what the request path needs, and the other way around?
+//! What do the columns of users and keys mean to the request path, and the other way around?
 use entity::{key, key_digest, user};
 
-use super::access::{AllowedModels, KeySpec, Terms};
-use super::keys::{KeyDigest, SecretEnd};
+use super::access::{AllowedModels, KeySpec, Terms, UserId};
+use super::directory::{KeyEntry, SecretEntry, UserEntry};
+use super::keys::{KeyDigest, Peppers, SecretEnd};
 use limits::Limits;
 
-pub(super) fn secret_of(row: &key_digest::Model) -> Option<SecretEnd> {
-    let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
-    Some(SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms })
+/// `None` where the name cannot be one.
+pub(super) fn user_entry(row: &user::Model) -> Option<UserEntry> {
+    Some(UserEntry { user: UserId::parse(&row.id)?, created_at_ms: row.created_at_ms, terms: terms_of(row) })
 }
 
-pub(super) fn terms_of(row: &user::Model) -> Terms {
+pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {
+    KeyEntry {
+        id: &row.id,
+        user: &row.user_id,
+        created_at_ms: row.created_at_ms,
+        last_used_ms: row.last_used_ms,
+        spec: spec_of(row),
+    }
+}
+
+/// `None` where the digest has another length.
+pub(super) fn secret_entry(row: &key_digest::Model, peppers: &Peppers) -> Option<SecretEntry> {
+    let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
+    let end = SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms };
+    Some(SecretEntry { end, is_foreign: !peppers.knows(row.pepper.as_deref()) })
+}
+
+fn terms_of(row: &user::Model) -> Terms {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-    // Millionths would do no user any good, so that thousandths are kept.
     Terms { limits, weight: row.weight_millis.max(1) as f64 / 1000.0 }
 }
 
-pub(super) fn spec_of(row: &key::Model) -> KeySpec {
+fn spec_of(row: &key::Model) -> KeySpec {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
     let allowed_models = row.allowed_models.as_deref().map(|names| {
-        // A list that cannot be read allows nothing.
+        // A list that cannot be read allows nothing, rather than everything.
         AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
     });
     KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
 }
 
 pub(super) fn to_millis(weight: f64) -> i64 {
-    // Within 0.001 and 1000, as the door has seen to.
+    // Between 0.001 and 1000: the door checks that.
     ((weight * 1000.0).round() as i64).max(1)
 }
 
-/// The limits as a row has them.
-pub(super) fn limits_of(
+fn limits_of(
     requests_per_minute: Option<i64>,
     tokens_per_minute: Option<i64>,
     tokens_per_day: Option<i64>,

@@ -1,12 +1,13 @@
 //! Do the sums of usage agree with the rows?
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
 
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
 use super::transactions::begin_patiently;
+use super::usage_row::{DAY_MS, first_id};
 
 /// Longest time for a comparison, which reads every row of two days.
 const COMPARISON_DEADLINE: Duration = Duration::from_secs(60);
@@ -20,7 +21,9 @@ impl Store {
     pub async fn wrong_rollups(&self, since_day: i32) -> Result<u64, StoreError> {
         let compared = async {
             let transaction = begin_patiently(&self.db, COMPARISON_DEADLINE, None).await?;
-            let statement = Statement::from_string(transaction.get_database_backend(), comparison(since_day));
+            let backend = transaction.get_database_backend();
+            let statement =
+                Statement::from_string(backend, comparison(since_day, backend == DatabaseBackend::Postgres));
             let row = transaction.query_one_raw(statement).await?;
             transaction.commit().await?;
             row.map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))
@@ -30,12 +33,16 @@ impl Store {
     }
 }
 
-fn comparison(since_day: i32) -> String {
+fn comparison(since_day: i32, on_postgres: bool) -> String {
+    // By the id, which begins with the time, so that only these days are read.
+    let first_id = first_id(i64::from(since_day) * DAY_MS);
+    let first_id = if on_postgres { format!("'{first_id}'") } else { format!("x'{}'", first_id.simple()) };
     format!(
         "SELECT count(*) FROM (SELECT day FROM (\
          SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, requests, \
          prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
-         coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage WHERE day >= {since_day} \
+         coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage \
+         WHERE request_id >= {first_id} AND day >= {since_day} \
          UNION ALL \
          SELECT day, user_id, key_id, model, node, status, -requests, -prompt_tokens, -completion_tokens, -queue_ms, \
          -duration_ms, -load_ms, -prefill_ms, -decode_ms FROM usage_rollups WHERE day >= {since_day}) AS both_of_them \

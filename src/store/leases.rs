@@ -208,6 +208,8 @@ impl Leaser {
 
     async fn trade_for_all(&mut self) -> Result<(), NotLeased> {
         let now = self.clock.now();
+        // Others have used, or hold, something of these; of some of them this gateway has seen no request.
+        self.accounts.wake(&self.table.known(now.day()).await?, now);
         let lines: Vec<Line> = self
             .accounts
             .subjects()

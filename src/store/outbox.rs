@@ -17,7 +17,7 @@ use super::accounts::Accounts;
 use super::database::Store;
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
-use super::usage_row::{ids_of, insert_rows};
+use super::usage_row::{DAY_MS, first_id, ids_of, insert_rows};
 use crate::clock::Clock;
 
 /// Rows a statement.
@@ -231,7 +231,7 @@ impl Copier {
         let old = usage::Entity::find()
             .select_only()
             .column(usage::Column::RequestId)
-            .filter(usage::Column::Day.lt(self.clock.now().day() - 1))
+            .filter(usage::Column::RequestId.lt(first_id(i64::from(self.clock.now().day() - 1) * DAY_MS)))
             .filter(usage::Column::RequestId.not_in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId)))
             .filter(usage::Column::RequestId.not_in_subquery(ids_of(parked::Entity::find(), parked::Column::RequestId)))
             .limit(BATCH);

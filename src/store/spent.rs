@@ -1,17 +1,22 @@
 //! How much of everybody's limits is used when the gateway starts?
+//!
+//! The day is in the sums that the database keeps. The running minute is in the rows of the requests that arrived in it:
+//! ids begin with the time of arrival, so these are a short stretch of the table's key. No query reads more than that.
 use std::collections::HashMap;
 use std::time::Duration;
 
-use entity::outbox;
 use entity::usage::{Column, Entity};
+use entity::{outbox, usage_rollup};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QuerySelect, Select};
+use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Select};
 
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
-use super::usage_row::{Status, ids_of};
+use super::usage_row::{DAY_MS, Status, first_id, ids_of};
 use limits::{Moment, PriorUse};
+
+const MINUTE_MS: i64 = 60_000;
 
 /// What everybody has used that still counts.
 #[derive(Debug, Default)]
@@ -20,81 +25,95 @@ pub(super) struct SpentByAll {
     pub(super) keys: HashMap<String, PriorUse>,
 }
 
+type Tokens = (String, Option<String>, i64);
+
 impl SpentByAll {
     fn add(&mut self, user: String, key: Option<String>, take: impl Fn(&mut PriorUse)) {
         take(self.users.entry(user).or_default());
-        if let Some(key) = key {
+        // A request without a key is summed up under the key ''.
+        if let Some(key) = key.filter(|key| !key.is_empty()) {
             take(self.keys.entry(key).or_default());
+        }
+    }
+
+    fn add_today(&mut self, tokens: Vec<Tokens>) {
+        for (user, key, tokens) in tokens {
+            self.add(user, key, |spent| spent.tokens_today += unsigned(tokens));
         }
     }
 }
 
-/// What counts of everybody's (or one user's) rows towards the limits at `now`: those in the database, and those on
-/// their way there. While it is away, those of this gateway.
+/// What counts of everybody's (or one user's) use towards the limits at `now`: what is in the database, and what is on its
+/// way there. While the database is away, what this gateway knows of.
 pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Result<SpentByAll, StoreError> {
-    let mine = match user {
-        Some(user) => Entity::find().filter(Column::UserId.eq(user)),
-        None => Entity::find(),
-    };
     let mut spent = SpentByAll::default();
+    let mine = || Entity::find().apply_if(user, |rows, user| rows.filter(Column::UserId.eq(user)));
     if store.is_online() {
-        add_spent(&mut spent, &store.db, &mine, now).await?;
+        spent.add_today(sums_of_day(&store.db, user, now.day()).await?);
+        add_recent(&mut spent, &store.db, mine(), now).await?;
     }
     if store.local.is_outbox {
         let is_waiting = Column::RequestId.in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId));
-        let waiting = mine.clone().filter(is_waiting);
-        for (user, key, tokens) in within_deadline(tokens_of_day(&store.local.db, waiting.clone(), now.day())).await? {
-            spent.add(user, key, |spent| spent.unsent_today += u64::try_from(tokens).unwrap_or_default());
+        let waiting = || mine().filter(is_waiting.clone());
+        let unsent = tokens_of_rows(&store.local.db, waiting(), now.day()).await?;
+        for (user, key, tokens) in unsent.iter().cloned() {
+            spent.add(user, key, |spent| spent.unsent_today += unsigned(tokens));
         }
-        let here = if store.is_online() { waiting } else { mine };
-        add_spent(&mut spent, &store.local.db, &here, now).await?;
+        if store.is_online() {
+            spent.add_today(unsent);
+            add_recent(&mut spent, &store.local.db, waiting(), now).await?;
+        } else {
+            spent.add_today(tokens_of_rows(&store.local.db, mine(), now.day()).await?);
+            add_recent(&mut spent, &store.local.db, mine(), now).await?;
+        }
     }
     Ok(spent)
 }
 
-async fn add_spent(
-    spent: &mut SpentByAll,
+/// Whoever has used something on this day, as the database knows.
+pub(super) async fn sums_of_day(
     db: &DatabaseConnection,
-    rows: &Select<Entity>,
-    now: Moment,
-) -> Result<(), StoreError> {
-    let unsigned = |number: i64| u64::try_from(number).unwrap_or_default();
-    for (user, key, tokens) in within_deadline(tokens_of_day(db, rows.clone(), now.day())).await? {
-        spent.add(user, key, |spent| spent.tokens_today += unsigned(tokens));
-    }
-    for (user, key, created_at_ms, prompt, completion) in
-        within_deadline(admissions_since(db, rows.clone(), now)).await?
-    {
-        let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
-        spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
-    }
-    Ok(())
+    user: Option<&str>,
+    day: i32,
+) -> Result<Vec<Tokens>, StoreError> {
+    use usage_rollup::Column;
+    let sums = usage_rollup::Entity::find()
+        .filter(Column::Day.eq(day))
+        .apply_if(user, |sums, user| sums.filter(Column::UserId.eq(user)))
+        .select_only()
+        .column(Column::UserId)
+        .column(Column::KeyId)
+        // A sum of bigints is NUMERIC on Postgres.
+        .column_as(Column::PromptTokens.sum().add(Column::CompletionTokens.sum()).cast_as("bigint"), "tokens")
+        .group_by(Column::UserId)
+        .group_by(Column::KeyId);
+    within_deadline(sums.into_tuple().all(db)).await
 }
 
-async fn tokens_of_day(
-    db: &DatabaseConnection,
-    rows: Select<Entity>,
-    day: i32,
-) -> Result<Vec<(String, Option<String>, i64)>, DbErr> {
-    rows.filter(Column::Day.eq(day))
+/// The same from rows of the local file, where there are no sums.
+async fn tokens_of_rows(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<Tokens>, StoreError> {
+    let sums = rows
+        .filter(Column::RequestId.gte(first_id(i64::from(day) * DAY_MS)))
+        .filter(Column::Day.eq(day))
         .select_only()
         .column(Column::UserId)
         .column(Column::KeyId)
         .column_as(Column::PromptTokens.sum().add(Column::CompletionTokens.sum()).cast_as("bigint"), "tokens")
         .group_by(Column::UserId)
-        .group_by(Column::KeyId)
-        .into_tuple()
-        .all(db)
-        .await
+        .group_by(Column::KeyId);
+    within_deadline(sums.into_tuple().all(db)).await
 }
 
-async fn admissions_since(
+async fn add_recent(
+    spent: &mut SpentByAll,
     db: &DatabaseConnection,
     rows: Select<Entity>,
     now: Moment,
-) -> Result<Vec<(String, Option<String>, i64, i64, i64)>, DbErr> {
-    rows.filter(Column::Day.gte(now.day() - 1))
-        .filter(Column::CreatedAtMs.gt(now.unix_ms - 60_000))
+) -> Result<(), StoreError> {
+    let since_ms = now.unix_ms - MINUTE_MS;
+    let rows = rows
+        .filter(Column::RequestId.gte(first_id(since_ms)))
+        .filter(Column::CreatedAtMs.gt(since_ms))
         // What a node refuses has been admitted.
         .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
         .select_only()
@@ -102,8 +121,15 @@ async fn admissions_since(
         .column(Column::KeyId)
         .column(Column::CreatedAtMs)
         .column(Column::PromptTokens)
-        .column(Column::CompletionTokens)
-        .into_tuple()
-        .all(db)
-        .await
+        .column(Column::CompletionTokens);
+    let rows: Vec<(String, Option<String>, i64, i64, i64)> = within_deadline(rows.into_tuple().all(db)).await?;
+    for (user, key, created_at_ms, prompt, completion) in rows {
+        let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
+        spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
+    }
+    Ok(())
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
 }

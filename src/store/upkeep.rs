@@ -19,6 +19,7 @@ use super::database::{Store, locks};
 use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::transactions::immediate;
+use super::usage_row::{DAY_MS, first_id};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
@@ -75,7 +76,11 @@ impl Upkeep {
                 false
             }
         };
-        self.compare().await && swept
+        let pruned = self.store.prune_changes().await;
+        if let Err(error) = &pruned {
+            tracing::warn!(%error, "the log of changes of users and keys could not be shortened");
+        }
+        self.compare().await && swept && pruned.is_ok()
     }
 
     async fn compare(&self) -> bool {
@@ -122,7 +127,13 @@ async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
             return Ok(0);
         }
     }
-    let old = Entity::find().select_only().column(Column::RequestId).filter(Column::Day.lt(first_kept)).limit(BATCH);
+    // Ids begin with the time, so that the oldest rows are the first of the table's key, and no others are read.
+    let old = Entity::find()
+        .select_only()
+        .column(Column::RequestId)
+        .filter(Column::RequestId.lt(first_id(i64::from(first_kept) * DAY_MS)))
+        .filter(Column::Day.lt(first_kept))
+        .limit(BATCH);
     let old: Vec<Uuid> = old.into_tuple().all(&transaction).await?;
     let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(&transaction).await?;
     transaction.commit().await?;

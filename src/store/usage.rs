@@ -12,9 +12,7 @@ use uuid::Uuid;
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
-use super::usage_row::{Status, UsageRow};
-
-const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+use super::usage_row::{DAY_MS, Status, UsageRow};
 
 /// Which rows of a listing.
 #[derive(Clone, Copy, Debug)]

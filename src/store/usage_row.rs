@@ -6,6 +6,9 @@ use entity::usage::{Entity, Model};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
+/// A UTC day in milliseconds.
+pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
@@ -120,6 +123,11 @@ pub struct Reason {
 }
 
 impl Reason {
+    /// The reason in the word of an error's `code`.
+    pub fn of_code(code: Option<&str>) -> Self {
+        Self { code: code.map(|code| Cow::Owned(code.to_owned())), limit: None }
+    }
+
     /// The reason in the words of an error and, where it is one, of a limit.
     pub fn new(code: Option<&'static str>, limit: Option<&'static str>) -> Self {
         Self { code: code.map(Cow::Borrowed), limit: limit.map(Cow::Borrowed) }
@@ -200,4 +208,11 @@ pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Re
 /// The ids in a table of the local file, for a subquery.
 pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) -> sea_orm::sea_query::SelectStatement {
     rows.select_only().column(id).into_query()
+}
+
+/// Below every id of a request that arrived at this moment (epoch milliseconds) or later. An id is made a moment after the
+/// arrival is noted; the second of slack covers that and the next clock's rounding.
+pub(super) fn first_id(moment_ms: i64) -> Uuid {
+    let ms = u64::try_from(moment_ms.saturating_sub(1_000)).unwrap_or_default();
+    Uuid::from_u128(u128::from(ms) << 80)
 }

@@ -1,28 +1,30 @@
 //! How do users get keys, and lose them? Made, changed, rotated with an overlap, revoked: in the database, and then in
 //! memory.
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use entity::{key, key_digest};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait, ActiveValue, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, ExprTrait,
-    IntoActiveModel, QueryFilter, QuerySelect, TransactionTrait,
+    IntoActiveModel, QueryFilter, QuerySelect,
 };
 
-use super::access::{Account, AllowedModels, Key, KeySpec, MadeKey};
+use super::access::{AllowedModels, Key, KeySpec, LimitsChange, MadeKey};
 use super::accounts::Accounts;
-use super::changes::announce;
-use super::columns::{spec_of, to_i64};
+use super::changes::begin_change;
+use super::columns::{key_entry, secret_entry, to_i64};
 use super::deadline::within_deadline;
+use super::directory::SecretEntry;
 use super::error::StoreError;
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
-use super::transactions::immediate;
 use limits::Moment;
 
 /// Keys that one user may have.
 const MAX_KEYS: usize = 100;
+/// Keys of one statement.
+const BATCH: usize = 500;
 
 /// A change of a key: `None` = as it was.
 #[derive(Clone, Debug, Default)]
@@ -33,14 +35,8 @@ pub struct KeyChange {
     pub expires_at_ms: Option<Option<i64>>,
     /// `Some(None)` = every model.
     pub allowed_models: Option<Option<AllowedModels>>,
-    /// `Some(None)` = no limit, as in those below.
-    pub requests_per_minute: Option<Option<u32>>,
-    /// Of the requests admitted in any 60 s.
-    pub tokens_per_minute: Option<Option<u64>>,
-    /// Per UTC day.
-    pub tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time.
-    pub max_concurrency: Option<Option<u32>>,
+    /// Its own limits.
+    pub limits: LimitsChange,
 }
 
 impl KeyChange {
@@ -56,10 +52,10 @@ impl KeyChange {
             name: set(self.name, |name| name),
             expires_at_ms: set(self.expires_at_ms, |end| end),
             allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
-            requests_per_minute: set(self.requests_per_minute, |limit| limit.map(i64::from)),
-            tokens_per_minute: set(self.tokens_per_minute, |limit| limit.map(to_i64)),
-            tokens_per_day: set(self.tokens_per_day, |limit| limit.map(to_i64)),
-            max_concurrency: set(self.max_concurrency, |limit| limit.map(i64::from)),
+            requests_per_minute: set(self.limits.requests_per_minute, |limit| limit.map(i64::from)),
+            tokens_per_minute: set(self.limits.tokens_per_minute, |limit| limit.map(to_i64)),
+            tokens_per_day: set(self.limits.tokens_per_day, |limit| limit.map(to_i64)),
+            max_concurrency: set(self.limits.max_concurrency, |limit| limit.map(i64::from)),
             ..Default::default()
         }
     }
@@ -74,7 +70,6 @@ pub(super) struct Draft {
     row: key::Model,
     digest: key_digest::Model,
     secret: ApiKey,
-    end: SecretEnd,
 }
 
 impl Draft {
@@ -92,7 +87,7 @@ impl Draft {
 impl Accounts {
     pub(super) fn draft(&self, user: &str, spec: KeySpec, now: Moment) -> Result<Draft, StoreError> {
         let id = format!("key_{}", random_hex()?);
-        let (secret, digest, end) = self.new_secret(user, &id, now)?;
+        let (secret, digest) = self.new_secret(user, &id, now)?;
         let row = key::Model {
             id,
             user_id: user.to_owned(),
@@ -106,17 +101,12 @@ impl Accounts {
             max_concurrency: spec.limits.max_concurrency.map(i64::from),
             last_used_ms: None,
         };
-        Ok(Draft { row, digest, secret, end })
+        Ok(Draft { row, digest, secret })
     }
 
-    fn new_secret(
-        &self,
-        user: &str,
-        key_id: &str,
-        now: Moment,
-    ) -> Result<(ApiKey, key_digest::Model, SecretEnd), StoreError> {
+    fn new_secret(&self, user: &str, key_id: &str, now: Moment) -> Result<(ApiKey, key_digest::Model), StoreError> {
         let secret = ApiKey::generate(user)?;
-        let Sealed { digest, version, pepper } = self.peppers().seal(&secret);
+        let Sealed { digest, version, pepper } = self.peppers.seal(&secret);
         let row = key_digest::Model {
             digest: digest.0.to_vec(),
             digest_version: version,
@@ -126,31 +116,56 @@ impl Accounts {
             created_at_ms: now.unix_ms,
             expires_at_ms: None,
         };
-        let end = SecretEnd { digest, last_four: row.last_four.clone(), until_ms: None };
-        Ok((secret, row, end))
+        Ok((secret, row))
     }
 
-    /// Takes a key up that is in the database now.
-    pub(super) fn adopt(&self, account: &Arc<Account>, draft: Draft, now: Moment) -> MadeKey {
-        let key = self.take_up_key(account, &draft.row, vec![draft.end], None, now);
-        MadeKey { key, secret: draft.secret }
+    /// Takes up a key that is in the database now.
+    pub(super) fn adopt(&self, draft: Draft, now: Moment) -> Option<MadeKey> {
+        let Draft { row, digest, secret } = draft;
+        let mut directory = self.write();
+        directory.put_key(&key_entry(&row));
+        let secrets: Vec<_> = secret_entry(&digest, &self.peppers).into_iter().collect();
+        directory.set_secrets(&row.id, &secrets);
+        let index = directory.key(&row.id)?;
+        Some(MadeKey { key: self.wake_key(&mut directory, index, None, now)?, secret })
     }
 
-    /// A user's keys, oldest first.
+    /// A user's keys, oldest first, with when they were last used at any gateway, as far as the database tells.
     ///
     /// # Errors
     /// [`StoreError::NotFound`]
-    pub fn keys_of(&self, user: &str) -> Result<Vec<Arc<Key>>, StoreError> {
-        let account = self.by_user(user).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
-        let is_theirs = |key: &Arc<Key>| Arc::ptr_eq(key.account(), &account);
-        let mut keys: Vec<Arc<Key>> = self.keys.iter().map(|entry| entry.clone()).filter(is_theirs).collect();
-        keys.sort_unstable_by(|a, b| (a.created_at_ms, &a.id).cmp(&(b.created_at_ms, &b.id)));
+    pub async fn keys_of(&self, user: &str, now: Moment) -> Result<Vec<Arc<Key>>, StoreError> {
+        let mut keys = self.wake_keys_of(user, now)?;
+        if self.is_current() {
+            let used = key::Entity::find().filter(key::Column::UserId.eq(user)).select_only();
+            let used = used.column(key::Column::Id).column(key::Column::LastUsedMs).into_tuple();
+            let used: Vec<(String, Option<i64>)> = within_deadline(used.all(&self.store.db)).await.unwrap_or_default();
+            for (id, used_ms) in used {
+                let key = keys.iter().find(|key| **key.id() == *id);
+                key.zip(used_ms).into_iter().for_each(|(key, used_ms)| key.used_at(used_ms));
+            }
+        }
+        keys.sort_unstable_by(|a, b| (a.created_at_ms(), a.id()).cmp(&(b.created_at_ms(), b.id())));
         Ok(keys)
     }
 
-    fn key_of(&self, user: &str, id: &str) -> Result<Arc<Key>, StoreError> {
-        let keys = self.keys_of(user)?;
-        keys.into_iter().find(|key| **key.id() == *id).ok_or_else(|| StoreError::NoKey(id.to_owned()))
+    fn wake_keys_of(&self, user: &str, now: Moment) -> Result<Vec<Arc<Key>>, StoreError> {
+        let mut directory = self.write();
+        if directory.user(user).is_none() {
+            return Err(StoreError::NotFound(user.to_owned()));
+        }
+        let keys = directory.keys_of(user).into_iter();
+        Ok(keys.filter_map(|index| self.wake_key(&mut directory, index, None, now)).collect())
+    }
+
+    fn key_of(&self, user: &str, id: &str, now: Moment) -> Result<Arc<Key>, StoreError> {
+        let mut directory = self.write();
+        if directory.user(user).is_none() {
+            return Err(StoreError::NotFound(user.to_owned()));
+        }
+        let index = directory.key_of(user, id);
+        let key = index.and_then(|index| self.wake_key(&mut directory, index, None, now));
+        key.ok_or_else(|| StoreError::NoKey(id.to_owned()))
     }
 
     /// Makes a further key, which works as soon as this returns.
@@ -159,27 +174,26 @@ impl Accounts {
     /// [`StoreError::NotFound`] without the user, [`StoreError::TooManyKeys`], or when the database fails.
     pub async fn create_key(&self, user: &str, spec: KeySpec, now: Moment) -> Result<MadeKey, StoreError> {
         let _changing = self.changing.lock().await;
-        let account = self.by_user(user).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
-        if self.keys_of(user)?.len() >= MAX_KEYS {
+        if !self.has_user(user) {
+            return Err(StoreError::NotFound(user.to_owned()));
+        }
+        if self.read().keys_of(user).len() >= MAX_KEYS {
             return Err(StoreError::TooManyKeys(MAX_KEYS));
         }
         let draft = self.draft(user, spec, now)?;
         let insert = async {
-            let transaction = self.store.db.begin_with_options(immediate()).await?;
+            let transaction = begin_change(&self.store.db).await?;
             // Another gateway may have deleted the user.
             let user = entity::user::Entity::find_by_id(user).lock_shared().one(&transaction).await?;
             if user.is_none() {
                 return Ok(false);
             }
             draft.insert(&transaction).await?;
-            announce(&transaction).await?;
             transaction.commit().await?;
             Ok(true)
         };
-        match within_deadline(insert).await? {
-            true => Ok(self.adopt(&account, draft, now)),
-            false => Err(StoreError::NotFound(user.to_owned())),
-        }
+        let made = if within_deadline(insert).await? { self.adopt(draft, now) } else { None };
+        made.ok_or_else(|| StoreError::NotFound(user.to_owned()))
     }
 
     /// Gives a key a new secret. The one in force goes on working for `grace`; one that was rotated out before stops.
@@ -188,11 +202,11 @@ impl Accounts {
     /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
     pub async fn rotate_key(&self, user: &str, id: &str, grace: Duration, now: Moment) -> Result<MadeKey, StoreError> {
         let _changing = self.changing.lock().await;
-        let key = self.key_of(user, id)?;
-        let (secret, row, end) = self.new_secret(user, id, now)?;
+        let key = self.key_of(user, id, now)?;
+        let (secret, row) = self.new_secret(user, id, now)?;
         let until_ms = now.unix_ms.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
         let rotate = async {
-            let transaction = self.store.db.begin_with_options(immediate()).await?;
+            let transaction = begin_change(&self.store.db).await?;
             // Of two gateways that rotate one key at once the second waits for the first.
             if key::Entity::find_by_id(id).lock_exclusive().one(&transaction).await?.is_none() {
                 return Ok(false);
@@ -207,8 +221,7 @@ impl Accounts {
                 .filter(in_force())
                 .exec(&transaction)
                 .await?;
-            row.into_active_model().insert(&transaction).await?;
-            announce(&transaction).await?;
+            row.clone().into_active_model().insert(&transaction).await?;
             transaction.commit().await?;
             Ok(true)
         };
@@ -216,10 +229,13 @@ impl Accounts {
             return Err(StoreError::NoKey(id.to_owned()));
         }
         let in_force = key.secrets().into_iter().filter(|secret| secret.until_ms.is_none() && !grace.is_zero());
-        let mut secrets: Vec<SecretEnd> =
-            in_force.map(|secret| SecretEnd { until_ms: Some(until_ms), ..secret }).collect();
-        secrets.push(end);
-        self.set_secrets(&key, secrets);
+        let in_force = in_force.map(|secret| SecretEntry {
+            end: SecretEnd { until_ms: Some(until_ms), ..secret },
+            // It may be; then it opens nothing under its own pepper either.
+            is_foreign: false,
+        });
+        let secrets: Vec<_> = in_force.chain(secret_entry(&row, &self.peppers)).collect();
+        self.write().set_secrets(id, &secrets);
         Ok(MadeKey { key, secret })
     }
 
@@ -227,14 +243,19 @@ impl Accounts {
     ///
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
-    pub async fn change_key(&self, user: &str, id: &str, change: KeyChange) -> Result<Arc<Key>, StoreError> {
+    pub async fn change_key(
+        &self,
+        user: &str,
+        id: &str,
+        change: KeyChange,
+        now: Moment,
+    ) -> Result<Arc<Key>, StoreError> {
         let _changing = self.changing.lock().await;
-        let key = self.key_of(user, id)?;
+        let key = self.key_of(user, id, now)?;
         let update = async {
-            let transaction = self.store.db.begin_with_options(immediate()).await?;
+            let transaction = begin_change(&self.store.db).await?;
             // Only what is given: another gateway may be changing something else.
             let row = change.of(id).update(&transaction).await?;
-            announce(&transaction).await?;
             transaction.commit().await?;
             Ok(row)
         };
@@ -245,7 +266,7 @@ impl Accounts {
             }
             other => other,
         })?;
-        key.set_spec(spec_of(&row));
+        self.write().put_key(&key_entry(&row));
         Ok(key)
     }
 
@@ -255,16 +276,20 @@ impl Accounts {
     /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
     pub async fn revoke_key(&self, user: &str, id: &str) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
-        let key = self.key_of(user, id)?;
+        if !self.has_user(user) {
+            return Err(StoreError::NotFound(user.to_owned()));
+        }
+        if self.read().key_of(user, id).is_none() {
+            return Err(StoreError::NoKey(id.to_owned()));
+        }
         let delete = async {
-            let transaction = self.store.db.begin().await?;
+            let transaction = begin_change(&self.store.db).await?;
             key_digest::Entity::delete_many().filter(key_digest::Column::KeyId.eq(id)).exec(&transaction).await?;
             key::Entity::delete_by_id(id).exec(&transaction).await?;
-            announce(&transaction).await?;
             transaction.commit().await
         };
         within_deadline(delete).await?;
-        self.drop_keys(|other| other.id() == key.id());
+        self.write().remove_key(id);
         Ok(())
     }
 
@@ -273,16 +298,22 @@ impl Accounts {
     /// # Errors
     /// When the database fails.
     pub async fn write_last_used(&self, since_ms: i64) -> Result<(), StoreError> {
-        let keys: Vec<(Arc<str>, i64)> =
-            self.keys.iter().map(|key| (key.id.clone(), key.last_used_ms.load(Ordering::Relaxed))).collect();
-        for (id, used_ms) in keys.into_iter().filter(|(_, used_ms)| *used_ms >= since_ms) {
-            let column = key::Column::LastUsedMs;
-            let update = key::Entity::update_many()
-                .set(key::ActiveModel { last_used_ms: ActiveValue::Set(Some(used_ms)), ..Default::default() })
-                .filter(key::Column::Id.eq(&*id))
-                // Another gateway may have seen it later.
-                .filter(Condition::any().add(column.is_null()).add(column.lt(used_ms)));
-            within_deadline(update.exec(&self.store.db)).await?;
+        let mut minutes: BTreeMap<i64, Vec<Arc<str>>> = BTreeMap::new();
+        for key in self.read().awake_keys() {
+            if let Some(used_ms) = key.last_used_ms().filter(|used_ms| *used_ms >= since_ms) {
+                minutes.entry(used_ms).or_default().push(key.id().clone());
+            }
+        }
+        for (used_ms, ids) in minutes {
+            for ids in ids.chunks(BATCH) {
+                let column = key::Column::LastUsedMs;
+                let update = key::Entity::update_many()
+                    .set(key::ActiveModel { last_used_ms: ActiveValue::Set(Some(used_ms)), ..Default::default() })
+                    .filter(key::Column::Id.is_in(ids.iter().map(|id| &**id)))
+                    // Another gateway may have seen it later.
+                    .filter(Condition::any().add(column.is_null()).add(column.lt(used_ms)));
+                within_deadline(update.exec(&self.store.db)).await?;
+            }
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{
     ADMIN_KEY, TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, node, spawn_app,
-    spawn_app_with,
+    spawn_app_with, wait_for,
 };
 
 /// A gateway whose only node is not there.
@@ -637,14 +637,4 @@ async fn limits_of_a_user_whom_another_gateway_has_just_deleted_are_404() {
         second.stop().await;
         first.stop().await;
     }
-}
-
-/// As `eventually`, for what has to be asked over HTTP.
-pub async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    assert!(tokio::time::timeout(crate::harness::PATIENCE, waiting).await.is_ok(), "waited in vain until {what}");
 }

@@ -1,19 +1,16 @@
-//! Does the program do from the command line what its README says? Each test runs the real binary in an empty folder.
+//! Does the program do from the command line what its docs say? Each test runs the real binary in an empty folder.
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use awc::http::StatusCode;
 use ollama_gateway::http::openapi;
 use serde_json::{Value, json};
 
-use crate::harness::{chat_body, client, eventually, fast_node, read};
+use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
 
-/// How long a start, or an end, may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running program. Dropping it kills it.
@@ -53,15 +50,8 @@ impl Program {
 
     /// Waits for the end; everything that was printed is there then.
     async fn end(&mut self) -> ExitStatus {
-        let waiting = async {
-            loop {
-                if let Some(status) = self.child.try_wait().unwrap() {
-                    return status;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let status = tokio::time::timeout(PATIENCE, waiting).await.expect("the program ends in time");
+        wait_long_for("the program ends", async || self.child.try_wait().unwrap().is_some()).await;
+        let status = self.child.wait().unwrap();
         self.readers.drain(..).for_each(|reader| reader.join().unwrap());
         status
     }
@@ -75,13 +65,11 @@ impl Program {
 
     /// Waits until this address answers.
     async fn answers(&mut self, url: &str) {
-        let waiting = async {
-            while client().get(url).send().await.is_err() {
-                assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}{}", self.out(), self.err());
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "{url} never answered: {}", self.err());
+        wait_long_for("it answers", async || {
+            assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}{}", self.out(), self.err());
+            client().get(url).send().await.is_ok()
+        })
+        .await;
     }
 }
 
@@ -127,12 +115,8 @@ async fn post(url: &str, key: &str, body: Value) -> (StatusCode, Value) {
 
 /// Waits until so many nodes can serve.
 async fn nodes_are_up(base: &str, count: u64) {
-    let waiting = async {
-        while get(&format!("{base}/health"), "").await.1["nodes"]["healthy"] != count {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, waiting).await.expect("the nodes are up in time");
+    wait_long_for("the nodes are up", async || get(&format!("{base}/health"), "").await.1["nodes"]["healthy"] == count)
+        .await;
 }
 
 /// The word behind a label of the banner.

@@ -1,15 +1,17 @@
 //! What is usage safe from? A file that cannot be written, a Postgres that is away or refuses, a process that dies.
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use awc::http::Method;
 use ollama_gateway::store::{DatabaseSettings, Store, StoreError};
-use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, chat_body, error_of, events_of, fast_node, node, spawn_app_with, stream_body,
+    ADMIN_KEY, TestApp, TestDatabase, chat_body, error_of, events_of, fast_node, let_pass, node, spawn_app_with,
+    stream_body, wait_for,
 };
 use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_event, chunk, last_chunk, stream_head};
 
@@ -23,17 +25,14 @@ async fn gauge(app: &TestApp, name: &str) -> f64 {
     text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()).unwrap()
 }
 
-async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(crate::harness::PATIENCE, waiting).await.is_ok(), "waited in vain until {what}");
-}
-
 async fn operator(url: &str) -> DatabaseConnection {
     Database::connect(url).await.unwrap()
+}
+
+/// The number that a question is answered with.
+async fn number(db: &DatabaseConnection, question: &str) -> i64 {
+    let question = Statement::from_string(db.get_database_backend(), question);
+    db.query_one_raw(question).await.unwrap().unwrap().try_get_by_index(0).unwrap()
 }
 
 /// The local file of a gateway: the database itself, or the outbox in front of it.
@@ -152,8 +151,10 @@ async fn without_postgres_it_starts_with_the_users_and_limits_that_it_knew() {
         json!({"model": "llama3.2", "messages": [{"role": "user", "content": "[[n=400]] hi"}], "max_tokens": 400});
     assert_eq!(app.post("/v1/chat/completions", &key, body.clone()).await.status, 200);
     let standing = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-    // The copy is made when users are next read.
-    tokio::time::sleep(std::time::Duration::from_millis(5500)).await;
+    let outbox = operator(&local_file(app.database.as_ref().unwrap())).await;
+    wait_for("users are copied", async || number(&outbox, "SELECT count(*) FROM users WHERE id = 'ann'").await == 1)
+        .await;
+    outbox.close().await.unwrap();
     let mut database = app.stop().await;
 
     let real = std::mem::replace(&mut database.url, "postgres://postgres@127.0.0.1:1/gone".to_owned());
@@ -213,13 +214,18 @@ async fn requests_that_die_with_the_gateway_leave_rows_with_what_was_counted() {
         let key = app.user_with("ann", json!({"requests_per_minute": 2})).await;
         let mut running = app.open_stream(&key, &stream_body("llama3.2", "hello")).await;
         running.next().await.unwrap();
-        // A second later, so that its progress is noted.
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+        // Progress is noted a second later at the earliest.
+        let_pass(Duration::from_millis(1100)).await;
         gate.add_permits(1);
         running.next().await.unwrap();
         let queued = app.send_and_hold(&key, &chat_body("llama3.2", "hi")).await;
-        crate::harness::eventually("it waits", || app.dispatcher.read(|core| core.queued()) == 1).await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        let noted = operator(&file).await;
+        wait_for("both are noted", async || {
+            let progress = "SELECT count(*) FROM running WHERE row LIKE '%\"completion_tokens\":2%'";
+            number(&noted, "SELECT count(*) FROM running").await == 2 && number(&noted, progress).await == 1
+        })
+        .await;
+        noted.close().await.unwrap();
 
         let crashed = TestDatabase { url: url.clone(), folder: tempfile::tempdir().unwrap() };
         copy_as_after_a_crash(&file, crashed.folder.path());

@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node, node,
-    read, spawn_app, spawn_app_with, stream_body,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node,
+    let_pass, node, read, spawn_app, spawn_app_with, stream_body,
 };
 use crate::scripted::{ScriptedNode, Step, chat_answer, chunk, last_chunk, plain, raw, stream_head};
 
@@ -636,7 +636,7 @@ async fn a_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() {
             let prompt = "[[n=200]]";
             let body = if number % 2 == 0 { stream_body("llama3.2", prompt) } else { chat_body("llama3.2", prompt) };
             let connection = app.send_and_hold(key, &body).await;
-            tokio::time::sleep(Duration::from_millis(number * 7 % 90)).await;
+            let_pass(Duration::from_millis(number * 7 % 90)).await;
             drop(connection);
         }
     });

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 
-use crate::harness::{TestApp, node, spawn_app, stream_body};
+use crate::harness::{TestApp, let_pass, node, spawn_app, stream_body};
 
 /// Numbers that look random and are always the same.
 struct Numbers(u64);
@@ -31,7 +31,7 @@ async fn run(app: &TestApp, keys: &[String], numbers: &mut Numbers, count: usize
     }
     let began = Instant::now();
     let answers = join_all(asked.into_iter().map(async |(at, body, key)| {
-        tokio::time::sleep(at.saturating_sub(began.elapsed())).await;
+        let_pass(at.saturating_sub(began.elapsed())).await;
         let sent = Instant::now();
         let mut stream = app.open_stream(key, &body).await;
         assert!(stream.next().await.is_some());

@@ -11,8 +11,8 @@ use scheduler::{Event, NodeId, NodeState, NodeView};
 use serde_json::Value;
 
 use crate::harness::{
-    PATIENCE, Reply, TestApp, TestDatabase, chat_body, eventually, fast_node, node, spawn_app, spawn_app_with,
-    stream_body,
+    PATIENCE, Reply, TestApp, TestDatabase, chat_body, eventually, fast_node, let_pass, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 
 /// Where a node listens that is a process of its own; the test binary runs as one where this is set.
@@ -139,7 +139,7 @@ async fn assert_comes_back_slowly(app: &TestApp, key: &str) {
         let began = Instant::now();
         while began.elapsed() < Duration::from_millis(300) {
             assert_eq!(view(app, "process").in_flight, 1, "not all at once");
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            let_pass(Duration::from_millis(10)).await;
         }
         eventually("several run", || view(app, "process").in_flight >= 2).await;
     };
@@ -195,7 +195,7 @@ async fn a_client_that_does_not_read_its_stream_takes_no_node_from_the_others() 
     eventually("it runs", || view(&app, "a").in_flight == 1).await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(13) {
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let_pass(Duration::from_millis(500)).await;
         let node = view(&app, "a");
         assert_eq!((node.state, node.in_flight), (NodeState::Up, 1), "after {:?}", began.elapsed());
     }
@@ -222,7 +222,7 @@ async fn a_node_that_becomes_ten_times_slower_while_it_serves_gets_less_of_the_n
         let counts = || (grey.requests().len() as f64, other.requests().len() as f64);
         let share_over = async |millis: u64| {
             let before = counts();
-            tokio::time::sleep(Duration::from_millis(millis)).await;
+            let_pass(Duration::from_millis(millis)).await;
             let (grey, other) = (counts().0 - before.0, counts().1 - before.1);
             grey / (grey + other)
         };

@@ -101,19 +101,39 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
 }
 
 #[actix_rt::test]
-async fn bytes_that_are_not_utf_8_are_400() {
+async fn bytes_that_are_no_text_are_400_and_say_what_they_are() {
     let (simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
-    for body in [
-        &b"{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}"[..],
-        b"{\"model\":\"llama\xc3\x28\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-        b"{\"\xc0\xaf\":1,\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}",
-        b"\xef\xbb\xbf{}",
-        b"\x00\x01\x02",
+    for (body, says) in [
+        (&b"{\"model\":\"llama\xc3\x28\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}"[..], "`model`"),
+        (b"\xef\xbb\xbf{}", "`model`"),
+        (b"\xff\xfe{\0}\0", "UTF-16"),
+        (b"{\0}\0", "UTF-16"),
+        (b"\x1f\x8b\x08\0", "gzip"),
+        (b"\x00\x01\x02", "not a JSON object"),
     ] {
-        error_of(&app.send(Method::POST, CHAT, Some(&key), body).await, 400);
+        let error = error_of(&app.send(Method::POST, CHAT, Some(&key), body).await, 400);
+        assert!(error["message"].as_str().unwrap().contains(says), "{error}");
     }
     assert_cost_nothing(&simulated, &app, &key).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn text_is_repaired_as_go_does_it() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    for (body, content) in [
+        (&b"{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"caf\xe9\"}]}"[..], "caf\u{fffd}"),
+        (b"\xef\xbb\xbf{\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"hi\"}]}", "hi"),
+        (br#"{"model":"llama3.2","messages":[{"role":"user","content":"\ud83d"}],"\ud83d":1}"#, "\u{fffd}"),
+        (b"{\"\xc0\xaf\":1,\"model\":\"llama3.2\",\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}", "x"),
+    ] {
+        let reply = app.send(Method::POST, CHAT, Some(&key), body).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let seen: Value = serde_json::from_slice(&simulated.requests().last().unwrap().body).unwrap();
+        assert_eq!(seen["messages"][0]["content"], content);
+    }
     app.stop().await;
 }
 

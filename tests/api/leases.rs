@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use ollama_sim::{Fault, SimConfig, SimNode};
+use sea_orm::{ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use crate::harness::{
-    ADMIN_KEY, PATIENCE, Reply, TestApp, TestDatabase, chat_body, error_of, fast_node, node, spawn_app_with,
-    stream_body,
+    ADMIN_KEY, PATIENCE, Reply, TestApp, TestDatabase, chat_body, error_of, fast_node, let_pass, node, spawn_app_with,
+    stream_body, wait_long_for,
 };
 
 /// The way to Postgres, which can be cut: connections end, and new ones are refused.
@@ -71,6 +72,7 @@ async fn gateway(simulated: &SimNode, mut database: TestDatabase, lease_seconds:
 }
 
 struct Two {
+    operator: DatabaseConnection,
     simulated: SimNode,
     first: TestApp,
     first_wire: Wire,
@@ -87,29 +89,29 @@ impl Two {
 
     async fn with_leases(limits: Value, lease_seconds: u64, percent: u8) -> Option<Self> {
         let database = TestDatabase::postgres().await?;
+        let operator = Database::connect(&database.url).await.unwrap();
         let simulated = SimNode::start(SimConfig { slots: 16, ..SimConfig::warm() }).await.unwrap();
         let again = database.again();
         let (first, first_wire) = gateway(&simulated, database, lease_seconds, percent).await;
         let (second, second_wire) = gateway(&simulated, again, lease_seconds, percent).await;
         let key = first.user_with("ann", limits).await;
         let other = first.user_with("otto", json!({"requests_per_minute": 1000})).await;
-        until("both know the keys", async || second.get("/v1/models", &other).await.status == 200).await;
-        until("both share", async || ask(&second, &other, 1).await.status == 200).await;
-        Some(Self { simulated, first, first_wire, second, second_wire, key })
+        wait_long_for("both know the keys", async || second.get("/v1/models", &other).await.status == 200).await;
+        wait_long_for("both share", async || ask(&second, &other, 1).await.status == 200).await;
+        Some(Self { operator, simulated, first, first_wire, second, second_wire, key })
     }
 
     async fn stop(self) {
         self.second.stop().await;
         self.first.stop().await;
+        self.operator.close().await.unwrap();
     }
 }
 
-async fn until(what: &str, holds: impl AsyncFn() -> bool) {
-    let began = Instant::now();
-    while !holds().await {
-        assert!(began.elapsed() < 2 * PATIENCE, "not yet: {what}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+/// The number that a question to Postgres is answered with.
+async fn number(db: &DatabaseConnection, question: &str) -> i64 {
+    let question = Statement::from_string(DatabaseBackend::Postgres, question);
+    db.query_one_raw(question).await.unwrap().unwrap().try_get_by_index(0).unwrap()
 }
 
 /// A request for an answer of exactly so many tokens.
@@ -139,7 +141,7 @@ async fn exhaust(two: &Two, tokens: u64, patience: Duration) -> usize {
                 429 if reply.header("x-should-retry") == Some("false") || began.elapsed() > patience => {
                     return answered;
                 }
-                429 | 503 => tokio::time::sleep(Duration::from_millis(200)).await,
+                429 | 503 => let_pass(Duration::from_millis(200)).await,
                 other => panic!("{other}: {}", reply.text()),
             }
         }
@@ -167,7 +169,7 @@ async fn tokens_of_a_day_are_never_over_in_total_and_almost_all_can_be_used() {
     }
     let key = two.first.user_with("zoe", json!({"tokens_per_day": 5_000})).await;
     assert_eq!(ask(&two.first, &key, 300).await.status, 200);
-    until("both know zoe", async || two.second.get("/v1/models", &key).await.status == 200).await;
+    wait_long_for("both know zoe", async || two.second.get("/v1/models", &key).await.status == 200).await;
     let limits = two.second.get("/admin/users/zoe/limits", ADMIN_KEY).await.json();
     assert!(limits["used"]["tokens_today"].as_u64().unwrap() >= 300, "also where she never was: {limits}");
     two.stop().await;
@@ -202,7 +204,7 @@ async fn requests_at_a_time_are_counted_over_all_gateways_and_a_key_has_limits_o
     let Some(two) = Two::with(json!({}), 60).await else { return };
     let made = two.first.post("/admin/users/ann/keys", ADMIN_KEY, json!({"max_concurrency": 3})).await.json();
     let key = made["api_key"].as_str().unwrap();
-    until("both know the key", async || two.second.get("/v1/models", key).await.status == 200).await;
+    wait_long_for("both know the key", async || two.second.get("/v1/models", key).await.status == 200).await;
     two.simulated.set_fault(Some(Fault::HangAfter(3)));
     let mut streams = Vec::new();
     for app in [&two.first, &two.second, &two.first] {
@@ -216,7 +218,7 @@ async fn requests_at_a_time_are_counted_over_all_gateways_and_a_key_has_limits_o
         assert_eq!(ask(app, &two.key, 1).await.status, 200);
     }
     drop(streams);
-    until("there is room again at the second", async || ask(&two.second, key, 1).await.status == 200).await;
+    wait_long_for("there is room again at the second", async || ask(&two.second, key, 1).await.status == 200).await;
     two.stop().await;
 }
 
@@ -231,10 +233,14 @@ async fn while_postgres_is_away_a_gateway_uses_what_it_holds_and_then_refuses_wh
 async fn away(percent: u8, answers: std::ops::RangeInclusive<usize>) {
     let Some(two) = Two::with_leases(json!({"tokens_per_day": 100_000}), 60, percent).await else { return };
     let free = two.first.user("bob").await;
-    until("both know bob", async || two.second.get("/v1/models", &free).await.status == 200).await;
+    wait_long_for("both know bob", async || two.second.get("/v1/models", &free).await.status == 200).await;
     assert_eq!(ask(&two.first, &two.key, 50).await.status, 200);
-    // It holds a twentieth in reserve by now; so does it know who else is there.
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let reserve = i64::from(percent) * 1000;
+    wait_long_for("it holds its part in reserve", async || {
+        number(&two.operator, "SELECT coalesce(max(day_tokens), 0) FROM leases WHERE subject = 'user:ann'").await
+            >= reserve
+    })
+    .await;
     two.first_wire.cut();
     two.second_wire.cut();
     let began = Instant::now();
@@ -257,7 +263,7 @@ async fn away(percent: u8, answers: std::ops::RangeInclusive<usize>) {
     two.first_wire.mend();
     two.second_wire.mend();
     for app in [&two.first, &two.second] {
-        until("it goes on", async || ask(app, &two.key, 50).await.status == 200).await;
+        wait_long_for("it goes on", async || ask(app, &two.key, 50).await.status == 200).await;
     }
     two.stop().await;
 }
@@ -273,12 +279,12 @@ async fn what_a_gateway_that_is_not_heard_of_any_more_held_goes_back_to_the_othe
     two.first_wire.cut();
     drop(running);
     let began = Instant::now();
-    until("the second has room", async || ask(&two.second, &two.key, 50).await.status == 200).await;
+    wait_long_for("the second has room", async || ask(&two.second, &two.key, 50).await.status == 200).await;
     assert!(began.elapsed() > Duration::from_secs(2), "not before its time is over");
     // The first does not know any more what is left.
     assert_eq!(error_of(&ask(&two.first, &two.key, 50).await, 503)["code"], "limits_unavailable");
     two.first_wire.mend();
-    until("the first is back", async || ask(&two.first, &two.key, 50).await.status == 200).await;
+    wait_long_for("the first is back", async || ask(&two.first, &two.key, 50).await.status == 200).await;
     two.stop().await;
 }
 
@@ -305,17 +311,18 @@ async fn a_gateway_that_is_alone_needs_nobody_and_one_that_comes_waits_until_it_
     let Some(database) = TestDatabase::postgres().await else { return };
     let simulated = fast_node().await;
     let (later, again) = (database.again(), database.again());
+    let operator = Database::connect(&database.url).await.unwrap();
     let (first, wire) = gateway(&simulated, database, 8, 5).await;
     let key = first.user_with("ann", json!({"tokens_per_day": 10_000})).await;
     let (other, _other_wire) = gateway(&simulated, later, 8, 5).await;
-    until("the other knows the key", async || other.get("/v1/models", &key).await.status == 200).await;
+    wait_long_for("the other knows the key", async || other.get("/v1/models", &key).await.status == 200).await;
     assert_eq!(ask(&other, &key, 50).await.status, 200, "it waits for the first to share");
     other.stop().await;
-    // It looks each second.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let sole = "SELECT count(*) FROM gateways WHERE is_sole";
+    wait_long_for("the first knows that it is alone again", async || number(&operator, sole).await == 1).await;
     assert_eq!(ask(&first, &key, 50).await.status, 200);
     wire.cut();
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    let_pass(Duration::from_secs(9)).await;
     for _ in 0..10 {
         assert_eq!(ask(&first, &key, 400).await.status, 200, "who is alone goes on without Postgres");
     }
@@ -323,8 +330,9 @@ async fn a_gateway_that_is_alone_needs_nobody_and_one_that_comes_waits_until_it_
     let (third, _third_wire) = gateway(&simulated, again, 8, 5).await;
     assert_eq!(error_of(&ask(&third, &key, 50).await, 503)["code"], "limits_unavailable");
     wire.mend();
-    until("both share", async || ask(&third, &key, 50).await.status == 200).await;
+    wait_long_for("both share", async || ask(&third, &key, 50).await.status == 200).await;
     assert_eq!(ask(&first, &key, 50).await.status, 200);
     third.stop().await;
     first.stop().await;
+    operator.close().await.unwrap();
 }

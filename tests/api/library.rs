@@ -1,12 +1,13 @@
 //! The models of the fleet in the operator's hands: the table, pull, delete, load and unload.
-use std::time::Duration;
-
 use awc::http::Method;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::harness::{ADMIN_KEY, Reply, TestApp, client, error_of, events_of, eventually, fast_node, node, spawn_app};
+use crate::harness::{
+    ADMIN_KEY, Reply, TestApp, client, error_of, events_of, eventually, fast_node, node, spawn_app, wait_for,
+};
+use crate::scripted::{ScriptedNode, chunk, stream_head};
 
 async fn order(app: &TestApp, what: &str, body: Value) -> Reply {
     app.post(&format!("/admin/models/{what}"), ADMIN_KEY, body).await
@@ -19,12 +20,7 @@ async fn row(app: &TestApp, name: &str) -> Value {
 }
 
 async fn eventually_row(app: &TestApp, name: &str, holds: impl Fn(&Value) -> bool) {
-    let waiting = async {
-        while !holds(&row(app, name).await) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(5), waiting).await.is_ok(), "{}", row(app, name).await);
+    wait_for("the row says so", async || holds(&row(app, name).await)).await;
 }
 
 #[actix_rt::test]
@@ -90,16 +86,18 @@ async fn a_pull_that_fails_on_a_node_says_so_of_that_node() {
 
 #[actix_rt::test]
 async fn a_pull_ends_with_its_client() {
-    let slow = SimNode::start(SimConfig { pull_bytes_per_second: 5.2e9, ..SimConfig::fast() }).await.unwrap();
+    let slow = ScriptedNode::always(|| vec![stream_head(), chunk("{\"status\":\"pulling manifest\"}\n")]).await;
     let app = spawn_app(vec![node("a", slow.url(), 1)]).await;
     let request = client().post(app.url("/admin/models/pull")).bearer_auth(ADMIN_KEY);
     let response = request.send_body(json!({"model": "qwen3:8b"}).to_string()).await.unwrap();
     assert_eq!(response.status(), 200);
+    eventually("the node pulls", || slow.received().len() == 1).await;
+    assert_eq!(slow.closed_connections(), 0);
+
     drop(response);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    order(&app, "load", json!({"model": "llama3.2"})).await;
-    eventually_row(&app, "llama3.2:latest", |row| row["nodes"][0]["loaded"] == true).await;
-    assert_eq!(row(&app, "qwen3:8b").await, Value::Null);
+
+    // This is how a node learns that nobody wants the model any more.
+    eventually("the connection to the node is closed", || slow.closed_connections() == 1).await;
     app.stop().await;
 }
 

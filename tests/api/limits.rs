@@ -606,7 +606,7 @@ async fn a_stream_of_a_node_that_ignores_its_cap_ends_at_the_reservation() {
 }
 
 #[actix_rt::test]
-async fn a_plain_answer_of_a_node_that_ignores_its_cap_is_charged_in_full_and_the_next_request_pays_for_it() {
+async fn a_plain_answer_whose_node_claims_more_than_its_cap_is_charged_its_cap_and_says_so() {
     let long = || {
         chat_answer("words")
             .replace("\"completion_tokens\":5,\"total_tokens\":16", "\"completion_tokens\":500,\"total_tokens\":511")
@@ -621,12 +621,13 @@ async fn a_plain_answer_of_a_node_that_ignores_its_cap_is_charged_in_full_and_th
     let row = &app.rows_once(&key, 1).await[0];
     assert_eq!(
         (&row["status"], &row["total_tokens"], &row["tokens_from"]),
-        (&json!("completed"), &json!(511), &json!("reported"))
+        (&json!("completed"), &json!(31), &json!("estimated"))
     );
     let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-    assert_eq!((&limits["used"]["tokens_today"], &limits["left"]["tokens"]), (&json!(511), &json!(0)));
-    let error = error_of(&chat_with(&app, &key, "hi", json!({"max_tokens": 1})).await, 429);
-    assert_eq!(error["code"], "insufficient_quota");
+    assert_eq!((&limits["used"]["tokens_today"], &limits["left"]["tokens"]), (&json!(31), &json!(369)));
+    let metrics = app.get("/metrics", ADMIN_KEY).await;
+    assert!(metrics.text().contains("gateway_usage_claims_corrected_total{node=\"a\"} 1\n"), "{}", metrics.text());
+    assert_eq!(chat_with(&app, &key, "hi", json!({"max_tokens": 1})).await.status, 200);
     app.stop().await;
 }
 

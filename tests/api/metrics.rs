@@ -1,16 +1,14 @@
 //! Do the metrics tell what happened, also of nodes that fail, and is their number bounded?
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use awc::http::Method;
 use ollama_gateway::metrics::UserLabel;
 use ollama_sim::{Fault, SimConfig, SimNode};
 use serde_json::json;
+use std::collections::BTreeMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
     ADMIN_KEY, PATIENCE, TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, node, spawn_app,
-    spawn_app_with, stream_body,
+    spawn_app_with, stream_body, wait_for,
 };
 use crate::ops::{metrics, sum};
 
@@ -229,12 +227,7 @@ async fn refusals_while_the_gateway_stops_are_counted() {
     let held = app.send_and_hold(&key, &chat_body("llama3.2", "hi")).await;
     eventually("one runs", || app.dispatcher.read(|scheduler| scheduler.in_flight() == 1)).await;
     app.begin_stop();
-    let stopping = async {
-        while app.send(Method::GET, "/health/ready", None, "").await.status == 200 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, stopping).await.unwrap();
+    wait_for("it stops", async || app.send(Method::GET, "/health/ready", None, "").await.status != 200).await;
     error_of(&app.chat(&key, "llama3.2", "hi").await, 503);
 
     assert_eq!(metrics(&app).await["gateway_queue_rejected_total{reason=\"stopping\"}"], 1.0);

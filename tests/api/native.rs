@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::dialects::{assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless, with};
 use crate::harness::{
-    Reply, TestApp, TestDatabase, client, each_at_once, eventually, fast_node, node, spawn_app, spawn_app_with,
-    stream_body,
+    Reply, TestApp, TestDatabase, answer_of, client, each_at_once, eventually, fast_node, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 use crate::scripted::{ScriptedNode, Step};
 
@@ -235,8 +235,8 @@ async fn the_nodes_own_no_to_a_native_request_is_handed_on_as_it_is() {
         ("/api/chat", with(body("hi"), "think", json!(true))),
         ("/api/chat", with(body("hi"), "model", json!("all-minilm"))),
         ("/api/generate", with(body("hi"), "model", json!("all-minilm"))),
-        ("/api/generate", with(body("hi"), "format", json!("yaml"))),
-        ("/api/embed", body("hi")),
+        ("/api/generate", with(body("hi"), "think", json!(true))),
+        ("/api/embed", with(body_for("/api/embed", &"x".repeat(20_000)), "truncate", json!(false))),
     ] {
         let direct = directly(&simulated, route, &asked).await;
         let reply = app.post(route, &key, asked.clone()).await;
@@ -476,16 +476,11 @@ async fn tags_and_ps_are_those_of_all_nodes_each_model_once_and_in_the_nodes_wor
     assert_eq!(app.chat(&key, "own", "hi").await.status, 200);
     assert_eq!(app.chat(&key, "llama3.2", "hi").await.status, 200);
     let loaded = async |count: usize| {
-        let asking = async {
-            loop {
-                let ps = app.get("/api/ps", &key).await;
-                if names(&ps).len() == count {
-                    return ps;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            }
-        };
-        tokio::time::timeout(crate::harness::PATIENCE, asking).await.expect("the memory is looked at in time")
+        answer_of("so many models are seen in memory", async || {
+            let ps = app.get("/api/ps", &key).await;
+            (names(&ps).len() == count).then_some(ps)
+        })
+        .await
     };
     let ps = loaded(2).await;
     assert_eq!(names(&ps), ["llama3.2:latest", "own:latest"]);

@@ -8,7 +8,7 @@ use scheduler::NodeView;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, chat_body, eventually, node, spawn_app, spawn_app_with, stream_body,
+    ADMIN_KEY, TestApp, TestDatabase, chat_body, eventually, let_pass, node, spawn_app, spawn_app_with, stream_body,
 };
 
 const MESSAGE: &str = "a message of some length";
@@ -117,7 +117,7 @@ async fn a_client_that_leaves_pays_for_what_was_worked_by_then() {
         let key = app.user(name).await;
         simulated.fault_next([fault]);
         let connection = app.send_and_hold(&key, &body).await;
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        let_pass(Duration::from_millis(500)).await;
         drop(connection);
         let row = row_of(&app, &key).await;
         assert_eq!(row["status"], "cancelled", "{row}");
@@ -161,7 +161,7 @@ async fn whoever_caused_a_load_has_its_time_and_nobody_else_has() {
         let keys = [app.user("first").await, app.user("second").await, app.user("third").await];
         let asking = keys.iter().enumerate().map(async |(place, key)| {
             // One after the other, all before the model is there.
-            tokio::time::sleep(Duration::from_millis(60 * place as u64)).await;
+            eventually("the one before waits", || app.dispatcher.read(|core| core.queued()) == place).await;
             assert_eq!(app.chat(key, "chat", "[[n=2]]").await.status, 200);
         });
         join_all(asking).await;
@@ -185,7 +185,7 @@ async fn a_client_that_leaves_while_its_load_goes_on_has_what_it_took_so_far_and
     let (ann, bob) = (app.user("ann").await, app.user("bob").await);
     let leaving = async {
         let connection = app.send_and_hold(&ann, &chat_body("chat", MESSAGE)).await;
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        let_pass(Duration::from_millis(400)).await;
         drop(connection);
     };
     let waiting = async {

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::dialects::spawn_over;
 use crate::harness::{
     ADMIN_KEY, PATIENCE, Reply, TestApp, TestDatabase, chat_body, client, error_of, events_of, fast_node, header_of,
-    node, parse_answer, read, spawn_app_with, stream_body,
+    node, parse_answer, read, spawn_app_with, stream_body, wait_long_for,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -176,13 +176,11 @@ async fn no_log_and_no_metric_of_any_level_holds_a_key_from_a_path() {
         .spawn()
         .unwrap();
     let url = format!("http://{address}");
-    let up = async {
-        while client().get(format!("{url}/health")).send().await.is_ok_and(|reply| reply.status() == 200).eq(&false) {
-            assert!(program.try_wait().unwrap().is_none(), "it ended");
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE * 2, up).await.expect("the program is up in time");
+    wait_long_for("the program is up", async || {
+        assert!(program.try_wait().unwrap().is_none(), "it ended");
+        client().get(format!("{url}/health")).send().await.is_ok_and(|reply| reply.status() == 200)
+    })
+    .await;
     let post = async |path: String, key: Option<&str>, body: Value| {
         let mut request = client().post(format!("{url}{path}"));
         if let Some(key) = key {
@@ -207,12 +205,7 @@ async fn no_log_and_no_metric_of_any_level_holds_a_key_from_a_path() {
     assert_eq!(statuses, [200, 200, 200, 404, 403, 403, 404, 200, 401, 401, 401, 404, 401, 401, 404, 200]);
     let metrics = read(client().get(format!("{url}/metrics")).send().await.unwrap()).await;
     assert!(Command::new("kill").args(["-TERM", &program.id().to_string()]).status().unwrap().success());
-    let ended = async {
-        while program.try_wait().unwrap().is_none() {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE * 2, ended).await.expect("the program ends in time");
+    wait_long_for("the program ends", async || program.try_wait().unwrap().is_some()).await;
 
     let log = std::fs::read_to_string(log).unwrap();
     assert!(log.contains("request ended") && log.contains("TRACE"), "everything was logged: {log}");

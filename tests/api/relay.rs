@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    TestApp, TestDatabase, chat_body, client, cold_node, events_of, eventually, fast_node, node, read, spawn_app,
-    spawn_app_with, stream_body,
+    TestApp, TestDatabase, chat_body, client, cold_node, events_of, eventually, fast_node, let_pass, node, read,
+    spawn_app, spawn_app_with, stream_body,
 };
 use crate::scripted::{
     CHAT_END, ScriptedNode, Step, chat_answer, chat_event, chunk, last_chunk, plain, raw, stream_head,
@@ -339,7 +339,7 @@ async fn the_time_in_the_queue_is_told() {
             app.dispatcher.read(|scheduler| (scheduler.in_flight(), scheduler.queued())) == (1, 1)
         })
         .await;
-        tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+        let_pass(std::time::Duration::from_millis(60)).await;
         gate.add_permits(2);
     };
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use time::{Date, OffsetDateTime};
 
 use crate::harness::{
-    ADMIN_KEY, PATIENCE, TestApp, TestDatabase, error_of, fast_node, node, spawn_app_with, stream_body,
+    ADMIN_KEY, TestApp, TestDatabase, error_of, fast_node, let_pass, node, spawn_app_with, stream_body, wait_for,
 };
 
 const SUMS: [&str; 10] = [
@@ -49,15 +49,6 @@ async fn wrong_sums(app: &TestApp) -> f64 {
     text.lines().find_map(|line| line.strip_prefix("gateway_usage_rollup_mismatches ")?.parse().ok()).unwrap()
 }
 
-async fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    let waiting = async {
-        while !holds().await {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    assert!(tokio::time::timeout(PATIENCE, waiting).await.is_ok(), "waited in vain until {what}");
-}
-
 fn today() -> i32 {
     i32::try_from(OffsetDateTime::now_utc().unix_timestamp() / 86_400).unwrap()
 }
@@ -85,12 +76,18 @@ impl Numbers {
         (self.below(3) > 0).then(|| self.below(bound) as i64)
     }
 
+    /// An id of a request that arrived on this day, as real ones begin with the time.
+    fn id(&mut self, day: i32) -> uuid::Uuid {
+        let seconds = u64::try_from(day).unwrap() * 86_400 + self.below(86_400);
+        uuid::Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0))
+    }
+
     /// A row of this day.
     fn row(&mut self, day: i32) -> Model {
         let key = self.one_of(&["", "key_1", "key_2"]);
         let node = self.one_of(&["", "a", "b"]);
         Model {
-            request_id: uuid::Uuid::now_v7(),
+            request_id: self.id(day),
             user_id: self.one_of(&["ann", "bob", "carl"]).to_owned(),
             key_id: Some(key.to_owned()).filter(|key| !key.is_empty()),
             created_at_ms: i64::from(day) * DAY_MS + self.below(DAY_MS as u64) as i64,
@@ -531,10 +528,16 @@ async fn rows_that_are_too_old_go_and_the_others_and_all_sums_stay() {
         let old = async |db: &DatabaseConnection, kept: i32| {
             Entity::find().filter(Column::Day.lt(today - kept + 1)).count(db).await.unwrap()
         };
-        // For ever, unless asked otherwise.
+        // For ever, unless asked otherwise. Sums are compared after rows are deleted: a wrong one shows that all is done.
+        let shift = async |by: i32| {
+            let shift = format!("UPDATE usage_rollups SET requests = requests + {by} WHERE day = {today}");
+            db.execute_unprepared(&shift).await.unwrap();
+        };
+        shift(1).await;
         let app = app.restart().await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        wait_for("the sums are compared", async || wrong_sums(&app).await > 0.0).await;
         assert_eq!(Entity::find().count(&db).await.unwrap(), 2660);
+        shift(-1).await;
         let mut database = app.stop().await;
 
         for kept in [5, 2] {
@@ -593,16 +596,26 @@ async fn of_two_gateways_on_one_postgres_one_deletes_at_a_time_and_all_of_it_goe
 #[actix_rt::test]
 async fn sums_that_differ_from_their_rows_are_noticed() {
     for database in TestDatabase::each().await {
-        let db = operator(&database.url).await;
+        let (db, url) = (operator(&database.url).await, database.url.clone());
         let simulated = fast_node().await;
         let app = spawn_app_with(vec![node("a", simulated.url(), 1)], database, |_| {}).await;
         let key = app.user("ann").await;
         app.chat(&key, "llama3.2", "[[n=2]] hi").await;
         app.chat(&key, "llama3.2:1b", "[[n=2]] hi").await;
         app.rows_once(&key, 2).await;
-        let app = app.restart().await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(wrong_sums(&app).await, 0.0);
+        let compare = async || {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = DatabaseSettings {
+                url: url.clone(),
+                outbox: folder.path().join("outbox.db"),
+                ..DatabaseSettings::default()
+            };
+            let store = Store::open(&settings).await.unwrap();
+            let wrong = store.wrong_rollups(today() - 1).await.unwrap() as f64;
+            store.close().await;
+            wrong
+        };
+        assert_eq!(compare().await, 0.0);
 
         for (tampering, wrong) in [
             ("UPDATE usage_rollups SET decode_ms = decode_ms + 1 WHERE model = 'llama3.2'", 1.0),
@@ -610,13 +623,7 @@ async fn sums_that_differ_from_their_rows_are_noticed() {
             ("DELETE FROM usage_rollups", 1.0),
         ] {
             db.execute_unprepared(tampering).await.unwrap();
-            let folder = tempfile::tempdir().unwrap();
-            let url = app.database.as_ref().unwrap().url.clone();
-            let settings =
-                DatabaseSettings { url, outbox: folder.path().join("outbox.db"), ..DatabaseSettings::default() };
-            let store = Store::open(&settings).await.unwrap();
-            assert_eq!(store.wrong_rollups(today() - 1).await.unwrap() as f64, wrong, "{tampering}");
-            store.close().await;
+            assert_eq!(compare().await, wrong, "{tampering}");
         }
         let app = app.restart().await;
         wait_for("it is exported", async || wrong_sums(&app).await == 1.0).await;
@@ -624,9 +631,7 @@ async fn sums_that_differ_from_their_rows_are_noticed() {
         db.execute_unprepared("UPDATE usage SET day = day - 2, created_at_ms = created_at_ms - 172800000")
             .await
             .unwrap();
-        let app = app.restart().await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        assert_eq!(wrong_sums(&app).await, 0.0);
+        assert_eq!(compare().await, 0.0);
         db.close().await.unwrap();
         app.stop().await;
     }
@@ -650,7 +655,7 @@ async fn rows_from_before_there_were_sums_are_in_them_however_long_that_takes() 
             let busy = db.begin().await.unwrap();
             busy.execute_unprepared("UPDATE usage SET attempts = 2").await.unwrap();
             let releasing = async {
-                tokio::time::sleep(Duration::from_millis(5500)).await;
+                let_pass(Duration::from_millis(5500)).await;
                 let late = without_reason(&numbers.row(20_001));
                 Entity::insert(late).exec_without_returning(&busy).await.unwrap();
                 busy.commit().await.unwrap();

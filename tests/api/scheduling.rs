@@ -9,8 +9,8 @@ use scheduler::{Event, NodeId, NodeState, NodeView};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, node, spawn_app, spawn_app_with,
-    stream_body,
+    TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, let_pass, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 
 /// A node that holds one of its models at a time; the answers of `a` and `b` take 10 ms a token.
@@ -129,7 +129,7 @@ async fn a_model_that_is_asked_for_without_end_makes_room_after_half_a_minute_an
         let before = std::time::Instant::now();
         while view(&app, "both").loading.is_none() {
             assert!(before.elapsed() < Duration::from_secs(40), "it starves");
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let_pass(Duration::from_millis(50)).await;
         }
         let leaving = served(&simulated).len();
         let mut head = [0; 15];
@@ -209,7 +209,7 @@ async fn every_load_is_the_gateways_own_also_that_of_a_model_that_only_embeds() 
         let key = app.user(&format!("user-{round}")).await;
         for model in ["a", "embed", "b", "c"] {
             // Nobody has used the last one for two of its load times: it may go at once.
-            tokio::time::sleep(Duration::from_millis(60)).await;
+            let_pass(Duration::from_millis(60)).await;
             let reply = match model {
                 "embed" => app.post("/v1/embeddings", &key, json!({"model": model, "input": "hi"})).await,
                 _ => app.chat(&key, model, "[[n=3]]").await,
@@ -306,7 +306,7 @@ async fn peak_of(app: &TestApp, simulated: &SimNode, streams: usize) -> usize {
         let mut peak = 0;
         while !done.get() {
             peak = peak.max(simulated.stats().in_flight);
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            let_pass(Duration::from_millis(2)).await;
         }
         peak
     };

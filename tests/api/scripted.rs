@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use crate::harness::let_pass;
+
 /// What the node does about a request, one after the other. Unless it closes the connection in the end, it reads the
 /// next request from it.
 pub enum Step {
@@ -169,7 +171,7 @@ impl Connection {
             Step::Send(bytes) => self.stream.write_all(&bytes).await?,
             Step::Trickle(bytes, pause) => {
                 for byte in bytes {
-                    tokio::time::sleep(pause).await;
+                    let_pass(pause).await;
                     self.stream.write_all(&[byte]).await?;
                 }
             }

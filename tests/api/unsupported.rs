@@ -1,5 +1,5 @@
 //! What Ollama does not do: refused where the answer would be another one than the client asked for, and otherwise passed
-//! on without effect. The rows are those of README's table.
+//! on without effect. The rows are those of the table in docs/use.md.
 use awc::http::Method;
 use serde_json::{Value, json};
 

@@ -46,7 +46,7 @@ const ROOTS: [&str; 7] = [
 const OWNED: [(&[&str], &[&str], &str); 7] = [
     (&["sea_orm", "sea_orm_migration", "sqlx", "entity", "migration"], &["store"], "the store hides the database"),
     (&["awc", "actix_tls"], &["fleet", "relay", "trace", "cli/healthcheck.rs"], "others have no client"),
-    (&["actix_web", "utoipa", "utoipa_swagger_ui"], &["http", "app"], "only the door speaks HTTP to clients"),
+    (&["actix_web", "utoipa"], &["http", "app"], "only the door speaks HTTP to clients"),
     (&["actix_rt"], &["fleet", "app", "cli"], "tasks are spawned where they are stopped"),
     (
         &["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"],

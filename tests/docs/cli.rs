@@ -13,7 +13,9 @@ pub fn page() -> String {
 
 fn describe(command: &mut Command, body: &mut String) {
     let name = command.get_bin_name().unwrap_or(command.get_name()).to_owned();
-    *body += &format!("## {name}\n\n```text\n{}\n```\n\n", command.render_long_help().to_string().trim());
+    let help = command.render_long_help().to_string();
+    let help: Vec<_> = help.trim().lines().map(str::trim_end).collect();
+    *body += &format!("## {name}\n\n```text\n{}\n```\n\n", help.join("\n"));
     for inner in command.get_subcommands_mut().filter(|inner| !inner.is_hide_set()) {
         describe(inner, body);
     }

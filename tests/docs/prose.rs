@@ -13,7 +13,7 @@ const TOP: [&str; 11] =
 const MADE: [&str; 1] = ["deploy/secrets"];
 
 /// Every page for people.
-fn pages() -> Vec<PathBuf> {
+pub fn pages() -> Vec<PathBuf> {
     let own = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path());
     let mut pages: Vec<_> = own.filter(|path| path.extension().is_some_and(|found| found == "md")).collect();
     pages.extend(files("docs", "md"));

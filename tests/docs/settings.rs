@@ -98,3 +98,23 @@ fn the_types_say_what_the_file_says() {
         }
     }
 }
+
+#[test]
+fn every_setting_that_is_named_exists() {
+    let sections = sections();
+    let mut unknown = Vec::new();
+    for page in crate::prose::pages() {
+        let text = std::fs::read_to_string(&page).unwrap();
+        for named in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
+            let Some((section, key)) = named.trim_start_matches("nodes[]").split_once('.') else { continue };
+            let Some(found) = sections.iter().find(|found| found.name == section) else { continue };
+            let is_key = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
+            if is_key && !found.settings.iter().any(|setting| setting.key == key) {
+                unknown.push(format!("{}: {named}", page.strip_prefix(crate::root()).unwrap().display()));
+            }
+        }
+    }
+    // Names of files, such as `server.rs`, are no settings.
+    unknown.retain(|named| !named.ends_with(".rs") && !named.ends_with(".md"));
+    assert!(unknown.is_empty(), "settings that do not exist:\n{}", unknown.join("\n"));
+}

@@ -145,7 +145,7 @@ def test_the_images():
     final = text[text.index("AS runtime"):]
     assert "COPY . ." not in final and re.search(r"^USER [1-9]\d+:[1-9]\d+$", final, re.M)
     assert re.search(r'^HEALTHCHECK .* CMD \["ollama-gateway", "healthcheck"\]$', final, re.M), "without a shell"
-    rust = re.search(r'^rust-version = "([\d.]+)"', (tools.ROOT / "Cargo.toml").read_text(), re.M)[1]
+    rust = re.search(r'^channel = "([\d.]+)"', (tools.ROOT / "rust-toolchain.toml").read_text(), re.M)[1]
     assert f"FROM rust:{rust}-" in text
     for stage in ("gateway", "sim"):
         assert f"target: {stage}}}" in COMPOSE.read_text()

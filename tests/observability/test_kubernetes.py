@@ -162,6 +162,6 @@ def test_the_gateway_is_locked_down():
     assert "stringData" not in text and "password:" not in text
 
 
-def test_readme_names_what_is_there():
-    readme = (tools.ROOT / "README.md").read_text()
-    assert "kubectl apply -k deploy/k8s" in readme
+def test_the_docs_name_what_is_there():
+    docs = (tools.ROOT / "docs" / "operate" / "deploy.md").read_text()
+    assert "kubectl apply -k deploy/k8s" in docs

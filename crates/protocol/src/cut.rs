@@ -1,4 +1,4 @@
-//! How does a stream end that has come to its limit? With the frames by which a node says `length`, in each dialect.
+//! How does a stream end that the gateway ends? With the frames by which a node says `length`, in each dialect.
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
@@ -7,25 +7,34 @@ use super::json::Object;
 /// Tokens that a stream may have, and those of its prompt, for the usage that it ends with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimit {
-    /// Of the answer.
-    pub output: u64,
+    /// Of the answer; `None` = no limit.
+    pub output: Option<u64>,
     /// Of the prompt, about.
     pub prompt: u64,
 }
 
-/// The terminal frames in the place of `over`, the frame that went over the limit. `id` is that of the answer, with its
-/// quotes, and `sequence` the number of the event.
-pub(crate) fn terminal(
-    endpoint: Endpoint,
-    id: &str,
-    over: &Object<'_>,
-    limit: StreamLimit,
-    hide_usage: bool,
-    sequence: u64,
-) -> String {
-    let field = |name: &str| over.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    let id: Value = serde_json::from_str(id).unwrap_or_default();
-    let StreamLimit { output, prompt } = limit;
+/// What the terminal frames are made from.
+pub(crate) struct Terminal<'a> {
+    pub(crate) endpoint: Endpoint,
+    /// The answer's id, with its quotes.
+    pub(crate) id: &'a str,
+    /// The frame that they follow, or come instead of.
+    pub(crate) after: Option<Object<'a>>,
+    /// Tokens of the prompt, about.
+    pub(crate) prompt: u64,
+    /// Tokens of the answer.
+    pub(crate) output: u64,
+    pub(crate) hide_usage: bool,
+    /// The number of the event.
+    pub(crate) sequence: u64,
+}
+
+/// The terminal frames.
+pub(crate) fn terminal(terminal: &Terminal<'_>) -> String {
+    let Terminal { endpoint, prompt, output, hide_usage, sequence, .. } = *terminal;
+    let after = terminal.after.as_ref();
+    let field = |name: &str| after?.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    let id: Value = serde_json::from_str(terminal.id).unwrap_or_default();
     let total = prompt.saturating_add(output);
     match endpoint {
         Endpoint::ChatCompletions | Endpoint::Completions => {

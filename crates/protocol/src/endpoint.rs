@@ -1,5 +1,7 @@
 //! Which routes make a node work, and in whose words do they speak?
 
+use super::path::likely;
+
 /// Whose words a route speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -12,8 +14,13 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of a path, for errors of any kind.
+    /// The dialect of a path, for errors of any kind. Of a path that is none, the last part decides, outside of the
+    /// administration.
     pub fn of_path(path: &str) -> Self {
+        let is_known = ["/api", "/v1", "/admin"]
+            .iter()
+            .any(|base| path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+        let path = if is_known { path } else { likely(path).unwrap_or(path) };
         if path == "/api" || path.starts_with("/api/") {
             Self::Ollama
         } else if path.starts_with("/v1/messages") {
@@ -102,6 +109,21 @@ impl Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_part_of_a_path_that_is_none_says_in_which_words() {
+        for (path, dialect) in [
+            ("/v1/messages", Dialect::Anthropic),
+            ("/anthropic/v1/messages", Dialect::Anthropic),
+            ("/messages/count_tokens", Dialect::Anthropic),
+            ("/ollama/api/chat", Dialect::Ollama),
+            ("/v1/chat/completions", Dialect::OpenAi),
+            ("/admin/users/api/messages", Dialect::OpenAi),
+            ("/x", Dialect::OpenAi),
+        ] {
+            assert_eq!(Dialect::of_path(path), dialect, "{path}");
+        }
+    }
 
     #[test]
     fn all_stand_in_the_order_of_their_discriminants() {

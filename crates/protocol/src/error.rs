@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::endpoint::{Dialect, Endpoint};
 
-/// The words of an error, in OpenAI's terms; the other dialects are made from them.
+/// An error in OpenAI's terms; its forms in the other dialects are made from it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorObject<'a> {
     /// For people; says what to do next.
@@ -49,7 +49,7 @@ impl ErrorObject<'_> {
         }
     }
 
-    /// The word in a failed response: clients of that API know few, and tell by them whether to try again.
+    /// The code of a failed response. Clients of that API know only a few codes, and decide by them whether to retry.
     fn response_code(&self) -> &str {
         match (self.kind, self.code) {
             (_, Some(code @ ("rate_limit_exceeded" | "insufficient_quota" | "server_is_overloaded"))) => code,

@@ -1,5 +1,6 @@
 //! What is wrong with a request, and in which field?
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::json::Object;
 
@@ -25,6 +26,25 @@ pub(crate) fn field<'a, T: Deserialize<'a>>(
 ) -> Result<Option<T>, BadRequest> {
     object
         .present(key)
-        .map(|value| serde_json::from_str(value.get()).map_err(|_| bad(key, format!("`{key}` must be {expected}"))))
+        .map(|value| {
+            serde_json::from_str(value.get()).map_err(|_| {
+                let kind = kind_of(value);
+                // A list of something else is still a list.
+                let seen = if expected.starts_with(kind) { String::new() } else { format!("; this is {kind}") };
+                bad(key, format!("`{key}` must be {expected}{seen}"))
+            })
+        })
         .transpose()
+}
+
+/// What kind of value this is, in words; never what it says.
+pub(crate) fn kind_of(value: &RawValue) -> &'static str {
+    match value.get().as_bytes().first() {
+        Some(b'{') => "an object",
+        Some(b'[') => "a list",
+        Some(b'"') => "a string",
+        Some(b't' | b'f') => "true or false",
+        Some(b'n') => "null",
+        _ => "a number",
+    }
 }

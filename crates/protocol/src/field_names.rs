@@ -8,8 +8,8 @@ use super::json::Object;
 /// Shows the rendered template with the operator's system prompt.
 const REFUSED: &str = "_debug_render_only";
 
-/// Every field that the gateway reads. Ollama matches names without regard to case and takes the last of several, so
-/// that a second spelling of one of these would mean one thing here and another there.
+/// Every field that the gateway reads. Ollama ignores the case of names and takes the last of several, so a second
+/// spelling of one of these would mean one thing here and another there.
 fn read(endpoint: Endpoint) -> &'static [&'static str] {
     match endpoint {
         Endpoint::ChatCompletions => &[

@@ -1,10 +1,10 @@
 //! Where does one event of a stream end? Splits bytes as they come into server-sent events or lines of JSON.
 //!
-//! Any chunking of the same bytes yields the same frames. Frames keep their terminators, so that their concatenation
-//! is the input.
+//! The frames are the same however the bytes are cut into chunks. Each keeps its terminator, so together they are the
+//! input.
 use bytes::{Bytes, BytesMut};
 
-/// The longest frame that is held while it is incomplete. A whole tool call arrives in one frame.
+/// The longest incomplete frame that is held, in bytes. A whole tool call arrives in one frame.
 const MAX_FRAME: usize = 16 * 1024 * 1024;
 
 /// How a stream is framed.
@@ -16,7 +16,7 @@ pub enum Framing {
     Lines,
 }
 
-/// A frame passed the limit of 16 MiB without an end.
+/// A frame exceeded 16 MiB without coming to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of the stream is longer than {MAX_FRAME} bytes")]
 pub struct FrameTooLong;
@@ -26,7 +26,7 @@ pub struct FrameTooLong;
 pub struct Frames {
     framing: Framing,
     held: BytesMut,
-    /// Bytes of `held` that hold no end of a frame.
+    /// How many bytes of `held` are known to contain no end of a frame.
     searched: usize,
 }
 
@@ -40,7 +40,7 @@ impl Frames {
     /// not copied.
     ///
     /// # Errors
-    /// [`FrameTooLong`] when the incomplete frame has passed the limit; the stream is of no use from then on.
+    /// [`FrameTooLong`] when the incomplete frame has passed the limit; the splitter is useless from then on.
     pub fn push(&mut self, mut chunk: Bytes, mut each: impl FnMut(Bytes)) -> Result<(), FrameTooLong> {
         if self.held.is_empty() {
             while let Some(end) = end_of_frame(self.framing, &chunk, 0) {
@@ -60,7 +60,7 @@ impl Frames {
         Ok(())
     }
 
-    /// The bytes of the frame that has not ended, at the end of the stream.
+    /// The bytes of the incomplete frame, if the stream ended now.
     pub fn rest(&self) -> &[u8] {
         &self.held
     }

@@ -3,7 +3,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
@@ -14,14 +14,10 @@ pub(crate) struct Object<'a> {
 }
 
 impl<'a> Object<'a> {
-    /// Parses a whole text as one object. The error says where it is wrong, and never quotes the text: that is
+    /// Parses a whole text as one object. The error says what is wrong and where, and never quotes the text: that is
     /// somebody's prompt or answer, and the error may reach a log.
     pub(crate) fn parse(text: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| match error.classify() {
-            Category::Eof => "it ends too early".to_owned(),
-            Category::Data => "it is of another kind".to_owned(),
-            Category::Syntax | Category::Io => format!("line {}, column {}", error.line(), error.column()),
-        })
+        serde_json::from_slice(text).map_err(|error| describe(text, &error))
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&'a RawValue> {
@@ -56,6 +52,34 @@ impl<'a> Object<'a> {
     }
 }
 
+/// What is wrong with a text that is no object.
+fn describe(text: &[u8], error: &serde_json::Error) -> String {
+    let text = text.trim_ascii_start();
+    let is_form = || {
+        let name = text.split(|byte| *byte == b'=').next().unwrap_or_default();
+        name.len() < text.len() && name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]%+".contains(byte))
+    };
+    match (error.classify(), text.first()) {
+        (_, None) => "it is empty".to_owned(),
+        (Category::Syntax, Some(b'\'')) => "it is in single quotes".to_owned(),
+        (Category::Syntax, Some(b'-')) if text.starts_with(b"--") => "it is a multipart form".to_owned(),
+        (Category::Syntax, Some(b'<')) => "it is HTML or XML".to_owned(),
+        (Category::Syntax, _) if is_form() => "it is a form".to_owned(),
+        // The whole is of another kind: a member's value may be anything.
+        (Category::Data, Some(first)) => match first {
+            b'{' => "a name in it cannot be read".to_owned(),
+            b'[' => "it is a list".to_owned(),
+            b'"' => "it is a string".to_owned(),
+            b'n' => "it is null".to_owned(),
+            b't' | b'f' => "it is true or false".to_owned(),
+            _ => "it is a number".to_owned(),
+        },
+        (Category::Eof, _) => format!("it ends too early: {error}"),
+        // The parser's own words name a kind of mistake and a place, and quote nothing.
+        _ => error.to_string(),
+    }
+}
+
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Members;
@@ -68,7 +92,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut members = Vec::with_capacity(8);
-                while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &'de RawValue>()? {
+                while let Some((MemberName(key), value)) = map.next_entry::<MemberName<'de>, &'de RawValue>()? {
                     members.push((key, value));
                 }
                 Ok(Object { members })
@@ -79,27 +103,42 @@ impl<'de> Deserialize<'de> for Object<'de> {
 }
 
 /// A member's name, borrowed where it holds no escape.
-struct Key<'a>(Cow<'a, str>);
+struct MemberName<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Key<'de> {
+impl<'de> Deserialize<'de> for MemberName<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Name;
         impl<'de> Visitor<'de> for Name {
-            type Value = Key<'de>;
+            type Value = MemberName<'de>;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a string")
             }
 
-            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Borrowed(name)))
+            fn visit_borrowed_bytes<E: Error>(self, name: &'de [u8]) -> Result<MemberName<'de>, E> {
+                // As it stands in the text: what no string may hold, no name may, either.
+                let name = std::str::from_utf8(name).map_err(|_| E::custom("a name is not UTF-8"))?;
+                match name.bytes().any(|byte| byte < b' ') {
+                    true => Err(E::custom("a name holds a control character")),
+                    false => Ok(MemberName(Cow::Borrowed(name))),
+                }
             }
 
-            fn visit_str<E>(self, name: &str) -> Result<Key<'de>, E> {
-                Ok(Key(Cow::Owned(name.to_owned())))
+            fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<MemberName<'de>, E> {
+                // With its escapes decoded: half a surrogate is three bytes of its own kind.
+                let is_surrogate = |bytes: &[u8]| bytes.is_empty() || matches!(bytes[0], 0xed | 0x80..=0xbf);
+                match name.utf8_chunks().all(|chunk| is_surrogate(chunk.invalid())) {
+                    true => Ok(MemberName(Cow::Owned(String::from_utf8_lossy(name).into_owned()))),
+                    false => Err(E::custom("a name is not UTF-8")),
+                }
+            }
+
+            fn visit_borrowed_str<E>(self, name: &'de str) -> Result<MemberName<'de>, E> {
+                Ok(MemberName(Cow::Borrowed(name)))
             }
         }
-        deserializer.deserialize_str(Name)
+        // As bytes: a name may hold half a surrogate, which no string may.
+        deserializer.deserialize_bytes(Name)
     }
 }
 
@@ -158,7 +197,8 @@ impl Splices {
         self.edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut from = 0;
         for (span, with) in self.edits {
-            // Two edits of one place never happen; were it otherwise, the first would count.
+            debug_assert!(span.start >= from, "no two edits overlap");
+            // Were it otherwise, the first would count.
             if span.start < from {
                 continue;
             }
@@ -197,6 +237,44 @@ mod tests {
         assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["b", "c"]), r#"{"a":1,"d":4}"#);
         assert_eq!(without(r#"{"a":1,"b":2,"c":3,"d":4}"#, &["a", "c", "d"]), r#"{"b":2}"#);
         assert_eq!(without(r#"{"a":1,"b":2}"#, &["a", "b"]), "{}");
+    }
+
+    #[test]
+    fn an_error_says_what_kind_of_thing_is_wrong_and_quotes_nothing() {
+        for (text, says) in [
+            ("", "empty"),
+            (" \n", "empty"),
+            ("[]", "a list"),
+            (r#""secret""#, "a string"),
+            ("7", "a number"),
+            ("null", "null"),
+            ("false", "true or false"),
+            ("'{}'", "single quotes"),
+            ("model=secret&prompt=secret", "a form"),
+            ("--boundary\r\nsecret", "multipart"),
+            ("<html>secret", "HTML"),
+            (r#"{"a":1,}"#, "trailing comma at line 1 column 8"),
+            (r#"{"a":"secret"#, "EOF while parsing a string"),
+            (r#"{secret:1}"#, "key must be a string"),
+            (r#"{"a":'secret'}"#, "expected value at line 1 column 6"),
+            (r#"{"a":None}"#, "expected value"),
+            (r#"{"a":"x" "b"}"#, "expected `,` or `}`"),
+            ("{\"a\":\"secret\n\"}", "control character"),
+            (r#"{} {"a":"secret"}"#, "trailing characters"),
+            ("{\"secret\n\":1}", "a name in it"),
+        ] {
+            let error = Object::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains(says) && !error.contains("secret"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_name_may_hold_half_a_surrogate() {
+        let object = Object::parse(br#"{"\ud83d":1,"\u0061":2,"b":3}"#).unwrap();
+        assert_eq!(object.keys().skip(1).collect::<Vec<_>>(), ["a", "b"]);
+        for bad in [&b"{\"\xff\":1}"[..], b"{\"\xff\\u0061\":1}", b"{\"\0\":1}"] {
+            assert!(Object::parse(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,40 @@ use percent_encoding::percent_decode_str;
 /// Paths that are taken without their `/v1`, as clients ask for them whose base URL lacks it.
 const BARE: [&str; 6] = ["/chat/completions", "/completions", "/embeddings", "/models", "/responses", "/messages"];
 
+/// What a base URL that was joined to a whole path is made of.
+const JOINED: [&str; 12] = [
+    "v1",
+    "api",
+    "openai",
+    "chat",
+    "completions",
+    "messages",
+    "responses",
+    "embeddings",
+    "embed",
+    "generate",
+    "models",
+    "tags",
+];
+/// Where each last part of a path is found, the longer ones first.
+const LIKELY: [(&str, &str); 15] = [
+    ("/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("/chat/completions", "/v1/chat/completions"),
+    ("/chat/completion", "/v1/chat/completions"),
+    ("/completions", "/v1/completions"),
+    ("/completion", "/v1/completions"),
+    ("/responses", "/v1/responses"),
+    ("/messages", "/v1/messages"),
+    ("/embeddings", "/v1/embeddings"),
+    ("/models", "/v1/models"),
+    ("/chat", "/api/chat"),
+    ("/generate", "/api/generate"),
+    ("/embed", "/api/embed"),
+    ("/tags", "/api/tags"),
+    ("/ps", "/api/ps"),
+    ("/show", "/api/show"),
+];
+
 /// What a path means, where it is not written as routes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meant {
@@ -15,8 +49,8 @@ pub struct Meant {
     pub deployment: Option<String>,
 }
 
-/// The path that is meant: without `/k/<key>`, Azure's `/openai` and its deployment, doubled and trailing slashes, and
-/// with a missing `/v1`. `None` where nothing is to be done.
+/// The path that is meant: without `/k/<key>`, Azure's `/openai` and its deployment, doubled and trailing slashes, and a
+/// base URL that was joined twice; and with a missing `/v1`. `None` where nothing is to be done.
 pub fn meant(path: &str) -> Option<Meant> {
     let (rest, key) = part_behind(path, "k/");
     let (rest, azure) = match slashless(rest).strip_prefix("openai/") {
@@ -40,7 +74,33 @@ pub fn meant(path: &str) -> Option<Meant> {
         // A deployment is of OpenAI's API alone: there is nothing at such a path.
         clean.insert_str(0, "/openai/deployments");
     }
+    if let Some(last) = unjoined(&clean) {
+        clean = last;
+    }
     (clean != path).then_some(Meant { path: clean, key: key.map(str::to_owned), deployment })
+}
+
+/// The route that a client probably wanted who asks for a path that is none.
+pub fn likely(path: &str) -> Option<&'static str> {
+    let path = path.trim_end_matches('/');
+    let found = LIKELY.iter().find(|(end, _)| path.ends_with(end));
+    found.map(|(_, route)| *route).filter(|route| *route != path)
+}
+
+/// The last of several paths that were joined, as in `/v1/v1/messages` or `/v1/chat/completions/chat/completions`.
+fn unjoined(path: &str) -> Option<String> {
+    // A model's name may hold anything.
+    if path.starts_with("/v1/models/") {
+        return None;
+    }
+    let parts: Vec<&str> = path[1..].split('/').collect();
+    let last_base = parts.iter().rposition(|part| matches!(*part, "v1" | "api")).filter(|at| *at > 0);
+    if let Some(at) = last_base.filter(|at| parts[..*at].iter().all(|part| JOINED.contains(part))) {
+        return Some(format!("/{}", parts[at..].join("/")));
+    }
+    let rest = path.strip_prefix("/v1")?;
+    let second = BARE.iter().find_map(|bare| rest.strip_prefix(bare).filter(|rest| BARE.contains(rest)));
+    second.map(|second| format!("/v1{second}"))
 }
 
 fn slashless(path: &str) -> &str {
@@ -81,6 +141,50 @@ mod tests {
         for path in ["/", "/docs/", "/docs", "/v1/chat/completions", "/api/chat", "/modelsx", "/openai", "/v1/openai/x"]
         {
             assert_eq!(meant(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn joined_base_urls_mean_their_last_part() {
+        for (path, means) in [
+            ("/v1/v1/messages", "/v1/messages"),
+            ("/v1/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+            ("/v1/api/chat", "/api/chat"),
+            ("/api/v1/chat/completions", "/v1/chat/completions"),
+            ("/api/api/tags", "/api/tags"),
+            ("/v1/chat/completions/chat/completions", "/v1/chat/completions"),
+            ("/chat/completions/chat/completions", "/v1/chat/completions"),
+            ("/v1/chat/completions/v1/models", "/v1/models"),
+            ("/api/chat/v1/messages", "/v1/messages"),
+            ("/openai/v1/openai/v1/responses/", "/v1/responses"),
+        ] {
+            assert_eq!(meant(path).map(|meant| meant.path).as_deref(), Some(means), "{path}");
+        }
+        assert_eq!(meant("/k/sk-a-1/v1/v1/messages").unwrap().key.as_deref(), Some("sk-a-1"));
+        for path in [
+            "/v1/models/api/v1",
+            "/v1/models/v1/messages",
+            "/admin/v1/users",
+            "/x/api/chat",
+            "/v1/messages/count_tokens",
+        ] {
+            assert_eq!(meant(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_none_has_a_likely_one() {
+        for (path, route) in [
+            ("/v2/chat/completions", Some("/v1/chat/completions")),
+            ("/v1/chat/completion", Some("/v1/chat/completions")),
+            ("/anthropic/v1/messages", Some("/v1/messages")),
+            ("/x/messages/count_tokens/", Some("/v1/messages/count_tokens")),
+            ("/v1/chat", Some("/api/chat")),
+            ("/v1/tags", Some("/api/tags")),
+            ("/v1/chat/completions", None),
+            ("/nothing", None),
+        ] {
+            assert_eq!(likely(path), route, "{path}");
         }
     }
 

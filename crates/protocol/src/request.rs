@@ -6,21 +6,19 @@ mod tests;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use self::output_limit::{OutputLimit, limit_of, output_of};
+use self::output_limit::{limit_of, output_of};
 use super::endpoint::{Dialect, Endpoint};
 use super::field::{BadRequest, bad, field};
 use super::field_names::{self, fold};
 use super::json::{Object, Splices, span};
-use super::{prompt, unsupported};
+use super::tally::{ClaimBounds, USUAL_BYTES_PER_TOKEN};
+use super::{prompt, stripped, unsupported};
 
 const MAX_MODEL_NAME: usize = 128;
-/// Fields of Ollama's own dialect that one user could use to reload, pin, unload or rewrite a model for everybody.
-const STRIPPED: [&str; 3] = ["keep_alive", "shift", "template"];
-/// Options that reload a model when they differ from those it runs with.
-const STRIPPED_OPTIONS: [&str; 7] =
-    ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
+/// More options than any node knows.
+const MAX_OPTIONS: usize = 256;
 
-/// A request of Ollama's own dialect without a prompt, with which its clients begin and end a session.
+/// Why a request in Ollama's own dialect has no prompt: its clients begin and end a session with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
     /// The model is about to be used.
@@ -29,7 +27,7 @@ pub enum Idle {
     Unload,
 }
 
-/// What the gateway needs to know of a request, and where its edits go.
+/// What the gateway needs to know about a request, and where its edits go.
 #[derive(Debug)]
 pub struct InferenceRequest {
     /// The route.
@@ -46,12 +44,12 @@ pub struct InferenceRequest {
     pub prompt_bound: u64,
     /// The same for every turn of a conversation, whose beginning a node may have in its cache.
     pub session: Option<u64>,
-    /// There is no prompt: no node is needed.
+    /// Set where there is no prompt, so that no node is needed.
     pub idle: Option<Idle>,
     edits: Splices,
     cap: Cap,
     model_at: Place,
-    /// The model of the body, which counts for less than one that the path names.
+    /// The model that the body names. One that the path names takes precedence.
     model_said: Option<String>,
 }
 
@@ -100,6 +98,8 @@ impl InferenceRequest {
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
         field_names::check(endpoint, &object)?;
         let model_said: Option<String> = field(&object, "model", "a string")?;
+        // Some clients send an empty string for every field that they leave out.
+        let model_said = model_said.filter(|model| !model.is_empty());
         let model = deployment.map(str::to_owned).or_else(|| model_said.clone());
         let model = checked_model(model.ok_or_else(|| bad("model", "`model` is missing"))?)?;
         let native = endpoint.dialect() == Dialect::Ollama;
@@ -129,7 +129,8 @@ impl InferenceRequest {
             Endpoint::Responses => request.read_cap(body, &object, "max_output_tokens")?,
             Endpoint::Messages => request.read_cap(body, &object, "max_tokens")?,
             Endpoint::Chat | Endpoint::Generate | Endpoint::Embed | Endpoint::EmbedOne => {
-                request.edits.remove(body, 0, &object, |name| STRIPPED.contains(&fold(name).as_ref()));
+                stripped::check(endpoint, &object)?;
+                request.edits.remove(body, 0, &object, stripped::is_field);
                 request.read_options(body, &object)?;
             }
             Endpoint::Embeddings => {}
@@ -146,27 +147,28 @@ impl InferenceRequest {
             place.set(&mut self.edits, "stream_options", r#"{"include_usage":true}"#);
         }
         let place = place(body, object, "max_tokens");
-        let counts = newer.or(max_tokens);
+        let counts = [newer, max_tokens].into_iter().flatten().find(|limit| limit.tokens.is_some()).or(max_tokens);
         if let Some(limit) = counts
             && (max_tokens != Some(limit) || !limit.plain)
         {
-            place.set(&mut self.edits, "max_tokens", &limit.tokens.to_string());
+            place.set(&mut self.edits, "max_tokens", &limit.to_string());
         }
-        self.max_output = counts.map(|limit| limit.tokens);
+        self.max_output = counts.and_then(|limit| limit.tokens);
         self.cap = Cap::Member("max_tokens", place);
         Ok(())
     }
 
     fn read_cap(&mut self, body: &[u8], object: &Object<'_>, key: &'static str) -> Result<(), BadRequest> {
         let limit = output_of(object, key)?;
-        if self.endpoint == Endpoint::Messages && limit.is_none() {
-            return Err(bad("max_tokens", "`max_tokens` is missing"));
+        if self.endpoint == Endpoint::Messages {
+            let limit = limit.ok_or_else(|| bad("max_tokens", "`max_tokens` is missing"))?;
+            limit.tokens.ok_or_else(|| bad("max_tokens", "`max_tokens` must be a whole number of at least 1"))?;
         }
         let place = place(body, object, key);
-        if let Some(OutputLimit { tokens, plain: false }) = limit {
-            place.set(&mut self.edits, key, &tokens.to_string());
+        if let Some(limit) = limit.filter(|limit| !limit.plain) {
+            place.set(&mut self.edits, key, &limit.to_string());
         }
-        self.max_output = limit.map(|limit| limit.tokens);
+        self.max_output = limit.and_then(|limit| limit.tokens);
         self.cap = Cap::Member(key, place);
         Ok(())
     }
@@ -179,6 +181,10 @@ impl InferenceRequest {
             return Ok(());
         };
         let options = Object::parse(raw.get().as_bytes()).map_err(|_| bad("options", "`options` must be an object"))?;
+        if options.keys().count() > MAX_OPTIONS {
+            return Err(bad("options", format!("at most {MAX_OPTIONS} options are taken")));
+        }
+        stripped::check_options(&options)?;
         if options.keys().filter(|name| *name == "num_predict").count() > 1 {
             return Err(bad("options", "`num_predict` is given twice"));
         }
@@ -186,7 +192,7 @@ impl InferenceRequest {
         if let Some(limit) = limit {
             self.max_output = limit_of(limit).ok_or_else(|| bad("options", "`num_predict` must be a number"))?;
         }
-        let stays = |name: &str| !STRIPPED_OPTIONS.contains(&fold(name).as_ref());
+        let stays = |name: &str| !stripped::is_option(name);
         let kept = options.members().filter(|(name, _)| stays(name) && *name != "num_predict");
         let kept: Vec<String> = kept.map(|(name, value)| format!("{}:{value}", quoted(name))).collect();
         if !options.keys().all(stays) {
@@ -196,6 +202,21 @@ impl InferenceRequest {
         }
         self.cap = Cap::Option(place, kept);
         Ok(())
+    }
+
+    /// Tokens that the prompt has, about.
+    pub fn prompt_estimate(&self) -> u64 {
+        self.prompt_bound / USUAL_BYTES_PER_TOKEN
+    }
+
+    /// What a node may claim that the request took.
+    pub fn claim_bounds(&self) -> ClaimBounds {
+        ClaimBounds {
+            prompt_bound: self.prompt_bound,
+            prompt_estimate: self.prompt_estimate(),
+            max_output: self.max_output,
+            embeds: self.endpoint.embeds(),
+        }
     }
 
     /// The model to ask the node for, which the body need not name yet.
@@ -211,7 +232,13 @@ impl InferenceRequest {
         if let (Some(cap), None) = (output_cap, self.max_output) {
             match &mut self.cap {
                 Cap::None => {}
-                Cap::Member(key, place) => place.set(&mut edits, key, &cap.to_string()),
+                Cap::Member(key, place) => {
+                    // In the place of a limit that is none, and of what was to be done about that.
+                    if let Place::Value(span) = place {
+                        edits.forget(span);
+                    }
+                    place.set(&mut edits, key, &cap.to_string());
+                }
                 Cap::Option(place, kept) => {
                     kept.push(format!("\"num_predict\":{cap}"));
                     // In the place of the same edit without the cap, where there is one: the last of two counts.

@@ -1,6 +1,6 @@
-//! What may a client ask for that no node can give? Ollama ignores it in silence; where the answer would then be of
-//! another shape, or of another conversation, than the client expects, the request is refused instead. What only
-//! loses an effect passes.
+//! Which requests ask for something that no node can give? Ollama silently ignores such fields. Where the answer would then
+//! have another shape, or belong to another conversation, than the client expects, the request is refused instead. A field
+//! whose absence merely loses an effect passes.
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -53,7 +53,7 @@ const RESPONSES: &[UnsupportedField] = &[
     UnsupportedField { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
 ];
 
-/// Refuses what would be ignored with consequences.
+/// Refuses fields that a node would ignore with consequences.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
     let refused = match endpoint {
         Endpoint::ChatCompletions => CHAT,

@@ -119,6 +119,7 @@ impl Bench {
             max_output: None,
             known_output: None,
             session: Some(random.below(5000) as u64),
+            route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(1_000_000),
         };

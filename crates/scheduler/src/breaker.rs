@@ -10,10 +10,21 @@
 //! Verdicts carry the epoch of their dispatch. Every opening starts a new one,
 //! so the requests that a dying node takes along count as one failure, and an
 //! old stream that still ends well does not vouch for the node.
+//!
+//! | evidence | weighs |
+//! |---|---|
+//! | a failure that only the node can be the cause of; a probe that was not answered | 1 |
+//! | a failure that may be the request's doing, of one user | 1 beside other evidence, and nothing alone |
+//! | the same, of a second user with no success between | 1 more |
+//! | such a failure of a request that another node then answered | 1; 2 if the node was stuck |
+//!
+//! Two open it, and one is enough on trial.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
+    accusations::Accusations,
+    failure::Failure,
     ids::{RequestId, Time},
     report::{NodeState, Transitions},
 };
@@ -34,8 +45,11 @@ pub(crate) struct Breaker {
     /// Consecutive ones. Only a request's success takes them back: a node that
     /// answers probes may still be unable to answer requests.
     request_failures: u32,
-    /// Since the last whole answer: a first byte says nothing about what comes after it.
-    broken_streams: u32,
+    /// Failures since the last success that may be the requests' doing.
+    accusations: Accusations,
+    /// The same for answers that broke off, since the last whole answer: a first byte says nothing about what comes after
+    /// it.
+    broken_streams: Accusations,
     /// Consecutive ones.
     probe_failures: u32,
     /// Since the last whole answer; each doubles the time the breaker stays open.
@@ -59,7 +73,8 @@ impl Breaker {
         Self {
             state: State::Unseen,
             request_failures: 0,
-            broken_streams: 0,
+            accusations: Accusations::default(),
+            broken_streams: Accusations::default(),
             probe_failures: 0,
             openings: 0,
             epoch: Epoch(0),
@@ -86,9 +101,7 @@ impl Breaker {
         match self.state {
             State::Unseen | State::Open { .. } => NodeState::Down,
             State::HalfOpen { .. } => NodeState::Suspect,
-            State::Closed if self.request_failures + self.broken_streams + self.probe_failures > 0 => {
-                NodeState::Suspect
-            }
+            State::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
             State::Closed => NodeState::Up,
         }
     }
@@ -127,8 +140,7 @@ impl Breaker {
         if epoch == self.epoch && self.is_live() {
             self.transitions.closed += u64::from(matches!(self.state, State::HalfOpen { .. }));
             self.state = State::Closed;
-            self.request_failures = 0;
-            self.probe_failures = 0;
+            self.forget_failures();
         }
     }
 
@@ -136,12 +148,12 @@ impl Breaker {
     pub(crate) fn succeeded(&mut self, epoch: Epoch) {
         if epoch == self.epoch && self.is_live() {
             self.started(epoch);
-            self.broken_streams = 0;
+            self.broken_streams.clear();
             self.openings = 0;
         }
     }
 
-    /// The node failed a request.
+    /// The node failed a request by its own fault.
     pub(crate) fn failed(&mut self, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.request_failures += 1;
@@ -149,12 +161,38 @@ impl Breaker {
         }
     }
 
-    /// The node failed a request that it had begun to answer.
-    pub(crate) fn broke_off(&mut self, epoch: Epoch, now: Time) {
+    /// A request of `user` failed, perhaps by its own fault.
+    pub(crate) fn accused(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
-            self.broken_streams += 1;
-            self.failed(epoch, now);
+            self.request_failures += u32::from(self.accusations.add(user, now));
+            self.open_if_due(now);
         }
+    }
+
+    /// A request of `user` failed that the node had begun to answer, perhaps by its own fault.
+    pub(crate) fn broke_off(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
+        if epoch != self.epoch {
+            return;
+        }
+        if self.broken_streams.add(user, now) {
+            self.take_out(now);
+        } else {
+            self.accused(user, epoch, now);
+        }
+    }
+
+    /// Another node answered a request that had failed here: it was not the request's fault.
+    pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
+        if epoch == self.epoch {
+            self.accusations.withdraw_one();
+            self.request_failures += if failure == Failure::Stuck { FAILURES_TO_OPEN } else { 1 };
+            self.open_if_due(now);
+        }
+    }
+
+    /// Whether requests of `user` are to go elsewhere if they can.
+    pub(crate) fn is_avoided_by(&self, user: &str, now: Time) -> bool {
+        self.accusations.make_avoid(user, now) || self.broken_streams.make_avoid(user, now)
     }
 
     /// The node could not be reached at all.
@@ -197,14 +235,21 @@ impl Breaker {
         }
     }
 
+    fn weight(&self) -> u32 {
+        self.request_failures + self.probe_failures + u32::from(self.accusations.stand())
+    }
+
+    fn forget_failures(&mut self) {
+        self.request_failures = 0;
+        self.probe_failures = 0;
+        self.accusations.clear();
+    }
+
     fn open_if_due(&mut self, now: Time) {
         let is_due = match self.state {
             State::Unseen | State::Open { .. } => false,
-            State::HalfOpen { .. } => true,
-            State::Closed => {
-                self.request_failures + self.probe_failures >= FAILURES_TO_OPEN
-                    || self.broken_streams >= FAILURES_TO_OPEN
-            }
+            State::HalfOpen { .. } => self.request_failures + self.probe_failures > 0,
+            State::Closed => self.weight() >= FAILURES_TO_OPEN,
         };
         if is_due {
             self.open(now);
@@ -214,8 +259,7 @@ impl Breaker {
     fn open(&mut self, now: Time) {
         let seconds = (1 << self.openings.min(5)).min(LONGEST_OPEN_SECONDS);
         self.state = State::Open { until: now + Duration::from_secs(seconds) };
-        self.request_failures = 0;
-        self.probe_failures = 0;
+        self.forget_failures();
         self.openings = self.openings.saturating_add(1);
         self.transitions.open += 1;
         self.epoch.0 += 1;

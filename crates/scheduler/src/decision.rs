@@ -70,6 +70,8 @@ pub enum RefusalReason {
     DeadlinePassed,
     /// No live node has the model.
     NoNode,
+    /// Live nodes have the model, and none of them the route.
+    NoRoute,
     /// The model could not be brought into any node's memory, and that is not tried again for a while.
     NotLoaded {
         /// What the last load met.
@@ -90,6 +92,7 @@ impl RefusalReason {
             Self::QueueFull => "full",
             Self::DeadlinePassed => "deadline",
             Self::NoNode => "no_node",
+            Self::NoRoute => "no_route",
             Self::NotLoaded { .. } | Self::Exhausted { .. } => "exhausted",
         }
     }

@@ -10,7 +10,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     instance::Running,
     model::ModelId,
-    node::{Node, fastest},
+    node::{Node, fastest, health::Failed},
     request::{Attempt, Request, cost},
     scheduler::{Change, Scheduler},
 };
@@ -29,13 +29,27 @@ impl Scheduler {
         let Some(attempt) = request.attempt.as_mut() else { return Change::Nothing };
         attempt.has_first_byte = true;
         let (node, epoch, model) = (attempt.node, attempt.epoch, request.model);
+        let convicted = self.convict(id, now);
         self.journal.note(id, What::FirstByte, now);
         self.nodes[node.0].began(id, model, now.as_secs_f64());
-        match self.judge(node, |node| node.started(epoch)) {
+        match self.judge(node, |node| node.started(epoch, now)) {
             // It may have been a probe for a further slot, or the first of a node that came back.
-            Change::Nothing => Change::Slot,
+            Change::Nothing if convicted == Change::Nothing => Change::Slot,
+            Change::Nothing => convicted,
             change => change,
         }
+    }
+
+    /// A node answers a request: that others failed it was their own doing.
+    fn convict(&mut self, id: RequestId, now: Time) -> Change {
+        let failures = self.requests.get_mut(&id).map(Request::answered).unwrap_or_default();
+        let mut change = Change::Nothing;
+        for (node, epoch, failure) in failures {
+            if self.judge(node, |node| node.convicted(failure, epoch, now)) != Change::Nothing {
+                change = Change::Fleet;
+            }
+        }
+        change
     }
 
     /// Takes note of tokens, and of the speed they show.
@@ -55,10 +69,10 @@ impl Scheduler {
             return Change::Nothing;
         };
         // 5.
-        if request.is_costly_retry() {
+        if request.is_budgeted_retry() {
             self.costly_retries -= 1;
         }
-        request.failed(attempt.node, failure);
+        request.failed(attempt.node, failure, attempt.epoch);
         let may_retry = !attempt.has_first_byte && request.may_retry(self.costly_retries, active);
         self.journal.note(id, What::Failed(attempt.node, failure), now);
         let change = self.end_attempt(id, &attempt, Outcome::Failed(failure), now);
@@ -67,7 +81,7 @@ impl Scheduler {
         };
         if may_retry {
             // 6.
-            self.costly_retries += usize::from(request.is_costly_retry());
+            self.costly_retries += usize::from(request.is_budgeted_retry());
             self.enqueue(id, now);
         } else if let Some(request) = self.requests.remove(&id) {
             // 7.
@@ -88,7 +102,7 @@ impl Scheduler {
         };
         let change = self.end_attempt(id, &attempt, outcome, now);
         if let Some(request) = self.requests.remove(&id) {
-            self.costly_retries -= usize::from(request.is_costly_retry());
+            self.costly_retries -= usize::from(request.is_budgeted_retry());
         }
         change
     }
@@ -99,18 +113,21 @@ impl Scheduler {
         self.drain.ended(self.queue.len() > 0, now);
         let Some(request) = self.requests.get(&id) else { return Change::Nothing };
         let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
+        let (user, route) = (request.user.clone(), request.route);
         let node = &mut self.nodes[attempt.node.0];
         let bytes = node.instance(model).map_or(0.0, |instance| instance.model_bytes());
         let running = node.vacate(id, model);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome, bytes));
         self.queue.settled(lane, attempt.charged, used);
+        let convicted = if outcome == Outcome::Completed { self.convict(id, now) } else { Change::Nothing };
+        let failed = |failure| Failed { user: &user, model, route, failure, epoch };
         let change = self.judge(attempt.node, |node| match outcome {
-            Outcome::Completed => node.completed(epoch),
-            Outcome::Cancelled => {}
-            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failure, epoch, now),
-            Outcome::Failed(failure) => node.failed(model, failure, epoch, now),
+            Outcome::Completed => node.completed(epoch, now),
+            Outcome::Cancelled | Outcome::Rejected => {}
+            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failed(failure), now),
+            Outcome::Failed(failure) => node.failed(failed(failure), now),
         });
-        match change {
+        match if change == Change::Nothing { convicted } else { change } {
             Change::Nothing => Change::Slot,
             change => change,
         }
@@ -192,7 +209,7 @@ impl Scheduler {
     /// Ends a request that waits.
     fn forget(&mut self, id: RequestId, now: Time) -> Option<Request> {
         let request = self.requests.remove(&id)?;
-        self.costly_retries -= usize::from(request.is_costly_retry());
+        self.costly_retries -= usize::from(request.is_budgeted_retry());
         self.queue.remove(request.lane, request.position(), now);
         Some(request)
     }
@@ -230,7 +247,7 @@ impl Scheduler {
 impl Node {
     /// The first byte of a request came: how long its prompt took is known.
     fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
-        self.heard_at = now;
+        (self.heard_at, self.quiet_until) = (now, None);
         let Some(instance) = self.instance_mut(model) else { return };
         instance.slots.began(id, now);
         let Some(running) = instance.find_running(id) else { return };
@@ -245,7 +262,7 @@ impl Node {
 
     /// Tokens of a request came: how fast the node writes is known.
     fn progressed(&mut self, id: RequestId, model: ModelId, tokens: f64, now: f64, guess: f64) {
-        self.heard_at = now;
+        (self.heard_at, self.quiet_until) = (now, None);
         let others = f64::from(self.in_flight().saturating_sub(1));
         let Some(instance) = self.instance(model) else { return };
         let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);

@@ -6,6 +6,7 @@ use crate::{
     catalog::{Loaded, Model, NodeSpec},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
+    route::{Route, RouteSet},
 };
 
 /// A request, as the scheduler needs to know it.
@@ -27,6 +28,8 @@ pub struct Arrival {
     pub known_output: Option<u64>,
     /// The same for all turns of a conversation, whose beginning a node may still have in a slot's cache.
     pub session: Option<u64>,
+    /// The route it came by.
+    pub route: Route,
     /// Whether the answer streams, so that tokens are seen as they come.
     pub is_stream: bool,
     /// Until when it may wait in the queue.
@@ -89,6 +92,13 @@ pub enum Event {
         node: NodeId,
         /// All it has in memory.
         loaded: Vec<Loaded>,
+    },
+    /// What a node is now is known to have these routes, whatever it had before.
+    Routes {
+        /// Which node.
+        node: NodeId,
+        /// All it may be asked for.
+        routes: RouteSet,
     },
     /// The liveness probe was answered.
     Answered {

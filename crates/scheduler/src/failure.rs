@@ -1,4 +1,4 @@
-//! How can an attempt, and a request, end?
+//! How can an attempt, and a request, end? And to whom does a failed attempt point?
 
 use std::fmt;
 
@@ -16,20 +16,61 @@ pub enum Failure {
     Crashed,
     /// No first byte in time.
     TimedOut,
-    /// The answer is not what Ollama sends, or is not finished although it ended properly.
+    /// The answer is not what a node of its kind sends, or is not finished although it ended properly.
     Garbled,
     /// 503 or 429. Not a health failure: the node gets no new request for 1 s.
     Busy,
     /// 404 for the model: the node's listing is stale, so the model is
-    /// forgotten there until the next [`Event::Listed`].
+    /// forgotten there until the next [`crate::Event::Listed`].
     Missing,
+    /// The node does not have the route: it gets no more requests of that route until the next
+    /// [`crate::Event::Routes`].
+    Unsupported,
+    /// The node could not bring the model into its memory. Not loaded there again for a while.
+    Unloadable,
     /// 401, 403 or a redirect: a mistake in the node's configuration.
     Denied,
-    /// Far longer without a token than it was ever seen to need.
+    /// The node produced nothing for any of several requests, or answers no probes either.
     Silent,
+    /// Far longer without a token than expected, but no other request on the node tells whether that is the node's doing.
+    Stuck,
+    /// The gateway itself had no file descriptor left. The request waits again.
+    Starved,
+}
+
+/// What a failed attempt is evidence against.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+pub enum Blame {
+    /// Nothing is wrong; it was the wrong moment.
+    Nobody,
+    /// The gateway itself.
+    Gateway,
+    /// This model, or this route, on that node.
+    Model,
+    /// The node, whatever it is asked.
+    Node,
+    /// The node or the request: other users, or another node, have to tell which.
+    Undecided,
 }
 
 impl Failure {
+    /// Every one.
+    pub const ALL: [Self; 13] = [
+        Self::Unreachable,
+        Self::Reset,
+        Self::Crashed,
+        Self::TimedOut,
+        Self::Garbled,
+        Self::Busy,
+        Self::Missing,
+        Self::Unsupported,
+        Self::Unloadable,
+        Self::Denied,
+        Self::Silent,
+        Self::Stuck,
+        Self::Starved,
+    ];
+
     /// One word for it, for metrics and logs.
     pub fn label(self) -> &'static str {
         match self {
@@ -40,20 +81,45 @@ impl Failure {
             Self::Garbled => "garbled",
             Self::Busy => "busy",
             Self::Missing => "missing",
+            Self::Unsupported => "unsupported",
+            Self::Unloadable => "unloadable",
             Self::Denied => "denied",
             Self::Silent => "silent",
+            Self::Stuck => "stuck",
+            Self::Starved => "starved",
         }
     }
 
-    /// Whether the request itself may be the cause, or cost the node dearly:
-    /// such a failure is retried once, within the retry budget.
+    /// What it is evidence against.
+    pub fn blame(self) -> Blame {
+        match self {
+            Self::Busy => Blame::Nobody,
+            Self::Starved => Blame::Gateway,
+            Self::Missing | Self::Unsupported | Self::Unloadable => Blame::Model,
+            Self::Unreachable | Self::Denied | Self::Silent => Blame::Node,
+            Self::Reset | Self::Crashed | Self::TimedOut | Self::Garbled | Self::Stuck => Blame::Undecided,
+        }
+    }
+
+    /// Whether the request itself may be the cause and may have cost the node dearly: such a failure is retried once.
     pub(crate) fn is_costly(self) -> bool {
-        matches!(self, Self::Crashed | Self::TimedOut | Self::Garbled | Self::Silent)
+        matches!(self, Self::Crashed | Self::TimedOut | Self::Garbled | Self::Stuck)
+    }
+
+    /// Whether a retry after it counts against the budget of retries over all requests.
+    pub(crate) fn is_budgeted(self) -> bool {
+        // A request that moves away from a stuck node has waited long enough.
+        self.is_costly() && self != Self::Stuck
+    }
+
+    /// Whether it says so little about the request that it does not count as one of its attempts.
+    pub(crate) fn is_excused(self) -> bool {
+        matches!(self, Self::Silent | Self::Starved | Self::Unsupported)
     }
 
     /// Whether the same node may be tried again when no other is left.
     pub(crate) fn allows_same_node(self) -> bool {
-        matches!(self, Self::Unreachable | Self::Reset | Self::Busy)
+        matches!(self, Self::Unreachable | Self::Reset | Self::Busy | Self::Silent | Self::Starved)
     }
 }
 
@@ -67,8 +133,12 @@ impl fmt::Display for Failure {
             Self::Garbled => "sent a broken answer",
             Self::Busy => "is busy",
             Self::Missing => "does not have the model it listed",
+            Self::Unsupported => "does not have this route",
+            Self::Unloadable => "could not load the model",
             Self::Denied => "refused access or redirected",
             Self::Silent => "fell silent",
+            Self::Stuck => "sent nothing in far longer than expected",
+            Self::Starved => "could not be asked, as the gateway has no file descriptors left",
         })
     }
 }
@@ -80,6 +150,28 @@ pub enum Outcome {
     Completed,
     /// The client left: no verdict on the node.
     Cancelled,
+    /// The node refused it for what it is, as any other would: no verdict on the node either.
+    Rejected,
     /// After the first byte, or for good.
     Failed(Failure),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_decided_against_anybody_else_costs_the_request_no_retry_budget() {
+        for failure in Failure::ALL {
+            let is_undecided = failure.blame() == Blame::Undecided;
+            assert!(is_undecided || !failure.is_costly(), "{failure:?}");
+            assert!(failure.is_costly() || !failure.is_budgeted(), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn labels_tell_failures_apart() {
+        let labels: std::collections::BTreeSet<&str> = Failure::ALL.into_iter().map(Failure::label).collect();
+        assert_eq!(labels.len(), Failure::ALL.len());
+    }
 }

@@ -54,6 +54,10 @@ impl Scheduler {
                 let change = self.with_models(node, |node, known| node.reside(loaded, known, seconds));
                 if change == Change::Nothing { Change::Slot } else { change }
             }
+            Event::Routes { node, routes } => {
+                self.nodes.get_mut(node.0).into_iter().for_each(|node| node.routes = routes);
+                Change::Fleet
+            }
             Event::Answered { node } => self.judge(node, |node| node.answered(now)),
             Event::Silent { node, error } => self.judge(node, |node| node.silent(error, now)),
             Event::Loaded { node, model, result } => {
@@ -143,7 +147,14 @@ impl Scheduler {
         let objection = self.queue.objection(&arrival.user);
         let lane = self.queue.lane(&arrival.user, arrival.weight, now);
         self.arrivals += 1;
-        self.requests.insert(id, Request::new(arrival, lane, model, self.arrivals, now));
+        let mut request = Request::new(arrival, lane, model, self.arrivals, now);
+        for (index, node) in self.nodes.iter().enumerate() {
+            let is_barred = !node.routes.has(request.route);
+            if is_barred || node.breaker.is_avoided_by(&request.user, now) {
+                request.avoid(NodeId(index), is_barred);
+            }
+        }
+        self.requests.insert(id, request);
         // 2.
         self.enqueue(id, now);
         let Some(reason) = objection else {

@@ -49,7 +49,8 @@
 //! 4. else waits.
 //!
 //! An attempt that failed, or was broken off because its node fell silent:
-//! 5. gives its slot back, and counts against the node's health;
+//! 5. gives its slot back, and counts against whom it points at: the node, the model there, or nobody yet (see
+//!    [`Blame`]);
 //! 6. goes to the front of its user's lane, if it may be tried again;
 //! 7. else is refused.
 //!
@@ -58,6 +59,7 @@
 //! 9. what waits is placed (see [`plan`]);
 //! 10. where a node went, the requests that no node is left for are refused.
 
+mod accusations;
 mod breaker;
 mod catalog;
 mod decision;
@@ -85,6 +87,7 @@ mod queue_limits;
 mod recall;
 mod report;
 mod request;
+mod route;
 #[cfg(test)]
 mod rules;
 mod scheduler;
@@ -97,11 +100,12 @@ pub use self::{
     decision::{Decision, Refusal, RefusalReason},
     event::{Arrival, Event},
     explain::{Alternative, Kind, Step, Story, What},
-    failure::{Failure, Outcome},
+    failure::{Blame, Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     learned::Learned,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, Routed, Transitions},
+    route::{Route, RouteSet},
     scheduler::Scheduler,
     view::Waiting,
 };

@@ -21,10 +21,6 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// After a load that failed; doubles with each further one.
-const FIRST_BACK_OFF_SECONDS: f64 = 10.0;
-const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
-
 impl Scheduler {
     /// Makes room for a model and loads it.
     pub(crate) fn begin_load(
@@ -154,7 +150,8 @@ impl Scheduler {
         node_state.loads += 1;
         node_state.heard_at = seconds;
         if let Some(instance) = node_state.instance_mut(model) {
-            instance.resident_since = Some(seconds);
+            // What it lists from now on is this load, and not one that is on its way out.
+            (instance.resident_since, instance.left_at) = (Some(seconds), None);
             instance.load_failures = 0;
             let bytes = instance.model_bytes();
             node_state.load_time.observe(bytes, seconds - since);
@@ -181,13 +178,7 @@ impl Scheduler {
             node.breaker.take_out(now);
         }
         node.fail_load(failure);
-        if let Some(instance) = node.instance_mut(load.model) {
-            instance.last_load_failure = Some(failure);
-            instance.load_failures += 1;
-            let doubled = f64::from(instance.load_failures - 1).min(10.0).exp2();
-            let back_off = (FIRST_BACK_OFF_SECONDS * doubled).min(LONGEST_BACK_OFF_SECONDS);
-            instance.load_again_at = now.as_secs_f64() + back_off;
-        }
+        node.could_not_load(load.model, failure, now);
     }
 
     /// Seconds until the model that a node loads is there.

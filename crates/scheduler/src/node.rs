@@ -1,6 +1,6 @@
 //! What is known of one node: its models, what runs there, what it loads, its health and its speed.
 
-mod health;
+pub(crate) mod health;
 mod listing;
 mod speed;
 mod view;
@@ -14,6 +14,7 @@ use crate::{
     load::Load,
     model::ModelId,
     report::Routed,
+    route::RouteSet,
 };
 
 /// While two looks at a node agree in this, it is open to the same requests, but for slots.
@@ -38,14 +39,20 @@ pub(crate) struct Node {
     /// How often the models on disk changed.
     pub(crate) listings: u64,
     pub(crate) load: Option<Load>,
+    /// What it may be asked for, as far as is known.
+    pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
     pub(crate) in_flight: u32,
     /// Requests at a time since its return; `None` when it takes all again.
     pub(crate) ramp: Option<u32>,
     pub(crate) busy_until: Option<Time>,
+    /// It was overdue with its streams, and gets no new request before then or before a token comes.
+    pub(crate) quiet_until: Option<Time>,
     /// Seconds; when a token, an answer or a load of it was last seen.
     pub(crate) heard_at: f64,
+    /// When it last began an answer, or gave a whole one.
+    pub(crate) worked_at: Option<Time>,
     pub(crate) speed: Speed,
     pub(crate) load_time: LoadTime,
     /// The most ever seen in its memory, bytes.
@@ -67,12 +74,15 @@ impl Node {
             instances: Vec::new(),
             listings: 0,
             load: None,
+            routes: RouteSet::ALL,
             is_draining: false,
             has_left: false,
             in_flight: 0,
             ramp: None,
             busy_until: None,
+            quiet_until: None,
             heard_at: 0.0,
+            worked_at: None,
             speed: Speed::default(),
             load_time: LoadTime::default(),
             most_resident: 0,
@@ -173,9 +183,15 @@ impl Node {
 
     /// Seconds until it takes a request, slots apart.
     pub(crate) fn opens_in(&self, now: Time) -> f64 {
-        let busy = self.busy_until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        let closed_until = self.busy_until.into_iter().chain(self.quiet_until).max();
+        let busy = closed_until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
         if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
+    }
+
+    /// Whether it is overdue with its streams.
+    pub(crate) fn is_quiet(&self, now: Time) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
     }
 
     fn forget_error_when_up(&mut self) {

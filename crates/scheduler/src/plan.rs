@@ -439,6 +439,12 @@ impl Scheduler {
         !self.nodes.iter().enumerate().any(serves)
     }
 
+    /// Whether nodes would take it if it had come by another route.
+    fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
+        let mut nodes = self.nodes.iter().filter(|node| node.is_open() && node.lists(model)).peekable();
+        nodes.peek().is_some() && request.is_some_and(|request| nodes.all(|node| !node.routes.has(request.route)))
+    }
+
     /// Why nobody takes it.
     pub(crate) fn why_no_node(&self, model: ModelId, request: Option<&Request>) -> RefusalReason {
         let last = request.and_then(Request::last_failure).filter(|last| !last.allows_same_node());
@@ -446,6 +452,7 @@ impl Scheduler {
         let mut failed_loads = instances.filter_map(|instance| instance.last_load_failure);
         match (last, failed_loads.next()) {
             (Some(last), _) => RefusalReason::Exhausted { last },
+            (None, _) if self.has_no_route(model, request) => RefusalReason::NoRoute,
             (None, Some(last)) => RefusalReason::NotLoaded { last },
             (None, None) => RefusalReason::NoNode,
         }

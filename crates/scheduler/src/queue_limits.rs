@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How much may wait.
+/// How many requests may wait for a slot.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct QueueLimits {

@@ -7,15 +7,18 @@ use crate::{
     estimate::{PREFILL_RATIO, REFERENCE_BYTES},
     event::Arrival,
     explain::Alternative,
-    failure::Failure,
+    failure::{Blame, Failure},
     ids::{NodeId, Time},
     model::ModelId,
     queue::{LaneId, Position},
+    route::Route,
 };
 
 const MOST_ATTEMPTS: u32 = 3;
 /// A request that brings nodes down must not visit them all.
 const MOST_COSTLY_FAILURES: u32 = 2;
+/// Attempts that do not count as such, at most.
+const MOST_EXCUSED: u32 = 8;
 /// Retries of costly failures that are allowed however little goes on.
 const LEAST_RETRY_BUDGET: usize = 3;
 /// One active request in this many may be such a retry: 20 %.
@@ -42,6 +45,7 @@ pub(crate) struct Request {
     /// Tokens of the answer, where they are known.
     pub(crate) known_output: Option<f64>,
     pub(crate) session: Option<u64>,
+    pub(crate) route: Route,
     pub(crate) is_stream: bool,
     pub(crate) arrived: Time,
     pub(crate) deadline: Time,
@@ -57,9 +61,13 @@ pub(crate) struct Request {
     costly_failures: u32,
     last_failure: Option<Failure>,
     failed_on: Vec<FailedOn>,
+    /// Attempts that say nothing of it.
+    excused: u32,
+    /// Failures of which it is not known whether it was to blame or the node.
+    undecided: Vec<(NodeId, Epoch, Failure)>,
 }
 
-/// A node that failed a request.
+/// A node that failed a request, or is not to be asked for another reason.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct FailedOn {
     pub(crate) node: NodeId,
@@ -89,6 +97,7 @@ impl Request {
             max_output: arrival.max_output.map(|tokens| tokens as f64),
             known_output: arrival.known_output.map(|tokens| tokens as f64),
             session: arrival.session,
+            route: arrival.route,
             is_stream: arrival.is_stream,
             arrived: now,
             deadline: arrival.deadline,
@@ -100,6 +109,8 @@ impl Request {
             costly_failures: 0,
             last_failure: None,
             failed_on: Vec::new(),
+            excused: 0,
+            undecided: Vec::new(),
         }
     }
 
@@ -112,19 +123,32 @@ impl Request {
     }
 
     /// Whether it weighs on the retry budget.
-    pub(crate) fn is_costly_retry(&self) -> bool {
-        self.last_failure.is_some_and(Failure::is_costly)
+    pub(crate) fn is_budgeted_retry(&self) -> bool {
+        self.last_failure.is_some_and(Failure::is_budgeted)
     }
 
     pub(crate) fn failed_on(&self, node: NodeId) -> Option<FailedOn> {
         self.failed_on.iter().copied().find(|failed_on| failed_on.node == node)
     }
 
-    /// An attempt on `node` failed.
-    pub(crate) fn failed(&mut self, node: NodeId, failure: Failure) {
+    /// An attempt on `node` failed, which had been dispatched in this epoch.
+    pub(crate) fn failed(&mut self, node: NodeId, failure: Failure, epoch: Epoch) {
         self.last_failure = Some(failure);
         self.costly_failures += u32::from(failure.is_costly());
-        let is_barred = !failure.allows_same_node();
+        self.excused += u32::from(failure.is_excused() && self.excused < MOST_EXCUSED);
+        if failure.blame() == Blame::Undecided {
+            self.undecided.push((node, epoch, failure));
+        }
+        self.avoid(node, !failure.allows_same_node());
+    }
+
+    /// A node answers it: those that failed it before are to blame.
+    pub(crate) fn answered(&mut self) -> Vec<(NodeId, Epoch, Failure)> {
+        std::mem::take(&mut self.undecided)
+    }
+
+    /// Another node is to be preferred, or `node` is not to be asked at all.
+    pub(crate) fn avoid(&mut self, node: NodeId, is_barred: bool) {
         match self.failed_on.iter_mut().find(|failed_on| failed_on.node == node) {
             Some(failed_on) => failed_on.is_barred |= is_barred,
             None => self.failed_on.push(FailedOn { node, is_barred }),
@@ -135,16 +159,17 @@ impl Request {
     /// requests are retries of costly failures.
     pub(crate) fn may_retry(&self, costly_retries: usize, active: usize) -> bool {
         let budget = LEAST_RETRY_BUDGET.max(active / ACTIVE_PER_RETRY);
-        let is_affordable =
-            !self.is_costly_retry() || (self.costly_failures < MOST_COSTLY_FAILURES && costly_retries < budget);
-        self.attempts < MOST_ATTEMPTS && is_affordable
+        let is_budgeted = self.is_budgeted_retry();
+        let is_affordable = !self.last_failure.is_some_and(Failure::is_costly)
+            || (self.costly_failures < MOST_COSTLY_FAILURES && (!is_budgeted || costly_retries < budget));
+        self.attempts - self.excused < MOST_ATTEMPTS && is_affordable
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::RequestId;
+    use crate::{breaker::Breaker, ids::RequestId};
 
     fn failed(failures: &[Failure]) -> Request {
         let arrival = Arrival {
@@ -156,13 +181,14 @@ mod tests {
             max_output: None,
             known_output: None,
             session: None,
+            route: Default::default(),
             is_stream: true,
             deadline: Time::ZERO,
         };
         let mut request = Request::new(arrival, LaneId::default(), ModelId(0), 1, Time::ZERO);
         for (node, failure) in failures.iter().enumerate() {
             request.attempts += 1;
-            request.failed(NodeId(node), *failure);
+            request.failed(NodeId(node), *failure, Breaker::new().dispatched(RequestId(1)));
         }
         request
     }
@@ -181,7 +207,7 @@ mod tests {
 
     #[test]
     fn costly_retries_stay_within_a_fifth_of_the_active_requests_or_three() {
-        for costly in [Failure::Crashed, Failure::TimedOut, Failure::Garbled, Failure::Silent] {
+        for costly in [Failure::Crashed, Failure::TimedOut, Failure::Garbled] {
             assert!(failed(&[costly]).may_retry(2, 10));
             assert!(!failed(&[costly]).may_retry(3, 19));
             assert!(failed(&[costly]).may_retry(3, 20));
@@ -191,15 +217,32 @@ mod tests {
 
     #[test]
     fn cheap_failures_need_no_budget() {
-        for cheap in [Failure::Unreachable, Failure::Reset, Failure::Busy, Failure::Missing, Failure::Denied] {
-            assert!(failed(&[cheap]).may_retry(1000, 1000));
+        for cheap in Failure::ALL.into_iter().filter(|failure| !failure.is_budgeted()) {
+            assert!(failed(&[cheap]).may_retry(1000, 1000), "{cheap:?}");
         }
+    }
+
+    #[test]
+    fn what_says_nothing_of_the_request_takes_none_of_its_attempts() {
+        for excused in [Failure::Silent, Failure::Starved, Failure::Unsupported] {
+            assert!(failed(&[excused; 8]).may_retry(1000, 1000), "{excused:?}");
+            assert!(!failed(&[excused; 11]).may_retry(0, 1), "{excused:?}");
+        }
+    }
+
+    #[test]
+    fn only_failures_that_may_be_the_nodes_are_told_when_another_node_answers() {
+        let mut request = failed(&[Failure::Busy, Failure::Crashed]);
+        let undecided: Vec<(NodeId, Failure)> =
+            request.answered().into_iter().map(|(node, _, it)| (node, it)).collect();
+        assert_eq!(undecided, [(NodeId(1), Failure::Crashed)]);
+        assert!(request.answered().is_empty());
     }
 
     #[test]
     fn a_node_once_barred_stays_barred() {
         let mut request = failed(&[Failure::Crashed]);
-        request.failed(NodeId(0), Failure::Reset);
+        request.failed(NodeId(0), Failure::Reset, Breaker::new().dispatched(RequestId(1)));
         assert!(request.failed_on(NodeId(0)).unwrap().is_barred);
     }
 

@@ -37,7 +37,7 @@ pub struct Scheduler {
 }
 
 /// What waiting requests may gain or lose by an event.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub(crate) enum Change {
     Nothing,
     /// A slot, or time.

@@ -1,11 +1,19 @@
 //! Has a node stopped working although its connections stand? Probes do not tell: a node whose generation hangs answers
 //! them. Tokens do.
 //!
-//! | the node | is taken for silent when no token came from any of its streams for |
+//! | the node | is taken for silent, and all its streams broken off, when no token came from any of them for |
 //! |---|---|
 //! | answers no probes | 4 s; 20 s if it has only plain requests, which show no tokens |
 //! | has begun streams | 10 s, or 4 s and twice the longest prompt it still reads, as measured |
 //! | only reads prompts | 20 s, or 8 times what the prompt should take, as measured |
+//!
+//! A stream that has begun is lost by that. One that has not can go to another node that has its model, which costs
+//! little, so it goes much sooner:
+//!
+//! | overdue together on the node | those that have not begun go elsewhere when no token came for | and the node |
+//! |---|---|---|
+//! | begun streams, or requests of several users | 2 s and 3 times the longest expected time | gets no new request for 10 s, or until a token comes; it is taken out if nothing has begun there |
+//! | requests of one user, none begun | 3 s and 3 times that | is accused (see [`crate::Blame`]): what the user sent may be the cause |
 //!
 //! A prompt is judged only by a rate that was measured for its model on that node: otherwise a long prompt on a slow card
 //! would be broken off for ever. What was not measured is left to the relay's deadlines.
@@ -13,12 +21,15 @@
 //! A stream whose client does not take what there is proves nothing until it takes it again: a reader that sleeps would
 //! else take a node from everybody.
 
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
 use crate::{
     decision::Decision,
     failure::Failure,
     ids::{NodeId, RequestId, Time},
     instance::{Instance, Running},
     node::Node,
+    request::Request,
     scheduler::{Change, Scheduler},
 };
 
@@ -30,6 +41,14 @@ const PROMPTS_BESIDE_STREAMS: f64 = 2.0;
 const PROMPTS_ALONE: f64 = 8.0;
 /// A client that was last seen not to take anything so long ago takes it again: two beats, and something to spare.
 const STALL_SECONDS: f64 = 2.5;
+/// A stream is overdue after so long and twice its expected time.
+const OVERDUE_SECONDS: f64 = 1.0;
+const OVERDUE_FACTOR: f64 = 2.0;
+const SEVERAL_SECONDS: f64 = 2.0;
+const ALONE_SECONDS: f64 = 3.0;
+const EXPECTED_TIMES: f64 = 3.0;
+/// How long a quiet node with begun streams gets no new request.
+const QUIET: Duration = Duration::from_secs(10);
 
 impl Scheduler {
     /// Finds silent nodes, takes them out and moves what can be moved.
@@ -43,7 +62,40 @@ impl Scheduler {
             self.nodes[*index].fell_silent(now);
             self.abandon_all(NodeId(*index), now, decisions);
         }
-        if silent.is_empty() { Change::Nothing } else { Change::Fleet }
+        let mut change = if silent.is_empty() { Change::Nothing } else { Change::Fleet };
+        for index in (0..self.nodes.len()).filter(|index| !silent.contains(index)) {
+            if let Some(overdue) = Overdue::of(&self.nodes[index], &self.requests, seconds) {
+                change = self.move_away(NodeId(index), &overdue, now, decisions).max(change);
+            }
+        }
+        change
+    }
+
+    /// Moves what has not begun away from a node that is overdue with it.
+    fn move_away(&mut self, node: NodeId, overdue: &Overdue, now: Time, decisions: &mut Vec<Decision>) -> Change {
+        let has_alternative = |id: &RequestId| {
+            let Some(request) = self.requests.get(id) else { return false };
+            let can = |(index, other): (usize, &Node)| {
+                let is_barred = request.failed_on(NodeId(index)).is_some_and(|failed| failed.is_barred);
+                index != node.0 && !is_barred && !other.is_quiet(now) && other.is_open() && other.lists(request.model)
+            };
+            self.nodes.iter().enumerate().any(can)
+        };
+        let ids: Vec<RequestId> = overdue.waiting.iter().copied().filter(has_alternative).collect();
+        if ids.is_empty() {
+            return Change::Nothing;
+        }
+        let failure = if overdue.is_of_several { Failure::Silent } else { Failure::Stuck };
+        match (overdue.is_of_several, overdue.has_begun) {
+            (true, true) => self.nodes[node.0].quiet_until = Some(now + QUIET),
+            (true, false) => self.nodes[node.0].fell_silent(now),
+            (false, _) => {}
+        }
+        for id in ids {
+            decisions.push(Decision::Abandon { id });
+            self.fail(id, failure, now, decisions);
+        }
+        Change::Fleet
     }
 
     /// The client of a stream does not take what there is.
@@ -75,6 +127,53 @@ impl Scheduler {
     }
 }
 
+/// Streams of a node that is quiet although they should have heard of it.
+struct Overdue {
+    /// Those that have not begun.
+    waiting: Vec<RequestId>,
+    has_begun: bool,
+    /// One user's requests alone cannot have caused it.
+    is_of_several: bool,
+}
+
+impl Overdue {
+    /// `None` while the node has time, or where what it has to do was not measured.
+    fn of(node: &Node, requests: &BTreeMap<RequestId, Request>, now: f64) -> Option<Self> {
+        // A plain answer shows no tokens, and whatever waits behind it is in its right.
+        let shows_tokens = running(node).all(|(_, running)| running.is_stream);
+        if node.in_flight() == 0 || !node.breaker.is_live() || !shows_tokens {
+            return None;
+        }
+        let longest_prompt = longest_prompt(node, now)?;
+        let load = node.load.as_ref().and_then(|load| node.instance(load.model));
+        let load = load.map_or(0.0, |instance| node.load_seconds(instance));
+        let (mut waiting, mut users, mut begun, mut longest) = (Vec::new(), Vec::<&Arc<str>>::new(), 0, 0.0_f64);
+        for (instance, running) in running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now)) {
+            let token =
+                || node.speed.alone().map(|_| node.token_seconds(instance, 0.0) * node.speed.stretch(running.others));
+            let expected = load + if running.began_at.is_some() { token()? + longest_prompt } else { longest_prompt };
+            longest = longest.max(expected);
+            if now - running.heard_at.max(running.sent_at) <= OVERDUE_SECONDS + OVERDUE_FACTOR * expected {
+                continue;
+            }
+            match running.began_at {
+                Some(_) => begun += 1,
+                None => waiting.push(running.id),
+            }
+            let user = requests.get(&running.id).map(|request| &request.user);
+            users.extend(user.filter(|user| !users.contains(user)));
+        }
+        let is_of_several = users.len() >= 2 || (begun > 0 && begun + waiting.len() >= 2);
+        let base = if is_of_several { SEVERAL_SECONDS } else { ALONE_SECONDS };
+        let is_due = !waiting.is_empty() && quiet(node, now) > base + EXPECTED_TIMES * longest;
+        is_due.then_some(Self {
+            waiting,
+            has_begun: running(node).any(|(_, each)| each.began_at.is_some()),
+            is_of_several,
+        })
+    }
+}
+
 fn running(node: &Node) -> impl Iterator<Item = (&Instance, &Running)> {
     node.instances().flat_map(|(_, instance)| instance.running.iter().map(move |each| (instance, each)))
 }
@@ -97,11 +196,7 @@ fn patience(node: &Node, now: f64) -> Option<f64> {
         return Some(if has_stream { DEAD_SECONDS } else { DEAD_PLAIN_SECONDS });
     }
     let streams = || running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now));
-    let mut longest_prompt: f64 = 0.0;
-    for (instance, running) in streams().filter(|(_, running)| running.began_at.is_none()) {
-        instance.prefill.at(running.prompt)?;
-        longest_prompt = longest_prompt.max(node.prefill_seconds(instance, running.prompt, running.others, 0.0));
-    }
+    let longest_prompt = longest_prompt(node, now)?;
     if streams().any(|(_, running)| running.began_at.is_some()) {
         Some((DEAD_SECONDS + PROMPTS_BESIDE_STREAMS * longest_prompt).max(LEAST_STREAM_SECONDS))
     } else if streams().next().is_some() {
@@ -109,4 +204,15 @@ fn patience(node: &Node, now: f64) -> Option<f64> {
     } else {
         None
     }
+}
+
+/// Seconds that the longest prompt takes that a stream waits for; `None` if that was not measured for one of them.
+fn longest_prompt(node: &Node, now: f64) -> Option<f64> {
+    let mut longest: f64 = 0.0;
+    let streams = running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now));
+    for (instance, running) in streams.filter(|(_, running)| running.began_at.is_none()) {
+        instance.prefill.at(running.prompt)?;
+        longest = longest.max(node.prefill_seconds(instance, running.prompt, running.others, 0.0));
+    }
+    Some(longest)
 }

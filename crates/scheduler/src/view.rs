@@ -45,6 +45,11 @@ impl Scheduler {
         nodes.filter(|(_, node)| node.is_live() && node.lists(model)).map(|(index, _)| NodeId(index)).collect()
     }
 
+    /// When a node last began an answer, or gave a whole one.
+    pub fn worked_at(&self, node: NodeId) -> Option<Time> {
+        self.nodes.get(node.0)?.worked_at
+    }
+
     /// Every model of the fleet under the names the nodes give, the last
     /// modified first. What a live node says counts before what a dead one
     /// said last.

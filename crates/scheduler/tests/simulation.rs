@@ -277,6 +277,7 @@ impl World {
             max_output: None,
             known_output: None,
             session: None,
+            route: Default::default(),
             is_stream: true,
             deadline: self.now + Duration::from_secs(600),
         }));

@@ -10,6 +10,7 @@ use super::work::{Generate, Work};
 use super::{Dialect, End, Usage, limit, named_sse, read, text_of, thinking_of};
 use crate::ask::{Ask, Piece, Reason, Tool, Turn};
 use crate::clock;
+use crate::config::SimKind;
 use crate::error::ApiError;
 use crate::text::{Numbers, hash};
 
@@ -105,13 +106,14 @@ fn read_content(role: &str, content: &Value) -> Result<Turn, ApiError> {
 }
 
 /// Writes the events of one message.
-struct Messages {
+pub(crate) struct Messages {
     model: String,
     id: String,
-    /// What `message_start` says about the prompt: a rough guess.
-    estimate: u64,
+    kind: SimKind,
+    /// What `message_start` reports of the prompt: a rough guess in Ollama, the true count elsewhere.
+    prompt: Usage,
     started: bool,
-    /// How many blocks were begun.
+    /// Blocks begun so far.
     blocks: usize,
     open: Option<Open>,
 }
@@ -128,7 +130,26 @@ impl Messages {
         let mut numbers = Numbers::seeded(hash([model.as_str()]) ^ u64::from(clock::wall().nanosecond()));
         let id = format!("msg_{:024x}", u128::from(numbers.next()));
         let characters: usize = ask.turns.iter().map(|turn| turn.text.len()).sum();
-        Self { model, id, estimate: characters as u64 / 4, started: false, blocks: 0, open: None }
+        let prompt = Usage { prompt: characters as u64 / 4, cached: 0, completion: 0 };
+        Self { model, id, kind: SimKind::Ollama, prompt, started: false, blocks: 0, open: None }
+    }
+
+    /// As another server writes them.
+    pub(crate) fn of_kind(kind: SimKind, model: String, ask: &Ask) -> Self {
+        Self { kind, ..Self::new(model, ask) }
+    }
+
+    /// llama.cpp's server reports cached tokens separately.
+    fn usage(&self, usage: Usage) -> Value {
+        match self.kind {
+            SimKind::LlamaServer => json!({
+                "cache_read_input_tokens": usage.cached, "input_tokens": usage.prompt - usage.cached,
+                "output_tokens": usage.completion,
+            }),
+            SimKind::Ollama | SimKind::Vllm => {
+                json!({"input_tokens": usage.prompt, "output_tokens": usage.completion})
+            }
+        }
     }
 
     fn message(&self, content: Value, stop_reason: Option<&str>, usage: Option<Usage>) -> Value {
@@ -137,7 +158,7 @@ impl Messages {
             "content": content, "stop_reason": stop_reason, "stop_sequence": null,
         });
         if let Some(usage) = usage {
-            message["usage"] = usage_body(usage);
+            message["usage"] = self.usage(usage);
         }
         message
     }
@@ -145,8 +166,7 @@ impl Messages {
     fn begin(&mut self, out: &mut VecDeque<Bytes>) {
         if !self.started {
             self.started = true;
-            let usage = Usage { prompt: self.estimate, completion: 0 };
-            let message = self.message(json!([]), None, Some(usage));
+            let message = self.message(json!([]), None, Some(self.prompt));
             event("message_start", json!({"message": message}), out);
         }
     }
@@ -181,10 +201,6 @@ fn event(name: &str, mut data: Value, out: &mut VecDeque<Bytes>) {
     out.push_back(named_sse(name, &data));
 }
 
-fn usage_body(usage: Usage) -> Value {
-    json!({"input_tokens": usage.prompt, "output_tokens": usage.completion})
-}
-
 fn stop_reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Stop => "end_turn",
@@ -194,6 +210,12 @@ fn stop_reason(reason: Reason) -> &'static str {
 }
 
 impl Dialect for Messages {
+    fn prompt_read(&mut self, usage: &Usage) {
+        if self.kind != SimKind::Ollama {
+            self.prompt = *usage;
+        }
+    }
+
     fn piece(&mut self, piece: &Piece, out: &mut VecDeque<Bytes>) {
         self.begin(out);
         match piece {
@@ -221,13 +243,16 @@ impl Dialect for Messages {
         self.close(out);
         let mut data = json!({"delta": {"stop_reason": end.reason.map(stop_reason), "stop_sequence": null}});
         if let Some(usage) = end.usage {
-            data["usage"] = usage_body(usage);
+            data["usage"] = match self.kind {
+                SimKind::LlamaServer => json!({"output_tokens": usage.completion}),
+                SimKind::Ollama | SimKind::Vllm => self.usage(usage),
+            };
         }
         event("message_delta", data, out);
         event("message_stop", json!({}), out);
     }
 
-    /// An error is a silent end here.
+    /// On this route a stream just ends when there is an error.
     fn error(&mut self) -> Option<Bytes> {
         None
     }
@@ -246,6 +271,9 @@ impl Dialect for Messages {
                 content.push(json!({"type": "tool_use", "id": id, "name": name, "input": arguments}));
             }
         }
-        self.message(Value::Array(content), end.reason.map(stop_reason), end.usage).to_string()
+        // A list without elements is `nil` in Go, and `null` on the wire.
+        let is_nil = content.is_empty() && self.kind == SimKind::Ollama;
+        let content = if is_nil { Value::Null } else { Value::Array(content) };
+        self.message(content, end.reason.map(stop_reason), end.usage).to_string()
     }
 }

@@ -8,17 +8,17 @@ use serde::Serialize;
 
 use super::Timings;
 use crate::clock;
-use crate::error::json;
+use crate::error::{ApiError, json};
 use crate::options::{CONTEXT_LENGTH, LoadOptions};
 use crate::text::{EMBEDDING_LENGTH, count_tokens, embedding};
 
-/// An embedding request in neutral form.
+/// An embedding request, whichever route it came on.
 pub(crate) struct Embed {
     /// The model as the request named it.
     pub(crate) model: String,
     pub(crate) inputs: Vec<String>,
     pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
+    pub(crate) options: Result<LoadOptions, ApiError>,
     pub(super) dimensions: Option<usize>,
     pub(super) shape: Shape,
 }
@@ -36,8 +36,10 @@ pub(super) enum Shape {
 struct NativeBody<'a> {
     model: &'a str,
     embeddings: &'a [Vec<f32>],
-    total_duration: u64,
-    load_duration: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_duration: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    load_duration: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_eval_count: Option<u64>,
 }
@@ -77,7 +79,18 @@ struct OpenAiUsage {
 }
 
 impl Embed {
-    /// Tokens of all inputs; one too long is cut.
+    /// Whether there is nothing to embed.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inputs.is_empty()
+    }
+
+    /// The error of a model that cannot embed. It comes only once the model is loaded.
+    pub(crate) fn unsupported(&self) -> ApiError {
+        let status = if self.shape == Shape::NativeOld { 500 } else { 501 };
+        ApiError { status, message: "This server does not support embeddings. Start it with `--embeddings`".to_owned() }
+    }
+
+    /// Tokens of all inputs. An input that is too long is cut.
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.inputs.iter().map(|input| count_tokens(input).clamp(1, CONTEXT_LENGTH)).sum()
     }
@@ -86,13 +99,15 @@ impl Embed {
     pub(crate) fn body(&self, timings: &Timings, usage: Option<u64>) -> String {
         let length = self.dimensions.map_or(EMBEDDING_LENGTH, |dimensions| dimensions.min(EMBEDDING_LENGTH));
         let vectors: Vec<Vec<f32>> = self.inputs.iter().map(|input| embedding(input, length)).collect();
+        // A request without input only loads the model, and says nothing else.
+        let worked = !self.is_empty();
         match self.shape {
             Shape::Native => json(&NativeBody {
                 model: &self.model,
                 embeddings: &vectors,
-                total_duration: clock::nanos(timings.total()),
-                load_duration: clock::nanos(timings.load),
-                prompt_eval_count: usage,
+                total_duration: worked.then(|| clock::nanos(timings.total())),
+                load_duration: worked.then(|| clock::nanos(timings.load)),
+                prompt_eval_count: usage.filter(|_| worked),
             }),
             Shape::NativeOld => {
                 json(&NativeOldBody { embedding: vectors.first().map_or(&[], |vector| vector.as_slice()) })

@@ -1,14 +1,14 @@
 //! `/api/embed`, `/api/embeddings` and `/v1/embeddings`, the requests.
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::embeddings::{Embed, Shape};
 use super::keep_alive::keep_alive;
 use super::read;
 use super::work::Work;
 use crate::error::ApiError;
-use crate::options::{CONTEXT_LENGTH, LoadOptions};
+use crate::options::{CONTEXT_LENGTH, RequestOptions};
 use crate::text::count_tokens;
 
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ struct EmbedRequest {
     input: Option<Value>,
     prompt: Option<String>,
     keep_alive: Option<Value>,
-    options: Option<LoadOptions>,
+    options: Option<Map<String, Value>>,
     dimensions: Option<usize>,
     truncate: Option<bool>,
     encoding_format: Option<String>,
@@ -26,7 +26,9 @@ struct EmbedRequest {
 /// Reads a request to `/api/embed`.
 pub(crate) fn native(body: &[u8]) -> Result<Work, ApiError> {
     let request: EmbedRequest = read(body)?;
-    let inputs = inputs(request.input.as_ref())?;
+    // An empty text is no input here, though one in a list is.
+    let input = request.input.as_ref().filter(|input| input.as_str() != Some(""));
+    let inputs = inputs(input)?;
     embed(request, inputs, Shape::Native)
 }
 
@@ -79,7 +81,7 @@ fn embed(request: EmbedRequest, inputs: Vec<String>, shape: Shape) -> Result<Wor
         model: request.model.unwrap_or_default(),
         inputs,
         keep_alive: keep_alive(request.keep_alive.as_ref())?,
-        options: request.options.unwrap_or_default(),
+        options: RequestOptions::read(&request.options.unwrap_or_default()).map(|options| options.load),
         dimensions: request.dimensions.filter(|dimensions| *dimensions > 0),
         shape,
     }))

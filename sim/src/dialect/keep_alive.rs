@@ -7,21 +7,23 @@ use serde_json::Value;
 use crate::clock::FOREVER;
 use crate::error::{ApiError, json};
 
-/// A number of seconds (negative: forever) or a Go duration.
+/// Parses a number of seconds, of which a negative one means forever, or a Go duration.
 pub(crate) fn keep_alive(value: Option<&Value>) -> Result<Option<Duration>, ApiError> {
+    let unsupported = |kind| Err(ApiError::bad_request(format!("Unsupported type: '{kind}'")));
     let seconds = match value {
         None | Some(Value::Null) => return Ok(None),
-        Some(Value::Number(number)) => number.as_f64(),
-        Some(Value::String(text)) => go_seconds(text),
-        Some(_) => None,
-    };
-    let Some(seconds) = seconds else {
-        return Err(ApiError::bad_request(format!("invalid keep_alive: {}", json(&value))));
+        Some(Value::Number(number)) => number.as_f64().unwrap_or(f64::MAX),
+        Some(Value::String(text)) => {
+            go_seconds(text).ok_or_else(|| ApiError::bad_request(format!("time: invalid duration {}", json(text))))?
+        }
+        Some(Value::Bool(_)) => return unsupported("bool"),
+        Some(Value::Array(_)) => return unsupported("[]interface {}"),
+        Some(Value::Object(_)) => return unsupported("map[string]interface {}"),
     };
     Ok(Some(Duration::try_from_secs_f64(seconds).map_or(FOREVER, |duration| duration.min(FOREVER))))
 }
 
-/// The seconds of a duration in Go's form, as `1h30m`, `-1s` or `0`.
+/// The seconds of a Go duration, such as `1h30m`, `-1s` or `0`.
 fn go_seconds(text: &str) -> Option<f64> {
     let (sign, mut rest) = match text.strip_prefix('-') {
         Some(rest) => (-1.0, rest),
@@ -76,7 +78,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for value in [Value::from("300"), Value::from("5 minutes"), Value::from(""), Value::from(true)] {
+        for value in
+            [Value::from("300"), Value::from("5 minutes"), Value::from(""), Value::from(true), Value::from(vec![1])]
+        {
             assert_eq!(keep_alive(Some(&value)).map_err(|error| error.status), Err(400), "{value}");
         }
     }

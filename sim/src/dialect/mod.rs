@@ -14,6 +14,7 @@ use crate::clock;
 use crate::error::{ApiError, json};
 
 pub(crate) mod anthropic;
+pub(crate) mod compatible;
 pub(crate) mod embeddings;
 pub(crate) mod embeddings_request;
 mod keep_alive;
@@ -22,7 +23,7 @@ pub(crate) mod native_request;
 mod openai;
 pub(crate) mod openai_request;
 pub(crate) mod openai_text;
-mod responses;
+pub(crate) mod responses;
 pub(crate) mod responses_request;
 mod tools;
 pub(crate) mod work;
@@ -30,7 +31,10 @@ pub(crate) mod work;
 /// The token counts of an answer.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Usage {
+    /// Tokens of the prompt, including the cached ones.
     pub(crate) prompt: u64,
+    /// Tokens of the prompt that were cached from earlier prompts. Ollama does not report them.
+    pub(crate) cached: u64,
     pub(crate) completion: u64,
 }
 
@@ -60,7 +64,7 @@ impl Timings {
 /// How an answer ends.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
-    /// `None` when the runner stopped without saying so.
+    /// `None` when the runner stopped without saying why.
     pub(crate) reason: Option<Reason>,
     /// `None` when no counts are reported.
     pub(crate) usage: Option<Usage>,
@@ -73,6 +77,9 @@ pub(crate) trait Dialect {
     fn stream_type(&self) -> &'static str {
         "text/event-stream"
     }
+
+    /// Learns the counts of the prompt before anything is written.
+    fn prompt_read(&mut self, _usage: &Usage) {}
 
     /// Writes one piece as one or more chunks.
     fn piece(&mut self, piece: &Piece, out: &mut VecDeque<Bytes>);
@@ -92,12 +99,17 @@ pub(crate) trait Dialect {
     fn whole(&mut self, pieces: &[Piece], end: &End) -> String;
 }
 
-/// A request body as one of our shapes; unknown fields are ignored, as Ollama does.
+/// Parses a request body. Unknown fields are ignored, as in Ollama.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(ApiError::bad_request("missing request body"));
     }
     serde_json::from_slice(body).map_err(|error| ApiError::bad_request(error.to_string()))
+}
+
+/// The first of several fields that stand in for each other; an empty one counts as absent.
+pub(crate) fn first_given<const N: usize>(fields: [Option<String>; N]) -> String {
+    fields.into_iter().flatten().find(|field| !field.is_empty()).unwrap_or_default()
 }
 
 /// `max_tokens` in Ollama's reading: a negative number means no limit.
@@ -136,12 +148,12 @@ pub(crate) fn check_image_url(url: &str) -> Result<(), ApiError> {
     }
 }
 
-/// The pieces of one kind, put together.
+/// The text of an answer, reasoning left out.
 pub(crate) fn text_of(pieces: &[Piece]) -> String {
     pieces.iter().filter_map(|piece| if let Piece::Text(text) = piece { Some(text.as_str()) } else { None }).collect()
 }
 
-/// The reasoning, put together.
+/// The reasoning of an answer.
 pub(crate) fn thinking_of(pieces: &[Piece]) -> String {
     let thought = |piece: &Piece| if let Piece::Thinking(text) = piece { Some(text.clone()) } else { None };
     pieces.iter().filter_map(thought).collect()

@@ -82,7 +82,8 @@ pub(crate) fn chat(body: &[u8]) -> Result<Work, ApiError> {
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Chat::new(model, include_usage));
-    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
+    let generate = Generate::plain(ask, request.stream.unwrap_or(false), dialect);
+    Ok(Work::Generate(Generate { include_usage, ..generate }))
 }
 
 /// Every part of a message becomes a message of its own.

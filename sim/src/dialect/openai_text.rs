@@ -47,7 +47,8 @@ pub(crate) fn complete(body: &[u8]) -> Result<Work, ApiError> {
     };
     let include_usage = request.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
     let dialect = Box::new(Text { model, include_usage, opening: None });
-    Ok(Work::Generate(Generate::plain(ask, request.stream.unwrap_or(false), dialect)))
+    let generate = Generate::plain(ask, request.stream.unwrap_or(false), dialect);
+    Ok(Work::Generate(Generate { include_usage, ..generate }))
 }
 
 /// Writes the chunks of one text completion.

@@ -11,7 +11,7 @@ use crate::clock;
 use crate::text::{Numbers, hash};
 
 /// Writes the events of one response.
-pub(super) struct Responses {
+pub(crate) struct Responses {
     model: String,
     id: String,
     message_id: String,
@@ -31,7 +31,7 @@ enum Open {
 }
 
 impl Responses {
-    pub(super) fn new(model: String) -> Self {
+    pub(crate) fn new(model: String) -> Self {
         let mut numbers = Numbers::seeded(hash([model.as_str()]) ^ u64::from(clock::wall().nanosecond()));
         Self {
             id: format!("resp_{}", numbers.below(999_999)),
@@ -60,7 +60,7 @@ impl Responses {
                 "input_tokens": usage.prompt,
                 "output_tokens": usage.completion,
                 "total_tokens": usage.prompt + usage.completion,
-                "input_tokens_details": {"cached_tokens": 0},
+                "input_tokens_details": {"cached_tokens": usage.cached},
                 "output_tokens_details": {"reasoning_tokens": 0},
             })),
         })
@@ -192,7 +192,7 @@ impl Dialect for Responses {
         self.event("response.completed", json!({"response": response}), out);
     }
 
-    /// An error is a silent end here.
+    /// On this route a stream just ends when there is an error.
     fn error(&mut self) -> Option<Bytes> {
         None
     }

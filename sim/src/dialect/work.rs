@@ -5,14 +5,15 @@ use std::time::Duration;
 use super::Dialect;
 use super::embeddings::Embed;
 use crate::ask::Ask;
+use crate::error::ApiError;
 use crate::options::LoadOptions;
 
 /// What a request wants.
 pub(crate) enum Work {
     Generate(Generate),
-    /// Load the model and say so with this body.
+    /// Load the model.
     Load(Residence),
-    /// Unload the model when it is idle and say so with this body.
+    /// Unload the model once it is idle.
     Unload(Residence),
     Embed(Embed),
 }
@@ -21,15 +22,31 @@ pub(crate) enum Work {
 pub(crate) struct Generate {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
+    /// Whether an OpenAI stream is to end with its token counts.
+    pub(crate) include_usage: bool,
     pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
+    /// A mistake in the options is noticed only when the model is to be loaded.
+    pub(crate) options: Result<LoadOptions, ApiError>,
+    /// Whether a prompt that is too long loses its oldest messages.
+    pub(crate) truncates: bool,
+    /// A mistake that the runner notices once the request has its slot.
+    pub(crate) format_error: Option<ApiError>,
     pub(crate) dialect: Box<dyn Dialect>,
 }
 
 impl Generate {
-    /// On a route that cannot say how the model is to be loaded.
+    /// For a route that cannot say how the model is to be loaded.
     pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
-        Self { ask, stream, keep_alive: None, options: LoadOptions::default(), dialect }
+        Self {
+            ask,
+            stream,
+            include_usage: false,
+            keep_alive: None,
+            options: Ok(LoadOptions::default()),
+            truncates: true,
+            format_error: None,
+            dialect,
+        }
     }
 }
 
@@ -37,8 +54,8 @@ impl Generate {
 pub(crate) struct Residence {
     pub(crate) model: String,
     pub(crate) keep_alive: Option<Duration>,
-    pub(crate) options: LoadOptions,
-    /// The word of the error when a model that only embeds is to be loaded.
+    pub(crate) options: Result<LoadOptions, ApiError>,
+    /// `chat` or `generate`, for the error that an embedding model does not support it.
     pub(crate) purpose: &'static str,
     /// The answer once it is done.
     pub(crate) reply: fn(model: &str, reason: &str) -> String,

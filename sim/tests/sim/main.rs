@@ -5,8 +5,11 @@
 mod client;
 mod dialects;
 mod faults;
+mod foreign;
+mod hostile;
 mod metadata;
 mod models;
+mod reality;
 mod scheduling;
 
 use ollama_sim::{SimConfig, SimModel, SimNode};

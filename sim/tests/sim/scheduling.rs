@@ -36,7 +36,7 @@ fn small_vram() -> SimConfig {
 
 #[actix_web::test]
 async fn slots_are_given_first_come_first_served() {
-    let node = node(SimConfig::fast()).await;
+    let node = node(SimConfig { queue_jitter: Duration::ZERO, ..SimConfig::fast() }).await;
     let holder = occupy(&node, "llama3.2").await;
     let mut waiting = Vec::new();
     for prompt in ["one", "two", "three"] {

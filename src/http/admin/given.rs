@@ -3,6 +3,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::http::error::ApiError;
+use crate::store::LimitsChange;
 use limits::Limits;
 
 /// Far above what anybody needs; keeps the log of one user's minute small.
@@ -20,37 +21,63 @@ where
     serde::Deserialize::deserialize(deserializer).map(Some)
 }
 
-/// Limits as the admin gives them: absent = unchanged, null = no limit.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Given {
-    pub(super) requests_per_minute: Option<Option<u32>>,
-    pub(super) tokens_per_minute: Option<Option<u64>>,
-    pub(super) tokens_per_day: Option<Option<u64>>,
-    pub(super) max_concurrency: Option<Option<u32>>,
-}
+/// Declares a request body that has the four limits beside fields of its own. serde cannot flatten a struct into one that
+/// denies unknown fields.
+macro_rules! body_with_limits {
+    ($(#[$attribute:meta])* pub struct $name:ident { $($fields:tt)* }) => {
+        $(#[$attribute])*
+        #[derive(Debug, serde::Deserialize, utoipa::ToSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($fields)*
+            /// Admissions in any 60 s; null = no limit.
+            #[serde(default, deserialize_with = "present")]
+            #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
+            requests_per_minute: Option<Option<u32>>,
+            /// Prompt and completion tokens of the requests admitted in any 60 s; null = no limit.
+            #[serde(default, deserialize_with = "present")]
+            #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
+            tokens_per_minute: Option<Option<u64>>,
+            /// Prompt and completion tokens per UTC day; null = no limit.
+            #[serde(default, deserialize_with = "present")]
+            #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64, example = 10000)]
+            tokens_per_day: Option<Option<u64>>,
+            /// Requests at a time, waiting ones included; null = no limit.
+            #[serde(default, deserialize_with = "present")]
+            #[schema(value_type = Option<u32>, maximum = 1_000_000)]
+            max_concurrency: Option<Option<u32>>,
+        }
 
-impl Given {
-    /// `base` with the given ones in their place.
-    pub(super) fn over(self, base: Limits) -> Result<Limits, ApiError> {
-        let within = |name: &'static str, given: Option<u64>, most: u64| match given {
-            Some(limit) if limit > most => {
-                let message = format!("`{name}` must be 0 to {most}, or null for no limit.");
-                Err(ApiError::invalid_field(name, message))
+        impl $name {
+            /// What it says of limits.
+            fn limits(&self) -> crate::store::LimitsChange {
+                crate::store::LimitsChange {
+                    requests_per_minute: self.requests_per_minute,
+                    tokens_per_minute: self.tokens_per_minute,
+                    tokens_per_day: self.tokens_per_day,
+                    max_concurrency: self.max_concurrency,
+                }
             }
-            _ => Ok(()),
-        };
-        let limits = Limits {
-            requests_per_minute: self.requests_per_minute.unwrap_or(base.requests_per_minute),
-            tokens_per_minute: self.tokens_per_minute.unwrap_or(base.tokens_per_minute),
-            tokens_per_day: self.tokens_per_day.unwrap_or(base.tokens_per_day),
-            max_concurrency: self.max_concurrency.unwrap_or(base.max_concurrency),
-        };
-        within("requests_per_minute", limits.requests_per_minute.map(u64::from), MAX_REQUESTS)?;
-        within("tokens_per_minute", limits.tokens_per_minute, MAX_TOKENS)?;
-        within("tokens_per_day", limits.tokens_per_day, MAX_TOKENS)?;
-        within("max_concurrency", limits.max_concurrency.map(u64::from), MAX_REQUESTS)?;
-        Ok(limits)
-    }
+        }
+    };
+}
+pub(super) use body_with_limits;
+
+/// `base` with the given limits in their place, if all are within bounds.
+pub(super) fn limits_over(base: Limits, given: LimitsChange) -> Result<Limits, ApiError> {
+    let within = |name: &'static str, given: Option<u64>, most: u64| match given {
+        Some(limit) if limit > most => {
+            let message = format!("`{name}` must be 0 to {most}, or null for no limit.");
+            Err(ApiError::invalid_field(name, message))
+        }
+        _ => Ok(()),
+    };
+    let limits = given.over(base);
+    within("requests_per_minute", limits.requests_per_minute.map(u64::from), MAX_REQUESTS)?;
+    within("tokens_per_minute", limits.tokens_per_minute, MAX_TOKENS)?;
+    within("tokens_per_day", limits.tokens_per_day, MAX_TOKENS)?;
+    within("max_concurrency", limits.max_concurrency.map(u64::from), MAX_REQUESTS)?;
+    Ok(limits)
 }
 
 /// Limits as they are shown.

@@ -6,7 +6,7 @@ use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::given::{Given, ShownLimits, present};
+use super::given::{ShownLimits, body_with_limits, limits_over, present};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
@@ -20,70 +20,38 @@ use limits::Limits;
 const MAX_GRACE_SECONDS: u64 = 7 * 86_400;
 const MAX_MODELS: usize = 100;
 
-/// A key to be made.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateKey {
-    /// For lists, 1 to 64 characters. Default `default`.
-    #[schema(example = "laptop", min_length = 1, max_length = 64)]
-    name: Option<String>,
-    /// When it ends, RFC 3339, or a date (UTC). Null or absent = never.
-    #[schema(example = "2027-01-01")]
-    expires_at: Option<String>,
-    /// The models that it may be used for, as /v1/models lists them; a name without a tag means `:latest`. Null or absent =
-    /// all, also those to come.
-    #[schema(example = json!(["llama3.2", "llava"]))]
-    allowed_models: Option<Vec<String>>,
-    /// Admissions in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    requests_per_minute: Option<Option<u32>>,
-    /// Prompt and completion tokens of the requests admitted in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_minute: Option<Option<u64>>,
-    /// Prompt and completion tokens per UTC day.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time, waiting ones included.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    max_concurrency: Option<Option<u32>>,
+body_with_limits! {
+    /// A key to be made.
+    pub struct CreateKey {
+        /// For lists, 1 to 64 characters. Default `default`.
+        #[schema(example = "laptop", min_length = 1, max_length = 64)]
+        name: Option<String>,
+        /// When it ends, RFC 3339, or a date (UTC). Null or absent = never.
+        #[schema(example = "2027-01-01")]
+        expires_at: Option<String>,
+        /// The models that it may be used for, as /v1/models lists them; a name without a tag means `:latest`. Null or absent =
+        /// all, also those to come.
+        #[schema(example = json!(["llama3.2", "llava"]))]
+        allowed_models: Option<Vec<String>>,
+    }
 }
 
-/// A change of a key: absent = unchanged.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChangeKey {
-    /// For lists, 1 to 64 characters. Null = `default`.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, example = "laptop", min_length = 1, max_length = 64)]
-    name: Option<Option<String>>,
-    /// When it ends, RFC 3339, or a date (UTC). Null = never; one that has ended works again then.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, example = "2027-01-01")]
-    expires_at: Option<Option<String>>,
-    /// The models that it may be used for. Null = all, also those to come.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<Vec<String>>, example = json!(["llama3.2", "llava"]))]
-    allowed_models: Option<Option<Vec<String>>>,
-    /// Admissions in any 60 s; null = no limit.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
-    requests_per_minute: Option<Option<u32>>,
-    /// Prompt and completion tokens of the requests admitted in any 60 s; null = no limit.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_minute: Option<Option<u64>>,
-    /// Prompt and completion tokens per UTC day; null = no limit.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time, waiting ones included; null = no limit.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    max_concurrency: Option<Option<u32>>,
+body_with_limits! {
+    /// A change of a key: absent = unchanged.
+    pub struct ChangeKey {
+        /// For lists, 1 to 64 characters. Null = `default`.
+        #[serde(default, deserialize_with = "present")]
+        #[schema(value_type = Option<String>, example = "laptop", min_length = 1, max_length = 64)]
+        name: Option<Option<String>>,
+        /// When it ends, RFC 3339, or a date (UTC). Null = never; one that has ended works again then.
+        #[serde(default, deserialize_with = "present")]
+        #[schema(value_type = Option<String>, example = "2027-01-01")]
+        expires_at: Option<Option<String>>,
+        /// The models that it may be used for. Null = all, also those to come.
+        #[serde(default, deserialize_with = "present")]
+        #[schema(value_type = Option<Vec<String>>, example = json!(["llama3.2", "llava"]))]
+        allowed_models: Option<Option<Vec<String>>>,
+    }
 }
 
 /// A new secret for a key.
@@ -200,18 +168,9 @@ impl CreatedKey {
 }
 
 impl CreateKey {
-    fn given(&self) -> Given {
-        Given {
-            requests_per_minute: self.requests_per_minute,
-            tokens_per_minute: self.tokens_per_minute,
-            tokens_per_day: self.tokens_per_day,
-            max_concurrency: self.max_concurrency,
-        }
-    }
-
     fn spec(self, now_ms: i64) -> Result<KeySpec, ApiError> {
         let default = KeySpec::default();
-        let limits = self.given().over(default.limits)?;
+        let limits = limits_over(default.limits, self.limits())?;
         let name = checked(self.name.unwrap_or(default.name))?;
         let expires_at_ms = end(self.expires_at.as_deref(), now_ms)?;
         let allowed_models = self.allowed_models.map(allowed).transpose()?;
@@ -221,17 +180,14 @@ impl CreateKey {
 
 impl ChangeKey {
     fn change(self, now_ms: i64) -> Result<KeyChange, ApiError> {
-        let Self { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency, .. } = self;
-        Given { requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency }.over(Limits::default())?;
+        let limits = self.limits();
+        limits_over(Limits::default(), limits)?;
         let named = |name: Option<String>| checked(name.unwrap_or(KeySpec::default().name));
         Ok(KeyChange {
             name: self.name.map(named).transpose()?,
             expires_at_ms: self.expires_at.map(|given| end(given.as_deref(), now_ms)).transpose()?,
             allowed_models: self.allowed_models.map(|given| given.map(allowed).transpose()).transpose()?,
-            requests_per_minute,
-            tokens_per_minute,
-            tokens_per_day,
-            max_concurrency,
+            limits,
         })
     }
 }
@@ -301,8 +257,8 @@ pub async fn list(
     meters: Data<Meters>,
     id: Path<String>,
 ) -> Result<Json<KeyList>, ApiError> {
-    let now_ms = meters.clock.now().unix_ms;
-    let data = accounts.keys_of(&id)?.iter().map(|key| UserKey::new(key, now_ms)).collect();
+    let now = meters.clock.now();
+    let data = accounts.keys_of(&id, now).await?.iter().map(|key| UserKey::new(key, now.unix_ms)).collect();
     Ok(Json(KeyList { object: "list", data }))
 }
 
@@ -325,10 +281,10 @@ pub async fn change(
     path: Path<(String, String)>,
     JsonObject(body): JsonObject<ChangeKey>,
 ) -> Result<Json<UserKey>, ApiError> {
-    let ((user, id), now_ms) = (path.into_inner(), meters.clock.now().unix_ms);
-    let key = accounts.change_key(&user, &id, body.change(now_ms)?).await?;
+    let ((user, id), now) = (path.into_inner(), meters.clock.now());
+    let key = accounts.change_key(&user, &id, body.change(now.unix_ms)?, now).await?;
     tracing::info!(user, key = id, "key changed");
-    Ok(Json(UserKey::new(&key, now_ms)))
+    Ok(Json(UserKey::new(&key, now.unix_ms)))
 }
 
 /// Revoke a key

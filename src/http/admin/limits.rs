@@ -2,10 +2,10 @@
 use std::sync::Arc;
 
 use actix_web::web::{Data, Json, Path};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::given::{Given, ShownLimits, checked_weight, present};
+use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
@@ -14,39 +14,12 @@ use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
 use limits::Balance;
 
-/// A change of limits: absent = unchanged, null = no limit.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChangeLimits {
-    /// Admissions in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000, example = 10)]
-    requests_per_minute: Option<Option<u32>>,
-    /// Prompt and completion tokens of the requests admitted in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_minute: Option<Option<u64>>,
-    /// Prompt and completion tokens per UTC day.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64, example = 10000)]
-    tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time, waiting ones included.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    max_concurrency: Option<Option<u32>>,
-    /// The user's share of a busy service beside others': twice the weight, twice the work. Absent = unchanged.
-    #[schema(minimum = 0.001, maximum = 1000, example = 1)]
-    weight: Option<f64>,
-}
-
-impl ChangeLimits {
-    fn given(&self) -> Given {
-        Given {
-            requests_per_minute: self.requests_per_minute,
-            tokens_per_minute: self.tokens_per_minute,
-            tokens_per_day: self.tokens_per_day,
-            max_concurrency: self.max_concurrency,
-        }
+body_with_limits! {
+    /// A change of limits: absent = unchanged, null = no limit.
+    pub struct ChangeLimits {
+        /// The user's share of a busy service beside others': twice the weight, twice the work. Absent = unchanged.
+        #[schema(minimum = 0.001, maximum = 1000, example = 1)]
+        weight: Option<f64>,
     }
 }
 
@@ -135,7 +108,8 @@ pub async fn retrieve(
     meters: Data<Meters>,
     id: Path<String>,
 ) -> Result<Json<UserLimits>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+    let account = accounts.by_user(&id, meters.clock.now());
+    let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
     look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
 }
@@ -158,11 +132,12 @@ pub async fn change(
     id: Path<String>,
     JsonObject(body): JsonObject<ChangeLimits>,
 ) -> Result<Json<UserLimits>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
+    let now = meters.clock.now();
+    let account = accounts.by_user(&id, now).ok_or_else(|| ApiError::from(StoreError::NotFound(id.to_string())))?;
     let before = account.terms();
     let weight = checked_weight(body.weight.unwrap_or(before.weight))?;
-    let terms = Terms { limits: body.given().over(before.limits)?, weight };
-    let account = accounts.set_terms(&id, terms).await?;
+    let terms = Terms { limits: limits_over(before.limits, body.limits())?, weight };
+    let account = accounts.set_terms(&id, terms, now).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
     look(&broker, &account).await;
     Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))

@@ -132,6 +132,7 @@ impl StoryStep {
             What::Failed(node, failure) => ("failed", Some(node), None, Some(failure.label().to_owned())),
             What::Refused(reason) => ("refused", None, None, Some(reason.label().to_owned())),
             What::Ended(Outcome::Completed) => ("ended", None, None, Some("completed".to_owned())),
+            What::Ended(Outcome::Rejected) => ("ended", None, None, Some("rejected".to_owned())),
             What::Ended(Outcome::Cancelled) => ("ended", None, None, Some("cancelled".to_owned())),
             What::Ended(Outcome::Failed(failure)) => ("ended", None, None, Some(failure.label().to_owned())),
         };

@@ -1,12 +1,10 @@
 //! Users: made with a key that is shown once, listed, read, deleted.
-use std::sync::Arc;
-
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpResponse, Responder};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::given::{Given, ShownLimits, checked_weight, present};
+use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
 use crate::http::Live;
 use crate::http::answers;
 use crate::http::auth::Admin;
@@ -17,42 +15,15 @@ use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cu
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
 
-/// A user to be made. A limit that is absent is the default for new users; null is no limit.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct CreateUser {
-    /// `[A-Za-z0-9._@-]{1,64}`
-    #[schema(example = "user-123", pattern = "^[A-Za-z0-9._@-]{1,64}$")]
-    user_id: String,
-    /// Admissions in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    requests_per_minute: Option<Option<u32>>,
-    /// Prompt and completion tokens of the requests admitted in any 60 s.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_minute: Option<Option<u64>>,
-    /// Prompt and completion tokens per UTC day.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, maximum = 1_000_000_000_000_000_u64)]
-    tokens_per_day: Option<Option<u64>>,
-    /// Requests at a time, waiting ones included.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, maximum = 1_000_000)]
-    max_concurrency: Option<Option<u32>>,
-    /// The user's share of a busy service beside others': twice the weight, twice the work. Default 1.
-    #[schema(minimum = 0.001, maximum = 1000, example = 1)]
-    weight: Option<f64>,
-}
-
-impl CreateUser {
-    fn given(&self) -> Given {
-        Given {
-            requests_per_minute: self.requests_per_minute,
-            tokens_per_minute: self.tokens_per_minute,
-            tokens_per_day: self.tokens_per_day,
-            max_concurrency: self.max_concurrency,
-        }
+body_with_limits! {
+    /// A user to be made. A limit that is absent is the default for new users; null is no limit.
+    pub struct CreateUser {
+        /// `[A-Za-z0-9._@-]{1,64}`
+        #[schema(example = "user-123", pattern = "^[A-Za-z0-9._@-]{1,64}$")]
+        user_id: String,
+        /// The user's share of a busy service beside others': twice the weight, twice the work. Default 1.
+        #[schema(minimum = 0.001, maximum = 1000, example = 1)]
+        weight: Option<f64>,
     }
 }
 
@@ -146,7 +117,7 @@ pub async fn create(
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
         ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
     })?;
-    let limits = body.given().over(defaults.get().for_new_user())?;
+    let limits = limits_over(defaults.get().for_new_user(), body.limits())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
     // A name that was deleted just now goes on with what it has used, down to the last row.
     recorder.flush().await;
@@ -166,13 +137,19 @@ pub async fn create(
     get, path = "/admin/users", tag = "admin", params(PageQuery), security(("admin_key" = [])),
     responses((status = 200, body = UserList), answers::AdminResponses),
 )]
-pub async fn list(_: Admin, accounts: Data<Accounts>, query: Query<PageQuery>) -> Result<Json<UserList>, ApiError> {
+pub async fn list(
+    _: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    query: Query<PageQuery>,
+) -> Result<Json<UserList>, ApiError> {
     let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
     let after = query.after()?.map(|cursor| user_of(&cursor).ok_or_else(bad_cursor)).transpose()?;
-    let follows = |account: &Arc<Account>| after.as_ref().is_none_or(|after| account.user().as_str() > after.as_str());
-    let mut page: Vec<_> = accounts.all().into_iter().filter(follows).take(limit + 1).collect();
-    let more = page.len() > limit;
-    page.truncate(limit);
+    let mut names = accounts.names_after(after.as_ref().map(UserId::as_str), limit.saturating_add(1));
+    let more = names.len() > limit;
+    names.truncate(limit);
+    let now = meters.clock.now();
+    let page: Vec<_> = names.iter().filter_map(|name| accounts.by_user(name, now)).collect();
     let next = page.last().filter(|_| more).map(|account| cursor(account.user().as_str().as_bytes()));
     Ok(Json(UserList { object: "list", data: page.iter().map(|account| account.as_ref().into()).collect(), next }))
 }
@@ -187,8 +164,14 @@ fn user_of(cursor: &[u8]) -> Option<UserId> {
     params(("id" = String, Path, description = "The user.")),
     responses((status = 200, body = User), answers::AdminResponses, answers::NotFoundResponse),
 )]
-pub async fn retrieve(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<User>, ApiError> {
-    let account = accounts.by_user(&id).ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
+pub async fn retrieve(
+    _: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    id: Path<String>,
+) -> Result<Json<User>, ApiError> {
+    let account = accounts.by_user(&id, meters.clock.now());
+    let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
     Ok(Json(account.as_ref().into()))
 }
 
@@ -227,7 +210,7 @@ pub async fn usage(
     query: Query<PageQuery>,
 ) -> Result<Json<UserUsage>, ApiError> {
     let rows = rows(&store, &recorder, &id, &query).await?;
-    if accounts.by_user(&id).is_none() && !store.has_usage(&id).await? {
+    if !accounts.has_user(&id) && !store.has_usage(&id).await? {
         return Err(StoreError::NotFound(id.into_inner()).into());
     }
     let summary = summary(&store, &recorder, &id, &PeriodQuery::default()).await?;

@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use super::broker::NotLeased;
 use super::line::Line;
 use crate::store::database::locks;
+use crate::store::people::Changed;
 use crate::store::subject::{name_of_key, name_of_user};
 use limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
@@ -177,6 +178,18 @@ impl Table {
     pub(super) async fn own(&self) -> Result<Vec<String>, DbErr> {
         let own = lease::Entity::find().filter(lease::Column::Gateway.eq(&self.gateway));
         own.select_only().column(lease::Column::Subject).into_tuple().all(&self.db).await
+    }
+
+    /// Everybody who has used something on this day, or of whom somebody holds something.
+    pub(super) async fn known(&self, day: i32) -> Result<Changed, DbErr> {
+        use usage_rollup::Column::{Day, KeyId, UserId};
+        let used =
+            usage_rollup::Entity::find().filter(Day.eq(day)).select_only().column(UserId).column(KeyId).distinct();
+        let used: Vec<(String, String)> = used.into_tuple().all(&self.db).await?;
+        let held = lease::Entity::find().select_only().column(lease::Column::Subject).distinct();
+        let held: Vec<String> = held.into_tuple().all(&self.db).await?;
+        let used = used.into_iter().flat_map(|(user, key)| [name_of_user(&user), name_of_key(&key)]);
+        Ok(Changed::of(used.chain(held).collect::<BTreeSet<_>>().iter().map(String::as_str)))
     }
 
     /// Gives back whatever we hold of these.

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, fast_node, node, spawn_app_with};
+use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, fast_node, let_pass, node, spawn_app_with};
 
 /// Strangers, each at an address of their own, and the keys that each tries.
 const STRANGERS: u8 = 10;
@@ -114,7 +114,7 @@ async fn keys_that_nobody_knows_never_reach_the_database() {
     let known = async {
         while done.get() < STRANGERS {
             assert_eq!(app.get("/v1/models", &key).await.status, 200, "whoever has a key goes on");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let_pass(Duration::from_millis(20)).await;
         }
     };
     let (refused, ()) = tokio::join!(strangers, known);

@@ -53,7 +53,7 @@ fn a_limit_may_be_written_in_any_way_that_is_a_whole_number() {
         let body = format!(r#"{{"model":"m","max_output_tokens": {written},"input":"hi"}}"#);
         assert_eq!(native(Endpoint::Responses, &body, None).1["max_output_tokens"].to_string(), sent);
     }
-    for wrong in ["0.5", "7.5", "0.0", "-1.0", "1e999"] {
+    for wrong in ["0.5", "7.5", "-2", "-1.5", "1e999"] {
         assert!(chat(&format!(r#"{{"model":"m","max_tokens":{wrong},{ONE}}}"#)).is_err(), "{wrong}");
     }
 }
@@ -74,8 +74,7 @@ fn bad_bodies_name_the_field() {
         (r#"{"model":"m","messages":[{"role":"user","content":5}]}"#.to_owned(), "messages"),
         (format!(r#"{{"model":"m","stream":"yes",{ONE}}}"#), "stream"),
         (format!(r#"{{"model":"m","stream_options":true,{ONE}}}"#), "stream_options"),
-        (format!(r#"{{"model":"m","max_tokens":0,{ONE}}}"#), "max_tokens"),
-        (format!(r#"{{"model":"m","max_tokens":-1,{ONE}}}"#), "max_tokens"),
+        (format!(r#"{{"model":"m","max_tokens":-2,{ONE}}}"#), "max_tokens"),
         (format!(r#"{{"model":"m","max_tokens":"9",{ONE}}}"#), "max_tokens"),
         (format!(r#"{{"model":"m","_Debug_Render_Only":true,{ONE}}}"#), "_debug_render_only"),
     ] {
@@ -261,4 +260,52 @@ fn the_other_dialects_name_their_limit_in_their_own_way() {
     assert_eq!((request.max_output, &sent["max_tokens"]), (Some(5), &serde_json::json!(5)));
     let without = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
     assert_eq!(InferenceRequest::parse(Endpoint::Messages, without.as_bytes()).unwrap_err().param, Some("max_tokens"));
+}
+
+#[test]
+fn a_limit_of_minus_one_or_zero_is_no_limit_of_the_clients_own() {
+    for (written, plain) in [("-1", "-1"), ("0", "0"), ("-1.0", "-1"), ("0.0", "0"), ("-0", "0")] {
+        let body = format!(r#"{{"model":"m","max_tokens": {written},{ONE}}}"#);
+        assert_eq!(chat(&body).unwrap().max_output, None, "{written}");
+        assert_eq!(rewritten(&body, None), body.replace(&format!(" {written},"), &format!(" {plain},")));
+        assert_eq!(rewritten(&body, Some(5)), body.replace(&format!(" {written},"), " 5,"));
+        let newer = format!(r#"{{"model":"m","max_completion_tokens":{written},{ONE}}}"#);
+        assert_eq!((rewritten(&newer, None), chat(&newer).unwrap().max_output), (newer, None));
+        let both = format!(r#"{{"model":"m","max_tokens":9,"max_completion_tokens":{written},{ONE}}}"#);
+        assert_eq!((rewritten(&both, Some(5)), chat(&both).unwrap().max_output), (both, Some(9)));
+        let other = format!(r#"{{"model":"m","max_tokens":{written},"max_completion_tokens":7,{ONE}}}"#);
+        assert_eq!(chat(&other).unwrap().max_output, Some(7));
+        let responses = format!(r#"{{"model":"m","max_output_tokens":{written},"input":"hi"}}"#);
+        assert_eq!(native(Endpoint::Responses, &responses, Some(5)).1["max_output_tokens"], 5);
+        let messages = format!(r#"{{"model":"m","max_tokens":{written},{ONE}}}"#);
+        assert!(InferenceRequest::parse(Endpoint::Messages, messages.as_bytes()).is_err(), "{written}");
+    }
+}
+
+#[test]
+fn half_surrogates_pass() {
+    let body = r#"{"model":"m","prompt":"\ud83d","\ud83d":1}"#;
+    for endpoint in [Endpoint::Completions, Endpoint::Generate, Endpoint::EmbedOne] {
+        let request = InferenceRequest::parse(endpoint, body.as_bytes()).unwrap();
+        assert_eq!(request.idle, None);
+    }
+}
+
+#[test]
+fn a_field_that_is_of_another_kind_says_so() {
+    let message = |body: &str| chat(body).unwrap_err().message;
+    assert_eq!(
+        message(&format!(r#"{{"model":"m","stream":"yes",{ONE}}}"#)),
+        "`stream` must be true or false; this is a string"
+    );
+    assert_eq!(message(r#"{"model":["m"],"messages":[]}"#), "`model` must be a string; this is a list");
+    assert_eq!(message(r#"{"model":"m","messages":[7]}"#), "`messages` must be a list of messages, each an object");
+    assert_eq!(message(""), "the body is not a JSON object: it is empty");
+}
+
+#[test]
+fn options_without_end_are_refused() {
+    let options = (0..300).map(|at| format!("\"x{at}\":1")).collect::<Vec<_>>().join(",");
+    let body = format!(r#"{{"model":"m","prompt":"hi","options":{{{options}}}}}"#);
+    assert_eq!(InferenceRequest::parse(Endpoint::Generate, body.as_bytes()).unwrap_err().param, Some("options"));
 }

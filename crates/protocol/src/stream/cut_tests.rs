@@ -6,14 +6,14 @@ use crate::{Endpoint, StreamEditor, StreamFault, StreamLimit};
 
 /// What a client gets of a node that says one word for ever, where it may say two.
 fn cut(endpoint: Endpoint, event: &str, hide_usage: bool) -> Result<String, StreamFault> {
-    let limit = StreamLimit { output: 2, prompt: 7 };
-    let mut editor = StreamEditor::new(endpoint, "1", hide_usage).limited(Some(limit));
+    let limit = StreamLimit { output: Some(2), prompt: 7 };
+    let mut editor = StreamEditor::new(endpoint, "1", hide_usage).limited(limit);
     let mut out = Vec::new();
     for _ in 0..9 {
         editor.push(event.to_owned().into(), &mut out)?;
     }
     let progress = editor.progress();
-    assert!(editor.is_cut() && progress.done && progress.token_chunks == 2 && progress.usage.is_none());
+    assert!(editor.is_cut() && progress.done && progress.counted() == 2 && progress.usage.is_none());
     Ok(String::from_utf8(out).unwrap())
 }
 
@@ -72,8 +72,8 @@ fn the_other_dialects_end_in_their_own_words() {
 
 #[test]
 fn an_answer_of_just_the_allowed_length_is_left_alone() {
-    let limit = StreamLimit { output: 1, prompt: 7 };
-    let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "1", true).limited(Some(limit));
+    let limit = StreamLimit { output: Some(1), prompt: 7 };
+    let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "1", true).limited(limit);
     let token =
         "data: {\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
     // Ollama's last chunk has a delta of its own.
@@ -82,4 +82,47 @@ fn an_answer_of_just_the_allowed_length_is_left_alone() {
     editor.push(format!("{token}{end}").into(), &mut out).unwrap();
     assert!(!editor.is_cut() && editor.progress().done);
     assert!(String::from_utf8(out).unwrap().contains("\"finish_reason\":\"stop\""));
+}
+
+#[test]
+fn one_chunk_is_not_one_token_where_a_cap_ends_a_stream() {
+    let limit = StreamLimit { output: Some(1000), prompt: 7 };
+    let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "1", true).limited(limit);
+    let long = "x".repeat(100_000);
+    let chunk =
+        format!("data: {{\"model\":\"m\",\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{long}\"}}}}]}}\n\n");
+    let mut out = Vec::new();
+    editor.push(chunk.into(), &mut out).unwrap();
+    assert!(editor.is_cut() && editor.progress().counted() == 1000 && out.len() < 1000);
+}
+
+/// A stream that says one word for ever, as far as Ollama lets it, and ends without a terminal frame.
+fn repeated(endpoint: Endpoint, event: &str, times: usize, last: &str) -> (bool, String, Result<(), StreamFault>) {
+    let mut editor = StreamEditor::new(endpoint, "1", false);
+    let mut out = Vec::new();
+    let all = format!("{}{last}", event.repeat(times));
+    let result = editor.push(all.into(), &mut out);
+    let is_whole = editor.end(&mut out);
+    (is_whole, String::from_utf8(out).unwrap(), result)
+}
+
+#[test]
+fn a_stream_that_the_token_repeat_guard_broke_off_is_whole() {
+    let chat = "data: {\"id\":\"x\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\" la\"},\"finish_reason\":null}]}\n\n";
+    let (is_whole, out, _) = repeated(Endpoint::ChatCompletions, chat, 31, "");
+    assert!(is_whole && out.ends_with("data: [DONE]\n\n") && out.contains("\"finish_reason\":\"length\""), "{out}");
+    assert!(out.contains("\"completion_tokens\":31"), "{out}");
+    let line = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\" la\"},\"done\":false}\n";
+    let (is_whole, out, _) = repeated(Endpoint::Chat, line, 31, "");
+    assert!(is_whole && out.lines().last().unwrap().contains("\"done_reason\":\"length\""), "{out}");
+    // Newer ones say so.
+    let error = "{\"error\":\"prediction aborted, token repeat limit reached\"}\n";
+    let (is_whole, out, result) = repeated(Endpoint::Chat, line, 31, error);
+    assert!(is_whole && result.is_ok() && !out.contains("error"), "{out}");
+    let event = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" la\"}}\n\n";
+    let (is_whole, out, _) = repeated(Endpoint::Messages, event, 31, "");
+    assert!(is_whole && out.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"), "{out}");
+    // Fewer pieces, or a part of a frame, are a stream that broke.
+    assert!(!repeated(Endpoint::Chat, line, 20, "").0);
+    assert!(!repeated(Endpoint::Chat, line, 31, "{\"mod").0);
 }

@@ -2,6 +2,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::Usage;
 
 const STREAM: &str = concat!(
     "data: {\"id\":\"chatcmpl-417\",\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"Hé\"},\"finish_reason\":null}]}\n\n",
@@ -12,7 +13,7 @@ const STREAM: &str = concat!(
     "data: [DONE]\n\n",
 );
 
-fn run(hide: bool, chunks: &[&[u8]]) -> (Result<(), StreamFault>, Progress, String) {
+fn run(hide: bool, chunks: &[&[u8]]) -> (Result<(), StreamFault>, AnswerProgress, String) {
     let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "new", hide);
     let mut out = Vec::new();
     let mut result = Ok(());
@@ -28,7 +29,7 @@ fn a_client_that_asked_gets_everything_but_the_old_ids() {
     assert_eq!(result, Ok(()));
     assert_eq!(text, STREAM.replace("\"chatcmpl-417\"", "\"chatcmpl-new\""));
     let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(2), ..Usage::default() };
-    assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 2, done: true });
+    assert_eq!(progress, AnswerProgress { usage: Some(usage), token_chunks: 2, text_bytes: 6, done: true });
 }
 
 #[test]
@@ -101,7 +102,7 @@ proptest! {
     }
 }
 
-fn native(chunks: &[&str]) -> (Result<(), StreamFault>, Progress, String) {
+fn native(chunks: &[&str]) -> (Result<(), StreamFault>, AnswerProgress, String) {
     let mut editor = StreamEditor::new(Endpoint::Chat, "r", false);
     let mut out = Vec::new();
     let mut result = Ok(());
@@ -117,7 +118,7 @@ fn lines_pass_as_they_are_and_the_last_one_reports() {
     let (result, progress, text) = native(&[&lines[..30], &lines[30..]]);
     assert_eq!((result, text.as_str()), (Ok(()), lines));
     let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1), ..Usage::default() };
-    assert_eq!(progress, Progress { usage: Some(usage), token_chunks: 1, done: true });
+    assert_eq!(progress, AnswerProgress { usage: Some(usage), token_chunks: 1, text_bytes: 2, done: true });
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn anthropic_streams_report_in_message_delta_and_end_with_message_stop() {
     editor.push(Bytes::from(stream), &mut out).unwrap();
     assert_eq!(String::from_utf8(out).unwrap(), stream.replace("msg_1", "msg_r"));
     let usage = Usage { prompt_tokens: Some(26), completion_tokens: Some(1), ..Usage::default() };
-    assert_eq!(editor.progress(), Progress { usage: Some(usage), token_chunks: 1, done: true });
+    assert_eq!(editor.progress(), AnswerProgress { usage: Some(usage), token_chunks: 1, text_bytes: 2, done: true });
 }
 
 #[test]
@@ -156,4 +157,62 @@ fn responses_report_in_their_last_event() {
     assert_eq!(String::from_utf8(out).unwrap(), stream.replace("resp_4", "resp_r"));
     assert!(editor.progress().done && editor.progress().token_chunks == 1);
     assert_eq!(editor.progress().usage.unwrap().completion_tokens, Some(1));
+}
+
+#[test]
+fn usage_travels_in_pieces() {
+    let run = |events: &[&str]| {
+        let mut editor = StreamEditor::new(Endpoint::Messages, "r", false);
+        for event in events {
+            let kind = event.split('"').nth(3).unwrap();
+            editor.push(format!("event: {kind}\ndata: {event}\n\n").into(), &mut Vec::new()).unwrap();
+        }
+        editor.progress().usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens))
+    };
+    let start = r#"{"type":"message_start","message":{"id":"m","usage":{"input_tokens":9,"cache_read_input_tokens":1,"output_tokens":1}}}"#;
+    // A client that leaves here has begun no answer.
+    assert_eq!(run(&[start]), Some((Some(10), None)));
+    assert_eq!(
+        run(&[start, r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":5}}"#]),
+        Some((Some(10), Some(5)))
+    );
+    let both = r#"{"type":"message_delta","delta":{},"usage":{"input_tokens":26,"output_tokens":5}}"#;
+    assert_eq!(run(&[start, both]), Some((Some(26), Some(5))));
+    assert_eq!(run(&[r#"{"type":"message_start","message":{}}"#, both]), Some((Some(26), Some(5))));
+    let bad = r#"{"type":"message_delta","delta":{},"usage":{"input_tokens":"26","output_tokens":-5}}"#;
+    assert_eq!(run(&[bad]), None);
+}
+
+#[test]
+fn usage_may_stand_in_the_last_chunk_of_text() {
+    let stream = |chunk: &str| {
+        let mut editor = StreamEditor::new(Endpoint::Completions, "r", true);
+        let mut out = Vec::new();
+        editor.push(format!("data: {chunk}\n\n").into(), &mut out).unwrap();
+        let usage = editor.progress().usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens));
+        (usage, String::from_utf8(out).unwrap())
+    };
+    let (usage, out) = stream(
+        r#"{"choices":[{"text":"","finish_reason":"stop"}],"usage":{"prompt_tokens":26,"completion_tokens":7}}"#,
+    );
+    assert_eq!(usage, Some((Some(26), Some(7))));
+    assert!(!out.contains("usage") && out.contains("stop"), "{out}");
+    // llama.cpp's streams of completions say it in their own words.
+    let (usage, out) = stream(
+        r#"{"choices":[{"text":"","finish_reason":"stop"}],"timings":{"prompt_n":5,"cache_n":21,"predicted_n":7}}"#,
+    );
+    assert_eq!(usage, Some((Some(26), Some(7))));
+    assert!(out.contains("timings"), "{out}");
+    let (usage, _) =
+        stream(r#"{"choices":[{"text":"a","finish_reason":null}],"usage":{"prompt_tokens":26,"completion_tokens":1}}"#);
+    assert_eq!(usage, None);
+}
+
+#[test]
+fn a_usage_that_cannot_be_read_breaks_no_stream() {
+    for usage in ["7", "[]", r#"{"prompt_tokens":-1,"completion_tokens":"x"}"#] {
+        let chunk = format!("data: {{\"choices\":[],\"usage\":{usage}}}\n\n");
+        let (result, progress, _) = run(false, &[chunk.as_bytes()]);
+        assert_eq!((result, progress.usage), (Ok(()), None), "{usage}");
+    }
 }

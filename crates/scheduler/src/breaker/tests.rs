@@ -3,6 +3,8 @@
 use super::*;
 
 const ID: RequestId = RequestId(1);
+const ANN: &str = "ann";
+const BEN: &str = "ben";
 
 fn at(seconds: u64) -> Time {
     Duration::from_secs(seconds)
@@ -68,21 +70,23 @@ fn an_answered_probe_does_not_hide_failing_requests() {
 fn first_bytes_do_not_hide_streams_that_break() {
     let mut breaker = closed();
     let epoch = breaker.dispatched(ID);
-    for second in 1..=2 {
+    for (second, user) in [(1, ANN), (2, BEN)] {
         assert!(breaker.is_live());
         breaker.started(epoch);
-        breaker.broke_off(epoch, at(second));
+        breaker.broke_off(&user.into(), epoch, at(second));
     }
     assert_eq!(breaker.reopens_at(), Some(at(3)));
     breaker.answered(at(3));
     let epoch = breaker.dispatched(ID);
-    breaker.started(epoch);
-    breaker.broke_off(epoch, at(3));
+    breaker.broke_off(&ANN.into(), epoch, at(3));
+    assert!(breaker.is_live(), "broken off before, but for one user alone since");
+    breaker.broke_off(&BEN.into(), epoch, at(3));
     assert_eq!(breaker.reopens_at(), Some(at(5)), "twice as long");
     breaker.answered(at(5));
     let epoch = breaker.dispatched(ID);
+    breaker.broke_off(&ANN.into(), epoch, at(6));
     breaker.succeeded(epoch);
-    breaker.broke_off(epoch, at(6));
+    breaker.broke_off(&BEN.into(), epoch, at(6));
     assert!(breaker.is_live(), "a whole answer takes everything back");
 }
 
@@ -176,4 +180,63 @@ fn an_old_stream_that_ends_well_does_not_vouch_for_the_node() {
     breaker.answered(at(1));
     breaker.succeeded(old);
     assert_eq!(breaker.state(), NodeState::Suspect);
+}
+
+#[test]
+fn one_users_failures_alone_do_not_open_it_and_a_second_users_do() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    for second in 0..100 {
+        breaker.accused(&ANN.into(), epoch, at(second));
+    }
+    assert_eq!(breaker.state(), NodeState::Suspect);
+    breaker.started(epoch);
+    assert_eq!(breaker.state(), NodeState::Up);
+    breaker.accused(&ANN.into(), epoch, at(100));
+    breaker.accused(&BEN.into(), epoch, at(101));
+    assert_eq!(breaker.state(), NodeState::Down);
+}
+
+#[test]
+fn a_user_whose_requests_failed_twice_in_a_row_goes_elsewhere_for_a_while_and_others_do_not() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.accused(&ANN.into(), epoch, at(0));
+    assert!(!breaker.is_avoided_by(ANN, at(0)));
+    breaker.accused(&ANN.into(), epoch, at(1));
+    assert!(breaker.is_avoided_by(ANN, at(30)) && !breaker.is_avoided_by(BEN, at(1)));
+    assert!(!breaker.is_avoided_by(ANN, at(31)));
+    breaker.accused(&ANN.into(), epoch, at(40));
+    assert!(breaker.is_avoided_by(ANN, at(41)));
+    breaker.started(epoch);
+    assert!(!breaker.is_avoided_by(ANN, at(41)));
+}
+
+#[test]
+fn requests_that_work_elsewhere_convict_it() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    for second in 0..2 {
+        assert!(breaker.is_live());
+        breaker.accused(&ANN.into(), epoch, at(second));
+        breaker.convicted(Failure::Crashed, epoch, at(second));
+    }
+    assert_eq!(breaker.state(), NodeState::Down);
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.accused(&ANN.into(), epoch, at(0));
+    breaker.convicted(Failure::Stuck, epoch, at(1));
+    assert_eq!(breaker.state(), NodeState::Down, "once is enough where it was stuck");
+}
+
+#[test]
+fn on_trial_one_user_alone_does_not_keep_it_out() {
+    let mut breaker = half_open();
+    let epoch = breaker.dispatched(ID);
+    breaker.accused(&ANN.into(), epoch, at(1));
+    breaker.released(ID);
+    assert!(breaker.admits());
+    let epoch = breaker.dispatched(ID);
+    breaker.accused(&BEN.into(), epoch, at(2));
+    assert_eq!(breaker.state(), NodeState::Down);
 }

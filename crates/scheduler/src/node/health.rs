@@ -1,15 +1,16 @@
 //! What do requests and probes tell of a node?
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::Node;
 use crate::{
     breaker::Epoch,
     catalog::NodeSpec,
-    failure::Failure,
+    failure::{Blame, Failure},
     ids::{RequestId, Time},
     instance::Running,
     model::ModelId,
+    route::Route,
     slots::Slots,
 };
 
@@ -18,6 +19,21 @@ const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
 /// After its return a node takes so many at first, and twice as many with every answer that begins.
 const FIRST_RAMP: u32 = 1;
 const WHOLE_RAMP: u32 = 64;
+
+/// After a load that failed; doubles with each further one.
+const FIRST_BACK_OFF_SECONDS: f64 = 10.0;
+const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
+
+/// An attempt that failed, and what it was.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Failed<'a> {
+    pub(crate) user: &'a Arc<str>,
+    pub(crate) model: ModelId,
+    pub(crate) route: Route,
+    pub(crate) failure: Failure,
+    /// Of its dispatch.
+    pub(crate) epoch: Epoch,
+}
 
 impl Node {
     // What happens to it.
@@ -55,30 +71,38 @@ impl Node {
     }
 
     /// The first byte of an answer came.
-    pub(crate) fn started(&mut self, epoch: Epoch) {
+    pub(crate) fn started(&mut self, epoch: Epoch, now: Time) {
+        self.worked_at = Some(now);
         self.breaker.started(epoch);
         self.ramp = self.ramp.map(|ramp| ramp * 2).filter(|ramp| *ramp < WHOLE_RAMP);
         self.forget_error_when_up();
     }
 
     /// A whole answer came.
-    pub(crate) fn completed(&mut self, epoch: Epoch) {
+    pub(crate) fn completed(&mut self, epoch: Epoch, now: Time) {
         self.completed += 1;
         self.breaker.succeeded(epoch);
-        self.started(epoch);
+        self.started(epoch, now);
     }
 
     /// An attempt failed after its first byte.
-    pub(crate) fn broke_off(&mut self, failure: Failure, epoch: Epoch, now: Time) {
+    pub(crate) fn broke_off(&mut self, failed: Failed<'_>, now: Time) {
         self.failed += 1;
-        self.breaker.broke_off(epoch, now);
-        self.last_error = Some(failure.to_string());
-        self.went_out();
+        match failed.failure.blame() {
+            Blame::Undecided => self.breaker.broke_off(failed.user, failed.epoch, now),
+            _ => self.blame(failed, now),
+        }
+        self.note_error(failed.failure);
     }
 
     /// An attempt failed.
-    pub(crate) fn failed(&mut self, model: ModelId, failure: Failure, epoch: Epoch, now: Time) {
+    pub(crate) fn failed(&mut self, failed: Failed<'_>, now: Time) {
         self.failed += 1;
+        self.blame(failed, now);
+        self.note_error(failed.failure);
+    }
+
+    fn blame(&mut self, Failed { user, model, route, failure, epoch }: Failed<'_>, now: Time) {
         match failure {
             Failure::Busy => {
                 self.busy_until = Some(now + BUSY_BACK_OFF);
@@ -86,15 +110,44 @@ impl Node {
                     instance.slots.overrun(instance.running.len(), now.as_secs_f64());
                 }
             }
+            // Whatever it was asked next would fail for the same reason.
+            Failure::Starved => self.busy_until = Some(now + BUSY_BACK_OFF),
             Failure::Missing => self.forget(model),
-            Failure::Unreachable | Failure::Silent => self.breaker.unreachable(epoch, now),
-            _ => self.breaker.failed(epoch, now),
+            Failure::Unsupported => self.routes = self.routes.without(route),
+            Failure::Unloadable => self.could_not_load(model, failure, now),
+            Failure::Unreachable => self.breaker.unreachable(epoch, now),
+            // Whoever found that out has judged the node by all that runs there.
+            Failure::Silent => {}
+            Failure::Denied => self.breaker.failed(epoch, now),
+            Failure::Reset | Failure::Crashed | Failure::TimedOut | Failure::Garbled | Failure::Stuck => {
+                self.breaker.accused(user, epoch, now);
+            }
         }
-        if !matches!(failure, Failure::Busy | Failure::Missing) {
+    }
+
+    /// Another node answered what had failed here.
+    pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
+        self.breaker.convicted(failure, epoch, now);
+        self.note_error(failure);
+    }
+
+    fn note_error(&mut self, failure: Failure) {
+        if matches!(failure.blame(), Blame::Node | Blame::Undecided) {
             self.last_error = Some(failure.to_string());
             self.forget_error_when_up();
         }
         self.went_out();
+    }
+
+    /// A model could not be brought into memory: it is not tried again for a while, and twice as long each time.
+    pub(crate) fn could_not_load(&mut self, model: ModelId, failure: Failure, now: Time) {
+        let Some(instance) = self.instance_mut(model) else { return };
+        instance.resident_since = None;
+        instance.last_load_failure = Some(failure);
+        instance.load_failures += 1;
+        let doubled = f64::from(instance.load_failures - 1).min(10.0).exp2();
+        let back_off = (FIRST_BACK_OFF_SECONDS * doubled).min(LONGEST_BACK_OFF_SECONDS);
+        instance.load_again_at = now.as_secs_f64() + back_off;
     }
 
     /// It is taken for dead although it answers probes.

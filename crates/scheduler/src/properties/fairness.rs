@@ -92,6 +92,7 @@ proptest! {
                     max_output: Some(output),
                     known_output: None,
                     session: None,
+                    route: Default::default(),
                     is_stream: true,
                     deadline: Duration::from_secs(1_000_000),
                 }), Duration::ZERO);

@@ -177,6 +177,7 @@ impl Fleet {
             max_output: Some(ask.output),
             known_output: None,
             session: None,
+            route: Default::default(),
             is_stream: true,
             deadline: PATIENT,
         };

@@ -19,7 +19,7 @@
 //! [`run`] throws random events at a scheduler and keeps its own account of them. [`fleet`] is a fleet in virtual time that
 //! does as it is told, at true speeds and with true slots. All seeds are fixed.
 
-mod dice;
+pub(crate) mod dice;
 mod fairness;
 mod fleet;
 mod health;

@@ -75,6 +75,8 @@ pub(crate) struct Known {
     /// Broken off after its first byte.
     pub(crate) is_abandoned: bool,
     attempts: u32,
+    /// Of those, attempts that may say nothing of the request.
+    excused: u32,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -155,6 +157,7 @@ impl Run {
                     has_first_byte: false,
                     is_abandoned: false,
                     attempts: 0,
+                    excused: 0,
                 };
                 self.known.insert(id, known);
                 Event::Arrived(Arrival {
@@ -166,6 +169,7 @@ impl Run {
                     max_output: prompt.is_multiple_of(2).then_some(prompt),
                     known_output: None,
                     session: Some(prompt % 5),
+                    route: Default::default(),
                     is_stream: !prompt.is_multiple_of(7),
                     deadline,
                 })
@@ -252,9 +256,10 @@ impl Run {
             Event::Left { id, .. } if self.known.remove(id).is_some() => {
                 assert!(self.ended.insert(*id));
             }
-            Event::Failed { id, .. } => {
+            Event::Failed { id, failure } => {
                 if let Some(known) = self.known.get_mut(id) {
                     known.node = None;
+                    known.excused += u32::from(failure.is_excused());
                 }
             }
             Event::FirstByte { id } => {
@@ -272,7 +277,7 @@ impl Run {
                 let known = self.known.get_mut(id).expect("only live requests are dispatched");
                 assert!(known.node.is_none() && !known.has_first_byte, "sent twice, or after its first byte");
                 known.attempts += 1;
-                assert!(*attempt == known.attempts && *attempt <= 3);
+                assert!(*attempt == known.attempts && *attempt <= 3 + known.excused);
                 known.node = Some(node.0);
                 let leaving = Errand::Unload(node.0, known.model);
                 assert!(!self.errands.contains(&leaving), "sent to a model that is being unloaded");
@@ -290,6 +295,7 @@ impl Run {
                 assert!(known.node.is_some() && !known.is_abandoned, "broken off twice");
                 known.is_abandoned = known.has_first_byte;
                 if !known.has_first_byte {
+                    known.excused += 1;
                     known.node = None;
                 }
             }
@@ -325,7 +331,7 @@ impl Run {
         let fresh = |user: usize| self.known.values().filter(move |it| it.attempts == 0 && it.user == user).count();
         assert!((0..USERS.len()).map(fresh).sum::<usize>() <= SETTINGS.max_queued);
         assert!((0..USERS.len()).all(|user| fresh(user) <= SETTINGS.max_queued_per_user));
-        let costly = self.scheduler.requests.values().filter(|request| request.is_costly_retry());
+        let costly = self.scheduler.requests.values().filter(|request| request.is_budgeted_retry());
         assert_eq!(costly.count(), self.scheduler.costly_retries);
     }
 

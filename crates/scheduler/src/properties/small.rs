@@ -177,6 +177,7 @@ impl World {
             max_output: None,
             known_output: None,
             session: None,
+            route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(100_000),
         }));

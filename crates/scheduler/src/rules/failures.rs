@@ -232,10 +232,10 @@ fn a_client_that_hangs_up_says_nothing_about_the_node() {
 }
 
 #[test]
-fn two_answers_broken_off_take_a_node_out() {
+fn answers_broken_off_for_two_users_take_a_node_out() {
     let mut scheduler = nodes(&[2]);
-    for id in 0..2 {
-        scheduler.handle(arrived(id, "a", "m"), at(0));
+    for (id, user) in [(0, "a"), (1, "b")] {
+        scheduler.handle(arrived(id, user, "m"), at(0));
         scheduler.handle(Event::FirstByte { id: RequestId(id) }, at(0));
     }
     for id in 0..2 {
@@ -243,4 +243,85 @@ fn two_answers_broken_off_take_a_node_out() {
     }
     let node = &scheduler.nodes()[0];
     assert_eq!((node.state, node.last_error.as_deref()), (NodeState::Down, Some("sent a broken answer")));
+}
+
+#[test]
+fn whatever_one_user_sends_the_node_serves_the_others() {
+    let mut scheduler = nodes(&[4]);
+    for id in 0..100 {
+        scheduler.handle(arrived(id, "poisoner", "m"), at(id));
+        let failure = [Failure::Crashed, Failure::Garbled, Failure::Reset, Failure::TimedOut][id as usize % 4];
+        scheduler.handle(failed(id, failure), at(id));
+        // Of those that may try again.
+        scheduler.handle(left(id, Outcome::Cancelled), at(id));
+    }
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Suspect);
+    assert_eq!(scheduler.handle(arrived(200, "b", "m"), at(100)), [dispatch(200, 0, 1)]);
+}
+
+#[test]
+fn a_user_whose_requests_failed_somewhere_goes_elsewhere_and_others_still_go_there() {
+    let mut scheduler = nodes(&[1, 1]);
+    for id in 0..2 {
+        scheduler.handle(arrived(id, "a", "m"), at(0));
+        assert_eq!(scheduler.handle(failed(id, Failure::Crashed), at(0)), [dispatch(id, 1, 2)]);
+        scheduler.handle(left(id, Outcome::Cancelled), at(0));
+    }
+    assert_eq!(scheduler.handle(arrived(2, "a", "m"), at(1)), [dispatch(2, 1, 1)]);
+    assert_eq!(scheduler.handle(arrived(3, "b", "m"), at(1)), [dispatch(3, 0, 1)]);
+}
+
+#[test]
+fn requests_that_fail_on_one_node_and_work_on_another_take_the_first_out() {
+    let mut scheduler = nodes(&[1, 1]);
+    for id in 0..2 {
+        assert_eq!(scheduler.nodes()[0].transitions.open, 0);
+        scheduler.handle(arrived(id, "a", "m"), at(0));
+        assert_eq!(scheduler.handle(failed(id, Failure::Crashed), at(0)), [dispatch(id, 1, 2)]);
+        scheduler.handle(completed(id), at(0));
+    }
+    let node = &scheduler.nodes()[0];
+    assert_eq!((node.state, node.last_error.as_deref()), (NodeState::Down, Some("answered with a server error")));
+}
+
+#[test]
+fn a_route_that_a_node_does_not_have_is_tried_elsewhere_and_remembered() {
+    let mut scheduler = nodes(&[1, 1, 1, 1, 1]);
+    let by = |id, route| Event::Arrived(Arrival { route: Route(route), ..arrival(id, "a", "m") });
+    scheduler.handle(by(1, 7), at(0));
+    for node in 1..5 {
+        let attempt = node as u32 + 1;
+        assert_eq!(scheduler.handle(failed(1, Failure::Unsupported), at(0)), [dispatch(1, node, attempt)]);
+    }
+    let refused = scheduler.handle(failed(1, Failure::Unsupported), at(0));
+    assert_eq!(reasons(&refused), [(1, RefusalReason::Exhausted { last: Failure::Unsupported })]);
+    assert!(scheduler.nodes().iter().all(|node| node.state == NodeState::Up));
+    let refused = scheduler.handle(by(2, 7), at(1));
+    assert_eq!(reasons(&refused), [(2, RefusalReason::NoRoute)]);
+    assert_eq!(scheduler.handle(by(3, 6), at(1)), [dispatch(3, 0, 1)]);
+    // Another version of it.
+    scheduler.handle(Event::Routes { node: NodeId(3), routes: RouteSet::ALL }, at(2));
+    assert_eq!(scheduler.handle(by(4, 7), at(2)), [dispatch(4, 3, 1)]);
+}
+
+#[test]
+fn a_gateway_without_files_blames_no_node_and_asks_again_after_a_second() {
+    let mut scheduler = nodes(&[1]);
+    scheduler.handle(arrived(1, "a", "m"), at(0));
+    for second in 0..5 {
+        assert_eq!(scheduler.handle(failed(1, Failure::Starved), at(second)), []);
+        let again = scheduler.handle(Event::Tick, at(second + 1));
+        assert_eq!(again, [dispatch(1, 0, second as u32 + 2)]);
+    }
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
+}
+
+#[test]
+fn a_node_that_cannot_load_a_model_is_not_asked_for_it_and_serves_the_others() {
+    let mut scheduler = nodes(&[1, 1]);
+    scheduler.handle(arrived(1, "a", "m"), at(0));
+    assert_eq!(scheduler.handle(failed(1, Failure::Unloadable), at(0)), [dispatch(1, 1, 2)]);
+    assert_eq!(scheduler.handle(arrived(2, "b", "n"), at(0)), [dispatch(2, 0, 1)]);
+    assert_eq!(scheduler.handle(arrived(3, "b", "m"), at(0)), []);
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
 }

@@ -3,9 +3,10 @@
 mod failures;
 mod loads;
 mod queueing;
+mod silence;
 mod views;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::*;
 
@@ -57,6 +58,7 @@ pub(crate) fn arrival(id: u64, user: &str, model: &str) -> Arrival {
         max_output: None,
         known_output: None,
         session: None,
+        route: Default::default(),
         is_stream: true,
         deadline: SOON,
     }

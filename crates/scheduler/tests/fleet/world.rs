@@ -248,6 +248,7 @@ impl<'a> World<'a> {
             max_output: None,
             known_output: (self.policy == Policy::Oracle).then_some(ask.output as u64),
             session: Some(ask.session),
+            route: Default::default(),
             is_stream: true,
             deadline: FAR,
         }));

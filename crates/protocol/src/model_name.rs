@@ -1,0 +1,106 @@
+//! When do two names mean the same model? As Ollama's own parser reads them: `Llama3.2`, `library/llama3.2` and
+//! `registry.ollama.ai/library/llama3.2:latest` are one.
+use std::fmt;
+
+const HOST: &str = "registry.ollama.ai";
+const NAMESPACE: &str = "library";
+const TAG: &str = "latest";
+/// The longest host, in bytes.
+const MAX_HOST: usize = 350;
+/// The longest of the other parts, in bytes.
+const MAX_PART: usize = 80;
+
+/// A model's name with what Ollama fills in: `[host/][namespace/]model[:tag]`. Two that are equal mean the same model.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelName {
+    /// All four parts, in lower case: Ollama compares without regard to case.
+    whole: String,
+}
+
+impl ModelName {
+    /// Reads a name; `None` where Ollama would not take it for one.
+    pub fn parse(name: &str) -> Option<Self> {
+        let name = ["http://", "https://"].into_iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
+        // A colon before the last slash belongs to the host's port.
+        let (path, tag) = match name.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (name, TAG),
+        };
+        let mut parts = path.rsplitn(3, '/');
+        let model = parts.next().unwrap_or_default();
+        let namespace = parts.next().unwrap_or(NAMESPACE);
+        let host = parts.next().unwrap_or(HOST);
+        let is_valid = is_part(host, MAX_HOST, b"_-.:")
+            && is_part(namespace, MAX_PART, b"_-")
+            && is_part(model, MAX_PART, b"_-.")
+            && is_part(tag, MAX_PART, b"_-.");
+        is_valid.then(|| Self { whole: format!("{host}/{namespace}/{model}:{tag}").to_ascii_lowercase() })
+    }
+
+    /// Whether two names mean the same model. Those that are no names to Ollama do if they are equal.
+    pub fn same(one: &str, other: &str) -> bool {
+        one == other || Self::parse(one).is_some_and(|one| Self::parse(other) == Some(one))
+    }
+}
+
+/// The shortest form that means the same, with its tag, as Ollama lists models.
+impl fmt::Display for ModelName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = self.whole.strip_prefix(HOST).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.whole);
+        let is_ours = short.len() < self.whole.len();
+        let short =
+            short.strip_prefix(NAMESPACE).and_then(|rest| rest.strip_prefix('/')).filter(|_| is_ours).unwrap_or(short);
+        formatter.write_str(short)
+    }
+}
+
+/// Whether a part of a name may be so: it begins with a letter, a digit or `_`.
+fn is_part(part: &str, longest: usize, others: &[u8]) -> bool {
+    let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    part.len() <= longest
+        && part.bytes().next().is_some_and(is_word)
+        && part.bytes().all(|byte| is_word(byte) || others.contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_matched_as_ollama_matches_them() {
+        for name in [
+            "llama3.2",
+            "llama3.2:latest",
+            "Llama3.2",
+            "LLAMA3.2:LATEST",
+            "library/llama3.2",
+            "Library/llama3.2:latest",
+            "registry.ollama.ai/library/llama3.2",
+            "https://registry.ollama.ai/library/llama3.2:latest",
+        ] {
+            assert!(ModelName::same("llama3.2", name), "{name}");
+            assert_eq!(ModelName::parse(name).unwrap().to_string(), "llama3.2:latest", "{name}");
+        }
+        for name in ["llama3.2:1b", "mine/llama3.2", "hf.co/library/llama3.2", "llama3_2", "x/library/llama3.2:latest"]
+        {
+            assert!(!ModelName::same("llama3.2", name), "{name}");
+        }
+        let hugging = "hf.co/Bartowski/Llama-3.2-3B-Instruct-GGUF:Q4_K_M";
+        assert!(ModelName::same(hugging, "hf.co/bartowski/llama-3.2-3b-instruct-gguf:q4_k_m"));
+        assert_eq!(ModelName::parse("localhost:5000/a/b").unwrap().to_string(), "localhost:5000/a/b:latest");
+        assert_eq!(ModelName::parse("meta-llama/Llama-3.2").unwrap().to_string(), "meta-llama/llama-3.2:latest");
+        assert_eq!(ModelName::parse("x/library/a").unwrap().to_string(), "x/library/a:latest");
+    }
+
+    #[test]
+    fn what_is_no_name_means_only_itself() {
+        let long = "a".repeat(81);
+        for name in
+            ["", ":", "a:", ":a", "/a", "a/", "a//b", "a/b.c/d/e", "-a", ".a", "a b", "a:b:c", "ä", "a/b.c/d", &long]
+        {
+            assert_eq!(ModelName::parse(name), None, "{name}");
+            assert!(ModelName::same(name, name));
+        }
+        assert!(!ModelName::same("A b", "a b"));
+    }
+}

@@ -1,0 +1,220 @@
+//! What does one frame of a stream say, and what of it passes? In each dialect.
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::fault::StreamFault;
+use crate::endpoint::{Dialect, Endpoint};
+use crate::frames::{EventData, event_data};
+use crate::json::{Object, Splices, span};
+use crate::repeats::Repeats;
+use crate::tally::AnswerProgress;
+use crate::text::{text_len, written};
+use crate::usage::Usage;
+
+/// Reads the frames of one stream, one after the other.
+#[derive(Debug)]
+pub(super) struct Scan {
+    pub(super) endpoint: Endpoint,
+    /// The answer's id: a JSON string, quotes included.
+    pub(super) id: String,
+    pub(super) hide_usage: bool,
+    pub(super) progress: AnswerProgress,
+    pub(super) repeats: Repeats,
+    /// Events so far, for dialects that number them.
+    pub(super) events: u64,
+}
+
+impl Scan {
+    /// Reads a frame and appends to `out` what passes of it.
+    pub(super) fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        if self.endpoint.dialect() == Dialect::Ollama {
+            return self.line(frame, out);
+        }
+        let data = match event_data(frame) {
+            EventData::None if is_comment(frame) => {
+                out.extend_from_slice(frame);
+                return Ok(());
+            }
+            EventData::None => return Err(StreamFault::Garbled("neither an event nor a comment".to_owned())),
+            EventData::Many => return Err(StreamFault::Garbled("an event has several data lines".to_owned())),
+            EventData::One(data) => data,
+        };
+        if &frame[data.clone()] == b"[DONE]" {
+            self.progress.done = true;
+            out.extend_from_slice(frame);
+            return Ok(());
+        }
+        let offset = data.start;
+        let object = Object::parse(&frame[data.clone()]).map_err(StreamFault::Garbled)?;
+        if let Some(error) = object.present("error") {
+            return Err(StreamFault::Node(error.get().chars().take(300).collect()));
+        }
+        let splices = match self.endpoint {
+            Endpoint::Messages | Endpoint::Responses => Some(self.typed_event(frame, &frame[data], &object)?),
+            _ => self.chunk(frame, &frame[data], offset, &object)?,
+        };
+        if let Some(splices) = splices {
+            splices.apply(frame, out);
+        }
+        Ok(())
+    }
+
+    /// OpenAI's chunks: says what to splice into one; `None` hides it.
+    fn chunk(
+        &mut self,
+        frame: &[u8],
+        data: &[u8],
+        offset: usize,
+        object: &Object<'_>,
+    ) -> Result<Option<Splices>, StreamFault> {
+        // Ollama's one sign of a failure in a stream: a chunk of no model, after which the stream just ends.
+        if object.get("model").is_some_and(|model| model.get() == "\"\"") {
+            return Err(StreamFault::Node("the model stopped unexpectedly".to_owned()));
+        }
+        let choices = choices_of(object)?;
+        if choices.iter().any(ChunkChoice::has_token) {
+            self.progress.token_chunks += 1;
+        }
+        self.take_text(object.present("choices").map_or("", RawValue::get));
+        // Before the last chunk, a usage says how far the node is; the chunks say so, too.
+        if choices.is_empty() || choices.iter().any(ChunkChoice::is_last) {
+            self.report(Usage::of(self.endpoint, object));
+        }
+        let mut splices = Splices::default();
+        if let Some(usage) = object.get("usage").filter(|_| self.hide_usage) {
+            if choices.is_empty() && usage.get() != "null" {
+                return Ok(None);
+            }
+            splices.remove(data, offset, object, |name| name == "usage");
+        }
+        if let Some(id) = object.get("id") {
+            splices.replace(span(frame, id), self.id.as_str());
+        }
+        Ok(Some(splices))
+    }
+
+    /// Anthropic's events and those of `/v1/responses`, which name their type.
+    fn typed_event(&mut self, frame: &[u8], data: &[u8], object: &Object<'_>) -> Result<Splices, StreamFault> {
+        self.events += 1;
+        let mut splices = Splices::default();
+        let usage = |inner: &Object<'_>| {
+            inner.present("usage").map(|usage| Usage::parse(self.endpoint, usage)).unwrap_or_default()
+        };
+        let kind = object.get("type").map_or("", RawValue::get).trim_matches('"');
+        match kind {
+            "message_start" => {
+                if let Some(message) = self.rename(frame, object.get("message"), &mut splices)? {
+                    // Nothing is written yet, whatever it says of the output.
+                    let begun = Usage { completion_tokens: None, ..usage(&message) };
+                    self.report(begun);
+                }
+            }
+            "message_delta" => self.report(usage(object)),
+            "message_stop" => self.progress.done = true,
+            "response.created" | "response.in_progress" => {
+                self.rename(frame, object.get("response"), &mut splices)?;
+            }
+            "response.completed" | "response.incomplete" => {
+                if let Some(response) = self.rename(frame, object.get("response"), &mut splices)? {
+                    self.report(usage(&response));
+                }
+                self.progress.done = true;
+            }
+            "response.failed" => return Err(StreamFault::Node("the response failed".to_owned())),
+            kind if kind == "content_block_delta" || (kind.starts_with("response.") && kind.ends_with(".delta")) => {
+                self.progress.token_chunks += 1;
+                self.take_text(std::str::from_utf8(data).unwrap_or_default());
+            }
+            _ => {}
+        }
+        Ok(splices)
+    }
+
+    /// Replaces the id of the object that an event carries, and returns the object.
+    fn rename<'a>(
+        &self,
+        frame: &[u8],
+        inner: Option<&'a RawValue>,
+        splices: &mut Splices,
+    ) -> Result<Option<Object<'a>>, StreamFault> {
+        let Some(inner) = inner else { return Ok(None) };
+        let object = Object::parse(inner.get().as_bytes()).map_err(StreamFault::Garbled)?;
+        if let Some(id) = object.get("id") {
+            splices.replace(span(frame, id), self.id.as_str());
+        }
+        Ok(Some(object))
+    }
+
+    /// A line of Ollama's own dialect, which passes as it is.
+    fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
+        if line.trim_ascii().is_empty() {
+            // No client of this dialect stands a blank line.
+            return Ok(());
+        }
+        let object = Object::parse(line).map_err(StreamFault::Garbled)?;
+        if let Some(error) = object.present("error") {
+            return Err(StreamFault::Node(error.get().chars().take(300).collect()));
+        }
+        self.take_text(std::str::from_utf8(line).unwrap_or_default());
+        if object.get("done").is_some_and(|done| done.get() == "true") {
+            self.report(Usage::of_native(self.endpoint, &object));
+            self.progress.done = true;
+        } else {
+            self.progress.token_chunks += 1;
+        }
+        out.extend_from_slice(line);
+        Ok(())
+    }
+
+    /// Takes note of the text in a part of the answer.
+    fn take_text(&mut self, json: &str) {
+        written(json, |raw| {
+            if raw != "\"\"" {
+                self.progress.text_bytes = self.progress.text_bytes.saturating_add(text_len(raw) as u64);
+                self.repeats.take(raw);
+            }
+        });
+    }
+
+    /// Usage may come in pieces; a later number counts for more.
+    fn report(&mut self, usage: Usage) {
+        let whole = usage.or(self.progress.usage.unwrap_or_default());
+        if whole != Usage::default() {
+            self.progress.usage = Some(whole);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ChunkChoice<'a> {
+    #[serde(borrow)]
+    delta: Option<&'a RawValue>,
+    #[serde(borrow)]
+    text: Option<&'a RawValue>,
+    #[serde(borrow)]
+    finish_reason: Option<&'a RawValue>,
+}
+
+impl ChunkChoice<'_> {
+    /// Ollama sends the finish reason in a chunk of its own, with an empty delta or text.
+    fn has_token(&self) -> bool {
+        self.delta.is_some_and(|delta| delta.get() != "{}") || self.text.is_some_and(|text| text.get() != "\"\"")
+    }
+
+    fn is_last(&self) -> bool {
+        self.finish_reason.is_some_and(|reason| reason.get() != "null")
+    }
+}
+
+/// Whether an event without data says nothing to anybody.
+fn is_comment(frame: &[u8]) -> bool {
+    frame.split(|byte| *byte == b'\n').all(|line| matches!(line, [] | b"\r" | [b':', ..]))
+}
+
+fn choices_of<'a>(object: &Object<'a>) -> Result<Vec<ChunkChoice<'a>>, StreamFault> {
+    match object.present("choices") {
+        None => Ok(Vec::new()),
+        Some(choices) => serde_json::from_str(choices.get())
+            .map_err(|_| StreamFault::Garbled("the choices are of another kind".to_owned())),
+    }
+}

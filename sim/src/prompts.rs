@@ -1,0 +1,31 @@
+//! How much of a prompt is still cached from earlier ones?
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use crate::text::count_tokens;
+
+/// Prompts that are kept.
+const MOST_PROMPTS: usize = 16;
+/// Characters of a prompt that are kept.
+const MOST_CHARACTERS: usize = 64 * 1024;
+
+/// The latest prompts of a node.
+#[derive(Debug, Default)]
+pub(crate) struct PromptCache(Mutex<VecDeque<String>>);
+
+impl PromptCache {
+    /// Tokens that a prompt has in common with the beginning of an earlier one. Remembers the prompt.
+    pub(crate) fn reuse(&self, prompt: &str) -> u64 {
+        let prompt: String = prompt.chars().take(MOST_CHARACTERS).collect();
+        let mut kept = self.0.lock().expect("no code panics while it holds the prompts");
+        let common =
+            |earlier: &String| earlier.chars().zip(prompt.chars()).take_while(|(earlier, new)| earlier == new).count();
+        let longest = kept.iter().map(common).max().unwrap_or(0);
+        let whole: String = prompt.chars().take(longest).collect();
+        kept.truncate(MOST_PROMPTS - 1);
+        kept.push_front(prompt);
+        // The last token is always read again, since the answer starts from it.
+        count_tokens(&whole).saturating_sub(1)
+    }
+}

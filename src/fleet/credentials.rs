@@ -1,0 +1,138 @@
+//! How does a node know the gateway, and the gateway the node? Headers and trust, made once of its settings and the files
+//! that they name.
+use std::path::Path;
+use std::sync::Arc;
+
+use actix_tls::connect::rustls_0_23::webpki_roots_cert_store;
+use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rustls::ClientConfig;
+
+use super::flaw::Flaw;
+use super::pinned::Pinned;
+use super::settings::NodeSettings;
+
+/// Headers that are ours, the connection's, or have settings of their own.
+const RESERVED: [&str; 12] = [
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "te",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "upgrade",
+    "x-request-id",
+];
+
+/// The headers of every request to the node: its credentials, and others.
+///
+/// # Errors
+/// The first setting, or file that one names, that cannot be used.
+pub(super) fn headers(settings: &NodeSettings) -> Result<Vec<(HeaderName, HeaderValue)>, Flaw> {
+    let mut headers = Vec::new();
+    if let Some(credentials) = credentials(settings)? {
+        headers.push((AUTHORIZATION, credentials));
+    }
+    for (name, value) in &settings.headers {
+        headers.push((header_name("headers", name)?, header_value("headers", name, value)?));
+    }
+    for (name, path) in &settings.header_files {
+        let key = "header_files";
+        if settings.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {
+            return Err(Flaw::new(key, format!("`headers` has `{name}` as well"), "give one of them"));
+        }
+        headers.push((header_name(key, name)?, header_value(key, name, &read_secret(key, path)?)?));
+    }
+    Ok(headers)
+}
+
+/// The `Authorization` header, by key or by name and password.
+fn credentials(settings: &NodeSettings) -> Result<Option<HeaderValue>, Flaw> {
+    let api_key = secret(("api_key", &settings.api_key), ("api_key_file", &settings.api_key_file))?;
+    let password = secret(("password", &settings.password), ("password_file", &settings.password_file))?;
+    let value = match (api_key, &settings.username, password) {
+        (None, None, None) => return Ok(None),
+        (Some((key, api_key)), None, None) => {
+            if api_key.is_empty() || !api_key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Flaw::new(key, "expected printable characters without blanks", ""));
+            }
+            format!("Bearer {api_key}")
+        }
+        (None, Some(username), Some((_, password))) => {
+            if username.contains(':') || username.chars().any(char::is_control) {
+                return Err(Flaw::new("username", "a name holds no colon and no control characters", ""));
+            }
+            format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
+        }
+        (Some((key, _)), Some(_), _) => {
+            return Err(Flaw::new("username", format!("`{key}` is given as well"), "a key or a name, not both"));
+        }
+        (None, Some(_), None) => return Err(Flaw::new("username", "the password is not given", "or password_file")),
+        (_, None, Some((key, _))) => return Err(Flaw::new(key, "`username` is not given", "")),
+    };
+    header_value("api_key", "authorization", &value).map(Some)
+}
+
+type Secret<'a, T> = (&'static str, &'a Option<T>);
+
+/// A secret that is given, or stands in a file; with the key that gave it.
+fn secret(
+    (key, given): Secret<'_, String>,
+    (file_key, file): Secret<'_, std::path::PathBuf>,
+) -> Result<Option<(&'static str, String)>, Flaw> {
+    match (given, file) {
+        (None, None) => Ok(None),
+        (Some(given), None) => Ok(Some((key, given.clone()))),
+        (None, Some(path)) => Ok(Some((file_key, read_secret(file_key, path)?))),
+        (Some(_), Some(_)) => Err(Flaw::new(file_key, format!("`{key}` is given as well"), "give one of them")),
+    }
+}
+
+fn read_secret(key: &'static str, path: &Path) -> Result<String, Flaw> {
+    let text = std::fs::read_to_string(path);
+    text.map(|text| text.trim_end().to_owned())
+        .map_err(|error| Flaw::new(key, format!("{}: {error}", path.display()), "a file that the gateway can read"))
+}
+
+fn header_name(key: &'static str, name: &str) -> Result<HeaderName, Flaw> {
+    let parsed: HeaderName =
+        name.parse().map_err(|_| Flaw::new(key, format!("`{name}` is no name of a header"), ""))?;
+    if RESERVED.contains(&parsed.as_str()) {
+        return Err(Flaw::new(key, format!("`{name}` cannot be set here"), "credentials go to api_key or username"));
+    }
+    Ok(parsed)
+}
+
+fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValue, Flaw> {
+    let mut value = HeaderValue::from_str(value)
+        .map_err(|_| Flaw::new(key, format!("the value of `{name}` cannot go into a header"), ""))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Whom an https node is trusted by: the public authorities, or those of its own file and no others.
+pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>, Flaw> {
+    let is_secure = settings.url.starts_with("https:");
+    let flaw = |message: String| Flaw::new("ca_file", message, "a PEM file with certificates of authorities");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| flaw(error.to_string()))?;
+    let builder = match &settings.ca_file {
+        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
+        None if !is_secure => return Ok(None),
+        None => builder.with_root_certificates(webpki_roots_cert_store()),
+        Some(path) => {
+            let pinned = Pinned::read(path, provider).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+        }
+    };
+    let mut config = builder.with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Some(Arc::new(config)))
+}

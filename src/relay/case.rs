@@ -1,0 +1,51 @@
+//! One request, as far as it may be the cause of what nodes meet.
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::suspects::{Digest, Suspects};
+use crate::dispatch::Dispatcher;
+use protocol::Endpoint;
+use scheduler::NodeId;
+
+/// What is known of the requests that made nodes fail. Copies share it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cases(Arc<Mutex<Suspects>>);
+
+/// One request among them.
+#[derive(Debug)]
+pub(super) struct Case {
+    cases: Cases,
+    digest: Digest,
+}
+
+impl Cases {
+    /// The case of a request, which may be new.
+    pub(super) fn of(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Case {
+        let digest = self.with(|suspects| suspects.digest(user, endpoint, body));
+        Case { cases: self.clone(), digest }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Suspects) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Case {
+    /// How long the request is not to be tried again, if it is to blame.
+    pub(super) fn indicted(&self, dispatcher: &Dispatcher, now: Duration) -> Option<Duration> {
+        // The scheduler's lock is taken within this one, and never the other way round.
+        let works_since =
+            |node, since| dispatcher.read(|scheduler| scheduler.worked_at(node).is_some_and(|worked| worked > since));
+        self.cases.with(|suspects| suspects.indicted(self.digest, now, works_since))
+    }
+
+    /// It failed there, and perhaps by its own fault.
+    pub(super) fn failed(&self, node: NodeId, now: Duration) {
+        self.cases.with(|suspects| suspects.failed(self.digest, node, now));
+    }
+
+    /// It was answered whole.
+    pub(super) fn answered(&self) {
+        self.cases.with(|suspects| suspects.answered(self.digest));
+    }
+}

@@ -1,0 +1,151 @@
+//! Which requests made nodes fail, and are not to be tried again for a while? Pure.
+//!
+//! A request that fails on one node after the other, or again and again, while those nodes answer other requests, is the
+//! cause itself. It is known again by a digest of its user, route and body. As long as no other request shows that the
+//! nodes work, they may be the cause as well, and the request is let through.
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use protocol::Endpoint;
+use scheduler::NodeId;
+
+/// How long a request that failed is remembered, from its last failure on.
+const MEMORY: Duration = Duration::from_secs(300);
+/// Requests remembered at a time.
+const MOST: usize = 1024;
+/// Failures remembered of one request, the newest.
+const MOST_FAILURES: usize = 4;
+/// Bytes of each end of a body that tell it from others.
+const READ: usize = 256 * 1024;
+/// Failures that tell a pattern from an accident.
+const ENOUGH: usize = 2;
+
+/// A request, known again by what it asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Digest(u64);
+
+/// The requests that failed lately.
+#[derive(Debug, Default)]
+pub(super) struct Suspects {
+    hasher: RandomState,
+    failed: HashMap<Digest, Vec<Failed>>,
+}
+
+/// Where it failed, and when.
+#[derive(Clone, Copy, Debug)]
+struct Failed {
+    node: NodeId,
+    at: Duration,
+}
+
+impl Suspects {
+    /// The digest of a request; of this process only. Of a long body only the ends are read, and its length.
+    pub(super) fn digest(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Digest {
+        let ends = (&body[..body.len().min(READ)], &body[body.len().saturating_sub(READ)..]);
+        Digest(self.hasher.hash_one((user, endpoint as u8, body.len(), ends)))
+    }
+
+    /// It failed there, and perhaps by its own fault.
+    pub(super) fn failed(&mut self, digest: Digest, node: NodeId, now: Duration) {
+        if self.failed.len() >= MOST && !self.failed.contains_key(&digest) {
+            self.forget_old(now);
+        }
+        let failures = self.failed.entry(digest).or_default();
+        if failures.len() >= MOST_FAILURES {
+            failures.remove(0);
+        }
+        failures.push(Failed { node, at: now });
+        debug_assert!(self.failed.len() <= MOST);
+    }
+
+    /// It was answered: it is like any other.
+    pub(super) fn answered(&mut self, digest: Digest) {
+        self.failed.remove(&digest);
+    }
+
+    /// How long it is not to be tried again, if it is to blame; `works_since` tells whether a node has answered another
+    /// request since then.
+    pub(super) fn indicted(
+        &mut self,
+        digest: Digest,
+        now: Duration,
+        works_since: impl Fn(NodeId, Duration) -> bool,
+    ) -> Option<Duration> {
+        let failures = self.failed.get(&digest)?;
+        let until = failures.last()?.at + MEMORY;
+        if until <= now {
+            self.failed.remove(&digest);
+            return None;
+        }
+        let is_to_blame = failures.len() >= ENOUGH && failures.iter().all(|failed| works_since(failed.node, failed.at));
+        is_to_blame.then(|| until - now)
+    }
+
+    /// Makes room: what is too old goes, and if nothing is, the oldest.
+    fn forget_old(&mut self, now: Duration) {
+        let last = |failures: &Vec<Failed>| failures.last().map_or(Duration::ZERO, |failed| failed.at);
+        self.failed.retain(|_, failures| last(failures) + MEMORY > now);
+        if self.failed.len() >= MOST {
+            let oldest = self.failed.iter().min_by_key(|(_, failures)| last(failures)).map(|(digest, _)| *digest);
+            oldest.map(|digest| self.failed.remove(&digest));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONE: NodeId = NodeId(0);
+    const TWO: NodeId = NodeId(1);
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn digest(suspects: &Suspects, user: &str) -> Digest {
+        suspects.digest(user, Endpoint::Chat, b"{}")
+    }
+
+    #[test]
+    fn what_failed_on_nodes_that_work_for_others_is_not_tried_again_for_a_while() {
+        let mut suspects = Suspects::default();
+        let poison = digest(&suspects, "ann");
+        suspects.failed(poison, ONE, at(10));
+        assert_eq!(suspects.indicted(poison, at(11), |_, _| true), None, "once may be an accident");
+        suspects.failed(poison, TWO, at(12));
+        assert_eq!(suspects.indicted(poison, at(13), |_, _| false), None, "the nodes may be the cause");
+        assert_eq!(suspects.indicted(poison, at(13), |node, _| node == ONE), None, "one of them may");
+        assert_eq!(suspects.indicted(poison, at(13), |_, since| since >= at(10)), Some(at(299)));
+        assert_eq!(suspects.indicted(poison, at(312), |_, _| true), None);
+        assert!(suspects.failed.is_empty());
+    }
+
+    #[test]
+    fn an_answer_clears_a_request_and_what_another_user_sends_is_another_request() {
+        let mut suspects = Suspects::default();
+        let (anns, bobs) = (digest(&suspects, "ann"), digest(&suspects, "bob"));
+        assert_ne!(anns, bobs);
+        for node in [ONE, TWO] {
+            suspects.failed(anns, node, at(1));
+        }
+        assert_eq!(suspects.indicted(bobs, at(2), |_, _| true), None);
+        assert!(suspects.indicted(anns, at(2), |_, _| true).is_some());
+        suspects.answered(anns);
+        assert_eq!(suspects.indicted(anns, at(2), |_, _| true), None);
+    }
+
+    #[test]
+    fn however_many_fail_only_so_many_are_remembered_and_the_newest() {
+        let mut suspects = Suspects::default();
+        for request in 0..3 * MOST as u64 {
+            for round in 0..9 {
+                suspects.failed(Digest(request), ONE, at(request / 100 + round));
+            }
+        }
+        assert_eq!(suspects.failed.len(), MOST);
+        assert!(suspects.failed.values().all(|failures| failures.len() <= MOST_FAILURES));
+        assert!(suspects.failed.contains_key(&Digest(3 * MOST as u64 - 1)));
+    }
+}

@@ -1,0 +1,524 @@
+//! Where is everybody in memory?
+//!
+//! Most users and keys rest most of the time, and there may be a million of them. One that rests is a compact record; the
+//! [`Account`] and [`Key`] that requests work with are made when the first request needs them, and dropped when nothing of
+//! them is in use or counts any more. Digests and ids are found through tables of 4-byte indices into the records.
+mod records;
+mod secrets;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use self::records::{CompactId, KeyRecord, UserRecord, minute_of, moment_of};
+pub(super) use self::records::{KeyEntry, UserEntry, from_hex};
+pub(super) use self::secrets::SecretEntry;
+use self::secrets::{Chain, SecretTable};
+use super::access::{Account, DEFAULT_NAME, Key, KeyMaker, KeySpec};
+use super::keys::KeyDigest;
+use limits::Limits;
+
+/// No record; also the end of a chain.
+const NONE: u32 = u32::MAX;
+
+/// What a digest leads to.
+#[derive(Debug)]
+pub(super) enum Presented {
+    /// A key that opens the door.
+    Awake(Arc<Key>),
+    /// The same; [`Directory::wake_key`] makes it.
+    Resting(KeyIndex),
+    /// A key, or a secret of it, that has ended.
+    Ended,
+}
+
+/// Where the record of a key is. Valid only while the directory is not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyIndex(u32);
+
+/// Everybody.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    users: Vec<Option<UserRecord>>,
+    free_users: Vec<u32>,
+    /// By name, so that lists have an order.
+    by_name: BTreeMap<Arc<str>, u32>,
+    keys: Vec<Option<KeyRecord>>,
+    free_keys: Vec<u32>,
+    by_id: HashTable<u32>,
+    secrets: SecretTable,
+    awake_users: BTreeSet<u32>,
+    awake_keys: BTreeSet<u32>,
+}
+
+impl Directory {
+    /// Makes room for so many.
+    pub(super) fn reserve(&mut self, users: usize, keys: usize, secrets: usize) {
+        self.users.reserve_exact(users);
+        self.keys.reserve_exact(keys);
+        self.by_id.reserve(keys, |_| 0);
+        self.secrets.reserve(secrets);
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Secrets that were made with a pepper which is not configured.
+    pub(super) fn foreign_secrets(&self) -> usize {
+        self.secrets.foreign()
+    }
+
+    /// The names after this one, in order.
+    pub(super) fn names_after(&self, after: Option<&str>, limit: usize) -> Vec<Arc<str>> {
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.by_name.range::<str, _>((after, Bound::Unbounded)).take(limit).map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn user(&self, name: &str) -> Option<&UserEntry> {
+        self.user_record(name).map(|record| &record.entry)
+    }
+
+    /// The account, if it is awake.
+    pub(super) fn account(&self, name: &str) -> Option<Arc<Account>> {
+        self.user_record(name)?.awake.clone()
+    }
+
+    fn user_record(&self, name: &str) -> Option<&UserRecord> {
+        self.users.get(*self.by_name.get(name)? as usize)?.as_ref()
+    }
+
+    /// Takes a user up, or what has changed of one; true for a new one.
+    pub(super) fn put_user(&mut self, entry: UserEntry) -> bool {
+        if let Some(index) = self.by_name.get(entry.user.as_str())
+            && let Some(Some(record)) = self.users.get_mut(*index as usize)
+        {
+            if let Some(account) = &record.awake {
+                account.set_terms(entry.terms);
+            }
+            record.entry = entry;
+            return false;
+        }
+        let name = entry.user.shared();
+        let index = insert(&mut self.users, &mut self.free_users, UserRecord { entry, first_key: NONE, awake: None });
+        self.by_name.insert(name, index);
+        true
+    }
+
+    /// Takes a user away, with all keys; running requests end.
+    pub(super) fn remove_user(&mut self, name: &str) {
+        let Some(index) = self.by_name.remove(name) else { return };
+        while let Some(key) =
+            self.users[index as usize].as_ref().map(|record| record.first_key).filter(|key| *key != NONE)
+        {
+            self.remove_key_at(key);
+        }
+        if let Some(account) = self.users[index as usize].take().and_then(|record| record.awake) {
+            account.close();
+        }
+        self.awake_users.remove(&index);
+        self.free_users.push(index);
+    }
+
+    fn find_key(&self, id: &str) -> Option<u32> {
+        let id = CompactId::of(id);
+        let is_it = |index: &u32| self.keys[*index as usize].as_ref().is_some_and(|record| record.id == id);
+        self.by_id.find(id.hash(), is_it).copied()
+    }
+
+    /// Takes a key up, or what has changed of one, without secrets. Nothing happens where its user is unknown: it is being
+    /// deleted.
+    pub(super) fn put_key(&mut self, entry: &KeyEntry<'_>) {
+        let KeySpec { name, expires_at_ms, allowed_models, limits } = &entry.spec;
+        let name = Some(&**name).filter(|name| *name != DEFAULT_NAME).map(Box::from);
+        let is_plain = expires_at_ms.is_none() && allowed_models.is_none() && *limits == Limits::default();
+        let spec = (!is_plain).then(|| Box::new(KeySpec { name: String::new(), ..entry.spec.clone() }));
+        let used_minute = entry.last_used_ms.map_or(0, minute_of);
+        if let Some(record) = self.find_key(entry.id).and_then(|index| self.keys[index as usize].as_mut()) {
+            (record.name, record.spec) = (name, spec);
+            record.used_minute = record.used_minute.max(used_minute);
+            if let Some(key) = &record.awake {
+                key.set_spec(entry.spec.clone());
+            }
+            return;
+        }
+        let Some(user) = self.by_name.get(entry.user).copied() else { return };
+        let Some(owner) = self.users[user as usize].as_mut() else { return };
+        let record = KeyRecord {
+            id: CompactId::of(entry.id),
+            name,
+            spec,
+            awake: None,
+            created_at_ms: entry.created_at_ms,
+            user,
+            next_of_user: owner.first_key,
+            secrets: Chain::default(),
+            used_minute,
+        };
+        let hash = record.id.hash();
+        let index = insert(&mut self.keys, &mut self.free_keys, record);
+        owner.first_key = index;
+        let keys = &self.keys;
+        let hash_of = |index: &u32| keys[*index as usize].as_ref().map_or(0, |record| record.id.hash());
+        self.by_id.insert_unique(hash, index, hash_of);
+    }
+
+    /// Takes a key away; running requests end.
+    pub(super) fn remove_key(&mut self, id: &str) {
+        if let Some(index) = self.find_key(id) {
+            self.remove_key_at(index);
+        }
+    }
+
+    fn remove_key_at(&mut self, index: u32) {
+        let Some(record) = self.keys[index as usize].take() else { return };
+        self.secrets.remove(record.secrets);
+        if let Ok(found) = self.by_id.find_entry(record.id.hash(), |other| *other == index) {
+            found.remove();
+        }
+        self.unlink(record.user, index, record.next_of_user);
+        if let Some(key) = record.awake {
+            key.revoke();
+        }
+        self.awake_keys.remove(&index);
+        self.free_keys.push(index);
+    }
+
+    /// Takes a key out of the chain of its user's keys.
+    fn unlink(&mut self, user: u32, index: u32, next: u32) {
+        let Some(owner) = self.users[user as usize].as_mut() else { return };
+        if owner.first_key == index {
+            owner.first_key = next;
+            return;
+        }
+        let mut at = owner.first_key;
+        while let Some(record) = self.keys.get_mut(at as usize).and_then(Option::as_mut) {
+            if record.next_of_user == index {
+                record.next_of_user = next;
+                return;
+            }
+            at = record.next_of_user;
+        }
+    }
+
+    /// Adds a secret to a key that is known.
+    pub(super) fn add_secret(&mut self, key_id: &str, secret: &SecretEntry) {
+        let Some(index) = self.find_key(key_id) else { return };
+        if let Some(record) = self.keys[index as usize].as_mut() {
+            record.secrets = self.secrets.add(index, record.secrets, secret);
+        }
+    }
+
+    /// Puts these secrets in the place of those that a key had.
+    pub(super) fn set_secrets(&mut self, key_id: &str, secrets: &[SecretEntry]) {
+        let Some(index) = self.find_key(key_id) else { return };
+        let Some(record) = self.keys[index as usize].as_mut() else { return };
+        self.secrets.remove(std::mem::take(&mut record.secrets));
+        for secret in secrets {
+            record.secrets = self.secrets.add(index, record.secrets, secret);
+        }
+        if let Some(key) = &record.awake {
+            key.set_secrets(self.secrets.list(record.secrets));
+        }
+    }
+
+    /// Whose key has a secret with this digest, and whether it opens the door at `now_ms`.
+    pub(super) fn present(&self, digest: &KeyDigest, now_ms: i64) -> Option<Presented> {
+        let (index, until_ms) = self.secrets.find(digest)?;
+        let record = self.keys[index as usize].as_ref()?;
+        let end = record.spec.as_ref().and_then(|spec| spec.expires_at_ms);
+        if until_ms <= now_ms || end.is_some_and(|end| end <= now_ms) {
+            return Some(Presented::Ended);
+        }
+        Some(match &record.awake {
+            Some(key) => Presented::Awake(key.clone()),
+            None => Presented::Resting(KeyIndex(index)),
+        })
+    }
+
+    /// Where a key of a user's is.
+    pub(super) fn key_of(&self, user: &str, id: &str) -> Option<KeyIndex> {
+        let key = self.find_key(id)?;
+        let record = self.keys[key as usize].as_ref()?;
+        (self.by_name.get(user) == Some(&record.user)).then_some(KeyIndex(key))
+    }
+
+    /// Where a key is, whosever.
+    pub(super) fn key(&self, id: &str) -> Option<KeyIndex> {
+        self.find_key(id).map(KeyIndex)
+    }
+
+    /// The key, if it is awake.
+    pub(super) fn awake_key(&self, id: &str) -> Option<Arc<Key>> {
+        self.keys[self.find_key(id)? as usize].as_ref()?.awake.clone()
+    }
+
+    /// Where all keys of a user are.
+    pub(super) fn keys_of(&self, user: &str) -> Vec<KeyIndex> {
+        let mut at = self.user_record(user).map_or(NONE, |record| record.first_key);
+        let mut keys = Vec::new();
+        while let Some(Some(record)) = self.keys.get(at as usize) {
+            keys.push(KeyIndex(at));
+            at = record.next_of_user;
+        }
+        keys
+    }
+
+    /// The account of a user, made by `make` if it rests.
+    pub(super) fn wake_user(
+        &mut self,
+        name: &str,
+        make: impl FnOnce(&UserEntry) -> Arc<Account>,
+    ) -> Option<Arc<Account>> {
+        let index = *self.by_name.get(name)?;
+        self.wake_user_at(index, make)
+    }
+
+    fn wake_user_at(&mut self, index: u32, make: impl FnOnce(&UserEntry) -> Arc<Account>) -> Option<Arc<Account>> {
+        let UserRecord { entry, awake, .. } = self.users[index as usize].as_mut()?;
+        self.awake_users.insert(index);
+        Some(awake.get_or_insert_with(|| make(entry)).clone())
+    }
+
+    /// A key, and the account of its user; made by `make` where they rest.
+    pub(super) fn wake_key(
+        &mut self,
+        KeyIndex(index): KeyIndex,
+        make_account: impl FnOnce(&UserEntry) -> Arc<Account>,
+        make_key: impl FnOnce(KeyMaker) -> Arc<Key>,
+    ) -> Option<Arc<Key>> {
+        let record = self.keys[index as usize].as_ref()?;
+        if let Some(key) = &record.awake {
+            return Some(key.clone());
+        }
+        let account = self.wake_user_at(record.user, make_account)?;
+        let record = self.keys[index as usize].as_mut()?;
+        let name = record.name.as_deref().unwrap_or(DEFAULT_NAME).to_owned();
+        let spec = record.spec.as_deref().cloned().unwrap_or_default();
+        let key = make_key(KeyMaker {
+            id: record.id.text().into(),
+            account,
+            created_at_ms: record.created_at_ms,
+            last_used_ms: moment_of(record.used_minute),
+            spec: KeySpec { name, ..spec },
+            secrets: self.secrets.list(record.secrets),
+        });
+        record.awake = Some(key.clone());
+        self.awake_keys.insert(index);
+        Some(key)
+    }
+
+    /// Every account that is awake.
+    pub(super) fn awake_accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
+        self.awake_users.iter().filter_map(|index| self.users[*index as usize].as_ref()?.awake.as_ref())
+    }
+
+    /// Every key that is awake.
+    pub(super) fn awake_keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        self.awake_keys.iter().filter_map(|index| self.keys[*index as usize].as_ref()?.awake.as_ref())
+    }
+
+    /// Lets those rest that nobody else holds, as far as `is_idle` agrees.
+    pub(super) fn rest(&mut self, key_is_idle: impl Fn(&Key) -> bool, account_is_idle: impl Fn(&Account) -> bool) {
+        let Self { users, keys, awake_users, awake_keys, .. } = self;
+        awake_keys.retain(|index| {
+            let Some(record) = keys[*index as usize].as_mut() else { return false };
+            let is_idle = record.awake.as_ref().is_some_and(|key| Arc::strong_count(key) == 1 && key_is_idle(key));
+            if let Some(key) = record.awake.take_if(|_| is_idle) {
+                record.used_minute = record.used_minute.max(key.last_used_ms().map_or(0, minute_of));
+            }
+            !is_idle
+        });
+        awake_users.retain(|index| {
+            let Some(record) = users[*index as usize].as_mut() else { return false };
+            let is_idle = record.awake.as_ref().is_some_and(|it| Arc::strong_count(it) == 1 && account_is_idle(it));
+            drop(record.awake.take_if(|_| is_idle));
+            !is_idle
+        });
+    }
+
+    /// Takes over everybody who is awake from the directory that this one replaces. Those who are not here any more go, and
+    /// their running requests end.
+    pub(super) fn inherit(&mut self, old: &mut Self) {
+        for record in old.users.iter_mut().flatten() {
+            let Some(account) = record.awake.take() else { continue };
+            let name = account.user().shared();
+            match self.wake_user(&name, |_| account.clone()) {
+                Some(_) => self.user(&name).into_iter().for_each(|entry| account.set_terms(entry.terms)),
+                None => account.close(),
+            }
+        }
+        for record in old.keys.iter_mut().flatten() {
+            let Some(key) = record.awake.take() else { continue };
+            let index = self.key_of(key.account().user().as_str(), key.id());
+            let taken_over = index.and_then(|index| {
+                let mut now = None;
+                self.wake_key(
+                    index,
+                    |_| key.account().clone(),
+                    |maker| {
+                        now = Some((maker.spec, maker.secrets));
+                        key.clone()
+                    },
+                )?;
+                now
+            });
+            match taken_over {
+                Some((spec, secrets)) => {
+                    key.set_spec(spec);
+                    key.set_secrets(secrets);
+                }
+                None => key.revoke(),
+            }
+        }
+    }
+}
+
+fn insert<T>(records: &mut Vec<Option<T>>, free: &mut Vec<u32>, record: T) -> u32 {
+    if let Some(index) = free.pop() {
+        records[index as usize] = Some(record);
+        return index;
+    }
+    records.push(Some(record));
+    index_of(records.len() - 1)
+}
+
+fn index_of(position: usize) -> u32 {
+    u32::try_from(position).unwrap_or(NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::access::{Access, Terms, UserId};
+    use crate::store::keys::SecretEnd;
+    use limits::Ledger;
+
+    fn user(name: &str) -> UserEntry {
+        UserEntry { user: UserId::parse(name).unwrap(), created_at_ms: 1, terms: Terms::default() }
+    }
+
+    fn key<'a>(id: &'a str, user: &'a str) -> KeyEntry<'a> {
+        KeyEntry { id, user, created_at_ms: 1, last_used_ms: None, spec: KeySpec::default() }
+    }
+
+    fn secret(byte: u8, until_ms: Option<i64>) -> SecretEntry {
+        let end = SecretEnd { digest: KeyDigest([byte; 32]), last_four: "abcd".to_owned(), until_ms };
+        SecretEntry { end, is_foreign: false }
+    }
+
+    fn account(entry: &UserEntry) -> Arc<Account> {
+        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, Ledger::default())
+    }
+
+    fn wake(directory: &mut Directory, byte: u8) -> Option<Arc<Key>> {
+        match directory.present(&KeyDigest([byte; 32]), 10)? {
+            Presented::Awake(key) => Some(key),
+            Presented::Resting(index) => directory.wake_key(index, account, |maker| Key::new(maker, Ledger::default())),
+            Presented::Ended => None,
+        }
+    }
+
+    /// Users `a` and `b`, each with keys of every form of id.
+    fn filled() -> Directory {
+        let mut directory = Directory::default();
+        for (turn, name) in ["a", "b"].into_iter().enumerate() {
+            assert!(directory.put_user(user(name)) && !directory.put_user(user(name)));
+            for number in 0..3_u8 {
+                let byte = 10 * u8::try_from(turn).unwrap() + number;
+                let id = if number == 0 { format!("key_{byte}") } else { format!("key_{byte:032x}") };
+                directory.put_key(&key(&id, name));
+                directory.add_secret(&id, &secret(byte, None));
+            }
+        }
+        directory
+    }
+
+    #[test]
+    fn a_key_is_found_by_its_digest_and_has_its_own_id_and_user() {
+        let mut directory = filled();
+        for (byte, name, id) in [(0, "a", "key_0".to_owned()), (12, "b", format!("key_{:032x}", 12))] {
+            let key = wake(&mut directory, byte).unwrap();
+            assert_eq!((key.account().user().as_str(), &**key.id()), (name, &*id));
+            assert!(Arc::ptr_eq(&key, &wake(&mut directory, byte).unwrap()), "one key, however often it is asked for");
+        }
+        assert!(wake(&mut directory, 99).is_none());
+    }
+
+    #[test]
+    fn secrets_and_keys_end_at_their_moment() {
+        let mut directory = filled();
+        let ended = |directory: &Directory, byte, now| {
+            matches!(directory.present(&KeyDigest([byte; 32]), now), Some(Presented::Ended))
+        };
+        directory.set_secrets("key_0", &[secret(50, Some(20)), secret(51, None)]);
+        assert!(directory.present(&KeyDigest([0; 32]), 10).is_none(), "the secret before is gone");
+        assert!(!ended(&directory, 50, 19) && ended(&directory, 50, 20) && !ended(&directory, 51, 20));
+        let spec = KeySpec { expires_at_ms: Some(30), ..KeySpec::default() };
+        directory.put_key(&KeyEntry { spec, ..key("key_0", "a") });
+        assert!(!ended(&directory, 51, 29) && ended(&directory, 51, 30));
+    }
+
+    #[test]
+    fn whoever_goes_takes_running_requests_along_and_leaves_room() {
+        let mut directory = filled();
+        let (first, second, other) = (wake(&mut directory, 1), wake(&mut directory, 2), wake(&mut directory, 11));
+        let (first, second, other) = (first.unwrap(), second.unwrap(), other.unwrap());
+        directory.remove_key(first.id());
+        assert!(Access::by_key(first).revoked().is_cancelled() && wake(&mut directory, 1).is_none());
+        assert_eq!(directory.keys_of("a").len(), 2);
+        directory.remove_user("a");
+        assert!(Access::by_key(second).revoked().is_cancelled() && directory.user("a").is_none());
+        assert!(!Access::by_key(other).revoked().is_cancelled());
+        assert_eq!((directory.user_count(), directory.awake_keys().count()), (1, 1));
+        let places = directory.keys.len();
+        directory.put_user(user("c"));
+        directory.put_key(&key("key_c", "c"));
+        assert_eq!((directory.keys.len(), directory.keys_of("c").len()), (places, 1), "a free place is used again");
+    }
+
+    #[test]
+    fn whoever_is_idle_rests_unless_a_request_holds_them() {
+        let mut directory = filled();
+        let held = wake(&mut directory, 1).unwrap();
+        wake(&mut directory, 11).unwrap().used_at(120_000);
+        directory.rest(|_| true, |_| true);
+        assert_eq!((directory.awake_keys().count(), directory.awake_accounts().count()), (1, 1));
+        assert!(Arc::ptr_eq(&held, &wake(&mut directory, 1).unwrap()));
+        assert_eq!(wake(&mut directory, 11).unwrap().last_used_ms(), Some(120_000), "what was noted is kept");
+        drop(held);
+        directory.rest(|_| false, |_| true);
+        assert_eq!(directory.awake_keys().count(), 2);
+    }
+
+    #[test]
+    fn a_new_directory_takes_over_those_who_are_awake() {
+        let mut old = filled();
+        let (stays, goes) = (wake(&mut old, 1).unwrap(), wake(&mut old, 11).unwrap());
+        let mut new = Directory::default();
+        new.put_user(user("a"));
+        let spec = KeySpec { name: "other".to_owned(), ..KeySpec::default() };
+        new.put_key(&KeyEntry { spec: spec.clone(), ..key(stays.id(), "a") });
+        new.add_secret(stays.id(), &secret(77, None));
+        new.inherit(&mut old);
+        assert!(Arc::ptr_eq(&stays, &wake(&mut new, 77).unwrap()) && stays.spec() == spec);
+        assert_eq!(stays.secrets().len(), 1);
+        assert!(Access::by_key(goes).revoked().is_cancelled() && !Access::by_key(stays).revoked().is_cancelled());
+    }
+
+    #[test]
+    fn names_come_in_order_and_page_by_page() {
+        let mut directory = Directory::default();
+        for name in ["c", "a", "b"] {
+            directory.put_user(user(name));
+        }
+        let names =
+            |after, limit| directory.names_after(after, limit).iter().map(ToString::to_string).collect::<String>();
+        assert_eq!(
+            (names(None, 2), names(Some("a"), 9), names(Some("c"), 9)),
+            ("ab".into(), "bc".into(), String::new())
+        );
+    }
+}

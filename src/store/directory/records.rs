@@ -1,0 +1,110 @@
+//! What is kept of a user and of a key in memory?
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use super::secrets::{Chain, first_eight};
+use crate::store::access::{Account, Key, KeySpec, Terms, UserId};
+
+const MINUTE_MS: i64 = 60_000;
+const PREFIX: &str = "key_";
+
+/// A user as the database has them.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct UserEntry {
+    pub(in crate::store) user: UserId,
+    pub(in crate::store) created_at_ms: i64,
+    pub(in crate::store) terms: Terms,
+}
+
+/// A key as the database has it, without its secrets.
+#[derive(Clone, Debug)]
+pub(in crate::store) struct KeyEntry<'a> {
+    pub(in crate::store) id: &'a str,
+    pub(in crate::store) user: &'a str,
+    pub(in crate::store) created_at_ms: i64,
+    pub(in crate::store) last_used_ms: Option<i64>,
+    pub(in crate::store) spec: KeySpec,
+}
+
+#[derive(Debug)]
+pub(super) struct UserRecord {
+    pub(super) entry: UserEntry,
+    pub(super) first_key: u32,
+    pub(super) awake: Option<Arc<Account>>,
+}
+
+#[derive(Debug)]
+pub(super) struct KeyRecord {
+    pub(super) id: CompactId,
+    /// `None` = the default name.
+    pub(super) name: Option<Box<str>>,
+    /// `None` = no end, no limits, every model.
+    pub(super) spec: Option<Box<KeySpec>>,
+    pub(super) awake: Option<Arc<Key>>,
+    pub(super) created_at_ms: i64,
+    pub(super) user: u32,
+    pub(super) next_of_user: u32,
+    pub(super) secrets: Chain,
+    /// Minutes since 1970; 0 = never.
+    pub(super) used_minute: u32,
+}
+
+/// `key_` and 32 hex digits take 16 bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum CompactId {
+    Random([u8; 16]),
+    Other(Box<str>),
+}
+
+impl CompactId {
+    pub(super) fn of(id: &str) -> Self {
+        let mut bytes = [0; 16];
+        match id.strip_prefix(PREFIX).filter(|digits| digits.len() == 32) {
+            Some(digits) if from_hex(digits, &mut bytes) => Self::Random(bytes),
+            _ => Self::Other(id.into()),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Random(bytes) => bytes.iter().fold(PREFIX.to_owned(), |text, byte| text + &format!("{byte:02x}")),
+            Self::Other(text) => text.to_string(),
+        }
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        match self {
+            // Random already.
+            Self::Random(bytes) => first_eight(bytes),
+            Self::Other(text) => {
+                let mut hasher = DefaultHasher::new();
+                text.hash(&mut hasher);
+                hasher.finish()
+            }
+        }
+    }
+}
+
+/// Reads lower-case hex digits; false where there are others.
+pub(in crate::store) fn from_hex(digits: &str, bytes: &mut [u8]) -> bool {
+    let value = |digit: u8| match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    };
+    digits.len() == bytes.len() * 2
+        && digits.as_bytes().chunks_exact(2).zip(bytes).all(|(pair, byte)| {
+            let read = value(pair[0]).zip(value(pair[1]));
+            read.inspect(|(high, low)| *byte = high << 4 | low).is_some()
+        })
+}
+
+/// Minutes since 1970; 0 for never.
+pub(super) fn minute_of(ms: i64) -> u32 {
+    u32::try_from(ms / MINUTE_MS).unwrap_or_default()
+}
+
+/// The beginning of a minute, epoch milliseconds.
+pub(super) fn moment_of(minute: u32) -> i64 {
+    i64::from(minute) * MINUTE_MS
+}
