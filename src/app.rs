@@ -5,6 +5,7 @@
 //! given back → the last traces are sent → the database closes.
 mod descriptors;
 mod reload;
+mod thread;
 
 use std::any::Any;
 use std::io;
@@ -251,23 +252,22 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let tasks = self.tasks.clone();
         let mut background = self.spawn_background();
+        let (context, connect) = (self.fleet.clone(), self.config.relay.connect());
+        let (health, wanted, stopped) = (self.config.health.clone(), self.watches, tasks.clone());
+        let probing = thread::run("probes", move || {
+            let upstream = Upstream::new(connect);
+            Watchers { context, upstream, health, wanted }.run(stopped)
+        })?;
+        let (dispatcher, stopped) = (self.fleet.dispatcher.clone(), tasks.clone());
+        let expiring = thread::run("deadlines", move || dispatcher.run_deadlines(stopped))?;
         let upstream = Upstream::new(self.config.relay.connect());
-        let watchers = Watchers {
-            context: self.fleet.clone(),
-            upstream: upstream.clone(),
-            health: self.config.health.clone(),
-            wanted: self.watches,
-        };
-        background.push(actix_rt::spawn(watchers.run(tasks.clone())));
         let loader = Loader::new(self.fleet.clone(), self.config.relay.load_terms(), upstream, self.errands);
         background.push(actix_rt::spawn(loader.run(tasks.clone())));
-        let flush = CancellationToken::new();
-        let copy = CancellationToken::new();
-        let share = CancellationToken::new();
-        let traces = CancellationToken::new();
+        let [flush, copy, share, traces] = [(); 4].map(|()| CancellationToken::new());
         let stopped = traces.clone().cancelled_owned();
         let tracing = self.exporter.map(|exporter| actix_rt::spawn(exporter.run(stopped)));
-        let writing = actix_rt::spawn(self.writer.run(flush.clone(), FLUSH_PATIENCE));
+        let (writer, flushed) = (self.writer, flush.clone());
+        let writing = thread::run("writer", move || writer.run(flushed, FLUSH_PATIENCE))?;
         let copying = self.copier.map(|copier| actix_rt::spawn(copier.run(copy.clone(), FLUSH_PATIENCE)));
         let sharing = self.leaser.map(|leaser| actix_rt::spawn(leaser.run(share.clone())));
         let handle = self.server.handle();
@@ -289,8 +289,10 @@ impl App {
         for task in background {
             let _ = task.await;
         }
+        probing.await;
+        expiring.await;
         flush.cancel();
-        let _ = writing.await;
+        writing.await;
         copy.cancel();
         if let Some(copying) = copying {
             let _ = copying.await;
@@ -316,7 +318,6 @@ impl App {
         let stop = &self.tasks;
         let interval = Duration::from_secs(self.config.health.fleet_interval_seconds);
         vec![
-            actix_rt::spawn(self.fleet.dispatcher.clone().run_deadlines(stop.clone())),
             actix_rt::spawn(refresh(self.accounts.clone(), Changes::of(self.store.clone()), self.clock, stop.clone())),
             actix_rt::spawn(remember(self.store.clone(), self.fleet.dispatcher.clone(), self.clock, stop.clone())),
             actix_rt::spawn(self.roster.clone().run(interval)),

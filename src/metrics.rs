@@ -1,10 +1,11 @@
 //! Every Prometheus family, declared once, with one method for each thing that happens.
 //!
-//! Labels are bounded: `model` only ever holds names that a node lists (`_unknown` otherwise), `node` from those that
-//! there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
+//! Labels are bounded: `model` only ever holds names that a node lists now (`_unknown` otherwise, `_other` for those
+//! beyond a number), `node` from those that there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
 //! and no request id is a label. Series whose labels are known begin at 0 before their first event, since a counter that
 //! first appears at 1 shows no rise.
 mod families;
+mod models;
 mod process;
 mod scrape;
 mod users;
@@ -17,6 +18,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 
 use families::Families;
+use models::{KnownModels, OTHER_MODELS};
 use process::Process;
 pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
@@ -86,8 +88,10 @@ pub struct Metrics {
     families: Families,
     process: Process,
     users: Option<Users>,
-    /// Those whose series have begun.
-    known_models: Mutex<BTreeSet<String>>,
+    /// Those that have series of their own.
+    known_models: Mutex<KnownModels>,
+    /// Two scrapes at a time would see each other's gauges half set, and count twice.
+    scraping: Mutex<()>,
     /// By route, the models whose series have begun there.
     begun: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
     /// Nodes that left, whose last requests may still be counted.
@@ -130,13 +134,14 @@ impl Metrics {
             users,
             registry,
             known_models: Mutex::default(),
+            scraping: Mutex::default(),
             begun: Mutex::default(),
             departed: Mutex::default(),
             main_route: routes.first().copied().unwrap_or_default().to_owned(),
         };
         metrics.begin();
         routes.iter().for_each(|route| metrics.begin_route(route));
-        metrics.meet_model(UNKNOWN_MODEL);
+        [UNKNOWN_MODEL, OTHER_MODELS].iter().for_each(|model| metrics.meet_model(model));
         Ok(metrics)
     }
 
@@ -207,7 +212,32 @@ impl Metrics {
         self.families.end_nodes(&BTreeSet::from([node.to_owned()]));
     }
 
-    /// A model is listed for the first time.
+    /// The label that a model has.
+    fn label<'a>(&self, model: &'a str) -> &'a str {
+        if model == UNKNOWN_MODEL {
+            return model;
+        }
+        let (label, is_new) = self.known_models.lock().unwrap_or_else(PoisonError::into_inner).label(model);
+        if is_new {
+            self.meet_model(label);
+        }
+        label
+    }
+
+    /// The series of models begin and end with the lists of the nodes.
+    fn list_models(&self, listed: &BTreeSet<&str>) {
+        let (new, gone) = self.known_models.lock().unwrap_or_else(PoisonError::into_inner).list(listed);
+        new.iter().for_each(|model| self.meet_model(model));
+        if !gone.is_empty() {
+            let gone: BTreeSet<String> = gone.into_iter().collect();
+            let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+            begun.values_mut().for_each(|models| models.retain(|model| !gone.contains(model)));
+            drop(begun);
+            self.families.end_models(&gone);
+        }
+    }
+
+    /// A model is listed or used for the first time.
     fn meet_model(&self, model: &str) {
         let families = &self.families;
         for histograms in [&families.first_token, &families.per_token, &families.queue_wait] {
@@ -233,6 +263,7 @@ impl Metrics {
 
     /// A request was understood. Pair it with [`Metrics::left`].
     pub fn entered(&self, route: &'static str, model: &str) {
+        let model = self.label(model);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let models = begun.entry(route).or_default();
         if !models.contains(model) {
@@ -251,10 +282,10 @@ impl Metrics {
 
     /// A request ended, admitted or not.
     pub fn ended(&self, ended: Ended<'_>) {
-        let code = ended.code.to_string();
-        self.families.requests.with_label_values(&[ended.route, ended.model, &code, ended.outcome]).inc();
+        let (code, model) = (ended.code.to_string(), self.label(ended.model));
+        self.families.requests.with_label_values(&[ended.route, model, &code, ended.outcome]).inc();
         let stream = if ended.stream { "true" } else { "false" };
-        let duration = self.families.request_duration.with_label_values(&[ended.route, ended.model, stream]);
+        let duration = self.families.request_duration.with_label_values(&[ended.route, model, stream]);
         duration.observe(ended.duration.as_secs_f64());
     }
 
@@ -267,14 +298,14 @@ impl Metrics {
 
     /// A node's first byte came.
     pub fn first_token(&self, model: &str, after: Duration) {
-        self.families.first_token.with_label_values(&[model]).observe(after.as_secs_f64());
+        self.families.first_token.with_label_values(&[self.label(model)]).observe(after.as_secs_f64());
     }
 
     /// A stream ended whole: `tokens` in all, over `after_first`.
     pub fn decoded(&self, model: &str, tokens: u64, after_first: Duration) {
         if tokens > 1 {
             let per_token = after_first.as_secs_f64() / (tokens - 1) as f64;
-            self.families.per_token.with_label_values(&[model]).observe(per_token);
+            self.families.per_token.with_label_values(&[self.label(model)]).observe(per_token);
         }
     }
 
@@ -285,6 +316,7 @@ impl Metrics {
 
     /// Tokens went into usage.
     pub fn tokens(&self, model: &str, prompt: u64, completion: u64) {
+        let model = self.label(model);
         self.families.tokens.with_label_values(&[model, "input"]).inc_by(prompt);
         self.families.tokens.with_label_values(&[model, "output"]).inc_by(completion);
     }
@@ -319,7 +351,7 @@ impl Metrics {
 
     /// A request got a slot.
     pub fn waited(&self, model: &str, wait: Duration) {
-        self.families.queue_wait.with_label_values(&[model]).observe(wait.as_secs_f64());
+        self.families.queue_wait.with_label_values(&[self.label(model)]).observe(wait.as_secs_f64());
     }
 
     /// A request got no answer from any node.

@@ -17,7 +17,7 @@ mod m20261127_000001_usage_reasons;
 pub use m20261125_000500_people_changes::{
     PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
 };
-pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite};
+pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]

@@ -31,19 +31,35 @@ pub(crate) struct Requests {
     pub(crate) of_new: &'static str,
 }
 
+/// The table whose one line says that a transaction sums up the rows after this place itself. No other transaction ever
+/// sees a line in it.
+const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL)";
+
 impl Requests {
     /// Sums all rows up, where there are no sums yet.
     pub(crate) fn fill(&self) -> String {
         format!("{} {}", insert(), self.sums_of("usage"))
     }
 
-    /// SQLite's triggers see one row at a time.
+    /// SQLite's triggers see one row at a time, which costs as much as the row. A transaction that inserts many sums them up
+    /// at its end, see [`Requests::sum_up_on_sqlite`].
     pub(crate) fn follow_on_sqlite(&self) -> String {
         let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
         let requests = self.of_new;
         format!(
-            "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
+            "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
+             BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
              coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, {requests}, {sums}) {add}; END"
+        )
+    }
+
+    /// What comes before and after the statements of a transaction that insert rows. Only rows that were really inserted are
+    /// beyond the place, so one that was there already counts for nothing.
+    pub(crate) fn sum_up_on_sqlite(&self) -> (&'static str, String) {
+        let sums = self.sums_of("usage WHERE rowid > (SELECT place FROM summing)");
+        (
+            "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
+            format!("{} {sums} {}; DELETE FROM summing", insert(), add()),
         )
     }
 

@@ -3,7 +3,7 @@
 //! Refusals beyond a user's first few in a minute share one row, so that sums add up what rows say instead of counting them.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer_null, string_null};
-use sea_orm_migration::sea_orm::{DbBackend, Statement};
+use sea_orm_migration::sea_orm::DbBackend;
 
 use super::m20261125_000300_usage_rollups::Requests;
 
@@ -22,6 +22,11 @@ pub fn follow_rollups_on_sqlite() -> String {
     AS_ROWS_SAY.follow_on_sqlite()
 }
 
+/// What comes before and after the statements of a SQLite transaction that insert rows.
+pub fn sum_up_on_sqlite() -> (&'static str, String) {
+    AS_ROWS_SAY.sum_up_on_sqlite()
+}
+
 fn columns() -> [ColumnDef; 4] {
     let requests = big_integer("requests").default(1).take();
     [string_null("code"), string_null("limit_name"), integer_null("http_status"), requests]
@@ -34,16 +39,9 @@ impl MigrationTrait for Migration {
         for column in columns() {
             manager.alter_table(Table::alter().table("usage").add_column(column).to_owned()).await?;
         }
-        let db = manager.get_connection();
+        // SQLite's trigger is made anew where the file is opened.
         if manager.get_database_backend() != DbBackend::Sqlite {
-            db.execute_unprepared(&AS_ROWS_SAY.function_on_postgres()).await?;
-            return Ok(());
-        }
-        // A file in front of Postgres has no such trigger, nor has a new one yet.
-        let follows = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
-        if db.query_one_raw(Statement::from_string(DbBackend::Sqlite, follows)).await?.is_some() {
-            db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?;
-            db.execute_unprepared(&AS_ROWS_SAY.follow_on_sqlite()).await?;
+            manager.get_connection().execute_unprepared(&AS_ROWS_SAY.function_on_postgres()).await?;
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use super::errand::Errand;
 use super::load_cost::LoadCost;
 use crate::clock::Clock;
 use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, QueueLimits, Refusal, RefusalReason,
+    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Refusal, RefusalReason,
     RequestId, Scheduler, Story, Waiting,
 };
 
@@ -282,6 +282,11 @@ impl Ticket {
             }
             None => (0, None),
         })
+    }
+
+    /// How fast the running attempt is expected to be, where that was measured.
+    pub(crate) fn pace(&self) -> Option<Pace> {
+        self.dispatcher.read(|scheduler| scheduler.pace(self.id))
     }
 
     /// The time of the loads that the request causes.

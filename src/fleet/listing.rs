@@ -1,8 +1,7 @@
-//! What does a node list? Pure: each entry is read for itself, and what is odd in one costs that entry or nothing, never
-//! the listing.
+//! What does a node list, for the scheduler and for clients of Ollama's API? Pure.
 //!
-//! Names have 1 to 256 printable characters, and a listing 10,000 entries; the rest is skipped and counted. Fields that a
-//! client of Ollama's API expects, and that are absent or of another type, are filled in.
+//! Entries are read one by one, and the listing has bounds: [`protocol::listed_models`] says which. What clients expect of
+//! an entry and it lacks, or has as another type, is filled in.
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -10,9 +9,9 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use protocol::{ListedModel, ListedProcess, MAX_LISTED, listed_models, listed_processes};
 use scheduler::{Loaded, Model};
 
-const MOST_ENTRIES: usize = 10_000;
 const LONGEST_NAME: usize = 256;
 const LONGEST_FIELD: usize = 256;
 /// No number of bytes or tokens is larger: a petabyte, about.
@@ -22,7 +21,7 @@ const UNKNOWN_BYTES: u64 = 5_000_000_000;
 /// As Ollama writes a time that it does not know.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// A listing, for the scheduler and for clients of Ollama's API.
+/// A listing.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Listing<Entry> {
     pub(crate) entries: Vec<Entry>,
@@ -34,57 +33,87 @@ pub(crate) struct Listing<Entry> {
 
 /// `/api/tags`. A model of another machine would send prompts, and the bill, there: it is left out, and not counted.
 pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
-    read(body, "models", |mut entry| {
-        let name = name_of(&entry, &["name", "model"])?;
-        if !entry.get("remote_host").is_none_or(Value::is_null) {
-            return Err(Skip::Silently);
-        }
-        let size_bytes = fix_count(&mut entry, "size");
-        let digest = fix_text(&mut entry, "digest");
-        let modified_unix = fix_time(&mut entry, "modified_at");
-        let family = entry.get("details").and_then(|details| details.get("family")?.as_str());
-        let family = family.unwrap_or_default().chars().take(LONGEST_FIELD).collect();
-        fix_names(&mut entry, &name);
-        if entry.get("details").is_none_or(|details| !details.is_object()) {
-            entry.insert("details".to_owned(), json!({}));
-        }
-        Ok((Model { name, size_bytes, digest, modified_unix, family }, Value::Object(entry)))
-    })
+    let listing = listed_models(body)?;
+    let own = listing.entries.into_iter().filter(|model| !model.is_remote);
+    let (entries, said) = own
+        .map(|ListedModel { name, size_bytes, digest, modified_at, family, mut said, .. }| {
+            let size_bytes = size_bytes.min(MOST);
+            let modified = OffsetDateTime::parse(&modified_at, &Rfc3339).ok();
+            fill_in(&mut said, &name, size_bytes, &digest);
+            if modified.is_none() {
+                said["modified_at"] = NO_TIME.into();
+            }
+            if !said["details"].is_object() {
+                said["details"] = json!({});
+            }
+            let modified_unix = modified.map_or(0, OffsetDateTime::unix_timestamp);
+            (Model { name, size_bytes, digest, modified_unix, family }, said)
+        })
+        .unzip();
+    Ok(Listing { entries, said, skipped: listing.skipped })
 }
 
 /// `/api/ps`. Without a GPU a model takes `size` of memory; where one is split, both.
 pub(crate) fn processes(body: &[u8]) -> Result<Listing<Loaded>, String> {
-    read(body, "models", |mut entry| {
-        let name = name_of(&entry, &["name", "model"])?;
-        let size = fix_count(&mut entry, "size");
-        let vram_bytes = fix_count(&mut entry, "size_vram");
-        let context_length = entry.get("context_length").and_then(count);
-        fix_text(&mut entry, "digest");
-        fix_time(&mut entry, "expires_at");
-        fix_names(&mut entry, &name);
-        Ok((Loaded { name, vram_bytes: vram_bytes.max(size), context_length }, Value::Object(entry)))
-    })
+    let listing = listed_processes(body)?;
+    let (entries, said) = listing
+        .entries
+        .into_iter()
+        .map(|ListedProcess { name, size_bytes, vram_bytes, context_length, digest, mut said }| {
+            fill_in(&mut said, &name, size_bytes.min(MOST), &digest);
+            said["size_vram"] = vram_bytes.min(MOST).into();
+            let expires_at = said["expires_at"].as_str().and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
+            if expires_at.is_none() {
+                said["expires_at"] = NO_TIME.into();
+            }
+            (Loaded { name, vram_bytes: vram_bytes.max(size_bytes).min(MOST), context_length }, said)
+        })
+        .unzip();
+    Ok(Listing { entries, said, skipped: listing.skipped })
+}
+
+fn fill_in(said: &mut Value, name: &str, size_bytes: u64, digest: &str) {
+    for key in ["name", "model"] {
+        if !said[key].is_string() {
+            said[key] = name.into();
+        }
+    }
+    (said["size"], said["digest"]) = (size_bytes.into(), digest.into());
 }
 
 /// `/v1/models` of a node that is no Ollama. A model that `aliases` gives another name to (ours, by theirs) has that name
 /// here.
 pub(crate) fn openai_models(body: &[u8], aliases: &BTreeMap<String, String>) -> Result<Listing<Model>, String> {
-    read(body, "data", |entry| {
-        let theirs = name_of(&entry, &["id"])?;
-        let name = aliases.iter().find(|(_, named)| **named == theirs).map_or(theirs, |(ours, _)| ours.clone());
-        let size_bytes = entry.get("meta").and_then(|meta| count(meta.get("size")?)).filter(|bytes| *bytes > 0);
-        let size_bytes = size_bytes.unwrap_or(UNKNOWN_BYTES);
-        let created = entry.get("created").and_then(count).and_then(|seconds| i64::try_from(seconds).ok());
-        let created = created.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
-        let modified_at = created.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| NO_TIME.to_owned());
-        let said = json!({
-            "name": &name, "model": &name, "modified_at": modified_at, "size": size_bytes, "digest": "",
-            "details": {"parent_model": "", "format": "", "family": "", "families": null, "parameter_size": "",
-                "quantization_level": ""},
-        });
-        let modified_unix = created.map_or(0, OffsetDateTime::unix_timestamp);
-        Ok((Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new() }, said))
-    })
+    let mut whole: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let Some(Value::Array(data)) = whole.remove("data") else { return Err("`data` is no list".to_owned()) };
+    let mut listing = Listing { entries: Vec::new(), said: Vec::new(), skipped: 0 };
+    for entry in data {
+        match entry.as_object().and_then(|entry| openai_model(entry, aliases)) {
+            Some((model, said)) if listing.entries.len() < MAX_LISTED => {
+                listing.entries.push(model);
+                listing.said.push(said);
+            }
+            _ => listing.skipped += 1,
+        }
+    }
+    Ok(listing)
+}
+
+fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) -> Option<(Model, Value)> {
+    let theirs = name_of(entry)?;
+    let name = aliases.iter().find(|(_, named)| **named == theirs).map_or(theirs, |(ours, _)| ours.clone());
+    let size_bytes = entry.get("meta").and_then(|meta| count(meta.get("size")?)).filter(|bytes| *bytes > 0);
+    let size_bytes = size_bytes.unwrap_or(UNKNOWN_BYTES);
+    let created = entry.get("created").and_then(count).and_then(|seconds| i64::try_from(seconds).ok());
+    let created = created.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let modified_at = created.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| NO_TIME.to_owned());
+    let said = json!({
+        "name": &name, "model": &name, "modified_at": modified_at, "size": size_bytes, "digest": "",
+        "details": {"parent_model": "", "format": "", "family": "", "families": null, "parameter_size": "",
+            "quantization_level": ""},
+    });
+    let modified_unix = created.map_or(0, OffsetDateTime::unix_timestamp);
+    Some((Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new() }, said))
 }
 
 /// The slots that llama.cpp's server tells of, in `/props` or as the list `/slots`.
@@ -104,87 +133,17 @@ pub(crate) fn version(body: &[u8]) -> Option<String> {
     (!version.is_empty() && version.len() <= LONGEST_FIELD).then_some(version)
 }
 
-enum Skip {
-    Silently,
-    Counted,
-}
-
-fn read<Entry>(
-    body: &[u8],
-    key: &str,
-    take: impl Fn(Map<String, Value>) -> Result<(Entry, Value), Skip>,
-) -> Result<Listing<Entry>, String> {
-    let mut whole: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let said = match whole.remove(key) {
-        Some(Value::Array(said)) => said,
-        Some(Value::Null) | None if key == "models" => Vec::new(),
-        _ => return Err(format!("`{key}` is no list")),
-    };
-    let mut listing = Listing { entries: Vec::new(), said: Vec::new(), skipped: 0 };
-    for entry in said {
-        let Value::Object(entry) = entry else {
-            listing.skipped += 1;
-            continue;
-        };
-        if listing.entries.len() >= MOST_ENTRIES {
-            listing.skipped += 1;
-            continue;
-        }
-        match take(entry) {
-            Ok((entry, said)) => {
-                listing.entries.push(entry);
-                listing.said.push(said);
-            }
-            Err(Skip::Counted) => listing.skipped += 1,
-            Err(Skip::Silently) => {}
-        }
-    }
-    Ok(listing)
-}
-
-fn name_of(entry: &Map<String, Value>, keys: &[&str]) -> Result<String, Skip> {
-    let names = keys.iter().filter_map(|key| entry.get(*key)?.as_str());
-    let is_good = |name: &&str| {
-        let length = name.chars().take(LONGEST_NAME + 1).count();
-        (1..=LONGEST_NAME).contains(&length) && !name.chars().any(char::is_control)
-    };
-    names.filter(|name| !name.is_empty()).take(1).find(is_good).map(str::to_owned).ok_or(Skip::Counted)
+/// A name that can be shown on one line.
+fn name_of(entry: &Map<String, Value>) -> Option<String> {
+    let name = entry.get("id")?.as_str()?;
+    let length = name.chars().take(LONGEST_NAME + 1).count();
+    ((1..=LONGEST_NAME).contains(&length) && !name.chars().any(char::is_control)).then(|| name.to_owned())
 }
 
 /// A number that counts something, also as a fraction, up to [`MOST`]; `None` where it cannot.
 fn count(value: &Value) -> Option<u64> {
     let number = value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64));
     number.map(|number| number.min(MOST))
-}
-
-fn fix_count(entry: &mut Map<String, Value>, key: &str) -> u64 {
-    let number = entry.get(key).and_then(count).unwrap_or(0);
-    entry.insert(key.to_owned(), number.into());
-    number
-}
-
-fn fix_text(entry: &mut Map<String, Value>, key: &str) -> String {
-    let text = entry.get(key).and_then(Value::as_str).filter(|text| text.len() <= LONGEST_FIELD);
-    let text = text.unwrap_or_default().to_owned();
-    entry.insert(key.to_owned(), text.as_str().into());
-    text
-}
-
-/// Seconds since 1970; 0 where the time is odd.
-fn fix_time(entry: &mut Map<String, Value>, key: &str) -> i64 {
-    let time = entry.get(key).and_then(Value::as_str).and_then(|text| OffsetDateTime::parse(text, &Rfc3339).ok());
-    if time.is_none() {
-        entry.insert(key.to_owned(), NO_TIME.into());
-    }
-    time.map_or(0, OffsetDateTime::unix_timestamp)
-}
-
-fn fix_names(entry: &mut Map<String, Value>, name: &str) {
-    for key in ["name", "model"] {
-        if !entry.get(key).is_some_and(Value::is_string) {
-            entry.insert(key.to_owned(), name.into());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -211,27 +170,6 @@ mod tests {
                 );
                 assert!(said["details"].is_object() && said["name"] == "a", "{said}");
             }
-        }
-    }
-
-    #[test]
-    fn an_entry_without_a_usable_name_is_skipped_and_counted_and_the_others_stay() {
-        let odd = [json!(null), json!(""), json!(7), json!("x".repeat(257)), json!("a\nb"), json!(["a"])];
-        let mut entries: Vec<Value> = odd.iter().map(|name| json!({ "name": name })).collect();
-        entries.extend([json!(null), json!("a"), json!({"name": "x".repeat(256)}), json!({"model": "m"})]);
-        let listing = listed(entries.into());
-        let names: Vec<usize> = listing.entries.iter().map(|model| model.name.len()).collect();
-        assert_eq!((names, listing.skipped), (vec![256, 1], odd.len() + 2));
-    }
-
-    #[test]
-    fn a_listing_has_bounds() {
-        let entries: Vec<Value> = (0..MOST_ENTRIES + 5).map(|index| json!({ "name": format!("m{index}") })).collect();
-        let listing = listed(entries.into());
-        assert_eq!((listing.entries.len(), listing.said.len(), listing.skipped), (MOST_ENTRIES, MOST_ENTRIES, 5));
-        assert_eq!(listed(json!(null)).entries.len(), 0);
-        for body in ["", "[]", "{\"models\":7}", "{\"models\":{}}"] {
-            assert!(tags(body.as_bytes()).is_err(), "{body}");
         }
     }
 
@@ -266,6 +204,9 @@ mod tests {
         assert_eq!(models, [("llama3.2", 2_000_000_000), ("other", UNKNOWN_BYTES)]);
         assert_eq!((listing.skipped, listing.said[0]["model"].as_str()), (1, Some("llama3.2")));
         assert!(openai_models(b"{\"models\":[]}", &BTreeMap::new()).is_err());
+        let many: Vec<Value> = (0..MAX_LISTED + 5).map(|index| json!({ "id": format!("m{index}") })).collect();
+        let listing = openai_models(json!({ "data": many }).to_string().as_bytes(), &BTreeMap::new()).unwrap();
+        assert_eq!((listing.entries.len(), listing.skipped), (MAX_LISTED, 5));
     }
 
     #[test]

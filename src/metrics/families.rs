@@ -232,31 +232,43 @@ impl Families {
 }
 
 impl Families {
+    /// Ends every series of these models.
+    pub(super) fn end_models(&self, models: &BTreeSet<String>) {
+        let these = ("model", models);
+        for family in [&self.requests, &self.tokens] {
+            end(family, these, |labels| drop(family.remove(labels)));
+        }
+        for family in [&self.request_duration, &self.first_token, &self.per_token, &self.queue_wait] {
+            end(family, these, |labels| drop(family.remove(labels)));
+        }
+        end(&self.queue_depth, these, |labels| drop(self.queue_depth.remove(labels)));
+    }
+
     /// Ends every series of these nodes.
     pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
         for family in
             [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected, &self.listing_skipped]
         {
-            end(family, nodes, |labels| drop(family.remove(labels)));
+            end(family, ("node", nodes), |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {
-            end(family, nodes, |labels| drop(family.remove(labels)));
+            end(family, ("node", nodes), |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_duration, &self.probe_duration, &self.model_load] {
-            end(family, nodes, |labels| drop(family.remove(labels)));
+            end(family, ("node", nodes), |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_vram, &self.probed_at] {
-            end(family, nodes, |labels| drop(family.remove(labels)));
+            end(family, ("node", nodes), |labels| drop(family.remove(labels)));
         }
     }
 }
 
-/// Has those of a family's series removed that are of one of the nodes.
-fn end(family: &impl Collector, nodes: &BTreeSet<String>, remove: impl Fn(&HashMap<&str, &str>)) {
+/// Has those of a family's series removed whose label has one of the values.
+fn end(family: &impl Collector, (name, values): (&str, &BTreeSet<String>), remove: impl Fn(&HashMap<&str, &str>)) {
     for series in family.collect().iter().flat_map(|family| family.get_metric()) {
         let labels: HashMap<&str, &str> =
             series.get_label().iter().map(|label| (label.name(), label.value())).collect();
-        if labels.get("node").is_some_and(|node| nodes.contains(*node)) {
+        if labels.get(name).is_some_and(|value| values.contains(*value)) {
             remove(&labels);
         }
     }

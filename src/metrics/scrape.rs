@@ -1,8 +1,9 @@
 //! The state of the moment, taken over when Prometheus asks.
-use std::collections::BTreeSet;
+use std::sync::PoisonError;
 
 use prometheus::{Encoder, IntCounterVec, TextEncoder};
 
+use super::models::KnownModels;
 use super::{BREAKER_STATES, Metrics, NODE_STATES, ROUTING, UNKNOWN_MODEL};
 
 /// Everything that is looked up and not counted along the way.
@@ -58,24 +59,20 @@ impl Metrics {
     /// # Errors
     /// When a family cannot be encoded.
     pub fn scrape(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
-        // Two at a time would see each other's gauges half set, and count twice.
-        let mut known = self.known_models.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for model in snapshot.nodes.iter().flat_map(|node| &node.models) {
-            if !known.contains(model) {
-                self.meet_model(model);
-                known.insert(model.clone());
-            }
-        }
+        let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.list_models(&snapshot.nodes.iter().flat_map(|node| &node.models).map(String::as_str).collect());
+        let known = self.known_models.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_queue(&known, &snapshot.queued);
         self.families.node_loaded.reset();
-        snapshot.nodes.iter().for_each(|node| self.set_node(node));
+        snapshot.nodes.iter().for_each(|node| self.set_node(&known, node));
+        drop(known);
         self.families.usage_backlog.set(to_i64(snapshot.usage_backlog));
         self.families.usage_ready.set(f64::from(u8::from(snapshot.usage_ready)));
         let outbox = snapshot.outbox.unwrap_or(OutboxGauges { waiting: 0, parked: 0, database_up: true });
         self.families.outbox_waiting.set(outbox.waiting as f64);
         self.families.outbox_parked.set(outbox.parked as f64);
         self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
-        let departed = self.departed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
         if !departed.is_empty() {
             self.families.end_nodes(&departed);
         }
@@ -86,16 +83,16 @@ impl Metrics {
         Ok(text)
     }
 
-    fn set_queue(&self, known: &BTreeSet<String>, queued: &[(String, usize)]) {
-        for model in known {
-            self.families.queue_depth.with_label_values(&[model.as_str()]).set(0);
+    fn set_queue(&self, known: &KnownModels, queued: &[(String, usize)]) {
+        for model in known.iter() {
+            self.families.queue_depth.with_label_values(&[model]).set(0);
         }
-        for (model, depth) in queued.iter().filter(|(model, _)| known.contains(model)) {
+        for (model, depth) in queued.iter().filter(|(model, _)| known.has(model)) {
             self.families.queue_depth.with_label_values(&[model.as_str()]).add(to_i64(*depth));
         }
     }
 
-    fn set_node(&self, node: &NodeGauges) {
+    fn set_node(&self, known: &KnownModels, node: &NodeGauges) {
         let (families, name) = (&self.families, node.name.as_str());
         let is_up = node.state != "down";
         families.node_up.with_label_values(&[name]).set(i64::from(is_up));
@@ -107,13 +104,15 @@ impl Metrics {
         if node.models.is_empty() {
             families.node_loaded.with_label_values(&[name, UNKNOWN_MODEL]).set(0);
         }
-        for model in &node.models {
+        for model in node.models.iter().filter(|model| known.has(model)) {
             families.node_loaded.with_label_values(&[name, model.as_str()]).set(0);
         }
         let mut vram = 0;
         // What a node said before it went down is no news of its memory.
         for (model, bytes) in node.loaded.iter().filter(|_| is_up) {
-            families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
+            if known.has(model) {
+                families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
+            }
             vram += bytes;
         }
         families.node_vram.with_label_values(&[name]).set(vram as f64);
@@ -194,7 +193,8 @@ mod tests {
         {
             assert!(later.lines().any(|other| other == line), "a node that is down holds nothing: {line}");
         }
-        assert!(text(&metrics, &Snapshot::default()).contains("gateway_queue_depth{model=\"m:latest\"} 0"));
+        let none = text(&metrics, &Snapshot::default());
+        assert!(!none.contains("m:latest"), "no node lists it any more: {none}");
     }
 
     #[test]

@@ -158,6 +158,9 @@ impl Relay {
                 continue;
             };
             job.meter.granted(&node, grant.attempt);
+            if !job.stream {
+                job.meter.paced(ticket.pace());
+            }
             let result = tokio::select! {
                 biased;
                 interruption = ticket.interrupted() => Err(interruption),

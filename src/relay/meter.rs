@@ -9,49 +9,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
-use super::work::{Spent, Work};
+use super::account::{Admission, Open};
+use super::ending::{closing, log, outcome};
+use super::work::Work;
 use crate::clock::Clock;
-use crate::dispatch::{LoadCost, Ticket};
+use crate::dispatch::Ticket;
 use crate::fleet::NodeEndpoint;
 use crate::metrics::{Ended, Metrics};
-use crate::store::{Access, Reason, Receipt, Reserved, RowPermit, Status, StorageFull, TokensFrom, UsageRow};
-use crate::trace::{Attribute, Closing, Trace};
-use limits::{Exceeded, Moment, Need};
-use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit, Tally, TallySource, Usage};
-use scheduler::Failure;
+use crate::store::{Reason, Receipt, Status, StorageFull, UsageRow};
+use crate::trace::Trace;
+use limits::{Exceeded, Need};
+use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit};
+use scheduler::{Failure, Pace};
 
 /// The status of a client that left, in metrics and logs: no status reaches it.
 const CLIENT_LEFT: u16 = 499;
 
 /// How often a running request notes how far it is.
 const NOTE: Duration = Duration::from_secs(1);
-
-/// What is known of a request before it is admitted.
-#[derive(Debug)]
-pub struct Admission {
-    /// UUIDv7, the answer's `x-request-id`.
-    pub request_id: Uuid,
-    /// Whose, and with which key.
-    pub access: Access,
-    /// Where its row will go.
-    pub permit: RowPermit,
-    /// The route's template.
-    pub endpoint: &'static str,
-    /// As the client spelled it.
-    pub model: String,
-    /// As a node lists it, for metrics.
-    pub listed_model: Arc<str>,
-    /// Whether it streams.
-    pub stream: bool,
-    /// When it came in.
-    pub received: Moment,
-    /// What a node may claim that it took.
-    pub claim_bounds: ClaimBounds,
-    /// Its trace, if there is one.
-    pub trace: Option<Trace>,
-}
 
 /// Makes meters.
 #[derive(Clone, Debug)]
@@ -66,24 +42,7 @@ impl Meters {
     /// Begins the account of a request.
     pub fn start(&self, admission: Admission) -> Meter {
         self.metrics.entered(admission.endpoint, &admission.listed_model);
-        let open = Open {
-            admission,
-            reserved: None,
-            admitted: None,
-            node: None,
-            attempts: 0,
-            queued: Duration::ZERO,
-            waiting_since: None,
-            first_byte: None,
-            is_running: false,
-            work: Work::default(),
-            forwarding: Duration::ZERO,
-            progress: AnswerProgress::default(),
-            load_cost: Arc::default(),
-            node_load: None,
-            noted: Duration::ZERO,
-            reason: Reason::default(),
-        };
+        let open = Open::new(admission);
         Meter { meters: self.clone(), open: Some(open) }
     }
 }
@@ -94,34 +53,6 @@ pub struct Meter {
     meters: Meters,
     /// `None` once settled.
     open: Option<Open>,
-}
-
-#[derive(Debug)]
-struct Open {
-    admission: Admission,
-    reserved: Option<Reserved>,
-    /// That the admission is safe, of a stream.
-    admitted: Option<Receipt>,
-    node: Option<Arc<NodeEndpoint>>,
-    attempts: u32,
-    queued: Duration,
-    /// Uptime since which it waits for a slot.
-    waiting_since: Option<Duration>,
-    first_byte: Option<Duration>,
-    /// A node has it now.
-    is_running: bool,
-    work: Work,
-    /// Our own work on the answer.
-    forwarding: Duration,
-    progress: AnswerProgress,
-    /// The gateway's loads that this request caused.
-    load_cost: Arc<LoadCost>,
-    /// What a node did so of its own accord.
-    node_load: Option<Duration>,
-    /// Uptime of the last note.
-    noted: Duration,
-    /// Why it ends as it does.
-    reason: Reason,
 }
 
 impl Meter {
@@ -186,11 +117,18 @@ impl Meter {
         self.note();
     }
 
+    /// How fast the node is expected to be, of which nothing will be seen before the whole answer.
+    pub(super) fn paced(&mut self, pace: Option<Pace>) {
+        let Some(open) = &mut self.open else { return };
+        open.pace = pace;
+    }
+
     /// The attempt on the node failed, before the request did or with it.
     pub(super) fn attempt_failed(&mut self, failure: Failure) {
         self.attempt_ended(failure.label());
         let Some(open) = &mut self.open else { return };
         open.work.fail(failure, self.meters.clock.uptime());
+        open.pace = None;
     }
 
     /// The attempt on the node ended, before the request did or with it.
@@ -354,7 +292,7 @@ impl Meter {
         if open.first_byte.is_some() {
             metrics.overhead("forward", open.forwarding);
         }
-        if let Some(node) = open.node.as_ref().filter(|_| open.tally(status).is_corrected) {
+        if let Some(node) = open.node.as_ref().filter(|_| open.tally(status, self.meters.clock.uptime()).is_corrected) {
             metrics.claim_corrected(&node.name);
         }
         if let (Status::Completed, Some(first), true) = (status, open.first_byte, open.admission.stream) {
@@ -369,130 +307,4 @@ impl Drop for Meter {
         self.because(Reason::new(Some("client_cancelled"), None));
         self.finish(Status::Cancelled, CLIENT_LEFT);
     }
-}
-
-impl Open {
-    /// The row of the request if it ended now.
-    fn row(&self, status: Status, now: Moment) -> UsageRow {
-        let admission = &self.admission;
-        let Tally { prompt, completion, source, .. } = self.tally(status);
-        let Spent { prefill, decode } = self.work.spent(now.uptime, self.progress.usage.unwrap_or_default());
-        let loads = self.load_cost.so_far(now.uptime).into_iter().chain(self.node_load);
-        UsageRow {
-            request_id: admission.request_id,
-            user: admission.access.user().shared(),
-            key: admission.access.key_id().cloned(),
-            created_at_ms: admission.received.unix_ms,
-            day: admission.received.day(),
-            model: admission.model.clone(),
-            endpoint: admission.endpoint.into(),
-            node: self.node.as_ref().map(|node| node.name.to_string()),
-            stream: admission.stream,
-            status: status.as_str().into(),
-            prompt_tokens: prompt,
-            completion_tokens: completion,
-            tokens_from: tokens_from(source).as_str().into(),
-            attempts: self.attempts,
-            queue_ms: millis(self.queued),
-            time_to_first_token_ms: self.first_byte.map(millis),
-            duration_ms: millis(now.uptime.saturating_sub(admission.received.uptime)),
-            load_ms: loads.reduce(|a, b| a + b).map(millis),
-            prefill_ms: prefill.map(millis),
-            decode_ms: decode.map(millis),
-            reason: self.reason.clone(),
-            http_status: None,
-            requests: 1,
-        }
-    }
-
-    /// The node may have loaded the model by itself, as the gateway did not know that it was no longer in memory.
-    fn take_load(&mut self, usage: Option<Usage>) {
-        let reported = usage.and_then(|usage| usage.load);
-        if let (Some(reported), Some(node), Some(since)) = (reported, &self.node, self.work.since()) {
-            self.node_load = node.loads.charge(since, reported);
-        }
-    }
-
-    /// What the node may claim, with the cap that it was sent.
-    fn claim_bounds(&self) -> ClaimBounds {
-        let bounds = self.admission.claim_bounds;
-        let cap = self.reserved.as_ref().and_then(|reserved| reserved.allowance.output);
-        ClaimBounds { max_output: cap.or(bounds.max_output), ..bounds }
-    }
-
-    /// The node's own numbers within what is possible, else ours: the answer as it passed, and an estimate for a prompt that
-    /// was begun. A client that leaves a running request pays for its prompt; one that got no answer through no fault of
-    /// its own does not.
-    fn tally(&self, status: Status) -> Tally {
-        let is_reported =
-            self.progress.usage.is_some_and(|usage| usage.prompt_tokens.is_some() || usage.completion_tokens.is_some());
-        let is_begun = self.first_byte.is_some() || (status == Status::Cancelled && self.node.is_some());
-        if is_reported || is_begun {
-            return self.claim_bounds().tally(&self.progress);
-        }
-        Tally { prompt: 0, completion: 0, source: TallySource::Counted, is_corrected: false }
-    }
-}
-
-fn tokens_from(source: TallySource) -> TokensFrom {
-    match source {
-        TallySource::Reported => TokensFrom::Reported,
-        TallySource::Counted => TokensFrom::Counted,
-        TallySource::Estimated => TokensFrom::Estimated,
-    }
-}
-
-fn outcome(status: Status, code: u16) -> &'static str {
-    match (status, code) {
-        (Status::Completed, _) => "ok",
-        (Status::Cancelled, _) => "client_cancelled",
-        (Status::Deadline, _) => "timeout",
-        (Status::Refused, 429) => "rate_limited",
-        (Status::Refused, 400..=498) => "client_error",
-        (Status::Refused, _) => "overloaded",
-        (Status::UpstreamError | Status::Interrupted, _) => "upstream_error",
-    }
-}
-
-fn closing(row: &UsageRow, code: u16, status: Status) -> Closing<'_> {
-    let text = |text: &str| Attribute::Text(text.to_owned());
-    let is_failure = matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted) || code >= 500;
-    let attributes = vec![
-        ("gen_ai.request.model", text(&row.model)),
-        ("gen_ai.usage.input_tokens", Attribute::Number(row.prompt_tokens)),
-        ("gen_ai.usage.output_tokens", Attribute::Number(row.completion_tokens)),
-        ("gateway.request_id", text(&row.request_id.to_string())),
-        ("gateway.user", text(&row.user)),
-        ("gateway.status", text(&row.status)),
-        ("gateway.attempts", Attribute::Number(row.attempts.into())),
-        ("gateway.stream", Attribute::Flag(row.stream)),
-    ];
-    Closing { route: &row.endpoint, code, is_failure, attributes }
-}
-
-fn log(row: &UsageRow, code: u16, trace_id: Option<&str>) {
-    tracing::info!(
-        request_id = %row.request_id,
-        trace_id,
-        user = %row.user,
-        endpoint = %row.endpoint,
-        model = %row.model,
-        node = row.node.as_deref().unwrap_or("-"),
-        stream = row.stream,
-        status = %row.status,
-        code,
-        error = row.reason.code.as_deref(),
-        limit = row.reason.limit.as_deref(),
-        attempts = row.attempts,
-        prompt_tokens = row.prompt_tokens,
-        completion_tokens = row.completion_tokens,
-        queue_ms = row.queue_ms,
-        time_to_first_token_ms = row.time_to_first_token_ms,
-        duration_ms = row.duration_ms,
-        "request ended"
-    );
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,9 +3,11 @@
 //! [`Relay::carry`] is the path: wait for a slot, ask the node, and hand on its answer, plain or as a [`MeteredBody`]. The
 //! [`Meter`] goes along from admission to the end and settles exactly once, also when the client leaves and the future is
 //! dropped.
+mod account;
 mod answer;
 mod carry;
 mod case;
+mod ending;
 mod job;
 mod meter;
 mod metered;
@@ -13,9 +15,10 @@ mod settings;
 mod suspects;
 mod work;
 
+pub use account::Admission;
 pub use answer::{Answer, CarryError, Content, Served, WhyNot};
 pub use carry::Relay;
 pub use job::Job;
-pub use meter::{Admission, Meter, Meters};
+pub use meter::{Meter, Meters};
 pub use metered::MeteredBody;
 pub use settings::RelaySettings;

@@ -4,6 +4,7 @@ mod accounts;
 mod backup;
 mod changes;
 mod columns;
+mod commit;
 mod comparison;
 mod database;
 mod deadline;

@@ -60,7 +60,7 @@ impl RowPermit {
     /// of its own, as a user's first few in a minute do.
     pub fn refuse(self, row: &UsageRow) -> bool {
         // Of a stream there may be a note.
-        self.running.ended(std::iter::once(row.request_id));
+        self.running.forget(row.request_id);
         self.refusals.take(row)
     }
 

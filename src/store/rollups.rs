@@ -6,13 +6,18 @@ use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Statement};
 
 /// Makes SQLite keep the sums from now on. If it did not before, the rows that exist are summed up first.
 pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
-    let known = "SELECT 1 FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
-    let known = Statement::from_string(db.get_database_backend(), known);
-    if db.query_one_raw(known).await?.is_some() {
-        return Ok(());
+    let trigger = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
+    let trigger = Statement::from_string(db.get_database_backend(), trigger);
+    let known: Option<String> = db.query_one_raw(trigger).await?.map(|row| row.try_get_by_index(0)).transpose()?;
+    match known {
+        Some(sql) if sql.contains("summing") && sql.contains("NEW.requests") => return Ok(()),
+        // Of an earlier version: it has summed up all rows there are.
+        Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
+        None => {
+            forget(db).await?;
+            db.execute_unprepared(&fill_rollups()).await?;
+        }
     }
-    forget(db).await?;
-    db.execute_unprepared(&fill_rollups()).await?;
     db.execute_unprepared(&follow_rollups_on_sqlite()).await?;
     Ok(())
 }

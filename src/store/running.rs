@@ -1,17 +1,18 @@
 //! What would be known of the running requests if the process died now?
 //!
 //! Each request notes the row that it would leave: when it is admitted, when it is given to a node, and about once a
-//! second while it runs. The writer brings the notes into the table `running` a moment later, several at a time; one of a
-//! request that has ended by then is never written. At the next start whatever stands there becomes usage
-//! (`interrupted`). That a note may outlive its request does no harm: the request's own row came first and wins.
+//! second while it runs. The writer brings a note that is a few milliseconds old into the table `running`, together with
+//! the rows of that moment; a request that ends sooner, as most do on a quick node, never has one written. At the next
+//! start whatever stands there becomes usage (`interrupted`). A note may outlive its request: the request's own row came
+//! first, and wins.
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use entity::running::{Column, Entity, Model};
 use entity::usage;
-use sea_orm::sea_query::OnConflict;
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -20,11 +21,13 @@ use super::error::StoreError;
 use super::local::Local;
 use super::usage_row::{Status, UsageRow, insert_rows};
 
-/// How long a note waits for others, unless a stream is about to begin. A request that dies younger with its gateway, and
-/// of which its client has seen nothing, leaves no trace.
-const GATHER: Duration = Duration::from_millis(5);
-/// Rows a statement: SQLite limits the number of bound values.
-const BATCH: usize = 1_000;
+/// Notes at least this old are written, unless somebody waits for one, and none gets twice as old. A request that dies
+/// younger with its gateway, and of which its client has seen nothing, leaves no trace.
+const AGE: Duration = Duration::from_millis(4);
+/// Notes of one transaction: SQLite limits the number of bound values.
+const BATCH: usize = 10_000;
+/// Rows of one statement, likewise.
+const RECOVERED: usize = 1_000;
 
 /// The notes that are not written yet. At most one a request, and requests are bounded by their permits.
 #[derive(Debug, Default)]
@@ -36,7 +39,10 @@ pub(super) struct Running {
 
 #[derive(Debug, Default)]
 struct Notes {
-    fresh: HashMap<Uuid, UsageRow>,
+    /// Each with the round in which it was taken; 0 = to be written at once.
+    fresh: HashMap<Uuid, (u64, UsageRow)>,
+    /// Grows every [`AGE`] while there are notes.
+    round: u64,
     written: HashSet<Uuid>,
     gone: Vec<Uuid>,
     /// Answered once the notes are written.
@@ -44,11 +50,11 @@ struct Notes {
 }
 
 /// What is to be written, whom to forget, and whom to tell.
-#[derive(Debug)]
-struct Batch {
-    notes: Vec<UsageRow>,
-    gone: Vec<Uuid>,
-    waiting: Vec<oneshot::Sender<()>>,
+#[derive(Debug, Default)]
+pub(super) struct NoteBatch {
+    pub(super) notes: Vec<UsageRow>,
+    pub(super) gone: Vec<Uuid>,
+    pub(super) waiting: Vec<oneshot::Sender<()>>,
 }
 
 impl Running {
@@ -58,15 +64,25 @@ impl Running {
 
     /// Takes note of the row that a request would leave now.
     pub(super) fn note(&self, row: UsageRow) {
-        self.lock().fresh.insert(row.request_id, row);
-        self.some.notify_one();
+        let mut notes = self.lock();
+        let is_first = notes.fresh.is_empty();
+        // From the next round on: the round that goes on may be almost over.
+        let round = notes.round + 1;
+        match notes.fresh.entry(row.request_id) {
+            Entry::Occupied(mut note) => note.get_mut().1 = row,
+            Entry::Vacant(place) => _ = place.insert((round, row)),
+        }
+        drop(notes);
+        if is_first {
+            self.some.notify_one();
+        }
     }
 
-    /// The same, at once; answers when it is written.
+    /// Takes a note that is written at once; answers when it is.
     pub(super) fn note_at_once(&self, row: UsageRow) -> oneshot::Receiver<()> {
         let (done, written) = oneshot::channel();
         let mut notes = self.lock();
-        notes.fresh.insert(row.request_id, row);
+        notes.fresh.insert(row.request_id, (0, row));
         notes.waiting.push(done);
         drop(notes);
         self.some.notify_one();
@@ -74,101 +90,92 @@ impl Running {
         written
     }
 
-    /// The rows of these requests are kept: forgets the notes.
-    pub(super) fn ended(&self, requests: impl Iterator<Item = Uuid>) {
-        let mut notes = self.lock();
-        for request in requests {
-            notes.fresh.remove(&request);
-            if notes.written.remove(&request) {
-                notes.gone.push(request);
-            }
+    /// Waits until notes may be due.
+    pub(super) async fn due(self: Arc<Self>) {
+        self.some.notified().await;
+        if tokio::time::timeout(AGE, self.urgent.notified()).await.is_err() {
+            self.lock().round += 1;
         }
-        let some = !notes.gone.is_empty();
-        drop(notes);
-        if some {
+    }
+
+    /// Forgets the note of a request that leaves no row of its own.
+    pub(super) fn forget(&self, request: Uuid) {
+        let mut notes = self.lock();
+        notes.fresh.remove(&request);
+        if notes.written.remove(&request) {
+            notes.gone.push(request);
+            drop(notes);
             self.some.notify_one();
         }
     }
 
-    /// Waits until there is something to write, and a little for more, unless somebody waits for it.
-    pub(super) async fn due(self: Arc<Self>) {
-        self.some.notified().await;
-        let _ = tokio::time::timeout(GATHER, self.urgent.notified()).await;
-    }
-
-    /// Writes what is due.
-    ///
-    /// # Errors
-    /// When the local file cannot be written; it is all due again then.
-    pub(super) async fn write(&self, local: &Local) -> Result<(), StoreError> {
-        let batch = self.take();
-        let result = batch.write(local).await;
-        if result.is_err() {
-            self.put_back(batch);
-            return result;
-        }
-        for done in batch.waiting {
-            // Whoever asked may have stopped waiting.
-            let _ = done.send(());
-        }
-        result
-    }
-
-    fn take(&self) -> Batch {
+    /// Forgets the notes of requests whose rows are about to be written, and takes what is due of the others.
+    pub(super) fn take(&self, ended: impl Iterator<Item = Uuid>) -> NoteBatch {
         let mut notes = self.lock();
-        let fresh: Vec<UsageRow> = notes.fresh.drain().map(|(_, row)| row).collect();
-        notes.written.extend(fresh.iter().map(|row| row.request_id));
-        Batch { notes: fresh, gone: std::mem::take(&mut notes.gone), waiting: std::mem::take(&mut notes.waiting) }
+        let Notes { fresh, round, written, gone, waiting } = &mut *notes;
+        for request in ended {
+            fresh.remove(&request);
+            if written.remove(&request) {
+                gone.push(request);
+            }
+        }
+        let due = fresh.extract_if(|_, (taken, _)| *taken <= *round).take(BATCH);
+        let due: Vec<UsageRow> = due.map(|(_, (_, row))| row).collect();
+        written.extend(due.iter().map(|row| row.request_id));
+        // More than a batch of them is not due for long.
+        let is_all = due.len() < BATCH;
+        let waiting = if is_all { std::mem::take(waiting) } else { Vec::new() };
+        let batch = NoteBatch { notes: due, gone: std::mem::take(gone), waiting };
+        let more = !fresh.is_empty();
+        drop(notes);
+        if more {
+            self.some.notify_one();
+        }
+        batch
     }
 
-    fn put_back(&self, batch: Batch) {
+    /// Takes back what could not be written; it is due at once.
+    pub(super) fn put_back(&self, batch: NoteBatch) {
         let mut notes = self.lock();
         for row in batch.notes {
-            // Unless it has ended, or has come further, in the meantime.
-            if notes.written.contains(&row.request_id) {
-                notes.fresh.entry(row.request_id).or_insert(row);
-            }
+            // Unless it has come further in the meantime.
+            notes.fresh.entry(row.request_id).or_insert((0, row));
         }
         notes.gone.extend(batch.gone);
         // Those who gave up meanwhile would only pile up.
         notes.waiting.extend(batch.waiting.into_iter().filter(|done| !done.is_closed()));
+        drop(notes);
+        self.some.notify_one();
     }
 }
 
-impl Batch {
-    async fn write(&self, local: &Local) -> Result<(), StoreError> {
-        for notes in self.notes.chunks(BATCH) {
-            let rows = notes.iter().map(note_of).collect::<Result<Vec<_>, _>>()?;
-            let replace = OnConflict::column(Column::RequestId).update_column(Column::Row).to_owned();
-            let insert = Entity::insert_many(rows.into_iter().map(IntoActiveModel::into_active_model));
-            within_deadline(insert.on_conflict(replace).exec_without_returning(&local.db)).await?;
+impl NoteBatch {
+    /// Tells those who wait that the notes are written.
+    pub(super) fn answer(self) {
+        for done in self.waiting {
+            // Whoever asked may have stopped waiting.
+            let _ = done.send(());
         }
-        forget(local, &self.gone).await
     }
 }
 
 async fn forget(local: &Local, requests: &[Uuid]) -> Result<(), StoreError> {
-    for gone in requests.chunks(BATCH) {
+    for gone in requests.chunks(RECOVERED) {
         let delete = Entity::delete_many().filter(Column::RequestId.is_in(gone.iter().copied()));
         within_deadline(delete.exec(&local.db)).await?;
     }
     Ok(())
 }
 
-fn note_of(row: &UsageRow) -> Result<Model, StoreError> {
-    let row = row.clone().into_model();
-    let text = serde_json::to_string(&row).map_err(|error| DbErr::Custom(error.to_string()))?;
-    Ok(Model { request_id: row.request_id, row: text })
-}
-
-/// Turns what a process that died has left behind into usage; how many requests.
+/// Turns what a process that died has left behind into usage; returns how many requests.
 ///
 /// # Errors
 /// When the local file fails.
 pub(super) async fn recover(local: &Local) -> Result<usize, StoreError> {
     let mut recovered = 0;
     loop {
-        let left = within_deadline(sea_orm::QuerySelect::limit(Entity::find(), BATCH as u64).all(&local.db)).await?;
+        let left =
+            within_deadline(sea_orm::QuerySelect::limit(Entity::find(), RECOVERED as u64).all(&local.db)).await?;
         if left.is_empty() {
             return Ok(recovered);
         }

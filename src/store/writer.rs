@@ -1,29 +1,35 @@
 //! What brings usage rows into the local file?
 //!
-//! One task takes whatever is queued and writes it by one statement: while that is under way the next rows gather, so a
-//! busy gateway commits large groups, and an idle one keeps nobody waiting. Rows that cannot be written wait and are
-//! tried again until they are in; a row that is there already is left alone. At the first failure the disk's reserve is
-//! given up, and nothing is admitted until writing works and the reserve is back.
+//! One task takes whatever is queued and commits it together: while that is under way the next rows gather, so a busy
+//! gateway commits large groups, and an idle one keeps nobody waiting. A very busy one also keeps a pause between the
+//! beginnings of two commits, as most of a small commit's cost does not depend on its size. Rows that cannot be written
+//! wait and are tried again until they are in; a row that is there already is left alone. At the first failure the disk's
+//! reserve is given up, and nothing is admitted until writing works and the reserve is back.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use entity::usage::Model;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::deadline::{STATEMENT_DEADLINE, within_deadline};
+use super::commit::Committer;
+use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
 use super::local::Local;
 use super::outbox::Outbox;
 use super::refusals::Refusals;
 use super::reserve::Reserve;
-use super::running::Running;
-use super::usage_row::{UsageRow, insert_rows};
+use super::running::{NoteBatch, Running};
+use super::usage_row::UsageRow;
 use crate::clock::Clock;
 
-/// Rows a statement: SQLite limits the number of bound values.
+/// Rows of one commit: SQLite limits the number of bound values.
 const BATCH: usize = 500;
+/// Rows of a commit from which on the next one begins [`PAUSE`] after it at the earliest.
+const BUSY: usize = 4;
+/// Short beside what a request takes on a node, and long beside a commit.
+const PAUSE: Duration = Duration::from_millis(2);
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(1);
 /// Between two looks whether writing works again.
 const MEND: Duration = Duration::from_millis(500);
@@ -78,50 +84,63 @@ impl Writer {
     /// Writes until `stop`, then until every row and every outstanding permit is in. Gives up on a file that cannot be
     /// written for `patience` after the stop, with the number of lost rows in the log.
     pub async fn run(mut self, stop: CancellationToken, patience: Duration) {
+        let mut committer = Committer::new(self.local.clone());
         let mut entries = Vec::with_capacity(BATCH);
         let mut notes_due = Box::pin(self.running.clone().due());
         let mut refusals_due = Box::pin(self.refusals.clone().due());
+        // When the next rows may be committed.
+        let mut next = Instant::now();
+        let mut is_paused = false;
         loop {
             tokio::select! {
                 biased;
                 // First, as rows may come without end; it is due only now and then.
                 () = &mut notes_due => {
-                    self.write_notes().await;
+                    self.write_notes(&mut committer).await;
                     notes_due = Box::pin(self.running.clone().due());
                 }
                 () = &mut refusals_due => {
                     let complete = self.refusals.complete(self.clock.now().unix_ms);
-                    if !self.write_refusals(complete, &stop, patience).await {
+                    if !self.write_refusals(&mut committer, &complete, &stop, patience).await {
                         return;
                     }
                     refusals_due = Box::pin(self.refusals.clone().due());
                 }
-                taken = self.receiver.recv_many(&mut entries, BATCH) => {
+                () = tokio::time::sleep_until(next), if is_paused => is_paused = false,
+                taken = self.receiver.recv_many(&mut entries, BATCH), if !is_paused => {
                     if taken == 0 {
                         break;
                     }
-                    if !self.settle(&mut entries, &stop, patience).await {
+                    next = Instant::now() + PAUSE;
+                    is_paused = (BUSY..BATCH).contains(&taken);
+                    if !self.settle(&mut committer, &mut entries, &stop, patience).await {
                         return;
                     }
                 }
                 () = stop.cancelled(), if !self.receiver.is_closed() => self.receiver.close(),
-                () = tokio::time::sleep(MEND), if !self.state.is_ready() => self.mend().await,
+                () = tokio::time::sleep(MEND), if !self.state.is_ready() => self.mend(&mut committer).await,
             }
         }
         let rest = self.refusals.all();
-        if self.write_refusals(rest, &stop, patience).await {
-            self.write_notes().await;
+        if self.write_refusals(&mut committer, &rest, &stop, patience).await {
+            self.write_notes(&mut committer).await;
         }
     }
 
-    /// Brings the entries in and answers those who wait. Returns false when it gave up.
-    async fn settle(&mut self, entries: &mut Vec<Entry>, stop: &CancellationToken, patience: Duration) -> bool {
+    /// Brings the entries in, with the notes that are due, and answers those who wait. Returns false when it gave up.
+    async fn settle(
+        &mut self,
+        committer: &mut Committer,
+        entries: &mut Vec<Entry>,
+        stop: &CancellationToken,
+        patience: Duration,
+    ) -> bool {
         let (mut rows, mut waiting) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
         let mut flushes = false;
         for entry in entries.drain(..) {
             waiting.push(match entry {
                 Entry::Row(row, done) => {
-                    rows.push(row.into_model());
+                    rows.push(*row);
                     done
                 }
                 Entry::Flush(done) => {
@@ -130,12 +149,19 @@ impl Writer {
                 }
             });
         }
-        if !self.bring_in(&rows, stop, patience).await {
-            return false;
+        if !rows.is_empty() {
+            let notes = self.running.take(rows.iter().map(|row| row.request_id));
+            if !self.write(committer, &rows, &notes, stop, patience).await {
+                return false;
+            }
+            notes.answer();
+            if let Some(outbox) = &self.outbox {
+                outbox.taken(rows.len() as u64);
+            }
         }
         if flushes {
             let complete = self.refusals.complete(self.clock.now().unix_ms);
-            if !self.write_refusals(complete, stop, patience).await {
+            if !self.write_refusals(committer, &complete, stop, patience).await {
                 return false;
             }
         }
@@ -147,39 +173,39 @@ impl Writer {
     }
 
     /// Brings in what was refused, and logs once what shares a row. Returns false when it gave up.
-    async fn write_refusals(&self, rows: Vec<UsageRow>, stop: &CancellationToken, patience: Duration) -> bool {
+    async fn write_refusals(
+        &self,
+        committer: &mut Committer,
+        rows: &[UsageRow],
+        stop: &CancellationToken,
+        patience: Duration,
+    ) -> bool {
         for row in rows.iter().filter(|row| row.requests > 1) {
             let UsageRow { user, reason, requests, .. } = row;
             let (code, limit) = (reason.code.as_deref(), reason.limit.as_deref());
             tracing::warn!(%user, code, limit, requests, "requests were refused in one minute");
         }
-        let rows: Vec<Model> = rows.into_iter().map(UsageRow::into_model).collect();
         for rows in rows.chunks(BATCH) {
-            if !self.bring_in(rows, stop, patience).await {
+            if !self.write(committer, rows, &NoteBatch::default(), stop, patience).await {
                 return false;
+            }
+            if let Some(outbox) = &self.outbox {
+                outbox.taken(rows.len() as u64);
             }
         }
         true
     }
 
-    /// Writes rows, and lets everybody know who counts them. Returns false when it gave up.
-    async fn bring_in(&self, rows: &[Model], stop: &CancellationToken, patience: Duration) -> bool {
-        if rows.is_empty() {
-            return true;
-        }
-        if !self.write(rows, stop, patience).await {
-            return false;
-        }
-        self.running.ended(rows.iter().map(|row| row.request_id));
-        if let Some(outbox) = &self.outbox {
-            outbox.taken(rows.len() as u64);
-        }
-        true
-    }
-
-    async fn write(&self, rows: &[Model], stop: &CancellationToken, patience: Duration) -> bool {
+    async fn write(
+        &self,
+        committer: &mut Committer,
+        rows: &[UsageRow],
+        notes: &NoteBatch,
+        stop: &CancellationToken,
+        patience: Duration,
+    ) -> bool {
         let (mut pause, mut left) = (*RETRY.start(), patience);
-        while let Err(error) = within_deadline(insert_rows(&self.local.db, rows)).await {
+        while let Err(error) = committer.commit(rows, notes).await {
             if self.state.failed(&error) {
                 continue;
             }
@@ -196,14 +222,19 @@ impl Writer {
         true
     }
 
-    async fn write_notes(&self) {
-        if let Err(error) = self.running.write(&self.local).await {
-            self.state.failed(&error);
+    async fn write_notes(&self, committer: &mut Committer) {
+        let notes = self.running.take(std::iter::empty());
+        match committer.commit(&[], &notes).await {
+            Ok(()) => notes.answer(),
+            Err(error) => {
+                self.running.put_back(notes);
+                self.state.failed(&error);
+            }
         }
     }
 
     /// Looks whether writing works again, and takes the reserve back.
-    async fn mend(&self) {
+    async fn mend(&self, committer: &mut Committer) {
         if self.local.try_write().await.is_err() {
             return;
         }
@@ -211,7 +242,7 @@ impl Writer {
         let taken = tokio::task::spawn_blocking(move || reserve.take()).await;
         if matches!(taken, Ok(Ok(()))) && !self.state.is_writable.swap(true, Ordering::Relaxed) {
             tracing::info!("usage can be written again");
-            self.write_notes().await;
+            self.write_notes(committer).await;
         }
     }
 }

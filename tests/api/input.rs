@@ -48,12 +48,12 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
             ("stream_options", "true"),
             ("stream_options", r#"{"include_usage":"yes"}"#),
             ("max_tokens", "0"),
-            ("max_tokens", "-1"),
+            ("max_tokens", "-2"),
             ("max_tokens", "1.5"),
             ("max_tokens", "\"9\""),
             ("max_tokens", "{}"),
             ("max_completion_tokens", "0"),
-            ("max_completion_tokens", "-1"),
+            ("max_completion_tokens", "-2"),
         ] {
             let body = format!(r#"{{"model":"llama3.2","prompt":"x","input":"x","{field}":{value},{ONE}}}"#);
             // What embeds has no such fields.
@@ -209,7 +209,7 @@ async fn images_by_address_are_400_and_images_as_data_pass() {
 async fn a_model_that_no_node_has_is_404() {
     let (simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
-    for model in ["no-such-model", "llama3.2:70b", "library/llama3.2:1b", "../llama3.2", "llama3.2:", ":"] {
+    for model in ["no-such-model", "llama3.2:70b", "other/llama3.2:1b", "../llama3.2", "llama3.2:", ":"] {
         for (path, mut body) in [
             (CHAT, chat_body(model, "hi")),
             (COMPLETIONS, json!({"prompt": "hi"})),
@@ -222,6 +222,30 @@ async fn a_model_that_no_node_has_is_404() {
         }
     }
     assert_cost_nothing(&simulated, &app, &key).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn names_are_matched_as_ollama_matches_them() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    for model in ["Llama3.2:1B", "library/llama3.2:1b", "registry.ollama.ai/library/LLAMA3.2:1b"] {
+        let reply = app.post(CHAT, &key, chat_body(model, "hi")).await;
+        assert_eq!(reply.status, 200, "{model}: {}", reply.text());
+        let seen: Value = serde_json::from_slice(&simulated.requests().last().unwrap().body).unwrap();
+        assert_eq!(seen["model"], "llama3.2:1b", "{model}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn an_empty_model_stands_for_none_and_its_older_name_counts() {
+    let (_, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    let go = json!({"model": "", "system": "", "template": "", "verbose": false, "options": null, "name": "llama3.2"});
+    assert_eq!(app.post("/api/show", &key, go).await.status, 200);
+    let none = app.post("/api/show", &key, json!({"model": "", "name": ""})).await;
+    assert_eq!(none.status, 400, "{}", none.text());
     app.stop().await;
 }
 

@@ -9,7 +9,7 @@
 //! | request | `stream_options.include_usage` is set to `true` on streams | a stream reports no tokens otherwise |
 //! | request | `max_tokens` is set from `max_completion_tokens` | Ollama ignores the newer name |
 //! | request | `max_tokens` (in the dialect's own words) is written as a plain whole number where it was `5.0` | nodes take no other |
-//! | request | `max_tokens` (in the dialect's own words) is added, or replaces -1 and 0, for users with a limit of tokens per minute or per day who name none | the limit must hold |
+//! | request | `max_tokens` (in the dialect's own words) is added, or replaces -1, for users with a limit of tokens per minute or per day who name none | the limit must hold |
 //! | request, native | `keep_alive`, `shift`, `template` and the options that reload a model are checked and taken out | one user's would be everybody's |
 //! | request | `model` is replaced where the operator gave it another name or a fallback, or where the path names another (Azure's form) | |
 //! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |

@@ -2,7 +2,7 @@
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
-use super::field::{BadRequest, bad, field, kind_of};
+use super::field::{BadRequest, bad, kind_of};
 use super::field_names::fold;
 use super::json::Object;
 
@@ -22,23 +22,22 @@ pub(crate) fn is_option(name: &str) -> bool {
     OPTIONS.contains(&fold(name).as_ref())
 }
 
-/// Checks the fields that are taken out.
+/// Checks the fields that are taken out, in any spelling that Ollama takes for theirs.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
-    if let Some(value) = object.present("keep_alive")
-        && !is_duration(value)
-    {
-        let message =
-            format!("`keep_alive` must be a number of seconds or a duration such as `5m`; this is {}", kind_of(value));
-        return Err(bad("keep_alive", message));
-    }
-    field::<bool>(object, "shift", "true or false")?;
-    let template = object.present("template").map_or("\"\"", RawValue::get);
-    if !template.starts_with('"') {
-        return Err(bad("template", "`template` must be a string"));
-    }
-    let is_raw = object.present("raw").is_some_and(|raw| raw.get() == "true");
-    if endpoint == Endpoint::Generate && is_raw && template != "\"\"" {
-        return Err(bad("template", "raw mode does not support template, system, or context"));
+    let is_raw = endpoint == Endpoint::Generate && object.get("raw").is_some_and(|raw| raw.get() == "true");
+    for (name, value) in object.members().filter(|(_, value)| value.get() != "null") {
+        let wrong = |field, expected| bad(field, format!("`{field}` must be {expected}; this is {}", kind_of(value)));
+        match fold(name).as_ref() {
+            "keep_alive" if !is_duration(value) => {
+                return Err(wrong("keep_alive", "a number of seconds or a duration such as `5m`"));
+            }
+            "shift" if !matches!(value.get(), "true" | "false") => return Err(wrong("shift", "true or false")),
+            "template" if !value.get().starts_with('"') => return Err(wrong("template", "a string")),
+            "template" if is_raw && value.get() != "\"\"" => {
+                return Err(bad("template", "raw mode does not support template, system, or context"));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }
@@ -108,6 +107,8 @@ mod tests {
             (r#"{"keep_alive":"-"}"#, "keep_alive"),
             (r#"{"shift":"no"}"#, "shift"),
             (r#"{"template":7}"#, "template"),
+            (r#"{"Template":7}"#, "template"),
+            (r#"{"\u0073hift":1}"#, "shift"),
             (r#"{"raw":true,"template":"x"}"#, "template"),
         ] {
             assert_eq!(refused(body), Some(param), "{body}");

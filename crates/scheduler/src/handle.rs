@@ -49,7 +49,11 @@ impl Scheduler {
     fn hear_of_node(&mut self, event: Event, now: Time, decisions: &mut Vec<Decision>) -> Change {
         let seconds = now.as_secs_f64();
         match event {
-            Event::Listed { node, models } => self.with_models(node, |node, known| node.list(models, known)),
+            Event::Listed { node, models } => {
+                let before = self.nodes.get(node.0).map_or(0, |node| node.listings);
+                let change = self.with_models(node, |node, known| node.list(models, known));
+                self.settle_list(node, before, change)
+            }
             Event::Resident { node, loaded } => {
                 let change = self.with_models(node, |node, known| node.reside(loaded, known, seconds));
                 if change == Change::Nothing { Change::Slot } else { change }

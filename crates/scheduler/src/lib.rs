@@ -70,6 +70,7 @@ mod event;
 mod explain;
 mod failure;
 mod forecast;
+mod forget;
 mod handle;
 mod ids;
 mod instance;
@@ -107,5 +108,5 @@ pub use self::{
     report::{NodeState, NodeView, Routed, Transitions},
     route::{Route, RouteSet},
     scheduler::Scheduler,
-    view::Waiting,
+    view::{Pace, Waiting},
 };

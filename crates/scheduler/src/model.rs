@@ -21,6 +21,8 @@ pub(crate) struct ModelStats {
     /// Tokens of an answer.
     pub(crate) output: Mean,
     pub(crate) demand: Demand,
+    /// Some node had it on disk in this run.
+    was_listed: bool,
 }
 
 /// Every model that a node ever listed.
@@ -28,6 +30,8 @@ pub(crate) struct ModelStats {
 pub(crate) struct Models {
     by_name: BTreeMap<Arc<str>, ModelId>,
     stats: Vec<ModelStats>,
+    /// Ids whose models were forgotten, for the next ones.
+    free: Vec<ModelId>,
 }
 
 impl Models {
@@ -42,10 +46,37 @@ impl Models {
             return id;
         }
         let name: Arc<str> = canonical(listed).into();
-        let id = ModelId(self.stats.len());
-        self.stats.push(ModelStats { name: name.clone(), output: Mean::new(FIRST_OUTPUT), demand: Demand::default() });
+        let stats = ModelStats {
+            name: name.clone(),
+            output: Mean::new(FIRST_OUTPUT),
+            demand: Demand::default(),
+            was_listed: false,
+        };
+        let id = self.free.pop().unwrap_or(ModelId(self.stats.len()));
+        match self.stats.get_mut(id.0) {
+            Some(free) => *free = stats,
+            None => self.stats.push(stats),
+        }
         self.by_name.insert(name, id);
         id
+    }
+
+    /// A node has it on disk.
+    pub(crate) fn listed(&mut self, id: ModelId) {
+        self.get_mut(id).was_listed = true;
+    }
+
+    pub(crate) fn was_listed(&self, id: ModelId) -> bool {
+        self.get(id).was_listed
+    }
+
+    /// Nobody needs it any more: its id may be another model's from now on.
+    pub(crate) fn forget(&mut self, id: ModelId) {
+        let name = self.get(id).name.clone();
+        if self.by_name.get(&name) == Some(&id) {
+            self.by_name.remove(&name);
+            self.free.push(id);
+        }
     }
 
     pub(crate) fn get(&self, id: ModelId) -> &ModelStats {
@@ -58,8 +89,9 @@ impl Models {
         self.get_mut(id)
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = ModelId> + use<> {
-        (0..self.stats.len()).map(ModelId)
+    /// Those that are known, by name.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = ModelId> + '_ {
+        self.by_name.values().copied()
     }
 
     pub(crate) fn get_mut(&mut self, id: ModelId) -> &mut ModelStats {

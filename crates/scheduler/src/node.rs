@@ -128,6 +128,14 @@ impl Node {
         self.instances[model.0].get_or_insert_with(|| Instance::new(listed.into(), slots))
     }
 
+    /// What was known of a model there is known no more.
+    pub(crate) fn drop_instance(&mut self, model: ModelId) {
+        if let Some(instance) = self.instances.get_mut(model.0) {
+            debug_assert!(instance.as_ref().is_none_or(|instance| instance.running.is_empty()));
+            *instance = None;
+        }
+    }
+
     /// Whether the model is listed there.
     pub(crate) fn lists(&self, model: ModelId) -> bool {
         self.instance(model).is_some_and(|instance| instance.listing.is_some())

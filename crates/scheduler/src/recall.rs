@@ -40,6 +40,8 @@ impl Scheduler {
             };
             learned.nodes.insert(node.spec.name.clone(), of_node);
         }
+        // What was recalled of models that are forgotten by now is of no use.
+        learned.outputs.clear();
         for model in self.models.ids() {
             let stats = self.models.get(model);
             learned.outputs.insert(stats.name.to_string(), stats.output.clone());

@@ -31,7 +31,35 @@ pub struct Waiting {
     pub waits_for: Option<Alternative>,
 }
 
+/// How fast a request that runs is expected to be, as measured of its model on its node.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Pace {
+    /// Seconds until its first token.
+    pub prefill: f64,
+    /// Seconds that each token takes.
+    pub token: f64,
+}
+
+impl Pace {
+    /// Tokens that a node has written after so many seconds, about.
+    pub fn tokens_after(&self, seconds: f64) -> u64 {
+        // Towards zero, and never beyond the largest.
+        ((seconds - self.prefill).max(0.0) / self.token.max(1e-6)) as u64
+    }
+}
+
 impl Scheduler {
+    /// How fast the request is expected to be; `None` unless it runs on a node whose speed was measured.
+    pub fn pace(&self, id: RequestId) -> Option<Pace> {
+        let request = self.requests.get(&id)?;
+        let node = &self.nodes[request.attempt.as_ref()?.node.0];
+        let instance = node.instance(request.model)?;
+        let running = instance.running.iter().find(|running| running.id == id)?;
+        let alone = node.speed.alone()?;
+        let prefill = node.prefill_seconds(instance, running.prompt, running.others, alone);
+        Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
+    }
+
     /// The model of this name on any node, in either spelling; also on dead nodes as they listed it last.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
         let model = self.models.find(asked)?;

@@ -9,11 +9,10 @@ use crate::json::Object;
 /// A limit on the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OutputLimit {
-    /// `None` = no limit of the client's own: `-1`, or the `0` that some clients send where they say nothing.
+    /// `None` = no limit of the client's own, written as `-1`.
     pub(super) tokens: Option<u64>,
     /// It is written as nodes read it. They take no `5.0`, and their integers end somewhere.
     pub(super) plain: bool,
-    is_zero: bool,
 }
 
 /// As nodes read it.
@@ -21,7 +20,6 @@ impl fmt::Display for OutputLimit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tokens {
             Some(tokens) => write!(formatter, "{tokens}"),
-            None if self.is_zero => formatter.write_str("0"),
             None => formatter.write_str("-1"),
         }
     }
@@ -32,11 +30,11 @@ pub(super) fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option
     let Some(raw) = object.present(key) else { return Ok(None) };
     let wrong = || bad(key, format!("`{key}` must be a whole number of at least 1, or -1 for no limit"));
     let limit: f64 = serde_json::from_str(raw.get()).map_err(|_| wrong())?;
-    if limit < -1.0 || limit.fract() != 0.0 {
+    if limit.fract() != 0.0 || (limit < 1.0 && limit != -1.0) {
         return Err(wrong());
     }
     let tokens = (limit >= 1.0).then_some(limit.min(f64::from(i32::MAX)) as u64);
-    let mut read = OutputLimit { tokens, plain: false, is_zero: limit == 0.0 };
+    let mut read = OutputLimit { tokens, plain: false };
     read.plain = raw.get() == read.to_string();
     Ok(Some(read))
 }

@@ -18,6 +18,7 @@ impl Node {
         let mut seen = Vec::with_capacity(listed.len());
         for model in listed {
             let id = models.meet(&model.name);
+            models.listed(id);
             seen.push(id);
             let instance = self.meet(id, &model.name);
             if instance.listing.as_ref() != Some(&model) {

@@ -1,0 +1,87 @@
+//! Which models are known for no reason any more? A node that lists other names all the time must not fill the memory: what
+//! no node lists, and nothing runs or waits for, is forgotten.
+
+use crate::{
+    ids::NodeId,
+    model::ModelId,
+    node::Node,
+    scheduler::{Change, Scheduler},
+};
+
+impl Scheduler {
+    /// After what may have taken models from a node's list.
+    pub(crate) fn forget_unlisted(&mut self) {
+        let mut present = self.nodes.iter().filter(|node| !node.has_left);
+        // What is remembered of an earlier run waits until every node has said what it has.
+        let have_all_listed = present.all(|node| node.listings > 0);
+        let models: Vec<ModelId> = self.models.ids().collect();
+        for model in models {
+            let was_listed = self.models.was_listed(model);
+            if (was_listed || have_all_listed) && !self.needs(model) {
+                self.nodes.iter_mut().for_each(|node| node.drop_instance(model));
+                self.models.forget(model);
+            }
+        }
+    }
+
+    fn needs(&self, model: ModelId) -> bool {
+        let is_loading =
+            |node: &Node| node.load.as_ref().is_some_and(|load| load.model == model || load.victims.contains(&model));
+        let is_here = |node: &Node| {
+            let Some(instance) = node.instance(model) else { return false };
+            let is_listed = instance.listing.is_some() || instance.resident_since.is_some();
+            (is_listed && !node.has_left) || !instance.running.is_empty()
+        };
+        self.queue.waiting_for(model) > 0 || self.nodes.iter().any(|node| is_loading(node) || is_here(node))
+    }
+
+    /// A node's list of models came: those that went from it may be gone everywhere.
+    pub(crate) fn settle_list(&mut self, node: NodeId, before: u64, change: Change) -> Change {
+        if self.nodes.get(node.0).is_some_and(|node| node.listings != before) {
+            self.forget_unlisted();
+        }
+        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::{rules, *};
+
+    const NODE: NodeId = NodeId(0);
+
+    fn list(scheduler: &mut Scheduler, names: impl Iterator<Item = String>) {
+        let models = names.map(|name| rules::model(&name)).collect();
+        scheduler.handle(Event::Listed { node: NODE, models }, Duration::ZERO);
+    }
+
+    #[test]
+    fn names_that_no_node_lists_any_more_are_forgotten() {
+        let mut scheduler = rules::nodes(&[1, 1]);
+        for round in 0..50 {
+            let invented = (0..100).map(|index| format!("invented-{round}-{index}:latest"));
+            list(&mut scheduler, invented.chain(["m:latest".to_owned()]));
+        }
+        assert!(scheduler.models.ids().count() < 250, "{}", scheduler.models.ids().count());
+        let learned = serde_json::to_string(&scheduler.learned()).unwrap();
+        assert!(!learned.contains("invented-48") && scheduler.find_model("invented-49-7").is_some());
+        assert!(scheduler.find_model("n").is_some(), "the other node lists it");
+    }
+
+    #[test]
+    fn what_runs_or_waits_is_kept_until_it_has_ended() {
+        let mut scheduler = rules::nodes(&[1]);
+        for id in 1..=2 {
+            scheduler.handle(rules::arrived(id, "a", "m"), Duration::ZERO);
+        }
+        list(&mut scheduler, ["n:latest".to_owned()].into_iter());
+        // The first runs on; the second is refused, as nobody has the model.
+        assert_eq!((scheduler.in_flight(), scheduler.queued()), (1, 0));
+        scheduler.handle(rules::completed(1), Duration::ZERO);
+        list(&mut scheduler, ["other:latest".to_owned()].into_iter());
+        assert_eq!(scheduler.handle(rules::arrived(3, "a", "m"), Duration::ZERO).len(), 1, "refused");
+        assert!(scheduler.models.ids().count() <= 4);
+    }
+}

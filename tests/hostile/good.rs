@@ -1,0 +1,114 @@
+//! Good users: do they get their answers, and how fast?
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use ollama_sim::{SimConfig, SimModel, SimNode};
+use scheduler::NodeState;
+use serde_json::Value;
+
+use crate::harness::{TestApp, TestDatabase, node, spawn_app_with, stream_body};
+
+/// Their requests in one measurement, and how many of them run at a time.
+const REQUESTS: usize = 60;
+const AT_A_TIME: usize = 4;
+/// Tokens of each answer: a quarter of a second at the speed of these nodes.
+const TOKENS: u32 = 60;
+/// A request that takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A node that takes its time, with everything in memory.
+pub async fn steady_node() -> SimNode {
+    steady_node_with(|_| {}).await
+}
+
+/// The same with settings of its own.
+pub async fn steady_node_with(change: impl FnOnce(&mut SimConfig)) -> SimNode {
+    let models = vec![SimModel::chat("llama3.2:latest", 5.0), SimModel::embedding("all-minilm:latest", 0.05)];
+    let mut config = SimConfig { tokens_per_second: 250.0, batch_slowdown: 0.0, slots: 8, models, ..SimConfig::warm() };
+    change(&mut config);
+    SimNode::start(config).await.unwrap()
+}
+
+/// A gateway over these nodes, named `a`, `b` and so on, with eight slots each, and the keys of two good users.
+pub async fn fleet(simulated: &[&SimNode]) -> (TestApp, Vec<String>) {
+    let names = ["a", "b", "c", "d"].iter();
+    let nodes = names.zip(simulated).map(|(name, simulated)| node(name, simulated.url(), 8)).collect();
+    let app = spawn_app_with(nodes, TestDatabase::sqlite(), |_| {}).await;
+    let keys = vec![app.user("ann").await, app.user("bob").await];
+    (app, keys)
+}
+
+/// What the good users saw.
+#[derive(Debug)]
+pub struct Seen {
+    pub failures: Vec<String>,
+    pub p99: Duration,
+}
+
+/// Sends their requests.
+pub async fn good_users(app: &TestApp, keys: &[String]) -> Seen {
+    let requests = (0..REQUESTS).map(|index| ask(app, &keys[index % keys.len()], index));
+    let asked: Vec<Result<Duration, String>> =
+        futures_util::stream::iter(requests).buffer_unordered(AT_A_TIME).collect().await;
+    let failures = asked.iter().filter_map(|asked| asked.clone().err()).collect();
+    let mut times: Vec<Duration> = asked.into_iter().flatten().collect();
+    times.sort_unstable();
+    // Of so few it is the slowest but one.
+    let p99 = times.len().checked_sub(2).map_or(Duration::MAX, |index| times[index]);
+    Seen { failures, p99 }
+}
+
+async fn ask(app: &TestApp, key: &str, index: usize) -> Result<Duration, String> {
+    let mut body = stream_body("llama3.2", &format!("a good question, number {index}"));
+    body["max_tokens"] = TOKENS.into();
+    let began = Instant::now();
+    let asked = tokio::time::timeout(PATIENCE, app.post("/v1/chat/completions", key, body)).await;
+    let reply = asked.map_err(|_| format!("{index}: no answer in time"))?;
+    let text = reply.text();
+    if reply.status != 200 || !text.ends_with("data: [DONE]\n\n") {
+        return Err(format!("{index}: {} {text}", reply.status));
+    }
+    Ok(began.elapsed())
+}
+
+/// Good users alone, and then beside the harm, which goes on as long as they do.
+pub async fn hold(app: &TestApp, keys: &[String], harm: impl AsyncFn()) {
+    // Speeds are learned first.
+    good_users(app, keys).await;
+    let alone = good_users(app, keys).await;
+    let beside = beside(app, keys, harm).await;
+    assert_eq!(alone.failures, [] as [&str; 0], "alone");
+    assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");
+    assert!(beside.p99 <= alone.p99.mul_f64(1.5), "p99 alone {:?}, beside the harm {:?}", alone.p99, beside.p99);
+}
+
+/// Good users beside the harm.
+pub async fn beside(app: &TestApp, keys: &[String], harm: impl AsyncFn()) -> Seen {
+    let for_ever = std::pin::pin!(async {
+        loop {
+            harm().await;
+        }
+    });
+    match select(std::pin::pin!(good_users(app, keys)), for_ever).await {
+        Either::Left((seen, _)) => seen,
+        Either::Right((never, _)) => never,
+    }
+}
+
+/// The states of the nodes.
+pub fn states(app: &TestApp) -> Vec<NodeState> {
+    app.dispatcher.read(|scheduler| scheduler.nodes().iter().map(|node| node.state).collect())
+}
+
+/// How often the breakers of the nodes opened.
+pub fn openings(app: &TestApp) -> u64 {
+    app.dispatcher.read(|scheduler| scheduler.nodes().iter().map(|node| node.transitions.open).sum())
+}
+
+/// A chat with something in it that a test looks for.
+pub fn marked(marker: &str) -> Value {
+    let mut body = stream_body("llama3.2", marker);
+    body["max_tokens"] = 5.into();
+    body
+}
