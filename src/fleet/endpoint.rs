@@ -2,8 +2,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use awc::http::Uri;
@@ -13,6 +13,7 @@ use rustls::ClientConfig;
 use super::credentials::{headers, trust};
 use super::flaw::Flaw;
 use super::kind::{Kind, NodeKind};
+use super::listing::key_of;
 use super::loads::NodeLoads;
 use super::settings::NodeSettings;
 use protocol::Endpoint;
@@ -45,6 +46,8 @@ pub struct NodeEndpoint {
     pub(crate) kind: NodeKind,
     /// What it was found to be.
     found: AtomicU8,
+    /// Of a node that is no Ollama: what it calls its models, by [`key_of`] their names here.
+    names_there: RwLock<BTreeMap<String, String>>,
     /// Names here, and there.
     pub(crate) aliases: BTreeMap<String, String>,
     /// Credentials and other headers for this node, and for no other.
@@ -95,6 +98,7 @@ impl NodeEndpoint {
             default_health: uri("/health")?,
             kind: settings.kind,
             found: AtomicU8::new(UNKNOWN),
+            names_there: RwLock::default(),
             aliases: settings.aliases.clone(),
             headers: headers(settings)?,
             tls: trust(settings)?,
@@ -184,6 +188,7 @@ impl NodeEndpoint {
     /// The same node as before, with other settings: what it is was found out already.
     pub(super) fn remember(&self, before: &Self) {
         self.found.store(before.found.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.calls_its_models(before.names_there.read().unwrap_or_else(PoisonError::into_inner).clone());
     }
 
     /// The path that a node of its kind is probed by, for people.
@@ -205,12 +210,17 @@ impl NodeEndpoint {
     }
 
     /// The model's name there, where it is another one than here.
-    pub(crate) fn name_there(&self, model: &str) -> Option<&str> {
-        if self.found_kind() == Kind::Ollama {
+    pub(crate) fn name_there(&self, model: &str) -> Option<String> {
+        if self.is_ollama() {
             return None;
         }
-        let named = self.aliases.get(model).or_else(|| self.aliases.get(model.strip_suffix(":latest")?));
-        named.map(String::as_str)
+        let names = self.names_there.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&key_of(model)).filter(|named| *named != model).cloned()
+    }
+
+    /// It has listed its models.
+    pub(crate) fn calls_its_models(&self, names: BTreeMap<String, String>) {
+        *self.names_there.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// The headers of every request to this node, and to no other.

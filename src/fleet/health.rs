@@ -231,6 +231,7 @@ impl Prober {
         if inquiry.endpoint.found_kind() == Kind::OpenAi {
             let offered = |model: &Model| Loaded { name: model.name.clone(), vram_bytes: 0, context_length: None };
             self.state.offered.replace(listing.entries.iter().map(offered).collect());
+            inquiry.endpoint.calls_its_models(listing.names_there);
             self.context.catalog.hear_loaded(self.node, listing.said.clone());
             self.hear_slots(inquiry).await;
         }

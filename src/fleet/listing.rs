@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use protocol::{ListedModel, ListedProcess, MAX_LISTED, listed_models, listed_processes};
+use protocol::{ListedModel, ListedProcess, MAX_LISTED, ModelName, listed_models, listed_processes};
 use scheduler::{Loaded, Model};
 
 const LONGEST_NAME: usize = 256;
@@ -27,6 +27,8 @@ pub(crate) struct Listing<Entry> {
     pub(crate) entries: Vec<Entry>,
     /// As clients see them, in the same order.
     pub(crate) said: Vec<Value>,
+    /// The names that models have there and not here, by [`key_of`] the name that they have here.
+    pub(crate) names_there: BTreeMap<String, String>,
     /// Entries that were left out.
     pub(crate) skipped: usize,
 }
@@ -50,7 +52,7 @@ pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
             (Model { name, size_bytes, digest, modified_unix, family }, said)
         })
         .unzip();
-    Ok(Listing { entries, said, skipped: listing.skipped })
+    Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
 }
 
 /// `/api/ps`. Without a GPU a model takes `size` of memory; where one is split, both.
@@ -69,7 +71,7 @@ pub(crate) fn processes(body: &[u8]) -> Result<Listing<Loaded>, String> {
             (Loaded { name, vram_bytes: vram_bytes.max(size_bytes).min(MOST), context_length }, said)
         })
         .unzip();
-    Ok(Listing { entries, said, skipped: listing.skipped })
+    Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
 }
 
 fn fill_in(said: &mut Value, name: &str, size_bytes: u64, digest: &str) {
@@ -86,10 +88,11 @@ fn fill_in(said: &mut Value, name: &str, size_bytes: u64, digest: &str) {
 pub(crate) fn openai_models(body: &[u8], aliases: &BTreeMap<String, String>) -> Result<Listing<Model>, String> {
     let mut whole: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let Some(Value::Array(data)) = whole.remove("data") else { return Err("`data` is no list".to_owned()) };
-    let mut listing = Listing { entries: Vec::new(), said: Vec::new(), skipped: 0 };
+    let mut listing = Listing { entries: Vec::new(), said: Vec::new(), names_there: BTreeMap::new(), skipped: 0 };
     for entry in data {
         match entry.as_object().and_then(|entry| openai_model(entry, aliases)) {
-            Some((model, said)) if listing.entries.len() < MAX_LISTED => {
+            Some((model, said, theirs)) if listing.entries.len() < MAX_LISTED => {
+                listing.names_there.insert(key_of(&model.name), theirs);
                 listing.entries.push(model);
                 listing.said.push(said);
             }
@@ -99,9 +102,10 @@ pub(crate) fn openai_models(body: &[u8], aliases: &BTreeMap<String, String>) -> 
     Ok(listing)
 }
 
-fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) -> Option<(Model, Value)> {
+fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) -> Option<(Model, Value, String)> {
     let theirs = name_of(entry)?;
-    let name = aliases.iter().find(|(_, named)| **named == theirs).map_or(theirs, |(ours, _)| ours.clone());
+    let alias = aliases.iter().find(|(_, named)| ModelName::same(named, &theirs));
+    let name = alias.map_or_else(|| theirs.clone(), |(ours, _)| ours.clone());
     let size_bytes = entry.get("meta").and_then(|meta| count(meta.get("size")?)).filter(|bytes| *bytes > 0);
     let size_bytes = size_bytes.unwrap_or(UNKNOWN_BYTES);
     let created = entry.get("created").and_then(count).and_then(|seconds| i64::try_from(seconds).ok());
@@ -113,7 +117,13 @@ fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) 
             "quantization_level": ""},
     });
     let modified_unix = created.map_or(0, OffsetDateTime::unix_timestamp);
-    Some((Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new() }, said))
+    let model = Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new() };
+    Some((model, said, theirs))
+}
+
+/// What is equal for names that mean the same model.
+pub(crate) fn key_of(name: &str) -> String {
+    ModelName::parse(name).map_or_else(|| name.to_owned(), |name| name.to_string())
 }
 
 /// The slots that llama.cpp's server tells of, in `/props` or as the list `/slots`.
@@ -203,6 +213,9 @@ mod tests {
         let models: Vec<_> = listing.entries.iter().map(|model| (model.name.as_str(), model.size_bytes)).collect();
         assert_eq!(models, [("llama3.2", 2_000_000_000), ("other", UNKNOWN_BYTES)]);
         assert_eq!((listing.skipped, listing.said[0]["model"].as_str()), (1, Some("llama3.2")));
+        let there = |name: &str| listing.names_there.get(&key_of(name)).map(String::as_str);
+        assert_eq!(there("Llama3.2:latest"), Some("meta-llama/Llama-3.2-3B-Instruct"));
+        assert_eq!((there("other"), there("none")), (Some("other"), None));
         assert!(openai_models(b"{\"models\":[]}", &BTreeMap::new()).is_err());
         let many: Vec<Value> = (0..MAX_LISTED + 5).map(|index| json!({ "id": format!("m{index}") })).collect();
         let listing = openai_models(json!({ "data": many }).to_string().as_bytes(), &BTreeMap::new()).unwrap();

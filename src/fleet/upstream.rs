@@ -130,7 +130,8 @@ impl Upstream {
     /// Sends a request and waits for the head of the answer. The node's credentials go to that node alone.
     pub(crate) async fn send(&self, node: &Arc<NodeEndpoint>, question: Question<'_>) -> Result<Head, AttemptError> {
         let Question { endpoint, model, request_id, headers, body } = question;
-        let there = node.name_there(model).unwrap_or(model);
+        let named = node.name_there(model);
+        let there = named.as_deref().unwrap_or(model);
         let asked = Asked { dialect: endpoint.dialect(), model: there, is_ollama: node.found_kind() == Kind::Ollama };
         let mut request = self
             .client(node)

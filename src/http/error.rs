@@ -132,10 +132,8 @@ impl ApiError {
 
     /// 404: the nodes that have this model do not have the route.
     pub fn no_route(model: &str) -> Self {
-        let message = format!(
-            "No node that has `{}` offers this route. Use POST /v1/chat/completions, which every node has.",
-            printable(model)
-        );
+        let message =
+            format!("No node that has `{}` offers this route. Another model or route may work.", printable(model));
         Self::unsupported(message)
     }
 
@@ -368,6 +366,7 @@ impl ApiError {
                 let error = Self::exhausted(last, message, model, after);
                 (error.with(|words| words.retry_after = Some(after)), Status::UpstreamError)
             }
+            RefusalReason::Exhausted { last: Failure::Unsupported } => (Self::no_route(model), Status::Refused),
             RefusalReason::Exhausted { last } => {
                 let message =
                     format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
@@ -379,7 +378,6 @@ impl ApiError {
     fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
         match last {
             Failure::Missing => Self::unknown_model(model),
-            Failure::Unsupported => Self::no_route(model),
             Failure::Busy | Failure::Starved => Self::unavailable(&error_kind::OVERLOADED, message, after),
             Failure::TimedOut | Failure::Stuck => Self::new(&error_kind::TIMEOUT, message),
             _ => Self::new(&error_kind::UPSTREAM, message),

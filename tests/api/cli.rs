@@ -129,7 +129,7 @@ fn behind(label: &str, banner: &str) -> String {
 async fn check_names_every_mistake_with_its_line_and_no_secret() {
     let folder = tempfile::tempdir().unwrap();
     let text = "server:\n  bind: 0.0.0.0:8000\n  wokers: 3\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\n\
-        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: ftp://x:1/path\n    slots: -2\n    \
+        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path?query\n    slots: -2\n    \
         api_key: \"s3cret node\"\nlimits:\n  requests_per_minute: many\n";
     std::fs::write(folder.path().join("broken.yaml"), text).unwrap();
     let environment = [("GATEWAY__RELAY__CONNECT_MS", "soon"), ("GATEWAY__ADMIN__KEE", "s3cret-environment")];

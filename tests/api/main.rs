@@ -30,6 +30,7 @@ mod networks;
 mod node_time;
 mod openapi;
 mod ops;
+mod other_servers;
 mod paths;
 mod queue;
 mod relay;

@@ -37,13 +37,12 @@ async fn a_nodes_false_numbers_cost_its_users_what_is_possible_and_nobody_else_a
     .await;
 
     assert_eq!(openings(&app), 0);
-    let least = sent.get().min(claims().len());
-    wait_for("their rows are written", async || app.rows(&misled).await.len() >= least).await;
+    wait_for("each lie was told", async || app.rows(&misled).await.len() >= claims().len()).await;
     let rows = app.rows(&misled).await;
     for row in &rows {
-        // Five tokens were asked for, and the prompt is a few words.
+        // Five tokens were asked for; a prompt has at most a token for each byte of its body, of which there are some 320.
         let total = row["total_tokens"].as_u64().unwrap_or_else(|| panic!("{row}"));
-        assert!(total <= 200, "{row}");
+        assert!(total <= 400, "{row}");
     }
     let usage = app.get("/admin/usage", ADMIN_KEY).await;
     assert_eq!(usage.status, 200, "{}", usage.text());

@@ -1,5 +1,7 @@
 //! What do operators see of a node?
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::catalog::{Loaded, Model};
@@ -73,4 +75,6 @@ pub struct NodeView {
     pub loads: u64,
     /// Tokens a second of one stream of a 5 GB model that runs alone, as learned; `None` before anything ran.
     pub tokens_per_second: Option<f64>,
+    /// Tokens a second of one stream that runs alone, for each model in memory; empty before anything ran.
+    pub speeds: BTreeMap<String, f64>,
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::given::present;
-use crate::fleet::{Discover, Listed, NodeSettings, Roster, RosterError, Source};
+use crate::fleet::{Discover, Listed, NodeKind, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
@@ -84,6 +84,8 @@ pub struct LoadedModel {
     context_length: Option<u64>,
     /// Whether that is not what `models.context_length` expects.
     context_drift: bool,
+    /// Of one stream that runs alone there, as learned; null before anything ran on the node.
+    tokens_per_second: Option<f64>,
 }
 
 impl From<Model> for DiskModel {
@@ -93,16 +95,20 @@ impl From<Model> for DiskModel {
 }
 
 impl LoadedModel {
-    fn new(loaded: Loaded, names: &ModelNames) -> Self {
+    fn new(loaded: Loaded, tokens_per_second: Option<f64>, names: &ModelNames) -> Self {
         let Loaded { name, vram_bytes, context_length } = loaded;
         let expected = names.expected_context(&name);
         let context_drift = context_length.zip(expected).is_some_and(|(length, expected)| length != expected);
-        Self { name, vram_bytes, context_length, context_drift }
+        Self { name, vram_bytes, context_length, context_drift, tokens_per_second }
     }
 }
 
 impl Node {
     fn new(view: NodeView, listed: Option<&Listed>, names: &ModelNames) -> Self {
+        let loaded = |loaded: Loaded| {
+            let speed = view.speeds.get(&loaded.name).copied();
+            LoadedModel::new(loaded, speed, names)
+        };
         Self {
             url: listed.map(|listed| listed.url.clone()).unwrap_or_default(),
             source: listed.map_or(Source::File, |listed| listed.source).as_str(),
@@ -114,7 +120,7 @@ impl Node {
             completed: view.completed,
             failed: view.failed,
             models: view.models.into_iter().map(DiskModel::from).collect(),
-            loaded: view.loaded.into_iter().map(|loaded| LoadedModel::new(loaded, names)).collect(),
+            loaded: view.loaded.into_iter().map(loaded).collect(),
             loading: view.loading,
             loads: view.loads,
             tokens_per_second: view.tokens_per_second,
@@ -130,7 +136,7 @@ pub struct AddNode {
     /// `[A-Za-z0-9._-]{1,64}`, unique.
     #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
     name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`, without a path.
+    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
     #[schema(example = "http://10.0.0.7:11434")]
     url: String,
     #[serde(flatten)]
@@ -154,6 +160,18 @@ pub struct NodeFields {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, pattern = "^(off|dns)$")]
     discover: Option<Option<Discover>>,
+    /// `auto`: the node is asked; `ollama`; or `openai`: another server of OpenAI's API.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, pattern = "^(auto|ollama|openai)$")]
+    kind: Option<Option<NodeKind>>,
+    /// Path that answers while an `openai` node is well.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    health_path: Option<Option<String>>,
+    /// Names that models of an `openai` node have here, and their names there.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
+    aliases: Option<Option<BTreeMap<String, String>>>,
     /// Requests that one loaded model takes at a time; null = learned.
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1024)]
@@ -194,6 +212,10 @@ pub struct NodeFields {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<u64>, minimum = 1)]
     probe_timeout_ms: Option<Option<u64>>,
+    /// Longest wait for a list of models, seconds.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<u64>, minimum = 1)]
+    listing_timeout_seconds: Option<Option<u64>>,
 }
 
 impl NodeFields {
@@ -203,6 +225,9 @@ impl NodeFields {
             given.into_iter().for_each(|given| *place = given);
         }
         set(&mut node.discover, self.discover.map(|given| given.unwrap_or(base.discover)));
+        set(&mut node.kind, self.kind.map(Option::unwrap_or_default));
+        set(&mut node.health_path, self.health_path);
+        set(&mut node.aliases, self.aliases.map(Option::unwrap_or_default));
         set(&mut node.slots, self.slots);
         set(&mut node.vram_gb, self.vram_gb);
         set(&mut node.api_key, self.api_key);
@@ -213,6 +238,7 @@ impl NodeFields {
         set(&mut node.first_byte_seconds, self.first_byte_seconds);
         set(&mut node.chunk_gap_seconds, self.chunk_gap_seconds);
         set(&mut node.probe_timeout_ms, self.probe_timeout_ms);
+        set(&mut node.listing_timeout_seconds, self.listing_timeout_seconds);
     }
 }
 

@@ -1,6 +1,6 @@
 //! What do operators see of a node?
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::Node;
 use crate::{
@@ -40,7 +40,15 @@ impl Node {
             loading: self.loading_name().map(|name| name.to_string()),
             loads: self.loads,
             tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
+            speeds: self.speed.alone().map(|alone| self.speeds(alone)).unwrap_or_default(),
         }
+    }
+
+    fn speeds(&self, alone: f64) -> BTreeMap<String, f64> {
+        let speed = |(_, instance): (ModelId, &Instance)| {
+            (instance.listed.to_string(), 1.0 / self.token_seconds(instance, alone))
+        };
+        self.residents().map(speed).collect()
     }
 
     fn state(&self) -> NodeState {

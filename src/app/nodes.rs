@@ -1,0 +1,77 @@
+//! The stage of the nodes: who they are, what the scheduler knows of them, and the tasks that look after them.
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::error::StartError;
+use super::thread::{self, Task};
+use super::upkeep::recall;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::dispatch::{Dispatcher, Errand};
+use crate::fleet::{Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, Upstream, Watch, Watchers};
+use crate::metrics::Metrics;
+use crate::store::Store;
+
+/// The parts, built and not yet at work.
+pub(super) struct Nodes {
+    pub(super) fleet: FleetContext,
+    pub(super) roster: Arc<Roster>,
+    watches: mpsc::Receiver<Watch>,
+    /// What the scheduler wants done to the nodes' memory.
+    errands: mpsc::Receiver<Errand>,
+}
+
+impl Nodes {
+    /// Reads the nodes of the configuration and of the database, and takes up what was learned of them. They may be
+    /// down. `stop` ends what looks after them.
+    pub(super) async fn open(
+        config: &Config,
+        store: &Store,
+        (clock, metrics): (Clock, Arc<Metrics>),
+        resolver: Resolver,
+        stop: CancellationToken,
+    ) -> Self {
+        let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
+        let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
+        let (roster, watches) = Roster::open(config.nodes.clone(), fleet.clone(), store.clone(), resolver, stop).await;
+        recall(store, &fleet.dispatcher, clock).await;
+        Self { fleet, roster, watches, errands }
+    }
+
+    /// Starts the tasks that watch the nodes, load their models, and look for changes of who they are.
+    ///
+    /// # Errors
+    /// When the operating system has no more threads.
+    pub(super) fn start(self, config: &Config, stop: &CancellationToken) -> io::Result<Vec<Task>> {
+        let Self { fleet, roster, watches, errands } = self;
+        let loader = {
+            let upstream = Upstream::new(config.relay.connect());
+            Loader::new(fleet.clone(), config.relay.load_terms(), upstream, errands)
+        };
+        let interval = Duration::from_secs(config.health.fleet_interval_seconds);
+        let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
+        let (watching, ticking) = (stop.clone(), stop.clone());
+        Ok(vec![
+            thread::spawn(roster.run(interval)),
+            thread::spawn(loader.run(stop.clone())),
+            thread::run("probes", move || {
+                let upstream = Upstream::new(connect);
+                Watchers { context, upstream, health, wanted: watches }.run(watching)
+            })?,
+            thread::run("deadlines", move || fleet.dispatcher.run_deadlines(ticking))?,
+        ])
+    }
+}
+
+/// Refuses nodes that [`crate::config::load`] would have refused.
+pub(super) fn check(nodes: &[NodeSettings]) -> Result<(), StartError> {
+    let flaws = |(index, node): (usize, &NodeSettings)| node.flaws().into_iter().next().map(|flaw| (index, flaw));
+    match nodes.iter().enumerate().find_map(flaws) {
+        Some((index, flaw)) => Err(StartError::Setting(format!("nodes[{index}].{flaw}"))),
+        None => Ok(()),
+    }
+}

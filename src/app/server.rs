@@ -1,0 +1,159 @@
+//! The HTTP server: how it listens, and what it hands to the handlers of each worker.
+use std::any::Any;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::dev::Server;
+use actix_web::middleware::from_fn;
+use actix_web::web::{Data, ServiceConfig};
+use actix_web::{App as ActixApp, HttpServer};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::descriptors;
+use super::drain::LAST_FRAME;
+use super::error::StartError;
+use super::reload::Reloader;
+use crate::config::Config;
+use crate::fleet::{FleetContext, Roster, Upstream};
+use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
+use crate::relay::{Meters, Relay};
+use crate::store::{Accounts, Broker, Recorder, Store};
+use crate::trace::Tracer;
+
+/// What the server hands to its workers.
+#[derive(Clone)]
+pub(super) struct Parts {
+    pub(super) config: Config,
+    pub(super) admin_key: AdminKey,
+    pub(super) guesses: Arc<Guesses>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) reads: Arc<Reads>,
+    pub(super) memory: Arc<BodyMemory>,
+    pub(super) parsing: Arc<Semaphore>,
+    pub(super) accounts: Arc<Accounts>,
+    pub(super) broker: Option<Broker>,
+    pub(super) store: Store,
+    pub(super) recorder: Recorder,
+    pub(super) relay: Relay,
+    pub(super) fleet: FleetContext,
+    pub(super) roster: Arc<Roster>,
+    pub(super) reloader: Reloader,
+    pub(super) names: Live<ModelNames>,
+    pub(super) limits: Live<limits::DefaultLimits>,
+    pub(super) tracer: Tracer,
+    pub(super) draining: CancellationToken,
+}
+
+impl Parts {
+    pub(super) fn listen(self) -> Result<(Server, SocketAddr), StartError> {
+        let settings = self.config.server.clone();
+        let bind =
+            self.config.bind().ok_or_else(|| StartError::Setting("server.bind: expected ADDRESS:PORT".to_owned()))?;
+        let stall = Duration::from_secs(settings.client_stall_seconds);
+        let workers = match settings.workers {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            workers => workers,
+        };
+        let connections = self.connections_of_each(workers);
+        let failed = |error| StartError::Bind { address: bind.to_string(), error };
+        let application = move || {
+            ActixApp::new()
+                .wrap(from_fn(http::observe))
+                .configure(|config| self.provide(config))
+                .configure(http::routes)
+        };
+        let server = HttpServer::new(application)
+            .workers(workers)
+            .max_connections(connections)
+            .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
+            // Otherwise a client that leaves while we wait for a node is never noticed.
+            .h1_allow_half_closed(false)
+            // Otherwise small events wait for the client's delayed acknowledgement.
+            .tcp_nodelay(true)
+            .shutdown_timeout(LAST_FRAME.as_secs())
+            .disable_signals()
+            .on_connect(move |connection, _| watch_client(connection, stall))
+            // HTTP/1.1 alone. With HTTP/2 no handler hears that its client left, and its request would hold its slot to
+            // the end; and a connection that says nothing would have no deadline.
+            .bind(bind)
+            .map_err(failed)?;
+        let address = server.addrs().first().copied().unwrap_or(bind);
+        Ok((server.run(), address))
+    }
+
+    /// Clients that a worker accepts at a time.
+    fn connections_of_each(&self, workers: usize) -> usize {
+        let nodes = self.config.nodes.len();
+        let Some(descriptors) = descriptors::raise() else { return usize::MAX };
+        if let Some(shortage) = descriptors::shortage(descriptors, nodes, self.config.queue.max_queued) {
+            tracing::warn!("{shortage}");
+        }
+        let clients = usize::try_from(descriptors::most_clients(descriptors, nodes)).unwrap_or(usize::MAX);
+        (clients / workers).max(1)
+    }
+
+    /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.
+    fn provide(&self, config: &mut ServiceConfig) {
+        let meters = Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone() };
+        let upstream = Upstream::new(self.config.relay.connect());
+        let inference = Inference {
+            relay: self.relay.clone(),
+            upstream: upstream.clone(),
+            dispatcher: self.fleet.dispatcher.clone(),
+            tracer: self.tracer.clone(),
+            meters: meters.clone(),
+            recorder: self.recorder.clone(),
+            broker: self.broker.clone(),
+            names: self.names.clone(),
+            limits: self.limits.clone(),
+            draining: self.draining.clone(),
+            memory: self.memory.clone(),
+            parsing: self.parsing.clone(),
+        };
+        let lifecycle = Lifecycle {
+            draining: self.draining.clone(),
+            dispatcher: self.fleet.dispatcher.clone(),
+            recorder: self.recorder.clone(),
+            metrics: self.fleet.metrics.clone(),
+            names: self.names.clone(),
+        };
+        config
+            .app_data(Data::from(self.guesses.clone()))
+            .app_data(Data::from(self.pace.clone()))
+            .app_data(Data::from(self.reads.clone()))
+            .app_data(Data::from(self.accounts.clone()))
+            .app_data(Data::new(self.admin_key))
+            .app_data(Data::new(self.store.clone()))
+            .app_data(Data::new(self.recorder.clone()))
+            .app_data(Data::new(self.broker.clone()))
+            .app_data(Data::new(self.config.server.clone()))
+            .app_data(Data::new(self.limits.clone()))
+            .app_data(Data::from(self.roster.clone()))
+            .app_data(Data::new(self.fleet.clone()))
+            .app_data(Data::new(upstream))
+            .app_data(Data::new(self.config.relay.clone()))
+            .app_data(Data::new(self.names.clone()))
+            .app_data(Data::new(http::Reload::new({
+                let reloader = self.reloader.clone();
+                move || {
+                    let reloader = reloader.clone();
+                    async move { reloader.reload().await }
+                }
+            })))
+            .app_data(Data::new(meters))
+            .app_data(Data::new(inference))
+            .app_data(Data::new(lifecycle));
+    }
+}
+
+/// Closes the connection of a client that reads nothing for `stall`: without this a stream to it would hold its slot for
+/// ever, because a body is not asked for more while the socket is full.
+fn watch_client(connection: &dyn Any, stall: Duration) {
+    if let Some(stream) = connection.downcast_ref::<actix_rt::net::TcpStream>()
+        && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stall))
+    {
+        tracing::warn!(%error, "the deadline for clients that stop reading could not be set");
+    }
+}
