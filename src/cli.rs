@@ -74,8 +74,8 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
-        Command::Backup { file: to } => backup::back_up(file, &to),
-        Command::Restore { file: from } => backup::restore(file, &from),
+        Command::Backup { file: to } => load(file).and_then(|config| backup::back_up(&config.database, &to)),
+        Command::Restore { file: from } => load(file).and_then(|config| backup::restore(&config.database, &from)),
         Command::Healthcheck => healthcheck::run(file),
         Command::Openapi => print_openapi(),
     };

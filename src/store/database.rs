@@ -206,10 +206,34 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use sea_orm::Statement;
 
     use super::*;
     use crate::store::settings::Synchronous;
+
+    #[actix_rt::test]
+    async fn others_can_read_none_of_the_local_files_new_or_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/gateway.db");
+        let settings = DatabaseSettings { url: format!("sqlite://{}", path.display()), ..DatabaseSettings::default() };
+        let modes = || {
+            let files = std::fs::read_dir(folder.path().join("data")).unwrap().map(|file| file.unwrap().path());
+            files.map(|file| (file.clone(), file.metadata().unwrap().permissions().mode() & 0o777)).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            let store = Store::open(&settings).await.unwrap();
+            assert!(modes().len() >= 4, "with its log, its index and the reserve: {:?}", modes());
+            assert!(modes().iter().all(|(_, mode)| *mode == 0o600), "{:?}", modes());
+            store.close().await;
+            // As a version before left them.
+            for (path, _) in modes() {
+                std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+            }
+        }
+    }
 
     #[actix_rt::test]
     async fn a_password_file_is_read_before_anything_is_opened() {

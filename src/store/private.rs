@@ -52,29 +52,6 @@ fn close(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::database::Store;
-    use crate::store::settings::DatabaseSettings;
-
-    #[actix_rt::test]
-    async fn others_can_read_none_of_the_local_files_new_or_old() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("data/gateway.db");
-        let settings = DatabaseSettings { url: format!("sqlite://{}", path.display()), ..DatabaseSettings::default() };
-        let modes = || {
-            let files = std::fs::read_dir(folder.path().join("data")).unwrap().map(|file| file.unwrap().path());
-            files.map(|file| (file.clone(), file.metadata().unwrap().permissions().mode() & 0o777)).collect::<Vec<_>>()
-        };
-        for _ in 0..2 {
-            let store = Store::open(&settings).await.unwrap();
-            assert!(modes().len() >= 4, "with its log, its index and the reserve: {:?}", modes());
-            assert!(modes().iter().all(|(_, mode)| *mode == OWN), "{:?}", modes());
-            store.close().await;
-            // As a version before left them.
-            for (path, _) in modes() {
-                std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
-            }
-        }
-    }
 
     #[test]
     fn a_folder_that_cannot_be_made_is_named() {
