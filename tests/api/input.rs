@@ -240,7 +240,7 @@ async fn names_are_matched_as_ollama_matches_them() {
 
 #[actix_rt::test]
 async fn an_empty_model_stands_for_none_and_its_older_name_counts() {
-    let (_, app) = app_with_node().await;
+    let (_simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
     let go = json!({"model": "", "system": "", "template": "", "verbose": false, "options": null, "name": "llama3.2"});
     let reply = app.post("/api/show", &key, go).await;
