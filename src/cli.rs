@@ -1,5 +1,6 @@
 //! What can be said on the command line?
 mod admin_key;
+mod backup;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -41,6 +42,16 @@ enum Command {
     },
     /// Check the configuration and name every mistake
     Check,
+    /// Write a copy of the database to FILE, also while a gateway runs on it (SQLite)
+    Backup {
+        /// Where to; it must not exist yet
+        file: PathBuf,
+    },
+    /// Put a copy that `backup` made in the place of the database, while no gateway runs on it (SQLite)
+    Restore {
+        /// The copy
+        file: PathBuf,
+    },
     /// Ask a running gateway whether it lives, for containers; exits with 0 or 1
     Healthcheck,
     /// Print the OpenAPI document
@@ -63,6 +74,8 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
+        Command::Backup { file: to } => load(file).and_then(|config| backup::back_up(&config.database, &to)),
+        Command::Restore { file: from } => load(file).and_then(|config| backup::restore(&config.database, &from)),
         Command::Healthcheck => healthcheck::run(file),
         Command::Openapi => print_openapi(),
     };
