@@ -1,4 +1,6 @@
 //! What did requests cost? Rows of usage by page, and a user's sums by model.
+use std::collections::HashMap;
+
 use entity::usage::{Column, Entity};
 use entity::usage_rollup;
 use sea_orm::sea_query::ExprTrait;
@@ -22,7 +24,7 @@ pub struct Page {
 }
 
 /// A span of arrival times, epoch milliseconds: from (included) to (excluded).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Period {
     /// `None` = from the beginning.
     pub from_ms: Option<i64>,
@@ -31,15 +33,35 @@ pub struct Period {
 }
 
 impl Period {
-    /// The same in days since 1970-01-01 UTC, where it begins and ends with a day, if it does at all.
-    fn days(self) -> Option<(Option<i32>, Option<i32>)> {
-        let day = |moment_ms: Option<i64>| match moment_ms {
-            None => Some(None),
-            Some(moment_ms) if moment_ms.rem_euclid(DAY_MS) != 0 => None,
-            Some(moment_ms) => i32::try_from(moment_ms / DAY_MS).ok().map(Some),
-        };
-        Some((day(self.from_ms)?, day(self.to_ms)?))
+    /// The whole days in it, of which there are sums, and what is left at either end.
+    fn parts(self) -> Vec<Part> {
+        let of_day = |day: i64| i32::try_from(day).unwrap_or(if day < 0 { i32::MIN } else { i32::MAX });
+        let first = self.from_ms.map(|from| from.saturating_add(DAY_MS - 1).div_euclid(DAY_MS));
+        let end = self.to_ms.map(|to| to.div_euclid(DAY_MS));
+        if let (Some(first), Some(end)) = (first, end)
+            && first >= end
+        {
+            return vec![Part::Rows(self)];
+        }
+        let mut parts = vec![Part::Days(first.map(of_day), end.map(of_day))];
+        let midnight = |day: Option<i64>| day.map(|day| day.saturating_mul(DAY_MS));
+        if midnight(first) != self.from_ms {
+            parts.push(Part::Rows(Self { from_ms: self.from_ms, to_ms: midnight(first) }));
+        }
+        if midnight(end) != self.to_ms {
+            parts.push(Part::Rows(Self { from_ms: midnight(end), to_ms: self.to_ms }));
+        }
+        parts
     }
+}
+
+/// A part of a span.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// From (included) to (excluded), days since 1970-01-01 UTC; `None` = no end.
+    Days(Option<i32>, Option<i32>),
+    /// Less than a day.
+    Rows(Period),
 }
 
 /// Sums over one model.
@@ -55,6 +77,14 @@ pub struct ModelTotals {
     pub completion_tokens: i64,
 }
 
+impl ModelTotals {
+    fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
+    }
+}
+
 impl Store {
     /// A user's rows, newest first, and whether older ones follow.
     ///
@@ -66,23 +96,30 @@ impl Store {
             query = query.filter(Column::RequestId.lt(after));
         }
         let query = query.order_by_desc(Column::RequestId).limit(page.limit + 1);
-        let mut models = within_deadline(query.all(&self.db)).await?;
+        let mut models = within_deadline(query.all(&self.reads)).await?;
         let more = models.len() as u64 > page.limit;
         models.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
         Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
     }
 
-    /// A user's sums by model, largest first. Those of whole days are the sums that outlive rows.
+    /// A user's sums by model, largest first. Of whole days they are the sums that outlive rows, at both ends those of rows.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn usage_totals(&self, user: &str, period: Period) -> Result<Vec<ModelTotals>, StoreError> {
-        let mut totals = match period.days() {
-            Some((from, to)) => within_deadline(totals_of_days(user, from, to).all(&self.db)).await?,
-            None => within_deadline(totals_of_rows(user, period).all(&self.db)).await?,
-        };
+        let mut by_model = HashMap::<String, ModelTotals>::new();
+        for part in period.parts() {
+            let totals = match part {
+                Part::Days(from, to) => within_deadline(totals_of_days(user, from, to).all(&self.reads)).await?,
+                Part::Rows(period) => within_deadline(totals_of_rows(user, period).all(&self.reads)).await?,
+            };
+            for totals in totals {
+                by_model.entry(totals.model.clone()).and_modify(|sum| sum.add(&totals)).or_insert(totals);
+            }
+        }
+        let mut totals: Vec<ModelTotals> = by_model.into_values().collect();
         totals.sort_by(|a, b| {
-            let size = |totals: &ModelTotals| totals.prompt_tokens + totals.completion_tokens;
+            let size = |totals: &ModelTotals| totals.prompt_tokens.saturating_add(totals.completion_tokens);
             size(b).cmp(&size(a)).then_with(|| a.model.cmp(&b.model))
         });
         Ok(totals)
@@ -94,7 +131,7 @@ impl Store {
     /// When the database fails.
     pub async fn has_usage(&self, user: &str) -> Result<bool, StoreError> {
         let any = usage_rollup::Entity::find().filter(usage_rollup::Column::UserId.eq(user));
-        Ok(within_deadline(any.one(&self.db)).await?.is_some())
+        Ok(within_deadline(any.one(&self.reads)).await?.is_some())
     }
 }
 
@@ -128,4 +165,30 @@ fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> Selector<Se
         .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
         .group_by(Column::Model)
         .into_model()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_its_whole_days_and_what_is_left_at_either_end() {
+        let period = |from_ms, to_ms| Period { from_ms, to_ms };
+        let (noon, midnight) = (DAY_MS / 2, DAY_MS);
+        assert_eq!(period(None, None).parts(), [Part::Days(None, None)]);
+        assert_eq!(period(Some(midnight), Some(3 * midnight)).parts(), [Part::Days(Some(1), Some(3))]);
+        assert_eq!(
+            period(Some(noon), Some(3 * midnight + 1)).parts(),
+            [
+                Part::Days(Some(1), Some(3)),
+                Part::Rows(period(Some(noon), Some(midnight))),
+                Part::Rows(period(Some(3 * midnight), Some(3 * midnight + 1))),
+            ]
+        );
+        for (from, to) in [(noon, noon + 1), (noon, midnight + noon), (midnight, midnight), (midnight, 0)] {
+            assert_eq!(period(Some(from), Some(to)).parts(), [Part::Rows(period(Some(from), Some(to)))]);
+        }
+        let oldest = period(Some(i64::MIN), Some(i64::MAX)).parts();
+        assert!(matches!(oldest[0], Part::Days(Some(_), Some(_))), "{oldest:?}");
+    }
 }
