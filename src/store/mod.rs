@@ -20,6 +20,7 @@ mod people_copy;
 mod recorder;
 mod report;
 mod reserve;
+mod revocation;
 mod rollups;
 mod running;
 mod settings;
