@@ -17,6 +17,8 @@ mod nodes;
 mod outbox;
 mod people;
 mod people_copy;
+#[cfg(test)]
+mod plans;
 mod recorder;
 mod report;
 mod reserve;
