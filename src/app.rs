@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::Server;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::StartError;
@@ -28,7 +29,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{Resolver, Roster};
-use crate::http::{AdminKey, Guesses, Live};
+use crate::http::{AdminKey, BodyMemory, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::Relay;
 use crate::store::{Accounts, Changes, KeyDigest, Upkeep};
@@ -39,6 +40,9 @@ use nodes::Nodes;
 use protocol::Endpoint;
 use server::Parts;
 use thread::Task;
+
+/// Large bodies that are parsed at a time.
+const PARSED_AT_ONCE: usize = 2;
 
 /// A gateway that listens and is ready to run.
 pub struct App {
@@ -106,6 +110,10 @@ impl App {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
             guesses: Arc::new(Guesses::new(config.server.guesses_per_minute)),
+            pace: Arc::default(),
+            reads: Arc::default(),
+            memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
+            parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
             accounts: memory.accounts.clone(),
             broker: memory.broker.clone(),
             store: memory.store.clone(),
@@ -200,6 +208,7 @@ impl App {
         vec![
             thread::spawn(upkeep::refresh(accounts, changes, self.clock, stop.clone())),
             thread::spawn(upkeep::remember(store.clone(), self.dispatcher(), self.clock, stop.clone())),
+            thread::spawn(upkeep::follow_clock(self.clock, self.accounts(), stop.clone())),
             thread::spawn(stored.run(stop.clone())),
         ]
     }

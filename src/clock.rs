@@ -1,19 +1,38 @@
 //! The one place where the clock is read. Whatever decides takes a [`Moment`] (or an uptime) as an argument.
+//!
+//! The wall clock that others see runs with the monotonic one from the start on. It follows the system's clock in small
+//! corrections; a large step it follows only once that has lasted, so that a clock that jumps for a moment ends no day.
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use limits::Moment;
+
+/// What the system's clock may differ by and is followed at once, milliseconds.
+const SMALL_MS: i64 = 2_000;
+/// How long a larger step must last before it is followed.
+const LASTING: Duration = Duration::from_secs(300);
 
 /// A handle on the machine's clocks; copies agree with each other.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
+    wall: &'static Wall,
+}
+
+#[derive(Debug)]
+struct Wall {
+    started_ms: i64,
+    /// What was corrected since the start.
+    corrected_ms: AtomicI64,
 }
 
 impl Clock {
     /// Starts counting the uptime.
     #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
     pub fn start() -> Self {
-        Self { started: Instant::now() }
+        // Lives as long as the process, so that every copy may hold it.
+        let wall = Box::leak(Box::new(Wall { started_ms: system_ms(), corrected_ms: AtomicI64::new(0) }));
+        Self { started: Instant::now(), wall }
     }
 
     /// Monotonic time since a minute before the gateway started: a minute, so that the admissions of the last minute,
@@ -23,9 +42,100 @@ impl Clock {
     }
 
     /// Both clocks at once.
-    #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
     pub fn now(&self) -> Moment {
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Moment { uptime: self.uptime(), unix_ms: i64::try_from(wall.as_millis()).unwrap_or(i64::MAX) }
+        let elapsed = self.started.elapsed();
+        let elapsed_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
+        let corrected_ms = self.wall.corrected_ms.load(Ordering::Relaxed);
+        let unix_ms = self.wall.started_ms.saturating_add(elapsed_ms).saturating_add(corrected_ms);
+        Moment { uptime: elapsed + Duration::from_secs(60), unix_ms }
+    }
+
+    /// By how much the system's clock is ahead, milliseconds.
+    pub fn behind_ms(&self) -> i64 {
+        system_ms().saturating_sub(self.now().unix_ms)
+    }
+
+    /// Sets the wall clock forward, or back where `by_ms` is negative.
+    pub fn correct(&self, by_ms: i64) {
+        self.wall.corrected_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
+fn system_ms() -> i64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// What to do about a difference between the clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Correction {
+    /// Nothing.
+    None,
+    /// Something that needs no word.
+    Small(i64),
+    /// A step was seen for the first time; it is not followed yet.
+    Noticed(i64),
+    /// A step has lasted.
+    Lasting(i64),
+}
+
+/// The step of the system's clock that is being watched.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// Since which uptime, and by how much.
+    watched: Option<(Duration, i64)>,
+}
+
+impl Steps {
+    /// Looks at how far the system's clock is ahead, milliseconds.
+    pub fn look(&mut self, behind_ms: i64, uptime: Duration) -> Correction {
+        let is_small = |difference: i64| difference.saturating_abs() <= SMALL_MS;
+        if is_small(behind_ms) {
+            self.watched = None;
+            return if behind_ms == 0 { Correction::None } else { Correction::Small(behind_ms) };
+        }
+        match self.watched {
+            Some((since, step)) if is_small(behind_ms.saturating_sub(step)) => {
+                if uptime < since + LASTING {
+                    return Correction::None;
+                }
+                Correction::Lasting(behind_ms)
+            }
+            _ => {
+                self.watched = Some((uptime, behind_ms));
+                Correction::Noticed(behind_ms)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_MS: i64 = 3_600_000;
+
+    #[test]
+    fn copies_of_a_clock_are_corrected_together() {
+        let clock = Clock::start();
+        let (copy, before) = (clock, clock.now().unix_ms);
+        clock.correct(-HOUR_MS);
+        assert!((before - HOUR_MS..before).contains(&copy.now().unix_ms));
+        assert!((HOUR_MS - 1_000..HOUR_MS + 1_000).contains(&copy.behind_ms()));
+    }
+
+    #[test]
+    fn a_step_is_followed_once_it_has_lasted_and_a_jump_never() {
+        let at = Duration::from_secs;
+        let mut steps = Steps::default();
+        assert_eq!(steps.look(0, at(60)), Correction::None);
+        assert_eq!(steps.look(-40, at(70)), Correction::Small(-40));
+        assert_eq!(steps.look(24 * HOUR_MS, at(80)), Correction::Noticed(24 * HOUR_MS));
+        assert_eq!(steps.look(24 * HOUR_MS, at(379)), Correction::None);
+        assert_eq!(steps.look(10, at(380)), Correction::Small(10), "it came back");
+        assert_eq!(steps.look(-HOUR_MS, at(390)), Correction::Noticed(-HOUR_MS));
+        assert_eq!(steps.look(-HOUR_MS - 100, at(690)), Correction::Lasting(-HOUR_MS - 100));
+        assert_eq!(steps.look(HOUR_MS, at(700)), Correction::Noticed(HOUR_MS), "another step begins anew");
     }
 }

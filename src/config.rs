@@ -169,6 +169,9 @@ impl Config {
         if key.trim().is_empty() {
             return Err("the admin key is empty".to_owned());
         }
+        if let Some(why) = store::KeySettings::unfit(key) {
+            return Err(format!("the admin key {why}"));
+        }
         if self.bind().is_some_and(|address| address.ip().is_loopback()) {
             return Ok(());
         }
@@ -205,6 +208,11 @@ impl Check<'_> {
                 "sqlite://PATH or postgres://USER:PASSWORD@HOST/NAME",
             );
         }
+        if config.database.is_known_kind()
+            && let Some((message, hint)) = config.database.flaw()
+        {
+            self.wrong("database.url", &message, hint);
+        }
         if config.database.usage_retention_days.is_some_and(|days| days < store::MIN_RETENTION_DAYS) {
             let message = format!("expected at least {} days, or null", store::MIN_RETENTION_DAYS);
             self.wrong("database.usage_retention_days", &message, "limits count the rows of today and yesterday");
@@ -214,6 +222,10 @@ impl Check<'_> {
         }
         if let Some((key, why)) = config.tracing.flaw() {
             self.wrong(&format!("tracing.{key}"), why, "");
+        }
+        if config.server.body_memory_bytes < config.server.max_body_bytes {
+            let message = "expected at least `server.max_body_bytes`";
+            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be taken");
         }
         self.admin();
         self.peppers();
@@ -247,6 +259,8 @@ impl Check<'_> {
         for (path, pepper) in all.chain(keys.previous_peppers.iter().map(|pepper| ("keys.previous_peppers", pepper))) {
             if !store::KeySettings::is_fit(pepper) {
                 self.wrong(path, "expected at least 16 characters", "`openssl rand -hex 32` makes a good one");
+            } else if let Some(why) = store::KeySettings::unfit(pepper) {
+                self.wrong(path, &format!("a pepper that {why}"), "`openssl rand -hex 32` makes a good one");
             }
         }
     }

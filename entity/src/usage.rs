@@ -37,6 +37,22 @@ pub struct Model {
     pub prefill_ms: Option<i64>,
     /// The node's work on the answer.
     pub decode_ms: Option<i64>,
+    /// What went wrong, in the word of the client's error; `None` where nothing did.
+    #[serde(default)]
+    pub code: Option<String>,
+    /// The limit that refused it, by its name in the configuration.
+    #[serde(default)]
+    pub limit_name: Option<String>,
+    /// The status that the client saw; 499 where it had left. `None` in rows of older versions, and of gateways that died.
+    #[serde(default)]
+    pub http_status: Option<i32>,
+    /// How many requests the row stands for: one, but for refusals beyond a user's first few in a minute.
+    #[serde(default = "one")]
+    pub requests: i64,
+}
+
+fn one() -> i64 {
+    1
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

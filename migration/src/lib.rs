@@ -12,11 +12,12 @@ mod m20261125_000100_nodes;
 mod m20261125_000300_usage_rollups;
 mod m20261125_000400_leases;
 mod m20261125_000500_people_changes;
+mod m20261127_000001_usage_reasons;
 
-pub use m20261125_000300_usage_rollups::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 pub use m20261125_000500_people_changes::{
     PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
 };
+pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 
 /// Every step in order. The caller holds the lock that lets several gateways start at once.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000300_usage_rollups::Migration),
             Box::new(m20261125_000400_leases::Migration),
             Box::new(m20261125_000500_people_changes::Migration),
+            Box::new(m20261127_000001_usage_reasons::Migration),
         ]
     }
 }

@@ -17,57 +17,73 @@ const KEY: &str = "day, user_id, key_id, model, node, status";
 const SUMS: [&str; 7] =
     ["prompt_tokens", "completion_tokens", "queue_ms", "duration_ms", "load_ms", "prefill_ms", "decode_ms"];
 
-/// Sums all rows up, where there are no sums yet.
-pub fn fill_rollups() -> String {
-    format!("{} {}", insert(), sums_of("usage"))
+const FOLLOW_ON_POSTGRES: &str = "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage \
+    REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION add_to_usage_rollups()";
+
+/// How many requests a row stands for, as this step knew it.
+const ONE_A_ROW: Requests = Requests { sum: "count(*)", of_new: "1" };
+
+/// How the requests of rows are counted.
+pub(crate) struct Requests {
+    /// Over several rows.
+    pub(crate) sum: &'static str,
+    /// Of the row that a trigger of SQLite sees.
+    pub(crate) of_new: &'static str,
 }
 
 /// The table whose one line says that a transaction sums up the rows after this place itself. No other transaction ever
 /// sees a line in it.
-pub const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL)";
+const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL)";
 
-/// SQLite's triggers see one row at a time, which costs as much as the row. A transaction that inserts many sums them up at
-/// its end, see [`sum_up_on_sqlite`].
-pub fn follow_rollups_on_sqlite() -> String {
-    let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
-    format!(
-        "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
-         BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
-         coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, 1, {sums}) {add}; END"
-    )
-}
+impl Requests {
+    /// Sums all rows up, where there are no sums yet.
+    pub(crate) fn fill(&self) -> String {
+        format!("{} {}", insert(), self.sums_of("usage"))
+    }
 
-/// What comes before and after the statements of a transaction that insert rows. Only rows that were really inserted are
-/// beyond the place, so one that was there already counts for nothing.
-pub fn sum_up_on_sqlite() -> (&'static str, String) {
-    let sums = sums_of("usage WHERE rowid > (SELECT place FROM summing)");
-    (
-        "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
-        format!("{} {sums} {}; DELETE FROM summing", insert(), add()),
-    )
-}
+    /// SQLite's triggers see one row at a time, which costs as much as the row. A transaction that inserts many sums them up
+    /// at its end, see [`Requests::sum_up_on_sqlite`].
+    pub(crate) fn follow_on_sqlite(&self) -> String {
+        let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
+        let requests = self.of_new;
+        format!(
+            "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
+             BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
+             coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, {requests}, {sums}) {add}; END"
+        )
+    }
 
-fn follow_rollups_on_postgres() -> String {
-    let (insert, sums, add) = (insert(), sums_of("inserted"), add());
-    format!(
-        "CREATE FUNCTION add_to_usage_rollups() RETURNS trigger LANGUAGE plpgsql AS $$ \
-         BEGIN {insert} {sums} {add}; RETURN NULL; END $$; \
-         CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage REFERENCING NEW TABLE AS inserted \
-         FOR EACH STATEMENT EXECUTE FUNCTION add_to_usage_rollups()"
-    )
+    /// What comes before and after the statements of a transaction that insert rows. Only rows that were really inserted are
+    /// beyond the place, so one that was there already counts for nothing.
+    pub(crate) fn sum_up_on_sqlite(&self) -> (&'static str, String) {
+        let sums = self.sums_of("usage WHERE rowid > (SELECT place FROM summing)");
+        (
+            "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
+            format!("{} {sums} {}; DELETE FROM summing", insert(), add()),
+        )
+    }
+
+    /// The function behind Postgres' trigger.
+    pub(crate) fn function_on_postgres(&self) -> String {
+        let (insert, sums, add) = (insert(), self.sums_of("inserted"), add());
+        format!(
+            "CREATE OR REPLACE FUNCTION add_to_usage_rollups() RETURNS trigger LANGUAGE plpgsql AS $$ \
+             BEGIN {insert} {sums} {add}; RETURN NULL; END $$"
+        )
+    }
+
+    /// The sums of some rows. In the key's order, so that two gateways never wait for each other's sums crosswise.
+    fn sums_of(&self, rows: &str) -> String {
+        let (requests, sums) = (self.sum, list(|sum| format!("coalesce(sum({sum}), 0)")));
+        format!(
+            "SELECT day, user_id, coalesce(key_id, ''), model, coalesce(node, ''), status, {requests}, {sums} FROM {rows} \
+             GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
+        )
+    }
 }
 
 fn insert() -> String {
     format!("INSERT INTO usage_rollups ({KEY}, requests, {})", SUMS.join(", "))
-}
-
-/// The sums of some rows. In the key's order, so that two gateways never wait for each other's sums crosswise.
-fn sums_of(rows: &str) -> String {
-    let sums = list(|sum| format!("coalesce(sum({sum}), 0)"));
-    format!(
-        "SELECT day, user_id, coalesce(key_id, ''), model, coalesce(node, ''), status, count(*), {sums} FROM {rows} \
-         GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
-    )
 }
 
 fn add() -> String {
@@ -90,8 +106,9 @@ impl MigrationTrait for Migration {
         manager.create_index(index).await?;
         if !on_sqlite {
             let db = manager.get_connection();
-            db.execute_unprepared(&follow_rollups_on_postgres()).await?;
-            db.execute_unprepared(&fill_rollups()).await?;
+            db.execute_unprepared(&ONE_A_ROW.function_on_postgres()).await?;
+            db.execute_unprepared(FOLLOW_ON_POSTGRES).await?;
+            db.execute_unprepared(&ONE_A_ROW.fill()).await?;
         }
         Ok(())
     }

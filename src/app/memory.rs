@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::thread::{self, Task};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{Accounts, Broker, Copier, Leaser, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Broker, Copier, Leaser, Peppers, Recorder, Store, StoreError, Writer};
 
 /// How long usage of an earlier run is copied to the database before requests are taken.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -30,7 +30,10 @@ pub(super) struct Memory {
 impl Memory {
     /// Opens the database, copies what an earlier run left, reads users and keys, and looks who shares their limits.
     pub(super) async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
-        let store = Store::open(&config.database).await?;
+        let store = Store::open(&config.database).await?.with_peppers(Peppers::load(&config.keys)?);
+        if let Err(error) = store.seal_nodes().await {
+            tracing::warn!(%error, "settings of nodes that were added could not be sealed with the pepper");
+        }
         let (recorder, writer, mut copier) = Recorder::new(store.clone(), clock);
         if let Some(copier) = &copier {
             copier.catch_up(CATCH_UP).await;

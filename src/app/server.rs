@@ -8,6 +8,7 @@ use actix_web::dev::Server;
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
@@ -16,7 +17,7 @@ use super::error::StartError;
 use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
-use crate::http::{self, AdminKey, Guesses, Inference, Lifecycle, Live, ModelNames};
+use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
 use crate::trace::Tracer;
@@ -27,6 +28,10 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) admin_key: AdminKey,
     pub(super) guesses: Arc<Guesses>,
+    pub(super) pace: Arc<Pace>,
+    pub(super) reads: Arc<Reads>,
+    pub(super) memory: Arc<BodyMemory>,
+    pub(super) parsing: Arc<Semaphore>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) broker: Option<Broker>,
     pub(super) store: Store,
@@ -104,6 +109,8 @@ impl Parts {
             names: self.names.clone(),
             limits: self.limits.clone(),
             draining: self.draining.clone(),
+            memory: self.memory.clone(),
+            parsing: self.parsing.clone(),
         };
         let lifecycle = Lifecycle {
             draining: self.draining.clone(),
@@ -114,6 +121,8 @@ impl Parts {
         };
         config
             .app_data(Data::from(self.guesses.clone()))
+            .app_data(Data::from(self.pace.clone()))
+            .app_data(Data::from(self.reads.clone()))
             .app_data(Data::from(self.accounts.clone()))
             .app_data(Data::new(self.admin_key))
             .app_data(Data::new(self.store.clone()))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Correction, Steps};
 use crate::dispatch::Dispatcher;
 use crate::store::{Accounts, Changes, Store};
 use scheduler::Scheduler;
@@ -15,6 +15,8 @@ const REMEMBER: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(2);
 /// How often it is written down when keys were last used, milliseconds.
 const LAST_USED_MS: i64 = 60_000;
+/// Between two looks at the system's clock.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 /// Takes up what other gateways on the same database change, and writes down when keys were last used.
 pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, stop: CancellationToken) {
@@ -44,6 +46,41 @@ pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock
         };
         if let Err(error) = refreshed {
             tracing::warn!(%error, "users could not be read; the last ones known stay in force");
+        }
+    }
+}
+
+/// Follows the system's clock; before that sets another day, what was used of it is learned.
+pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: CancellationToken) {
+    let mut steps = Steps::default();
+    while tokio::time::timeout(CLOCK_LOOK, stop.cancelled()).await.is_err() {
+        let now = clock.now();
+        match steps.look(clock.behind_ms(), now.uptime) {
+            Correction::None => {}
+            Correction::Small(by_ms) => clock.correct(by_ms),
+            Correction::Noticed(by_ms) => {
+                tracing::warn!(
+                    by_ms,
+                    "the system's clock was set; it is followed once it has stayed so for five minutes"
+                );
+            }
+            Correction::Lasting(by_ms) => {
+                let after = limits::Moment { unix_ms: now.unix_ms.saturating_add(by_ms), ..now };
+                if after.day() != now.day()
+                    && let Err(error) = accounts.prepare_day(after).await
+                {
+                    tracing::warn!(%error, "the clock is not followed yet: what was used of the day could not be read");
+                    continue;
+                }
+                clock.correct(by_ms);
+                let (from, to) = (now.day(), after.day());
+                tracing::warn!(
+                    by_ms,
+                    from,
+                    to,
+                    "the system's clock is followed; limits count this day (since 1970-01-01)"
+                );
+            }
         }
     }
 }

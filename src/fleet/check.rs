@@ -9,7 +9,8 @@ impl NodeSettings {
     pub fn flaws(&self) -> Vec<Flaw> {
         let mut flaws = Vec::new();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
+        let is_dots = matches!(self.name.as_str(), "." | "..");
+        if is_dots || !(1..=64).contains(&self.name.len()) || !self.name.bytes().all(allowed) {
             flaws.push(Flaw::new("name", "expected 1 to 64 of the characters A-Z a-z 0-9 . _ -", ""));
         }
         if self.slots.is_some_and(|slots| !(1..=1024).contains(&slots)) {
@@ -55,7 +56,9 @@ mod tests {
     #[test]
     fn what_cannot_be_used_is_named() {
         assert!(flaws(|_| {}).is_empty());
-        assert_eq!(flaws(|node| node.name = "a b".into()), ["name"]);
+        for name in ["a b", ".", "..", ""] {
+            assert_eq!(flaws(|node| node.name = name.into()), ["name"], "{name}");
+        }
         assert_eq!(flaws(|node| node.slots = Some(0)), ["slots"]);
         assert_eq!(flaws(|node| node.vram_gb = Some(0.0)), ["vram_gb"]);
         assert_eq!(flaws(|node| node.connect_ms = Some(0)), ["connect_ms"]);
@@ -91,9 +94,17 @@ mod tests {
         {
             assert!(flaws(|node| node.url = good.into()).is_empty(), "{good}");
         }
-        for bad in
-            ["", "127.0.0.1:11434", "ftp://a", "http://", "http://u:p@a", "http://a?b", "http://a/b?c", "http://a b"]
-        {
+        for bad in [
+            "",
+            "127.0.0.1:11434",
+            "ftp://a",
+            "http://",
+            "http://u:p@a",
+            "http://a?b",
+            "http://a/b?c",
+            "http://a/../b",
+            "http://a b",
+        ] {
             assert_eq!(flaws(|node| node.url = bad.into()), ["url"], "{bad}");
         }
     }

@@ -7,11 +7,10 @@ use actix_tls::connect::rustls_0_23::webpki_roots_cert_store;
 use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 
 use super::flaw::Flaw;
+use super::pinned::Pinned;
 use super::settings::NodeSettings;
 
 /// Headers that are ours, the connection's, or have settings of their own.
@@ -120,30 +119,20 @@ fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValu
 pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>, Flaw> {
     let is_secure = settings.url.starts_with("https:");
     let flaw = |message: String| Flaw::new("ca_file", message, "a PEM file with certificates of authorities");
-    let roots = match &settings.ca_file {
-        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
-        None if !is_secure => return Ok(None),
-        None => webpki_roots_cert_store(),
-        Some(path) => read_roots(path).map_err(|why| flaw(format!("{}: {why}", path.display())))?,
-    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| flaw(error.to_string()))?;
-    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    let builder = match &settings.ca_file {
+        Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
+        None if !is_secure => return Ok(None),
+        None => builder.with_root_certificates(webpki_roots_cert_store()),
+        Some(path) => {
+            let pinned = Pinned::read(path, provider).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+        }
+    };
+    let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
-}
-
-fn read_roots(path: &Path) -> Result<RootCertStore, String> {
-    let pem = std::fs::read(path).map_err(|error| error.to_string())?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| error.to_string())?;
-        roots.add(certificate).map_err(|error| error.to_string())?;
-    }
-    if roots.is_empty() {
-        return Err("it holds no certificate".to_owned());
-    }
-    Ok(roots)
 }

@@ -276,7 +276,11 @@ fn health(base: &str, path: &str) -> Result<Uri, Flaw> {
 fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
     let flaw = |why: String| Flaw::new("url", why, "without a query or credentials");
     let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
-    let plain = uri.path().ends_with(path) && uri.query().is_none() && uri.host().is_some_and(|host| !host.is_empty());
+    // Whatever comes before the route's own path is where a proxy has put the node.
+    let prefix = uri.path().strip_suffix(path).map(|prefix| prefix.split('/'));
+    let plain = prefix.is_some_and(|mut parts| parts.all(|part| !matches!(part, "." | "..")))
+        && uri.query().is_none()
+        && uri.host().is_some_and(|host| !host.is_empty());
     let user_info = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
     match uri.scheme_str() {
         Some("http" | "https") if plain && !user_info => Ok(uri),

@@ -1,10 +1,11 @@
 //! Whose key is this? User keys open user routes, the admin key admin routes, and neither the other's.
 use std::future::{Ready, ready};
+use std::sync::Arc;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::web::Data;
-use actix_web::{FromRequest, HttpRequest};
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
 
 use super::error::ApiError;
 use super::guesses::Guesses;
@@ -42,8 +43,18 @@ impl FromRequest for Admin {
     }
 }
 
+/// The name of the user who calls, for whoever looks at the request afterwards.
+#[derive(Clone, Debug)]
+pub(super) struct CalledBy(pub(super) Arc<str>);
+
 /// The owner of the request's key; without a key, the user whom its network stands for.
 pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
+    let caller = find_caller(request)?;
+    request.extensions_mut().insert(CalledBy(caller.0.user().shared()));
+    Ok(caller)
+}
+
+fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let accounts = dependency::<Accounts>(request)?;
     let Some(key) = key_of(request.headers())? else {
         return trusted(request, accounts).ok_or_else(no_key);

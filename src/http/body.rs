@@ -1,22 +1,60 @@
-//! Reads a request's body whole: not larger than the limit, and not slower than a client has reason to be.
+//! Reads a request's body whole: not larger than the limit, not slower than a client has reason to be, and only while there
+//! is room for it.
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
 use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use actix_web::web::{Bytes, BytesMut, Data};
+use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::bounds;
 use super::error::ApiError;
+use super::plain_words;
 use super::settings::ServerSettings;
 
-/// A whole body.
+/// The largest body of a request that no node answers.
+const MAX_OBJECT: usize = 1024 * 1024;
+
+/// A whole body, of a request that no node answers.
 #[derive(Clone, Debug)]
 pub struct FullBody(pub Bytes);
+
+/// What a request's head says of its body.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise(Option<usize>);
+
+impl Promise {
+    /// Reads the head.
+    ///
+    /// # Errors
+    /// When the body is compressed, or larger than `limit`.
+    pub(super) fn of(request: &HttpRequest, limit: usize) -> Result<Self, ApiError> {
+        let headers = request.headers();
+        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
+            return Err(ApiError::encoded_body());
+        }
+        let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+        match promised {
+            Some(promised) if promised > limit => Err(ApiError::body_too_large(limit)),
+            promised => Ok(Self(promised)),
+        }
+    }
+
+    /// Its length; zero where it is not said.
+    pub(super) fn bytes(self) -> usize {
+        self.0.unwrap_or(0)
+    }
+
+    /// Whether it may be longer than this.
+    pub(super) fn is_more_than(self, bytes: usize) -> bool {
+        self.0.is_none_or(|promised| promised > bytes)
+    }
+}
 
 impl FromRequest for FullBody {
     type Error = ApiError;
@@ -24,21 +62,13 @@ impl FromRequest for FullBody {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let settings = request.app_data::<Data<ServerSettings>>().cloned();
-        let headers = request.headers();
-        let encoded = headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
-        let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
-        let payload = payload.take();
+        let (request, payload) = (request.clone(), payload.take());
         Box::pin(async move {
             let settings = settings.ok_or_else(|| ApiError::internal("The service is not set up completely."))?;
-            if encoded {
-                return Err(ApiError::encoded_body());
-            }
-            let limit = settings.max_body_bytes;
-            if promised.is_some_and(|promised| promised > limit) {
-                return Err(ApiError::body_too_large(limit));
-            }
+            let limit = settings.max_body_bytes.min(MAX_OBJECT);
+            let promise = Promise::of(&request, limit)?;
             let deadline = Duration::from_secs(settings.body_seconds);
-            match tokio::time::timeout(deadline, read(payload, limit, promised.unwrap_or(0))).await {
+            match tokio::time::timeout(deadline, read(payload, limit, promise, |_| Ok(()))).await {
                 Ok(body) => body.map(Self),
                 Err(_) => Err(ApiError::body_too_slow()),
             }
@@ -61,17 +91,24 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    bounds::check(body).map_err(|why| ApiError::invalid(format!("{why}.")))?;
     // serde would also take a list of the values in the order of the fields.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("The body must be a JSON object."));
     }
-    serde_json::from_slice(body).or_else(|error| {
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    let read = serde_path_to_error::deserialize(&mut deserializer);
+    if read.is_ok() {
+        // Nothing may follow.
+        deserializer.end().map_err(|error| plain_words::of_body(".", &error))?;
+    }
+    read.or_else(|error| {
         // `5.0` is a whole number to JSON, and none to serde.
-        let floating = error.to_string().starts_with("invalid type: floating point");
+        let floating = error.inner().to_string().starts_with("invalid type: floating point");
         let plain = floating.then(|| serde_json::from_slice(body).ok().map(with_plain_numbers)).flatten();
         plain
             .and_then(|value| serde_json::from_value(value).ok())
-            .ok_or_else(|| ApiError::invalid(format!("The body is not what is expected here: {error}")))
+            .ok_or_else(|| plain_words::of_body(&error.path().to_string(), error.inner()))
     })
 }
 
@@ -91,20 +128,34 @@ fn with_plain_numbers(mut value: Value) -> Value {
     value
 }
 
-async fn read(mut payload: Payload, limit: usize, promised: usize) -> Result<Bytes, ApiError> {
-    let mut whole = BytesMut::new();
+/// Reads a body whole. `make_room` is asked before more than what was promised is kept, with the bytes in all.
+pub(super) async fn read(
+    mut payload: Payload,
+    limit: usize,
+    promise: Promise,
+    mut make_room: impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError> {
+    let promised = promise.bytes();
+    let mut whole = Vec::new();
     while let Some(part) = payload.next().await {
         let part = part.map_err(|error| ApiError::invalid(format!("The request's body could not be read: {error}")))?;
-        if whole.len() + part.len() > limit {
+        let length = whole.len() + part.len();
+        if length > limit {
             return Err(ApiError::body_too_large(limit));
         }
         if whole.is_empty() && part.len() == promised {
             // The usual case, which needs no copy.
             return Ok(part);
         }
+        if length > whole.capacity() {
+            // As large as promised at once; else twice as large each time, which is what takes memory.
+            let capacity = if length <= promised { promised } else { (2 * length).min(limit) };
+            make_room(capacity)?;
+            whole.reserve_exact(capacity - whole.len());
+        }
         whole.extend_from_slice(&part);
     }
-    Ok(whole.freeze())
+    Ok(whole.into())
 }
 
 #[cfg(test)]
@@ -125,7 +176,7 @@ mod tests {
         for bad in
             [r#"{"requests":1.5,"tokens":[]}"#, r#"{"requests":-1.0,"tokens":[]}"#, r#"{"requests":1e99,"tokens":[]}"#]
         {
-            assert!(read(bad).is_err_and(|error| error.contains("line 1")), "{bad}");
+            assert!(read(bad).is_err_and(|error| error.starts_with("`requests` must be a whole number")), "{bad}");
         }
     }
 }

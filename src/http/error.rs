@@ -2,6 +2,7 @@
 //!
 //! Statuses are chosen for what SDKs do with them: 408, 409, 429 and 5xx are tried again, `Retry-After` (whole seconds)
 //! and `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -9,10 +10,11 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
+use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Status, StorageFull, StoreError};
+use crate::store::{Reason, Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
@@ -30,12 +32,14 @@ pub struct ApiError(Box<Words>);
 struct Words {
     kind: &'static ErrorKind,
     message: String,
-    param: Option<&'static str>,
+    param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
     /// Whether another try of the same request could help.
     hopeless: bool,
     headroom: Option<Headroom>,
     allow: Option<&'static str>,
+    /// The limit that refuses, by its name in the configuration.
+    limit: Option<&'static str>,
 }
 
 impl ApiError {
@@ -48,6 +52,7 @@ impl ApiError {
             hopeless: false,
             headroom: None,
             allow: None,
+            limit: None,
         }))
     }
 
@@ -62,8 +67,8 @@ impl ApiError {
     }
 
     /// 400, naming the field.
-    pub fn invalid_field(param: &'static str, message: impl Into<String>) -> Self {
-        Self::invalid(message).with(|words| words.param = Some(param))
+    pub fn invalid_field(param: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self::invalid(message).with(|words| words.param = Some(param.into()))
     }
 
     /// 401: no key, or none that is known.
@@ -83,7 +88,7 @@ impl ApiError {
             printable(model)
         );
         let error = Self::new(&error_kind::MODEL_NOT_ALLOWED, message);
-        error.with(|words| words.param = Some("model"))
+        error.with(|words| words.param = Some("model".into()))
     }
 
     /// 429: too many keys that are none came from the caller's network.
@@ -114,7 +119,7 @@ impl ApiError {
         let message =
             format!("The model `{}` does not exist here. GET /v1/models lists those that do.", printable(model));
         let error = Self::new(&error_kind::MODEL_NOT_FOUND, message);
-        error.with(|words| words.param = Some("model"))
+        error.with(|words| words.param = Some("model".into()))
     }
 
     /// 503: no node that has, or could have, this model is up.
@@ -256,7 +261,44 @@ impl ApiError {
             words.retry_after = Some(retry_after);
             words.hopeless = hopeless;
             words.headroom = Some(headroom);
+            words.limit = Some(exceeded.limit_name());
         })
+    }
+
+    /// There is no room for the body: of the user, or of all, or nobody's turn to read it came in time.
+    pub(super) fn no_room(full: Option<Full>) -> Self {
+        let (kind, message) = match full {
+            Some(Full::ForUser) => (
+                &error_kind::RATE_LIMITED,
+                "The bodies of your requests take as much memory as one user's may. Please try again in 1s.",
+            ),
+            Some(Full::ForAll) => (
+                &error_kind::OVERLOADED,
+                "The service is overloaded: it holds as many request bodies as it may. Please try again in 1s.",
+            ),
+            None => (
+                &error_kind::OVERLOADED,
+                "The service is overloaded: it reads other large requests. Please try again in 1s.",
+            ),
+        };
+        let error = Self::new(kind, message).of_limit("server.body_memory_bytes");
+        error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
+    }
+
+    /// 429: lists and sums of usage take turns.
+    pub(super) fn reads_too_much() -> Self {
+        let message = "You are reading as much of your usage at a time as one user may. Please try again in 1s.";
+        let error = Self::new(&error_kind::RATE_LIMITED, message);
+        error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
+    }
+
+    fn of_limit(self, limit: &'static str) -> Self {
+        self.with(|words| words.limit = Some(limit))
+    }
+
+    /// The limit that refuses, where it is one.
+    pub(super) fn limit(&self) -> Option<&'static str> {
+        self.0.limit
     }
 
     /// Usage cannot be stored, and nothing is given away.
@@ -305,12 +347,13 @@ impl ApiError {
         match refusal.reason {
             RefusalReason::UserQueueFull => {
                 let message = format!("You have as many requests waiting as one user may. {again}");
-                let error = Self::new(&error_kind::RATE_LIMITED, message);
+                let error = Self::new(&error_kind::RATE_LIMITED, message).of_limit("queue.max_queued_per_user");
                 (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
             RefusalReason::QueueFull => {
                 let message = format!("The service is overloaded: its queue is full. {again}");
-                (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Refused)
+                let error = Self::unavailable(&error_kind::OVERLOADED, message, after);
+                (error.of_limit("queue.max_queued"), Status::Refused)
             }
             RefusalReason::DeadlinePassed => {
                 let message = format!("The service is overloaded: no slot became free in time. {again}");
@@ -350,7 +393,7 @@ impl ApiError {
     /// The words.
     pub fn object(&self) -> ErrorObject<'_> {
         let Words { message, kind, param, .. } = &*self.0;
-        ErrorObject { message, kind: kind.kind, param: *param, code: kind.code }
+        ErrorObject { message, kind: kind.kind, param: param.as_deref(), code: kind.code }
     }
 
     /// The body, in a dialect's own words.
@@ -363,6 +406,11 @@ impl ApiError {
         self.0.kind.code
     }
 
+    /// What a usage row says of it.
+    pub fn reason(&self) -> Reason {
+        Reason::new(self.word(), self.0.limit)
+    }
+
     /// The status code.
     pub fn code(&self) -> u16 {
         self.0.kind.status
@@ -371,7 +419,7 @@ impl ApiError {
 
 impl From<BadRequest> for ApiError {
     fn from(bad: BadRequest) -> Self {
-        Self::invalid(bad.message).with(|words| words.param = bad.param)
+        Self::invalid(bad.message).with(|words| words.param = bad.param.map(Cow::Borrowed))
     }
 }
 
@@ -386,7 +434,11 @@ impl From<StoreError> for ApiError {
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
-            | StoreError::Folder(_)
+            | StoreError::File { .. }
+            | StoreError::InUse { .. }
+            | StoreError::Newer
+            | StoreError::NotGranted(_)
+            | StoreError::Backup { .. }
             | StoreError::Randomness(_)
             | StoreError::PepperFile { .. }
             | StoreError::PasswordFile { .. } => {

@@ -2,14 +2,17 @@
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{ConnectionType, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{Error, HttpMessage};
+use actix_web::{Error, HttpMessage, HttpRequest};
 use uuid::Uuid;
 
 use super::address::normalise;
+use super::auth::CalledBy;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
+use super::pace::{Answering, LINES, Pace, Who};
 use super::settings::ServerSettings;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
 use crate::relay::Meters;
@@ -58,10 +61,13 @@ pub async fn observe(
         None => in_words_of(dialect, next.call(request).await?),
     };
     let spent = meters.as_ref().zip(received).map(|(meters, received)| meters.clock.uptime().saturating_sub(received));
-    if let (Some(meters), Some(spent)) = (meters, spent)
+    if let (Some(meters), Some(spent)) = (&meters, spent)
         && response.request().extensions().get::<Accounted>().is_none()
     {
-        report(&response, id, &meters, spent);
+        report(&response, id, meters, spent);
+    }
+    if let Some(meters) = &meters {
+        hold_back(&mut response, meters).await;
     }
     let in_openais_words = dialect == Dialect::OpenAi && response.request().path().starts_with("/v1/");
     let headers = response.headers_mut();
@@ -78,6 +84,26 @@ pub async fn observe(
         headers.insert(CLIENT_REQUEST_ID, client_id);
     }
     Ok(response)
+}
+
+/// Lets whoever is refused again and again wait for it.
+async fn hold_back<B>(response: &mut ServiceResponse<B>, meters: &Meters) {
+    if response.status() != StatusCode::TOO_MANY_REQUESTS {
+        return;
+    }
+    let request = response.request();
+    let (Some(pace), Some(who)) = (request.app_data::<Data<Pace>>().cloned(), who(request)) else { return };
+    match pace.refused(&who, meters.clock.uptime()) {
+        Answering::AtOnce => {}
+        Answering::After(pause, _place) => tokio::time::sleep(pause).await,
+        Answering::AndClose => response.response_mut().head_mut().set_connection_type(ConnectionType::Close),
+    }
+}
+
+fn who(request: &HttpRequest) -> Option<Who> {
+    let user = request.extensions().get::<CalledBy>().map(|CalledBy(user)| Who::User(user.clone()));
+    // Of the connection itself: what headers say of an address can be forged.
+    user.or_else(|| Some(Who::at(request.peer_addr()?.ip())))
 }
 
 /// Errors are worded in OpenAI's dialect everywhere, and put into the path's own here, once.
@@ -116,8 +142,17 @@ fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, duration:
     let method = response.request().method().as_str();
     if code < 400 && (route.starts_with("/health") || route == "/metrics") {
         tracing::debug!(request_id = %id, method, route, code, "request ended");
-    } else {
-        let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(request_id = %id, method, route, code, error, duration_ms, "request ended");
+        return;
+    }
+    let duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let request = response.request();
+    let kind = (who(request), code, error);
+    let pace = request.app_data::<Data<Pace>>().filter(|_| code >= 400);
+    match pace.map_or(Some(1), |pace| pace.tells(kind, meters.clock.uptime())) {
+        Some(count) if count > LINES => {
+            tracing::info!(request_id = %id, method, route, code, error, count, "requests of this kind ended in a minute");
+        }
+        Some(_) => tracing::info!(request_id = %id, method, route, code, error, duration_ms, "request ended"),
+        None => {}
     }
 }

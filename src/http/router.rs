@@ -4,13 +4,14 @@ use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
 use super::resource::{get, post, readable};
-use super::{admin, docs, inference, models, native, ops, usage};
+use super::{admin, docs, inference, models, native, ops, plain_words, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
-    let invalid = |error: &dyn std::fmt::Display| ApiError::invalid(error.to_string());
     config
-        .app_data(web::QueryConfig::default().error_handler(move |error, _| invalid(&error).into()))
+        .app_data(
+            web::QueryConfig::default().error_handler(|error, _| plain_words::of_query(&error.to_string()).into()),
+        )
         .app_data(
             web::PathConfig::default()
                 .error_handler(|_, _| ApiError::not_found("There is nothing at this path.").into()),

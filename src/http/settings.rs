@@ -13,6 +13,9 @@ pub struct ServerSettings {
     pub workers: usize,
     /// Largest request body, bytes; a larger one gets 413. The default is 64 MiB. Default `67108864`.
     pub max_body_bytes: usize,
+    /// Memory for the bodies of all requests that arrive, wait or run, bytes; one user's may take a quarter of it. At least
+    /// `max_body_bytes`. The default is 512 MiB. Default `536870912`.
+    pub body_memory_bytes: usize,
     /// Time a request's body may take to arrive, seconds; a slower one gets 408. Default `60`.
     pub body_seconds: u64,
     /// How long an idle client connection is kept open, seconds. Default `75`.
@@ -49,6 +52,7 @@ impl Default for ServerSettings {
             bind: "127.0.0.1:8000".to_owned(),
             workers: 0,
             max_body_bytes: 64 * 1024 * 1024,
+            body_memory_bytes: 512 * 1024 * 1024,
             body_seconds: 60,
             idle_connection_seconds: 75,
             client_stall_seconds: 30,

@@ -1,4 +1,6 @@
 //! What has been used? A user's own rows and sums; the admin reads anybody's through the same types.
+use std::borrow::Cow;
+
 use actix_web::web::{Data, Json, Query};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,6 +10,7 @@ use uuid::Uuid;
 
 use super::auth::Caller;
 use super::error::ApiError;
+use super::reads::Reads;
 use super::time::{moment, moment_schema, rfc3339};
 use crate::store::{ModelTotals, Page, Period, Recorder, Store, UsageRow};
 
@@ -127,6 +130,20 @@ pub struct UsageRecord {
     /// dialect), else measured: of a stream from its first byte to its last token, of a plain answer the node's whole time,
     /// the prompt included. Null for embeddings, and where no answer was begun.
     decode_ms: Option<u64>,
+    /// The `code` of the error that the client got, `client_cancelled` where it left, or `node_refused` where a node rejected
+    /// the request; null where nothing went wrong.
+    #[schema(example = "rate_limit_exceeded")]
+    code: Option<String>,
+    /// The limit that refused it, by its name in the configuration; null where none did.
+    #[schema(example = "requests_per_minute")]
+    limit: Option<String>,
+    /// The HTTP status that the client saw, 499 where it had left; null in rows of older versions.
+    #[schema(example = 429)]
+    http_status: Option<u16>,
+    /// How many requests the row stands for: 1, but for refusals beyond a user's first ten in a minute, which share a row for
+    /// each reason. That row names no model.
+    #[schema(example = 1)]
+    requests: u64,
 }
 
 /// A page of rows, newest first.
@@ -183,7 +200,7 @@ impl From<UsageRow> for UsageRecord {
             status: row.status.into_owned(),
             prompt_tokens: row.prompt_tokens,
             completion_tokens: row.completion_tokens,
-            total_tokens: row.prompt_tokens + row.completion_tokens,
+            total_tokens: row.prompt_tokens.saturating_add(row.completion_tokens),
             queue_ms: row.queue_ms,
             time_to_first_token_ms: row.time_to_first_token_ms,
             duration_ms: row.duration_ms,
@@ -192,6 +209,10 @@ impl From<UsageRow> for UsageRecord {
             load_ms: row.load_ms,
             prefill_ms: row.prefill_ms,
             decode_ms: row.decode_ms,
+            code: row.reason.code.map(Cow::into_owned),
+            limit: row.reason.limit.map(Cow::into_owned),
+            http_status: row.http_status,
+            requests: row.requests,
         }
     }
 }
@@ -202,7 +223,7 @@ impl From<&ModelTotals> for Sum {
             requests: totals.requests,
             prompt_tokens: totals.prompt_tokens,
             completion_tokens: totals.completion_tokens,
-            total_tokens: totals.prompt_tokens + totals.completion_tokens,
+            total_tokens: totals.prompt_tokens.saturating_add(totals.completion_tokens),
         }
     }
 }
@@ -233,10 +254,10 @@ pub(super) async fn summary(
     let totals = store.usage_totals(user, period).await?;
     let mut total = Sum::default();
     for sum in totals.iter().map(Sum::from) {
-        total.requests += sum.requests;
-        total.prompt_tokens += sum.prompt_tokens;
-        total.completion_tokens += sum.completion_tokens;
-        total.total_tokens += sum.total_tokens;
+        total.requests = total.requests.saturating_add(sum.requests);
+        total.prompt_tokens = total.prompt_tokens.saturating_add(sum.prompt_tokens);
+        total.completion_tokens = total.completion_tokens.saturating_add(sum.completion_tokens);
+        total.total_tokens = total.total_tokens.saturating_add(sum.total_tokens);
     }
     let data = totals.iter().map(|totals| ModelSum { model: totals.model.clone(), sum: totals.into() }).collect();
     Ok(UsageSummary { data, total })
@@ -252,9 +273,11 @@ pub(super) async fn summary(
 pub async fn own_rows(
     store: Data<Store>,
     recorder: Data<Recorder>,
+    reads: Data<Reads>,
     Caller(access): Caller,
     query: Query<PageQuery>,
 ) -> Result<Json<UsageList>, ApiError> {
+    let _turn = reads.into_inner().turn(access.user().shared()).await?;
     rows(&store, &recorder, access.user().as_str(), &query).await.map(Json)
 }
 
@@ -268,9 +291,11 @@ pub async fn own_rows(
 pub async fn own_summary(
     store: Data<Store>,
     recorder: Data<Recorder>,
+    reads: Data<Reads>,
     Caller(access): Caller,
     query: Query<PeriodQuery>,
 ) -> Result<Json<UsageSummary>, ApiError> {
+    let _turn = reads.into_inner().turn(access.user().shared()).await?;
     summary(&store, &recorder, access.user().as_str(), &query).await.map(Json)
 }
 

@@ -77,6 +77,7 @@ impl WaitingBody {
             }
             Err(CarryError { mut meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &self.model);
+                meter.because(error.reason());
                 meter.finish(status, 200);
                 Some(self.error_frame(&error.object()))
             }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::work::{Spent, Work};
 use crate::dispatch::LoadCost;
 use crate::fleet::NodeEndpoint;
-use crate::store::{Access, Receipt, Reserved, RowPermit, Status, TokensFrom, UsageRow};
+use crate::store::{Access, Reason, Receipt, Reserved, RowPermit, Status, TokensFrom, UsageRow};
 use crate::trace::Trace;
 use limits::Moment;
 use protocol::{AnswerProgress, ClaimBounds, Tally, TallySource, Usage};
@@ -68,6 +68,8 @@ pub(super) struct Open {
     pub(super) node_load: Option<Duration>,
     /// Uptime of the last note.
     pub(super) noted: Duration,
+    /// Why it ends as it does.
+    pub(super) reason: Reason,
 }
 
 impl Open {
@@ -90,6 +92,7 @@ impl Open {
             load_cost: Arc::default(),
             node_load: None,
             noted: Duration::ZERO,
+            reason: Reason::default(),
         }
     }
 
@@ -120,6 +123,9 @@ impl Open {
             load_ms: loads.reduce(|a, b| a + b).map(millis),
             prefill_ms: prefill.map(millis),
             decode_ms: decode.map(millis),
+            reason: self.reason.clone(),
+            http_status: None,
+            requests: 1,
         }
     }
 

@@ -18,7 +18,7 @@ use crate::fleet::{
     read_answer,
 };
 use crate::metrics::Metrics;
-use crate::store::{Status, StorageFull};
+use crate::store::{Reason, Status, StorageFull};
 use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
 use scheduler::{Blame, Failure, NodeId, Outcome, Refusal, RefusalReason};
 
@@ -252,7 +252,10 @@ async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProg
             meter.finish(Status::Completed, status)
         }
         // The request is at fault, says the node, and costs nothing.
-        None => meter.finish(Status::Refused, status),
+        None => {
+            meter.because(Reason::new(Some("node_refused"), None));
+            meter.finish(Status::Refused, status)
+        }
     };
     match receipt {
         Some(receipt) => meter.kept(receipt).await,

@@ -44,6 +44,8 @@ pub(super) fn log(row: &UsageRow, code: u16, trace_id: Option<&str>) {
         stream = row.stream,
         status = %row.status,
         code,
+        error = row.reason.code.as_deref(),
+        limit = row.reason.limit.as_deref(),
         attempts = row.attempts,
         prompt_tokens = row.prompt_tokens,
         completion_tokens = row.completion_tokens,

@@ -17,7 +17,7 @@ use crate::clock::Clock;
 use crate::dispatch::Ticket;
 use crate::fleet::NodeEndpoint;
 use crate::metrics::{Ended, Metrics};
-use crate::store::{Receipt, Status, StorageFull, UsageRow};
+use crate::store::{Reason, Receipt, Status, StorageFull, UsageRow};
 use crate::trace::Trace;
 use limits::{Exceeded, Need};
 use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit};
@@ -216,7 +216,15 @@ impl Meter {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.admission.received.uptime)
     }
 
-    /// Settles, once; `None` where that is done. `code` is the status that the client saw.
+    /// Says what the row is to give as the reason of its end.
+    pub fn because(&mut self, reason: Reason) {
+        if let Some(open) = &mut self.open {
+            open.reason = reason;
+        }
+    }
+
+    /// Settles, once; `None` where that is done, and where nobody waits for the row. `code` is the status that the client
+    /// saw.
     pub fn finish(&mut self, status: Status, code: u16) -> Option<Receipt> {
         // Of an attempt that failed this has been said before.
         self.attempt_ended(match status {
@@ -227,21 +235,30 @@ impl Meter {
         });
         let open = self.open.take()?;
         let now = self.meters.clock.now();
-        let row = open.row(status, now);
+        let row = UsageRow { http_status: Some(code), ..open.row(status, now) };
         self.count(&open, &row, status, code);
+        // What a node refuses has cost it something, and counts.
+        let is_refusal = status == Status::Refused && open.node.is_none();
         let Admission { access, permit, trace, .. } = open.admission;
-        log(&row, code, trace.as_ref().map(Trace::id).as_deref());
+        match open.reserved {
+            Some(reserved) if is_refusal => access.cancel(reserved, now),
+            Some(reserved) => access.settle(reserved, row.prompt_tokens.saturating_add(row.completion_tokens), now),
+            None => {}
+        }
+        let trace_id = trace.as_ref().map(Trace::id);
         if let Some(trace) = trace {
             if let Some(since) = open.waiting_since {
                 trace.waited(since, now.uptime, false);
             }
             trace.finish(closing(&row, code, status));
         }
-        match open.reserved {
-            Some(reserved) if status == Status::Refused => access.cancel(reserved, now),
-            Some(reserved) => access.settle(reserved, row.prompt_tokens.saturating_add(row.completion_tokens), now),
-            None => {}
+        if is_refusal {
+            if permit.refuse(&row) {
+                log(&row, code, trace_id.as_deref());
+            }
+            return None;
         }
+        log(&row, code, trace_id.as_deref());
         Some(permit.record(row))
     }
 
@@ -287,6 +304,7 @@ impl Meter {
 // A handler may be dropped at any await, when its client leaves.
 impl Drop for Meter {
     fn drop(&mut self) {
+        self.because(Reason::new(Some("client_cancelled"), None));
         self.finish(Status::Cancelled, CLIENT_LEFT);
     }
 }

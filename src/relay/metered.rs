@@ -21,7 +21,7 @@ use super::meter::Meter;
 use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
 use crate::fleet::{Asked, AttemptError, Evidence, Verdict, cut_short, judge};
-use crate::store::{Status, StorageFull};
+use crate::store::{Reason, Status, StorageFull};
 use protocol::{ClaimBounds, Endpoint, ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Blame, Failure, NodeId, Outcome};
 
@@ -185,6 +185,10 @@ impl MeteredBody {
             let detail = "no token in far longer than it should need".to_owned();
             return Poll::Ready(Step::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
         }
+        // A node that always has something to say does not let the deadline be looked at below.
+        if !closing && self.patience.clock.uptime() >= self.patience.until {
+            return Poll::Ready(Step::Failed(Vec::new(), Ending::TooLong));
+        }
         Poll::Ready(match Pin::new(response).poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) if !closing => self.take(chunk),
             Poll::Ready(Some(Ok(_))) => Step::Passed(Vec::new()),
@@ -268,6 +272,7 @@ impl MeteredBody {
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
             self.ticket.leave(outcome, Some(self.tokens()));
+            meter.because(Reason::of_code(error.code));
             meter.finish(status, 200);
         }
         self.editor.error_frame(&error)

@@ -18,10 +18,12 @@ pub(super) const DEFAULT_NAME: &str = "default";
 pub struct UserId(Arc<str>);
 
 impl UserId {
-    /// Checks a name; `None` where it has another form.
+    /// Checks a name; `None` where it has another form, or is `.` or `..`.
     pub fn parse(text: &str) -> Option<Self> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-        ((1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
+        // A path with these would be that of another thing.
+        let is_dots = matches!(text, "." | "..");
+        (!is_dots && (1..=64).contains(&text.len()) && text.bytes().all(allowed)).then(|| Self(text.into()))
     }
 
     /// The name.
@@ -371,6 +373,31 @@ impl Access {
         })
     }
 
+    /// Whether one more request might be admitted, as far as that can be said before its body is read; `arriving` more of
+    /// the user's are being read.
+    ///
+    /// # Errors
+    /// [`Exceeded`] when a limit stands in the way.
+    pub fn has_room(&self, arriving: u32, now: Moment) -> Result<(), Exceeded> {
+        if self.is_shared() {
+            // What others hold may be had for the asking.
+            return Ok(());
+        }
+        let own = self.key.as_ref().map(|key| key.balance(now));
+        for balance in [Some(self.account.balance(now)), own].into_iter().flatten() {
+            let retry_after = std::time::Duration::from_secs(1);
+            if let Some(limit) = balance.limits.max_concurrency
+                && balance.running.saturating_add(arriving) >= limit
+            {
+                return Err(Exceeded::Concurrency { limit, retry_after });
+            }
+            if let (Some(limit), Some(0)) = (balance.limits.requests_per_minute, balance.requests_left()) {
+                return Err(Exceeded::Requests { limit, retry_after: balance.requests_reset.max(retry_after) });
+            }
+        }
+        Ok(())
+    }
+
     /// Settles an ended request. See [`Ledger::settle`].
     pub fn settle(&self, reserved: Reserved, tokens: u64, now: Moment) {
         self.account.with_ledger(|_, ledger| ledger.settle(reserved.of_user, tokens, now));
@@ -412,7 +439,7 @@ mod tests {
         for good in ["user-123", "a", "A.b_c@d-e", &"x".repeat(64)] {
             assert!(UserId::parse(good).is_some(), "{good}");
         }
-        for bad in ["", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
+        for bad in ["", ".", "..", " ", "a b", "a/b", "é", "a\n", &"x".repeat(65)] {
             assert!(UserId::parse(bad).is_none(), "{bad}");
         }
     }

@@ -269,6 +269,28 @@ impl Accounts {
         }
     }
 
+    /// The clock is about to be set to another day: learns what everybody has used of it.
+    ///
+    /// # Errors
+    /// When the database fails; nothing has changed then.
+    pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
+        let _changing = self.changing.lock().await;
+        let spent = spent(&self.store, None, day_of).await?;
+        // Whoever rests has used something of that day all the same.
+        self.begin_with(&spent, day_of);
+        let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);
+        let directory = self.read();
+        for account in directory.awake_accounts() {
+            let tokens = tokens(spent.users.get(account.user().as_str()));
+            account.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
+        }
+        for key in directory.awake_keys() {
+            let tokens = tokens(spent.keys.get(&**key.id()));
+            key.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
+        }
+        Ok(())
+    }
+
     /// Takes up what has changed in the database since the last time.
     ///
     /// # Errors

@@ -21,8 +21,8 @@ use super::usage_row::UsageRow;
 
 const COLUMNS: &str = "request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, stream, status, \
     prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, load_ms, \
-    prefill_ms, decode_ms";
-const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    prefill_ms, decode_ms, code, limit_name, http_status, requests";
+const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 /// Statements for more rows are seldom the same twice; each that is kept takes memory.
 const KEPT_ROWS: usize = 4;
 
@@ -154,7 +154,11 @@ fn bind<'q>(mut query: Bound<'q>, group: Group<'q>) -> Bound<'q> {
             .bind(signed(row.duration_ms))
             .bind(row.load_ms.map(signed))
             .bind(row.prefill_ms.map(signed))
-            .bind(row.decode_ms.map(signed));
+            .bind(row.decode_ms.map(signed))
+            .bind(row.reason.code.as_deref())
+            .bind(row.reason.limit.as_deref())
+            .bind(row.http_status.map(i32::from))
+            .bind(signed(row.requests));
     }
     for (request_id, note) in group.notes {
         query = query.bind(*request_id).bind(note.as_str());

@@ -53,7 +53,7 @@ pub(super) fn comparison(since_day: i32, on_postgres: bool) -> String {
     let first_id = if on_postgres { format!("'{first_id}'") } else { format!("x'{}'", first_id.simple()) };
     format!(
         "SELECT count(*) FROM (SELECT day FROM (\
-         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, 1 AS requests, \
+         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, requests, \
          prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
          coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage \
          WHERE request_id >= {first_id} AND day >= {since_day} \

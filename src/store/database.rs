@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use migration::Migrator;
 use sea_orm::sqlx::Connection;
-use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait};
+use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, RuntimeErr};
 use sea_orm_migration::MigratorTrait;
 
 use super::deadline::{STATEMENT_DEADLINE, within, within_deadline};
 use super::error::StoreError;
+use super::keys::Peppers;
 use super::local::{self, Local};
 use super::running;
 use super::settings::DatabaseSettings;
@@ -39,7 +40,11 @@ pub(super) mod locks {
 pub struct Store {
     /// What users, keys and reports are read from: the SQLite file, or Postgres.
     pub(super) db: DatabaseConnection,
+    /// Connections to the same for lists and sums of usage, so that no report keeps a change or the copying waiting.
+    pub(super) reads: DatabaseConnection,
     pub(super) local: Local,
+    /// What seals credentials of nodes.
+    pub(super) peppers: Peppers,
     /// Whether the schema of `db` is known to be current; false as long as Postgres has been away since the start.
     online: Arc<AtomicBool>,
 }
@@ -61,10 +66,12 @@ impl Store {
         }
         if !local.is_outbox {
             let db = Database::connect(local::options(settings)).await?;
-            return Ok(Self { db, local, online: Arc::new(AtomicBool::new(true)) });
+            let reads = Database::connect(local::options(settings)).await?;
+            return Ok(Self { db, reads, local, peppers: Peppers::default(), online: Arc::new(AtomicBool::new(true)) });
         }
-        let db = Database::connect(postgres(&settings.url, password)).await?;
-        let store = Self { db, local, online: Arc::default() };
+        let db = Database::connect(postgres(&settings.url, password.clone())).await?;
+        let reads = Database::connect(postgres(&settings.url, password)).await?;
+        let store = Self { db, reads, local, peppers: Peppers::default(), online: Arc::default() };
         let has_copy = within_deadline(entity::user::Entity::find().one(&store.local.db)).await?.is_some();
         let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
         match store.go_online(patience).await {
@@ -75,6 +82,11 @@ impl Store {
             Ok(()) => {}
         }
         Ok(store)
+    }
+
+    /// The same, with what seals credentials of nodes.
+    pub fn with_peppers(self, peppers: Peppers) -> Self {
+        Self { peppers, ..self }
     }
 
     /// Whether the database was reachable at least once since the start.
@@ -91,9 +103,9 @@ impl Store {
     /// lacks, and the time for them.
     pub(super) async fn go_online(&self, patience: Duration) -> Result<(), StoreError> {
         if !self.is_online() {
-            if within(patience, self.lacks_schema()).await? {
+            if within(patience, self.lacks_schema()).await.map_err(explained)? {
                 tracing::info!("the database is brought up to date");
-                within(MIGRATION_DEADLINE, self.migrate()).await?;
+                within(MIGRATION_DEADLINE, self.migrate()).await.map_err(explained)?;
             }
             self.online.store(true, Ordering::Relaxed);
         }
@@ -125,12 +137,32 @@ impl Store {
 
     /// Closes the connections.
     pub async fn close(self) {
-        for connection in [self.db, self.local.db] {
+        for connection in [self.reads, self.db, self.local.db] {
             let closing = tokio::time::timeout(STATEMENT_DEADLINE, connection.close());
             if let Ok(Err(error)) = closing.await {
                 tracing::warn!(%error, "the database did not close cleanly");
             }
         }
+    }
+}
+
+/// What an operator can do about an error of a schema change.
+pub(super) fn explained(error: StoreError) -> StoreError {
+    let text = error.to_string();
+    // The migrator's words for a step that the database has had and this program does not know.
+    if text.contains("is missing, this migration has been applied") {
+        return StoreError::Newer;
+    }
+    // Postgres' code for a lack of rights.
+    let is_denied = |error: &DbErr| match error {
+        DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
+            cause.as_database_error().and_then(|cause| cause.code()).is_some_and(|code| code == "42501")
+        }
+        _ => false,
+    };
+    match error {
+        StoreError::Database(cause) if is_denied(&cause) => StoreError::NotGranted(cause.to_string()),
+        other => other,
     }
 }
 
@@ -174,10 +206,34 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use sea_orm::Statement;
 
     use super::*;
     use crate::store::settings::Synchronous;
+
+    #[actix_rt::test]
+    async fn others_can_read_none_of_the_local_files_new_or_old() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data/gateway.db");
+        let settings = DatabaseSettings { url: format!("sqlite://{}", path.display()), ..DatabaseSettings::default() };
+        let modes = || {
+            let files = std::fs::read_dir(folder.path().join("data")).unwrap().map(|file| file.unwrap().path());
+            files.map(|file| (file.clone(), file.metadata().unwrap().permissions().mode() & 0o777)).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            let store = Store::open(&settings).await.unwrap();
+            assert!(modes().len() >= 4, "with its log, its index and the reserve: {:?}", modes());
+            assert!(modes().iter().all(|(_, mode)| *mode == 0o600), "{:?}", modes());
+            store.close().await;
+            // As a version before left them.
+            for (path, _) in modes() {
+                std::fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+            }
+        }
+    }
 
     #[actix_rt::test]
     async fn a_password_file_is_read_before_anything_is_opened() {

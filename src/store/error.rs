@@ -42,9 +42,39 @@ pub enum StoreError {
     /// The database refused the statement, or is unreachable.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
-    /// The folder of the database file could not be created.
-    #[error("the folder of the database file could not be made: {0}")]
-    Folder(#[from] std::io::Error),
+    /// A local file, or its folder, could not be made or used.
+    #[error("{}: {error}; choose a place that the gateway's user may write to in database.url (or database.outbox)", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: std::io::Error,
+    },
+    /// Another gateway has the local file open.
+    #[error("{} is used by a gateway that runs on this machine: stop it first", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A newer version of the gateway has changed the schema.
+    #[error(
+        "a newer gateway upgraded this database: start that version again, or restore a backup from before the upgrade"
+    )]
+    Newer,
+    /// The database's user may not create tables.
+    #[error(
+        "the database's user may not change the schema: GRANT CREATE, USAGE ON SCHEMA public TO that user, or make it the \
+         owner of the database ({0})"
+    )]
+    NotGranted(String),
+    /// A file to back up to, or to restore from, cannot be used.
+    #[error("{}: {why}", path.display())]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The local file does not hold what the gateway wrote.
     #[error(
         "{} is damaged: {detail}. Nothing was changed. {}", path.display(),

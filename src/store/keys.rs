@@ -44,6 +44,17 @@ impl fmt::Debug for KeySettings {
 }
 
 impl KeySettings {
+    /// What is wrong with a secret that somebody wrote: it is no secret, or cannot go into a header. Never the secret itself.
+    pub fn unfit(secret: &str) -> Option<&'static str> {
+        if secret.contains("${") {
+            Some("holds `${`: a variable that nobody has put a value in for")
+        } else if secret.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
+            Some("holds a blank, a line break or a control character")
+        } else {
+            None
+        }
+    }
+
     /// Whether `pepper` is long enough to be one.
     pub fn is_fit(pepper: &str) -> bool {
         pepper.len() >= MIN_PEPPER
@@ -106,6 +117,16 @@ impl Peppers {
         let current = peppers.next();
         let previous = peppers.chain(settings.previous_peppers.iter().map(|secret| Pepper::new(secret))).collect();
         Ok(Self { current, previous })
+    }
+
+    /// Whether there is one.
+    pub(super) fn is_given(&self) -> bool {
+        self.current.is_some()
+    }
+
+    /// A secret for `purpose` from each pepper, that in force first.
+    pub(super) fn derived<'a>(&'a self, purpose: &'a str) -> impl Iterator<Item = [u8; 32]> + 'a {
+        self.current.iter().chain(self.previous.iter()).map(move |pepper| pepper.digest(purpose).0)
     }
 
     /// What is stored of a new key.

@@ -5,7 +5,7 @@
 //! and a few of its own.
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use migration::{LocalMigrator, Migrator, follow_people_on_sqlite, forget_people_on_sqlite};
@@ -17,6 +17,7 @@ use sea_orm_migration::MigratorTrait;
 
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
+use super::private::{self, beside};
 use super::reserve::Reserve;
 use super::rollups;
 use super::settings::{DatabaseSettings, Synchronous};
@@ -45,11 +46,16 @@ impl Local {
     /// [`StoreError::Damaged`], or when it cannot be opened.
     pub(super) async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let path = settings.local_path().to_path_buf();
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
+        private::make(&path)?;
         let is_outbox = settings.sqlite_path().is_none();
-        let (reserve, is_alone) = Reserve::open(&beside(&path, "reserve"))?;
+        let opened = Reserve::open(&beside(&path, "reserve"));
+        let (reserve, is_alone) = opened.map_err(|error| StoreError::File { path: path.clone(), error })?;
+        if !is_alone {
+            tracing::warn!(
+                path = %path.display(),
+                "another gateway on this machine uses the same file: limits are not shared through it, as they are through Postgres"
+            );
+        }
         if let Err(error) = reserve.take() {
             tracing::error!(%error, path = %path.display(), "the disk has no room for usage: no request is admitted until it has");
         }
@@ -79,6 +85,7 @@ impl Local {
             Some(detail) => StoreError::Damaged { path: path.clone(), detail, is_outbox },
             None => error.into(),
         })?;
+        private::close_to_others(&path)?;
         Ok(Self { db, reserve: Arc::new(reserve), is_outbox, is_alone })
     }
 
@@ -96,8 +103,9 @@ const UNMAKE_OUTBOX: &str = "DROP TRIGGER IF EXISTS usage_to_outbox";
 
 /// How a SQLite file of the gateway is opened, whoever does.
 pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
-    let outbox = settings.sqlite_path().is_none().then(|| settings.outbox.clone());
-    let url = if outbox.is_none() { settings.url.clone() } else { "sqlite://".to_owned() };
+    let url = if settings.sqlite_path().is_some() { settings.url.clone() } else { "sqlite://".to_owned() };
+    // As it stands in the settings, everywhere: a URL's own reading would make a blank of `%20`.
+    let path = settings.local_path().to_path_buf();
     let synchronous = match settings.synchronous {
         Synchronous::Normal => SqliteSynchronous::Normal,
         Synchronous::Full => SqliteSynchronous::Full,
@@ -110,11 +118,8 @@ pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
         // On by default, and would write every statement to the log.
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |sqlite| {
-            let sqlite = match &outbox {
-                Some(path) => sqlite.filename(path),
-                None => sqlite,
-            };
             sqlite
+                .filename(&path)
                 .create_if_missing(true)
                 .journal_mode(SqliteJournalMode::Wal)
                 .synchronous(synchronous)
@@ -178,11 +183,4 @@ fn damage(error: &DbErr) -> Option<String> {
     let cause = cause.as_database_error()?;
     let code: i32 = cause.code()?.parse().ok()?;
     DAMAGED.contains(&(code & 0xff)).then(|| cause.message().to_owned())
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push("-");
-    name.push(ending);
-    name.into()
 }

@@ -1,6 +1,7 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
 mod access;
 mod accounts;
+mod backup;
 mod changes;
 mod columns;
 mod commit;
@@ -19,12 +20,15 @@ mod people;
 mod people_copy;
 #[cfg(test)]
 mod plans;
+mod private;
 mod recorder;
+mod refusals;
 mod report;
 mod reserve;
 mod revocation;
 mod rollups;
 mod running;
+mod seal;
 mod settings;
 mod spent;
 mod subject;
@@ -38,10 +42,11 @@ mod writer;
 
 pub use access::{Access, Account, AllowedModels, Key, KeySpec, LimitsChange, MadeKey, Reserved, Terms, UserId};
 pub use accounts::{Accounts, Found};
+pub use backup::{back_up, restore};
 pub use changes::Changes;
 pub use database::Store;
 pub use error::StoreError;
-pub use keys::{ApiKey, KeyDigest, KeySettings, SecretEnd, random_hex};
+pub use keys::{ApiKey, KeyDigest, KeySettings, Peppers, SecretEnd, random_hex};
 pub use leases::{Broker, Leaser, NotLeased};
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
@@ -50,7 +55,7 @@ pub use report::{Dimension, Group, Label, Report, Sums};
 pub use settings::{DatabaseSettings, Synchronous};
 pub use upkeep::{MIN_RETENTION_DAYS, Upkeep};
 pub use usage::{ModelTotals, Page, Period};
-pub use usage_row::{Status, TokensFrom, UsageRow};
+pub use usage_row::{Reason, Status, TokensFrom, UsageRow};
 pub use user_keys::KeyChange;
 pub use users::NewUser;
 pub use writer::Writer;

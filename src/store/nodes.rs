@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use entity::{drained_node, node};
-use sea_orm::{ActiveModelTrait, EntityTrait, Set, SqlErr, sea_query::OnConflict};
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, SqlErr, sea_query::OnConflict};
 
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::seal;
 
 /// A node as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,7 +27,38 @@ impl Store {
     pub async fn nodes(&self) -> Result<Vec<StoredNode>, StoreError> {
         let mut rows = within_deadline(node::Entity::find().all(&self.db)).await?;
         rows.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(rows.into_iter().map(|row| StoredNode { name: row.name, settings: row.settings }).collect())
+        let opened = rows.into_iter().filter_map(|row| match seal::open(&self.peppers, &row.name, &row.settings) {
+            Some(settings) => Some(StoredNode { name: row.name, settings }),
+            None => {
+                tracing::error!(
+                    node = row.name,
+                    "a node that was added is left out: its settings are sealed with a pepper that is not configured"
+                );
+                None
+            }
+        });
+        Ok(opened.collect())
+    }
+
+    /// Seals the settings that were kept before there was a pepper.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn seal_nodes(&self) -> Result<(), StoreError> {
+        if !self.peppers.is_given() {
+            return Ok(());
+        }
+        let rows = within_deadline(node::Entity::find().all(&self.db)).await?;
+        for row in rows.into_iter().filter(|row| !seal::is_sealed(&row.settings)) {
+            let settings = seal::seal(&self.peppers, &row.name, row.settings.clone())?;
+            let update = node::Entity::update_many()
+                .set(node::ActiveModel { settings: Set(settings), ..Default::default() })
+                .filter(node::Column::Name.eq(row.name))
+                // Another gateway may have changed it.
+                .filter(node::Column::Settings.eq(row.settings));
+            within_deadline(update.exec(&self.db)).await?;
+        }
+        Ok(())
     }
 
     /// Adds a node.
@@ -34,9 +66,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NodeExists`], or when the database does not answer.
     pub async fn add_node(&self, new: StoredNode, now_ms: i64) -> Result<(), StoreError> {
+        let settings = seal::seal(&self.peppers, &new.name, new.settings)?;
         let row = node::ActiveModel {
             name: Set(new.name.clone()),
-            settings: Set(new.settings),
+            settings: Set(settings),
             created_at_ms: Set(now_ms),
             changed_at_ms: Set(now_ms),
         };
@@ -55,9 +88,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoNode`], or when the database does not answer.
     pub async fn change_node(&self, changed: StoredNode, now_ms: i64) -> Result<(), StoreError> {
+        let settings = seal::seal(&self.peppers, &changed.name, changed.settings)?;
         let row = node::ActiveModel {
             name: Set(changed.name.clone()),
-            settings: Set(changed.settings),
+            settings: Set(settings),
             changed_at_ms: Set(now_ms),
             ..Default::default()
         };
@@ -106,7 +140,27 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::keys::{KeySettings, Peppers};
     use crate::store::settings::DatabaseSettings;
+
+    #[actix_rt::test]
+    async fn what_was_kept_before_there_was_a_pepper_is_sealed() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/gateway.db", folder.path().display());
+        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
+        let node = StoredNode { name: "a".to_owned(), settings: "{\"api_key\":\"geheim\"}".to_owned() };
+        store.add_node(node.clone(), 1).await.unwrap();
+        let pepper = KeySettings { pepper: Some("a pepper that is long".to_owned()), ..KeySettings::default() };
+        let sealed = store.clone().with_peppers(Peppers::load(&pepper).unwrap());
+        assert_eq!(sealed.nodes().await.unwrap(), std::slice::from_ref(&node), "it is still read");
+
+        sealed.seal_nodes().await.unwrap();
+
+        assert_eq!(sealed.nodes().await.unwrap(), [node]);
+        let row = node::Entity::find().one(&store.db).await.unwrap().unwrap();
+        assert!(seal::is_sealed(&row.settings) && store.nodes().await.unwrap().is_empty());
+        store.close().await;
+    }
 
     #[actix_rt::test]
     async fn nodes_and_drains_are_kept() {

@@ -10,7 +10,7 @@ use super::comparison::comparison;
 use super::report::{Dimension, Report, select};
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
-use super::usage::{Page, rows_of, totals_of_days, totals_of_rows};
+use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};
 use super::usage_row::DAY_MS;
 
 const DAY: i32 = 20_000;
@@ -26,6 +26,7 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
     let of_user = &["usage_user_request"];
     let sums_of_user = &["usage_rollups_user"];
     let page = Page { limit: 20, after: Some(uuid::Uuid::max()) };
+    let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
     let report = |group_by: &[Dimension], only: &[(Dimension, String)]| Report {
         group_by: group_by.to_vec(),
         from_day: Some(DAY - 30),
@@ -41,7 +42,7 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
     let ann = (Dimension::User, "ann".to_owned());
     vec![
         ("a page of rows", rows_of("ann", page).build(backend).to_string(), of_user),
-        ("sums of moments", totals_of_rows("ann", NOW_MS - 9, NOW_MS).build(backend).to_string(), of_user),
+        ("sums of moments", totals_of_rows("ann", moments).build(backend).to_string(), of_user),
         ("sums of days", totals_of_days("ann", Some(DAY - 30), Some(DAY)).build(backend).to_string(), sums_of_user),
         ("the day of everybody", day_query(None, DAY).build(backend).to_string(), key),
         ("the running minute", recent_query(usage(), NOW_MS - 60_000).build(backend).to_string(), key),

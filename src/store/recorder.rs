@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::database::Store;
 use super::outbox::{Copied, Copier, Outbox};
+use super::refusals::Refusals;
 use super::running::Running;
 use super::usage_row::UsageRow;
 use super::writer::{Entry, State, Writer};
@@ -26,6 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Recorder {
     sender: mpsc::Sender<Entry>,
     running: Arc<Running>,
+    refusals: Arc<Refusals>,
     state: Arc<State>,
     outbox: Option<Arc<Outbox>>,
 }
@@ -40,6 +42,7 @@ pub struct StorageFull;
 pub struct RowPermit {
     place: mpsc::OwnedPermit<Entry>,
     running: Arc<Running>,
+    refusals: Arc<Refusals>,
 }
 
 impl RowPermit {
@@ -51,6 +54,14 @@ impl RowPermit {
     /// The same, for one that is to outlive everything from a certain point on; never waits, but the receipt does.
     pub fn note_at_once(&self, row: UsageRow) -> Receipt {
         Receipt(self.running.note_at_once(row))
+    }
+
+    /// Hands in the row of a request that no node was asked for, of which nobody waits for the end; whether it leaves a row
+    /// of its own, as a user's first few in a minute do.
+    pub fn refuse(self, row: &UsageRow) -> bool {
+        // Of a stream there may be a note.
+        self.running.forget(row.request_id);
+        self.refusals.take(row)
     }
 
     /// Hands the row in; never waits.
@@ -86,8 +97,15 @@ impl Recorder {
         let state = Arc::new(State::new(store.local.reserve.clone()));
         let outbox = store.local.is_outbox.then(|| Arc::new(Outbox::new()));
         let copier = outbox.clone().map(|outbox| Copier::new(store.clone(), outbox, clock));
-        let recorder = Self { sender, running: running.clone(), state: state.clone(), outbox: outbox.clone() };
-        let writer = Writer { local: store.local, receiver, running, state, outbox };
+        let refusals = Arc::<Refusals>::default();
+        let recorder = Self {
+            sender,
+            running: running.clone(),
+            refusals: refusals.clone(),
+            state: state.clone(),
+            outbox: outbox.clone(),
+        };
+        let writer = Writer { local: store.local, receiver, running, refusals, state, outbox, clock };
         (recorder, writer, copier)
     }
 
@@ -100,7 +118,7 @@ impl Recorder {
             return Err(StorageFull);
         }
         let place = self.sender.clone().try_reserve_owned().map_err(|_| StorageFull)?;
-        Ok(RowPermit { place, running: self.running.clone() })
+        Ok(RowPermit { place, running: self.running.clone(), refusals: self.refusals.clone() })
     }
 
     /// Whether rows can be kept: the last one went in, there is room on the disk, and in the queue.

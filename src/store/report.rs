@@ -212,9 +212,9 @@ impl Store {
 
     /// A transaction whose statements all see the same. SQLite's do by nature.
     async fn one_moment(&self) -> Result<DatabaseTransaction, DbErr> {
-        let on_postgres = self.db.get_database_backend() == DatabaseBackend::Postgres;
+        let on_postgres = self.reads.get_database_backend() == DatabaseBackend::Postgres;
         let isolation_level = on_postgres.then_some(IsolationLevel::RepeatableRead);
-        begin_patiently(&self.db, REPORT_DEADLINE, isolation_level).await
+        begin_patiently(&self.reads, REPORT_DEADLINE, isolation_level).await
     }
 }
 

@@ -30,6 +30,12 @@ impl Reserve {
         Ok((Self { file, held: AtomicBool::new(held) }, is_alone))
     }
 
+    /// Keeps every gateway out for as long as what is returned lives; `None` where one is there.
+    pub(super) fn keep_out(path: &Path) -> io::Result<Option<File>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
+        Ok(file.try_lock().is_ok().then_some(file))
+    }
+
     /// Whether the room is there to be given up.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)

@@ -98,6 +98,17 @@ impl Running {
         }
     }
 
+    /// Forgets the note of a request that leaves no row of its own.
+    pub(super) fn forget(&self, request: Uuid) {
+        let mut notes = self.lock();
+        notes.fresh.remove(&request);
+        if notes.written.remove(&request) {
+            notes.gone.push(request);
+            drop(notes);
+            self.some.notify_one();
+        }
+    }
+
     /// Forgets the notes of requests whose rows are about to be written, and takes what is due of the others.
     pub(super) fn take(&self, ended: impl Iterator<Item = Uuid>) -> NoteBatch {
         let mut notes = self.lock();

@@ -1,6 +1,8 @@
 //! Where are rows kept, and how safely?
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use serde::{Deserialize, Serialize};
 
 /// Where users, keys and usage are stored.
@@ -69,8 +71,70 @@ impl DatabaseSettings {
         self.sqlite_path().unwrap_or(&self.outbox)
     }
 
+    /// What is wrong with the URL, and what to do about it; never a part of the URL, which may hold the password.
+    pub fn flaw(&self) -> Option<(String, &'static str)> {
+        if let Some(path) = self.sqlite_path() {
+            let is_named = path.file_name().is_some();
+            return (!is_named || path.is_dir()).then(|| {
+                ("it names no file".to_owned(), "sqlite://PATH, such as sqlite:///var/lib/gateway/gateway.db")
+            });
+        }
+        let (_, rest) = self.url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let hosts = authority.rsplit_once('@').map_or(authority, |(_, hosts)| hosts);
+        if hosts.contains(',') {
+            let hint = "name one, or a proxy such as HAProxy or pgbouncer (in session mode) in front of them";
+            return Some(("several hosts are not supported".to_owned(), hint));
+        }
+        const ENCODE: &str =
+            "in user and password write @ as %40, : as %3A, / as %2F, # as %23 and % as %25, or use password_file";
+        match PgConnectOptions::from_str(&self.url) {
+            Ok(options) if options.get_port() == 0 => Some(("the port is 0".to_owned(), "5432 is usual")),
+            Ok(_) => None,
+            Err(error) if error.to_string().contains("ssl") => {
+                let message = "`sslmode` is not one that Postgres has".to_owned();
+                Some((message, "disable, allow, prefer, require, verify-ca or verify-full"))
+            }
+            Err(_) => Some(("it cannot be read as postgres://USER:PASSWORD@HOST:PORT/NAME".to_owned(), ENCODE)),
+        }
+    }
+
     /// Whether the URL names a database that the gateway can use.
     pub fn is_known_kind(&self) -> bool {
         ["sqlite:", "postgres://", "postgresql://"].iter().any(|kind| self.url.starts_with(kind))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flaw(url: &str) -> Option<String> {
+        let settings = DatabaseSettings { url: url.to_owned(), ..DatabaseSettings::default() };
+        settings.flaw().map(|(message, hint)| format!("{message} ({hint})"))
+    }
+
+    #[test]
+    fn a_url_that_would_not_start_is_told_what_is_wrong_and_no_password_with_it() {
+        for good in [
+            "sqlite://data/gateway.db",
+            "sqlite:///var/lib/a%20b.db",
+            "postgres://u:p%40ss@h/n?sslmode=require",
+            "postgresql://u@[::1]:5432/n",
+        ] {
+            assert_eq!(flaw(good), None, "{good}");
+        }
+        for (bad, said) in [
+            ("postgres://u:geh@im:w/rd@h/n", "%40"),
+            ("postgres://u:geheim@h:99999/n", "cannot be read"),
+            ("postgres://u:geheim@h:0/n", "port is 0"),
+            ("postgres://u:geheim@h1:5432,h2:5432/n", "several hosts"),
+            ("postgres://u:geheim@h/n?sslmode=geheim", "sslmode"),
+            ("sqlite://", "names no file"),
+            ("sqlite:///tmp/..", "names no file"),
+        ] {
+            let flaw = flaw(bad).unwrap_or_else(|| panic!("{bad}"));
+            assert!(flaw.contains(said) && !flaw.contains("geh"), "{bad}: {flaw}");
+        }
     }
 }

@@ -125,7 +125,8 @@ async fn add_recent(
 pub(super) fn recent_query(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {
     rows.filter(Column::RequestId.gte(first_id(since_ms)))
         .filter(Column::CreatedAtMs.gt(since_ms))
-        .filter(Column::Status.ne(Status::Refused.as_str()))
+        // What a node refuses has been admitted.
+        .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
         .select_only()
         .column(Column::UserId)
         .column(Column::KeyId)

@@ -1,5 +1,5 @@
 //! What did requests cost? Rows of usage by page, and a user's sums by model.
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use entity::usage::{Column, Entity};
 use entity::usage_rollup;
@@ -22,7 +22,7 @@ pub struct Page {
 }
 
 /// A span of arrival times, epoch milliseconds: from (included) to (excluded).
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Period {
     /// `None` = from the beginning.
     pub from_ms: Option<i64>,
@@ -30,41 +30,40 @@ pub struct Period {
     pub to_ms: Option<i64>,
 }
 
-/// A part of a period.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
-    /// Whole days since 1970-01-01 UTC, from (included) to (excluded); `None` = no end.
-    Days(Option<i32>, Option<i32>),
-    /// Less than a day, from (included) to (excluded), epoch milliseconds.
-    Moments(i64, i64),
-}
-
 impl Period {
-    /// Splits the period into whole days, which the rollups have sums of, and the pieces of its first and last day, whose rows
-    /// have to be added up.
+    /// The whole days in it, of which there are sums, and what is left at either end.
     fn parts(self) -> Vec<Part> {
-        let midnight_after = |ms: i64| ms.saturating_add(DAY_MS - 1).div_euclid(DAY_MS).saturating_mul(DAY_MS);
-        let midnight_before = |ms: i64| ms.div_euclid(DAY_MS).saturating_mul(DAY_MS);
-        let day = |ms: i64| i32::try_from(ms / DAY_MS).unwrap_or(i32::MAX);
-        let (first, last) = (self.from_ms.map(midnight_after), self.to_ms.map(midnight_before));
-        if let (Some(from), Some(to), Some(first), Some(last)) = (self.from_ms, self.to_ms, first, last)
-            && first > last
+        let of_day = |day: i64| i32::try_from(day).unwrap_or(if day < 0 { i32::MIN } else { i32::MAX });
+        let first = self.from_ms.map(|from| from.saturating_add(DAY_MS - 1).div_euclid(DAY_MS));
+        let end = self.to_ms.map(|to| to.div_euclid(DAY_MS));
+        if let (Some(first), Some(end)) = (first, end)
+            && first >= end
         {
-            return if from < to { vec![Part::Moments(from, to)] } else { vec![] };
+            return vec![Part::Rows(self)];
         }
-        let head = self.from_ms.zip(first).map(|(from, first)| Part::Moments(from, first));
-        let tail = last.zip(self.to_ms).map(|(last, to)| Part::Moments(last, to));
-        let is_some = |part: &Part| match part {
-            Part::Days(from, to) => from.is_none() || to.is_none() || from < to,
-            Part::Moments(from, to) => from < to,
-        };
-        let days = Part::Days(first.map(day), last.map(day));
-        head.into_iter().chain([days]).chain(tail).filter(is_some).collect()
+        let mut parts = vec![Part::Days(first.map(of_day), end.map(of_day))];
+        let midnight = |day: Option<i64>| day.map(|day| day.saturating_mul(DAY_MS));
+        if midnight(first) != self.from_ms {
+            parts.push(Part::Rows(Self { from_ms: self.from_ms, to_ms: midnight(first) }));
+        }
+        if midnight(end) != self.to_ms {
+            parts.push(Part::Rows(Self { from_ms: midnight(end), to_ms: self.to_ms }));
+        }
+        parts
     }
 }
 
-/// One model's sums.
-#[derive(Clone, Debug, Default, PartialEq, Eq, FromQueryResult)]
+/// A part of a span.
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// From (included) to (excluded), days since 1970-01-01 UTC; `None` = no end.
+    Days(Option<i32>, Option<i32>),
+    /// Less than a day.
+    Rows(Period),
+}
+
+/// Sums over one model.
+#[derive(Clone, Debug, PartialEq, Eq, FromQueryResult)]
 pub struct ModelTotals {
     /// The model, as clients spelled it.
     pub model: String,
@@ -76,46 +75,50 @@ pub struct ModelTotals {
     pub completion_tokens: i64,
 }
 
+impl ModelTotals {
+    fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.prompt_tokens = self.prompt_tokens.saturating_add(other.prompt_tokens);
+        self.completion_tokens = self.completion_tokens.saturating_add(other.completion_tokens);
+    }
+}
+
 impl Store {
     /// A user's rows, newest first, and whether older ones follow.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn usage_page(&self, user: &str, page: Page) -> Result<(Vec<UsageRow>, bool), StoreError> {
-        let mut models = within_deadline(rows_of(user, page).all(&self.db)).await?;
+        let mut models = within_deadline(rows_of(user, page).all(&self.reads)).await?;
         let more = models.len() as u64 > page.limit;
         models.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
         Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
     }
 
-    /// A user's sums by model, largest first. Those of whole days are the sums that outlive rows.
+    /// A user's sums by model, largest first. Of whole days they are the sums that outlive rows, at both ends those of rows.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn usage_totals(&self, user: &str, period: Period) -> Result<Vec<ModelTotals>, StoreError> {
-        let mut by_model: BTreeMap<String, ModelTotals> = BTreeMap::new();
+        let mut by_model = HashMap::<String, ModelTotals>::new();
         for part in period.parts() {
-            let totals = match part {
+            let totals: Vec<ModelTotals> = match part {
                 Part::Days(from, to) => {
-                    within_deadline(totals_of_days(user, from, to).into_model().all(&self.db)).await?
+                    within_deadline(totals_of_days(user, from, to).into_model().all(&self.reads)).await?
                 }
-                Part::Moments(from, to) => {
-                    within_deadline(totals_of_rows(user, from, to).into_model().all(&self.db)).await?
+                Part::Rows(period) => {
+                    within_deadline(totals_of_rows(user, period).into_model().all(&self.reads)).await?
                 }
             };
             for totals in totals {
-                let ModelTotals { model, requests, prompt_tokens, completion_tokens } = totals;
-                let sum = by_model.entry(model).or_default();
-                sum.requests += requests;
-                sum.prompt_tokens += prompt_tokens;
-                sum.completion_tokens += completion_tokens;
+                by_model.entry(totals.model.clone()).and_modify(|sum| sum.add(&totals)).or_insert(totals);
             }
         }
-        let named = by_model.into_iter().map(|(model, totals)| ModelTotals { model, ..totals });
-        let mut totals: Vec<ModelTotals> = named.collect();
-        let size = |totals: &ModelTotals| totals.prompt_tokens + totals.completion_tokens;
-        // Stable, so that models of one size stay in the order of their names.
-        totals.sort_by_key(|totals| std::cmp::Reverse(size(totals)));
+        let mut totals: Vec<ModelTotals> = by_model.into_values().collect();
+        totals.sort_by(|a, b| {
+            let size = |totals: &ModelTotals| totals.prompt_tokens.saturating_add(totals.completion_tokens);
+            size(b).cmp(&size(a)).then_with(|| a.model.cmp(&b.model))
+        });
         Ok(totals)
     }
 
@@ -125,7 +128,7 @@ impl Store {
     /// When the database fails.
     pub async fn has_usage(&self, user: &str) -> Result<bool, StoreError> {
         let any = usage_rollup::Entity::find().filter(usage_rollup::Column::UserId.eq(user));
-        Ok(within_deadline(any.one(&self.db)).await?.is_some())
+        Ok(within_deadline(any.one(&self.reads)).await?.is_some())
     }
 }
 
@@ -136,14 +139,16 @@ pub(super) fn rows_of(user: &str, page: Page) -> Select<Entity> {
     rows.order_by_desc(Column::RequestId).limit(page.limit.saturating_add(1))
 }
 
-pub(super) fn totals_of_rows(user: &str, from_ms: i64, to_ms: i64) -> Select<Entity> {
+pub(super) fn totals_of_rows(user: &str, period: Period) -> Select<Entity> {
     let rows = Entity::find()
         .filter(Column::UserId.eq(user))
-        .filter(Column::RequestId.gte(first_id(from_ms)))
-        .filter(Column::RequestId.lt(end_of_ids(to_ms)))
-        .filter(Column::CreatedAtMs.gte(from_ms))
-        .filter(Column::CreatedAtMs.lt(to_ms))
-        .filter(Column::Status.ne(Status::Refused.as_str()));
+        .filter(Column::Status.ne(Status::Refused.as_str()))
+        .apply_if(period.from_ms, |rows, from| {
+            rows.filter(Column::RequestId.gte(first_id(from))).filter(Column::CreatedAtMs.gte(from))
+        })
+        .apply_if(period.to_ms, |rows, to| {
+            rows.filter(Column::RequestId.lt(end_of_ids(to))).filter(Column::CreatedAtMs.lt(to))
+        });
     rows.select_only()
         .column(Column::Model)
         .column_as(Column::RequestId.count(), "requests")
@@ -172,23 +177,24 @@ pub(super) fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> 
 mod tests {
     use super::*;
 
-    fn parts(from_ms: Option<i64>, to_ms: Option<i64>) -> Vec<Part> {
-        Period { from_ms, to_ms }.parts()
-    }
-
     #[test]
-    fn a_period_is_its_whole_days_and_what_is_left_of_the_first_and_the_last() {
-        let at = |day: i64, ms: i64| Some(day * DAY_MS + ms);
-        let moments = |from: Option<i64>, to: Option<i64>| Part::Moments(from.unwrap(), to.unwrap());
-        assert_eq!(parts(None, None), [Part::Days(None, None)]);
-        assert_eq!(parts(at(3, 0), at(5, 0)), [Part::Days(Some(3), Some(5))]);
-        assert_eq!(parts(at(3, 7), None), [moments(at(3, 7), at(4, 0)), Part::Days(Some(4), None)]);
-        assert_eq!(parts(None, at(5, 7)), [Part::Days(None, Some(5)), moments(at(5, 0), at(5, 7))]);
-        let both = [moments(at(3, 7), at(4, 0)), Part::Days(Some(4), Some(6)), moments(at(6, 0), at(6, 9))];
-        assert_eq!(parts(at(3, 7), at(6, 9)), both);
-        assert_eq!(parts(at(3, 7), at(3, 9)), [moments(at(3, 7), at(3, 9))]);
-        assert_eq!(parts(at(3, 7), at(4, 9)), [moments(at(3, 7), at(4, 0)), moments(at(4, 0), at(4, 9))]);
-        assert_eq!((parts(at(4, 0), at(4, 0)), parts(at(9, 0), at(4, 0))), (vec![], vec![]));
-        parts(Some(i64::MIN), Some(i64::MAX));
+    fn a_span_is_its_whole_days_and_what_is_left_at_either_end() {
+        let period = |from_ms, to_ms| Period { from_ms, to_ms };
+        let (noon, midnight) = (DAY_MS / 2, DAY_MS);
+        assert_eq!(period(None, None).parts(), [Part::Days(None, None)]);
+        assert_eq!(period(Some(midnight), Some(3 * midnight)).parts(), [Part::Days(Some(1), Some(3))]);
+        assert_eq!(
+            period(Some(noon), Some(3 * midnight + 1)).parts(),
+            [
+                Part::Days(Some(1), Some(3)),
+                Part::Rows(period(Some(noon), Some(midnight))),
+                Part::Rows(period(Some(3 * midnight), Some(3 * midnight + 1))),
+            ]
+        );
+        for (from, to) in [(noon, noon + 1), (noon, midnight + noon), (midnight, midnight), (midnight, 0)] {
+            assert_eq!(period(Some(from), Some(to)).parts(), [Part::Rows(period(Some(from), Some(to)))]);
+        }
+        let oldest = period(Some(i64::MIN), Some(i64::MAX)).parts();
+        assert!(matches!(oldest[0], Part::Days(Some(_), Some(_))), "{oldest:?}");
     }
 }

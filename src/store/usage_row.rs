@@ -105,6 +105,33 @@ pub struct UsageRow {
     pub prefill_ms: Option<u64>,
     /// The node's time for the answer.
     pub decode_ms: Option<u64>,
+    /// What went wrong.
+    pub reason: Reason,
+    /// The status that the client saw; `None` while the request runs, and in rows of older versions.
+    pub http_status: Option<u16>,
+    /// How many requests it stands for: one, but for refusals beyond a user's first few in a minute.
+    pub requests: u64,
+}
+
+/// What went wrong with a request, for programs. Empty where nothing did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Reason {
+    /// The `code` of the client's error.
+    pub code: Option<Cow<'static, str>>,
+    /// The limit that refused it, by its name in the configuration.
+    pub limit: Option<Cow<'static, str>>,
+}
+
+impl Reason {
+    /// The reason in the word of an error's `code`.
+    pub fn of_code(code: Option<&str>) -> Self {
+        Self { code: code.map(|code| Cow::Owned(code.to_owned())), limit: None }
+    }
+
+    /// The reason in the words of an error and, where it is one, of a limit.
+    pub fn new(code: Option<&'static str>, limit: Option<&'static str>) -> Self {
+        Self { code: code.map(Cow::Borrowed), limit: limit.map(Cow::Borrowed) }
+    }
 }
 
 impl UsageRow {
@@ -131,6 +158,10 @@ impl UsageRow {
             load_ms: self.load_ms.map(signed),
             prefill_ms: self.prefill_ms.map(signed),
             decode_ms: self.decode_ms.map(signed),
+            code: self.reason.code.map(Cow::into_owned),
+            limit_name: self.reason.limit.map(Cow::into_owned),
+            http_status: self.http_status.map(i32::from),
+            requests: signed(self.requests),
         }
     }
 
@@ -157,6 +188,9 @@ impl UsageRow {
             load_ms: model.load_ms.map(unsigned),
             prefill_ms: model.prefill_ms.map(unsigned),
             decode_ms: model.decode_ms.map(unsigned),
+            reason: Reason { code: model.code.map(Cow::Owned), limit: model.limit_name.map(Cow::Owned) },
+            http_status: model.http_status.and_then(|status| u16::try_from(status).ok()),
+            requests: unsigned(model.requests),
         }
     }
 }

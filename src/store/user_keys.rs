@@ -73,6 +73,10 @@ pub(super) struct Draft {
 }
 
 impl Draft {
+    pub(super) fn key_id(&self) -> &str {
+        &self.row.id
+    }
+
     pub(super) async fn insert(&self, db: &impl ConnectionTrait) -> Result<(), DbErr> {
         self.row.clone().into_active_model().insert(db).await?;
         self.digest.clone().into_active_model().insert(db).await?;

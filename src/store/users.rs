@@ -45,23 +45,46 @@ impl Accounts {
             weight_millis: to_millis(weight),
         };
         let drafted = self.draft(name, KeySpec::default(), now)?;
+        // A name that was deleted and is created again goes on with what it has used today. Read first: once the user is in the
+        // database, nothing may fail that would keep the key from whoever asked.
+        let spent = spent(&self.store, Some(name), now).await?;
         let insert = async {
             let transaction = begin_change(&self.store.db).await?;
             row.clone().into_active_model().insert(&transaction).await?;
             drafted.insert(&transaction).await?;
             transaction.commit().await
         };
-        within_deadline(insert).await.map_err(|error| match error {
-            StoreError::Database(cause) if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) => {
-                StoreError::Exists(name.to_owned())
+        match within_deadline(insert).await {
+            Ok(()) => {}
+            Err(StoreError::Database(cause))
+                if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
+            {
+                return Err(StoreError::Exists(name.to_owned()));
             }
-            other => other,
-        })?;
-        // A name that was deleted and is created again goes on with what it has used today.
-        let spent = spent(&self.store, Some(name), now).await?;
+            Err(error) => {
+                self.undo(name, drafted.key_id()).await;
+                return Err(error);
+            }
+        }
         put_user(&mut self.write(), &row);
         self.begin_with(&spent, now);
         self.adopt(drafted, now).ok_or_else(|| StoreError::NotFound(name.to_owned()))
+    }
+
+    /// Takes out a user whose creation failed, but may have come to be all the same: nobody has the key.
+    async fn undo(&self, user: &str, key_id: &str) {
+        let undo = async {
+            let transaction = begin_change(&self.store.db).await?;
+            if key::Entity::delete_by_id(key_id).exec(&transaction).await?.rows_affected > 0 {
+                let digests = key_digest::Entity::delete_many().filter(key_digest::Column::KeyId.eq(key_id));
+                digests.exec(&transaction).await?;
+                user::Entity::delete_by_id(user).exec(&transaction).await?;
+            }
+            transaction.commit().await
+        };
+        if let Err(error) = within_deadline(undo).await {
+            tracing::warn!(user, %error, "a user who was not created may be there without a key: delete and create it again");
+        }
     }
 
     /// Changes a user's limits and weight, from the next request on.

@@ -18,9 +18,11 @@ use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
 use super::local::Local;
 use super::outbox::Outbox;
+use super::refusals::Refusals;
 use super::reserve::Reserve;
 use super::running::{NoteBatch, Running};
 use super::usage_row::UsageRow;
+use crate::clock::Clock;
 
 /// Rows of one commit: SQLite limits the number of bound values.
 const BATCH: usize = 500;
@@ -72,8 +74,10 @@ pub struct Writer {
     pub(super) local: Local,
     pub(super) receiver: mpsc::Receiver<Entry>,
     pub(super) running: Arc<Running>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) state: Arc<State>,
     pub(super) outbox: Option<Arc<Outbox>>,
+    pub(super) clock: Clock,
 }
 
 impl Writer {
@@ -83,6 +87,7 @@ impl Writer {
         let mut committer = Committer::new(self.local.clone());
         let mut entries = Vec::with_capacity(BATCH);
         let mut notes_due = Box::pin(self.running.clone().due());
+        let mut refusals_due = Box::pin(self.refusals.clone().due());
         // When the next rows may be committed.
         let mut next = Instant::now();
         let mut is_paused = false;
@@ -93,6 +98,13 @@ impl Writer {
                 () = &mut notes_due => {
                     self.write_notes(&mut committer).await;
                     notes_due = Box::pin(self.running.clone().due());
+                }
+                () = &mut refusals_due => {
+                    let complete = self.refusals.complete(self.clock.now().unix_ms);
+                    if !self.write_refusals(&mut committer, &complete, &stop, patience).await {
+                        return;
+                    }
+                    refusals_due = Box::pin(self.refusals.clone().due());
                 }
                 () = tokio::time::sleep_until(next), if is_paused => is_paused = false,
                 taken = self.receiver.recv_many(&mut entries, BATCH), if !is_paused => {
@@ -109,7 +121,10 @@ impl Writer {
                 () = tokio::time::sleep(MEND), if !self.state.is_ready() => self.mend(&mut committer).await,
             }
         }
-        self.write_notes(&mut committer).await;
+        let rest = self.refusals.all();
+        if self.write_refusals(&mut committer, &rest, &stop, patience).await {
+            self.write_notes(&mut committer).await;
+        }
     }
 
     /// Brings the entries in, with the notes that are due, and answers those who wait. Returns false when it gave up.
@@ -121,13 +136,17 @@ impl Writer {
         patience: Duration,
     ) -> bool {
         let (mut rows, mut waiting) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
+        let mut flushes = false;
         for entry in entries.drain(..) {
             waiting.push(match entry {
                 Entry::Row(row, done) => {
                     rows.push(*row);
                     done
                 }
-                Entry::Flush(done) => done,
+                Entry::Flush(done) => {
+                    flushes = true;
+                    done
+                }
             });
         }
         if !rows.is_empty() {
@@ -140,9 +159,39 @@ impl Writer {
                 outbox.taken(rows.len() as u64);
             }
         }
+        if flushes {
+            let complete = self.refusals.complete(self.clock.now().unix_ms);
+            if !self.write_refusals(committer, &complete, stop, patience).await {
+                return false;
+            }
+        }
         for done in waiting {
             // Whoever asked may have stopped waiting.
             let _ = done.send(());
+        }
+        true
+    }
+
+    /// Brings in what was refused, and logs once what shares a row. Returns false when it gave up.
+    async fn write_refusals(
+        &self,
+        committer: &mut Committer,
+        rows: &[UsageRow],
+        stop: &CancellationToken,
+        patience: Duration,
+    ) -> bool {
+        for row in rows.iter().filter(|row| row.requests > 1) {
+            let UsageRow { user, reason, requests, .. } = row;
+            let (code, limit) = (reason.code.as_deref(), reason.limit.as_deref());
+            tracing::warn!(%user, code, limit, requests, "requests were refused in one minute");
+        }
+        for rows in rows.chunks(BATCH) {
+            if !self.write(committer, rows, &NoteBatch::default(), stop, patience).await {
+                return false;
+            }
+            if let Some(outbox) = &self.outbox {
+                outbox.taken(rows.len() as u64);
+            }
         }
         true
     }

@@ -243,7 +243,8 @@ async fn an_empty_model_stands_for_none_and_its_older_name_counts() {
     let (_simulated, app) = app_with_node().await;
     let key = app.user("ann").await;
     let go = json!({"model": "", "system": "", "template": "", "verbose": false, "options": null, "name": "llama3.2"});
-    assert_eq!(app.post("/api/show", &key, go).await.status, 200);
+    let reply = app.post("/api/show", &key, go).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
     let none = app.post("/api/show", &key, json!({"model": "", "name": ""})).await;
     assert_eq!(none.status, 400, "{}", none.text());
     app.stop().await;

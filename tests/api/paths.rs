@@ -540,3 +540,19 @@ async fn azures_form_names_the_model_in_the_path() {
     assert_eq!(error_of(&keyless, 401)["code"], "invalid_api_key");
     app.stop().await;
 }
+
+#[actix_rt::test]
+async fn an_escaped_path_is_treated_as_the_one_that_it_is_routed_to() {
+    let app = crate::harness::spawn_app(Vec::new()).await;
+    let origin = [("origin", "https://a.example"), ("authorization", "Bearer admin-secret-key")];
+    for path in ["/admin/users", "/%61dmin/users", "/%61%64min/users", "//%61dmin/users"] {
+        let reply = app.send_with(Method::GET, path, &origin, "").await;
+        assert_eq!((reply.status.as_u16(), reply.header("access-control-allow-origin")), (200, None), "{path}");
+    }
+    let reply = app.send_with(Method::GET, "/%76%31/models", &origin[..1], "").await;
+    assert_eq!((reply.status.as_u16(), reply.header("access-control-allow-origin")), (401, Some("*")));
+    // Errors are in the dialect of the path, too.
+    let reply = app.send_with(Method::POST, "/%61pi/chat", &[], "{}").await;
+    assert!(reply.status == 401 && reply.json()["error"].is_string(), "{}", reply.text());
+    app.stop().await;
+}

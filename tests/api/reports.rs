@@ -2,12 +2,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use entity::usage::{Column, Entity, Model};
+use entity::usage::{ActiveModel, Column, Entity, Model};
 use migration::Migrator;
 use ollama_gateway::store::{DatabaseSettings, Store};
 use ollama_sim::{Fault, SimConfig, SimNode};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, EntityTrait, IntoActiveModel,
+    ColumnTrait, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, EntityTrait, IntoActiveModel, NotSet,
     PaginatorTrait, QueryFilter, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
@@ -107,8 +107,22 @@ impl Numbers {
             load_ms: self.some(5000),
             prefill_ms: self.some(500),
             decode_ms: self.some(500),
+            code: None,
+            limit_name: None,
+            http_status: None,
+            requests: 1,
         }
     }
+}
+
+/// As a version before there were reasons writes it.
+fn without_reason(row: &Model) -> ActiveModel {
+    let mut row = row.clone().into_active_model();
+    row.code = NotSet;
+    row.limit_name = NotSet;
+    row.http_status = NotSet;
+    row.requests = NotSet;
+    row
 }
 
 async fn insert(db: &DatabaseConnection, rows: &[Model]) {
@@ -632,7 +646,9 @@ async fn rows_from_before_there_were_sums_are_in_them_however_long_that_takes() 
         Migrator::up(&db, Some(u32::try_from(before).unwrap())).await.unwrap();
         let mut numbers = Numbers(19);
         let rows: Vec<Model> = (0..3000).map(|turn| numbers.row(20_000 + turn % 3)).collect();
-        insert(&db, &rows).await;
+        for part in rows.chunks(500) {
+            Entity::insert_many(part.iter().map(without_reason)).exec_without_returning(&db).await.unwrap();
+        }
 
         let app = if db.get_database_backend() == DatabaseBackend::Postgres {
             // A gateway of the version before is in the middle of its work, for longer than any other statement may take.
@@ -640,7 +656,7 @@ async fn rows_from_before_there_were_sums_are_in_them_however_long_that_takes() 
             busy.execute_unprepared("UPDATE usage SET attempts = 2").await.unwrap();
             let releasing = async {
                 let_pass(Duration::from_millis(5500)).await;
-                let late = numbers.row(20_001).into_active_model();
+                let late = without_reason(&numbers.row(20_001));
                 Entity::insert(late).exec_without_returning(&busy).await.unwrap();
                 busy.commit().await.unwrap();
             };

@@ -208,9 +208,9 @@ async fn bad_nodes_are_refused_with_the_field_that_is_wrong() {
         (with("headers", json!({"host": "x"})), Some("headers")),
         (with("password", json!("geheim")), Some("password")),
         (with("discover", json!("mdns")), None),
-        (with("api_key_file", json!("/etc/passwd")), None),
-        (with("ca_file", json!("/etc/passwd")), None),
-        (json!({"name": "b"}), None),
+        (with("api_key_file", json!("/etc/passwd")), Some("api_key_file")),
+        (with("ca_file", json!("/etc/passwd")), Some("ca_file")),
+        (json!({"name": "b"}), Some("url")),
         (json!([]), None),
     ];
     for (body, param) in cases {

@@ -8,13 +8,16 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, error_of, fast_node, node, spawn_app, spawn_app_with};
 
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 22] = [
     "attempts",
+    "code",
     "completion_tokens",
     "created_at",
     "decode_ms",
     "duration_ms",
     "endpoint",
+    "http_status",
+    "limit",
     "load_ms",
     "model",
     "node",
@@ -22,6 +25,7 @@ const FIELDS: [&str; 18] = [
     "prompt_tokens",
     "queue_ms",
     "request_id",
+    "requests",
     "status",
     "stream",
     "time_to_first_token_ms",
@@ -205,7 +209,7 @@ async fn pages_outside_the_bounds_and_foreign_cursors_are_400() {
         ("limit=1001".to_owned(), json!("limit")),
         ("limit=-1".to_owned(), json!(null)),
         ("limit=x".to_owned(), json!(null)),
-        ("user=bob".to_owned(), json!(null)),
+        ("user=bob".to_owned(), json!("user")),
         ("after=".to_owned(), json!("after")),
         ("after=AA".to_owned(), json!("after")),
         ("after=%27%20OR%201=1".to_owned(), json!("after")),
@@ -310,8 +314,8 @@ async fn spans_that_are_none_are_400() {
         ("from=1700000000", json!("from")),
         ("to=2026-01-01T00:00:00", json!("to")),
         ("to=99999-01-01", json!("to")),
-        ("since=2026-01-01", json!(null)),
-        ("limit=3", json!(null)),
+        ("since=2026-01-01", json!("since")),
+        ("limit=3", json!("limit")),
     ] {
         let reply = app.get(&format!("/v1/usage/summary?{query}"), &key).await;
         assert_eq!(error_of(&reply, 400)["param"], param, "{query}");

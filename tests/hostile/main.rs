@@ -19,3 +19,6 @@ mod mistakes;
 mod poison;
 mod routes;
 mod silence;
+mod users_bodies;
+mod users_reads;
+mod users_refusals;

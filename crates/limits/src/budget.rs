@@ -53,8 +53,18 @@ pub struct Budget {
     day: i32,
     settled: u64,
     reserved: u64,
+    /// The day before the last change of days, for a clock that is set back.
+    other: Option<Day>,
     /// The latest uptime seen: threads read the clock and arrive here in any order.
     latest: Duration,
+}
+
+/// What was taken of a day.
+#[derive(Clone, Copy, Debug)]
+struct Day {
+    day: i32,
+    settled: u64,
+    reserved: u64,
 }
 
 /// The tokens of all admissions within one tenth of a second.
@@ -211,6 +221,9 @@ impl Budget {
         if reservation.day == self.day {
             self.reserved = self.reserved.saturating_sub(reservation.tokens);
             self.settled = self.settled.saturating_add(tokens);
+        } else if let Some(other) = self.other.as_mut().filter(|other| other.day == reservation.day) {
+            other.reserved = other.reserved.saturating_sub(reservation.tokens);
+            other.settled = other.settled.saturating_add(tokens);
         }
         let number = slice_of(reservation.admitted_at);
         if reservation.is_weighed
@@ -265,9 +278,18 @@ impl Budget {
         }
     }
 
-    /// Drops what is older than a minute and begins a new day. Returns the moment to go on with: a clock that jumps back
-    /// changes nothing.
+    /// The clock is about to be set to another day, of which `tokens` are used.
+    pub fn prepare_day(&mut self, day: i32, tokens: u64) {
+        if day != self.day {
+            self.other = Some(Day { day, settled: tokens, reserved: 0 });
+        }
+    }
+
+    /// Drops what is older than a minute and begins a new day, or goes back to the one before where the clock was set back.
+    /// Returns the moment to go on with: a clock that jumps to a day of which nothing is known changes nothing.
     fn advance(&mut self, now: Moment) -> Moment {
+        // Threads arrive in any order, around midnight as well.
+        let (is_newest, is_begun) = (now.uptime >= self.latest, !self.latest.is_zero());
         self.latest = self.latest.max(now.uptime);
         let now = Moment { uptime: self.latest, ..now };
         while self.admissions.front().is_some_and(|admitted| *admitted + MINUTE <= now.uptime) {
@@ -276,10 +298,12 @@ impl Budget {
         while self.slices.front().is_some_and(|slice| slice.last + MINUTE <= now.uptime) {
             self.slices.pop_front();
         }
-        if now.day() > self.day {
-            self.day = now.day();
-            self.settled = 0;
-            self.reserved = 0;
+        let known = self.other.filter(|other| other.day == now.day());
+        if now.day() > self.day || (now.day() < self.day && is_newest && known.is_some()) {
+            let left = Day { day: self.day, settled: self.settled, reserved: self.reserved };
+            let entered = known.unwrap_or(Day { day: now.day(), settled: 0, reserved: 0 });
+            (self.day, self.settled, self.reserved) = (entered.day, entered.settled, entered.reserved);
+            self.other = is_begun.then_some(left);
         }
         now
     }

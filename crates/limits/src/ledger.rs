@@ -88,6 +88,11 @@ impl Ledger {
         }
     }
 
+    /// See [`Budget::prepare_day`].
+    pub fn prepare_day(&mut self, day: i32, tokens: u64) {
+        self.budget.prepare_day(day, tokens);
+    }
+
     /// Tokens of a day have reached the database.
     pub fn sent(&mut self, tokens: u64, day: i32) {
         if day == self.unsent_day {

@@ -110,6 +110,29 @@ fn a_wall_clock_that_jumps_resets_nothing_but_the_day_that_is_over() {
 }
 
 #[test]
+fn a_clock_that_ran_ahead_and_is_set_back_locks_nobody_out_and_refunds_nothing() {
+    let moment = |uptime: u64, day: i64| Moment { uptime: Duration::from_secs(uptime), unix_ms: day * 86_400_000 };
+    let mut budget = Budget::default();
+    let (first, _) = budget.admit(&tpd(100), need(10, Some(30)), moment(100, 5)).unwrap();
+    budget.settle(first, 40, moment(101, 5));
+    // A day ahead, which is used up.
+    let (ahead, _) = budget.admit(&tpd(100), need(10, Some(90)), moment(102, 6)).unwrap();
+    assert!(budget.admit(&tpd(100), need(1, Some(1)), moment(103, 6)).is_err());
+
+    // Back: the day goes on where it was, also for what ends late.
+    assert_eq!(budget.balance(tpd(100), moment(104, 5)).tokens_left(), Some(60));
+    budget.settle(ahead, 100, moment(105, 5));
+    assert_eq!(budget.balance(tpd(100), moment(106, 5)).tokens_left(), Some(60));
+    // A thread that read the clock before midnight and arrives late turns nothing back.
+    assert_eq!(budget.balance(tpd(100), moment(108, 6)).tokens_left(), Some(0));
+    assert_eq!(budget.balance(tpd(100), moment(107, 5)).tokens_left(), Some(0));
+
+    // A day of which only the database knows.
+    budget.prepare_day(2, 70);
+    assert_eq!(budget.balance(tpd(100), moment(109, 2)).tokens_left(), Some(30));
+}
+
+#[test]
 fn tokens_of_a_minute_leave_with_their_admission() {
     let mut budget = Budget::default();
     let (first, _) = budget.admit(&tpm(100), need(10, Some(50)), at(0)).unwrap();

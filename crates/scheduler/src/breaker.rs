@@ -199,6 +199,7 @@ impl Breaker {
     pub(crate) fn unreachable(&mut self, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.take_out(now);
+            self.was_away();
         }
     }
 
@@ -232,7 +233,15 @@ impl Breaker {
         if self.is_live() {
             self.probe_failures += 1;
             self.open_if_due(now);
+            if !self.is_live() {
+                self.was_away();
+            }
         }
+    }
+
+    /// Its absence explains the answers that broke off: they say nothing of how it works once it is back.
+    fn was_away(&mut self) {
+        self.broken_streams.clear();
     }
 
     fn weight(&self) -> u32 {

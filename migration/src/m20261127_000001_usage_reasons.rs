@@ -1,0 +1,52 @@
+//! Why a request ended as it did, and how many requests a row stands for.
+//!
+//! Refusals beyond a user's first few in a minute share one row, so that sums add up what rows say instead of counting them.
+use sea_orm_migration::prelude::*;
+use sea_orm_migration::schema::{big_integer, integer_null, string_null};
+use sea_orm_migration::sea_orm::DbBackend;
+
+use super::m20261125_000300_usage_rollups::Requests;
+
+#[derive(DeriveMigrationName)]
+pub struct Migration;
+
+const AS_ROWS_SAY: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests" };
+
+/// Sums all rows up, where there are no sums yet.
+pub fn fill_rollups() -> String {
+    AS_ROWS_SAY.fill()
+}
+
+/// Has SQLite add each new row to its sum.
+pub fn follow_rollups_on_sqlite() -> String {
+    AS_ROWS_SAY.follow_on_sqlite()
+}
+
+/// What comes before and after the statements of a SQLite transaction that insert rows.
+pub fn sum_up_on_sqlite() -> (&'static str, String) {
+    AS_ROWS_SAY.sum_up_on_sqlite()
+}
+
+fn columns() -> [ColumnDef; 4] {
+    let requests = big_integer("requests").default(1).take();
+    [string_null("code"), string_null("limit_name"), integer_null("http_status"), requests]
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Migration {
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        // SQLite takes one column a statement.
+        for column in columns() {
+            manager.alter_table(Table::alter().table("usage").add_column(column).to_owned()).await?;
+        }
+        // SQLite's trigger is made anew where the file is opened.
+        if manager.get_database_backend() != DbBackend::Sqlite {
+            manager.get_connection().execute_unprepared(&AS_ROWS_SAY.function_on_postgres()).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, _: &SchemaManager) -> Result<(), DbErr> {
+        Err(DbErr::Migration("rows that stand for several requests cannot be told apart again".to_owned()))
+    }
+}

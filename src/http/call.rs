@@ -1,0 +1,90 @@
+//! A request for a node before its body is read: who calls, under which id, and whether there is room for what they send.
+use std::future::{Ready, ready};
+use std::time::Duration;
+
+use actix_web::dev::Payload;
+use actix_web::web::{Bytes, Data};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
+
+use super::auth::{Caller, caller};
+use super::body::{self, Promise};
+use super::body_memory::Hold;
+use super::error::ApiError;
+use super::observe::RequestId;
+use super::serve::Inference;
+use super::settings::ServerSettings;
+use protocol::Endpoint;
+
+/// Bodies up to this size are read before the limits that need no body are looked at, so that a refusal can name the model.
+const SMALL: usize = 64 * 1024;
+
+/// A request for a node.
+pub struct Call {
+    inference: Data<Inference>,
+    settings: Data<ServerSettings>,
+    id: RequestId,
+    caller: Caller,
+    http: HttpRequest,
+    payload: Payload,
+}
+
+impl FromRequest for Call {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        ready(Self::new(request, payload))
+    }
+}
+
+impl Call {
+    fn new(request: &HttpRequest, payload: &mut Payload) -> Result<Self, ApiError> {
+        let inference = request.app_data::<Data<Inference>>().cloned();
+        let settings = request.app_data::<Data<ServerSettings>>().cloned();
+        let id = request.extensions().get::<RequestId>().copied();
+        let (Some(inference), Some(settings), Some(id)) = (inference, settings, id) else {
+            return Err(ApiError::internal("The service is not set up completely."));
+        };
+        let began = inference.meters.clock.now();
+        let caller = caller(request);
+        let ended = inference.meters.clock.uptime();
+        inference.meters.metrics.overhead("auth", ended.saturating_sub(began.uptime));
+        inference.begin_trace(request, began, ended);
+        Ok(Self { inference, settings, id, caller: caller?, http: request.clone(), payload: payload.take() })
+    }
+
+    /// Answers it.
+    pub(super) async fn serve(mut self, endpoint: Endpoint) -> Result<HttpResponse, ApiError> {
+        if self.inference.draining.is_cancelled() {
+            self.inference.meters.metrics.queue_rejected("stopping");
+            return Err(ApiError::stopping());
+        }
+        let body = self.receive(endpoint).await?;
+        self.inference.serve(endpoint, self.id, self.caller, &self.http, body).await
+    }
+
+    /// Reads the body, if its user may have one more and there is room for it.
+    async fn receive(&mut self, endpoint: Endpoint) -> Result<(Bytes, Hold), ApiError> {
+        let access = &self.caller.0;
+        let limit = self.settings.max_body_bytes;
+        let promise = Promise::of(&self.http, limit)?;
+        let refuse = |error| self.inference.refuse_unread(error, endpoint, self.id, access, &self.http);
+        if promise.is_more_than(SMALL) {
+            let now = self.inference.meters.clock.now();
+            let arriving = self.inference.memory.arriving(access.user().as_str());
+            if let Err(exceeded) = access.has_room(arriving, now) {
+                return Err(refuse(ApiError::exceeded(exceeded, access.headroom(now))));
+            }
+        }
+        let user = access.user().shared();
+        let mut hold =
+            self.inference.memory.hold(&user, promise.bytes()).map_err(|full| refuse(ApiError::no_room(Some(full))))?;
+        let deadline = Duration::from_secs(self.settings.body_seconds);
+        let reading = body::read(self.payload.take(), limit, promise, |bytes| {
+            hold.grow_to(bytes).map_err(|full| ApiError::no_room(Some(full)))
+        });
+        let body = tokio::time::timeout(deadline, reading).await.map_err(|_| ApiError::body_too_slow())??;
+        hold.arrived(body.len());
+        Ok((body, hold))
+    }
+}

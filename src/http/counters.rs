@@ -1,0 +1,90 @@
+//! How often did something happen in the last minute? A fixed number of counters, whoever comes: no flood of names or
+//! addresses takes memory. That two of them share a counter costs the one a little patience.
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+const WINDOW: Duration = Duration::from_secs(60);
+const COUNTERS: usize = 4096;
+
+/// Counters by the minute. Shared by all workers.
+#[derive(Debug)]
+pub(super) struct Counters {
+    counters: Mutex<Vec<Counter>>,
+    /// Seeded, so that nobody can choose whom to share with.
+    hasher: RandomState,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Counter {
+    /// Uptime of the first one.
+    began: Duration,
+    count: u32,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { counters: Mutex::new(vec![Counter::default(); COUNTERS]), hasher: RandomState::new() }
+    }
+}
+
+impl Counters {
+    /// Counts one more of `what`: how many there were in its minute, this one included, and how long that still lasts.
+    pub(super) fn count(&self, what: impl Hash, now: Duration) -> (u32, Duration) {
+        // The remainder is below COUNTERS.
+        let index = (self.hasher.hash_one(what) % COUNTERS as u64) as usize;
+        let mut counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        let counter = &mut counters[index];
+        if counter.count == 0 || counter.began + WINDOW <= now {
+            *counter = Counter { began: now, count: 0 };
+        }
+        counter.count = counter.count.saturating_add(1);
+        (counter.count, (counter.began + WINDOW).saturating_sub(now))
+    }
+}
+
+/// The network of an address, as clients get them: an IPv4 address, or an IPv6 /64. What one client can choose freely is
+/// left out.
+pub(super) fn network(address: IpAddr) -> u128 {
+    match address.to_canonical() {
+        IpAddr::V4(address) => u128::from(u32::from(address)),
+        IpAddr::V6(address) => u128::from(address) >> 64 << 64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_minute_begins_with_the_first_of_its_kind() {
+        let counters = Counters::default();
+        assert_eq!(counters.count("a", at(100)), (1, at(60)));
+        assert_eq!(counters.count("a", at(130)), (2, at(30)));
+        assert_eq!(counters.count("a", at(159)), (3, at(1)));
+        assert_eq!(counters.count("a", at(160)), (1, at(60)));
+    }
+
+    #[test]
+    fn networks_are_told_apart_as_clients_get_them() {
+        let of = |text: &str| network(text.parse().unwrap());
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_ne!(of("10.0.0.1"), of("10.0.0.2"));
+        assert_eq!(of("10.0.0.1"), of("::ffff:10.0.0.1"));
+    }
+
+    #[test]
+    fn a_flood_takes_no_more_memory() {
+        let counters = Counters::default();
+        for number in 0..100_000u32 {
+            counters.count(number, at(60));
+        }
+        assert_eq!(counters.counters.lock().unwrap().capacity(), COUNTERS);
+    }
+}

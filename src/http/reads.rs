@@ -1,0 +1,98 @@
+//! May one more list or sum of usage be read? Two at a time for a user, and a few for all users together: the database also has
+//! the operator to serve.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::ApiError;
+
+/// Of one user, waiting ones included.
+const OF_USER: usize = 2;
+/// Of all users together; the store has one connection more for lists and sums.
+const OF_USERS: usize = 3;
+/// How long one waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who reads. Shared by all workers.
+#[derive(Debug)]
+pub struct Reads {
+    turns: Arc<Semaphore>,
+    users: Mutex<HashMap<Arc<str>, usize>>,
+}
+
+impl Default for Reads {
+    fn default() -> Self {
+        Self { turns: Arc::new(Semaphore::new(OF_USERS)), users: Mutex::default() }
+    }
+}
+
+/// A turn to read.
+#[derive(Debug)]
+pub(super) struct Turn {
+    _place: Place,
+    _turn: OwnedSemaphorePermit,
+}
+
+/// One of the user's reads.
+#[derive(Debug)]
+struct Place {
+    reads: Arc<Reads>,
+    user: Arc<str>,
+}
+
+impl Reads {
+    /// Waits for a turn, which ends when what is returned is dropped.
+    ///
+    /// # Errors
+    /// When the user reads as much as one may, or no turn comes in time.
+    pub(super) async fn turn(self: &Arc<Self>, user: Arc<str>) -> Result<Turn, ApiError> {
+        {
+            let mut users = self.lock();
+            let count = users.entry(user.clone()).or_default();
+            if *count >= OF_USER {
+                return Err(ApiError::reads_too_much());
+            }
+            *count += 1;
+        }
+        let place = Place { reads: self.clone(), user };
+        match tokio::time::timeout(PATIENCE, self.turns.clone().acquire_owned()).await {
+            Ok(Ok(turn)) => Ok(Turn { _place: place, _turn: turn }),
+            _ => Err(ApiError::reads_too_much()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, usize>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut users = self.reads.lock();
+        if let Some(count) = users.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn a_user_has_two_turns_and_others_have_theirs() {
+        let reads = Arc::<Reads>::default();
+        let first = reads.turn("ann".into()).await.unwrap();
+        let _second = reads.turn("ann".into()).await.unwrap();
+        assert_eq!(reads.turn("ann".into()).await.unwrap_err().code(), 429);
+        let other = reads.turn("ben".into()).await.unwrap();
+        drop((first, other));
+        assert!(reads.turn("ann".into()).await.is_ok());
+        assert_eq!(reads.lock().len(), 1);
+    }
+}

@@ -1,0 +1,383 @@
+//! The path of one request, from a body and a key to a node's answer; the steps are those of the crate's first page.
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::web::Bytes;
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::address::Deployment;
+use super::auth::Caller;
+use super::body_memory::{BodyMemory, Hold};
+use super::bounds;
+use super::error::{ApiError, rate_limit_headers};
+use super::live::Live;
+use super::names::{Meaning, ModelNames, Resolved};
+use super::observe::{Accounted, RequestId};
+use super::time::rfc3339;
+use super::waiting::{Carrying, WaitingBody};
+use crate::dispatch::Dispatcher;
+use crate::fleet::Upstream;
+use crate::metrics::UNKNOWN_MODEL;
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served};
+use crate::store::{Access, Broker, NotLeased, Recorder, Status};
+use crate::trace::{Trace, Tracer};
+use limits::{Exceeded, Moment, Need};
+use protocol::{ClaimBounds, Dialect, Endpoint, Idle, InferenceRequest, repaired};
+use scheduler::{Event, Scheduler};
+
+/// Headers of Anthropic's API that say which of its versions and trials the client speaks.
+const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
+/// When a client that asks before any node was heard of is to come back.
+const UNHEARD_RETRY: Duration = Duration::from_secs(5);
+/// How often a request asks for more of a limit than this gateway holds.
+const LOOKS: usize = 2;
+/// Bodies up to this size are parsed where they arrive; larger ones apart, as a worker has streams to serve.
+const PARSED_IN_PLACE: usize = 256 * 1024;
+/// How long a large body waits for its turn to be parsed.
+const PARSE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the inference routes need, one for each worker: the client to the nodes stays on its thread.
+#[derive(Clone, Debug)]
+pub struct Inference {
+    /// The way to a node.
+    pub relay: Relay,
+    /// This worker's client.
+    pub upstream: Upstream,
+    /// The queue and its scheduler.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Begins the trace of a request.
+    pub tracer: Tracer,
+    /// Makes the account of a request.
+    pub meters: Meters,
+    /// Where usage rows go.
+    pub recorder: Recorder,
+    /// Where more of the limits is to be had that several gateways share.
+    pub broker: Option<Broker>,
+    /// Other names for models.
+    pub names: Live<ModelNames>,
+    /// Output tokens reserved for a request that names no limit of its own, among others.
+    pub limits: Live<limits::DefaultLimits>,
+    /// Set when no new request is taken.
+    pub draining: CancellationToken,
+    /// Room for bodies.
+    pub memory: Arc<BodyMemory>,
+    /// Turns to parse a large body, which takes more memory than the body alone.
+    pub parsing: Arc<Semaphore>,
+}
+
+/// Why a request was not admitted.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    #[error("over a limit")]
+    Exceeded(Exceeded),
+    #[error(transparent)]
+    NotLeased(#[from] NotLeased),
+}
+
+impl From<Exceeded> for Refused {
+    fn from(exceeded: Exceeded) -> Self {
+        Self::Exceeded(exceeded)
+    }
+}
+
+impl Inference {
+    /// The trace waits with the request for whoever reports its end.
+    pub(super) fn begin_trace(&self, request: &HttpRequest, began: Moment, authenticated: Duration) {
+        let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(trace) = self.tracer.begin(header("traceparent"), header("tracestate"), began) {
+            trace.authenticated(began.uptime, authenticated);
+            request.extensions_mut().insert(trace);
+        }
+    }
+
+    /// Takes a body to a node and brings the answer back.
+    pub(super) async fn serve(
+        &self,
+        endpoint: Endpoint,
+        id: RequestId,
+        Caller(access): Caller,
+        http: &HttpRequest,
+        (body, hold): (Bytes, Hold),
+    ) -> Result<HttpResponse, ApiError> {
+        let received = self.meters.clock.now();
+        let deployment = http.extensions().get::<Deployment>().map(|Deployment(model)| model.clone());
+        let (mut request, body) = self.parse(endpoint, body, deployment).await?;
+        if let Some(idle) = request.idle {
+            return self.answer_idle(&request, idle, &access);
+        }
+        let model = self.resolve(&request.model, &access)?;
+        request.ask_for(&model.name);
+        let mut meter = self.begin(&request, &model, id, &access, received, http)?;
+        http.extensions_mut().insert(Accounted);
+        let need = Need {
+            prompt: request.prompt_bound,
+            output: if endpoint.embeds() { Some(0) } else { request.max_output },
+            default_output: self.limits.get().default_max_output,
+        };
+        let output_cap = match self.admit(&mut meter, need, &access).await {
+            Ok(output_cap) => output_cap,
+            Err(refused) => return Err(self.refuse(refused, meter, &access, received)),
+        };
+        let job = Job {
+            meter,
+            user: access.user().shared(),
+            weight: access.weight(),
+            model: model.name,
+            endpoint,
+            stream: request.stream,
+            prompt_tokens: request.prompt_estimate(),
+            max_output: request.max_output.or(output_cap),
+            session: request.session,
+            hide_usage: !request.include_usage,
+            request_id: id.0.to_string(),
+            id: id.0,
+            headers: forwarded(endpoint, http),
+            body: hold.keep(request.rewrite(body, output_cap)),
+        };
+        self.meters.metrics.overhead("route", self.meters.clock.uptime().saturating_sub(received.uptime));
+        self.carry(job, request.model, &access).await
+    }
+
+    /// Reads what the gateway needs to know of a body, which comes back as text.
+    async fn parse(
+        &self,
+        endpoint: Endpoint,
+        body: Bytes,
+        deployment: Option<String>,
+    ) -> Result<(InferenceRequest, Bytes), ApiError> {
+        let read = move |body: Bytes| {
+            bounds::check(&body).map_err(|why| ApiError::invalid(format!("{why}; no request needs so many.")))?;
+            let body = repaired(body)?;
+            let request = InferenceRequest::parse_for(endpoint, &body, deployment.as_deref())?;
+            Ok::<_, ApiError>((request, body))
+        };
+        if body.len() <= PARSED_IN_PLACE {
+            return read(body);
+        }
+        let turn = tokio::time::timeout(PARSE_PATIENCE, self.parsing.clone().acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(ApiError::no_room(None)) };
+        let parsed = actix_web::web::block(move || {
+            // Also where nobody waits for it any more.
+            let _turn = turn;
+            read(body)
+        });
+        parsed.await.map_err(|error| ApiError::internal(error.to_string()))?
+    }
+
+    /// Admits the request under its limits. What this gateway's share of them has no room for is asked for, and looked at
+    /// again: others may have taken it in between.
+    async fn admit(&self, meter: &mut Meter, need: Need, access: &Access) -> Result<Option<u64>, Refused> {
+        let mut admitted = meter.admit(need);
+        // Whoever is admitted at once asks nothing else.
+        let is_short = admitted.is_err() && access.is_shared();
+        let Some(broker) = self.broker.as_ref().filter(|_| is_short) else {
+            return Ok(admitted?);
+        };
+        for _ in 0..LOOKS {
+            if admitted.is_ok() {
+                break;
+            }
+            broker.ask(access, &need).await?;
+            admitted = meter.admit(need);
+        }
+        Ok(admitted?)
+    }
+
+    /// Words a limit's refusal and closes the account.
+    fn refuse(&self, refused: Refused, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
+        let headroom = access.headroom(received);
+        let error = match refused {
+            Refused::Exceeded(exceeded) => {
+                self.meters.metrics.rate_limited(exceeded.limit_name());
+                ApiError::exceeded(exceeded, headroom)
+            }
+            Refused::NotLeased(why) => {
+                tracing::debug!(%why, "a limit could not be looked at");
+                ApiError::limits_away().for_user(headroom)
+            }
+        };
+        meter.because(error.reason());
+        meter.finish(Status::Refused, error.code());
+        error
+    }
+
+    /// Closes the account of a request whose body was not read: the model is not known.
+    pub(super) fn refuse_unread(
+        &self,
+        error: ApiError,
+        endpoint: Endpoint,
+        id: RequestId,
+        access: &Access,
+        http: &HttpRequest,
+    ) -> ApiError {
+        let Ok(permit) = self.recorder.permit() else { return ApiError::not_stored() };
+        let mut meter = self.meters.start(Admission {
+            request_id: id.0,
+            access: access.clone(),
+            permit,
+            endpoint: endpoint.path(),
+            model: String::new(),
+            listed_model: UNKNOWN_MODEL.into(),
+            stream: false,
+            received: self.meters.clock.now(),
+            claim_bounds: ClaimBounds { prompt_bound: 0, prompt_estimate: 0, max_output: None, embeds: false },
+            trace: http.extensions_mut().remove::<Trace>(),
+        });
+        http.extensions_mut().insert(Accounted);
+        if let Some(limit) = error.limit() {
+            self.meters.metrics.rate_limited(limit);
+        }
+        meter.because(error.reason());
+        meter.finish(Status::Refused, error.code());
+        error
+    }
+
+    /// Brings the answer, or why there is none; `asked` is the model in the client's words.
+    async fn carry(&self, job: Job, asked: String, access: &Access) -> Result<HttpResponse, ApiError> {
+        let endpoint = job.endpoint;
+        let result = if job.stream {
+            let (id, waiting) = (job.request_id.clone(), self.relay.settings().commit());
+            let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
+            let mut carrying: Carrying = Box::pin(async move { relay.carry(&upstream, job).await });
+            match tokio::time::timeout(waiting, &mut carrying).await {
+                Ok(result) => result,
+                Err(_) => {
+                    let interval = self.relay.settings().heartbeat();
+                    return Ok(
+                        stream_head(endpoint).streaming(WaitingBody::new(endpoint, id, asked, carrying, interval))
+                    );
+                }
+            }
+        } else {
+            self.relay.carry(&self.upstream, job).await
+        };
+        match result {
+            Ok(answer) => Ok(respond(endpoint, answer, access, self.meters.clock.now())),
+            Err(CarryError { mut meter, why }) => {
+                let (error, status) = ApiError::not_carried(&why, &asked);
+                meter.because(error.reason());
+                meter.finish(status, error.code());
+                Err(error.for_user(access.headroom(self.meters.clock.now())))
+            }
+        }
+    }
+
+    /// Ollama's clients begin and end a session without a prompt. Which models are loaded is the gateway's business, so
+    /// that both are only acknowledged.
+    fn answer_idle(&self, request: &InferenceRequest, idle: Idle, access: &Access) -> Result<HttpResponse, ApiError> {
+        let model = self.resolve(&request.model, access)?;
+        let now = rfc3339(self.meters.clock.now().unix_ms);
+        let reason = match idle {
+            Idle::Load => {
+                // A hint: it is loaded now where that costs nobody anything.
+                self.dispatcher.report(Event::Wanted { model: model.name });
+                "load"
+            }
+            Idle::Unload => "unload",
+        };
+        let mut answer = json!({"model": request.model, "created_at": now, "done": true, "done_reason": reason});
+        match request.endpoint {
+            Endpoint::Generate => answer["response"] = "".into(),
+            _ => answer["message"] = json!({"role": "assistant", "content": ""}),
+        }
+        Ok(HttpResponse::Ok().json(answer))
+    }
+
+    /// The model to use for the name that a client gives, if its key may be used for it.
+    pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
+        let (names, allowed) = (self.names.get(), access.allowed_models());
+        let look =
+            |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.serving_nodes());
+        match self.dispatcher.read(look) {
+            (Meaning::Model(found), _) => Ok(found),
+            (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
+            // Nodes that were not heard of yet may have it.
+            (Meaning::Unknown, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
+            (Meaning::Unknown, _) => Err(ApiError::unknown_model(model)),
+        }
+    }
+
+    /// Opens the request's account, which writes its row whatever happens from now on.
+    fn begin(
+        &self,
+        request: &InferenceRequest,
+        model: &Resolved,
+        id: RequestId,
+        access: &Access,
+        received: Moment,
+        http: &HttpRequest,
+    ) -> Result<Meter, ApiError> {
+        let permit = self.recorder.permit().map_err(|_| ApiError::not_stored())?;
+        Ok(self.meters.start(Admission {
+            request_id: id.0,
+            access: access.clone(),
+            permit,
+            endpoint: request.endpoint.path(),
+            model: request.model.clone(),
+            listed_model: model.listed.clone(),
+            stream: request.stream,
+            received,
+            claim_bounds: request.claim_bounds(),
+            trace: http.extensions_mut().remove::<Trace>(),
+        }))
+    }
+}
+
+/// What of the client's headers goes to the node.
+fn forwarded(endpoint: Endpoint, http: &HttpRequest) -> Vec<(&'static str, String)> {
+    if endpoint.dialect() != Dialect::Anthropic {
+        return Vec::new();
+    }
+    let values = |name| http.headers().get_all(name).filter_map(|value| value.to_str().ok());
+    ANTHROPIC.into_iter().flat_map(|name| values(name).map(move |value| (name, value.to_owned()))).collect()
+}
+
+fn respond(endpoint: Endpoint, answer: Answer, access: &Access, now: Moment) -> HttpResponse {
+    let Answer { served: said, content } = answer;
+    match content {
+        Content::Plain { status, body } => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+            let mut response = HttpResponse::build(status);
+            response.insert_header((CONTENT_TYPE, "application/json"));
+            if status.is_client_error() {
+                // The node's verdict on the request: no node would say otherwise.
+                response.insert_header(("x-should-retry", "false"));
+            }
+            node_headers(&mut response, &said);
+            rate_limit_headers(&mut response, &access.headroom(now));
+            response.body(body)
+        }
+        Content::Stream(stream) => {
+            let mut response = stream_head(endpoint);
+            node_headers(&mut response, &said);
+            rate_limit_headers(&mut response, &access.headroom(now));
+            response.streaming(stream)
+        }
+    }
+}
+
+fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
+    let lines = endpoint.dialect() == Dialect::Ollama;
+    let content_type = if lines { "application/x-ndjson" } else { "text/event-stream; charset=utf-8" };
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CONTENT_TYPE, content_type));
+    response.insert_header((CACHE_CONTROL, "no-cache"));
+    // Tells nginx in front of us to pass each event on at once.
+    response.insert_header(("x-accel-buffering", "no"));
+    response
+}
+
+fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
+    response.insert_header(("x-gateway-node", &*served.node));
+    response.insert_header(("x-gateway-queue-ms", served.queued.as_millis().to_string()));
+    response.insert_header(("x-gateway-queue-position", served.ahead.to_string()));
+    response.insert_header(("x-gateway-attempts", served.attempts.to_string()));
+    if let Some(expected) = served.expected {
+        response.insert_header(("x-gateway-expected-ms", expected.as_millis().to_string()));
+    }
+}

@@ -1,0 +1,63 @@
+//! Who may read the local files? Only the gateway's own user, whatever the umask says: usage and users' names are in them, and
+//! credentials of nodes.
+use std::fs::{OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use super::error::StoreError;
+
+const OWN: u32 = 0o600;
+
+/// Makes the file and its folder where they are not there. SQLite gives the files beside it the same permissions.
+pub(super) fn make(path: &Path) -> Result<(), StoreError> {
+    make_folder(path)?;
+    let file = OpenOptions::new().create(true).append(true).mode(OWN).open(path);
+    file.map_err(|error| StoreError::File { path: path.to_path_buf(), error })?;
+    close_to_others(path)
+}
+
+/// Makes the folder of a file where it is not there.
+pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder).map_err(|error| StoreError::File { path: folder.to_path_buf(), error })
+}
+
+/// Takes away what others may do with the file and those beside it.
+pub(super) fn close_to_others(path: &Path) -> Result<(), StoreError> {
+    for path in [path.to_path_buf(), beside(path, "wal"), beside(path, "shm"), beside(path, "reserve")] {
+        match close(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::File { path, error }),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The name of a file beside another.
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-");
+    name.push(ending);
+    name.into()
+}
+
+fn close(path: &Path) -> io::Result<()> {
+    if path.metadata()?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(OWN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let error = make(&folder.path().join("file/data/gateway.db")).unwrap_err().to_string();
+        assert!(error.contains("file/data") && error.contains("database.url"), "{error}");
+    }
+}
