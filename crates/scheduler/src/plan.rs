@@ -52,8 +52,8 @@ const SECONDS_PER_PAIR: f64 = 1e-5;
 /// No request beyond this place in the line takes a slot by the absorb rule.
 const MOST_ABSORBED: usize = 256;
 
-/// What a plan for one model knows. Kept between plans only to save allocations.
-#[derive(Clone, Debug, Default)]
+/// What a plan for one model knows.
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
     forecast: Forecast,
     line: Vec<Next>,
@@ -87,11 +87,12 @@ impl Scheduler {
                 a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2))
             });
         }
+        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
+        let mut plan = Plan { forecast, line, ..Plan::default() };
         for model in models {
-            let mut plan = std::mem::take(&mut self.plan);
             self.plan_model(&mut plan, model, now, decisions);
-            self.plan = plan;
         }
+        (self.forecast, self.line) = (plan.forecast, plan.line);
     }
 
     fn plan_model(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) {

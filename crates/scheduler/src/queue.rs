@@ -16,6 +16,7 @@
 mod lane;
 mod order;
 mod share;
+mod users;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -28,7 +29,7 @@ pub(crate) use self::{
 };
 use self::{
     lane::{Lane, Turn},
-    share::Users,
+    users::Users,
 };
 use crate::{
     decision::RefusalReason,

@@ -8,13 +8,13 @@ use crate::{
     estimate::FIRST_GUESS,
     explain::Journal,
     fleet::Fleet,
+    forecast::Forecast,
     ids::{RequestId, Time},
     learned::Learned,
     model::{ModelId, Models},
     node::Node,
-    plan::Plan,
     prefix::PrefixMemory,
-    queue::FairQueue,
+    queue::{FairQueue, Next},
     queue_limits::QueueLimits,
     request::Request,
 };
@@ -32,7 +32,10 @@ pub struct Scheduler {
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
-    pub(crate) plan: Plan,
+    /// The last plan's, kept to save allocations.
+    pub(crate) forecast: Forecast,
+    /// The same.
+    pub(crate) line: Vec<Next>,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     /// Seconds a token takes on a node that was not measured: as on the fastest of the others.
@@ -70,7 +73,8 @@ impl Scheduler {
             queue: FairQueue::new(limits),
             drain: Drain::default(),
             journal: Journal::default(),
-            plan: Plan::default(),
+            forecast: Forecast::default(),
+            line: Vec::new(),
             recalled: Learned::default(),
             guess: FIRST_GUESS,
             arrivals: 0,

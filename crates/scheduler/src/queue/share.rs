@@ -1,47 +1,15 @@
 //! How many of a model's slots may one user take while others use the model as well?
 //!
-//! One slot is kept free for each other user who used the model in the last [`ACTIVE`] and does not wait for it now, up to
+//! One slot is kept free for each other user who used the model in the last minute and does not wait for it now, up to
 //! half of the slots, so that whoever comes back need not wait for one of a flood's long answers to end. Users who wait
 //! need no such slot: their turn comes by what was done for them. Where nobody else used a model, one user may take every
 //! slot.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
-
-use super::{FairQueue, LaneId};
+use super::{FairQueue, lane::LaneId, users::Users};
 use crate::{ids::Time, model::ModelId};
 
 /// Of fewer slots than this none is kept: it would be too large a part of them.
 const LEAST_SHARED: usize = 4;
-const ACTIVE: Duration = Duration::from_secs(60);
-
-/// Who used a model of late.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Users {
-    seen: BTreeMap<LaneId, Time>,
-    by_time: BTreeSet<(Time, LaneId)>,
-}
-
-impl Users {
-    fn note(&mut self, lane: LaneId, now: Time) {
-        if let Some(before) = self.seen.insert(lane, now) {
-            self.by_time.remove(&(before, lane));
-        }
-        self.by_time.insert((now, lane));
-        while let Some((seen, lane)) = self.by_time.first().copied().filter(|(seen, _)| *seen + ACTIVE < now) {
-            self.by_time.remove(&(seen, lane));
-            self.seen.remove(&lane);
-        }
-    }
-
-    /// Who used it of late, the last first.
-    fn recent(&self, now: Time) -> impl Iterator<Item = LaneId> {
-        let recent = self.by_time.iter().rev().take_while(move |(seen, _)| *seen + ACTIVE >= now);
-        recent.map(|(_, lane)| *lane)
-    }
-}
 
 impl FairQueue {
     /// A user asks for a model, or has had an answer of it.
