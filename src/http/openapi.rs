@@ -36,6 +36,7 @@ use super::{admin, inference, models, native, ops, usage};
         native::tags,
         native::ps,
         native::version,
+        native::status,
         native::show,
         models::list,
         models::retrieve,
