@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     route::{Route, RouteSet},
+    share::Reach,
 };
 
 /// A request, as the scheduler needs to know it.
@@ -155,6 +156,11 @@ pub enum Event {
         node: NodeId,
         /// Whether it drains from now on.
         on: bool,
+    },
+    /// Which slots this gateway may use has changed.
+    Shared {
+        /// The slots that it may use from now on.
+        reach: Reach,
     },
     /// Time passed.
     Tick,

@@ -74,7 +74,7 @@ impl Scheduler {
             }
             Event::NodeJoined { node, spec } => {
                 if node.0 == self.nodes.len() {
-                    self.nodes.push(Node::new(spec));
+                    self.nodes.push(Node { reach: self.reach.clone(), ..Node::new(spec) });
                     self.recall_node(node);
                 }
                 Change::Nothing
@@ -84,6 +84,10 @@ impl Scheduler {
                 Change::Fleet
             }
             Event::NodeLeft { node } => self.judge(node, |node| node.has_left = true),
+            Event::Shared { reach } => {
+                self.set_reach(&reach);
+                Change::Fleet
+            }
             Event::Drain { node, on } => self.judge(node, |node| node.is_draining = on),
             _ => Change::Nothing,
         }
@@ -203,7 +207,7 @@ impl Scheduler {
         let seconds = now.as_secs_f64();
         let candidates = self.nodes.iter().enumerate().filter_map(|(index, node)| {
             let instance = node.instance(model)?;
-            let can = node.is_open() && node.load.is_none() && instance.listing.is_some();
+            let can = node.is_open() && node.may_load() && instance.listing.is_some();
             (can && instance.load_again_at <= seconds && node.has_room_for(instance))
                 .then(|| (node.load_seconds(instance), NodeId(index)))
         });

@@ -12,6 +12,7 @@ use crate::{
     estimate::{Correction, Line},
     failure::Failure,
     ids::RequestId,
+    share::Portion,
     slots::Slots,
 };
 
@@ -69,6 +70,8 @@ pub(crate) struct Instance {
     /// About to go: another model needs its memory. Takes nothing new.
     pub(crate) is_leaving: bool,
     pub(crate) slots: Slots,
+    /// What part of the slots this gateway may use; all of them where it is empty.
+    pub(crate) portions: Vec<Portion>,
     pub(crate) running: Vec<Running>,
     /// Sessions that its slots served last, the newest first, and the tokens kept of them.
     pub(crate) sessions: VecDeque<(u64, f64)>,
@@ -94,6 +97,7 @@ impl Instance {
             context_length: None,
             is_leaving: false,
             slots: Slots::new(slots),
+            portions: Vec::new(),
             running: Vec::new(),
             sessions: VecDeque::new(),
             correction: Correction::default(),
@@ -108,13 +112,24 @@ impl Instance {
         self.listing.as_ref().map_or("", |model| &model.family)
     }
 
+    /// How many slots it has, whoever may use them.
+    pub(crate) fn whole_slot_count(&self) -> u32 {
+        self.slots.count(self.family())
+    }
+
+    /// How many of its slots this gateway may use.
     pub(crate) fn slot_count(&self) -> usize {
-        self.slots.count(self.family()) as usize
+        let slots = self.whole_slot_count();
+        let parts = self.portions.iter().map(|portion| portion.of(slots));
+        parts.fold(slots, u32::min) as usize
     }
 
     /// Whether one more than its slots may be sent. What ran before their number was set to less may be more already.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
-        self.running.len() <= self.slot_count() && self.slots.wants_probe(self.family(), now)
+        // Among several gateways one cannot tell whether a probe ran beside everything else.
+        self.portions.is_empty()
+            && self.running.len() <= self.slot_count()
+            && self.slots.wants_probe(self.family(), now)
     }
 
     /// Bytes it takes in memory, as far as is known.

@@ -92,6 +92,8 @@ mod route;
 #[cfg(test)]
 mod rules;
 mod scheduler;
+mod share;
+mod sharing;
 mod silence;
 mod slots;
 mod view;
@@ -108,5 +110,6 @@ pub use self::{
     report::{NodeState, NodeView, Routed, Transitions},
     route::{Route, RouteSet},
     scheduler::Scheduler,
+    share::{Reach, Share},
     view::{Pace, Waiting},
 };

@@ -50,7 +50,7 @@ impl Scheduler {
         let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
         let node_state = &self.nodes[node.0];
         let Some(load) = node_state.load.as_ref().filter(|load| load.phase == Phase::Draining) else { return };
-        if is_unwanted(load) || !node_state.is_open() {
+        if is_unwanted(load) || !node_state.is_open() || !node_state.reach.loads_on(&node_state.spec.name) {
             return self.call_off_load(node);
         }
         let is_drained =

@@ -15,6 +15,7 @@ use crate::{
     model::ModelId,
     report::Routed,
     route::RouteSet,
+    share::Reach,
 };
 
 /// While two looks at a node agree in this, it is open to the same requests, but for slots.
@@ -43,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
+    /// Which of its slots this gateway may use.
+    pub(crate) reach: Reach,
     pub(crate) in_flight: u32,
     /// Requests at a time since its return; `None` when it takes all again.
     pub(crate) ramp: Option<u32>,
@@ -77,6 +80,7 @@ impl Node {
             routes: RouteSet::ALL,
             is_draining: false,
             has_left: false,
+            reach: Reach::Whole,
             in_flight: 0,
             ramp: None,
             busy_until: None,
@@ -125,7 +129,10 @@ impl Node {
             self.instances.resize_with(model.0 + 1, || None);
         }
         let slots = self.spec.slots;
-        self.instances[model.0].get_or_insert_with(|| Instance::new(listed.into(), slots))
+        self.instances[model.0].get_or_insert_with(|| {
+            let portions = self.reach.portions(&self.spec.name);
+            Instance { portions, ..Instance::new(listed.into(), slots) }
+        })
     }
 
     /// What was known of a model there is known no more.
@@ -159,6 +166,28 @@ impl Node {
     pub(crate) fn has_room_for(&self, instance: &Instance) -> bool {
         let taken = self.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add);
         self.budget().is_none_or(|budget| taken.saturating_add(instance.footprint()) <= budget)
+    }
+
+    pub(crate) fn set_reach(&mut self, reach: &Reach) {
+        self.reach = reach.clone();
+        let portions = reach.portions(&self.spec.name);
+        for instance in self.instances.iter_mut().flatten() {
+            instance.portions.clone_from(&portions);
+        }
+    }
+
+    /// Whether this gateway may have it load something next.
+    pub(crate) fn may_load(&self) -> bool {
+        self.load.is_none() && self.reach.loads_on(&self.spec.name)
+    }
+
+    /// Whether this gateway may use a slot for the model, now or after a load.
+    pub(crate) fn may_serve(&self, model: ModelId, now: f64) -> bool {
+        let is_loading = self.load.as_ref().is_some_and(|load| load.model == model);
+        self.instance(model).filter(|instance| instance.slot_count() > 0).is_some_and(|instance| {
+            let is_coming = is_loading || (self.reach.loads_on(&self.spec.name) && instance.load_again_at <= now);
+            instance.resident_since.is_some() || is_coming
+        })
     }
 
     // Whether it takes requests.

@@ -205,7 +205,11 @@ impl Scheduler {
                     // Never mistaken for a free one.
                     model_plan.slots[first + slot] = left.max(1e-3);
                 }
-            } else if instance.resident_since.is_none() && node.load.is_none() && instance.load_again_at <= plan.now {
+            } else if instance.resident_since.is_none()
+                && instance.slot_count() > 0
+                && node.may_load()
+                && instance.load_again_at <= plan.now
+            {
                 let seconds = node.load_seconds(instance);
                 model_plan.loadable.push((NodeId(index), seconds));
                 model_plan.cheapest_load = model_plan.cheapest_load.min(seconds);

@@ -14,6 +14,7 @@ use crate::{
     queue::FairQueue,
     queue_limits::QueueLimits,
     request::Request,
+    share::Reach,
 };
 
 /// The state of the fleet and of its queue. [`Scheduler::handle`] is the way in.
@@ -28,6 +29,7 @@ pub struct Scheduler {
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
     pub(crate) plan: Plan,
+    pub(crate) reach: Reach,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     pub(crate) arrivals: u64,
@@ -60,6 +62,7 @@ impl Scheduler {
             drain: Drain::default(),
             journal: Journal::default(),
             plan: Plan::default(),
+            reach: Reach::Whole,
             recalled: Learned::default(),
             arrivals: 0,
             costly_retries: 0,

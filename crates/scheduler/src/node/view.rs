@@ -23,7 +23,7 @@ impl Node {
         let mut loaded: Vec<_> = self.residents().map(resident).collect();
         loaded.sort_by(|a, b| a.name.cmp(&b.name));
         let learned = self.instances().filter(|(_, instance)| instance.listing.is_some());
-        let most_slots = || learned.map(|(_, instance)| instance.slot_count() as u32).max().unwrap_or(1);
+        let most_slots = || learned.map(|(_, instance)| instance.whole_slot_count()).max().unwrap_or(1);
         NodeView {
             name: self.spec.name.clone(),
             state: self.state(),
