@@ -37,9 +37,8 @@ impl Share {
         if !self.gateways.contains(&self.own) {
             return Portion::NOTHING;
         }
-        let claim = |gateway: &Arc<str>| (mix(gateway, node), gateway.clone());
-        let own = claim(&self.own);
-        let rank = self.gateways.iter().filter(|gateway| claim(gateway) < own).count() as u64;
+        let own = (mix(&self.own, node), &self.own);
+        let rank = self.gateways.iter().filter(|gateway| (mix(gateway, node), *gateway) < own).count() as u64;
         let gateways = self.gateways.len() as u64;
         let rank = (rank + self.turn) % gateways.max(1);
         Portion { gateways: gateways as u32, rank: rank as u32 }
