@@ -204,7 +204,7 @@ impl Prober {
         };
         let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
         match models {
-            Some(Ok(models)) => self.report(Event::Listed { node, models }),
+            Some(Ok(models)) => self.report(Event::Listed { node, models: models.into() }),
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));
             }

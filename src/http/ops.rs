@@ -182,7 +182,7 @@ fn gauges(node: NodeView) -> NodeGauges {
         state: state_name(node.state),
         slots: node.slots,
         in_flight: node.in_flight as usize,
-        models: node.models.into_iter().map(|model| model.name).collect(),
+        models: node.models.iter().map(|model| model.name.clone()).collect(),
         loaded: node.loaded.into_iter().map(|loaded| (loaded.name, loaded.vram_bytes)).collect(),
         routed: [routed.warm, routed.cold, routed.fallback],
         transitions: [transitions.closed, transitions.open, transitions.half_open],

@@ -190,6 +190,11 @@ impl Breaker {
         }
     }
 
+    /// Whether there is a user whose requests may have to go elsewhere.
+    pub(crate) fn is_accused(&self) -> bool {
+        self.accusations.stand() || self.broken_streams.stand()
+    }
+
     /// Whether requests of `user` are to go elsewhere if they can.
     pub(crate) fn is_avoided_by(&self, user: &str, now: Time) -> bool {
         self.accusations.make_avoid(user, now) || self.broken_streams.make_avoid(user, now)

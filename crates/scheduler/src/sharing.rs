@@ -4,7 +4,7 @@ use crate::{ids::Time, model::ModelId, node::Node, scheduler::Scheduler, share::
 
 impl Scheduler {
     pub(crate) fn set_reach(&mut self, reach: &Reach) {
-        self.nodes.iter_mut().for_each(|node| node.set_reach(reach));
+        self.fleet.ids().for_each(|node| self.fleet[node].set_reach(reach));
         self.reach = reach.clone();
     }
 
@@ -17,17 +17,16 @@ impl Scheduler {
     /// Neither holds at once when the share shrinks: what runs goes on.
     pub fn is_within_reach(&self) -> bool {
         let fits = |node: &Node| {
-            let is_loader = node.reach.loads_on(&node.spec.name);
-            (node.load.is_none() || is_loader)
+            (node.load().is_none() || node.is_loader())
                 && node.instances().all(|(_, instance)| instance.running.len() <= instance.slot_count())
         };
-        self.nodes.iter().all(fits)
+        self.fleet.iter().all(fits)
     }
 
     /// Whether a request waits for a model of which this gateway neither has a slot on any node nor can load it.
     pub fn is_starved(&self, now: Time) -> bool {
         let hopeless = |model: &ModelId| {
-            let mut nodes = self.nodes.iter().filter(|node| node.is_open() && node.lists(*model)).peekable();
+            let mut nodes = self.fleet.iter().filter(|node| node.is_open() && node.lists(*model)).peekable();
             nodes.peek().is_some() && !nodes.any(|node| node.may_serve(*model, now.as_secs_f64()))
         };
         self.reach != Reach::Whole && self.queue.models().any(|model| hopeless(&model))

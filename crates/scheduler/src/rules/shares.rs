@@ -61,7 +61,7 @@ fn only_one_gateway_loads_on_a_node_and_one_that_loses_the_right_calls_its_load_
         let mut scheduler = Scheduler::new(QueueLimits::default(), vec![small()]);
         let node = NodeId(0);
         scheduler.handle(Event::Answered { node }, at(0));
-        scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")] }, at(0));
+        scheduler.handle(Event::Listed { node, models: [model("m:latest"), model("n:latest")].into() }, at(0));
         scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest")] }, at(0));
         scheduler.handle(within(own, &[0]), at(0));
         assert_eq!(scheduler.handle(arrived(1, "u", "m"), at(100)), [dispatch(1, 0, 1)]);
@@ -82,7 +82,7 @@ fn no_share_without_a_node_is_promised_while_a_load_that_has_begun_there_goes_on
     let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec(2)]);
     let node = NodeId(0);
     scheduler.handle(Event::Answered { node }, at(0));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node, models: [model("m:latest")].into() }, at(0));
     let load = scheduler.handle(arrived(1, "u", "m"), at(1));
     assert!(matches!(load[..], [Decision::Load { .. }]), "{load:?}");
     scheduler.handle(Event::Shared { reach: Reach::Nothing }, at(2));
@@ -97,7 +97,7 @@ fn with_a_part_of_the_slots_no_further_ones_are_looked_for() {
     let mut scheduler = Scheduler::new(QueueLimits::default(), vec![learning]);
     let node = NodeId(0);
     scheduler.handle(Event::Answered { node }, at(0));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node, models: [model("m:latest")].into() }, at(0));
     scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest")] }, at(0));
     let sent = |scheduler: &mut Scheduler, reach: Event| {
         scheduler.handle(reach, at(1));
@@ -116,7 +116,7 @@ fn nodes_and_models_that_come_later_are_shared_as_well() {
     let node = NodeId(0);
     scheduler.handle(Event::NodeJoined { node, spec: spec(2) }, at(1));
     scheduler.handle(Event::Answered { node }, at(1));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")] }, at(1));
+    scheduler.handle(Event::Listed { node, models: [model("m:latest")].into() }, at(1));
     scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest")] }, at(1));
     assert_eq!(scheduler.handle(arrived(1, "u", "m"), at(2)), []);
     assert_eq!(scheduler.handle(Event::Shared { reach: Reach::Whole }, at(3)), [dispatch(1, 0, 1)]);
