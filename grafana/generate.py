@@ -303,6 +303,10 @@ def fleet():
         stat("Postgres", "Whether it answered last time. While it is away, requests are served; reports and changes to users "
              "are not.", "min(" + series("gateway_database_up") + ")", "none",
              rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
+        stat("Gateways on these nodes", "How many share the slots. Orange: they have not agreed to the current division yet, "
+             "and a gateway may use fewer slots than its share.",
+             "max(" + series("gateway_sharing_gateways") + ") * min(" + series("gateway_sharing_settled") + ")", "none",
+             rising((0, "orange"), (1, "green")), 2, values(_0=("Dividing", "orange")), spark=False, height=8),
         stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",
@@ -314,9 +318,9 @@ def fleet():
                ("sum by (instance) (" + series("gateway_usage_outbox_rows") + ")", "in the local file, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_parked_rows") + ")", "parked, {{instance}}"),
                ("sum by (instance) (" + series("gateway_usage_rollup_mismatches") + ")", "wrong sums, {{instance}}")],
-              "none", (5, 8)),
+              "none", (4, 8)),
         graph("Memory", "Resident memory of the gateway.",
-              [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (5, 8)),
+              [("sum by (instance) (" + series("process_resident_memory_bytes") + ")", "{{instance}}")], "bytes", (4, 8)),
         graph("Processor", "1 is one core. The gateway alone; models run on the nodes.",
               [(f"sum by (instance) ({rate('process_cpu_seconds_total')})", "{{instance}}")], "none", (4, 8)),
         table("Versions", "Which version runs where.",

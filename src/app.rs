@@ -91,11 +91,12 @@ impl App {
         nodes::check(&config.nodes)?;
         let (clock, stops) = (Clock::start(), Stops::default());
         let metrics = Arc::new(Metrics::new(&config.metrics, &Endpoint::ALL.map(Endpoint::path))?);
-        let memory = Memory::open(&config, clock).await?;
+        let mut memory = Memory::open(&config, clock).await?;
         for user in memory.accounts.names_after(None, config.metrics.user_cap) {
             metrics.meet_user(&user);
         }
-        let nodes = Nodes::open(&config, &memory.store, (clock, metrics), resolver, stops.tasks.clone()).await;
+        let database = (&memory.store, memory.stances.take());
+        let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let live = reload::Parts {
             roster: nodes.roster.clone(),

@@ -13,7 +13,7 @@
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the client to nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
 //! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`] | what is exported, logged and traced; what time it is | their callers' types |
-//! | pure | the crates [`scheduler`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
+//! | pure | the crates [`scheduler`], [`cluster`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request
 //!

@@ -16,6 +16,13 @@ pub struct Model {
     pub is_sole: bool,
     /// Whether it has said that it ends.
     pub has_left: bool,
+    /// Among which gateways it wants the slots of nodes to be divided, with commas between their ids; none from a version
+    /// that does not divide them.
+    pub members: Option<String>,
+    /// Counts how often what is left over by the division was passed on.
+    pub turn: Option<i64>,
+    /// Whether it keeps to its share of this division.
+    pub fits: Option<bool>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

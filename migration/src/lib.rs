@@ -13,6 +13,7 @@ mod m20261125_000300_usage_rollups;
 mod m20261125_000400_leases;
 mod m20261125_000500_people_changes;
 mod m20261127_000001_usage_reasons;
+mod m20261127_000100_gateway_stances;
 
 pub use m20261125_000500_people_changes::{
     PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000400_leases::Migration),
             Box::new(m20261125_000500_people_changes::Migration),
             Box::new(m20261127_000001_usage_reasons::Migration),
+            Box::new(m20261127_000100_gateway_stances::Migration),
         ]
     }
 }

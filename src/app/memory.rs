@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::thread::{self, Task};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{Accounts, Broker, Copier, Leaser, Peppers, Recorder, Store, StoreError, Writer};
+use crate::store::{Accounts, Broker, Copier, Leaser, Peppers, Recorder, Stances, Store, StoreError, Writer};
 
 /// How long usage of an earlier run is copied to the database before requests are taken.
 const CATCH_UP: Duration = Duration::from_secs(5);
@@ -22,6 +22,8 @@ pub(super) struct Memory {
     pub(super) recorder: Recorder,
     /// The way to the shares of limits; `None` with SQLite.
     pub(super) broker: Option<Broker>,
+    /// Where gateways agree how they divide the nodes' slots; `None` with SQLite.
+    pub(super) stances: Option<Stances>,
     writer: Writer,
     copier: Option<Copier>,
     leaser: Option<Leaser>,
@@ -47,7 +49,8 @@ impl Memory {
         if let Some(leaser) = &mut leaser {
             leaser.join().await;
         }
-        Ok(Self { store, accounts, recorder, broker, writer, copier, leaser })
+        let stances = leaser.as_ref().map(Leaser::stances);
+        Ok(Self { store, accounts, recorder, broker, stances, writer, copier, leaser })
     }
 
     /// Starts what writes usage, copies it, and holds shares of limits.

@@ -11,10 +11,10 @@ use super::thread::{self, Task};
 use super::upkeep::recall;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::dispatch::{Dispatcher, Errand};
+use crate::dispatch::{Dispatcher, Errand, Sharer};
 use crate::fleet::{Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, Upstream, Watch, Watchers};
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Stances, Store};
 
 /// The parts, built and not yet at work.
 pub(super) struct Nodes {
@@ -23,6 +23,7 @@ pub(super) struct Nodes {
     watches: mpsc::Receiver<Watch>,
     /// What the scheduler wants done to the nodes' memory.
     errands: mpsc::Receiver<Errand>,
+    sharer: Option<Sharer>,
 }
 
 impl Nodes {
@@ -30,16 +31,20 @@ impl Nodes {
     /// down. `stop` ends what looks after them.
     pub(super) async fn open(
         config: &Config,
-        store: &Store,
+        (store, stances): (&Store, Option<Stances>),
         (clock, metrics): (Clock, Arc<Metrics>),
         resolver: Resolver,
         stop: CancellationToken,
     ) -> Self {
         let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
+        let sharer = match stances {
+            Some(stances) => Some(Sharer::begin(stances, dispatcher.clone(), clock).await),
+            None => None,
+        };
         let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
         let (roster, watches) = Roster::open(config.nodes.clone(), fleet.clone(), store.clone(), resolver, stop).await;
         recall(store, &fleet.dispatcher, clock).await;
-        Self { fleet, roster, watches, errands }
+        Self { fleet, roster, watches, errands, sharer }
     }
 
     /// Starts the tasks that watch the nodes, load their models, and look for changes of who they are.
@@ -47,7 +52,7 @@ impl Nodes {
     /// # Errors
     /// When the operating system has no more threads.
     pub(super) fn start(self, config: &Config, stop: &CancellationToken) -> io::Result<Vec<Task>> {
-        let Self { fleet, roster, watches, errands } = self;
+        let Self { fleet, roster, watches, errands, sharer } = self;
         let loader = {
             let upstream = Upstream::new(config.relay.connect());
             Loader::new(fleet.clone(), config.relay.load_terms(), upstream, errands)
@@ -55,7 +60,8 @@ impl Nodes {
         let interval = Duration::from_secs(config.health.fleet_interval_seconds);
         let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
         let (watching, ticking) = (stop.clone(), stop.clone());
-        Ok(vec![
+        let sharing = sharer.map(|sharer| thread::spawn(sharer.run(stop.clone())));
+        let tasks = [
             thread::spawn(roster.run(interval)),
             thread::spawn(loader.run(stop.clone())),
             thread::run("probes", move || {
@@ -63,7 +69,8 @@ impl Nodes {
                 Watchers { context, upstream, health, wanted: watches }.run(watching)
             })?,
             thread::run("deadlines", move || fleet.dispatcher.run_deadlines(ticking))?,
-        ])
+        ];
+        Ok(tasks.into_iter().chain(sharing).collect())
     }
 }
 

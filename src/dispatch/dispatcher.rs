@@ -15,10 +15,11 @@ use uuid::Uuid;
 
 use super::errand::Errand;
 use super::load_cost::LoadCost;
+use super::sharing::Sharing;
 use crate::clock::Clock;
 use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Refusal, RefusalReason,
-    RequestId, Scheduler, Story, Waiting,
+    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Reach, Refusal,
+    RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
 /// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
@@ -71,6 +72,7 @@ struct Live {
 
 struct Core {
     scheduler: Scheduler,
+    sharing: Sharing,
     tickets: HashMap<RequestId, Live>,
     errands: mpsc::Sender<Errand>,
     /// When the deadline task wakes by itself.
@@ -88,7 +90,7 @@ impl Dispatcher {
     pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
         let scheduler = Scheduler::new(limits, nodes);
-        let core = Core { scheduler, tickets: HashMap::new(), errands, armed: None };
+        let core = Core { scheduler, sharing: Sharing::ALONE, tickets: HashMap::new(), errands, armed: None };
         (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
     }
 
@@ -126,6 +128,21 @@ impl Dispatcher {
     /// Looks into the core. What is read may be old by the time it is used: decisions are made inside only.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+    }
+
+    /// Restricts this gateway to these slots from now on.
+    pub(crate) fn share(&self, reach: Reach, sharing: Sharing) {
+        self.with(|core, now| {
+            core.sharing = sharing;
+            if *core.scheduler.reach() != reach {
+                core.handle(Event::Shared { reach }, now);
+            }
+        });
+    }
+
+    /// How the slots of nodes are divided among gateways.
+    pub fn sharing(&self) -> Sharing {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner).sharing
     }
 
     /// Begins with what an earlier run learned, so long ago.

@@ -2,7 +2,11 @@
 mod dispatcher;
 mod errand;
 mod load_cost;
+mod sharer;
+mod sharing;
 
 pub use dispatcher::{Dispatcher, Grant, Interruption, Ticket};
 pub use errand::Errand;
 pub use load_cost::LoadCost;
+pub use sharer::Sharer;
+pub use sharing::Sharing;

@@ -148,11 +148,13 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
     // Thousands of series take a while to encode, and a worker has streams to serve.
     let text = web::block(move || {
         let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), queued(scheduler)));
+        let sharing = lifecycle.dispatcher.sharing();
         lifecycle.metrics.scrape(&Snapshot {
             nodes: nodes.into_iter().map(gauges).collect(),
             queued,
             usage_backlog: lifecycle.recorder.backlog(),
             usage_ready: lifecycle.recorder.is_ready(),
+            gateways: Some((sharing.gateways, sharing.is_settled)),
             outbox: lifecycle.recorder.copied().map(|copied| OutboxGauges {
                 waiting: copied.waiting,
                 parked: copied.parked,

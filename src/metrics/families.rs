@@ -54,6 +54,8 @@ pub(super) struct Families {
     pub(super) outbox_parked: Gauge,
     pub(super) database_up: Gauge,
     pub(super) rollup_mismatches: Gauge,
+    pub(super) sharing_gateways: IntGauge,
+    pub(super) sharing_settled: IntGauge,
 }
 
 /// Declares families in one registry, each under its full name.
@@ -226,6 +228,16 @@ impl Families {
             rollup_mismatches: declare.gauge(
                 "usage_rollup_mismatches",
                 "Daily sums of usage that differed from the rows of today and yesterday when last compared.",
+            )?,
+            sharing_gateways: declare.int_gauge(
+                "sharing_gateways",
+                "Gateways that use these nodes at the same time, each within its share of the slots; 1 means that this one is \
+                 alone.",
+            )?,
+            sharing_settled: declare.int_gauge(
+                "sharing_settled",
+                "Whether all gateways have agreed to the current division of the slots: 1 or 0. Until they have, a gateway \
+                 may use fewer slots than its share.",
             )?,
         })
     }

@@ -17,6 +17,8 @@ pub struct Snapshot {
     pub usage_backlog: usize,
     /// Whether usage can be stored.
     pub usage_ready: bool,
+    /// Gateways that share the nodes' slots, and whether the division is settled; `None` if this one is alone.
+    pub gateways: Option<(usize, bool)>,
     /// The way on from the local file; `None` where that is the database.
     pub outbox: Option<OutboxGauges>,
 }
@@ -72,6 +74,9 @@ impl Metrics {
         self.families.outbox_waiting.set(outbox.waiting as f64);
         self.families.outbox_parked.set(outbox.parked as f64);
         self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
+        let (gateways, is_settled) = snapshot.gateways.unwrap_or((1, true));
+        self.families.sharing_gateways.set(to_i64(gateways));
+        self.families.sharing_settled.set(i64::from(is_settled));
         let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
         if !departed.is_empty() {
             self.families.end_nodes(&departed);
@@ -166,7 +171,8 @@ mod tests {
     fn the_state_of_the_moment_is_exported() {
         let metrics = metrics(&MetricsSettings::default());
         let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
-        let snapshot = Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, outbox: None };
+        let snapshot =
+            Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, ..Snapshot::default() };
         // A second look counts nothing twice.
         text(&metrics, &snapshot);
         let said = text(&metrics, &snapshot);

@@ -14,6 +14,7 @@
 mod broker;
 mod identity;
 mod line;
+mod stances;
 mod table;
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use self::broker::Ask;
 pub use self::broker::{Broker, NotLeased};
 use self::line::Line;
+pub use self::stances::Stances;
 use self::table::Table;
 use super::accounts::Accounts;
 use super::database::Store;
@@ -109,6 +111,11 @@ impl Leaser {
             store,
         };
         Ok(Some((broker, leaser)))
+    }
+
+    /// Where gateways agree how they divide the nodes.
+    pub fn stances(&self) -> Stances {
+        Stances { store: self.store.clone(), table: self.table.clone(), was_sole: self.was_sole }
     }
 
     /// Looks who is there, before the first request.

@@ -47,7 +47,7 @@ pub use changes::Changes;
 pub use database::Store;
 pub use error::StoreError;
 pub use keys::{ApiKey, KeyDigest, KeySettings, Peppers, SecretEnd, random_hex};
-pub use leases::{Broker, Leaser, NotLeased};
+pub use leases::{Broker, Leaser, NotLeased, Stances};
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};
 pub use recorder::{Receipt, Recorder, RowPermit, StorageFull};

@@ -40,6 +40,7 @@ mod responses;
 mod roster;
 mod scheduling;
 mod scripted;
+mod sharing;
 mod shutdown;
 mod smoke;
 mod streams;

@@ -100,6 +100,14 @@ impl Gateway {
         }
     }
 
+    /// The process does nothing for a while, as if its machine were suspended.
+    pub async fn pause(&self, time: Duration) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-STOP", &id]).status().unwrap().success());
+        tokio::time::sleep(time).await;
+        assert!(Command::new("kill").args(["-CONT", &id]).status().unwrap().success());
+    }
+
     pub async fn ask(&self, method: &str, path: &str, key: &str, body: &Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         exchange(self.address, method, path, key, &body, PATIENCE).await

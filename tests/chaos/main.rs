@@ -24,3 +24,4 @@ mod postgres;
 mod random;
 mod replicas;
 mod results;
+mod slots;

@@ -8,6 +8,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     prefix::Prefix,
     route::{Route, RouteSet},
+    share::Reach,
 };
 
 /// A request, as the scheduler needs to know it.
@@ -157,6 +158,11 @@ pub enum Event {
         node: NodeId,
         /// Whether it drains from now on.
         on: bool,
+    },
+    /// Which slots this gateway may use has changed.
+    Shared {
+        /// The slots that it may use from now on.
+        reach: Reach,
     },
     /// Time passed.
     Tick,

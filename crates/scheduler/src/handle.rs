@@ -64,10 +64,12 @@ impl Scheduler {
             Event::Unloaded { node, model, result } => self.unloaded(node, &model, result, now, decisions),
             Event::NodeJoined { node, spec } if node.0 == self.fleet.len() => {
                 self.fleet.push(Node::new(spec));
+                self.fleet[node].set_reach(&self.reach);
                 self.recall_node(node);
             }
             Event::NodeChanged { node, spec } => self.judge(node, |node| node.reconfigure(spec)),
             Event::NodeLeft { node } => self.judge(node, |node| node.has_left = true),
+            Event::Shared { reach } => self.set_reach(&reach),
             Event::Drain { node, on } => self.judge(node, |node| node.is_draining = on),
             _ => {}
         }
@@ -207,7 +209,7 @@ impl Scheduler {
         let candidates = whereabouts.shelves.iter().filter_map(|id| {
             let node = &self.fleet[*id];
             let instance = node.instance(model)?;
-            let can = node.load().is_none() && instance.load_again_at <= seconds && node.has_room_for(instance);
+            let can = node.may_load() && instance.load_again_at <= seconds && node.has_room_for(instance);
             can.then(|| (node.load_seconds(instance), *id))
         });
         if let Some((_, node)) = candidates.min_by(|a, b| a.0.total_cmp(&b.0)) {

@@ -13,6 +13,7 @@ use crate::{
     failure::Failure,
     ids::RequestId,
     prefix::Prefix,
+    share::Portion,
     slots::Slots,
 };
 
@@ -122,6 +123,8 @@ pub(crate) struct Instance {
     /// About to be unloaded, as another model needs its memory. It takes nothing new.
     pub(crate) is_leaving: bool,
     pub(crate) slots: Slots,
+    /// What part of the slots this gateway may use; all of them where it is empty.
+    pub(crate) portions: Vec<Portion>,
     pub(crate) running: Vec<Running>,
     /// Speed relative to the node's own.
     pub(crate) correction: Correction,
@@ -146,6 +149,7 @@ impl Instance {
             context_length: None,
             is_leaving: false,
             slots: Slots::new(slots),
+            portions: Vec::new(),
             running: Vec::new(),
             correction: Correction::default(),
             prefill: Line::default(),
@@ -164,13 +168,24 @@ impl Instance {
         self.model().map_or("", |model| &model.family)
     }
 
+    /// How many slots it has, whoever may use them.
+    pub(crate) fn whole_slot_count(&self) -> u32 {
+        self.slots.count(self.family())
+    }
+
+    /// How many of its slots this gateway may use.
     pub(crate) fn slot_count(&self) -> usize {
-        self.slots.count(self.family()) as usize
+        let slots = self.whole_slot_count();
+        let parts = self.portions.iter().map(|portion| portion.of(slots));
+        parts.fold(slots, u32::min) as usize
     }
 
     /// Whether one more than its slots may be sent. More may be running already, if their number was lowered meanwhile.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
-        self.running.len() <= self.slot_count() && self.slots.wants_probe(self.family(), now)
+        // Among several gateways one cannot tell whether a probe ran beside everything else.
+        self.portions.is_empty()
+            && self.running.len() <= self.slot_count()
+            && self.slots.wants_probe(self.family(), now)
     }
 
     /// Whether it serves requests as far as its memory goes.

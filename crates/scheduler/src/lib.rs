@@ -97,6 +97,8 @@ mod route;
 mod rules;
 mod scheduler;
 mod service;
+mod share;
+mod sharing;
 mod silence;
 mod slots;
 mod view;
@@ -114,5 +116,6 @@ pub use self::{
     report::{NodeState, NodeView, Routed, Transitions},
     route::{Route, RouteSet},
     scheduler::Scheduler,
+    share::{Reach, Share},
     view::{Pace, Waiting},
 };

@@ -47,7 +47,7 @@ impl Scheduler {
         let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
         let node_state = &self.fleet[node];
         let Some(load) = node_state.load().filter(|load| load.phase == Phase::Draining) else { return };
-        if is_unwanted(load) || !node_state.is_open() {
+        if is_unwanted(load) || !node_state.is_open() || !node_state.is_loader() {
             return self.call_off_load(node);
         }
         let is_drained =

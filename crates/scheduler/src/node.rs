@@ -18,6 +18,7 @@ use crate::{
     model::ModelId,
     report::Routed,
     route::RouteSet,
+    share::Reach,
 };
 
 /// When a node on trial may have answered.
@@ -45,6 +46,8 @@ pub(crate) struct Node {
     pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
+    /// Which of its slots this gateway may use.
+    pub(crate) reach: Reach,
     in_flight: u32,
     /// Requests that it takes at a time since its return; `None` when it takes all again.
     ramp: Option<u32>,
@@ -83,6 +86,7 @@ impl Node {
             routes: RouteSet::ALL,
             is_draining: false,
             has_left: false,
+            reach: Reach::Whole,
             in_flight: 0,
             ramp: None,
             busy_until: None,
@@ -132,7 +136,10 @@ impl Node {
             self.instances.resize_with(model.0 + 1, || None);
         }
         let slots = self.spec.slots;
-        self.instances[model.0].get_or_insert_with(|| Box::new(Instance::new(listed.into(), slots)))
+        self.instances[model.0].get_or_insert_with(|| {
+            let portions = self.reach.portions(&self.spec.name);
+            Box::new(Instance { portions, ..Instance::new(listed.into(), slots) })
+        })
     }
 
     /// A model is in memory since then, or no longer.
@@ -212,6 +219,34 @@ impl Node {
     /// Whether a model fits beside what is in memory.
     pub(crate) fn has_room_for(&self, instance: &Instance) -> bool {
         self.budget().is_none_or(|budget| self.taken_bytes().saturating_add(instance.footprint()) <= budget)
+    }
+
+    pub(crate) fn set_reach(&mut self, reach: &Reach) {
+        self.reach = reach.clone();
+        let portions = reach.portions(&self.spec.name);
+        for instance in self.instances.iter_mut().flatten() {
+            instance.portions.clone_from(&portions);
+        }
+        self.layouts += 1;
+    }
+
+    /// Whether this gateway is the one that loads and unloads here.
+    pub(crate) fn is_loader(&self) -> bool {
+        self.reach.loads_on(&self.spec.name)
+    }
+
+    /// Whether this gateway may have it load something next.
+    pub(crate) fn may_load(&self) -> bool {
+        self.load.is_none() && self.is_loader()
+    }
+
+    /// Whether this gateway may use a slot for the model, now or after a load.
+    pub(crate) fn may_serve(&self, model: ModelId, now: f64) -> bool {
+        let is_loading = self.load.as_ref().is_some_and(|load| load.model == model);
+        self.instance(model).filter(|instance| instance.slot_count() > 0).is_some_and(|instance| {
+            let is_coming = is_loading || (self.is_loader() && instance.load_again_at <= now);
+            instance.resident_since.is_some() || is_coming
+        })
     }
 
     // Whether it takes requests.

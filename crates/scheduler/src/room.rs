@@ -78,7 +78,7 @@ impl Scheduler {
             let id = shelves[(start + step) % count];
             let node = &self.fleet[id];
             let Some(instance) = node.instance(model) else { continue };
-            let may_load = node.load().is_none() && instance.load_again_at <= now.as_secs_f64();
+            let may_load = node.may_load() && instance.slot_count() > 0 && instance.load_again_at <= now.as_secs_f64();
             if !may_load || instance.resident_since.is_some() {
                 continue;
             }

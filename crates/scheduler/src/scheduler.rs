@@ -17,6 +17,7 @@ use crate::{
     queue::{FairQueue, Next},
     queue_limits::QueueLimits,
     request::Request,
+    share::Reach,
 };
 
 /// The fleet, the queue, and all that is known of both. [`Scheduler::handle`] is the way in.
@@ -32,6 +33,7 @@ pub struct Scheduler {
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
+    pub(crate) reach: Reach,
     /// The last plan's, kept to save allocations.
     pub(crate) forecast: Forecast,
     /// The same.
@@ -75,6 +77,7 @@ impl Scheduler {
             journal: Journal::default(),
             forecast: Forecast::default(),
             line: Vec::new(),
+            reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,
             arrivals: 0,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use crate::dispatch::Sharing;
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
@@ -35,6 +36,27 @@ pub struct Queue {
     in_flight: usize,
     /// How fast requests end while others wait, in requests a second; null before it was measured.
     drain_per_second: Option<f64>,
+    /// How many gateways schedule for the nodes.
+    scheduling: Scheduling,
+}
+
+/// How many gateways schedule for the nodes. This gateway's queue holds its own clients' requests only.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Scheduling {
+    /// `alone`, or `sharing`: several gateways use these nodes, each with a queue of its own and a share of the slots.
+    role: &'static str,
+    /// Gateways that use the nodes, this one included.
+    gateways: usize,
+    /// Whether all of them have agreed to the current division of the slots. Until then a gateway may use fewer slots than
+    /// its share.
+    is_settled: bool,
+}
+
+impl From<Sharing> for Scheduling {
+    fn from(sharing: Sharing) -> Self {
+        let Sharing { gateways, is_settled } = sharing;
+        Self { role: if gateways > 1 { "sharing" } else { "alone" }, gateways, is_settled }
+    }
 }
 
 /// A request that waits.
@@ -169,6 +191,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
     if !(1..=1000).contains(&most) {
         return Err(ApiError::invalid_field("limit", "`limit` must be 1 to 1000."));
     }
+    let sharing = lifecycle.dispatcher.sharing();
     let waiting = lifecycle.dispatcher.waiting(usize::from(most));
     Ok(Json(lifecycle.dispatcher.read(|scheduler| {
         let data = waiting.iter().enumerate().map(|(index, (request_id, waiting))| WaitingRequest {
@@ -185,6 +208,7 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
             data: data.collect(),
             queued: scheduler.queued(),
             in_flight: scheduler.in_flight(),
+            scheduling: sharing.into(),
             drain_per_second: interval.filter(|seconds| *seconds > 0.0).map(|seconds| 1.0 / seconds),
         }
     })))

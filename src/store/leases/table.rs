@@ -3,6 +3,7 @@
 //! Times are the database's own, so that no two clocks are compared. What is read and written of one subject happens under
 //! a lock on it, and who is there is decided under a lock on all gateways: both end with their transaction.
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entity::{gateway, lease, usage_rollup};
@@ -18,12 +19,13 @@ use super::line::Line;
 use crate::store::database::locks;
 use crate::store::people::Changed;
 use crate::store::subject::{name_of_key, name_of_user};
+use cluster::{Division, Stance};
 use limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
 const MEMORY_MS: i64 = 3 * 86_400_000;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Table {
     pub(super) db: DatabaseConnection,
     pub(super) gateway: String,
@@ -43,18 +45,19 @@ pub(super) struct Seen {
     pub(super) has_leases: bool,
 }
 
-struct Gateways {
+pub(super) struct Gateways {
     now_ms: i64,
-    peers: HashMap<String, (Peer, bool)>,
+    pub(super) peers: HashMap<String, (Peer, bool)>,
+    pub(super) stances: HashMap<String, Stance>,
     own: Option<gateway::Model>,
 }
 
 impl Gateways {
-    async fn read(db: &DatabaseTransaction, own: &str) -> Result<Self, DbErr> {
+    pub(super) async fn read(db: &DatabaseTransaction, own: &str) -> Result<Self, DbErr> {
         let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
         let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), clock)).await?;
         let now_ms: i64 = row.ok_or(DbErr::RecordNotFound("clock".to_owned()))?.try_get_by_index(0)?;
-        let (mut peers, mut found) = (HashMap::new(), None);
+        let (mut peers, mut stances, mut found) = (HashMap::new(), HashMap::new(), None);
         for row in gateway::Entity::find().all(db).await? {
             if row.id == own {
                 found = Some(row);
@@ -62,19 +65,20 @@ impl Gateways {
             }
             let peer =
                 Peer { silent: millis(now_ms - row.renewed_ms), patience: millis(row.patience_ms), left: row.has_left };
+            stances.extend(stance_of(&row).map(|stance| (row.id.clone(), stance)));
             peers.insert(row.id, (peer, row.is_sole));
         }
-        Ok(Self { now_ms, peers, own: found })
+        Ok(Self { now_ms, peers, stances, own: found })
     }
 
     /// When we said last that we live, unless that is too long ago or the last word was that we end.
-    fn renewed(&self, patience: Duration) -> Option<&gateway::Model> {
+    pub(super) fn renewed(&self, patience: Duration) -> Option<&gateway::Model> {
         let in_time = |own: &&gateway::Model| !own.has_left && millis(self.now_ms - own.renewed_ms) <= patience;
         self.own.as_ref().filter(in_time)
     }
 
     /// How long we have looked without a gap.
-    fn watched(&self, patience: Duration) -> Duration {
+    pub(super) fn watched(&self, patience: Duration) -> Duration {
         self.renewed(patience).map_or(Duration::ZERO, |own| millis(self.now_ms - own.since_ms))
     }
 }
@@ -121,7 +125,9 @@ impl Table {
         use gateway::Column::{HasLeft, Id, IsSole, PatienceMs, RenewedMs, SinceMs};
         let patience_ms = i64::try_from(self.patience.as_millis()).unwrap_or(i64::MAX);
         let id = self.gateway.clone();
-        let row = gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left }.into_active_model();
+        let (members, turn, fits) = (None, None, None);
+        let row = gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left, members, turn, fits };
+        let row = row.into_active_model();
         let replace =
             OnConflict::column(Id).update_columns([RenewedMs, SinceMs, PatienceMs, IsSole, HasLeft]).to_owned();
         gateway::Entity::insert(row).on_conflict(replace).exec_without_returning(db).await?;
@@ -256,11 +262,21 @@ async fn tokens_in_database(db: &DatabaseTransaction, lines: &[Line], day: i32) 
 }
 
 /// Waits for these locks, one after the other in their order, so that no two gateways wait for each other.
-async fn lock<'a>(db: &DatabaseTransaction, numbers: impl IntoIterator<Item = &'a i64>) -> Result<(), DbErr> {
+pub(super) async fn lock<'a>(
+    db: &DatabaseTransaction,
+    numbers: impl IntoIterator<Item = &'a i64>,
+) -> Result<(), DbErr> {
     let values: Vec<String> = numbers.into_iter().map(|number| format!("({number}::bigint)")).collect();
     let each = format!("SELECT pg_advisory_xact_lock(number) FROM (VALUES {}) AS numbers (number)", values.join(", "));
     db.execute_unprepared(&each).await?;
     Ok(())
+}
+
+/// What a row says; `None` if it is of a version that does not share the nodes.
+fn stance_of(row: &gateway::Model) -> Option<Stance> {
+    let gateways = row.members.as_ref()?.split(',').map(Arc::from).collect();
+    let turn = u64::try_from(row.turn?).ok()?;
+    Some(Stance { division: Division { gateways, turn }, fits: row.fits? })
 }
 
 fn number_of(name: &str) -> i64 {

@@ -20,7 +20,7 @@ impl Node {
         let mut loaded: Vec<_> = self.residents().map(resident).collect();
         loaded.sort_by(|a, b| a.name.cmp(&b.name));
         let learned =
-            |(_, instance): (ModelId, &Instance)| instance.listing.is_some().then(|| instance.slot_count() as u32);
+            |(_, instance): (ModelId, &Instance)| instance.listing.is_some().then(|| instance.whole_slot_count());
         // What is in memory tells most, and there is little of it.
         let most = self.residents().filter_map(learned).max();
         let most_slots = || most.or_else(|| self.instances().filter_map(learned).max()).unwrap_or(1);

@@ -6,6 +6,38 @@ use proptest::test_runner::TestRunner;
 
 use super::{run::*, *};
 
+/// Now and then a share that replaces the one before.
+fn reach() -> impl Strategy<Value = Option<Reach>> {
+    let gateways: Arc<[Arc<str>]> = ["one", "two"].map(Arc::from).into();
+    let share = any::<u64>().prop_map(move |turn| Share::new("one".into(), gateways.clone(), turn));
+    let reach = prop_oneof![
+        1 => Just(Reach::Whole),
+        1 => Just(Reach::Nothing),
+        4 => prop::collection::vec(share, 1..3).prop_map(|shares| Reach::Within(shares.into())),
+    ];
+    prop::option::weighted(0.1, reach)
+}
+
+fn check_share(run: &Run, decision: &Decision) {
+    let Reach::Within(shares) = run.scheduler.reach() else {
+        let is_frozen = *run.scheduler.reach() == Reach::Nothing;
+        assert!(!is_frozen || !matches!(decision, Decision::Dispatch { .. } | Decision::Unload { .. }), "{decision:?}");
+        return;
+    };
+    match decision {
+        Decision::Dispatch { id, node, .. } => {
+            // It may have ended in the same step.
+            let Some(Known { model, .. }) = run.known.get(id) else { return };
+            if let Some(slots) = run.slots[node.0] {
+                let most = shares.iter().map(|share| share.slots("gpu", slots)).min().unwrap();
+                assert!(run.running(node.0, *model).len() <= most as usize, "{decision:?} beyond {most}");
+            }
+        }
+        Decision::Unload { .. } => assert!(shares.iter().all(|share| share.loads_on("gpu")), "{decision:?}"),
+        _ => {}
+    }
+}
+
 proptest! {
     #![proptest_config(config(120))]
 
@@ -19,6 +51,25 @@ proptest! {
             run.check_occupancy();
             run.check_conservation();
             run.check_work_conservation();
+        }
+    }
+
+    #[test]
+    fn nothing_is_sent_or_loaded_beyond_a_share(
+        steps in prop::collection::vec((reach(), step()), 1..200),
+    ) {
+        let mut run = Run::new();
+        for (reach, step) in &steps {
+            run.log.clear();
+            if let Some(reach) = reach {
+                run.hear(Event::Shared { reach: reach.clone() });
+            }
+            run.step(step);
+            for decision in &run.log {
+                check_share(&run, decision);
+            }
+            run.check_occupancy();
+            run.check_conservation();
         }
     }
 

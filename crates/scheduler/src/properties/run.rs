@@ -335,7 +335,7 @@ impl Run {
         assert_eq!(costly.count(), self.scheduler.costly_retries);
     }
 
-    fn running(&self, node: usize, model: usize) -> BTreeSet<RequestId> {
+    pub(crate) fn running(&self, node: usize, model: usize) -> BTreeSet<RequestId> {
         let is_there = |known: &Known| known.node == Some(node) && known.model == model;
         self.known.iter().filter(|(_, known)| is_there(known)).map(|(id, _)| *id).collect()
     }

@@ -3,6 +3,7 @@
 mod failures;
 mod loads;
 mod queueing;
+mod shares;
 mod silence;
 mod views;
 

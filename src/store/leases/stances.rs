@@ -1,0 +1,78 @@
+//! Where do gateways agree how they divide the slots of nodes? In the table `gateways`, under the lock on all of them, so
+//! that each reads and writes at a time of its own.
+use std::sync::Arc;
+use std::time::Duration;
+
+use cluster::{Peer, Stance};
+use entity::gateway::{Column, Entity};
+use sea_orm::sea_query::Expr;
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, TransactionTrait};
+
+use super::table::{Gateways, Table, lock};
+use crate::store::database::{Store, locks};
+use crate::store::deadline::within;
+use crate::store::error::StoreError;
+
+/// Longest wait for the database.
+const DEADLINE: Duration = Duration::from_secs(2);
+
+/// The stances of all gateways on one Postgres.
+#[derive(Debug)]
+pub struct Stances {
+    pub(super) store: Store,
+    pub(super) table: Table,
+    pub(super) was_sole: bool,
+}
+
+impl Stances {
+    /// By which name this gateway goes.
+    pub fn gateway(&self) -> Arc<str> {
+        self.table.gateway.as_str().into()
+    }
+
+    /// Whether this gateway was alone when it last saw the database before it started.
+    pub fn was_sole(&self) -> bool {
+        self.was_sole
+    }
+
+    /// Shows `decide` the peers that are there, and publishes the stance that it takes. Returns both once everybody can see
+    /// it. `decide` may have been called even if this fails.
+    ///
+    /// # Errors
+    /// When the database is away, or does not know yet that this gateway lives.
+    pub async fn exchange(
+        &self,
+        decide: impl FnOnce(&[Peer]) -> Option<Stance>,
+    ) -> Result<(Stance, Vec<Peer>), StoreError> {
+        if !self.store.is_online() {
+            return Err(StoreError::TimedOut(Duration::ZERO));
+        }
+        within(DEADLINE, self.try_exchange(decide)).await
+    }
+
+    async fn try_exchange(&self, decide: impl FnOnce(&[Peer]) -> Option<Stance>) -> Result<(Stance, Vec<Peer>), DbErr> {
+        let transaction = self.table.db.begin().await?;
+        lock(&transaction, &[locks::GATEWAYS]).await?;
+        let gateways = Gateways::read(&transaction, &self.table.gateway).await?;
+        if gateways.renewed(self.table.patience).is_none() {
+            // The others may take it for gone, and not wait for its promise.
+            return Err(DbErr::RecordNotUpdated);
+        }
+        let watched = gateways.watched(self.table.patience);
+        let there = gateways.peers.iter().filter(|(_, (peer, _))| !peer.is_gone(watched));
+        let peers: Vec<Peer> = there
+            .map(|(id, _)| Peer { gateway: id.as_str().into(), stance: gateways.stances.get(id).cloned() })
+            .collect();
+        let stance = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
+        let own = Column::Id.eq(&self.table.gateway);
+        Entity::update_many()
+            .col_expr(Column::Members, Expr::value(stance.division.gateways.join(",")))
+            .col_expr(Column::Turn, Expr::value(i64::try_from(stance.division.turn).unwrap_or(i64::MAX)))
+            .col_expr(Column::Fits, Expr::value(stance.fits))
+            .filter(own)
+            .exec(&transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok((stance, peers))
+    }
+}
