@@ -12,7 +12,7 @@ use crate::{
     explain::{Alternative, Story},
     ids::{NodeId, RequestId, Time},
     node::Node,
-    report::NodeView,
+    report::{NodeState, NodeView},
     scheduler::Scheduler,
 };
 
@@ -101,6 +101,17 @@ impl Scheduler {
         };
         let present = self.nodes.iter().filter(|node| !node.has_left);
         present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
+    }
+
+    /// Nodes that have not left.
+    pub fn node_count(&self) -> usize {
+        self.nodes.iter().filter(|node| !node.has_left).count()
+    }
+
+    /// A node's state and what went wrong there last; `None` once it has left.
+    pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
+        let node = self.nodes.get(node.0 as usize).filter(|node| !node.has_left)?;
+        Some((node.state(), node.last_error.as_deref()))
     }
 
     /// Requests that wait.

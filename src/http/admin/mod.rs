@@ -3,6 +3,7 @@ mod given;
 pub mod keys;
 pub mod limits;
 pub mod models;
+pub mod node_fields;
 pub mod nodes;
 pub mod queue;
 pub mod reload;
