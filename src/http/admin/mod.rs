@@ -7,7 +7,9 @@ pub mod node_fields;
 pub mod nodes;
 pub mod queue;
 pub mod reload;
+pub mod requests;
 mod routes;
+pub mod story;
 pub mod usage;
 pub mod users;
 
