@@ -110,7 +110,7 @@ impl Scheduler {
 
     /// A node's state and what went wrong there last; `None` once it has left.
     pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
-        let node = self.nodes.get(node.0 as usize).filter(|node| !node.has_left)?;
+        let node = self.nodes.get(node.0).filter(|node| !node.has_left)?;
         Some((node.state(), node.last_error.as_deref()))
     }
 
