@@ -5,18 +5,17 @@ mod check;
 #[cfg(feature = "demo")]
 mod demo;
 mod healthcheck;
+mod load;
+mod process;
 mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
-use crate::app::Reloader;
-use crate::config::{self, Config, ConfigError};
+use self::load::load;
 use crate::http::openapi;
-use crate::telemetry::LogFlusher;
 
 /// One fair, metered, OpenAI-compatible service over several Ollama nodes.
 #[derive(Debug, Parser)]
@@ -90,63 +89,5 @@ pub fn run() -> ExitCode {
 
 fn print_openapi() -> Result<(), String> {
     println!("{}", openapi::document().to_pretty_json().map_err(|error| error.to_string())?);
-    Ok(())
-}
-
-fn load(file: Option<&std::path::Path>) -> Result<Config, String> {
-    // A name or value that is no Unicode cannot be one of ours.
-    let environment =
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    match config::load(file, environment) {
-        Ok(document) => {
-            for note in document.notes() {
-                eprintln!("{note}");
-            }
-            Ok(document.value)
-        }
-        Err(ConfigError::Mistakes(mistakes)) => {
-            let lines: Vec<String> = mistakes.iter().map(ToString::to_string).collect();
-            let count = if lines.len() == 1 { "1 mistake".to_owned() } else { format!("{} mistakes", lines.len()) };
-            Err(format!("{}\n{count} in the configuration", lines.join("\n")))
-        }
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Writes the log while `work` goes on.
-async fn logged<T>(log: &LogFlusher, work: impl Future<Output = T>) -> T {
-    tokio::select! {
-        done = work => done,
-        never = log.run() => match never {},
-    }
-}
-
-/// A token that is cancelled by SIGTERM or ctrl-c.
-fn stop_signal() -> Result<CancellationToken, String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let token = CancellationToken::new();
-    let listen = |kind| signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"));
-    let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    let stop = token.clone();
-    actix_rt::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        stop.cancel();
-    });
-    Ok(token)
-}
-
-/// SIGHUP reads the configuration again, as `POST /admin/reload` does; what came of it is in the log.
-fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| format!("signals cannot be listened for: {error}"))?;
-    actix_rt::spawn(async move {
-        while hangup.recv().await.is_some() {
-            let _ = reloader.reload().await;
-        }
-    });
     Ok(())
 }

@@ -1,5 +1,9 @@
 //! The `ollama-gateway` command.
 
+/// A request makes and frees hundreds of small values, on several threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     ollama_gateway::cli::run()
 }

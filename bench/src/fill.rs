@@ -1,7 +1,7 @@
 //! Fills a database as years of use would: users, keys, rows of usage, and the sums by day.
 //!
 //! Everything follows from its number, so that two runs make the same database. Key `n` belongs to user `n mod users`; its
-//! secret is [`secret`]. Rows are spread evenly over the days up to today; a fifth of the users make them all.
+//! secret is [`secret`]. Rows are spread evenly over the days up to this moment; a fifth of the users make them all.
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -34,7 +34,7 @@ pub struct Amounts {
     /// Rows of usage
     #[arg(long, default_value_t = 100_000_000)]
     rows: u64,
-    /// Days that the rows are spread over, today included
+    /// Days that the rows are spread over, up to now
     #[arg(long, default_value_t = 50)]
     days: u64,
 }
@@ -48,10 +48,9 @@ fn user(number: u64) -> String {
     format!("user-{number:07}")
 }
 
-/// Digits that look random and are the same each time.
+/// Of the form of real ones; the statements below make the same of a number.
 fn key_id(number: u64) -> String {
-    let digest = Sha256::digest(number.to_be_bytes());
-    digest.iter().take(16).fold("key_".to_owned(), |id, byte| id + &format!("{byte:02x}"))
+    format!("key_{number:016x}{:016x}", number * 7919)
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -132,7 +131,7 @@ async fn in_batches(
 }
 
 async fn rows(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Result<(), DbErr> {
-    let first_day = now_ms() / DAY_MS + 1 - i64::try_from(amounts.days).unwrap_or(i64::MAX);
+    let now_ms = now_ms();
     let (index, trigger) = ("usage_user_request", "usage_to_rollups");
     db.execute_unprepared(&format!("DROP INDEX {index}")).await?;
     if on_sqlite {
@@ -142,7 +141,7 @@ async fn rows(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Re
     }
     for first in (0..amounts.rows).step_by(ROWS as usize) {
         let last = amounts.rows.min(first + ROWS) - 1;
-        db.execute_unprepared(&insert_rows(amounts, first_day, (first, last), on_sqlite)).await?;
+        db.execute_unprepared(&insert_rows(amounts, now_ms, (first, last), on_sqlite)).await?;
         eprint!("\r{} of {} rows", last + 1, amounts.rows);
     }
     eprintln!();
@@ -161,9 +160,10 @@ async fn rows(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Re
 }
 
 /// One statement for all of a stretch: the database makes the rows up.
-fn insert_rows(amounts: &Amounts, first_day: i64, (first, last): (u64, u64), on_sqlite: bool) -> String {
+fn insert_rows(amounts: &Amounts, now_ms: i64, (first, last): (u64, u64), on_sqlite: bool) -> String {
     let Amounts { users, keys, rows, days, .. } = amounts;
-    let a_day = rows.div_ceil(*days);
+    let span_ms = i64::try_from(*days).unwrap_or(i64::MAX).saturating_mul(DAY_MS);
+    let first_ms = now_ms - span_ms;
     let busy = (users / 5).max(1);
     let (numbers, id) = if on_sqlite {
         let numbers = format!(
@@ -183,16 +183,22 @@ fn insert_rows(amounts: &Amounts, first_day: i64, (first, last): (u64, u64), on_
         }
     };
     let user = pad("who", 7);
+    let number = format!("((who + {users} * (mix % 2)) % {keys})");
+    let key = if on_sqlite {
+        format!("printf('key_%016x%016x', {number}, {number} * 7919)")
+    } else {
+        format!("'key_' || lpad(to_hex({number}), 16, '0') || lpad(to_hex({number} * 7919), 16, '0')")
+    };
     let (stream, mix) =
         if on_sqlite { ("n % 2", "(n * 7919) % 1000003") } else { ("n % 2 = 1", "(n * 7919) % 1000003") };
     // A user's rows come with two of the user's keys, for two models, on three nodes.
     format!(
-        "{numbers}, row_of AS (SELECT n, {first_day} + n / {a_day} AS day, ({mix}) % {busy} AS who, ({mix}) AS mix, \
-         ({first_day} + n / {a_day}) * {DAY_MS} + ((n % {a_day}) * {DAY_MS}) / {a_day} AS at_ms FROM number) \
+        "{numbers}, row_of AS (SELECT n, ({mix}) % {busy} AS who, ({mix}) AS mix, \
+         {first_ms} + (n + 1) * {span_ms} / {rows} AS at_ms FROM number) \
          INSERT INTO usage (request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, stream, status, \
          prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, \
          load_ms, prefill_ms, decode_ms) \
-         SELECT {id}, 'user-' || {user}, 'key_' || ((who + {users} * (mix % 2)) % {keys}), at_ms, day, \
+         SELECT {id}, 'user-' || {user}, {key}, at_ms, at_ms / {DAY_MS}, \
          CASE mix % 2 WHEN 0 THEN 'llama3.2' ELSE 'qwen3:8b' END, '/v1/chat/completions', 'node-' || (n % 3), {stream}, \
          CASE WHEN n % 50 = 0 THEN 'cancelled' ELSE 'completed' END, 100 + mix % 900, 10 + mix % 400, 'reported', 1, \
          mix % 5, 50 + mix % 500, 500 + mix % 9000, NULL, 40, 400 FROM row_of"

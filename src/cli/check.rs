@@ -1,10 +1,11 @@
 //! Is the configuration right? Every mistake at once, and no secret in what is printed.
 use std::path::Path;
 
+use super::load::load;
 use crate::config::DEFAULT_FILE;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
-    let config = super::load(file)?;
+    let config = load(file)?;
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let source =
         if path.exists() { path.display().to_string() } else { "no file; defaults and environment".to_owned() };

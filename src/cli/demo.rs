@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ollama_sim::{SimConfig, SimModel, SimNode};
 
+use super::process;
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
 use crate::dispatch::Dispatcher;
@@ -19,7 +20,7 @@ const NODES: [(&str, f64, u32, f64); 3] = [("fast", 120.0, 4, 24.0), ("middle", 
 pub(super) fn run(bind: String) -> Result<(), String> {
     let folder = Folder::make()?;
     actix_rt::System::new().block_on(async {
-        let stop = super::stop_signal()?;
+        let stop = process::stop_signal()?;
         let (simulated, nodes) = start_nodes().await?;
         let mut config = Config { nodes, ..Config::default() };
         config.server.bind = bind;
@@ -33,7 +34,7 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         let app = App::build(config.clone(), KeyDigest::of(DEMO_ADMIN_KEY)).await.map_err(|error| error.to_string())?;
         let key = make_user(&app).await?;
         let banner = greet(app.dispatcher(), format!("http://{}", app.address()), config, key);
-        let (served, ()) = tokio::join!(super::logged(&log, app.run(stop)), banner);
+        let (served, ()) = tokio::join!(process::logged(&log, app.run(stop)), banner);
         let served = served.map_err(|error| error.to_string());
         for node in &simulated {
             node.stop().await;

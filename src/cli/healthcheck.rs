@@ -3,10 +3,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use super::load::load;
+
 const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
-    let config = super::load(file)?;
+    let config = load(file)?;
     let bind = config.bind().ok_or("server.bind: expected ADDRESS:PORT")?;
     let url = format!("http://{}/health/live", reachable(bind));
     actix_rt::System::new().block_on(async {

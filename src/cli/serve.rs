@@ -1,26 +1,27 @@
 //! Serves for real.
 use std::path::Path;
 
-use super::admin_key;
+use super::load::load;
+use super::{admin_key, process};
 use crate::app::App;
 use crate::config::Config;
 use crate::fleet::Resolver;
 use crate::store::KeyDigest;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
-    let config = super::load(file)?;
+    let config = load(file)?;
     let log = config.log.install();
     let admin = admin_key::find(&config)?;
     actix_rt::System::new().block_on(async {
-        let stop = super::stop_signal()?;
+        let stop = process::stop_signal()?;
         let digest = KeyDigest::of(&admin.key);
         let named = file.map(Path::to_path_buf);
-        let read = move || super::load(named.as_deref());
+        let read = move || load(named.as_deref());
         let app = App::build_with(config.clone(), digest, Resolver::system(), read);
         let app = app.await.map_err(|error| error.to_string())?;
-        super::reload_on_hangup(app.reloader())?;
+        process::reload_on_hangup(app.reloader())?;
         print_banner(&app, &config, &admin);
-        super::logged(&log, app.run(stop)).await.map_err(|error| error.to_string())
+        process::logged(&log, app.run(stop)).await.map_err(|error| error.to_string())
     })
 }
 

@@ -223,7 +223,7 @@ impl Prober {
             Some(Ok(models)) => {
                 let names = models.iter().map(|model| model.name.as_str());
                 self.state.condition.hear_models(&inquiry.endpoint.name, names);
-                self.report(Event::Listed { node, models });
+                self.report(Event::Listed { node, models: models.into() });
             }
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));

@@ -105,7 +105,7 @@ pub async fn root() -> impl Responder {
 pub async fn health(lifecycle: Data<Lifecycle>) -> HttpResponse {
     let nodes = lifecycle
         .dispatcher
-        .read(|scheduler| NodeCount { healthy: scheduler.serving_nodes(), total: scheduler.node_count() });
+        .read(|scheduler| NodeCount { healthy: scheduler.serving_nodes(), total: scheduler.present_nodes() });
     let (code, status) =
         if nodes.healthy > 0 { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     HttpResponse::build(code).json(Health { status, nodes })
@@ -180,7 +180,7 @@ fn gauges(node: NodeView) -> NodeGauges {
         state: state_name(node.state),
         slots: node.slots,
         in_flight: node.in_flight as usize,
-        models: node.models.into_iter().map(|model| model.name).collect(),
+        models: node.models.iter().map(|model| model.name.clone()).collect(),
         loaded: node.loaded.into_iter().map(|loaded| (loaded.name, loaded.vram_bytes)).collect(),
         routed: [routed.warm, routed.cold, routed.fallback],
         transitions: [transitions.closed, transitions.open, transitions.half_open],

@@ -23,7 +23,7 @@ use super::waiting::{Carrying, WaitingBody};
 use crate::dispatch::Dispatcher;
 use crate::fleet::Upstream;
 use crate::metrics::UNKNOWN_MODEL;
-use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served};
+use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, prefixes};
 use crate::store::{Access, Broker, NotLeased, Recorder, Status};
 use crate::trace::{Trace, Tracer};
 use limits::{Exceeded, Moment, Need};
@@ -132,7 +132,7 @@ impl Inference {
             stream: request.stream,
             prompt_tokens: request.prompt_estimate(),
             max_output: request.max_output.or(output_cap),
-            session: request.session,
+            prefixes: prefixes(&request, &body),
             hide_usage: !request.include_usage,
             request_id: id.0.to_string(),
             id: id.0,

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::meter::Meter;
 use crate::fleet::{AttemptError, Head, NodeEndpoint, Question, Upstream, route_of};
 use protocol::Endpoint;
-use scheduler::{Arrival, RequestId};
+use scheduler::{Arrival, Prefix, RequestId};
 
 /// An admitted request, ready for a node.
 #[derive(Debug)]
@@ -29,8 +29,8 @@ pub struct Job {
     pub prompt_tokens: u64,
     /// The most tokens the answer may have, where there is a limit.
     pub max_output: Option<u64>,
-    /// The same for every turn of a conversation.
-    pub session: Option<u64>,
+    /// What of the prompt a node may have read before.
+    pub prefixes: Arc<[Prefix]>,
     /// Whether the usage chunk stays hidden.
     pub hide_usage: bool,
     /// In text; ours, for the answer's id and the node's log.
@@ -54,7 +54,7 @@ impl Job {
             prompt_tokens: self.prompt_tokens,
             max_output: self.max_output,
             known_output: self.endpoint.embeds().then_some(0),
-            session: self.session,
+            prefixes: self.prefixes.clone(),
             route: route_of(self.endpoint),
             is_stream: self.stream,
             deadline: Duration::ZERO,

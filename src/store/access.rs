@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::keys::{ApiKey, SecretEnd};
+use super::revocation::Revocation;
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 use protocol::ModelName;
 
@@ -43,7 +44,7 @@ pub struct Account {
     created_at_ms: i64,
     state: Mutex<AccountState>,
     /// Set when the user is deleted.
-    closed: CancellationToken,
+    closed: Revocation,
 }
 
 #[derive(Debug)]
@@ -95,7 +96,7 @@ impl Default for Terms {
 impl Account {
     pub(super) fn new(user: UserId, created_at_ms: i64, terms: Terms, ledger: Ledger) -> Arc<Self> {
         let state = Mutex::new(AccountState { terms, ledger });
-        Arc::new(Self { user, created_at_ms, state, closed: CancellationToken::new() })
+        Arc::new(Self { user, created_at_ms, state, closed: Revocation::default() })
     }
 
     /// The user who owns the account.
@@ -128,7 +129,7 @@ impl Account {
     }
 
     pub(super) fn close(&self) {
-        self.closed.cancel();
+        self.closed.happen();
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut AccountState) -> T) -> T {
@@ -185,7 +186,7 @@ pub struct Key {
     created_at_ms: i64,
     state: Mutex<KeyState>,
     last_used_ms: AtomicI64,
-    revoked: CancellationToken,
+    revoked: Revocation,
 }
 
 #[derive(Debug)]
@@ -216,7 +217,7 @@ impl Key {
             created_at_ms,
             state: Mutex::new(KeyState { spec, ledger, secrets }),
             last_used_ms: AtomicI64::new(last_used_ms),
-            revoked: account.closed.child_token(),
+            revoked: Revocation::default(),
             account,
         })
     }
@@ -286,7 +287,7 @@ impl Key {
     }
 
     pub(super) fn revoke(&self) {
-        self.revoked.cancel();
+        self.revoked.happen();
     }
 }
 
@@ -348,7 +349,7 @@ impl Access {
 
     /// Set when the key is revoked or its user deleted.
     pub fn revoked(&self) -> CancellationToken {
-        self.key.as_ref().map_or(&self.account.closed, |key| &key.revoked).clone()
+        self.key.as_ref().map_or(&self.account.closed, |key| &key.revoked).token()
     }
 
     /// The user's share beside others'.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use self::records::{CompactId, KeyRecord, UserRecord, minute_of, moment_of};
+use self::records::{CompactId, KeyRecord, ShortText, UserRecord, minute_of, moment_of};
 pub(super) use self::records::{KeyEntry, UserEntry, from_hex};
 pub(super) use self::secrets::SecretEntry;
 use self::secrets::{Chain, SecretTable};
@@ -48,6 +48,8 @@ pub(super) struct Directory {
     keys: Vec<Option<KeyRecord>>,
     free_keys: Vec<u32>,
     by_id: HashTable<u32>,
+    /// The key that follows the one to which a secret was added last.
+    next_key: u32,
     secrets: SecretTable,
     awake_users: BTreeSet<u32>,
     awake_keys: BTreeSet<u32>,
@@ -132,7 +134,7 @@ impl Directory {
     /// deleted.
     pub(super) fn put_key(&mut self, entry: &KeyEntry<'_>) {
         let KeySpec { name, expires_at_ms, allowed_models, limits } = &entry.spec;
-        let name = Some(&**name).filter(|name| *name != DEFAULT_NAME).map(Box::from);
+        let name = Some(&**name).filter(|name| *name != DEFAULT_NAME).map(ShortText::of);
         let is_plain = expires_at_ms.is_none() && allowed_models.is_none() && *limits == Limits::default();
         let spec = (!is_plain).then(|| Box::new(KeySpec { name: String::new(), ..entry.spec.clone() }));
         let used_minute = entry.last_used_ms.map_or(0, minute_of);
@@ -205,7 +207,11 @@ impl Directory {
 
     /// Adds a secret to a key that is known.
     pub(super) fn add_secret(&mut self, key_id: &str, secret: &SecretEntry) {
-        let Some(index) = self.find_key(key_id) else { return };
+        // Keys and secrets are read in one order, so the key is usually the one after the last.
+        let is_next = |record: &KeyRecord| record.id == CompactId::of(key_id);
+        let next = self.keys.get(self.next_key as usize).and_then(Option::as_ref).is_some_and(is_next);
+        let Some(index) = Some(self.next_key).filter(|_| next).or_else(|| self.find_key(key_id)) else { return };
+        self.next_key = index + 1;
         if let Some(record) = self.keys[index as usize].as_mut() {
             record.secrets = self.secrets.add(index, record.secrets, secret);
         }
@@ -295,7 +301,7 @@ impl Directory {
         }
         let account = self.wake_user_at(record.user, make_account)?;
         let record = self.keys[index as usize].as_mut()?;
-        let name = record.name.as_deref().unwrap_or(DEFAULT_NAME).to_owned();
+        let name = record.name.as_ref().map_or_else(|| DEFAULT_NAME.to_owned(), ShortText::text);
         let spec = record.spec.as_deref().cloned().unwrap_or_default();
         let key = make_key(KeyMaker {
             id: record.id.text().into(),

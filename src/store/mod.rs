@@ -18,11 +18,14 @@ mod nodes;
 mod outbox;
 mod people;
 mod people_copy;
+#[cfg(test)]
+mod plans;
 mod private;
 mod recorder;
 mod refusals;
 mod report;
 mod reserve;
+mod revocation;
 mod rollups;
 mod running;
 mod seal;

@@ -18,6 +18,8 @@ use super::keys::{KeyDigest, Peppers, SecretEnd};
 const ALL_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
 /// Rows of one text.
 const TEXT_ROWS: i64 = 10_000;
+/// Most records for which memory is reserved before they are read.
+const MOST_ROOM: usize = 4_000_000;
 /// Values bound to one statement.
 const BOUND: usize = 1_000;
 /// Lines of the log that are taken up together.
@@ -144,12 +146,16 @@ pub(super) async fn read_all(db: &DatabaseConnection, peppers: &Peppers) -> Resu
     within(ALL_DEADLINE, read).await
 }
 
+/// About how many users, keys and digests there are, so that tables are allocated once.
 async fn counts(db: &DatabaseConnection) -> Result<[usize; 3], DbErr> {
+    // SQLite would read a whole index to count rows; the last rowid is estimate enough.
+    let on_sqlite = db.get_database_backend() == DatabaseBackend::Sqlite;
+    let count = if on_sqlite { "coalesce(max(rowid), 0)" } else { "count(*)" };
     let mut counts = [0; 3];
-    for (table, count) in ["users", "keys", "key_digests"].into_iter().zip(&mut counts) {
-        let statement = Statement::from_string(db.get_database_backend(), format!("SELECT count(*) FROM {table}"));
-        let rows: i64 = db.query_one_raw(statement).await?.map_or(Ok(0), |row| row.try_get_by_index(0))?;
-        *count = usize::try_from(rows).unwrap_or_default();
+    for (table, rows) in ["users", "keys", "key_digests"].into_iter().zip(&mut counts) {
+        let count = Statement::from_string(db.get_database_backend(), format!("SELECT {count} FROM {table}"));
+        let count: i64 = db.query_one_raw(count).await?.map_or(Ok(0), |row| row.try_get_by_index(0))?;
+        *rows = usize::try_from(count).unwrap_or_default().min(MOST_ROOM);
     }
     Ok(counts)
 }

@@ -235,7 +235,7 @@ async fn page(
     Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
 }
 
-fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> SelectStatement {
+pub(super) fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> SelectStatement {
     let mut select = Query::select();
     select.from(Entity).limit(limit);
     for column in report.group_by.iter().map(|dimension| dimension.column()) {

@@ -76,8 +76,12 @@ pub(super) async fn sums_of_day(
     user: Option<&str>,
     day: i32,
 ) -> Result<Vec<Tokens>, StoreError> {
+    within_deadline(day_query(user, day).into_tuple().all(db)).await
+}
+
+pub(super) fn day_query(user: Option<&str>, day: i32) -> Select<usage_rollup::Entity> {
     use usage_rollup::Column;
-    let sums = usage_rollup::Entity::find()
+    usage_rollup::Entity::find()
         .filter(Column::Day.eq(day))
         .apply_if(user, |sums, user| sums.filter(Column::UserId.eq(user)))
         .select_only()
@@ -86,8 +90,7 @@ pub(super) async fn sums_of_day(
         // A sum of bigints is NUMERIC on Postgres.
         .column_as(Column::PromptTokens.sum().add(Column::CompletionTokens.sum()).cast_as("bigint"), "tokens")
         .group_by(Column::UserId)
-        .group_by(Column::KeyId);
-    within_deadline(sums.into_tuple().all(db)).await
+        .group_by(Column::KeyId)
 }
 
 /// The same from rows of the local file, where there are no sums.
@@ -110,9 +113,17 @@ async fn add_recent(
     rows: Select<Entity>,
     now: Moment,
 ) -> Result<(), StoreError> {
-    let since_ms = now.unix_ms - MINUTE_MS;
-    let rows = rows
-        .filter(Column::RequestId.gte(first_id(since_ms)))
+    let recent = recent_query(rows, now.unix_ms - MINUTE_MS).into_tuple().all(db);
+    let rows: Vec<(String, Option<String>, i64, i64, i64)> = within_deadline(recent).await?;
+    for (user, key, created_at_ms, prompt, completion) in rows {
+        let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
+        spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
+    }
+    Ok(())
+}
+
+pub(super) fn recent_query(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {
+    rows.filter(Column::RequestId.gte(first_id(since_ms)))
         .filter(Column::CreatedAtMs.gt(since_ms))
         // What a node refuses has been admitted.
         .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
@@ -121,13 +132,7 @@ async fn add_recent(
         .column(Column::KeyId)
         .column(Column::CreatedAtMs)
         .column(Column::PromptTokens)
-        .column(Column::CompletionTokens);
-    let rows: Vec<(String, Option<String>, i64, i64, i64)> = within_deadline(rows.into_tuple().all(db)).await?;
-    for (user, key, created_at_ms, prompt, completion) in rows {
-        let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
-        spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
-    }
-    Ok(())
+        .column(Column::CompletionTokens)
 }
 
 fn unsigned(number: i64) -> u64 {

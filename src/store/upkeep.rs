@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use entity::usage::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Select, Statement,
     TransactionTrait,
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ pub const MIN_RETENTION_DAYS: u32 = 2;
 const ROUND: Duration = Duration::from_secs(3600);
 /// After a round that failed, or found the database away.
 const RETRY: Duration = Duration::from_secs(300);
+/// Before the first round on a large database.
+const LATER: Duration = Duration::from_secs(60);
 /// Rows a statement.
 const BATCH: u64 = 1_000;
 /// Between two batches.
@@ -57,6 +59,10 @@ impl Upkeep {
     }
 
     async fn run_for_ever(&self) {
+        // The first requests after a start must not wait behind a comparison of millions of rows.
+        if self.store.is_large().await {
+            tokio::time::sleep(LATER).await;
+        }
         loop {
             let done = self.store.is_online() && self.round().await;
             tokio::time::sleep(if done { ROUND } else { RETRY }).await;
@@ -127,15 +133,20 @@ async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
             return Ok(0);
         }
     }
-    // Ids begin with the time, so that the oldest rows are the first of the table's key, and no others are read.
-    let old = Entity::find()
-        .select_only()
-        .column(Column::RequestId)
-        .filter(Column::RequestId.lt(first_id(i64::from(first_kept) * DAY_MS)))
-        .filter(Column::Day.lt(first_kept))
-        .limit(BATCH);
+    let old = old_rows(first_kept);
     let old: Vec<Uuid> = old.into_tuple().all(&transaction).await?;
     let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(&transaction).await?;
     transaction.commit().await?;
     Ok(gone.rows_affected)
+}
+
+/// The oldest rows of the days before this one. Ids begin with the time, so that these are the first of the table's key,
+/// and no others are read.
+pub(super) fn old_rows(first_kept: i32) -> Select<Entity> {
+    Entity::find()
+        .select_only()
+        .column(Column::RequestId)
+        .filter(Column::RequestId.lt(first_id(i64::from(first_kept) * DAY_MS)))
+        .filter(Column::Day.lt(first_kept))
+        .limit(BATCH)
 }

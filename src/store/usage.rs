@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use entity::usage::{Column, Entity};
 use entity::usage_rollup;
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{
-    ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, SelectModel, Selector,
-};
+use sea_orm::{ColumnTrait, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 use uuid::Uuid;
 
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
-use super::usage_row::{DAY_MS, Status, UsageRow};
+use super::usage_row::{DAY_MS, Status, UsageRow, end_of_ids, first_id};
 
 /// Which rows of a listing.
 #[derive(Clone, Copy, Debug)]
@@ -91,12 +89,7 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn usage_page(&self, user: &str, page: Page) -> Result<(Vec<UsageRow>, bool), StoreError> {
-        let mut query = Entity::find().filter(Column::UserId.eq(user));
-        if let Some(after) = page.after {
-            query = query.filter(Column::RequestId.lt(after));
-        }
-        let query = query.order_by_desc(Column::RequestId).limit(page.limit + 1);
-        let mut models = within_deadline(query.all(&self.reads)).await?;
+        let mut models = within_deadline(rows_of(user, page).all(&self.reads)).await?;
         let more = models.len() as u64 > page.limit;
         models.truncate(usize::try_from(page.limit).unwrap_or(usize::MAX));
         Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
@@ -109,9 +102,13 @@ impl Store {
     pub async fn usage_totals(&self, user: &str, period: Period) -> Result<Vec<ModelTotals>, StoreError> {
         let mut by_model = HashMap::<String, ModelTotals>::new();
         for part in period.parts() {
-            let totals = match part {
-                Part::Days(from, to) => within_deadline(totals_of_days(user, from, to).all(&self.reads)).await?,
-                Part::Rows(period) => within_deadline(totals_of_rows(user, period).all(&self.reads)).await?,
+            let totals: Vec<ModelTotals> = match part {
+                Part::Days(from, to) => {
+                    within_deadline(totals_of_days(user, from, to).into_model().all(&self.reads)).await?
+                }
+                Part::Rows(period) => {
+                    within_deadline(totals_of_rows(user, period).into_model().all(&self.reads)).await?
+                }
             };
             for totals in totals {
                 by_model.entry(totals.model.clone()).and_modify(|sum| sum.add(&totals)).or_insert(totals);
@@ -135,12 +132,23 @@ impl Store {
     }
 }
 
-fn totals_of_rows(user: &str, period: Period) -> Selector<SelectModel<ModelTotals>> {
+pub(super) fn rows_of(user: &str, page: Page) -> Select<Entity> {
+    let rows = Entity::find()
+        .filter(Column::UserId.eq(user))
+        .apply_if(page.after, |rows, after| rows.filter(Column::RequestId.lt(after)));
+    rows.order_by_desc(Column::RequestId).limit(page.limit.saturating_add(1))
+}
+
+pub(super) fn totals_of_rows(user: &str, period: Period) -> Select<Entity> {
     let rows = Entity::find()
         .filter(Column::UserId.eq(user))
         .filter(Column::Status.ne(Status::Refused.as_str()))
-        .apply_if(period.from_ms, |rows, from| rows.filter(Column::CreatedAtMs.gte(from)))
-        .apply_if(period.to_ms, |rows, to| rows.filter(Column::CreatedAtMs.lt(to)));
+        .apply_if(period.from_ms, |rows, from| {
+            rows.filter(Column::RequestId.gte(first_id(from))).filter(Column::CreatedAtMs.gte(from))
+        })
+        .apply_if(period.to_ms, |rows, to| {
+            rows.filter(Column::RequestId.lt(end_of_ids(to))).filter(Column::CreatedAtMs.lt(to))
+        });
     rows.select_only()
         .column(Column::Model)
         .column_as(Column::RequestId.count(), "requests")
@@ -148,10 +156,9 @@ fn totals_of_rows(user: &str, period: Period) -> Selector<SelectModel<ModelTotal
         .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
         .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
         .group_by(Column::Model)
-        .into_model()
 }
 
-fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> Selector<SelectModel<ModelTotals>> {
+pub(super) fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> Select<usage_rollup::Entity> {
     use usage_rollup::Column;
     let sums = usage_rollup::Entity::find()
         .filter(Column::UserId.eq(user))
@@ -164,7 +171,6 @@ fn totals_of_days(user: &str, from: Option<i32>, to: Option<i32>) -> Selector<Se
         .column_as(Column::PromptTokens.sum().cast_as("bigint"), "prompt_tokens")
         .column_as(Column::CompletionTokens.sum().cast_as("bigint"), "completion_tokens")
         .group_by(Column::Model)
-        .into_model()
 }
 
 #[cfg(test)]

@@ -210,9 +210,36 @@ pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) ->
     rows.select_only().column(id).into_query()
 }
 
-/// Below every id of a request that arrived at this moment (epoch milliseconds) or later. An id is made a moment after the
-/// arrival is noted; the second of slack covers that and the next clock's rounding.
+/// How far a row's id and `created_at_ms` may differ. An id is made when the request's head arrives, the time is noted after
+/// its body, which may take `server.body_seconds`; the rest covers clocks that are set meanwhile.
+const ID_SLACK_MS: i64 = 2 * 60_000;
+
+/// Below the id of every row that was created at this moment (epoch milliseconds) or later.
 pub(super) fn first_id(moment_ms: i64) -> Uuid {
-    let ms = u64::try_from(moment_ms.saturating_sub(1_000)).unwrap_or_default();
-    Uuid::from_u128(u128::from(ms) << 80)
+    id_of(moment_ms.saturating_sub(ID_SLACK_MS))
+}
+
+/// Above the id of every row that was created before this moment (epoch milliseconds).
+pub(super) fn end_of_ids(moment_ms: i64) -> Uuid {
+    id_of(moment_ms.saturating_add(ID_SLACK_MS))
+}
+
+fn id_of(moment_ms: i64) -> Uuid {
+    Uuid::from_u128(u128::from(u64::try_from(moment_ms).unwrap_or_default()) << 80)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_whose_body_took_a_minute_to_arrive_has_an_id_within_the_bounds_of_its_time() {
+        let created_at_ms = 1_790_000_000_000_i64;
+        let head_at_ms = u64::try_from(created_at_ms).unwrap() - 60_000;
+        let id = uuid::Builder::from_unix_timestamp_millis(head_at_ms, &[0; 10]).into_uuid();
+        assert!(first_id(created_at_ms) <= id && id < end_of_ids(created_at_ms));
+        let latest = uuid::Builder::from_unix_timestamp_millis(head_at_ms + 60_000, &[0xff; 10]).into_uuid();
+        assert!(latest < end_of_ids(created_at_ms));
+        assert_eq!(first_id(i64::MIN), Uuid::nil());
+    }
 }

@@ -292,13 +292,12 @@ async fn one_user_with_a_hundred_requests_does_not_keep_another_waiting() {
     app.stop().await;
 }
 
-/// So many streams at once; the most that were at the node at a time.
-async fn peak_of(app: &TestApp, simulated: &SimNode, streams: usize) -> usize {
-    let key = app.user_with(&format!("user-{}", uuid::Uuid::now_v7()), json!({})).await;
+/// So many streams of one user at once; the most that were at the node at a time.
+async fn peak_of(app: &TestApp, key: &str, simulated: &SimNode, streams: usize) -> usize {
     let done = std::cell::Cell::new(false);
     let asking = async {
         let body = stream_body("llama3.2", "[[n=20]]");
-        let all = join_all((0..streams).map(async |_| app.open_stream(&key, &body).await.rest().await)).await;
+        let all = join_all((0..streams).map(async |_| app.open_stream(key, &body).await.rest().await)).await;
         all.iter().for_each(|events| assert_is_whole(events, 20));
         done.set(true);
     };
@@ -318,12 +317,13 @@ async fn slots_that_nobody_configured_are_found_one_by_one_and_never_overshot_by
     let config = SimConfig { tokens_per_second: 40.0, slots: 4, ..SimConfig::warm() };
     let simulated = SimNode::start(config).await.unwrap();
     let app = spawn_app(vec![NodeSettings::new("a", simulated.url())]).await;
+    let key = app.user_with("user", json!({})).await;
     assert_eq!(view(&app, "a").slots, 1, "as Ollama without a setting");
 
-    peak_of(&app, &simulated, 24).await;
+    peak_of(&app, &key, &simulated, 24).await;
 
     assert_eq!((view(&app, "a").slots, simulated.stats().peak_in_flight), (4, 5));
-    assert_eq!(peak_of(&app, &simulated, 12).await, 4, "it knows");
+    assert_eq!(peak_of(&app, &key, &simulated, 12).await, 4, "it knows");
     app.stop().await;
 }
 
@@ -332,8 +332,9 @@ async fn configured_slots_are_all_used_and_never_exceeded() {
     let config = SimConfig { tokens_per_second: 40.0, slots: 4, ..SimConfig::warm() };
     let simulated = SimNode::start(config).await.unwrap();
     let app = spawn_app(vec![node("a", simulated.url(), 3)]).await;
+    let key = app.user_with("user", json!({})).await;
 
-    peak_of(&app, &simulated, 15).await;
+    peak_of(&app, &key, &simulated, 15).await;
 
     assert_eq!((simulated.stats().peak_in_flight, simulated.stats().queued), (3, 0));
     app.stop().await;

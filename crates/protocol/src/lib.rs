@@ -53,6 +53,7 @@ pub use frames::{FrameTooLong, Frames, Framing};
 pub use listing::{ListedModel, ListedProcess, Listing, MAX_LISTED, listed_models, listed_processes};
 pub use model_name::ModelName;
 pub use path::{Meant, likely, meant};
+pub use prompt::PromptPrefix;
 pub use rename::with_model;
 pub use repeats::is_repetition;
 pub use request::{Idle, InferenceRequest};

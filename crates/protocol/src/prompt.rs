@@ -6,11 +6,14 @@
 //! whatever their size; sound by its size, far below a token a byte.
 mod content;
 mod media;
+mod parts;
 
 use serde_json::value::RawValue;
 
 use self::content::{items, messages};
 use self::media::{Media, images};
+pub use self::parts::PromptPrefix;
+pub(crate) use self::parts::{parts, prefixes};
 use super::endpoint::Endpoint;
 use super::field::{BadRequest, bad, field};
 use super::json::Object;
@@ -32,22 +35,19 @@ pub(crate) struct Prompt {
     pub(crate) bound: u64,
     /// There is no prompt, which means something in Ollama's own dialect.
     pub(crate) is_empty: bool,
-    /// The same for every turn of a conversation.
-    pub(crate) session: Option<u64>,
 }
 
 /// Checks the prompt of a request and measures it.
 pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt, BadRequest> {
     let mut media = Media::default();
     let mut is_empty = false;
-    let mut session = None;
     match endpoint {
-        Endpoint::ChatCompletions | Endpoint::Messages => session = messages(object, &mut media)?,
+        Endpoint::ChatCompletions | Endpoint::Messages => messages(object, &mut media)?,
         Endpoint::Chat => {
             is_empty = field::<Vec<&RawValue>>(object, "messages", "a list of messages, each an object")?
                 .is_none_or(|messages| messages.is_empty());
             if !is_empty {
-                session = messages(object, &mut media)?;
+                messages(object, &mut media)?;
             }
         }
         Endpoint::Completions => {
@@ -83,7 +83,7 @@ pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         let message = format!("at most {MAX_IMAGES} images are taken in a request");
         return Err(bad(media_param(endpoint), message));
     }
-    Ok(Prompt { bound: bound(object, &media), is_empty, session })
+    Ok(Prompt { bound: bound(object, &media), is_empty })
 }
 
 /// An upper bound of the prompt's tokens.

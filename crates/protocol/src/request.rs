@@ -3,6 +3,9 @@ mod output_limit;
 #[cfg(test)]
 mod tests;
 
+use std::hash::BuildHasher;
+use std::ops::Range;
+
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -11,8 +14,9 @@ use super::endpoint::{Dialect, Endpoint};
 use super::field::{BadRequest, bad, field};
 use super::field_names::{self, fold};
 use super::json::{Object, Splices, span};
+use super::prompt::{self, PromptPrefix, parts, prefixes};
 use super::tally::{ClaimBounds, USUAL_BYTES_PER_TOKEN};
-use super::{prompt, stripped, unsupported};
+use super::{stripped, unsupported};
 
 const MAX_MODEL_NAME: usize = 128;
 /// More options than any node knows.
@@ -42,10 +46,10 @@ pub struct InferenceRequest {
     pub max_output: Option<u64>,
     /// No prompt of this size takes more tokens.
     pub prompt_bound: u64,
-    /// The same for every turn of a conversation, whose beginning a node may have in its cache.
-    pub session: Option<u64>,
     /// Set where there is no prompt, so that no node is needed.
     pub idle: Option<Idle>,
+    /// Where the parts of the prompt stand in the body.
+    parts: Vec<Range<usize>>,
     edits: Splices,
     cap: Cap,
     model_at: Place,
@@ -117,8 +121,8 @@ impl InferenceRequest {
             include_usage: false,
             max_output: None,
             prompt_bound: prompt.bound,
-            session: prompt.session,
             idle: prompt.is_empty.then(|| idle_of(&object)),
+            parts: parts(endpoint, body, &object),
             edits: Splices::default(),
             cap: Cap::None,
             model_at: place(body, &object, "model"),
@@ -136,6 +140,11 @@ impl InferenceRequest {
             Endpoint::Embeddings => {}
         }
         Ok(request)
+    }
+
+    /// The beginnings of the prompt, the shortest first. `body` is the one that was read.
+    pub fn prefixes(&self, body: &[u8], seed: &impl BuildHasher) -> Vec<PromptPrefix> {
+        prefixes(&self.parts, body, seed)
     }
 
     fn read_openai(&mut self, body: &[u8], object: &Object<'_>) -> Result<(), BadRequest> {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use scheduler::{
-    Arrival, Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler,
+    Arrival, Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, Prefix, QueueLimits, RequestId, Scheduler,
 };
 
 const GB: u64 = 1_000_000_000;
@@ -118,7 +118,7 @@ impl Bench {
             prompt_tokens: 20 + random.below(2000) as u64,
             max_output: None,
             known_output: None,
-            session: Some(random.below(5000) as u64),
+            prefixes: Arc::new([Prefix { digest: random.below(5000) as u64, tokens: 20 }]),
             route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(1_000_000),

@@ -190,6 +190,11 @@ impl Breaker {
         }
     }
 
+    /// Whether there is a user whose requests may have to go elsewhere.
+    pub(crate) fn is_accused(&self) -> bool {
+        self.accusations.stand() || self.broken_streams.stand()
+    }
+
     /// Whether requests of `user` are to go elsewhere if they can.
     pub(crate) fn is_avoided_by(&self, user: &str, now: Time) -> bool {
         self.accusations.make_avoid(user, now) || self.broken_streams.make_avoid(user, now)
@@ -199,6 +204,7 @@ impl Breaker {
     pub(crate) fn unreachable(&mut self, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.take_out(now);
+            self.was_away();
         }
     }
 
@@ -232,7 +238,15 @@ impl Breaker {
         if self.is_live() {
             self.probe_failures += 1;
             self.open_if_due(now);
+            if !self.is_live() {
+                self.was_away();
+            }
         }
+    }
+
+    /// Its absence explains the answers that broke off: they say nothing of how it works once it is back.
+    fn was_away(&mut self) {
+        self.broken_streams.clear();
     }
 
     fn weight(&self) -> u32 {

@@ -52,6 +52,11 @@ impl Speed {
         self.alone
     }
 
+    /// How much each other stream stretches the time of a token.
+    pub(crate) fn slowdown(&self) -> f64 {
+        self.slowdown
+    }
+
     /// How much longer a token takes beside so many others.
     pub(crate) fn stretch(&self, others: f64) -> f64 {
         1.0 + self.slowdown * others
@@ -163,16 +168,20 @@ impl Line {
         self.weight *= kept;
     }
 
-    /// What is to be expected at `x`; `None` before anything was seen. Where all that was seen lies close together, the
-    /// line goes between the origin and there.
+    /// What is to be expected at `x`; `None` before anything was seen.
     pub(crate) fn at(&self, x: f64) -> Option<f64> {
+        self.straight().map(|(at_zero, slope)| (at_zero + slope * x).max(0.0))
+    }
+
+    /// The line's height at 0, and its slope. Where all samples lie close together, it leans towards the origin.
+    pub(crate) fn straight(&self) -> Option<(f64, f64)> {
         if self.weight == 0.0 {
             return None;
         }
         let ratio = self.mean_y / self.mean_x.max(1.0);
         let doubt = 0.05 * (self.mean_x * self.mean_x + 1.0);
         let slope = ((self.covariance + doubt * ratio) / (self.variance + doubt)).max(0.0);
-        Some((self.mean_y + slope * (x - self.mean_x)).max(0.0))
+        Some((self.mean_y - slope * self.mean_x, slope))
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     catalog::{Loaded, Model, NodeSpec},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
+    prefix::Prefix,
     route::{Route, RouteSet},
 };
 
@@ -26,8 +27,9 @@ pub struct Arrival {
     pub max_output: Option<u64>,
     /// How many it will have, where that is known: none for embeddings.
     pub known_output: Option<u64>,
-    /// The same for all turns of a conversation, whose beginning a node may still have in a slot's cache.
-    pub session: Option<u64>,
+    /// The prompt up to the end of each message, the shortest first: what of it a node may still have cached. Empty
+    /// where nothing is known.
+    pub prefixes: Arc<[Prefix]>,
     /// The route it came by.
     pub route: Route,
     /// Whether the answer streams, so that tokens are seen as they come.
@@ -83,8 +85,8 @@ pub enum Event {
     Listed {
         /// Which node.
         node: NodeId,
-        /// All it has on disk.
-        models: Vec<Model>,
+        /// All it has on disk. A report that is the same list as the last one changes nothing and costs nothing.
+        models: Arc<[Model]>,
     },
     /// `/api/ps` answered.
     Resident {

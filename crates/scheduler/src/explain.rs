@@ -1,4 +1,4 @@
-//! Why did a request wait, and why was it sent to that node? What the scheduler had in mind, kept for the last requests.
+//! Why did a request wait, and why was it sent to that node? What the scheduler considered, kept for the last requests.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,8 +10,9 @@ use crate::{
 
 /// Requests that are remembered, running ones included.
 const REMEMBERED: usize = 2048;
-/// Of the alternatives of a decision, so many are kept, the best first.
+/// Alternatives that are kept of a decision, the best first.
 const ALTERNATIVES: usize = 5;
+/// Steps that are kept of a request.
 const STEPS: usize = 12;
 
 /// Something that could be done with a request.
@@ -36,14 +37,14 @@ impl Kind {
     }
 }
 
-/// One of the things that could be done, and what it was expected to cost, in seconds.
+/// One of the things that could be done, and what it was expected to take, in seconds.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Alternative {
     /// Where.
     pub node: NodeId,
     /// What.
     pub kind: Kind,
-    /// Until a slot is free or, before a load, until what must go has ended.
+    /// Until a slot is free or, before a load, until the models that make room have drained.
     pub wait: f64,
     /// Loading the model.
     pub load: f64,
@@ -53,10 +54,31 @@ pub struct Alternative {
     pub prefill: f64,
     /// Writing the answer.
     pub decode: f64,
+    /// Tokens of the prompt.
+    pub prompt: f64,
+    /// Of those, the tokens that the node is expected to have cached.
+    pub cached: f64,
+}
+
+/// What the queue contributed to a decision. Who stands ahead has been placed before, so that the slots that they are to
+/// use count as taken; who stands behind would have to wait longer still.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Backlog {
+    /// Requests that waited for the model.
+    pub waiting: usize,
+    /// Of those, the requests that the plan placed before this one.
+    pub ahead: usize,
+    /// Set where a free slot on a slower node was used because of the queue alone: so many requests could have been served
+    /// by the slots in use before this one would have ended here.
+    pub absorbed: Option<usize>,
+    /// Users behind the look-ahead.
+    pub users_behind: usize,
+    /// What their wait added to the cost of not loading the model, in seconds.
+    pub behind_seconds: f64,
 }
 
 impl Alternative {
-    /// What is compared.
+    /// What is compared: the sum of the others.
     pub fn total(&self) -> f64 {
         self.wait + self.load + self.regret + self.prefill + self.decode
     }
@@ -95,6 +117,8 @@ pub struct Step {
     pub what: What,
     /// What was weighed up, the best first; at most five.
     pub alternatives: Vec<Alternative>,
+    /// What the queue contributed; `None` where nothing else waited for the model.
+    pub backlog: Option<Backlog>,
 }
 
 /// What is remembered of a request.
@@ -132,64 +156,76 @@ impl Journal {
         self.stories.get(&id)
     }
 
-    pub(crate) fn waits(&mut self, id: RequestId, now: Time, alternatives: &[Alternative]) {
+    /// A request waits. Only the first time is kept.
+    pub(crate) fn waits(&mut self, id: RequestId, now: Time, weighed: Weighed<'_>) {
         let Some(story) = self.stories.get_mut(&id) else { return };
-        if story.arrived == now {
-            story.expected = story.expected.or(best(alternatives).map(|best| best.first_token()));
-        }
+        story.expect(now, weighed.alternatives.first());
         if story.steps.is_empty() {
-            story.add(What::Waits, now, alternatives);
+            story.add(What::Waits, now, weighed);
         }
     }
 
-    pub(crate) fn asked_for_load(&mut self, id: RequestId, node: NodeId, now: Time, alternatives: &[Alternative]) {
+    pub(crate) fn asked_for_load(&mut self, id: RequestId, node: NodeId, now: Time, weighed: Weighed<'_>) {
         let Some(story) = self.stories.get_mut(&id) else { return };
-        if story.arrived == now {
-            story.expected = story.expected.or(best(alternatives).map(|best| best.first_token()));
-        }
-        story.add(What::AskedForLoad(node), now, alternatives);
+        story.expect(now, weighed.alternatives.first());
+        story.add(What::AskedForLoad(node), now, weighed);
     }
 
-    pub(crate) fn dispatched(
-        &mut self,
-        id: RequestId,
-        node: NodeId,
-        attempt: u32,
-        now: Time,
-        alternatives: &[Alternative],
-    ) {
+    pub(crate) fn dispatched(&mut self, id: RequestId, node: NodeId, attempt: u32, now: Time, weighed: Weighed<'_>) {
         let Some(story) = self.stories.get_mut(&id) else { return };
         if story.arrived == now {
-            story.expected = alternatives.iter().find(|each| each.node == node).map(Alternative::first_token);
+            story.expected = weighed.alternatives.iter().find(|each| each.node == node).map(Alternative::first_token);
         }
-        story.add(What::Dispatched(node, attempt), now, alternatives);
+        story.add(What::Dispatched(node, attempt), now, weighed);
     }
 
     pub(crate) fn note(&mut self, id: RequestId, what: What, now: Time) {
         if let Some(story) = self.stories.get_mut(&id) {
-            story.add(what, now, &[]);
+            story.add(what, now, Weighed::default());
         }
     }
 }
 
-pub(crate) fn best(alternatives: &[Alternative]) -> Option<&Alternative> {
-    alternatives.iter().min_by(|a, b| a.total().total_cmp(&b.total()))
+/// What was weighed up for a request.
+#[derive(Copy, Clone, Default)]
+pub(crate) struct Weighed<'a> {
+    /// The best first.
+    pub(crate) alternatives: &'a [Alternative],
+    pub(crate) backlog: Option<Backlog>,
+}
+
+/// The best alternatives so far, at most five, the best first.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Best(Vec<Alternative>);
+
+impl Best {
+    pub(crate) fn offer(&mut self, alternative: Alternative) {
+        let place = self.0.partition_point(|other| other.total() <= alternative.total());
+        if place < ALTERNATIVES {
+            self.0.truncate(ALTERNATIVES - 1);
+            self.0.insert(place, alternative);
+        }
+    }
+
+    pub(crate) fn as_slice(&self) -> &[Alternative] {
+        &self.0
+    }
 }
 
 impl Story {
-    fn add(&mut self, what: What, at: Time, alternatives: &[Alternative]) {
-        let mut best: Vec<Alternative> = Vec::with_capacity(ALTERNATIVES.min(alternatives.len()));
-        for alternative in alternatives {
-            let place = best.partition_point(|other| other.total() <= alternative.total());
-            if place < ALTERNATIVES {
-                best.truncate(ALTERNATIVES - 1);
-                best.insert(place, *alternative);
-            }
+    /// When a request that has just arrived may expect its first token.
+    fn expect(&mut self, now: Time, best: Option<&Alternative>) {
+        if self.arrived == now {
+            self.expected = self.expected.or(best.map(Alternative::first_token));
         }
+    }
+
+    fn add(&mut self, what: What, at: Time, weighed: Weighed<'_>) {
         if self.steps.len() == STEPS {
             // The first says why it waited.
             self.steps.remove(1);
         }
-        self.steps.push(Step { at, what, alternatives: best });
+        let (alternatives, backlog) = (weighed.alternatives.to_vec(), weighed.backlog);
+        self.steps.push(Step { at, what, alternatives, backlog });
     }
 }

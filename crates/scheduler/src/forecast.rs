@@ -1,66 +1,220 @@
-//! What does a plan know?
+//! When will each slot of a model be free, and how long would a request take there? What a plan knows of one model.
 
 use crate::{
-    explain::Alternative,
-    ids::{NodeId, RequestId, Time},
+    estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN},
+    explain::{Alternative, Kind},
+    fleet::Fleet,
+    ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
     node::Node,
+    prefix::Cached,
 };
 
-/// What a plan knows, kept between plans only to save allocations.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) order: Vec<RequestId>,
-    pub(crate) models: Vec<ModelPlan>,
-    /// By node: requests placed there in thought.
-    pub(crate) extra: Vec<f64>,
-    /// By model, once looked at: requests foreseen in the next minute, and nodes that have it in memory.
-    pub(crate) outlooks: Vec<Option<Outlook>>,
-    pub(crate) alternatives: Vec<Alternative>,
-    pub(crate) loads: usize,
-    pub(crate) now: f64,
-    /// Of a node that was not measured, seconds a token.
-    pub(crate) guess: f64,
-}
+/// A slot that is taken is never mistaken for a free one, however soon it is expected to be free.
+const TAKEN_SECONDS: f64 = 1e-3;
 
-#[derive(Clone, Debug)]
-pub(crate) struct ModelPlan {
-    pub(crate) model: ModelId,
-    pub(crate) places: Vec<Place>,
-    /// Seconds until each is free, of all places one after the other.
-    pub(crate) slots: Vec<f64>,
-    pub(crate) is_pending: bool,
-    /// Nodes that could load it, and the seconds that would take.
-    pub(crate) loadable: Vec<(NodeId, f64)>,
-    /// No load takes less than this.
-    pub(crate) cheapest_load: f64,
-}
-
+/// How long things take for a model on a node, without looking at either again.
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct Outlook {
-    pub(crate) coming: f64,
-    pub(crate) copies: usize,
+pub(crate) struct Rates {
+    /// Seconds a token takes for a stream that runs alone.
+    token: f64,
+    /// How much each other stream stretches that.
+    slowdown: f64,
+    /// Seconds until the first token of an empty prompt, and for each token to be read.
+    prefill: (f64, f64),
 }
 
-/// A node that has the model.
+impl Rates {
+    pub(crate) fn of(node: &Node, instance: &Instance, guess: f64) -> Self {
+        let token = node.token_seconds(instance, guess);
+        let unmeasured = (0.0, token / PREFILL_RATIO);
+        Self { token, slowdown: node.speed.slowdown(), prefill: instance.prefill.straight().unwrap_or(unmeasured) }
+    }
+
+    /// Seconds to read a prompt and to write an answer beside so many others.
+    pub(crate) fn service(&self, uncached: f64, output: f64, others: f64) -> (f64, f64) {
+        let (fixed, each) = self.prefill;
+        let prefill = (fixed + each * uncached).max(0.0) * (1.0 + PREFILL_SLOWDOWN * others);
+        (prefill, output * self.token * (1.0 + self.slowdown * others))
+    }
+}
+
+/// What of a request decides how long it takes.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) prompt: f64,
+    pub(crate) output: f64,
+}
+
+/// A node that has the model, or is about to have it.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) node: NodeId,
-    pub(crate) first: usize,
-    pub(crate) count: usize,
+    first: usize,
+    count: usize,
     pub(crate) is_resident: bool,
-    /// Seconds until the node takes anything, slots apart.
+    /// Seconds until the node takes anything, slots aside.
     pub(crate) opens_in: f64,
+    /// One more than the slots may be sent, to see whether it runs beside the others.
+    pub(crate) wants_probe: bool,
+    rates: Rates,
+    /// Of what is expected to be cached in slots and in the host's memory, the share that is found.
+    trust: (f64, f64),
+    /// Other requests on the node, those included that this plan places there.
+    others: f64,
+    /// Of the request that is being weighed up: prompt tokens that the node is expected to have cached.
+    pub(crate) cached: f64,
+    pub(crate) is_in_host: bool,
+    /// The same, before experience with the node is taken into account.
+    pub(crate) remembered: f64,
+    /// The slot that is free first, and the seconds until then.
+    soonest: (usize, f64),
 }
 
-impl ModelPlan {
-    /// Adds a node whose slots are free after `ready` seconds; the index of its first slot.
-    pub(crate) fn add(&mut self, node: &Node, id: NodeId, ready: f64, is_resident: bool, now: Time) -> usize {
-        let count = node.instance(self.model).map_or(0, Instance::slot_count);
+impl Place {
+    /// Seconds until a slot is free here.
+    pub(crate) fn wait(&self) -> f64 {
+        self.soonest.1.max(self.opens_in)
+    }
+
+    /// Whether a request that is placed here starts at once.
+    pub(crate) fn starts_at_once(&self) -> bool {
+        self.is_resident && self.opens_in == 0.0 && (self.soonest.1 == 0.0 || self.wants_probe)
+    }
+
+    fn service(&self, work: Work, wait: f64) -> (f64, f64) {
+        let leaves = if wait > 0.0 { 1.0 } else { 0.0 };
+        self.rates.service(work.prompt - self.cached, work.output, (self.others - leaves).max(0.0))
+    }
+
+    /// What it would take to serve a request here.
+    pub(crate) fn weigh(&self, work: Work) -> Alternative {
+        let wait = self.wait();
+        let (prefill, decode) = self.service(work, wait);
+        let kind = if wait > 0.0 { Kind::Wait } else { Kind::Now };
+        let (prompt, cached) = (work.prompt, self.cached);
+        Alternative { node: self.node, kind, wait, load: 0.0, regret: 0.0, prefill, decode, prompt, cached }
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forecast {
+    /// In the order of the nodes' ids, the loads under way last.
+    pub(crate) places: Vec<Place>,
+    /// Seconds until each slot is free, place by place.
+    slots: Vec<f64>,
+}
+
+impl Forecast {
+    /// The slots of a model as they are now.
+    pub(crate) fn begin(&mut self, fleet: &Fleet, model: ModelId, now: Time, guess: f64) {
+        self.places.clear();
+        self.slots.clear();
+        let seconds = now.as_secs_f64();
+        for id in &fleet.of(model).hosts {
+            let node = &fleet[*id];
+            let Some(instance) = node.instance(model) else { continue };
+            let first = self.slots.len();
+            let count = instance.slot_count();
+            self.slots.resize(first + count, 0.0);
+            for (slot, running) in instance.running.iter().take(count).enumerate() {
+                let left = node.seconds_left(instance, running, seconds, guess);
+                self.slots[first + slot] = left.max(TAKEN_SECONDS);
+            }
+            self.add_place(node, *id, instance, first, now, guess);
+        }
+    }
+
+    fn add_place(&mut self, node: &Node, id: NodeId, instance: &Instance, first: usize, now: Time, guess: f64) {
+        let place = Place {
+            node: id,
+            first,
+            count: self.slots.len() - first,
+            is_resident: instance.resident_since.is_some(),
+            opens_in: node.opens_in(now),
+            wants_probe: instance.wants_probe(now.as_secs_f64()),
+            rates: Rates::of(node, instance, guess),
+            trust: (instance.cache.slot_trust.0, instance.cache.host_trust.0),
+            others: f64::from(node.in_flight()),
+            cached: 0.0,
+            is_in_host: false,
+            remembered: 0.0,
+            soonest: (first, f64::INFINITY),
+        };
+        self.places.push(place);
+        self.find_soonest(self.places.len() - 1);
+    }
+
+    /// Adds a node that has the model in memory after so many seconds.
+    pub(crate) fn add_load(&mut self, node: &Node, id: NodeId, model: ModelId, ready: f64, now: Time, guess: f64) {
+        let Some(instance) = node.instance(model) else { return };
         let first = self.slots.len();
-        self.places.push(Place { node: id, first, count, is_resident, opens_in: node.opens_in(now) });
-        self.slots.resize(first + count, ready);
-        first
+        self.slots.resize(first + instance.slot_count(), ready.max(TAKEN_SECONDS));
+        self.add_place(node, id, instance, first, now, guess);
+    }
+
+    fn find_soonest(&mut self, place: usize) {
+        let Place { first, count, .. } = self.places[place];
+        let slots = self.slots[first..first + count].iter().enumerate();
+        let soonest = slots.min_by(|a, b| a.1.total_cmp(b.1));
+        self.places[place].soonest = soonest.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, *wait));
+    }
+
+    /// The first slot of a place is taken for so long from now on.
+    pub(crate) fn occupy(&mut self, place: usize, seconds: f64) {
+        let (slot, _) = self.places[place].soonest;
+        // Who takes a slot after somebody else adds no stream. It is counted all the same: a node that many wait for is
+        // the one that will be full, and its streams slow.
+        self.places[place].others += 1.0;
+        self.slots[slot] = seconds.max(TAKEN_SECONDS);
+        self.find_soonest(place);
+    }
+
+    /// A request was sent to a place, which may now take no more.
+    pub(crate) fn sent(&mut self, place: usize, node: &Node, instance: &Instance, now: Time) {
+        self.places[place].opens_in = node.opens_in(now);
+        self.places[place].wants_probe = instance.wants_probe(now.as_secs_f64());
+    }
+
+    /// Whether a request may start somewhere at once.
+    pub(crate) fn has_start(&self) -> bool {
+        self.places.iter().any(Place::starts_at_once)
+    }
+
+    pub(crate) fn slot_count(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Sets what each node has cached of the request that is about to be weighed up.
+    pub(crate) fn set_cached(&mut self, found: &[Cached]) {
+        self.places.iter_mut().for_each(|place| (place.cached, place.remembered) = (0.0, 0.0));
+        if found.is_empty() {
+            return;
+        }
+        for place in &mut self.places {
+            if let Ok(index) = found.binary_search_by_key(&place.node, |cached| cached.node) {
+                let Cached { tokens, is_in_host, .. } = found[index];
+                place.cached = tokens * if is_in_host { place.trust.1 } else { place.trust.0 };
+                (place.remembered, place.is_in_host) = (tokens, is_in_host);
+            }
+        }
+    }
+
+    /// How many requests the slots that are taken can serve within so many seconds, each as large as this one.
+    pub(crate) fn served_within(&self, seconds: f64, work: Work) -> usize {
+        let mut served = 0_usize;
+        for place in &self.places {
+            for slot in place.first..place.first + place.count {
+                let wait = self.slots[slot].max(place.opens_in);
+                if wait > 0.0 && wait < seconds {
+                    let (prefill, decode) = place.service(work, wait);
+                    let count = ((seconds - wait) / (prefill + decode).max(TAKEN_SECONDS)).floor();
+                    served = served.saturating_add(count as usize);
+                }
+            }
+        }
+        served
     }
 }

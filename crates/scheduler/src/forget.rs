@@ -1,46 +1,51 @@
 //! Which models are known for no reason any more? A node that lists other names all the time must not fill the memory: what
 //! no node lists, and nothing runs or waits for, is forgotten.
 
-use crate::{
-    ids::NodeId,
-    model::ModelId,
-    node::Node,
-    scheduler::{Change, Scheduler},
-};
+use crate::{ids::Time, model::ModelId, node::Node, prefix::PrefixMemory, scheduler::Scheduler};
 
 impl Scheduler {
     /// After what may have taken models from a node's list.
-    pub(crate) fn forget_unlisted(&mut self) {
-        let mut present = self.nodes.iter().filter(|node| !node.has_left);
+    pub(crate) fn forget_unlisted(&mut self, now: Time) {
+        self.settle(now);
         // What is remembered of an earlier run waits until every node has said what it has.
-        let have_all_listed = present.all(|node| node.listings > 0);
-        let models: Vec<ModelId> = self.models.ids().collect();
-        for model in models {
-            let was_listed = self.models.was_listed(model);
-            if (was_listed || have_all_listed) && !self.needs(model) {
-                self.nodes.iter_mut().for_each(|node| node.drop_instance(model));
-                self.models.forget(model);
+        let have_all_listed = self.fleet.iter().all(|node| node.has_left || node.listings > 0);
+        let may_go = |model: &ModelId| (self.models.was_listed(*model) || have_all_listed) && !self.needs(*model);
+        let useless: Vec<ModelId> = self.models.ids().filter(may_go).collect();
+        if useless.is_empty() {
+            return;
+        }
+        for node in self.fleet.ids() {
+            let known = |model: &&ModelId| self.fleet[node].instance(**model).is_some();
+            let known: Vec<ModelId> = useless.iter().filter(known).copied().collect();
+            known.into_iter().for_each(|model| self.fleet[node].drop_instance(model));
+        }
+        // Before the ids are other models'.
+        self.settle(now);
+        for model in useless {
+            self.models.forget(model);
+            if let Some(memory) = self.memories.get_mut(model.0) {
+                *memory = PrefixMemory::default();
             }
+            if let Some(next_look) = self.next_looks.get_mut(model.0) {
+                *next_look = 0.0;
+            }
+            self.stirred.remove(&model);
         }
     }
 
     fn needs(&self, model: ModelId) -> bool {
+        let whereabouts = self.fleet.of(model);
+        if !whereabouts.shelves.is_empty() || self.queue.waiting_for(model) > 0 {
+            return true;
+        }
         let is_loading =
-            |node: &Node| node.load.as_ref().is_some_and(|load| load.model == model || load.victims.contains(&model));
+            |node: &Node| node.load().is_some_and(|load| load.model == model || load.victims.contains(&model));
         let is_here = |node: &Node| {
             let Some(instance) = node.instance(model) else { return false };
             let is_listed = instance.listing.is_some() || instance.resident_since.is_some();
             (is_listed && !node.has_left) || !instance.running.is_empty()
         };
-        self.queue.waiting_for(model) > 0 || self.nodes.iter().any(|node| is_loading(node) || is_here(node))
-    }
-
-    /// A node's list of models came: those that went from it may be gone everywhere.
-    pub(crate) fn settle_list(&mut self, node: NodeId, before: u64, change: Change) -> Change {
-        if self.nodes.get(node.0).is_some_and(|node| node.listings != before) {
-            self.forget_unlisted();
-        }
-        change
+        self.fleet.iter().any(|node| is_loading(node) || is_here(node))
     }
 }
 

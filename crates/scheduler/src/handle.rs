@@ -7,115 +7,118 @@ use crate::{
     event::{Arrival, Event},
     explain::What,
     ids::{NodeId, RequestId, Time},
-    model::Models,
+    model::{ModelId, Models},
     node::Node,
     queue::Entry,
     request::{Request, cost},
-    scheduler::{Change, Scheduler},
+    scheduler::Scheduler,
 };
 
-/// How often the plan is made anew while nothing happens, and silent nodes are looked for.
+/// How often everything that waits is planned anew, and silent nodes are looked for, while nothing else happens.
 const BEAT: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// Takes note of an event and decides what follows from it. `now` must
-    /// never go back. Events about unknown requests or nodes are ignored.
+    /// Takes note of an event and decides what follows from it. `now` must never go back. Events about unknown requests or
+    /// nodes are ignored.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Decision> {
         let mut decisions = Vec::new();
-        let change = match event {
+        self.loads_begun = 0;
+        match event {
             Event::Arrived(arrival) => self.arrive(arrival, now, &mut decisions),
             Event::Wanted { model } => self.want(&model, now, &mut decisions),
             Event::FirstByte { id } => self.first_byte(id, now),
-            Event::Progress { id, tokens } => {
-                self.progress(id, tokens, now);
-                Change::Nothing
-            }
-            Event::Stalled { id } => {
-                self.stalled(id, now);
-                Change::Nothing
-            }
+            Event::Progress { id, tokens } => self.progress(id, tokens, now),
+            Event::Stalled { id } => self.stalled(id, now),
             Event::Failed { id, failure } => self.fail(id, failure, now, &mut decisions),
             Event::Left { id, outcome } => self.leave(id, outcome, now),
             Event::Tick => self.tick(now, &mut decisions),
             event => self.hear_of_node(event, now, &mut decisions),
-        };
-        if change != Change::Nothing {
-            self.go_on(change, now, &mut decisions);
         }
+        self.go_on(now, &mut decisions);
         self.arm(now);
+        if cfg!(debug_assertions) {
+            self.check(now);
+        }
         decisions
     }
 
-    fn hear_of_node(&mut self, event: Event, now: Time, decisions: &mut Vec<Decision>) -> Change {
+    fn hear_of_node(&mut self, event: Event, now: Time, decisions: &mut Vec<Decision>) {
         let seconds = now.as_secs_f64();
         match event {
             Event::Listed { node, models } => {
-                let before = self.nodes.get(node.0).map_or(0, |node| node.listings);
-                let change = self.with_models(node, |node, known| node.list(models, known));
-                self.settle_list(node, before, change)
+                let before = self.fleet.get(node).map_or(0, |node| node.listings);
+                self.with_models(node, |node, known| node.list(models, known));
+                if self.fleet.get(node).is_some_and(|node| node.listings != before) {
+                    self.forget_unlisted(now);
+                }
             }
             Event::Resident { node, loaded } => {
-                let change = self.with_models(node, |node, known| node.reside(loaded, known, seconds));
-                if change == Change::Nothing { Change::Slot } else { change }
+                self.with_models(node, |node, known| node.reside(loaded, known, seconds));
             }
             Event::Routes { node, routes } => {
-                self.nodes.get_mut(node.0).into_iter().for_each(|node| node.routes = routes);
-                Change::Fleet
+                self.judge(node, |node| node.routes = routes);
             }
             Event::Answered { node } => self.judge(node, |node| node.answered(now)),
             Event::Silent { node, error } => self.judge(node, |node| node.silent(error, now)),
-            Event::Loaded { node, model, result } => {
-                self.loaded(node, &model, result, now);
-                Change::Fleet
+            Event::Loaded { node, model, result } => self.loaded(node, &model, result, now),
+            Event::Unloaded { node, model, result } => self.unloaded(node, &model, result, now, decisions),
+            Event::NodeJoined { node, spec } if node.0 == self.fleet.len() => {
+                self.fleet.push(Node::new(spec));
+                self.recall_node(node);
             }
-            Event::Unloaded { node, model, result } => {
-                self.unloaded(node, &model, result, now, decisions);
-                Change::Fleet
-            }
-            Event::NodeJoined { node, spec } => {
-                if node.0 == self.nodes.len() {
-                    self.nodes.push(Node::new(spec));
-                    self.recall_node(node);
-                }
-                Change::Nothing
-            }
-            Event::NodeChanged { node, spec } => {
-                self.nodes.get_mut(node.0).into_iter().for_each(|node| node.reconfigure(spec.clone()));
-                Change::Fleet
-            }
+            Event::NodeChanged { node, spec } => self.judge(node, |node| node.reconfigure(spec)),
             Event::NodeLeft { node } => self.judge(node, |node| node.has_left = true),
             Event::Drain { node, on } => self.judge(node, |node| node.is_draining = on),
-            _ => Change::Nothing,
+            _ => {}
         }
     }
 
-    fn with_models(&mut self, node: NodeId, act: impl FnOnce(&mut Node, &mut Models)) -> Change {
+    fn with_models(&mut self, node: NodeId, act: impl FnOnce(&mut Node, &mut Models)) {
         let mut models = std::mem::take(&mut self.models);
-        let change = self.judge(node, |node| act(node, &mut models));
+        self.judge(node, |node| act(node, &mut models));
         self.models = models;
-        change
     }
 
-    /// Steps 8 to 10.
-    fn go_on(&mut self, change: Change, now: Time, decisions: &mut Vec<Decision>) {
-        for index in 0..self.nodes.len() {
-            if self.nodes[index].load.is_some() {
-                self.advance_load(NodeId(index), now, decisions);
+    /// Does something to a node that may change what it takes.
+    pub(crate) fn judge(&mut self, node: NodeId, verdict: impl FnOnce(&mut Node)) {
+        if let Some(node) = self.fleet.get_mut(node) {
+            verdict(node);
+        }
+    }
+
+    /// Steps 8 to 10. What is carried out may make more possible, so that it goes on until nothing more comes of it.
+    fn go_on(&mut self, now: Time, decisions: &mut Vec<Decision>) {
+        loop {
+            for node in self.fleet.loading().collect::<Vec<_>>() {
+                self.advance_load(node, now, decisions);
             }
+            self.settle(now);
+            let (has_losses, has_moves) = (std::mem::take(&mut self.has_losses), std::mem::take(&mut self.has_moves));
+            if self.queue.len() == 0 {
+                self.stirred.clear();
+                break;
+            }
+            if has_losses {
+                self.refuse_unservable(now, decisions);
+            }
+            if has_moves {
+                // There may be room for what is nowhere.
+                let is_nowhere = |model: &ModelId| self.fleet.of(*model).hosts.is_empty();
+                self.stirred.extend(self.queue.models().filter(is_nowhere));
+            }
+            if self.stirred.is_empty() {
+                break;
+            }
+            let models = std::mem::take(&mut self.stirred);
+            self.plan(models, now, decisions);
         }
-        if self.queue.len() == 0 {
-            return;
-        }
-        if change == Change::Fleet {
-            self.refuse_unservable(now, decisions);
-        }
-        self.plan(now, decisions);
+        self.newcomer = None;
     }
 
     /// When an [`Event::Tick`] is due, if nothing else happens before.
     pub fn next_deadline(&self) -> Option<Time> {
-        let back_offs = self.nodes.iter().filter_map(Node::busy_until);
-        back_offs.chain(self.queue.next_deadline()).chain(self.beat_at).min()
+        let deadlines = [self.fleet.next_back_off_end(), self.queue.next_deadline(), self.beat_at];
+        deadlines.into_iter().flatten().min()
     }
 
     fn arm(&mut self, now: Time) {
@@ -127,13 +130,14 @@ impl Scheduler {
         };
     }
 
-    fn arrive(&mut self, arrival: Arrival, now: Time, decisions: &mut Vec<Decision>) -> Change {
+    fn arrive(&mut self, arrival: Arrival, now: Time, decisions: &mut Vec<Decision>) {
         let id = arrival.id;
         if self.requests.contains_key(&id) {
-            return Change::Nothing;
+            return;
         }
         self.journal.arrived(id, self.queue.len(), now);
         // 1.
+        self.settle(now);
         let model = self.models.find(&arrival.model);
         let servable = model.filter(|model| !self.has_no_node(*model, None, now));
         let Some(model) = servable.filter(|_| arrival.deadline > now) else {
@@ -145,39 +149,38 @@ impl Scheduler {
             let retry_after = model.map_or(Duration::from_secs(5), |model| self.retry_after(reason, model, now));
             self.journal.note(id, What::Refused(reason), now);
             decisions.push(Decision::Refuse { id, refusal: Refusal { reason, retry_after } });
-            return Change::Nothing;
+            return;
         };
         self.models.get_mut(model).demand.asked(now.as_secs_f64());
         let objection = self.queue.objection(&arrival.user);
         let lane = self.queue.lane(&arrival.user, arrival.weight, now);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
-        for (index, node) in self.nodes.iter().enumerate() {
+        for id in self.fleet.particular() {
+            let node = &self.fleet[id];
             let is_barred = !node.routes.has(request.route);
             if is_barred || node.breaker.is_avoided_by(&request.user, now) {
-                request.avoid(NodeId(index), is_barred);
+                request.avoid(id, is_barred);
             }
         }
         self.requests.insert(id, request);
         // 2.
         self.enqueue(id, now);
-        let Some(reason) = objection else {
-            // 4.
-            return Change::Slot;
-        };
+        self.newcomer = Some(id);
+        // 4.
+        let Some(reason) = objection else { return };
         // 3.
-        self.go_on(Change::Slot, now, decisions);
+        self.go_on(now, decisions);
         if self.requests.get(&id).is_some_and(|request| request.attempt.is_none()) {
             self.refuse_queued(id, reason, now, decisions);
         }
-        Change::Nothing
     }
 
     /// Puts a request into the queue.
     pub(crate) fn enqueue(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.requests.get(&id) else { return };
-        let size = |node: &Node| Some(node.instance(request.model)?.listing.as_ref()?.size_bytes);
-        let bytes = self.nodes.iter().find_map(size).unwrap_or(0);
+        let listing = self.listing(request.model);
+        let bytes = listing.map_or(0, |model| model.size_bytes);
         let entry = Entry {
             id,
             model: request.model,
@@ -186,30 +189,37 @@ impl Scheduler {
             deadline: request.deadline,
             cost: cost(request.prompt, self.expected_output(request), bytes as f64),
         };
+        self.stirred.insert(request.model);
         self.queue.push(request.lane, entry, now);
     }
 
     /// Loads a model that is about to be asked for, where that costs nobody anything.
-    fn want(&mut self, asked: &str, now: Time, decisions: &mut Vec<Decision>) -> Change {
-        let Some(model) = self.models.find(asked) else { return Change::Nothing };
-        let is_there = |node: &Node| {
-            let is_loading = node.load.as_ref().is_some_and(|load| load.model == model);
-            let is_resident = node.instance(model).is_some_and(|instance| instance.resident_since.is_some());
-            node.is_open() && (is_loading || is_resident)
-        };
-        if self.nodes.iter().any(is_there) {
-            return Change::Nothing;
+    fn want(&mut self, asked: &str, now: Time, decisions: &mut Vec<Decision>) {
+        self.settle(now);
+        let Some(model) = self.models.find(asked) else { return };
+        let whereabouts = self.fleet.of(model);
+        let is_there =
+            |node: &NodeId| self.fleet[*node].instance(model).is_some_and(|instance| instance.resident_since.is_some());
+        if !whereabouts.loading.is_empty() || whereabouts.shelves.iter().any(is_there) {
+            return;
         }
         let seconds = now.as_secs_f64();
-        let candidates = self.nodes.iter().enumerate().filter_map(|(index, node)| {
+        let candidates = whereabouts.shelves.iter().filter_map(|id| {
+            let node = &self.fleet[*id];
             let instance = node.instance(model)?;
-            let can = node.is_open() && node.load.is_none() && instance.listing.is_some();
-            (can && instance.load_again_at <= seconds && node.has_room_for(instance))
-                .then(|| (node.load_seconds(instance), NodeId(index)))
+            let can = node.load().is_none() && instance.load_again_at <= seconds && node.has_room_for(instance);
+            can.then(|| (node.load_seconds(instance), *id))
         });
         if let Some((_, node)) = candidates.min_by(|a, b| a.0.total_cmp(&b.0)) {
             self.begin_load(node, model, Vec::new(), None, now, decisions);
         }
-        Change::Nothing
+    }
+
+    /// What must hold after every event; in debug builds only.
+    fn check(&self, now: Time) {
+        self.queue.check();
+        debug_assert!(self.stirred.is_empty() && self.newcomer.is_none());
+        debug_assert!(self.next_deadline().is_some() || self.requests.is_empty(), "nobody would wake at {now:?}");
+        debug_assert!(self.queue.len() <= self.requests.len());
     }
 }

@@ -1,4 +1,4 @@
-//! What are requests, nodes and moments called?
+//! How are requests, nodes and moments named?
 
 use std::time::Duration;
 
@@ -9,6 +9,6 @@ pub type Time = Duration;
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct RequestId(pub u64);
 
-/// Index into the configured nodes.
+/// A node's index in the fleet, in the order in which the nodes joined. Never used twice.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct NodeId(pub usize);

@@ -3,43 +3,49 @@
 //! ```text
 //! absent --Load--> (the node's `load`) --Loaded--> resident --drained, Unload--> absent
 //! ```
-//! A node's own word (`/api/ps`) makes it resident or absent as well: others may load, and a node may push out.
+//! A node's own report (`/api/ps`) makes a model resident or absent as well: others may load it, and a node may evict it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use crate::{
     catalog::Model,
     estimate::{Correction, Line},
     failure::Failure,
     ids::RequestId,
+    prefix::Prefix,
     slots::Slots,
 };
 
-/// Of an answer that is longer than expected, so much is taken to be left, in shares of what was expected.
-const LEAST_LEFT: f64 = 0.3;
+/// An answer that has outgrown its estimate is expected to go on for this share of the estimate.
+pub(crate) const LEAST_LEFT: f64 = 0.3;
 
 /// A request that runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) id: RequestId,
-    /// Seconds; when it was sent.
+    /// When it was sent, in seconds.
     pub(crate) sent_at: f64,
     pub(crate) is_stream: bool,
-    /// Tokens that were to be read: those of the prompt that were not cached.
+    /// Tokens of the prompt that the node had to read: those that it was not expected to have cached.
+    pub(crate) uncached: f64,
+    /// Tokens of the prompt in all.
     pub(crate) prompt: f64,
-    /// Prompt tokens in all.
-    pub(crate) whole_prompt: f64,
-    /// Tokens the answer is expected to have.
+    /// Tokens that the answer is expected to have.
     pub(crate) output: f64,
-    /// Others on the node when it was sent.
+    /// Other requests on the node when it was sent.
     pub(crate) others: f64,
-    pub(crate) session: Option<u64>,
-    /// Seconds; when its first token came.
+    pub(crate) prefixes: Arc<[Prefix]>,
+    /// Tokens of the prompt that the node should have cached, before experience is taken into account.
+    pub(crate) remembered: f64,
+    /// Whether what is expected to be cached is in the host's memory only.
+    pub(crate) is_in_host: bool,
+    /// When its first token came, in seconds.
     pub(crate) began_at: Option<f64>,
+    /// Tokens of the answer so far.
     pub(crate) delivered: f64,
-    /// Seconds; when it was last heard of.
+    /// When it was last heard of, in seconds.
     pub(crate) heard_at: f64,
-    /// Seconds; when its client was last seen not to take what there is.
+    /// When its client was last seen not to read what there is, in seconds.
     pub(crate) stalled_at: Option<f64>,
 }
 
@@ -50,35 +56,81 @@ impl Running {
     }
 }
 
+/// A model in a node's list of what is on its disk. The list is shared, as it seldom changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Listing {
+    pub(crate) all: Arc<[Model]>,
+    pub(crate) index: usize,
+}
+
+impl Listing {
+    pub(crate) fn model(&self) -> &Model {
+        &self.all[self.index]
+    }
+}
+
+/// How much of the prompts that were sent to a model on a node it had cached, in tokens.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(crate) struct CacheUse {
+    pub(crate) prompt: f64,
+    pub(crate) expected: f64,
+    /// Prompt tokens of the streams whose first token was timed.
+    pub(crate) timed: f64,
+    /// Of those, the tokens that were read too fast not to have been cached.
+    pub(crate) measured: f64,
+    /// How much of what was expected in a slot, and in the host's memory, was found, as a share. Not every runner saves
+    /// there what is pushed out of its slots.
+    pub(crate) slot_trust: Trust,
+    pub(crate) host_trust: Trust,
+}
+
+/// A share between 0 and 1; 1 until something else was seen.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub(crate) struct Trust(pub(crate) f64);
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self(1.0)
+    }
+}
+
+impl Trust {
+    /// What one measurement counts.
+    const NEWS: f64 = 0.1;
+
+    pub(crate) fn observe(&mut self, share: f64) {
+        self.0 += Self::NEWS * (share.clamp(0.0, 1.0) - self.0);
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
-    /// On disk, as the node lists it; what is only in memory is not for requests.
-    pub(crate) listing: Option<Model>,
-    /// Of the model that was known here in an earlier run.
+    /// On disk, as the node lists it. A model that is only in memory serves no requests.
+    pub(crate) listing: Option<Listing>,
+    /// The digest that was known here in an earlier run.
     pub(crate) recalled_digest: Option<String>,
     /// The name as the node gives it.
     pub(crate) listed: Arc<str>,
-    /// Seconds; since when it is in memory.
+    /// Since when it is in memory, in seconds. Set by [`crate::node::Node::set_resident`] only.
     pub(crate) resident_since: Option<f64>,
-    /// Seconds; when it was last taken out of memory.
+    /// When it was last unloaded, in seconds.
     pub(crate) left_at: Option<f64>,
-    /// What it takes in memory, as the node said last.
+    /// What it takes in memory, as the node last reported.
     pub(crate) vram_bytes: Option<u64>,
     pub(crate) context_length: Option<u64>,
-    /// About to go: another model needs its memory. Takes nothing new.
+    /// About to be unloaded, as another model needs its memory. It takes nothing new.
     pub(crate) is_leaving: bool,
     pub(crate) slots: Slots,
     pub(crate) running: Vec<Running>,
-    /// Sessions that its slots served last, the newest first, and the tokens kept of them.
-    pub(crate) sessions: VecDeque<(u64, f64)>,
-    /// Beside the node's own speed.
+    /// Speed relative to the node's own.
     pub(crate) correction: Correction,
-    /// From dispatch to first token, over tokens read.
+    /// Seconds from dispatch to first token, over tokens read.
     pub(crate) prefill: Line,
+    pub(crate) cache: CacheUse,
     pub(crate) load_failures: u32,
     pub(crate) last_load_failure: Option<Failure>,
-    /// Seconds; not to be loaded again before then.
+    /// Not to be loaded again before then, in seconds.
     pub(crate) load_again_at: f64,
 }
 
@@ -95,47 +147,49 @@ impl Instance {
             is_leaving: false,
             slots: Slots::new(slots),
             running: Vec::new(),
-            sessions: VecDeque::new(),
             correction: Correction::default(),
             prefill: Line::default(),
+            cache: CacheUse::default(),
             load_failures: 0,
             last_load_failure: None,
             load_again_at: 0.0,
         }
     }
 
+    pub(crate) fn model(&self) -> Option<&Model> {
+        self.listing.as_ref().map(Listing::model)
+    }
+
     fn family(&self) -> &str {
-        self.listing.as_ref().map_or("", |model| &model.family)
+        self.model().map_or("", |model| &model.family)
     }
 
     pub(crate) fn slot_count(&self) -> usize {
         self.slots.count(self.family()) as usize
     }
 
-    /// Whether one more than its slots may be sent. What ran before their number was set to less may be more already.
+    /// Whether one more than its slots may be sent. More may be running already, if their number was lowered meanwhile.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
         self.running.len() <= self.slot_count() && self.slots.wants_probe(self.family(), now)
     }
 
+    /// Whether it serves requests as far as its memory goes.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
+    }
+
+    /// Whether it would take one more request, its node permitting.
+    pub(crate) fn has_vacancy(&self, now: f64) -> bool {
+        self.is_serving() && (self.running.len() < self.slot_count() || self.wants_probe(now))
+    }
+
     /// Bytes it takes in memory, as far as is known.
     pub(crate) fn footprint(&self) -> u64 {
-        self.vram_bytes.or(self.listing.as_ref().map(|model| model.size_bytes)).unwrap_or(0)
+        self.vram_bytes.or(self.model().map(|model| model.size_bytes)).unwrap_or(0)
     }
 
     pub(crate) fn model_bytes(&self) -> f64 {
-        self.listing.as_ref().map_or(self.footprint(), |model| model.size_bytes).max(1) as f64
-    }
-
-    /// Tokens of the prompt that a slot still has from the last turn.
-    pub(crate) fn cached(&self, session: Option<u64>, prompt: f64) -> f64 {
-        let kept = session.and_then(|session| self.sessions.iter().find(|(kept, _)| *kept == session));
-        kept.map_or(0.0, |(_, tokens)| tokens.min(prompt))
-    }
-
-    pub(crate) fn keep_session(&mut self, session: u64, tokens: f64) {
-        self.sessions.retain(|(kept, _)| *kept != session);
-        self.sessions.push_front((session, tokens));
-        self.sessions.truncate(self.slot_count());
+        self.model().map_or(self.footprint(), |model| model.size_bytes).max(1) as f64
     }
 
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {
@@ -147,41 +201,6 @@ impl Instance {
 mod tests {
     use super::*;
 
-    const PROBE: RequestId = RequestId(2);
-
-    #[test]
-    fn a_probe_that_begins_beside_the_others_is_one_more_slot() {
-        let mut slots = Slots::new(None);
-        assert!(slots.wants_probe("llama", 0.0));
-        slots.probing(PROBE);
-        assert!(!slots.wants_probe("llama", 0.0));
-        slots.began(PROBE, 1.0);
-        assert_eq!(slots.count("llama"), 2);
-        assert!(slots.wants_probe("llama", 1.0));
-    }
-
-    #[test]
-    fn a_probe_that_waits_for_an_end_shows_the_last_slot_and_is_tried_again_ever_more_seldom() {
-        let mut slots = Slots::new(None);
-        let mut now = 1.0;
-        for pause in [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0] {
-            slots.probing(PROBE);
-            slots.ended(RequestId(1));
-            slots.began(PROBE, now);
-            assert_eq!(slots.count("llama"), 1);
-            assert!(!slots.wants_probe("llama", now + pause - 0.1) && slots.wants_probe("llama", now + pause));
-            now += pause;
-        }
-    }
-
-    #[test]
-    fn a_configured_number_is_never_exceeded_and_some_families_take_one_at_a_time() {
-        assert!(!Slots::new(Some(4)).wants_probe("llama", 0.0));
-        assert_eq!(Slots::new(Some(4)).count("mllama"), 1);
-        assert_eq!(Slots::new(Some(0)).count("mllama"), 0);
-        assert!(!Slots::new(None).wants_probe("qwen3vl", 0.0));
-    }
-
     #[test]
     fn nothing_is_tried_beyond_the_slots_while_more_runs_than_there_are() {
         let mut instance = Instance::new("m".into(), Some(3));
@@ -189,11 +208,13 @@ mod tests {
             id: RequestId(id),
             sent_at: 0.0,
             is_stream: true,
+            uncached: 1.0,
             prompt: 1.0,
-            whole_prompt: 1.0,
             output: 1.0,
             others: 0.0,
-            session: None,
+            prefixes: Arc::default(),
+            remembered: 0.0,
+            is_in_host: false,
             began_at: None,
             delivered: 0.0,
             heard_at: 0.0,
@@ -205,17 +226,5 @@ mod tests {
         assert!(!instance.wants_probe(0.0));
         instance.running.truncate(1);
         assert!(instance.wants_probe(0.0));
-    }
-
-    #[test]
-    fn a_busy_node_lowers_what_was_learned_and_never_what_was_configured() {
-        let mut slots = Slots::learned(4);
-        slots.overrun(2, 0.0);
-        assert_eq!(slots.count(""), 2);
-        slots.overrun(0, 0.0);
-        assert_eq!(slots.count(""), 1);
-        let mut slots = Slots::new(Some(4));
-        slots.overrun(2, 0.0);
-        assert_eq!(slots.count(""), 4);
     }
 }

@@ -63,12 +63,14 @@ mod accusations;
 mod breaker;
 mod catalog;
 mod decision;
+mod dispatch;
 mod drain;
 mod ending;
 mod estimate;
 mod event;
 mod explain;
 mod failure;
+mod fleet;
 mod forecast;
 mod forget;
 mod handle;
@@ -81,6 +83,7 @@ mod model;
 mod name;
 mod node;
 mod plan;
+mod prefix;
 #[cfg(test)]
 mod properties;
 mod queue;
@@ -88,10 +91,12 @@ mod queue_limits;
 mod recall;
 mod report;
 mod request;
+mod room;
 mod route;
 #[cfg(test)]
 mod rules;
 mod scheduler;
+mod service;
 mod silence;
 mod slots;
 mod view;
@@ -100,10 +105,11 @@ pub use self::{
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
     event::{Arrival, Event},
-    explain::{Alternative, Kind, Step, Story, What},
+    explain::{Alternative, Backlog, Kind, Step, Story, What},
     failure::{Blame, Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     learned::Learned,
+    prefix::Prefix,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, Routed, Transitions},
     route::{Route, RouteSet},

@@ -1,12 +1,12 @@
-//! How does a model come into a node's memory? By the gateway's own doing, and never by a user's request: a client that
-//! leaves must not abort a load that others wait for, and Ollama's choice of what to push out is arbitrary.
+//! How does a model get into a node's memory? The gateway loads it, never a user's request: a client that leaves must not
+//! abort a load that others wait for, and Ollama's choice of what to evict is arbitrary.
 //!
 //! ```text
 //! draining --victims have nothing running--> unloading --all are out--> loading --Loaded--> (resident)
 //!    |                                          |                          |
-//!    +-- nobody waits for it any more           +-- Unloaded: Err          +-- Loaded: Err: not again for a while
+//!    +-- nobody waits for it any longer         +-- Unloaded: Err          +-- Loaded: Err: not again for a while
 //! ```
-//! A node loads one model at a time, and a model is loaded on one node at a time.
+//! A node loads one model at a time, and a model is loaded on no more nodes at a time than have it, at least one.
 
 use std::sync::Arc;
 
@@ -35,21 +35,18 @@ impl Scheduler {
         if let Some(request) = cause.and_then(|id| self.requests.get_mut(&id)) {
             request.caused_load = true;
         }
-        let node_state = &mut self.nodes[node.0];
-        for victim in &victims {
-            if let Some(instance) = node_state.instance_mut(*victim) {
-                instance.is_leaving = true;
-            }
-        }
-        node_state.load = Some(Load { model, victims, phase: Phase::Draining, cause });
+        let node_state = &mut self.fleet[node];
+        debug_assert!(node_state.load().is_none(), "a node loads one model at a time");
+        victims.iter().for_each(|victim| node_state.set_leaving(*victim, true));
+        node_state.set_load(Some(Load { model, victims, phase: Phase::Draining, cause }));
         self.advance_load(node, now, decisions);
     }
 
     /// Goes on with a load whose victims may have drained.
     pub(crate) fn advance_load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
         let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
-        let node_state = &self.nodes[node.0];
-        let Some(load) = node_state.load.as_ref().filter(|load| load.phase == Phase::Draining) else { return };
+        let node_state = &self.fleet[node];
+        let Some(load) = node_state.load().filter(|load| load.phase == Phase::Draining) else { return };
         if is_unwanted(load) || !node_state.is_open() {
             return self.call_off_load(node);
         }
@@ -65,15 +62,15 @@ impl Scheduler {
         if left == 0 {
             return self.load(node, now, decisions);
         }
-        if let Some(load) = &mut self.nodes[node.0].load {
+        if let Some(load) = self.fleet[node].load_mut() {
             load.phase = Phase::Unloading { left, failed: None };
         }
     }
 
     /// There is room.
     fn load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
-        let node_state = &mut self.nodes[node.0];
-        let Some(load) = &mut node_state.load else { return };
+        let node_state = &mut self.fleet[node];
+        let Some(load) = node_state.load_mut() else { return };
         load.phase = Phase::Loading { since: now.as_secs_f64() };
         let has_left = load.cause.is_some_and(|cause| !self.requests.contains_key(&cause));
         if has_left && let Some(heir) = self.queue.for_model(load.model).next() {
@@ -89,15 +86,11 @@ impl Scheduler {
 
     /// Lets the victims of a load that has not begun stay.
     pub(crate) fn call_off_load(&mut self, node: NodeId) {
-        let node = &mut self.nodes[node.0];
-        if node.load.as_ref().is_some_and(|load| load.phase == Phase::Draining)
-            && let Some(load) = node.load.take()
+        let node = &mut self.fleet[node];
+        if node.load().is_some_and(|load| load.phase == Phase::Draining)
+            && let Some(load) = node.set_load(None)
         {
-            for victim in load.victims {
-                if let Some(instance) = node.instance_mut(victim) {
-                    instance.is_leaving = false;
-                }
-            }
+            load.victims.into_iter().for_each(|victim| node.set_leaving(victim, false));
         }
     }
 
@@ -109,16 +102,13 @@ impl Scheduler {
         now: Time,
         decisions: &mut Vec<Decision>,
     ) {
-        let (Some(model), Some(node_state)) = (self.models.find(listed), self.nodes.get_mut(node.0)) else { return };
-        if let Some(instance) = node_state.instance_mut(model) {
-            instance.is_leaving = false;
-            if result.is_ok() {
-                instance.resident_since = None;
-                instance.left_at = Some(now.as_secs_f64());
-                instance.sessions.clear();
-            }
+        let (Some(model), Some(node_state)) = (self.models.find(listed), self.fleet.get_mut(node)) else { return };
+        node_state.set_leaving(model, false);
+        if let (Ok(()), Some(instance)) = (result, node_state.instance_mut(model)) {
+            instance.left_at = Some(now.as_secs_f64());
+            node_state.set_resident(model, None);
         }
-        let Some(load) = &mut node_state.load else { return };
+        let Some(load) = node_state.load_mut() else { return };
         let Phase::Unloading { left, failed } = &mut load.phase else { return };
         *left -= 1;
         *failed = result.err().or(*failed);
@@ -126,7 +116,7 @@ impl Scheduler {
             return;
         }
         if let Some(failure) = *failed {
-            // The node does not do as it is told: what is in its memory is its own business for a while.
+            // The node refuses to unload: its memory is left alone for a while.
             self.load_failed(node, failure, now);
         } else {
             self.load(node, now, decisions);
@@ -134,9 +124,9 @@ impl Scheduler {
     }
 
     pub(crate) fn loaded(&mut self, node: NodeId, listed: &str, result: Result<(), Failure>, now: Time) {
-        let (Some(model), Some(node_state)) = (self.models.find(listed), self.nodes.get_mut(node.0)) else { return };
+        let (Some(model), Some(node_state)) = (self.models.find(listed), self.fleet.get_mut(node)) else { return };
         let seconds = now.as_secs_f64();
-        let since = match &node_state.load {
+        let since = match node_state.load() {
             Some(Load { model: loading, phase: Phase::Loading { since }, .. }) if *loading == model => *since,
             _ => return,
         };
@@ -146,34 +136,31 @@ impl Scheduler {
             }
             return self.load_failed(node, failure, now);
         }
-        node_state.load = None;
+        node_state.set_load(None);
         node_state.loads += 1;
         node_state.heard_at = seconds;
         if let Some(instance) = node_state.instance_mut(model) {
             // What it lists from now on is this load, and not one that is on its way out.
-            (instance.resident_since, instance.left_at) = (Some(seconds), None);
+            instance.left_at = None;
             instance.load_failures = 0;
             let bytes = instance.model_bytes();
             node_state.load_time.observe(bytes, seconds - since);
+            node_state.set_resident(model, Some(seconds));
         }
         self.guess_load_times();
     }
 
     /// Nodes that have loaded nothing yet are taken to be as the others are.
     pub(crate) fn guess_load_times(&mut self) {
-        if let Some(usual) = LoadTime::mean(self.nodes.iter().map(|node| &node.load_time)) {
-            self.nodes.iter_mut().for_each(|node| node.load_time.guess(&usual));
+        if let Some(usual) = LoadTime::mean(self.fleet.iter().map(|node| &node.load_time)) {
+            self.fleet.guess_load_times(&usual);
         }
     }
 
     fn load_failed(&mut self, node: NodeId, failure: Failure, now: Time) {
-        let node = &mut self.nodes[node.0];
-        let Some(load) = node.load.take() else { return };
-        for victim in load.victims {
-            if let Some(instance) = node.instance_mut(victim) {
-                instance.is_leaving = false;
-            }
-        }
+        let node = &mut self.fleet[node];
+        let Some(load) = node.set_load(None) else { return };
+        load.victims.into_iter().for_each(|victim| node.set_leaving(victim, false));
         if failure == Failure::Unreachable {
             node.breaker.take_out(now);
         }
@@ -182,23 +169,24 @@ impl Scheduler {
     }
 
     /// Seconds until the model that a node loads is there.
-    pub(crate) fn ready_in(&self, node: NodeId, now: f64, guess: f64) -> f64 {
-        let node = &self.nodes[node.0];
-        let Some(load) = &node.load else { return 0.0 };
+    pub(crate) fn ready_in(&self, node: NodeId, now: Time) -> f64 {
+        let node = &self.fleet[node];
+        let Some(load) = node.load() else { return 0.0 };
         let whole = node.instance(load.model).map_or(0.0, |instance| node.load_seconds(instance));
         match load.phase {
             Phase::Draining => {
-                whole + load.victims.iter().map(|victim| self.drained_in(node, *victim, now, guess)).fold(0.0, f64::max)
+                whole + load.victims.iter().map(|victim| self.drained_in(node, *victim, now)).fold(0.0, f64::max)
             }
             Phase::Unloading { .. } => whole,
-            Phase::Loading { since } => (whole - (now - since)).max(0.1 * whole),
+            Phase::Loading { since } => (whole - (now.as_secs_f64() - since)).max(0.1 * whole),
         }
     }
 
     /// Seconds until nothing of a model runs on a node.
-    pub(crate) fn drained_in(&self, node: &Node, model: ModelId, now: f64, guess: f64) -> f64 {
+    pub(crate) fn drained_in(&self, node: &Node, model: ModelId, now: Time) -> f64 {
         let Some(instance) = node.instance(model) else { return 0.0 };
-        let left = instance.running.iter().map(|running| node.seconds_left(instance, running, now, guess));
+        let seconds = now.as_secs_f64();
+        let left = instance.running.iter().map(|running| node.seconds_left(instance, running, seconds, self.guess));
         left.fold(0.0, f64::max)
     }
 }

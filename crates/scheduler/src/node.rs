@@ -3,12 +3,15 @@
 pub(crate) mod health;
 mod listing;
 mod speed;
+mod streams;
 mod view;
+
+use std::sync::Arc;
 
 use crate::{
     breaker::Breaker,
-    catalog::NodeSpec,
-    estimate::{FIRST_GUESS, LoadTime, Speed},
+    catalog::{Model, NodeSpec},
+    estimate::{LoadTime, Speed},
     ids::Time,
     instance::Instance,
     load::Load,
@@ -16,15 +19,6 @@ use crate::{
     report::Routed,
     route::RouteSet,
 };
-
-/// While two looks at a node agree in this, it is open to the same requests, but for slots.
-#[derive(Clone, Eq, PartialEq, Debug)]
-pub(crate) struct Standing {
-    is_live: bool,
-    admits: bool,
-    pub(crate) listings: u64,
-    is_draining: bool,
-}
 
 /// When a node on trial may have answered.
 const TRIAL_SECONDS: f64 = 2.0;
@@ -34,36 +28,44 @@ const TRIAL_SECONDS: f64 = 2.0;
 pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) breaker: Breaker,
-    /// By [`ModelId`].
-    pub(crate) instances: Vec<Option<Instance>>,
-    /// How often the models on disk changed.
+    /// By [`ModelId`]. Boxed, as a node has few of the models of a large fleet.
+    instances: Vec<Option<Box<Instance>>>,
+    /// The models in memory and those of which something runs, in the order of their ids.
+    active: Vec<ModelId>,
+    /// The last report of what is on disk, as it came.
+    reported: Option<Arc<[Model]>>,
+    /// What it lists on disk, by name.
+    shelf: Arc<[Model]>,
+    /// Counts the changes of what it has on disk.
     pub(crate) listings: u64,
-    pub(crate) load: Option<Load>,
+    /// Counts the changes of what it has in memory, or is about to have or to lose.
+    pub(crate) layouts: u64,
+    load: Option<Load>,
     /// What it may be asked for, as far as is known.
     pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
-    pub(crate) in_flight: u32,
-    /// Requests at a time since its return; `None` when it takes all again.
-    pub(crate) ramp: Option<u32>,
-    pub(crate) busy_until: Option<Time>,
+    in_flight: u32,
+    /// Requests that it takes at a time since its return; `None` when it takes all again.
+    ramp: Option<u32>,
+    busy_until: Option<Time>,
     /// It was overdue with its streams, and gets no new request before then or before a token comes.
-    pub(crate) quiet_until: Option<Time>,
-    /// Seconds; when a token, an answer or a load of it was last seen.
+    quiet_until: Option<Time>,
+    /// When a token, an answer or a load of it was last seen, in seconds.
     pub(crate) heard_at: f64,
     /// When it last began an answer, or gave a whole one.
     pub(crate) worked_at: Option<Time>,
     pub(crate) speed: Speed,
     pub(crate) load_time: LoadTime,
     /// The most ever seen in its memory, bytes.
-    pub(crate) most_resident: u64,
-    /// It was seen to push a model out by itself: its memory is no larger than what was seen in it.
-    pub(crate) pushes_out: bool,
-    pub(crate) last_error: Option<String>,
-    pub(crate) completed: u64,
-    pub(crate) failed: u64,
+    most_resident: u64,
+    /// It was seen to evict a model by itself: its memory is no larger than what was seen in it.
+    evicts: bool,
+    last_error: Option<String>,
+    completed: u64,
+    failed: u64,
     pub(crate) loads: u64,
-    pub(crate) routed: Routed,
+    routed: Routed,
 }
 
 impl Node {
@@ -72,7 +74,11 @@ impl Node {
             spec,
             breaker: Breaker::new(),
             instances: Vec::new(),
+            active: Vec::new(),
+            reported: None,
+            shelf: Arc::default(),
             listings: 0,
+            layouts: 0,
             load: None,
             routes: RouteSet::ALL,
             is_draining: false,
@@ -86,7 +92,7 @@ impl Node {
             speed: Speed::default(),
             load_time: LoadTime::default(),
             most_resident: 0,
-            pushes_out: false,
+            evicts: false,
             last_error: None,
             completed: 0,
             failed: 0,
@@ -98,26 +104,27 @@ impl Node {
     // What is there.
 
     pub(crate) fn instance(&self, model: ModelId) -> Option<&Instance> {
-        self.instances.get(model.0)?.as_ref()
+        self.instances.get(model.0)?.as_deref()
     }
 
     pub(crate) fn instance_mut(&mut self, model: ModelId) -> Option<&mut Instance> {
-        self.instances.get_mut(model.0)?.as_mut()
+        self.instances.get_mut(model.0)?.as_deref_mut()
     }
 
+    /// Every model that was ever seen there.
     pub(crate) fn instances(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
         let indexed = self.instances.iter().enumerate();
-        indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_ref()?)))
+        indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_deref()?)))
     }
 
-    pub(crate) fn instances_mut(&mut self) -> impl Iterator<Item = (ModelId, &mut Instance)> {
-        let indexed = self.instances.iter_mut().enumerate();
-        indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_mut()?)))
+    /// The models in memory and those of which something runs.
+    pub(crate) fn active(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
+        self.active.iter().filter_map(|model| Some((*model, self.instance(*model)?)))
     }
 
-    /// What is in memory and stays there.
+    /// What is in memory, whether it is to stay or not.
     pub(crate) fn residents(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
-        self.instances().filter(|(_, instance)| instance.resident_since.is_some())
+        self.active().filter(|(_, instance)| instance.resident_since.is_some())
     }
 
     pub(crate) fn meet(&mut self, model: ModelId, listed: &str) -> &mut Instance {
@@ -125,13 +132,55 @@ impl Node {
             self.instances.resize_with(model.0 + 1, || None);
         }
         let slots = self.spec.slots;
-        self.instances[model.0].get_or_insert_with(|| Instance::new(listed.into(), slots))
+        self.instances[model.0].get_or_insert_with(|| Box::new(Instance::new(listed.into(), slots)))
+    }
+
+    /// A model is in memory since then, or no longer.
+    pub(crate) fn set_resident(&mut self, model: ModelId, since: Option<f64>) {
+        let Some(instance) = self.instance_mut(model) else { return };
+        let is_new = std::mem::replace(&mut instance.resident_since, since).is_some() != since.is_some();
+        self.layouts += u64::from(is_new);
+        self.settle_active(model);
+    }
+
+    /// A model is about to leave memory, or stays after all.
+    pub(crate) fn set_leaving(&mut self, model: ModelId, is_leaving: bool) {
+        if let Some(instance) = self.instance_mut(model) {
+            instance.is_leaving = is_leaving;
+            self.layouts += 1;
+        }
+    }
+
+    fn settle_active(&mut self, model: ModelId) {
+        let instance = self.instance(model);
+        let is_active = instance.is_some_and(|it| it.resident_since.is_some() || !it.running.is_empty());
+        match (self.active.binary_search(&model), is_active) {
+            (Err(place), true) => self.active.insert(place, model),
+            (Ok(place), false) => _ = self.active.remove(place),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn load(&self) -> Option<&Load> {
+        self.load.as_ref()
+    }
+
+    /// The load under way, whose model stays the same.
+    pub(crate) fn load_mut(&mut self) -> Option<&mut Load> {
+        self.load.as_mut()
+    }
+
+    /// Begins a load, or ends the one that is under way.
+    pub(crate) fn set_load(&mut self, load: Option<Load>) -> Option<Load> {
+        self.layouts += 1;
+        std::mem::replace(&mut self.load, load)
     }
 
     /// What was known of a model there is known no more.
     pub(crate) fn drop_instance(&mut self, model: ModelId) {
+        debug_assert!(self.instance(model).is_none_or(|instance| instance.running.is_empty()));
+        self.set_resident(model, None);
         if let Some(instance) = self.instances.get_mut(model.0) {
-            debug_assert!(instance.as_ref().is_none_or(|instance| instance.running.is_empty()));
             *instance = None;
         }
     }
@@ -141,24 +190,28 @@ impl Node {
         self.instance(model).is_some_and(|instance| instance.listing.is_some())
     }
 
-    /// The most ever seen in memory, bytes, and whether the node was seen to push something out by itself.
+    /// The most ever seen in memory, bytes, and whether the node was seen to evict something by itself.
     pub(crate) fn memory_seen(&self) -> (u64, bool) {
-        (self.most_resident, self.pushes_out)
+        (self.most_resident, self.evicts)
     }
 
-    pub(crate) fn recall_memory(&mut self, most_resident: u64, pushes_out: bool) {
-        (self.most_resident, self.pushes_out) = (most_resident, pushes_out);
+    pub(crate) fn recall_memory(&mut self, most_resident: u64, evicts: bool) {
+        (self.most_resident, self.evicts) = (most_resident, evicts);
     }
 
     /// Memory for models, bytes; `None` if nothing is known to be too much.
     pub(crate) fn budget(&self) -> Option<u64> {
-        self.spec.vram_bytes.or(self.pushes_out.then_some(self.most_resident))
+        self.spec.vram_bytes.or(self.evicts.then_some(self.most_resident))
+    }
+
+    /// Bytes of memory that models take.
+    pub(crate) fn taken_bytes(&self) -> u64 {
+        self.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add)
     }
 
     /// Whether a model fits beside what is in memory.
     pub(crate) fn has_room_for(&self, instance: &Instance) -> bool {
-        let taken = self.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add);
-        self.budget().is_none_or(|budget| taken.saturating_add(instance.footprint()) <= budget)
+        self.budget().is_none_or(|budget| self.taken_bytes().saturating_add(instance.footprint()) <= budget)
     }
 
     // Whether it takes requests.
@@ -172,15 +225,6 @@ impl Node {
         self.is_live() && !self.is_draining
     }
 
-    pub(crate) fn standing(&self) -> Standing {
-        Standing {
-            is_live: self.is_live(),
-            admits: self.breaker.admits(),
-            listings: self.listings,
-            is_draining: self.is_draining,
-        }
-    }
-
     pub(crate) fn reopens_at(&self) -> Option<Time> {
         self.breaker.reopens_at()
     }
@@ -189,27 +233,24 @@ impl Node {
         self.in_flight
     }
 
-    /// Seconds until it takes a request, slots apart.
+    /// Seconds until it takes a request, slots aside.
     pub(crate) fn opens_in(&self, now: Time) -> f64 {
-        let closed_until = self.busy_until.into_iter().chain(self.quiet_until).max();
-        let busy = closed_until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        let busy = self.closed_until().map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
         if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
     }
 
-    /// Whether it is overdue with its streams.
-    pub(crate) fn is_quiet(&self, now: Time) -> bool {
-        self.quiet_until.is_some_and(|until| now < until)
+    /// Whether there may be requests that are not for it, whatever runs there.
+    pub(crate) fn is_particular(&self) -> bool {
+        self.routes != RouteSet::ALL || self.breaker.is_accused()
     }
 
-    fn forget_error_when_up(&mut self) {
-        if self.breaker.is_faultless() {
-            self.last_error = None;
-        }
+    /// What must hold after every step.
+    pub(crate) fn check(&self) {
+        debug_assert!(self.active.is_sorted());
+        let is_active = |instance: &Instance| instance.resident_since.is_some() || !instance.running.is_empty();
+        debug_assert!(self.active().all(|(_, instance)| is_active(instance)), "{}", self.spec.name);
+        let running: usize = self.active().map(|(_, instance)| instance.running.len()).sum();
+        debug_assert_eq!(running, self.in_flight as usize, "{}", self.spec.name);
     }
-}
-
-/// What a node nobody has measured is taken for: as fast as the fastest.
-pub(crate) fn fastest<'a>(nodes: impl Iterator<Item = &'a Node>) -> f64 {
-    nodes.filter_map(|node| node.speed.alone()).min_by(f64::total_cmp).unwrap_or(FIRST_GUESS)
 }

@@ -1,519 +1,453 @@
-//! Which waiting request goes where? A plan over the next ones, made anew after every event; nothing in it binds but
-//! what is carried out at once.
+//! Which of the requests that wait for a model goes where? Planned anew for every model that an event touches; nothing in
+//! a plan binds except what is carried out at once.
 //!
-//! 1. *Slots in thought.* Each slot of a model in memory, or about to be, is free now or after what its request is
-//!    expected to take still; those of a model that is being loaded, when it is there.
-//! 2. *Order.* Whoever has a right to go first, then the users by least service, each pick charged in thought, up to
-//!    [`LOOK_AHEAD`] requests; then, for every slot that is free all the same, the next who waits for its model.
+//! 1. *Forecast.* Each slot of the model is free now, or after what its request is still expected to take; the slots of a
+//!    load under way are free once the model is there.
+//! 2. *Order.* Requests that may go first as they have waited for long; then the users by least service, each pick charged
+//!    as if it were dispatched. The plan looks at twice as many requests as there are nodes, at least [`LEAST_LOOK`] and
+//!    at most [`MOST_LOOK`], and no further than something can come of it.
 //! 3. *Place* each request in that order where the sum of these is least:
 //!    `wait for a slot + load + regret + reading the prompt + writing the answer`, over the nodes that have the model,
-//!    and over those that could load it: `wait` is then for what must end first, and `regret` what others lose by it.
+//!    and over those that could load it: `wait` is then for what must drain first, and `regret` what others lose by it.
 //!    * a slot that is free now: **dispatch**;
-//!    * one that will be free: it is taken in thought only, so that the next request sees it taken;
-//!    * a load: begin it; its slots count at once, so that the next request does not ask for a second one.
-//! 4. *Guards*: a node loads one model at a time, a model is loaded on one node at a time, a plan begins at most
-//!    [`MOST_LOADS`]; a model stays in memory for 30 s or two load times, unless whoever asks has waited for 30 s, or
-//!    nobody uses or wants it.
+//!    * one that will be free: it counts as taken for those behind in the line, and binds nobody;
+//!    * a load: begin it. Its slots count at once. Not loading is charged what the users behind the look-ahead would wait.
+//! 4. *Absorb.* Where a slot is still free, everybody looked at would rather wait for a faster node. The slots in use can
+//!    serve only so many requests before one would have ended in the free slot; if more wait, the first of the others
+//!    takes the free slot now.
+//! 5. *Guards*: a node loads one model at a time, a model is loaded on no more nodes at a time than have it (at least
+//!    one), an event begins at most [`MOST_LOADS`]; a model stays in memory for 30 s or two load times, unless whoever
+//!    asks has waited for 30 s, or nobody uses or wants it.
+
+use std::collections::BTreeSet;
 
 use crate::{
-    decision::{Decision, RefusalReason},
-    explain::{Alternative, Kind, best},
-    forecast::{ModelPlan, Outlook, Place, Plan},
+    decision::Decision,
+    explain::{Alternative, Backlog, Best, Weighed},
+    forecast::{Forecast, Work},
     ids::{NodeId, RequestId, Time},
-    instance::{Instance, Running},
     model::ModelId,
-    node::{Node, fastest},
-    request::{Attempt, Request, cost},
+    queue::Next,
+    room::LoadOption,
     scheduler::Scheduler,
 };
 
-/// Requests a plan looks at, besides those for slots that would stay free.
-const LOOK_AHEAD: usize = 8;
+/// Requests that a plan looks at in a small fleet, and in the largest.
+const LEAST_LOOK: usize = 32;
+const MOST_LOOK: usize = 128;
+/// Requests of one user that may have a model loaded, in one plan: a flood must not have models loaded that others use.
+const MOST_LOADERS: usize = 2;
 /// Requests that go first by right, in one plan.
 const MOST_FIRST: usize = 4;
+/// Loads that one event may begin.
 const MOST_LOADS: usize = 4;
-/// How much the loss of a model in memory counts beside the time of whoever asks.
-const REGRET: f64 = 3.0;
-/// The same where other nodes have the model as well.
-const REGRET_OF_COPY: f64 = 0.3;
-/// How far ahead demand is foreseen, seconds.
-const FORESIGHT_SECONDS: f64 = 60.0;
-/// Of the requests that wait for a copy among several, so many count.
-const WAITING_FOR_COPY: f64 = 4.0;
-const LEAST_RESIDENCE_SECONDS: f64 = 30.0;
-/// Whoever waited so long may push out what has just come.
+/// A request that arrives is told when it may expect its first token if no more than this many wait for its model.
+const MOST_FORETOLD: usize = 32;
+/// A request that has waited this long may evict what has only just been loaded.
 const IMPATIENT_SECONDS: f64 = 30.0;
-/// Set on nodes that failed the request before: they are used only if there is no other.
-const LAST_RESORT: f64 = 1e9;
+/// A look for loads at more pairs of request and node than this is not repeated for a while: so many seconds for each pair
+/// beyond. That bounds what it costs in a large fleet; a small one never comes there.
+const FREE_PAIRS: usize = 1000;
+const SECONDS_PER_PAIR: f64 = 1e-5;
+/// No request beyond this place in the line takes a slot by the absorb rule.
+const MOST_ABSORBED: usize = 256;
+
+/// What a plan for one model knows.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    forecast: Forecast,
+    line: Vec<Next>,
+    /// Where the model could be loaded by a request that is not impatient, and by one that is; once looked for.
+    options: [Option<Vec<LoadOption>>; 2],
+    /// Requests that wait for the model, before anything was placed.
+    waiting: usize,
+    /// Of the requests looked at, those that still wait.
+    ahead: usize,
+    /// Users behind the look-ahead.
+    users_behind: usize,
+    may_load: bool,
+}
 
 /// Where a request goes.
+#[derive(Copy, Clone)]
 enum Choice {
-    Slot {
-        place: usize,
-        slot: usize,
-        seconds: f64,
-    },
-    Load {
-        node: NodeId,
-        victims: Vec<ModelId>,
-    },
+    Place(usize),
+    Load(usize),
     /// Nothing can be done for it now.
-    None,
+    Nothing,
 }
 
 impl Scheduler {
-    /// Places what waits, and lets begin what can.
-    pub(crate) fn plan(&mut self, now: Time, decisions: &mut Vec<Decision>) {
-        let mut plan = std::mem::take(&mut self.plan);
-        plan.begin(now.as_secs_f64(), fastest(self.nodes.iter()), self.nodes.len());
-        let mut order = std::mem::take(&mut plan.order);
-        // 2.
-        order.clear();
-        let due: Vec<_> = self.queue.due(now).take(MOST_FIRST).collect();
-        for (lane, id) in &due {
-            if self.place(&mut plan, *id, true, now, decisions) {
-                self.queue.went_first(*lane, now);
-            }
+    /// Places what waits for these models, the most entitled request first.
+    pub(crate) fn plan(&mut self, models: BTreeSet<ModelId>, now: Time, decisions: &mut Vec<Decision>) {
+        let mut models: Vec<ModelId> = models.into_iter().filter(|model| self.queue.waiting_for(*model) > 0).collect();
+        if models.len() > 1 {
+            models.sort_by(|a, b| {
+                let (a, b) = (self.queue.claim(*a, now), self.queue.claim(*b, now));
+                a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2))
+            });
         }
-        self.queue.first(LOOK_AHEAD, &mut order);
-        // Those were placed already, and take one slot in thought.
-        order.retain(|id| !due.iter().any(|(_, first)| first == id));
-        for id in &order {
-            self.place(&mut plan, *id, false, now, decisions);
-        }
-        self.fill_free_slots(&mut plan, &order, now, decisions);
-        plan.order = order;
-        self.plan = plan;
-    }
-
-    /// No slot stays free for want of looking far enough.
-    fn fill_free_slots(&mut self, plan: &mut Plan, seen: &[RequestId], now: Time, decisions: &mut Vec<Decision>) {
-        let models: Vec<ModelId> = self.queue.models().collect();
+        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
+        let mut plan = Plan { forecast, line, ..Plan::default() };
         for model in models {
-            while self.has_free_slot(plan, model, now) {
-                let next = self.queue.for_model(model).find(|id| !seen.contains(id));
-                if !next.is_some_and(|id| self.place(plan, id, false, now, decisions)) {
-                    break;
-                }
-            }
+            self.plan_model(&mut plan, model, now, decisions);
         }
+        (self.forecast, self.line) = (plan.forecast, plan.line);
     }
 
-    fn has_free_slot(&self, plan: &mut Plan, model: ModelId, now: Time) -> bool {
-        let index = self.look_at(plan, model, now);
-        let model = &plan.models[index];
-        let is_free = |place: &&Place| model.slots[place.first..place.first + place.count].contains(&0.0);
-        model.places.iter().filter(is_free).any(|place| self.nodes[place.node.0].opens_in(now) == 0.0)
+    fn plan_model(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) {
+        self.settle(now);
+        plan.waiting = self.queue.waiting_for(model);
+        plan.may_load = self.may_load(model, now);
+        let can_start = !self.fleet.of(model).vacant.is_empty();
+        if plan.waiting == 0 || !(can_start || plan.may_load || self.foretells(plan, model)) {
+            return;
+        }
+        self.plans += 1;
+        self.begin_forecast(&mut plan.forecast, model, now);
+        plan.options = [None, None];
+        plan.ahead = 0;
+        let most = (2 * self.fleet.len()).clamp(LEAST_LOOK, MOST_LOOK);
+        plan.users_behind = self.queue.users_for(model).saturating_sub(most);
+        let looked = self.look(plan, model, most, now, decisions);
+        if plan.may_load {
+            let pairs = looked * (plan.forecast.places.len() + self.option_count(plan));
+            let pause = pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR;
+            self.set_next_look(model, now.as_secs_f64() + pause);
+        }
+        while self.absorb(plan, model, now, decisions) {}
     }
 
-    /// Finds a place for a request; true if it goes there at once.
-    fn place(
-        &mut self,
-        plan: &mut Plan,
-        id: RequestId,
-        is_first: bool,
-        now: Time,
-        decisions: &mut Vec<Decision>,
-    ) -> bool {
-        let Some(request) = self.requests.get(&id).filter(|request| request.attempt.is_none()) else { return false };
-        let model = request.model;
-        let index = self.look_at(plan, model, now);
-        let choice = self.choose(plan, index, request, is_first);
-        let was_planned = request.waits_for.is_some();
-        let waits_for = best(&plan.alternatives).copied();
-        if let Some(request) = self.requests.get_mut(&id) {
-            request.waits_for = waits_for;
-        }
-        match choice {
-            Choice::None => {
-                if self.has_no_node(model, self.requests.get(&id), now) {
-                    self.refuse_without_node(id, now, decisions);
-                }
-                false
-            }
-            Choice::Load { node, victims } => {
-                plan.loads += 1;
-                victims.iter().for_each(|victim| plan.loses(*victim));
-                // What is to leave takes nothing more, in this plan either.
-                for leaving in plan.models.iter_mut().filter(|known| victims.contains(&known.model)) {
-                    leaving.places.retain(|place| place.node != node);
-                }
-                self.journal.asked_for_load(id, node, now, &plan.alternatives);
-                self.begin_load(node, model, victims, Some(id), now, decisions);
-                let ready = self.ready_in(node, plan.now, plan.guess);
-                let service = plan.models[index].add(&self.nodes[node.0], node, ready, false, now);
-                plan.models[index].is_pending = true;
-                // The request itself takes the first of the slots to come.
-                plan.models[index].slots[service] += self.service_seconds(plan, node, id);
-                plan.extra[node.0] += 1.0;
-                false
-            }
-            Choice::Slot { place, slot, seconds } => {
-                let Place { node, is_resident, .. } = plan.models[index].places[place];
-                let waits = plan.models[index].slots[slot];
-                // What this plan has sent there may be all that a node on trial takes.
-                let is_open = is_resident && self.nodes[node.0].opens_in(now) == 0.0;
-                let is_probe = is_open && waits > 0.0 && self.wants_probe(node, model, plan.now);
-                let starts = is_open && (waits == 0.0 || is_probe);
-                if !is_probe {
-                    plan.models[index].slots[slot] = seconds;
-                }
-                if starts {
-                    self.start(plan, id, node, now, decisions);
-                } else {
-                    plan.extra[node.0] += 1.0;
-                    if !was_planned {
-                        self.journal.waits(id, now, &plan.alternatives);
-                    }
-                }
-                starts
-            }
-        }
+    /// Whether a request that has just arrived is still to be told what it waits for.
+    fn foretells(&self, plan: &Plan, model: ModelId) -> bool {
+        let newcomer = self.newcomer.and_then(|id| self.requests.get(&id));
+        newcomer.is_some_and(|request| request.model == model) && plan.waiting <= MOST_FORETOLD
     }
 
-    fn wants_probe(&self, node: NodeId, model: ModelId, now: f64) -> bool {
-        self.nodes[node.0].instance(model).is_some_and(|instance| instance.wants_probe(now))
+    /// Whether one more load of a model may begin.
+    fn may_load(&self, model: ModelId, now: Time) -> bool {
+        let whereabouts = self.fleet.of(model);
+        let (coming, there) = (whereabouts.loading.len(), whereabouts.hosts.len());
+        let is_due = self.next_looks.get(model.0).is_none_or(|at| *at <= now.as_secs_f64());
+        let is_within = self.loads_begun < MOST_LOADS && coming < there.max(1);
+        is_within && whereabouts.shelves.len() > coming + there && is_due
+    }
+
+    fn set_next_look(&mut self, model: ModelId, at: f64) {
+        if self.next_looks.len() <= model.0 {
+            self.next_looks.resize(model.0 + 1, 0.0);
+        }
+        self.next_looks[model.0] = at;
+    }
+
+    fn option_count(&self, plan: &Plan) -> usize {
+        plan.options.iter().flatten().map(Vec::len).sum()
     }
 
     // 1.
 
-    /// The slots of a model, looked up once a plan; its index in the plan.
-    fn look_at(&self, plan: &mut Plan, model: ModelId, now: Time) -> usize {
-        if let Some(index) = plan.models.iter().position(|known| known.model == model) {
-            return index;
+    fn begin_forecast(&self, forecast: &mut Forecast, model: ModelId, now: Time) {
+        forecast.begin(&self.fleet, model, now, self.guess);
+        for node in &self.fleet.of(model).loading {
+            let ready = self.ready_in(*node, now);
+            forecast.add_load(&self.fleet[*node], *node, model, ready, now, self.guess);
         }
-        let mut model_plan = ModelPlan {
-            model,
-            places: Vec::new(),
-            slots: Vec::new(),
-            is_pending: false,
-            loadable: Vec::new(),
-            cheapest_load: f64::INFINITY,
-        };
-        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.is_open()) {
-            let Some(instance) = node.instance(model).filter(|instance| instance.listing.is_some()) else { continue };
-            let is_loading = node.load.as_ref().is_some_and(|load| load.model == model);
-            let is_resident = instance.resident_since.is_some() && !instance.is_leaving;
-            model_plan.is_pending |= is_loading;
-            if is_loading {
-                let ready = self.ready_in(NodeId(index), plan.now, plan.guess);
-                model_plan.add(node, NodeId(index), ready, false, now);
-            } else if is_resident {
-                let first = model_plan.add(node, NodeId(index), 0.0, true, now);
-                for (slot, running) in instance.running.iter().take(instance.slot_count()).enumerate() {
-                    let left = node.seconds_left(instance, running, plan.now, plan.guess);
-                    // Never mistaken for a free one.
-                    model_plan.slots[first + slot] = left.max(1e-3);
+    }
+
+    // 2.
+
+    /// Places the requests that wait, as far as something can come of it; how many were looked at.
+    fn look(
+        &mut self,
+        plan: &mut Plan,
+        model: ModelId,
+        most: usize,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) -> usize {
+        let mut looked = 0;
+        // Most often there is one slot, and the first request takes it.
+        let mut count = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
+        loop {
+            let mut line = std::mem::take(&mut plan.line);
+            self.queue.line(model, now, MOST_FIRST, count, &mut line);
+            let is_whole = line.len() < count || count == most;
+            for next in &line {
+                let Some(request) = self.requests.get_mut(&next.id) else { continue };
+                if std::mem::replace(&mut request.plan, self.plans) == self.plans {
+                    continue;
                 }
-            } else if instance.resident_since.is_none() && node.load.is_none() && instance.load_again_at <= plan.now {
-                let seconds = node.load_seconds(instance);
-                model_plan.loadable.push((NodeId(index), seconds));
-                model_plan.cheapest_load = model_plan.cheapest_load.min(seconds);
+                if !(plan.may_load || self.foretells(plan, model) || plan.forecast.has_start()) {
+                    plan.line = line;
+                    return looked;
+                }
+                if next.by_right.is_none() && self.has_its_share(plan, next.id, now) {
+                    continue;
+                }
+                looked += 1;
+                if self.newcomer == Some(next.id) {
+                    self.newcomer = None;
+                }
+                let starts = self.place(plan, *next, now, decisions);
+                plan.ahead += usize::from(!starts);
             }
+            plan.line = line;
+            if is_whole {
+                return looked;
+            }
+            count = most;
         }
-        plan.models.push(model_plan);
-        plan.models.len() - 1
+    }
+
+    /// Whether whoever asks has as many of the model's slots as one user may have.
+    fn has_its_share(&self, plan: &Plan, id: RequestId, now: Time) -> bool {
+        let request = self.requests.get(&id);
+        let slots = plan.forecast.slot_count();
+        request.is_some_and(|request| self.queue.has_its_share(request.lane, request.model, slots, now))
     }
 
     // 3.
 
-    fn choose(&self, plan: &mut Plan, index: usize, request: &Request, is_first: bool) -> Choice {
-        plan.alternatives.clear();
-        let mut best = (f64::INFINITY, Choice::None);
-        for place in 0..plan.models[index].places.len() {
-            let Place { node, first, count, opens_in, .. } = plan.models[index].places[place];
-            let Some(penalty) = penalty(request, node) else { continue };
-            let slots = plan.models[index].slots[first..first + count].iter().enumerate();
-            let Some((slot, wait)) = slots.min_by(|a, b| a.1.total_cmp(b.1)) else { continue };
-            let node_state = &self.nodes[node.0];
-            let wait = wait.max(opens_in);
-            let Some(instance) = node_state.instance(request.model) else { continue };
-            let leaves = f64::from(u8::from(wait > 0.0));
-            let others = (f64::from(node_state.in_flight()) + plan.extra[node.0] - leaves).max(0.0);
-            let (prefill, decode) = self.service(node_state, instance, request, others, plan.guess);
-            let kind = if wait > 0.0 { Kind::Wait } else { Kind::Now };
-            let alternative = Alternative { node, kind, wait, load: 0.0, regret: 0.0, prefill, decode };
-            plan.alternatives.push(alternative);
-            let total = penalty + if is_first { wait + prefill } else { alternative.total() };
-            if total < best.0 {
-                let seconds = wait + prefill + decode;
-                best = (total, Choice::Slot { place, slot: first + slot, seconds });
-            }
+    /// Finds a place for a request; true if it goes there at once.
+    fn place(&mut self, plan: &mut Plan, next: Next, now: Time, decisions: &mut Vec<Decision>) -> bool {
+        self.look_up_cached(next.id);
+        let Some(request) = self.requests.get(&next.id) else { return false };
+        plan.forecast.set_cached(&request.cached_on);
+        let work = self.work(next.id);
+        let is_impatient = now.saturating_sub(request.arrived).as_secs_f64() > IMPATIENT_SECONDS;
+        let may_load = plan.may_load && next.ahead < MOST_LOADERS;
+        if may_load {
+            self.look_for_loads(plan, next.id, is_impatient, now);
         }
-        let known = &plan.models[index];
-        if !known.is_pending && plan.loads < MOST_LOADS && known.cheapest_load < best.0 {
-            self.choose_load(plan, index, request, &mut best);
-        }
-        best.1
-    }
-
-    fn choose_load(&self, plan: &mut Plan, index: usize, request: &Request, best: &mut (f64, Choice)) {
-        let model = request.model;
-        for candidate in 0..plan.models[index].loadable.len() {
-            let (id, load) = plan.models[index].loadable[candidate];
-            let node = &self.nodes[id.0];
-            // A load that this plan began.
-            if load >= best.0 || node.load.is_some() {
-                continue;
-            }
-            let Some(instance) = node.instance(model) else { continue };
-            let Some(penalty) = penalty(request, id) else { continue };
-            let others = f64::from(node.in_flight()) + plan.extra[id.0];
-            let (prefill, decode) = self.service(node, instance, request, others, plan.guess);
-            if penalty + load + prefill + decode >= best.0
-                || (is_too_small(node, instance) && self.fits_elsewhere(model))
-            {
-                continue;
-            }
-            let Some(room) = self.make_room(plan, node, model, request) else { continue };
-            let kind = Kind::Load;
-            let alternative =
-                Alternative { node: id, kind, wait: room.drain, load, regret: room.regret, prefill, decode };
-            plan.alternatives.push(alternative);
-            let total = penalty + alternative.total();
-            if total < best.0 {
-                *best = (total, Choice::Load { node: id, victims: room.victims });
-            }
-        }
-    }
-
-    /// Whether some open node has memory enough for the model.
-    fn fits_elsewhere(&self, model: ModelId) -> bool {
-        let fits = |node: &Node| {
-            node.instance(model).is_some_and(|instance| instance.listing.is_some() && !is_too_small(node, instance))
+        let (choice, expected, behind_seconds) = self.choose(plan, next, work, (may_load, is_impatient));
+        let Some(request) = self.requests.get_mut(&next.id) else { return false };
+        let was_planned = std::mem::replace(&mut request.waits_for, expected).is_some();
+        let backlog = Backlog {
+            waiting: plan.waiting,
+            ahead: plan.ahead,
+            absorbed: None,
+            users_behind: plan.users_behind,
+            behind_seconds,
         };
-        self.nodes.iter().any(|node| node.is_open() && fits(node))
+        match choice {
+            Choice::Nothing => {
+                let model = request.model;
+                if self.has_no_node(model, self.requests.get(&next.id), now) {
+                    self.refuse_without_node(next.id, now, decisions);
+                }
+                false
+            }
+            Choice::Load(option) => {
+                self.begin_planned_load(plan, next.id, (option, is_impatient), backlog, now, decisions);
+                false
+            }
+            Choice::Place(place) if plan.forecast.places[place].starts_at_once() => {
+                self.start_at(plan, next.id, place, backlog, now, decisions);
+                if let Some(lane) = next.by_right {
+                    self.queue.went_first(lane, now);
+                }
+                true
+            }
+            Choice::Place(place) => {
+                let alternative = plan.forecast.places[place].weigh(work);
+                if !was_planned {
+                    let best = self.alternatives(plan, next.id, work, is_impatient);
+                    self.journal.waits(next.id, now, weighed(&best, backlog));
+                }
+                plan.forecast.occupy(place, alternative.total());
+                false
+            }
+        }
     }
 
-    /// Seconds to read the prompt and to write the answer.
-    pub(crate) fn service(
+    fn work(&self, id: RequestId) -> Work {
+        let request = self.requests.get(&id);
+        request.map_or(Work { prompt: 0.0, output: 1.0 }, |request| Work {
+            prompt: request.prompt,
+            output: self.expected_output(request),
+        })
+    }
+
+    /// Notes what the nodes have cached of a request, unless that is known.
+    fn look_up_cached(&mut self, id: RequestId) {
+        let Some(request) = self.requests.get_mut(&id).filter(|request| !request.prefixes.is_empty()) else { return };
+        let Some(memory) = self.memories.get(request.model.0) else { return };
+        if request.cached_version != Some(memory.version()) {
+            request.cached_version = Some(memory.version());
+            memory.find(&request.prefixes, request.prompt, &mut request.cached_on);
+        }
+    }
+
+    fn look_for_loads(&mut self, plan: &mut Plan, id: RequestId, is_impatient: bool, now: Time) {
+        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
+        if plan.options[usize::from(is_impatient)].is_none() {
+            let mut options = Vec::new();
+            self.load_options(model, is_impatient, now, &mut options);
+            plan.options[usize::from(is_impatient)] = Some(options);
+        }
+    }
+
+    /// The best for a request, the alternative that takes least, and what the users behind added to not loading.
+    fn choose(
         &self,
-        node: &Node,
-        instance: &Instance,
-        request: &Request,
-        others: f64,
-        guess: f64,
-    ) -> (f64, f64) {
-        let uncached = request.prompt - instance.cached(request.session, request.prompt);
-        let prefill = node.prefill_seconds(instance, uncached, others, guess);
-        let output = self.expected_output(request);
-        (prefill, output * node.token_seconds(instance, guess) * node.speed.stretch(others))
+        plan: &Plan,
+        next: Next,
+        work: Work,
+        (may_load, is_impatient): (bool, bool),
+    ) -> (Choice, Option<Alternative>, f64) {
+        let Some(request) = self.requests.get(&next.id) else { return (Choice::Nothing, None, 0.0) };
+        let (mut best, mut choice) = (f64::INFINITY, Choice::Nothing);
+        let mut least: Option<Alternative> = None;
+        let mut offer = |alternative: Alternative| {
+            if least.is_none_or(|least| alternative.total() < least.total()) {
+                least = Some(alternative);
+            }
+        };
+        let mut service = 0.0;
+        for (index, place) in plan.forecast.places.iter().enumerate() {
+            let Some(penalty) = request.penalty(place.node) else { continue };
+            let alternative = place.weigh(work);
+            offer(alternative);
+            let total = if next.by_right.is_some() { alternative.first_token() } else { alternative.total() };
+            if penalty + total < best {
+                (best, choice) = (penalty + total, Choice::Place(index));
+                service = alternative.prefill + alternative.decode;
+            }
+        }
+        if !may_load {
+            return (choice, least, 0.0);
+        }
+        let behind = plan.users_behind as f64 * service / plan.forecast.slot_count().max(1) as f64;
+        best += behind;
+        for (index, option) in plan.options[usize::from(is_impatient)].iter().flatten().enumerate() {
+            let Some(penalty) = request.penalty(option.node) else { continue };
+            let alternative = option.weigh(work);
+            let total = penalty + alternative.total();
+            if total < best {
+                offer(alternative);
+                (best, choice) = (total, Choice::Load(index));
+            }
+        }
+        (choice, least, behind)
     }
 
-    fn service_seconds(&self, plan: &Plan, node: NodeId, id: RequestId) -> f64 {
-        let node = &self.nodes[node.0];
-        let Some(request) = self.requests.get(&id) else { return 0.0 };
-        let Some(instance) = node.instance(request.model) else { return 0.0 };
-        let (prefill, decode) = self.service(node, instance, request, f64::from(node.in_flight()), plan.guess);
-        prefill + decode
+    fn begin_planned_load(
+        &mut self,
+        plan: &mut Plan,
+        id: RequestId,
+        (option, is_impatient): (usize, bool),
+        backlog: Backlog,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
+        let work = self.work(id);
+        let best = self.alternatives(plan, id, work, is_impatient);
+        let Some(options) = plan.options[usize::from(is_impatient)].take() else { return };
+        let Some(chosen) = options.get(option) else { return };
+        let (node, alternative) = (chosen.node, chosen.weigh(work));
+        self.journal.asked_for_load(id, node, now, weighed(&best, backlog));
+        self.loads_begun += 1;
+        self.begin_load(node, model, chosen.victims().to_vec(), Some(id), now, decisions);
+        self.settle(now);
+        plan.options = [None, None];
+        plan.may_load = self.may_load(model, now);
+        let ready = self.ready_in(node, now);
+        plan.forecast.add_load(&self.fleet[node], node, model, ready, now, self.guess);
+        // The request itself takes the first of the slots to come.
+        let place = plan.forecast.places.len() - 1;
+        plan.forecast.occupy(place, ready + alternative.prefill + alternative.decode);
     }
 
-    pub(crate) fn expected_output(&self, request: &Request) -> f64 {
-        let mean = self.models.get(request.model).output.get();
-        request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
+    fn start_at(
+        &mut self,
+        plan: &mut Plan,
+        id: RequestId,
+        place: usize,
+        backlog: Backlog,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let work = self.work(id);
+        let best = self.alternatives(plan, id, work, false);
+        let chosen = plan.forecast.places[place];
+        let alternative = chosen.weigh(work);
+        // A probe runs beside what is there; no slot is taken by it.
+        if alternative.wait == 0.0 {
+            plan.forecast.occupy(place, alternative.total());
+        }
+        self.start(id, &chosen, weighed(&best, backlog), now, decisions);
+        let node = &self.fleet[chosen.node];
+        let model = self.requests.get(&id).map(|request| request.model);
+        if let Some(instance) = model.and_then(|model| node.instance(model)) {
+            plan.forecast.sent(place, node, instance, now);
+        }
+    }
+
+    /// What could be done with a request, for whoever asks why.
+    fn alternatives(&self, plan: &Plan, id: RequestId, work: Work, is_impatient: bool) -> Best {
+        let mut best = Best::default();
+        let Some(request) = self.requests.get(&id) else { return best };
+        let is_allowed = |node: NodeId| request.penalty(node).is_some();
+        let places = plan.forecast.places.iter().filter(|place| is_allowed(place.node));
+        places.for_each(|place| best.offer(place.weigh(work)));
+        let options = plan.options[usize::from(is_impatient)].iter().flatten();
+        options.filter(|option| is_allowed(option.node)).for_each(|option| best.offer(option.weigh(work)));
+        best
     }
 
     // 4.
 
-    /// What has to go from a node so that a model fits; `None` if it cannot be made to.
-    fn make_room(&self, plan: &mut Plan, node: &Node, model: ModelId, request: &Request) -> Option<Room> {
-        let (Some(budget), Some(wanted)) = (node.budget(), node.instance(model).map(Instance::footprint)) else {
-            return Some(Room::default());
+    /// Gives a free slot that nobody looked at wants to the first request that waiting serves no better; false if there is
+    /// none.
+    fn absorb(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) -> bool {
+        if !plan.forecast.has_start() || self.queue.waiting_for(model) <= plan.ahead {
+            return false;
+        }
+        let Some(id) = self.beyond(plan, model, 0, now) else { return false };
+        let Some((_, seconds)) = self.fastest_start(plan, id) else { return false };
+        let absorbed = plan.forecast.served_within(seconds, self.work(id));
+        if self.queue.waiting_for(model) - plan.ahead <= absorbed {
+            return false;
+        }
+        let Some(id) = self.beyond(plan, model, absorbed, now) else { return false };
+        if self.has_its_share(plan, id, now) {
+            return false;
+        }
+        let Some((place, _)) = self.fastest_start(plan, id) else { return false };
+        let backlog = Backlog {
+            waiting: plan.waiting,
+            ahead: plan.ahead,
+            absorbed: Some(absorbed),
+            users_behind: plan.users_behind,
+            behind_seconds: 0.0,
         };
-        let taken = node.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add);
-        let missing = wanted.saturating_add(taken).saturating_sub(budget);
-        if missing == 0 {
-            return Some(Room::default());
-        }
-        let mut victims: Vec<Victim> = Vec::new();
-        for (model, instance) in node.residents() {
-            if !instance.is_leaving && !self.is_protected(node, model, instance, request, plan.now) {
-                let regret = self.regret(plan, node, model, instance);
-                let drain = self.drained_in(node, model, plan.now, plan.guess);
-                victims.push(Victim { model, regret, drain, bytes: instance.footprint() });
-            }
-        }
-        victims.sort_by(|a, b| (a.regret + a.drain).total_cmp(&(b.regret + b.drain)));
-        let mut freed: u64 = 0;
-        let needed = victims.iter().take_while(|victim| {
-            let is_needed = freed < missing;
-            freed += if is_needed { victim.bytes } else { 0 };
-            is_needed
-        });
-        let needed = needed.count();
-        victims.truncate(needed);
-        // A model larger than the whole memory is tried in an empty one, if there is no better node.
-        if freed < missing && wanted <= budget {
-            return None;
-        }
-        // A small one taken first may not be needed beside a large one taken later.
-        let mut spare = freed.saturating_sub(missing);
-        let mut room = Room::default();
-        for victim in victims.into_iter().rev() {
-            if victim.bytes <= spare {
-                spare -= victim.bytes;
-                continue;
-            }
-            room.regret += victim.regret;
-            room.drain = room.drain.max(victim.drain);
-            room.victims.push(victim.model);
-        }
-        Some(room)
+        self.start_at(plan, id, place, backlog, now, decisions);
+        true
     }
 
-    fn is_protected(&self, node: &Node, model: ModelId, instance: &Instance, by: &Request, now: f64) -> bool {
-        let load = node.load_seconds(instance);
-        let resident = instance.resident_since.map_or(0.0, |since| now - since);
-        let is_young = resident < LEAST_RESIDENCE_SECONDS.max(2.0 * load);
-        let is_impatient = now - by.arrived.as_secs_f64() > IMPATIENT_SECONDS;
-        let asked = self.models.get(model).demand.asked_at.map_or(f64::INFINITY, |asked| now - asked);
-        let is_unused = instance.running.is_empty() && self.queue.waiting_for(model) == 0 && asked > 2.0 * load;
-        is_young && !is_impatient && !is_unused
+    /// The request that stands so far behind the ones that were looked at, or the last that counts.
+    fn beyond(&self, plan: &Plan, model: ModelId, count: usize, now: Time) -> Option<RequestId> {
+        let mut line = Vec::new();
+        self.queue.line(model, now, 0, (plan.ahead + count + 1).min(MOST_ABSORBED), &mut line);
+        line.last().map(|next| next.id)
     }
 
-    /// What others lose, in seconds, if a model leaves a node.
-    fn regret(&self, plan: &mut Plan, node: &Node, model: ModelId, instance: &Instance) -> f64 {
-        let load = node.load_seconds(instance);
-        let Outlook { coming, copies } = plan.outlook(self, model);
-        let waiting = self.queue.waiting_for(model) as f64;
-        match copies {
-            0 | 1 => REGRET * load * (coming + waiting),
-            copies => REGRET * REGRET_OF_COPY * load * (coming + waiting.min(WAITING_FOR_COPY)) / (copies as f64 - 1.0),
-        }
-    }
-
-    /// Nodes that have a model in memory and keep it.
-    fn copies(&self, model: ModelId) -> usize {
-        let has = |instance: &Instance| instance.resident_since.is_some() && !instance.is_leaving;
-        self.nodes.iter().filter(|node| node.is_open() && node.instance(model).is_some_and(has)).count()
-    }
-
-    fn start(&mut self, plan: &Plan, id: RequestId, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
-        let Some(request) = self.requests.get(&id) else { return };
-        let node_state = &self.nodes[node.0];
-        let Some(instance) = node_state.instance(request.model) else { return };
-        let output = self.expected_output(request);
-        let uncached = request.prompt - instance.cached(request.session, request.prompt);
-        let charged = cost(uncached, output, instance.model_bytes());
-        let seconds = now.as_secs_f64();
-        let running = Running {
-            id,
-            sent_at: seconds,
-            is_stream: request.is_stream,
-            prompt: uncached,
-            whole_prompt: request.prompt,
-            output,
-            others: f64::from(node_state.in_flight()),
-            session: request.session,
-            began_at: None,
-            delivered: 0.0,
-            heard_at: seconds,
-            stalled_at: None,
-        };
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        self.queue.remove(request.lane, request.position(), now);
-        self.queue.dispatched(request.lane, charged, now);
-        let node_state = &mut self.nodes[node.0];
-        if node_state.in_flight() == 0 {
-            node_state.heard_at = seconds;
-        }
-        let epoch = node_state.occupy(request.model, running);
-        request.attempt = Some(Attempt { node, epoch, has_first_byte: false, is_abandoned: false, charged });
-        request.attempts += 1;
-        node_state.count_routed(request.attempts, request.caused_load);
-        self.journal.dispatched(id, node, request.attempts, now, &plan.alternatives);
-        decisions.push(Decision::Dispatch { id, node, attempt: request.attempts });
-    }
-
-    /// Whether no node will ever take a request like this as things stand.
-    pub(crate) fn has_no_node(&self, model: ModelId, request: Option<&Request>, now: Time) -> bool {
-        let seconds = now.as_secs_f64();
-        let serves = |(index, node): (usize, &Node)| {
-            let may_load = |instance: &Instance| {
-                let is_there = instance.resident_since.is_some() || instance.load_again_at <= seconds;
-                instance.listing.is_some() && is_there
-            };
-            let is_barred = request.is_some_and(|request| penalty(request, NodeId(index)).is_none());
-            node.is_open() && !is_barred && node.instance(model).is_some_and(may_load)
-        };
-        !self.nodes.iter().enumerate().any(serves)
-    }
-
-    /// Whether nodes would take it if it had come by another route.
-    fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
-        let mut nodes = self.nodes.iter().filter(|node| node.is_open() && node.lists(model)).peekable();
-        nodes.peek().is_some() && request.is_some_and(|request| nodes.all(|node| !node.routes.has(request.route)))
-    }
-
-    /// Why nobody takes it.
-    pub(crate) fn why_no_node(&self, model: ModelId, request: Option<&Request>) -> RefusalReason {
-        let last = request.and_then(Request::last_failure).filter(|last| !last.allows_same_node());
-        let instances = self.nodes.iter().filter(|node| node.is_open()).filter_map(|node| node.instance(model));
-        let mut failed_loads = instances.filter_map(|instance| instance.last_load_failure);
-        match (last, failed_loads.next()) {
-            (Some(last), _) => RefusalReason::Exhausted { last },
-            (None, _) if self.has_no_route(model, request) => RefusalReason::NoRoute,
-            (None, Some(last)) => RefusalReason::NotLoaded { last },
-            (None, None) => RefusalReason::NoNode,
-        }
+    /// Where a request could start at once and would be done first, and the seconds until then.
+    fn fastest_start(&mut self, plan: &mut Plan, id: RequestId) -> Option<(usize, f64)> {
+        self.look_up_cached(id);
+        let request = self.requests.get(&id)?;
+        plan.forecast.set_cached(&request.cached_on);
+        let work = self.work(id);
+        let places = plan.forecast.places.iter().enumerate();
+        let starts = places.filter(|(_, place)| place.starts_at_once() && place.wait() == 0.0);
+        let allowed = starts.filter(|(_, place)| request.penalty(place.node) == Some(0.0));
+        let totals = allowed.map(|(index, place)| (index, place.weigh(work).total()));
+        totals.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
 
-/// Whether a model would not even fit if it were alone there.
-fn is_too_small(node: &Node, instance: &Instance) -> bool {
-    node.budget().is_some_and(|budget| instance.footprint() > budget)
-}
-
-/// A model that may go from a node's memory.
-struct Victim {
-    model: ModelId,
-    regret: f64,
-    drain: f64,
-    bytes: u64,
-}
-
-/// What must go from a node's memory, how long until it has drained, and what others lose by it.
-#[derive(Default)]
-struct Room {
-    victims: Vec<ModelId>,
-    drain: f64,
-    regret: f64,
-}
-
-/// `None` if the request is not to be sent there at all.
-fn penalty(request: &Request, node: NodeId) -> Option<f64> {
-    match request.failed_on(node) {
-        Some(failed_on) if failed_on.is_barred => None,
-        Some(_) => Some(LAST_RESORT),
-        None => Some(0.0),
-    }
-}
-
-impl Plan {
-    fn begin(&mut self, now: f64, guess: f64, nodes: usize) {
-        self.models.clear();
-        self.extra.clear();
-        self.extra.resize(nodes, 0.0);
-        self.outlooks.clear();
-        self.loads = 0;
-        (self.now, self.guess) = (now, guess);
-    }
-
-    fn outlook(&mut self, scheduler: &Scheduler, model: ModelId) -> Outlook {
-        if self.outlooks.len() <= model.0 {
-            self.outlooks.resize(model.0 + 1, None);
-        }
-        let now = self.now;
-        *self.outlooks[model.0].get_or_insert_with(|| {
-            let rate = scheduler.models.get(model).demand.at(now);
-            Outlook { coming: (FORESIGHT_SECONDS * rate).min(1.0), copies: scheduler.copies(model) }
-        })
-    }
-
-    /// A model on a node is about to go: one copy less.
-    fn loses(&mut self, model: ModelId) {
-        if let Some(Some(outlook)) = self.outlooks.get_mut(model.0) {
-            outlook.copies = outlook.copies.saturating_sub(1);
-        }
-    }
+/// What was weighed up, with what the queue contributed unless nothing else waited.
+fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
+    Weighed { alternatives: best.as_slice(), backlog: Some(backlog).filter(|backlog| backlog.waiting > 1) }
 }

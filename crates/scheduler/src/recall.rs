@@ -15,14 +15,14 @@ impl Scheduler {
     /// All that was learned so far, and what was recalled of nodes that are not here.
     pub fn learned(&self) -> Learned {
         let mut learned = self.recalled.clone();
-        for node in self.nodes.iter().filter(|node| !node.has_left) {
+        for node in self.fleet.iter().filter(|node| !node.has_left) {
             let models = node.instances().filter_map(|(model, instance)| {
                 let slots = match instance.slots {
                     Slots::Learned { count, .. } => Some(count),
                     Slots::Configured(_) => None,
                 };
                 let learned = LearnedInstance {
-                    digest: instance.listing.as_ref()?.digest.clone(),
+                    digest: instance.model()?.digest.clone(),
                     correction: instance.correction.clone(),
                     prefill: instance.prefill.clone(),
                     slots,
@@ -60,12 +60,13 @@ impl Scheduler {
         for (name, mean) in self.recalled.outputs.clone() {
             self.models.get_mut_by_name(&name).output = mean.faded(kept);
         }
-        (0..self.nodes.len()).for_each(|index| self.recall_node(NodeId(index)));
+        self.fleet.ids().for_each(|node| self.recall_node(node));
+        self.guess_speed();
     }
 
     /// The same for a node that joins.
     pub(crate) fn recall_node(&mut self, node: NodeId) {
-        let node = &mut self.nodes[node.0];
+        let node = &mut self.fleet[node];
         let Some(of_node) = self.recalled.nodes.get(&node.spec.name).cloned() else {
             return self.guess_load_times();
         };
@@ -110,12 +111,12 @@ mod tests {
 
     fn taught() -> Scheduler {
         let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec()]);
-        scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model("a")] }, Time::ZERO);
-        scheduler.nodes[0].speed.observe(0.02, 0.0, 1.0);
-        scheduler.nodes[0].load_time.observe(5e9, 10.0);
+        scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model("a")].into() }, Time::ZERO);
+        scheduler.fleet[NodeId(0)].speed.observe(0.02, 0.0, 1.0);
+        scheduler.fleet[NodeId(0)].load_time.observe(5e9, 10.0);
         let id = scheduler.models.meet("m");
         scheduler.models.get_mut(id).output.observe(1000.0);
-        let instance = scheduler.nodes[0].instance_mut(id).unwrap();
+        let instance = scheduler.fleet[NodeId(0)].instance_mut(id).unwrap();
         instance.prefill.observe(100.0, 0.5);
         instance.slots = Slots::learned(3);
         scheduler
@@ -125,7 +126,7 @@ mod tests {
         let text = serde_json::to_string(learned).unwrap();
         let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec()]);
         scheduler.recall(serde_json::from_str(&text).unwrap(), age);
-        scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model(digest)] }, Time::ZERO);
+        scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model(digest)].into() }, Time::ZERO);
         scheduler
     }
 
@@ -135,7 +136,7 @@ mod tests {
         let after = recalled(&before.learned(), Duration::ZERO, "a");
         assert_eq!(after.learned(), before.learned());
         let id = after.models.find("m").unwrap();
-        assert_eq!(after.nodes[0].instance(id).unwrap().slot_count(), 3);
+        assert_eq!(after.fleet[NodeId(0)].instance(id).unwrap().slot_count(), 3);
     }
 
     #[test]
@@ -143,14 +144,14 @@ mod tests {
         let after = recalled(&taught().learned(), HALF_LIFE, "a");
         let (guess, learned) = (crate::estimate::FIRST_GUESS, 0.02);
         let expected = guess + 0.5 * (learned - guess);
-        assert!((after.nodes[0].speed.alone().unwrap() - expected).abs() < 1e-9);
+        assert!((after.fleet[NodeId(0)].speed.alone().unwrap() - expected).abs() < 1e-9);
     }
 
     #[test]
     fn another_model_of_the_same_name_is_learned_anew() {
         let after = recalled(&taught().learned(), Duration::ZERO, "b");
         let id = after.models.find("m").unwrap();
-        assert_eq!(after.nodes[0].instance(id).unwrap().prefill.at(100.0), None);
+        assert_eq!(after.fleet[NodeId(0)].instance(id).unwrap().prefill.at(100.0), None);
     }
 
     #[test]
@@ -158,6 +159,6 @@ mod tests {
         let mut scheduler = Scheduler::new(QueueLimits::default(), vec![]);
         scheduler.recall(taught().learned(), Duration::ZERO);
         scheduler.handle(Event::NodeJoined { node: NodeId(0), spec: spec() }, Time::ZERO);
-        assert_eq!(scheduler.nodes[0].speed.alone(), Some(0.02));
+        assert_eq!(scheduler.fleet[NodeId(0)].speed.alone(), Some(0.02));
     }
 }

@@ -1,8 +1,8 @@
 //! What do operators see of a node?
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::catalog::{Loaded, Model};
 
@@ -56,7 +56,8 @@ pub struct NodeView {
     /// Requests waiting for models it has.
     pub waiting: usize,
     /// What it last listed on disk, by name.
-    pub models: Vec<Model>,
+    #[serde(serialize_with = "list")]
+    pub models: Arc<[Model]>,
     /// What it last listed in memory.
     pub loaded: Vec<Loaded>,
     /// What went wrong last, while the node is not healthy.
@@ -77,4 +78,8 @@ pub struct NodeView {
     pub tokens_per_second: Option<f64>,
     /// Tokens a second of one stream that runs alone, for each model in memory; empty before anything ran.
     pub speeds: BTreeMap<String, f64>,
+}
+
+fn list<S: Serializer>(models: &Arc<[Model]>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(models.iter())
 }

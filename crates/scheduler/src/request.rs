@@ -10,6 +10,7 @@ use crate::{
     failure::{Blame, Failure},
     ids::{NodeId, Time},
     model::ModelId,
+    prefix::{Cached, Prefix},
     queue::{LaneId, Position},
     route::Route,
 };
@@ -23,6 +24,8 @@ const MOST_EXCUSED: u32 = 8;
 const LEAST_RETRY_BUDGET: usize = 3;
 /// One active request in this many may be such a retry: 20 %.
 const ACTIVE_PER_RETRY: usize = 5;
+/// Set on nodes that have failed the request: they are used only if there is no other.
+const LAST_RESORT_SECONDS: f64 = 1e9;
 /// Tokens a second of the node that costs are given for.
 const COST_SPEED: f64 = 100.0;
 
@@ -44,7 +47,14 @@ pub(crate) struct Request {
     pub(crate) max_output: Option<f64>,
     /// Tokens of the answer, where they are known.
     pub(crate) known_output: Option<f64>,
-    pub(crate) session: Option<u64>,
+    /// What of its prompt a node may have cached.
+    pub(crate) prefixes: Arc<[Prefix]>,
+    /// The nodes that have, in the order of their ids, and the tokens that each has; and the version of the memory that
+    /// says so.
+    pub(crate) cached_on: Vec<Cached>,
+    pub(crate) cached_version: Option<u64>,
+    /// The last plan that looked at it.
+    pub(crate) plan: u64,
     pub(crate) route: Route,
     pub(crate) is_stream: bool,
     pub(crate) arrived: Time,
@@ -96,7 +106,10 @@ impl Request {
             prompt: arrival.prompt_tokens as f64,
             max_output: arrival.max_output.map(|tokens| tokens as f64),
             known_output: arrival.known_output.map(|tokens| tokens as f64),
-            session: arrival.session,
+            prefixes: arrival.prefixes,
+            cached_on: Vec::new(),
+            cached_version: None,
+            plan: 0,
             route: arrival.route,
             is_stream: arrival.is_stream,
             arrived: now,
@@ -128,7 +141,22 @@ impl Request {
     }
 
     pub(crate) fn failed_on(&self, node: NodeId) -> Option<FailedOn> {
-        self.failed_on.iter().copied().find(|failed_on| failed_on.node == node)
+        let place = self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node).ok()?;
+        Some(self.failed_on[place])
+    }
+
+    /// Whether it may go to any node.
+    pub(crate) fn avoids_no_node(&self) -> bool {
+        self.failed_on.is_empty()
+    }
+
+    /// Seconds that are added to what a node would take; `None` if the request must not be sent there at all.
+    pub(crate) fn penalty(&self, node: NodeId) -> Option<f64> {
+        match self.failed_on(node) {
+            Some(failed_on) if failed_on.is_barred => None,
+            Some(_) => Some(LAST_RESORT_SECONDS),
+            None => Some(0.0),
+        }
     }
 
     /// An attempt on `node` failed, which had been dispatched in this epoch.
@@ -149,9 +177,9 @@ impl Request {
 
     /// Another node is to be preferred, or `node` is not to be asked at all.
     pub(crate) fn avoid(&mut self, node: NodeId, is_barred: bool) {
-        match self.failed_on.iter_mut().find(|failed_on| failed_on.node == node) {
-            Some(failed_on) => failed_on.is_barred |= is_barred,
-            None => self.failed_on.push(FailedOn { node, is_barred }),
+        match self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node) {
+            Ok(place) => self.failed_on[place].is_barred |= is_barred,
+            Err(place) => self.failed_on.insert(place, FailedOn { node, is_barred }),
         }
     }
 
@@ -180,7 +208,7 @@ mod tests {
             prompt_tokens: 1,
             max_output: None,
             known_output: None,
-            session: None,
+            prefixes: Arc::default(),
             route: Default::default(),
             is_stream: true,
             deadline: Time::ZERO,

@@ -30,7 +30,7 @@ use crate::{
     instance::{Instance, Running},
     node::Node,
     request::Request,
-    scheduler::{Change, Scheduler},
+    scheduler::Scheduler,
 };
 
 const DEAD_SECONDS: f64 = 4.0;
@@ -52,64 +52,62 @@ const QUIET: Duration = Duration::from_secs(10);
 
 impl Scheduler {
     /// Finds silent nodes, takes them out and moves what can be moved.
-    pub(crate) fn listen(&mut self, now: Time, decisions: &mut Vec<Decision>) -> Change {
+    pub(crate) fn listen(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         let seconds = now.as_secs_f64();
         let is_silent = |node: &Node| {
             node.in_flight() > 0 && patience(node, seconds).is_some_and(|patience| quiet(node, seconds) > patience)
         };
-        let silent: Vec<usize> = (0..self.nodes.len()).filter(|index| is_silent(&self.nodes[*index])).collect();
-        for index in &silent {
-            self.nodes[*index].fell_silent(now);
-            self.abandon_all(NodeId(*index), now, decisions);
+        let silent: Vec<NodeId> = self.fleet.ids().filter(|node| is_silent(&self.fleet[*node])).collect();
+        for node in silent.iter().copied() {
+            self.fleet[node].fell_silent(now);
+            self.abandon_all(node, now, decisions);
         }
-        let mut change = if silent.is_empty() { Change::Nothing } else { Change::Fleet };
-        for index in (0..self.nodes.len()).filter(|index| !silent.contains(index)) {
-            if let Some(overdue) = Overdue::of(&self.nodes[index], &self.requests, seconds) {
-                change = self.move_away(NodeId(index), &overdue, now, decisions).max(change);
+        for node in self.fleet.ids().filter(|node| !silent.contains(node)).collect::<Vec<_>>() {
+            if let Some(overdue) = Overdue::of(&self.fleet[node], &self.requests, seconds) {
+                self.move_away(node, &overdue, now, decisions);
             }
         }
-        change
     }
 
     /// Moves what has not begun away from a node that is overdue with it.
-    fn move_away(&mut self, node: NodeId, overdue: &Overdue, now: Time, decisions: &mut Vec<Decision>) -> Change {
+    fn move_away(&mut self, node: NodeId, overdue: &Overdue, now: Time, decisions: &mut Vec<Decision>) {
+        self.settle(now);
         let has_alternative = |id: &RequestId| {
             let Some(request) = self.requests.get(id) else { return false };
-            let can = |(index, other): (usize, &Node)| {
-                let is_barred = request.failed_on(NodeId(index)).is_some_and(|failed| failed.is_barred);
-                index != node.0 && !is_barred && !other.is_quiet(now) && other.is_open() && other.lists(request.model)
+            let can = |other: &NodeId| {
+                let is_barred = request.failed_on(*other).is_some_and(|failed| failed.is_barred);
+                *other != node && !is_barred && !self.fleet[*other].is_quiet(now)
             };
-            self.nodes.iter().enumerate().any(can)
+            self.fleet.of(request.model).shelves.iter().any(can)
         };
         let ids: Vec<RequestId> = overdue.waiting.iter().copied().filter(has_alternative).collect();
         if ids.is_empty() {
-            return Change::Nothing;
+            return;
         }
         let failure = if overdue.is_of_several { Failure::Silent } else { Failure::Stuck };
         match (overdue.is_of_several, overdue.has_begun) {
-            (true, true) => self.nodes[node.0].quiet_until = Some(now + QUIET),
-            (true, false) => self.nodes[node.0].fell_silent(now),
+            (true, true) => self.fleet[node].rest(now + QUIET),
+            (true, false) => self.fleet[node].fell_silent(now),
             (false, _) => {}
         }
         for id in ids {
             decisions.push(Decision::Abandon { id });
             self.fail(id, failure, now, decisions);
         }
-        Change::Fleet
     }
 
     /// The client of a stream does not take what there is.
     pub(crate) fn stalled(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
-        let instance = self.nodes[attempt.node.0].instance_mut(request.model);
+        let instance = self.fleet[attempt.node].instance_mut(request.model);
         if let Some(running) = instance.and_then(|instance| instance.find_running(id)) {
             running.stalled_at = Some(now.as_secs_f64());
         }
     }
 
     fn abandon_all(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
-        let running = self.nodes[node.0].instances().flat_map(|(_, instance)| &instance.running);
+        let running = self.fleet[node].active().flat_map(|(_, instance)| &instance.running);
         let ids: Vec<RequestId> = running.map(|running| running.id).collect();
         for id in ids {
             let Some(attempt) = self.requests.get_mut(&id).and_then(|request| request.attempt.as_mut()) else {
@@ -145,7 +143,7 @@ impl Overdue {
             return None;
         }
         let longest_prompt = longest_prompt(node, now)?;
-        let load = node.load.as_ref().and_then(|load| node.instance(load.model));
+        let load = node.load().and_then(|load| node.instance(load.model));
         let load = load.map_or(0.0, |instance| node.load_seconds(instance));
         let (mut waiting, mut users, mut begun, mut longest) = (Vec::new(), Vec::<&Arc<str>>::new(), 0, 0.0_f64);
         for (instance, running) in running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now)) {
@@ -175,7 +173,7 @@ impl Overdue {
 }
 
 fn running(node: &Node) -> impl Iterator<Item = (&Instance, &Running)> {
-    node.instances().flat_map(|(_, instance)| instance.running.iter().map(move |each| (instance, each)))
+    node.active().flat_map(|(_, instance)| instance.running.iter().map(move |each| (instance, each)))
 }
 
 fn is_stalled(running: &Running, now: f64) -> bool {
@@ -211,8 +209,8 @@ fn longest_prompt(node: &Node, now: f64) -> Option<f64> {
     let mut longest: f64 = 0.0;
     let streams = running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now));
     for (instance, running) in streams.filter(|(_, running)| running.began_at.is_none()) {
-        instance.prefill.at(running.prompt)?;
-        longest = longest.max(node.prefill_seconds(instance, running.prompt, running.others, 0.0));
+        instance.prefill.at(running.uncached)?;
+        longest = longest.max(node.prefill_seconds(instance, running.uncached, running.others, 0.0));
     }
     Some(longest)
 }

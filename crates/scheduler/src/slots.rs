@@ -106,3 +106,55 @@ impl Slots {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PROBE: RequestId = RequestId(2);
+
+    #[test]
+    fn a_probe_that_begins_beside_the_others_is_one_more_slot() {
+        let mut slots = Slots::new(None);
+        assert!(slots.wants_probe("llama", 0.0));
+        slots.probing(PROBE);
+        assert!(!slots.wants_probe("llama", 0.0));
+        slots.began(PROBE, 1.0);
+        assert_eq!(slots.count("llama"), 2);
+        assert!(slots.wants_probe("llama", 1.0));
+    }
+
+    #[test]
+    fn a_probe_that_waits_for_an_end_shows_the_last_slot_and_is_tried_again_ever_more_seldom() {
+        let mut slots = Slots::new(None);
+        let mut now = 1.0;
+        for pause in [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0] {
+            slots.probing(PROBE);
+            slots.ended(RequestId(1));
+            slots.began(PROBE, now);
+            assert_eq!(slots.count("llama"), 1);
+            assert!(!slots.wants_probe("llama", now + pause - 0.1) && slots.wants_probe("llama", now + pause));
+            now += pause;
+        }
+    }
+
+    #[test]
+    fn a_configured_number_is_never_exceeded_and_some_families_take_one_at_a_time() {
+        assert!(!Slots::new(Some(4)).wants_probe("llama", 0.0));
+        assert_eq!(Slots::new(Some(4)).count("mllama"), 1);
+        assert_eq!(Slots::new(Some(0)).count("mllama"), 0);
+        assert!(!Slots::new(None).wants_probe("qwen3vl", 0.0));
+    }
+
+    #[test]
+    fn a_busy_node_lowers_what_was_learned_and_never_what_was_configured() {
+        let mut slots = Slots::learned(4);
+        slots.overrun(2, 0.0);
+        assert_eq!(slots.count(""), 2);
+        slots.overrun(0, 0.0);
+        assert_eq!(slots.count(""), 1);
+        let mut slots = Slots::new(Some(4));
+        slots.overrun(2, 0.0);
+        assert_eq!(slots.count(""), 4);
+    }
+}

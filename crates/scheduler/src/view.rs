@@ -1,16 +1,13 @@
-//! What may be asked of the scheduler. Answers are advice for people and
-//! clients: by the time they are read they may be stale.
+//! What may be asked of the scheduler? Answers are advice for people and clients: by the time they are read they may be
+//! stale.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use crate::{
     catalog::Model,
     explain::{Alternative, Story},
     ids::{NodeId, RequestId, Time},
+    model::ModelId,
     node::Node,
     report::{NodeState, NodeView},
     scheduler::Scheduler,
@@ -52,40 +49,54 @@ impl Scheduler {
     /// How fast the request is expected to be; `None` unless it runs on a node whose speed was measured.
     pub fn pace(&self, id: RequestId) -> Option<Pace> {
         let request = self.requests.get(&id)?;
-        let node = &self.nodes[request.attempt.as_ref()?.node.0];
+        let node = self.fleet.get(request.attempt.as_ref()?.node)?;
         let instance = node.instance(request.model)?;
         let running = instance.running.iter().find(|running| running.id == id)?;
         let alone = node.speed.alone()?;
-        let prefill = node.prefill_seconds(instance, running.prompt, running.others, alone);
+        let prefill = node.prefill_seconds(instance, running.uncached, running.others, alone);
         Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
     }
 
-    /// The model of this name on any node, in either spelling; also on dead nodes as they listed it last.
+    /// The model of this name on any node, in either spelling; also on dead nodes, as they listed it last.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
-        let model = self.models.find(asked)?;
-        self.live_nodes_first().find_map(|node| node.instance(model)?.listing.as_ref())
+        self.listing(self.models.find(asked)?)
+    }
+
+    /// A model as some node lists it: an open one if there is one, else a live one, else a dead one.
+    pub(crate) fn listing(&self, model: ModelId) -> Option<&Model> {
+        let open = self.fleet.of(model).shelves.iter().map(|node| &self.fleet[*node]);
+        open.chain(self.others()).find_map(|node| node.instance(model)?.model())
+    }
+
+    /// The nodes that take nothing, the live ones first.
+    fn others(&self) -> impl Iterator<Item = &Node> {
+        let closed = || self.fleet.iter().filter(|node| !node.has_left && !node.is_open());
+        closed().filter(|node| node.is_live()).chain(closed().filter(|node| !node.is_live()))
     }
 
     /// The live nodes that have the model, under either spelling of its name.
     pub fn live_with(&self, asked: &str) -> Vec<NodeId> {
         let Some(model) = self.models.find(asked) else { return Vec::new() };
-        let nodes = self.nodes.iter().enumerate();
-        nodes.filter(|(_, node)| node.is_live() && node.lists(model)).map(|(index, _)| NodeId(index)).collect()
+        self.fleet.ids().filter(|node| self.fleet[*node].is_live() && self.fleet[*node].lists(model)).collect()
     }
 
     /// When a node last began an answer, or gave a whole one.
     pub fn worked_at(&self, node: NodeId) -> Option<Time> {
-        self.nodes.get(node.0)?.worked_at
+        self.fleet.get(node)?.worked_at
     }
 
-    /// Every model of the fleet under the names the nodes give, the last
-    /// modified first. What a live node says counts before what a dead one
-    /// said last.
+    /// Every model of the fleet under the names that the nodes give, the last modified first. What an open node lists
+    /// counts before what a closed one listed last.
     pub fn models(&self) -> Vec<&Model> {
-        let mut seen = BTreeSet::new();
-        let instances = self.live_nodes_first().flat_map(Node::instances);
-        let listings = instances.filter_map(|(id, instance)| Some((id, instance.listing.as_ref()?)));
-        let mut models: Vec<&Model> = listings.filter(|(id, _)| seen.insert(*id)).map(|(_, model)| model).collect();
+        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model();
+        let mut found: BTreeMap<ModelId, &Model> =
+            self.models.ids().filter_map(|model| Some((model, on_open(model)?))).collect();
+        for (id, instance) in self.others().flat_map(Node::instances) {
+            if let (Some(model), false) = (instance.model(), found.contains_key(&id)) {
+                found.insert(id, model);
+            }
+        }
+        let mut models: Vec<&Model> = found.into_values().collect();
         models.sort_by(|a, b| {
             let newest_first = Reverse(a.modified_unix).cmp(&Reverse(b.modified_unix));
             newest_first.then_with(|| a.name.cmp(&b.name))
@@ -95,23 +106,33 @@ impl Scheduler {
 
     /// Every node of the fleet, in the order in which they joined.
     pub fn nodes(&self) -> Vec<NodeView> {
+        self.nodes_from(NodeId(0), self.fleet.len())
+    }
+
+    /// At most `most` nodes, from this one on. Those that have left the fleet are passed over, but count.
+    pub fn nodes_from(&self, first: NodeId, most: usize) -> Vec<NodeView> {
         let waiting = |node: &Node| {
             let mine = self.queue.models().filter(|model| node.lists(*model));
             mine.map(|model| self.queue.waiting_for(model)).sum()
         };
-        let present = self.nodes.iter().filter(|node| !node.has_left);
+        let present = self.fleet.iter().skip(first.0).take(most).filter(|node| !node.has_left);
         present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
     }
 
     /// Nodes that have not left.
-    pub fn node_count(&self) -> usize {
-        self.nodes.iter().filter(|node| !node.has_left).count()
+    pub fn present_nodes(&self) -> usize {
+        self.fleet.iter().filter(|node| !node.has_left).count()
     }
 
     /// A node's state and what went wrong there last; `None` once it has left.
     pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
-        let node = self.nodes.get(node.0).filter(|node| !node.has_left)?;
-        Some((node.state(), node.last_error.as_deref()))
+        let node = self.fleet.get(node).filter(|node| !node.has_left)?;
+        Some((node.state(), node.last_error()))
+    }
+
+    /// Nodes that ever were in the fleet: the end of their ids.
+    pub fn node_count(&self) -> usize {
+        self.fleet.len()
     }
 
     /// Requests that wait.
@@ -150,7 +171,7 @@ impl Scheduler {
 
     /// The node's name, also of one that has left.
     pub fn node_name(&self, node: NodeId) -> Option<&str> {
-        self.nodes.get(node.0).map(|node| node.spec.name.as_str())
+        self.fleet.get(node).map(|node| node.spec.name.as_str())
     }
 
     /// How fast requests leave the queue: seconds between two of them, as measured while others wait.
@@ -165,12 +186,6 @@ impl Scheduler {
 
     /// Nodes that are up or suspect.
     pub fn serving_nodes(&self) -> usize {
-        self.nodes.iter().filter(|node| node.is_open()).count()
-    }
-
-    fn live_nodes_first(&self) -> impl Iterator<Item = &Node> {
-        let (live, dead): (Vec<_>, Vec<_>) =
-            self.nodes.iter().filter(|node| !node.has_left).partition(|node| node.is_live());
-        live.into_iter().chain(dead)
+        self.fleet.open()
     }
 }

@@ -276,7 +276,7 @@ impl World {
             prompt_tokens: 100,
             max_output: None,
             known_output: None,
-            session: None,
+            prefixes: Arc::default(),
             route: Default::default(),
             is_stream: true,
             deadline: self.now + Duration::from_secs(600),

@@ -120,11 +120,15 @@ pub async fn list(_: Admin, fleet: Data<FleetContext>) -> Json<FleetModels> {
 fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {
     let mut models: BTreeMap<String, Vec<ModelOnNode>> = BTreeMap::new();
     for node in nodes {
-        for model in node.models {
+        for model in node.models.iter() {
             let loaded = node.loaded.iter().any(|loaded| loaded.name == model.name);
-            let on_node =
-                ModelOnNode { node: node.name.clone(), digest: model.digest, size_bytes: model.size_bytes, loaded };
-            models.entry(model.name).or_default().push(on_node);
+            let on_node = ModelOnNode {
+                node: node.name.clone(),
+                digest: model.digest.clone(),
+                size_bytes: model.size_bytes,
+                loaded,
+            };
+            models.entry(model.name.clone()).or_default().push(on_node);
         }
     }
     let row = |(name, nodes): (String, Vec<ModelOnNode>)| {

@@ -95,9 +95,9 @@ pub struct LoadedModel {
     tokens_per_second: Option<f64>,
 }
 
-impl From<Model> for DiskModel {
-    fn from(model: Model) -> Self {
-        Self { name: model.name, size_bytes: model.size_bytes, digest: model.digest }
+impl From<&Model> for DiskModel {
+    fn from(model: &Model) -> Self {
+        Self { name: model.name.clone(), size_bytes: model.size_bytes, digest: model.digest.clone() }
     }
 }
 
@@ -130,7 +130,7 @@ impl Node {
             queue: view.waiting,
             completed: view.completed,
             failed: view.failed,
-            models: view.models.into_iter().map(DiskModel::from).collect(),
+            models: view.models.iter().map(DiskModel::from).collect(),
             loaded: view.loaded.into_iter().map(loaded).collect(),
             loading: view.loading,
             loads: view.loads,

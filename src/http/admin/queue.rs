@@ -73,11 +73,15 @@ pub struct Weighed {
     prefill_seconds: f64,
     /// Writing the answer.
     decode_seconds: f64,
+    /// Tokens of the prompt, as estimated.
+    prompt_tokens: u64,
+    /// Of those, the tokens that the node is expected to have in a cache and need not read again.
+    cached_tokens: u64,
 }
 
 impl Weighed {
     pub(super) fn new(alternative: &Alternative, scheduler: &Scheduler) -> Self {
-        let Alternative { node, kind, wait, load, regret, prefill, decode } = *alternative;
+        let Alternative { node, kind, wait, load, regret, prefill, decode, prompt, cached } = *alternative;
         let rounded = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Self {
             node: scheduler.node_name(node).map(str::to_owned),
@@ -88,6 +92,8 @@ impl Weighed {
             regret_seconds: rounded(regret),
             prefill_seconds: rounded(prefill),
             decode_seconds: rounded(decode),
+            prompt_tokens: prompt as u64,
+            cached_tokens: cached as u64,
         }
     }
 }

@@ -7,6 +7,8 @@ use crate::store::access::{Account, Key, KeySpec, Terms, UserId};
 
 const MINUTE_MS: i64 = 60_000;
 const PREFIX: &str = "key_";
+/// Longest inline string, bytes: it leaves `ShortText` as large as three words.
+const INLINE: usize = 22;
 
 /// A user as the database has them.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ pub(super) struct UserRecord {
 pub(super) struct KeyRecord {
     pub(super) id: CompactId,
     /// `None` = the default name.
-    pub(super) name: Option<Box<str>>,
+    pub(super) name: Option<ShortText>,
     /// `None` = no end, no limits, every model.
     pub(super) spec: Option<Box<KeySpec>>,
     pub(super) awake: Option<Arc<Key>>,
@@ -47,6 +49,35 @@ pub(super) struct KeyRecord {
     pub(super) secrets: Chain,
     /// Minutes since 1970; 0 = never.
     pub(super) used_minute: u32,
+}
+
+/// A string that is stored inline if it is short, as most names of keys are.
+#[derive(Debug)]
+pub(super) enum ShortText {
+    Inline { length: u8, bytes: [u8; INLINE] },
+    Boxed(Box<str>),
+}
+
+impl ShortText {
+    pub(super) fn of(text: &str) -> Self {
+        let mut bytes = [0; INLINE];
+        match (u8::try_from(text.len()), bytes.get_mut(..text.len())) {
+            (Ok(length), Some(place)) => {
+                place.copy_from_slice(text.as_bytes());
+                Self::Inline { length, bytes }
+            }
+            _ => Self::Boxed(text.into()),
+        }
+    }
+
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Inline { length, bytes } => {
+                String::from_utf8_lossy(&bytes[..usize::from(*length).min(INLINE)]).into_owned()
+            }
+            Self::Boxed(text) => text.to_string(),
+        }
+    }
 }
 
 /// `key_` and 32 hex digits take 16 bytes.
@@ -74,8 +105,10 @@ impl CompactId {
 
     pub(super) fn hash(&self) -> u64 {
         match self {
-            // Random already.
-            Self::Random(bytes) => first_eight(bytes),
+            // Random, unless somebody makes ids by hand: then every bit counts.
+            Self::Random(bytes) => {
+                (first_eight(bytes) ^ first_eight(&bytes[8..]).rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            }
             Self::Other(text) => {
                 let mut hasher = DefaultHasher::new();
                 text.hash(&mut hasher);
@@ -107,4 +140,21 @@ pub(super) fn minute_of(ms: i64) -> u32 {
 /// The beginning of a minute, epoch milliseconds.
 pub(super) fn moment_of(minute: u32) -> i64 {
     i64::from(minute) * MINUTE_MS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_text_reads_back_as_it_was_and_takes_no_more_than_three_words() {
+        for length in [0, 1, INLINE - 1, INLINE, INLINE + 1, 255, 256, 1_000] {
+            let text = "n".repeat(length);
+            assert_eq!(ShortText::of(&text).text(), text);
+        }
+        let accents = "é".repeat(INLINE / 2);
+        assert_eq!(ShortText::of(&accents).text(), accents);
+        assert!(matches!(ShortText::of(&accents), ShortText::Inline { .. }));
+        assert_eq!(size_of::<Option<ShortText>>(), 24);
+    }
 }

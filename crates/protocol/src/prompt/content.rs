@@ -1,5 +1,4 @@
 //! Are these messages, and what do they carry? In each dialect, with what tools return nested in them.
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -34,22 +33,14 @@ struct InputItem<'a> {
     output: Option<&'a RawValue>,
 }
 
-/// Checks the messages. What they begin with, up to the first of the user, stays the same through a conversation: its
-/// digest stands for it.
-pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<Option<u64>, BadRequest> {
+/// Checks the messages.
+pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), BadRequest> {
     let messages: Vec<PromptMessage> = field(object, "messages", "a list of messages, each an object")?
         .ok_or_else(|| bad("messages", "`messages` is missing"))?;
     if messages.is_empty() {
         return Err(bad("messages", "`messages` must hold at least one message"));
     }
-    let mut beginning = DefaultHasher::new();
-    let mut session = None;
     for message in messages {
-        if session.is_none() {
-            message.content.map_or("", RawValue::get).hash(&mut beginning);
-            let is_user = message.role.is_some_and(|role| role.get() == "\"user\"");
-            session = is_user.then(|| beginning.finish());
-        }
         if !message.role.is_some_and(|role| role.get().starts_with('"')) {
             return Err(bad("messages", "every message must have a `role`"));
         }
@@ -59,7 +50,7 @@ pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<Option<
         }
         content("messages", message.content, media)?;
     }
-    Ok(session)
+    Ok(())
 }
 
 /// Checks the items of `/v1/responses`.

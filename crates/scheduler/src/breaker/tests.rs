@@ -240,3 +240,21 @@ fn on_trial_one_user_alone_does_not_keep_it_out() {
     breaker.accused(&BEN.into(), epoch, at(2));
     assert_eq!(breaker.state(), NodeState::Down);
 }
+
+#[test]
+fn answers_that_broke_off_as_it_went_away_do_not_count_once_it_is_back() {
+    let gone: [fn(&mut Breaker, Epoch); 2] =
+        [|breaker, epoch| breaker.unreachable(epoch, at(0)), |breaker, _| (0..2).for_each(|_| breaker.silent(at(0)))];
+    for goes in gone {
+        let mut breaker = closed();
+        let epoch = breaker.dispatched(ID);
+        (0..3).for_each(|_| breaker.broke_off(&ANN.into(), epoch, at(0)));
+        assert!(breaker.is_avoided_by(ANN, at(0)));
+
+        goes(&mut breaker, epoch);
+        breaker.answered(at(1));
+
+        assert_eq!(breaker.state(), NodeState::Suspect, "it is on trial");
+        assert!(!breaker.is_avoided_by(ANN, at(1)), "and anybody's request may be the trial");
+    }
+}

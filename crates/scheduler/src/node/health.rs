@@ -16,7 +16,7 @@ use crate::{
 
 /// How long a node that called itself busy is left alone.
 const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
-/// After its return a node takes so many at first, and twice as many with every answer that begins.
+/// Requests that a node takes at a time after its return; each answer that begins doubles them.
 const FIRST_RAMP: u32 = 1;
 const WHOLE_RAMP: u32 = 64;
 
@@ -36,8 +36,6 @@ pub(crate) struct Failed<'a> {
 }
 
 impl Node {
-    // What happens to it.
-
     /// A request is sent here.
     pub(crate) fn occupy(&mut self, model: ModelId, running: Running) -> Epoch {
         self.in_flight += 1;
@@ -48,6 +46,7 @@ impl Node {
             }
             instance.running.push(running);
         }
+        self.settle_active(model);
         self.breaker.dispatched(id)
     }
 
@@ -58,10 +57,12 @@ impl Node {
         let instance = self.instance_mut(model)?;
         let index = instance.running.iter().position(|running| running.id == id)?;
         instance.slots.ended(id);
-        Some(instance.running.swap_remove(index))
+        let running = instance.running.swap_remove(index);
+        self.settle_active(model);
+        Some(running)
     }
 
-    /// A request was sent here, in its so-manieth attempt.
+    /// A request was sent here. `attempt` starts at 1.
     pub(crate) fn count_routed(&mut self, attempt: u32, caused_load: bool) {
         match (attempt, caused_load) {
             (1, false) => self.routed.warm += 1,
@@ -142,15 +143,16 @@ impl Node {
     /// A model could not be brought into memory: it is not tried again for a while, and twice as long each time.
     pub(crate) fn could_not_load(&mut self, model: ModelId, failure: Failure, now: Time) {
         let Some(instance) = self.instance_mut(model) else { return };
-        instance.resident_since = None;
         instance.last_load_failure = Some(failure);
         instance.load_failures += 1;
         let doubled = f64::from(instance.load_failures - 1).min(10.0).exp2();
         let back_off = (FIRST_BACK_OFF_SECONDS * doubled).min(LONGEST_BACK_OFF_SECONDS);
         instance.load_again_at = now.as_secs_f64() + back_off;
+        self.layouts += 1;
+        self.set_resident(model, None);
     }
 
-    /// It is taken for dead although it answers probes.
+    /// It produces nothing, although it may answer probes.
     pub(crate) fn fell_silent(&mut self, now: Time) {
         self.breaker.take_out(now);
         self.last_error = Some(Failure::Silent.to_string());
@@ -161,20 +163,13 @@ impl Node {
         self.last_error = Some(format!("could not load a model: it {failure}"));
     }
 
-    /// After what may have taken it out: it comes back slowly, and what is in its memory then is for it to say.
+    /// After what may have taken it out. It comes back slowly, and its next report says what is in its memory then.
     fn went_out(&mut self) {
         if !self.breaker.is_live() {
             self.ramp = Some(FIRST_RAMP);
-            self.instances_mut().for_each(|(_, instance)| instance.resident_since = None);
-        }
-    }
-
-    /// The model is not there although it was listed.
-    pub(crate) fn forget(&mut self, model: ModelId) {
-        if let Some(instance) = self.instance_mut(model) {
-            instance.listing = None;
-            instance.resident_since = None;
-            self.listings += 1;
+            for model in self.active.clone() {
+                self.set_resident(model, None);
+            }
         }
     }
 
@@ -191,22 +186,39 @@ impl Node {
         self.went_out();
     }
 
-    /// When a node that called itself busy is to be asked again.
-    pub(crate) fn busy_until(&self) -> Option<Time> {
-        self.busy_until
+    /// When a node that called itself busy, or was overdue, is to be asked again.
+    pub(crate) fn closed_until(&self) -> Option<Time> {
+        self.busy_until.into_iter().chain(self.quiet_until).max()
+    }
+
+    /// It gets no new request for a while, or until a token of it comes.
+    pub(crate) fn rest(&mut self, until: Time) {
+        self.quiet_until = Some(until);
+    }
+
+    /// Whether it is overdue with its streams.
+    pub(crate) fn is_quiet(&self, now: Time) -> bool {
+        self.quiet_until.is_some_and(|until| now < until)
     }
 
     /// Ends a back-off that has passed.
     pub(crate) fn end_back_off(&mut self, now: Time) {
         self.busy_until = self.busy_until.filter(|until| *until > now);
+        self.quiet_until = self.quiet_until.filter(|until| *until > now);
     }
 
     pub(crate) fn reconfigure(&mut self, spec: NodeSpec) {
         if spec.slots != self.spec.slots {
-            for (_, instance) in self.instances_mut() {
+            for instance in self.instances.iter_mut().flatten() {
                 instance.slots = Slots::new(spec.slots);
             }
         }
         self.spec = spec;
+    }
+
+    fn forget_error_when_up(&mut self) {
+        if self.breaker.is_faultless() {
+            self.last_error = None;
+        }
     }
 }

@@ -1,49 +1,83 @@
-//! What does a node say of its disk and its memory?
+//! What does a node report of its disk and its memory?
+
+use std::sync::Arc;
 
 use super::Node;
 use crate::{
     catalog::{Loaded, Model},
-    instance::Instance,
-    model::Models,
+    instance::{Instance, Listing},
+    model::{ModelId, Models},
 };
 
-/// What a node says of its memory may be older than what it answered to a load or an unload; and Ollama lists a model
-/// until its memory is free again, seconds after it said that it goes.
+/// A report of what is in memory may be older than the answer to a load or an unload; and Ollama lists a model until its
+/// memory is free again, seconds after it agreed to unload it.
 const LISTING_LAG_SECONDS: f64 = 5.0;
+/// A model that disappears within this time of a load was evicted by it, rather than expired.
+const EVICTION_SECONDS: f64 = 10.0;
 
 impl Node {
-    /// Takes over a listing of what is on disk.
-    pub(crate) fn list(&mut self, listed: Vec<Model>, models: &mut Models) {
+    /// Takes over a report of what is on disk.
+    pub(crate) fn list(&mut self, listed: Arc<[Model]>, models: &mut Models) {
+        if self.reported.as_ref().is_some_and(|known| Arc::ptr_eq(known, &listed)) {
+            return;
+        }
         let mut changed = false;
-        let mut seen = Vec::with_capacity(listed.len());
-        for model in listed {
+        let mut seen = vec![false; self.instances.len()];
+        for (index, model) in listed.iter().enumerate() {
             let id = models.meet(&model.name);
             models.listed(id);
-            seen.push(id);
-            let instance = self.meet(id, &model.name);
-            if instance.listing.as_ref() != Some(&model) {
-                let before =
-                    instance.listing.as_ref().map(|before| &before.digest).or(instance.recalled_digest.as_ref());
-                if before.is_some_and(|digest| *digest != model.digest) {
-                    // Another model of the same name: what was learned was of the old one.
-                    (instance.correction, instance.prefill) = Default::default();
-                    instance.vram_bytes = None;
-                }
-                instance.listed = model.name.as_str().into();
-                instance.listing = Some(model);
-                changed = true;
-            }
+            seen.resize(seen.len().max(id.0 + 1), false);
+            seen[id.0] = true;
+            changed |= self.list_one(id, model, Listing { all: listed.clone(), index });
         }
-        for (id, instance) in self.instances_mut() {
-            if instance.listing.is_some() && !seen.contains(&id) {
+        for (instance, is_seen) in self.instances.iter_mut().zip(seen) {
+            if let Some(instance) = instance.as_mut().filter(|it| it.listing.is_some() && !is_seen) {
                 instance.listing = None;
                 changed = true;
             }
         }
-        self.listings += u64::from(changed);
+        self.reported = Some(listed);
+        if changed {
+            self.listings += 1;
+            self.fill_shelf();
+        }
     }
 
-    /// Takes over a listing of what is in memory; the models that came into it by others' doing count from now on.
+    /// The model is not there although it was listed.
+    pub(crate) fn forget(&mut self, model: ModelId) {
+        if let Some(instance) = self.instance_mut(model) {
+            instance.listing = None;
+            self.listings += 1;
+            // The next report counts even if it says the same.
+            self.reported = None;
+            self.fill_shelf();
+            self.set_resident(model, None);
+        }
+    }
+
+    fn fill_shelf(&mut self) {
+        let mut models: Vec<Model> = self.instances().filter_map(|(_, instance)| instance.model().cloned()).collect();
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        self.shelf = models.into();
+    }
+
+    fn list_one(&mut self, id: ModelId, model: &Model, listing: Listing) -> bool {
+        let instance = self.meet(id, &model.name);
+        let is_same = instance.model() == Some(model);
+        if !is_same {
+            let before = instance.model().map(|before| &before.digest).or(instance.recalled_digest.as_ref());
+            if before.is_some_and(|digest| *digest != model.digest) {
+                // Another model of the same name: what was learned was of the old one.
+                (instance.correction, instance.prefill) = Default::default();
+                instance.vram_bytes = None;
+            }
+            instance.listed = model.name.as_str().into();
+        }
+        instance.listing = Some(listing);
+        !is_same
+    }
+
+    /// Takes over a report of what is in memory. A model that others have loaded counts as resident from now on.
     pub(crate) fn reside(&mut self, loaded: Vec<Loaded>, models: &mut Models, now: f64) {
         self.most_resident =
             self.most_resident.max(loaded.iter().map(|loaded| loaded.vram_bytes).fold(0, u64::saturating_add));
@@ -55,23 +89,24 @@ impl Node {
             let instance = self.meet(id, &name);
             (instance.vram_bytes, instance.context_length) =
                 (Some(vram_bytes).filter(|bytes| *bytes > 0), context_length);
-            let is_leaving = instance.left_at.is_some_and(|left| now < left + LISTING_LAG_SECONDS);
-            if loading != Some(id) && !is_leaving {
-                instance.resident_since.get_or_insert(now);
+            let has_left = instance.left_at.is_some_and(|left| now < left + LISTING_LAG_SECONDS);
+            if loading != Some(id) && !has_left && instance.resident_since.is_none() {
+                self.set_resident(id, Some(now));
             }
         }
-        let mut pushed_out = false;
-        for (id, instance) in self.instances_mut() {
-            let is_gone = instance.resident_since.is_some_and(|since| since + LISTING_LAG_SECONDS < now);
-            if is_gone && !seen.contains(&id) && instance.running.is_empty() {
-                pushed_out |= !instance.is_leaving;
-                instance.resident_since = None;
-                instance.sessions.clear();
-            }
+        let is_gone = |(id, instance): &(ModelId, &Instance)| {
+            let is_old = instance.resident_since.is_some_and(|since| since + LISTING_LAG_SECONDS < now);
+            is_old && !seen.contains(id) && instance.running.is_empty()
+        };
+        let gone: Vec<ModelId> = self.residents().filter(is_gone).map(|(id, _)| id).collect();
+        let mut evicted = false;
+        for id in gone {
+            evicted |= self.instance(id).is_some_and(|instance| !instance.is_leaving);
+            self.set_resident(id, None);
         }
-        // A model that goes soon after another came was pushed out; one that goes at rest has expired.
-        let has_just_loaded = |instance: &Instance| instance.resident_since.is_some_and(|since| now - since < 10.0);
-        let had_load = loading.is_some() || self.instances().any(|(_, instance)| has_just_loaded(instance));
-        self.pushes_out |= pushed_out && had_load;
+        let is_fresh =
+            |instance: &Instance| instance.resident_since.is_some_and(|since| now - since < EVICTION_SECONDS);
+        let had_load = loading.is_some() || self.residents().any(|(_, instance)| is_fresh(instance));
+        self.evicts |= evicted && had_load;
     }
 }

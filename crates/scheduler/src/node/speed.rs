@@ -3,12 +3,10 @@
 use super::Node;
 use crate::{
     estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN, REFERENCE_BYTES},
-    instance::{Instance, Running},
+    instance::{Instance, LEAST_LEFT, Running},
 };
 
 impl Node {
-    // How long things take there.
-
     /// Seconds a token takes for a stream that runs alone.
     pub(crate) fn token_seconds(&self, instance: &Instance, guess: f64) -> f64 {
         let size = instance.model_bytes() / REFERENCE_BYTES;
@@ -30,10 +28,10 @@ impl Node {
         match running.began_at {
             Some(_) => {
                 let coming = running.output - running.delivered - since / token;
-                coming.max(0.3 * running.output).min(running.tokens_left()) * token
+                coming.max(LEAST_LEFT * running.output).min(running.tokens_left()) * token
             }
             None => {
-                let prefill = self.prefill_seconds(instance, running.prompt, running.others, guess);
+                let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
                 (prefill - (now - running.sent_at)).max(0.1 * prefill) + running.output * token
             }
         }

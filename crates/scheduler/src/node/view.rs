@@ -12,9 +12,6 @@ use crate::{
 
 impl Node {
     pub(crate) fn view(&self) -> NodeView {
-        let listings = self.instances().filter_map(|(_, instance)| instance.listing.clone());
-        let mut models: Vec<_> = listings.collect();
-        models.sort_by(|a, b| a.name.cmp(&b.name));
         let resident = |(_, instance): (ModelId, &Instance)| Loaded {
             name: instance.listed.to_string(),
             vram_bytes: instance.footprint(),
@@ -22,15 +19,18 @@ impl Node {
         };
         let mut loaded: Vec<_> = self.residents().map(resident).collect();
         loaded.sort_by(|a, b| a.name.cmp(&b.name));
-        let learned = self.instances().filter(|(_, instance)| instance.listing.is_some());
-        let most_slots = || learned.map(|(_, instance)| instance.slot_count() as u32).max().unwrap_or(1);
+        let learned =
+            |(_, instance): (ModelId, &Instance)| instance.listing.is_some().then(|| instance.slot_count() as u32);
+        // What is in memory tells most, and there is little of it.
+        let most = self.residents().filter_map(learned).max();
+        let most_slots = || most.or_else(|| self.instances().filter_map(learned).max()).unwrap_or(1);
         NodeView {
             name: self.spec.name.clone(),
             state: self.state(),
             slots: self.spec.slots.unwrap_or_else(most_slots),
             waiting: 0,
             in_flight: self.in_flight,
-            models,
+            models: self.shelf.clone(),
             loaded,
             last_error: self.last_error.clone(),
             completed: self.completed,
@@ -49,6 +49,10 @@ impl Node {
             (instance.listed.to_string(), 1.0 / self.token_seconds(instance, alone))
         };
         self.residents().map(speed).collect()
+    }
+
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     pub(crate) fn state(&self) -> NodeState {

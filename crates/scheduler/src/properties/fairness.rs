@@ -60,7 +60,7 @@ proptest! {
         let node = NodeId(0);
         scheduler.handle(Event::Answered { node }, Duration::ZERO);
         let model = Model { size_bytes: 5_000_000_000, ..listing(0) };
-        scheduler.handle(Event::Listed { node, models: vec![model] }, Duration::ZERO);
+        scheduler.handle(Event::Listed { node, models: vec![model].into() }, Duration::ZERO);
         let loaded = vec![Loaded { name: LISTED[0].into(), vram_bytes: 5_000_000_000, context_length: None }];
         scheduler.handle(Event::Resident { node, loaded }, Duration::ZERO);
         let weights = [1.0, f64::from(weight)];
@@ -91,7 +91,7 @@ proptest! {
                     prompt_tokens,
                     max_output: Some(output),
                     known_output: None,
-                    session: None,
+                    prefixes: Arc::default(),
                     route: Default::default(),
                     is_stream: true,
                     deadline: Duration::from_secs(1_000_000),

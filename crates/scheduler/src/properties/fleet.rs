@@ -157,7 +157,7 @@ impl Fleet {
     pub(crate) fn teach(&mut self, output: f64) {
         for machine in &self.machines {
             let seconds = TICK.as_secs_f64() / machine.tokens as f64;
-            self.scheduler.nodes[machine.id.0].speed.observe(seconds, 0.0, 1.0);
+            self.scheduler.fleet[machine.id].speed.observe(seconds, 0.0, 1.0);
         }
         for model in 0.. {
             let Some(id) = self.scheduler.models.find(&name(model)) else { break };
@@ -176,7 +176,7 @@ impl Fleet {
             prompt_tokens: ask.prompt,
             max_output: Some(ask.output),
             known_output: None,
-            session: None,
+            prefixes: Arc::default(),
             route: Default::default(),
             is_stream: true,
             deadline: PATIENT,
@@ -378,7 +378,7 @@ impl Fleet {
     /// P8.
     fn check_occupancy(&self) {
         for machine in &self.machines {
-            let instances = self.scheduler.nodes[machine.id.0].instances();
+            let instances = self.scheduler.fleet[machine.id].instances();
             let mut listed: Vec<_> = instances.flat_map(|(_, it)| it.running.iter().map(|it| it.id)).collect();
             let mut running = machine.running();
             listed.sort();

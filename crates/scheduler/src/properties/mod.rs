@@ -2,7 +2,7 @@
 //!
 //! | | property | test |
 //! |---|---|---|
-//! | P1 | work is conserved | [`random`]`::slots_bounds_and_the_number_of_requests_hold_after_every_step` |
+//! | P1 | work is conserved | [`work`], after every step of [`random`]`::slots_bounds_and_the_number_of_requests_hold_after_every_step` |
 //! | P2 | no more than the slots, and one probe | the same, and [`learning`]`::learned_slots_reach_the_true_ones_and_never_pass_them_by_more_than_a_probe` |
 //! | P3 | fair between backlogged users, by weight | [`fairness`]`::two_backlogged_users_are_served_by_their_weights`, `::work_goes_by_the_weights_over_nodes_and_models` |
 //! | P4 | nobody starves | [`starvation`]`::whoever_is_accepted_is_sent_or_told_within_the_bound_beside_a_flood_and_failures`, `::a_model_that_is_nowhere_gets_a_busy_node` |
@@ -29,6 +29,7 @@ mod random;
 mod run;
 mod small;
 mod starvation;
+mod work;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

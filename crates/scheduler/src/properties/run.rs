@@ -168,7 +168,7 @@ impl Run {
                     prompt_tokens: prompt,
                     max_output: prompt.is_multiple_of(2).then_some(prompt),
                     known_output: None,
-                    session: Some(prompt % 5),
+                    prefixes: Arc::new([Prefix { digest: prompt % 5, tokens: prompt as u32 / 2 }]),
                     route: Default::default(),
                     is_stream: !prompt.is_multiple_of(7),
                     deadline,
@@ -345,7 +345,7 @@ impl Run {
     fn check_slots_after(&self, decision: &Decision) {
         let Decision::Dispatch { id, node, .. } = decision else { return };
         let model = self.known[id].model;
-        let known = self.scheduler.models.find(LISTED[model]).and_then(|id| self.scheduler.nodes[node.0].instance(id));
+        let known = self.scheduler.models.find(LISTED[model]).and_then(|id| self.scheduler.fleet[*node].instance(id));
         let learned = known.map_or(0, |instance| instance.slot_count());
         let most = self.slots[node.0].map_or(learned + 1, |slots| slots as usize);
         assert!(self.running(node.0, model).len() <= most, "over-commitment on {node:?}");
@@ -356,43 +356,14 @@ impl Run {
         for (node, view) in self.scheduler.nodes().iter().enumerate() {
             let mut count = 0;
             for (model, listed) in LISTED.iter().enumerate() {
-                let known = self.scheduler.models.find(listed).and_then(|id| self.scheduler.nodes[node].instance(id));
+                let known =
+                    self.scheduler.models.find(listed).and_then(|id| self.scheduler.fleet[NodeId(node)].instance(id));
                 let running = known.into_iter().flat_map(|instance| &instance.running).map(|running| running.id);
                 let running: BTreeSet<_> = running.collect();
                 assert_eq!(running, self.running(node, model));
                 count += running.len();
             }
             assert_eq!(view.in_flight as usize, count);
-        }
-    }
-
-    /// What waits beside a free slot expects to be served no later than it would be there.
-    pub(crate) fn check_work_conservation(&mut self) {
-        self.step(&Move::Wait(0));
-        let waiting = self.scheduler.requests.values().filter(|request| request.attempt.is_none());
-        for request in waiting.filter(|request| request.last_failure().is_none()) {
-            for node in self.scheduler.nodes.iter().filter(|node| node.is_open() && node.opens_in(self.now) == 0.0) {
-                let Some(instance) = node.instance(request.model) else { continue };
-                let is_there = instance.listing.is_some() && instance.resident_since.is_some() && !instance.is_leaving;
-                if is_there && instance.running.len() < instance.slot_count() {
-                    // At most, as those before it may have been planned to go there as well.
-                    let others = f64::from(node.in_flight()) + self.scheduler.queued() as f64;
-                    let guess = crate::node::fastest(self.scheduler.nodes.iter());
-                    let (prefill, decode) = self.scheduler.service(node, instance, request, others, guess);
-                    // Too far back for a plan: then others for the model are before it, and what holds for them holds here.
-                    let Some(planned) = request.waits_for.map(|planned| planned.total()) else {
-                        let is_before = |other: &&crate::request::Request| {
-                            other.model == request.model && other.waits_for.is_some() && other.attempt.is_none()
-                        };
-                        assert!(
-                            self.scheduler.requests.values().any(|other| is_before(&other)),
-                            "nobody for this model was planned"
-                        );
-                        continue;
-                    };
-                    assert!(planned <= prefill + decode + 1e-6, "waits {planned} s beside a slot that is free");
-                }
-            }
         }
     }
 }

@@ -176,7 +176,7 @@ impl World {
             prompt_tokens: 100 * (id as u64 + 1),
             max_output: None,
             known_output: None,
-            session: None,
+            prefixes: Arc::default(),
             route: Default::default(),
             is_stream: true,
             deadline: Duration::from_secs(100_000),
@@ -213,7 +213,7 @@ impl World {
             self.obey(decision);
         }
         for node in 0..NODES {
-            let of_node = self.scheduler.nodes[node].instances();
+            let of_node = self.scheduler.fleet[NodeId(node)].instances();
             let mut listed: Vec<u64> = of_node.flat_map(|(_, it)| it.running.iter().map(|it| it.id.0)).collect();
             listed.sort();
             let mut running: Vec<u64> = (0..LISTED.len()).flat_map(|model| self.running(node, model)).collect();
@@ -266,7 +266,7 @@ impl World {
 
     /// Whatever else may differ between two worlds, they look alike.
     fn sight(&self) -> String {
-        let nodes = self.scheduler.nodes.iter().map(|node| (node.view().state, &node.load));
+        let nodes = self.scheduler.fleet.iter().map(|node| (node.view().state, node.load()));
         let nodes: Vec<_> = nodes.collect();
         let waiting: Vec<_> = self.scheduler.waiting(6, self.now).into_iter().map(|it| (it.id.0, it.waited)).collect();
         format!(

@@ -1,5 +1,7 @@
 //! Rules of the fair queue.
 
+use std::time::Duration;
+
 use super::*;
 
 const MODEL: ModelId = ModelId(0);
@@ -31,7 +33,7 @@ impl Queue {
 
     fn dispatch(&mut self, lane: LaneId, id: u64, cost: f64, now: Time) {
         self.0.remove(lane, Position { is_fresh: true, arrival: id }, now);
-        self.0.dispatched(lane, cost, now);
+        self.0.dispatched(lane, MODEL, cost, now);
     }
 }
 
@@ -48,7 +50,7 @@ fn whoever_was_served_least_goes_first_and_what_is_to_come_is_charged_in_thought
     queue.dispatch(a, 1, 2.0, at(0));
     assert_eq!(queue.order(10), [3, 4, 2, 5]);
     // It cost less than expected.
-    queue.0.settled(a, 2.0, 0.5);
+    queue.0.settled(a, MODEL, (2.0, 0.5), at(0));
     assert_eq!(queue.order(10), [3, 2, 4, 5]);
 }
 
@@ -75,7 +77,7 @@ fn whoever_comes_back_has_saved_nothing_up_and_forgets_half_of_what_it_used_in_3
     let b = queue.push(2, "b", 1.0, at(0));
     queue.dispatch(a, 1, 8.0, at(0));
     queue.dispatch(b, 2, 1.0, at(0));
-    queue.0.settled(b, 1.0, 1.0);
+    queue.0.settled(b, MODEL, (1.0, 1.0), at(0));
     let b = queue.push(3, "b", 1.0, at(0));
     queue.dispatch(b, 3, 1.0, at(0));
     // b's counter of 1 is where everybody begins now; a is at 8, and after 30 s at 1 + 7 / 2.
@@ -95,7 +97,7 @@ fn whoever_comes_new_does_not_wait_for_what_others_were_only_expected_to_cost() 
         queue.dispatch(flood, id, 100.0, at(0));
     }
     for _ in [1, 2] {
-        queue.0.settled(flood, 100.0, 1.0);
+        queue.0.settled(flood, MODEL, (100.0, 1.0), at(0));
     }
     queue.push(4, "new", 1.0, at(1));
     assert_eq!(queue.order(10), [4, 3]);
@@ -121,7 +123,11 @@ fn who_waited_a_minute_may_go_first_once_a_minute() {
     let flood = queue.push(1, "flood", 1.0, at(0));
     queue.push(2, "flood", 1.0, at(0));
     queue.push(3, "other", 1.0, at(30));
-    let due = |queue: &Queue, now| queue.0.due(now).map(|(_, id)| id.0).collect::<Vec<_>>();
+    let due = |queue: &Queue, now| {
+        let mut line = Vec::new();
+        queue.0.line(MODEL, now, 4, 10, &mut line);
+        line.iter().filter(|next| next.by_right.is_some()).map(|next| next.id.0).collect::<Vec<_>>()
+    };
     assert!(due(&queue, at(59)).is_empty());
     assert_eq!(due(&queue, at(60)), [1]);
     queue.0.went_first(flood, at(60));

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn nothing_is_sent_to_a_node_that_never_answered() {
     let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec(1)]);
-    scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model("m")] }, at(0));
+    scheduler.handle(Event::Listed { node: NodeId(0), models: vec![model("m")].into() }, at(0));
     let refused = scheduler.handle(arrived(1, "a", "m"), at(0));
     assert_eq!(reasons(&refused), [(1, RefusalReason::NoNode)]);
     assert_eq!((scheduler.serving_nodes(), scheduler.nodes()[0].state), (0, NodeState::Down));
@@ -31,7 +31,7 @@ fn a_model_no_live_node_has_is_refused_at_once_with_the_time_a_node_may_be_back(
 #[test]
 fn those_who_wait_for_a_node_that_went_down_are_refused_unless_another_has_the_model() {
     let mut scheduler = nodes(&[1, 1]);
-    scheduler.handle(Event::Listed { node: NodeId(1), models: vec![model("n")] }, at(0));
+    scheduler.handle(Event::Listed { node: NodeId(1), models: vec![model("n")].into() }, at(0));
     for (id, model) in [(1, "m"), (2, "m"), (3, "n"), (4, "n"), (5, "n")] {
         scheduler.handle(arrived(id, "a", model), at(0));
     }
@@ -44,7 +44,7 @@ fn a_listing_without_the_model_refuses_those_who_wait_for_it() {
     let mut scheduler = nodes(&[1]);
     scheduler.handle(arrived(1, "a", "m"), at(0));
     scheduler.handle(arrived(2, "a", "m"), at(0));
-    let refused = scheduler.handle(Event::Listed { node: NodeId(0), models: vec![] }, at(1));
+    let refused = scheduler.handle(Event::Listed { node: NodeId(0), models: vec![].into() }, at(1));
     assert_eq!(reasons(&refused), [(2, RefusalReason::NoNode)]);
     assert_eq!(scheduler.handle(completed(1), at(2)), []);
     assert_eq!(scheduler.in_flight(), 0);
@@ -92,7 +92,7 @@ fn a_failed_attempt_goes_before_what_its_user_sent_later() {
 #[test]
 fn a_failed_attempt_goes_even_before_what_its_user_sent_earlier() {
     let mut scheduler = nodes(&[1, 1]);
-    scheduler.handle(Event::Listed { node: NodeId(1), models: vec![model("m:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node: NodeId(1), models: vec![model("m:latest")].into() }, at(0));
     silence(&mut scheduler, 0, at(0));
     come_back(&mut scheduler, 0, at(1));
     // On trial, the first node takes one request, whatever the model.

@@ -9,7 +9,7 @@ fn a_model_that_was_unloaded_is_not_used_while_its_node_still_lists_it() {
     let (node, m, n) = (NodeId(0), Arc::<str>::from("m:latest"), Arc::<str>::from("n:latest"));
     let resident = |names: &[&str]| Event::Resident { node, loaded: names.iter().map(|name| loaded(name)).collect() };
     scheduler.handle(Event::Answered { node }, at(0));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")].into() }, at(0));
     scheduler.handle(resident(&["m:latest"]), at(0));
     assert_eq!(scheduler.handle(arrived(1, "a", "n"), at(100)), [Decision::Unload { node, model: m.clone() }]);
     let unloaded = Event::Unloaded { node, model: m, result: Ok(()) };
@@ -32,7 +32,7 @@ fn a_load_that_failed_is_the_reason_and_its_next_try_the_advice() {
     let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec(1)]);
     let (node, m) = (NodeId(0), Arc::<str>::from("m:latest"));
     scheduler.handle(Event::Answered { node }, at(0));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest")].into() }, at(0));
     let cause = Some(RequestId(1));
     assert_eq!(scheduler.handle(arrived(1, "a", "m"), at(0)), [Decision::Load { node, model: m.clone(), cause }]);
 
@@ -51,7 +51,7 @@ fn what_one_node_shows_of_its_loads_makes_another_worth_a_load() {
     let large = Model { size_bytes: 5_000_000_000, ..model("m:latest") };
     for node in [NodeId(0), NodeId(1)] {
         scheduler.handle(Event::Answered { node }, at(0));
-        scheduler.handle(Event::Listed { node, models: vec![large.clone()] }, at(0));
+        scheduler.handle(Event::Listed { node, models: vec![large.clone()].into() }, at(0));
     }
     let begun = scheduler.handle(arrived(1, "a", "m"), at(0));
     let [Decision::Load { node: first, .. }] = begun[..] else { panic!("{begun:?}") };
@@ -70,7 +70,7 @@ fn a_load_is_of_whoever_caused_it_or_of_the_next_who_waits_if_that_one_left_befo
     let mut scheduler = Scheduler::new(QueueLimits::default(), vec![small]);
     let (node, m, n) = (NodeId(0), Arc::<str>::from("m:latest"), Arc::<str>::from("n:latest"));
     scheduler.handle(Event::Answered { node }, at(0));
-    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")] }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")].into() }, at(0));
     let hinted = scheduler.handle(Event::Wanted { model: m.clone() }, at(0));
     assert_eq!(hinted, [Decision::Load { node, model: m.clone(), cause: None }]);
     scheduler.handle(Event::Loaded { node, model: m.clone(), result: Ok(()) }, at(1));

@@ -30,7 +30,7 @@ pub(crate) fn fleet(settings: QueueLimits, slots: &[u32]) -> Scheduler {
     for node in (0..slots.len()).map(NodeId) {
         scheduler.handle(Event::Answered { node }, at(0));
         let models = vec![model("m:latest"), model("n:latest")];
-        scheduler.handle(Event::Listed { node, models }, at(0));
+        scheduler.handle(Event::Listed { node, models: models.into() }, at(0));
         scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest"), loaded("n:latest")] }, at(0));
     }
     scheduler
@@ -57,7 +57,7 @@ pub(crate) fn arrival(id: u64, user: &str, model: &str) -> Arrival {
         prompt_tokens: 10,
         max_output: None,
         known_output: None,
-        session: None,
+        prefixes: Arc::default(),
         route: Default::default(),
         is_stream: true,
         deadline: SOON,

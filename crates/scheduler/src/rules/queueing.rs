@@ -103,7 +103,7 @@ fn what_is_not_known_is_ignored() {
         failed(9, Failure::Crashed),
         failed(2, Failure::Crashed),
         completed(9),
-        Event::Listed { node, models: vec![] },
+        Event::Listed { node, models: vec![].into() },
         Event::Resident { node, loaded: vec![] },
         Event::Answered { node },
         Event::Silent { node, error: String::new() },

@@ -6,8 +6,8 @@ use super::*;
 fn models_are_the_union_of_all_listings_and_the_live_node_is_believed_first() {
     let mut scheduler = nodes(&[1, 1]);
     let dated = |name: &str, modified_unix, digest: &str| Model { modified_unix, digest: digest.into(), ..model(name) };
-    let list = |scheduler: &mut Scheduler, node, models| {
-        scheduler.handle(Event::Listed { node: NodeId(node), models }, at(0));
+    let list = |scheduler: &mut Scheduler, node, models: Vec<Model>| {
+        scheduler.handle(Event::Listed { node: NodeId(node), models: models.into() }, at(0));
     };
     list(&mut scheduler, 0, vec![dated("old", 1, ""), dated("both:1b", 2, "dead")]);
     list(&mut scheduler, 1, vec![dated("both:1b", 2, "live"), dated("new:latest", 3, "")]);

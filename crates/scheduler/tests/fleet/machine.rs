@@ -1,8 +1,9 @@
-//! A node as Ollama behaves: slots FIFO, one loader, its own eviction, a prefix
-//! cache per slot. Work is shared between the streams that run.
+//! A node as Ollama behaves: slots FIFO, one loader, its own eviction, the caches of its runners. Work is shared between the
+//! streams that run.
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::cache::{self, Host, Slot, State};
 use crate::traffic::Ask;
 
 /// What does not change about a node.
@@ -24,15 +25,9 @@ pub enum Note {
     Loaded(usize),
 }
 
-struct Slot {
-    session: u64,
-    kept: f64,
-    used_at: f64,
-    is_busy: bool,
-}
-
 struct Runner {
     slots: Vec<Slot>,
+    host: Host,
     queue: VecDeque<usize>,
     is_expiring: bool,
 }
@@ -50,6 +45,7 @@ struct Stream {
 pub struct Machine {
     pub kind: Kind,
     sizes: Vec<f64>,
+    has_host_cache: bool,
     runners: BTreeMap<usize, Runner>,
     pending: VecDeque<Pending>,
     loading: Option<(usize, f64)>,
@@ -60,6 +56,10 @@ pub struct Machine {
     /// Wakes of an older version are void.
     pub version: u64,
     pub loads: usize,
+    /// Of the prompts that were begun.
+    pub prompt_tokens: f64,
+    /// Of those, the tokens that were in no cache.
+    pub read_tokens: f64,
     notes: Vec<Note>,
 }
 
@@ -71,10 +71,11 @@ struct Pending {
 }
 
 impl Machine {
-    pub fn new(kind: Kind, sizes: &[f64]) -> Self {
+    pub fn new(kind: Kind, sizes: &[f64], has_host_cache: bool) -> Self {
         Self {
             kind,
             sizes: sizes.to_vec(),
+            has_host_cache,
             runners: BTreeMap::new(),
             pending: VecDeque::new(),
             loading: None,
@@ -83,6 +84,8 @@ impl Machine {
             health: 1.0,
             version: 0,
             loads: 0,
+            prompt_tokens: 0.0,
+            read_tokens: 0.0,
             notes: Vec::new(),
         }
     }
@@ -108,7 +111,7 @@ impl Machine {
         self.runners.values_mut().for_each(|runner| runner.queue.retain(|other| *other != job));
         if let Some(index) = self.streams.iter().position(|stream| stream.job == job) {
             let model = self.streams[index].model;
-            self.finish(index, asks);
+            self.finish(index);
             self.start(model, asks);
         }
         self.serve_pending(asks);
@@ -208,20 +211,17 @@ impl Machine {
         while let Some(runner) = self.runners.get_mut(&model) {
             let Some(&job) = runner.queue.front() else { break };
             let ask = &asks[job];
-            let free = || runner.slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy);
-            let same = free().find(|(_, slot)| slot.session == ask.session);
-            let Some((index, _)) = same.or_else(|| free().min_by(|a, b| a.1.used_at.total_cmp(&b.1.used_at))) else {
-                break;
-            };
+            let size = self.sizes[model];
+            let Some(hit) = cache::take(&mut runner.slots, &mut runner.host, asks, job, size, now) else { break };
             runner.queue.pop_front();
-            let slot = &mut runner.slots[index];
-            let cached = if slot.session == ask.session { slot.kept.min(ask.shared) } else { 0.0 };
-            *slot = Slot { session: ask.session, kept: 0.0, used_at: now, is_busy: true };
+            self.prompt_tokens += ask.prompt;
+            self.read_tokens += ask.prompt - hit.cached;
+            let reading = 25.0 * self.kind.speed * 5.0 / size;
             self.streams.push(Stream {
                 job,
                 model,
-                slot: index,
-                prefill_left: (ask.prompt - cached).max(1.0),
+                slot: hit.slot,
+                prefill_left: (ask.prompt - hit.cached + hit.restore * reading).max(1.0),
                 has_begun: false,
                 delivered: 0.0,
                 output: ask.output,
@@ -229,12 +229,11 @@ impl Machine {
         }
     }
 
-    fn finish(&mut self, index: usize, asks: &[Ask]) {
+    fn finish(&mut self, index: usize) {
         let stream = self.streams.remove(index);
         if let Some(runner) = self.runners.get_mut(&stream.model) {
-            let kept = asks[stream.job].prompt + stream.delivered;
-            let session = asks[stream.job].session;
-            runner.slots[stream.slot] = Slot { session, kept, used_at: self.now, is_busy: false };
+            let last = stream.has_begun.then_some(State { job: stream.job, answer: stream.delivered });
+            runner.slots[stream.slot].free(last, self.now);
             if runner.is_expiring && self.is_idle(stream.model) {
                 self.runners.remove(&stream.model);
             }
@@ -284,9 +283,9 @@ impl Machine {
         const EPSILON: f64 = 1e-6;
         if let Some((model, _)) = self.loading.filter(|(_, left)| *left <= EPSILON) {
             self.loading = None;
-            let slot = |_| Slot { session: 0, kept: 0.0, used_at: 0.0, is_busy: false };
-            let slots = (0..self.kind.slots).map(slot).collect();
-            self.runners.insert(model, Runner { slots, queue: VecDeque::new(), is_expiring: false });
+            let slots = (0..self.kind.slots).map(|_| Slot::new()).collect();
+            let (host, queue) = (Host::new(self.has_host_cache), VecDeque::new());
+            self.runners.insert(model, Runner { slots, host, queue, is_expiring: false });
             self.serve_pending(asks);
         }
         for stream in &mut self.streams {
@@ -300,7 +299,7 @@ impl Machine {
         {
             let Stream { job, model, .. } = self.streams[index];
             self.notes.push(Note::Done(job));
-            self.finish(index, asks);
+            self.finish(index);
             self.start(model, asks);
             self.serve_pending(asks);
         }

@@ -1,5 +1,9 @@
 //! Who asks for what, and when? Sessions of several turns, as `fleets.json` says.
 
+use std::sync::Arc;
+
+use scheduler::Prefix;
+
 pub const USERS: usize = 20;
 /// The user who floods.
 pub const FLOOD: usize = USERS;
@@ -8,7 +12,7 @@ pub const FLOOD: usize = USERS;
 pub struct Random(pub u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -17,20 +21,20 @@ impl Random {
     }
 
     /// From 0 to 1, never 0.
-    fn fraction(&mut self) -> f64 {
+    pub fn fraction(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
-    fn exponential(&mut self, mean: f64) -> f64 {
+    pub fn exponential(&mut self, mean: f64) -> f64 {
         -self.fraction().ln() * mean
     }
 
-    fn lognormal(&mut self, median: f64, sigma: f64) -> f64 {
+    pub fn lognormal(&mut self, median: f64, sigma: f64) -> f64 {
         let (radius, angle) = ((-2.0 * self.fraction().ln()).sqrt(), std::f64::consts::TAU * self.fraction());
         median * (sigma * radius * angle.cos()).exp()
     }
 
-    fn zipf(&mut self, count: usize) -> usize {
+    pub fn zipf(&mut self, count: usize) -> usize {
         let total: f64 = (1..=count).map(|rank| 1.0 / rank as f64).sum();
         let mut rest = self.fraction() * total;
         (1..=count)
@@ -42,17 +46,36 @@ impl Random {
     }
 }
 
-/// One request of the trace.
+/// One request.
 #[derive(Clone, Debug)]
 pub struct Ask {
+    /// Seconds; where it comes after another one, known only when that has ended.
     pub at: f64,
     pub user: usize,
     pub model: usize,
     pub session: u64,
+    /// Within its session, from 0.
+    pub turn: usize,
+    /// The request that must have ended `think` seconds before this one comes.
+    pub after: Option<usize>,
+    pub think: f64,
     pub prompt: f64,
-    /// Of the prompt, what the turn before may have left in a cache.
-    pub shared: f64,
     pub output: f64,
+    /// What it shares with others, and the prompts of the turns so far, its own included.
+    pub prefixes: Arc<[Prefix]>,
+}
+
+impl Ask {
+    /// A request that shares nothing with any other.
+    pub fn alone(at: f64, user: usize, model: usize, session: u64, (prompt, output): (f64, f64)) -> Self {
+        let prefixes = Arc::new([turn_prefix(session, 0, prompt)]);
+        Self { at, user, model, session, turn: 0, after: None, think: 0.0, prompt, output, prefixes }
+    }
+}
+
+/// The digest of a turn's whole prompt.
+pub fn turn_prefix(session: u64, turn: usize, prompt: f64) -> Prefix {
+    Prefix { digest: Random(session << 10 | turn as u64).next(), tokens: prompt as u32 }
 }
 
 fn output(random: &mut Random) -> f64 {
@@ -90,12 +113,14 @@ pub fn sessions(seed: u64, count: usize, rate: f64, models: usize, bursty: bool)
 fn converse(random: &mut Random, start: f64, session: u64, models: usize, asks: &mut Vec<Ask>) {
     let user = (random.fraction() * USERS as f64) as usize % USERS;
     let model = random.zipf(models);
-    let (mut at, mut prompt, mut shared) = (start, first_prompt(random), 0.0);
-    for _ in 0..20 {
+    let (mut at, mut prompt) = (start, first_prompt(random));
+    let mut turns = Vec::new();
+    for turn in 0..20 {
         let output = output(random);
-        asks.push(Ask { at, user, model, session, prompt, shared, output });
-        shared = prompt + output;
-        prompt = shared + random.lognormal(80.0, 0.8).clamp(5.0, 2000.0).round();
+        turns.push(turn_prefix(session, turn, prompt));
+        let prefixes = turns.as_slice().into();
+        asks.push(Ask { at, user, model, session, turn, after: None, think: 0.0, prompt, output, prefixes });
+        prompt += output + random.lognormal(80.0, 0.8).clamp(5.0, 2000.0).round();
         at += 15.0 + random.lognormal(30.0, 0.8);
         if prompt > 16_000.0 || random.fraction() < 0.25 {
             break;
@@ -113,7 +138,7 @@ pub fn with_flood(mut asks: Vec<Ask>, seed: u64, rate: f64, models: usize) -> Ve
         session += 1;
         let (model, prompt) = (random.zipf(models), first_prompt(&mut random));
         let output = output(&mut random);
-        asks.push(Ask { at, user: FLOOD, model, session, prompt, shared: 0.0, output });
+        asks.push(Ask::alone(at, FLOOD, model, session, (prompt, output)));
     }
     asks.sort_by(|a, b| a.at.total_cmp(&b.at));
     asks

@@ -14,6 +14,7 @@ use serde_json::json;
 
 use crate::{
     machine::{Kind, Machine, Note},
+    routers::Router,
     traffic::Ask,
 };
 
@@ -34,15 +35,21 @@ pub enum Policy {
     Lor,
     /// Bound at arrival: loaded and a free slot, else a free slot, else the least busy.
     LoadedFree,
+    /// Bound at arrival: of two nodes at random the one with the lower latency, times what is under way there.
+    TwoChoices,
+    /// Bound at arrival: the node to which most of the prompt was sent before, unless the load is uneven.
+    CacheAware,
     /// The scheduler of the gateway.
     Core,
+    /// The same, told nothing about prefixes.
+    Forgetful,
     /// The same, told beforehand how long each answer will be, and how fast each node is: about the best there is.
     Oracle,
 }
 
 impl Policy {
     fn is_ours(self) -> bool {
-        matches!(self, Self::Core | Self::Oracle)
+        matches!(self, Self::Core | Self::Forgetful | Self::Oracle)
     }
 }
 
@@ -60,12 +67,16 @@ pub struct Fleet {
     pub kinds: Vec<Kind>,
     /// Of the models, in GB.
     pub sizes: Vec<f64>,
+    /// Whether runners save in the host's memory what is pushed out of their slots.
+    pub has_host_cache: bool,
 }
 
 /// How a request of the trace went.
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Job {
     sent_to: Option<usize>,
+    /// When it came, seconds.
+    pub at: f64,
     /// Ended in an error.
     pub has_failed: bool,
     pub first: Option<f64>,
@@ -90,12 +101,20 @@ pub struct World<'a> {
     scheduler: Scheduler,
     machines: Vec<Machine>,
     pub jobs: Vec<Job>,
-    sizes: Vec<f64>,
+    pub sizes: Vec<f64>,
+    router: Router,
+    /// By model: requests that wait in the gateway.
+    waiting: Vec<usize>,
+    /// Seconds that slots of a model were free while somebody waited for it, and all while somebody did.
+    pub idle: f64,
+    pub slot_seconds: f64,
     /// Microseconds, and an index into `happenings`.
     agenda: BinaryHeap<Reverse<(u64, usize)>>,
     happenings: Vec<Happening>,
     now: f64,
     over: usize,
+    /// By job: those that come after its end.
+    followers: Vec<Vec<usize>>,
     /// Unanswered probes in a row, by node.
     silences: Vec<u32>,
     inbox: VecDeque<Event>,
@@ -117,13 +136,18 @@ impl<'a> World<'a> {
             asks,
             policy,
             scheduler: Scheduler::new(UNBOUNDED, fleet.kinds.iter().enumerate().map(spec).collect()),
-            machines: fleet.kinds.iter().map(|kind| Machine::new(*kind, &fleet.sizes)).collect(),
+            machines: fleet.kinds.iter().map(|kind| Machine::new(*kind, &fleet.sizes, fleet.has_host_cache)).collect(),
             jobs: vec![Job::default(); asks.len()],
             sizes: fleet.sizes.clone(),
+            router: Router::new(policy, fleet.kinds.len()),
+            waiting: vec![0; fleet.sizes.len()],
+            idle: 0.0,
+            slot_seconds: 0.0,
             agenda: BinaryHeap::new(),
             happenings: Vec::new(),
             now: 0.0,
             over: 0,
+            followers: vec![Vec::new(); asks.len()],
             silences: vec![0; fleet.kinds.len()],
             inbox: VecDeque::new(),
             is_telling: false,
@@ -138,7 +162,12 @@ impl<'a> World<'a> {
         if policy.is_ours() {
             world.plan(0.5, Happening::Watch);
         }
-        (0..asks.len()).for_each(|job| world.plan(asks[job].at, Happening::Arrival(job)));
+        for (job, ask) in asks.iter().enumerate() {
+            match ask.after {
+                Some(before) => world.followers[before].push(job),
+                None => world.plan(ask.at, Happening::Arrival(job)),
+            }
+        }
         world
     }
 
@@ -161,7 +190,7 @@ impl<'a> World<'a> {
             modified_unix: 0,
             family: "llama".into(),
         };
-        let models: Vec<Model> = self.sizes.iter().enumerate().map(model).collect();
+        let models: Arc<[Model]> = self.sizes.iter().enumerate().map(model).collect();
         for node in (0..self.machines.len()).map(NodeId) {
             self.tell(Event::Listed { node, models: models.clone() });
         }
@@ -184,7 +213,7 @@ impl<'a> World<'a> {
                 self.now = self.now.max(next);
                 self.happen(self.happenings[index]);
             }
-            assert!(self.now < 100_000.0 && self.happenings.len() < 20_000_000, "the run does not end");
+            assert!(self.now < 100_000.0 && self.happenings.len() < 40_000_000, "the run does not end");
         }
         self
     }
@@ -226,7 +255,9 @@ impl<'a> World<'a> {
             }
             Note::Done(job) => {
                 self.jobs[job].done = Some(self.now);
-                self.over += 1;
+                let ask = &self.asks[job];
+                self.router.done(node, self.now - self.jobs[job].at, ask);
+                self.end(job);
                 let id = RequestId(job as u64);
                 self.tell(Event::Progress { id, tokens: self.asks[job].output as u64 });
                 self.tell(Event::Left { id, outcome: Outcome::Completed });
@@ -235,10 +266,13 @@ impl<'a> World<'a> {
     }
 
     fn arrive(&mut self, job: usize) {
+        self.jobs[job].at = self.now;
         if !self.policy.is_ours() {
-            return self.send(job, self.bind(job));
+            let node = self.bind(job);
+            return self.send(job, node);
         }
         let ask = &self.asks[job];
+        self.waiting[ask.model] += 1;
         self.tell(Event::Arrived(Arrival {
             id: RequestId(job as u64),
             user: format!("user-{}", ask.user).into(),
@@ -247,28 +281,20 @@ impl<'a> World<'a> {
             prompt_tokens: ask.prompt as u64,
             max_output: None,
             known_output: (self.policy == Policy::Oracle).then_some(ask.output as u64),
-            session: Some(ask.session),
+            prefixes: if self.policy == Policy::Forgetful { Arc::default() } else { ask.prefixes.clone() },
             route: Default::default(),
             is_stream: true,
             deadline: FAR,
         }));
     }
 
-    /// The node a simple router would take.
-    fn bind(&self, job: usize) -> usize {
+    /// The node that a router of another kind would take.
+    fn bind(&mut self, job: usize) -> usize {
         let model = self.asks[job].model;
         let fits = |node: &usize| self.sizes[model] <= self.machines[*node].kind.vram;
         let is_known_dead = |node: usize| self.is_silent(node) && self.silences[node] >= PROBES_TO_NOTICE;
         let nodes: Vec<usize> = (0..self.machines.len()).filter(fits).filter(|node| !is_known_dead(*node)).collect();
-        let is_free = |node: &usize| self.machines[*node].outstanding_of(model) < self.machines[*node].kind.slots;
-        let is_loaded = |node: &usize| self.machines[*node].has_loaded(model);
-        let least = |is_eligible: &dyn Fn(&usize) -> bool| {
-            let eligible = nodes.iter().copied().filter(is_eligible);
-            eligible.min_by_key(|node| (self.machines[*node].outstanding(), tie(job, *node)))
-        };
-        let free = || least(&|node| is_loaded(node) && is_free(node)).or_else(|| least(&is_free));
-        let chosen = if self.policy == Policy::LoadedFree { free() } else { None };
-        chosen.or_else(|| least(&|_| true)).expect("some node fits")
+        self.router.choose(&self.machines, &nodes, job, &self.asks[job])
     }
 
     fn poll(&mut self) {
@@ -341,6 +367,7 @@ impl<'a> World<'a> {
     /// The gateway broke the attempt off: before the first byte it sends the request again, after it the client is told.
     fn abandon(&mut self, job: usize) {
         let node = self.jobs[job].sent_to.take().expect("it runs");
+        self.waiting[self.asks[job].model] += usize::from(self.jobs[job].first.is_none());
         self.touch(node, |machine, asks| machine.cancel(job, asks));
         if self.jobs[job].first.is_some() {
             let outcome = Outcome::Failed(Failure::Silent);
@@ -351,11 +378,19 @@ impl<'a> World<'a> {
 
     fn fail(&mut self, job: usize) {
         self.jobs[job].has_failed = true;
+        self.end(job);
+    }
+
+    fn end(&mut self, job: usize) {
         self.over += 1;
+        for follower in std::mem::take(&mut self.followers[job]) {
+            self.plan(self.now + self.asks[follower].think, Happening::Arrival(follower));
+        }
     }
 
     /// What the gateway sees of its streams, each second.
     fn watch(&mut self) {
+        self.count_idle();
         for node in 0..self.machines.len() {
             self.touch(node, |_, _| ());
             for (job, tokens) in self.machines[node].progress() {
@@ -367,10 +402,30 @@ impl<'a> World<'a> {
 
     fn send(&mut self, job: usize, node: usize) {
         self.jobs[job].sent_to = Some(node);
+        if self.policy.is_ours() {
+            self.waiting[self.asks[job].model] -= 1;
+        }
         self.touch(node, |machine, asks| machine.accept(job, asks));
         let machine = &self.machines[node];
         let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots;
         assert!(!self.policy.is_ours() || is_within, "the core sends no more than a node has slots");
+    }
+
+    fn count_idle(&mut self) {
+        for (model, waiting) in self.waiting.iter().enumerate().filter(|(_, waiting)| **waiting > 0) {
+            let hosts = self.machines.iter().filter(|machine| machine.has_loaded(model));
+            let slots = hosts.map(|machine| (machine.kind.slots, machine.outstanding_of(model)));
+            let (all, free) =
+                slots.fold((0, 0), |(all, free), (slots, taken)| (all + slots, free + slots.saturating_sub(taken)));
+            self.slot_seconds += all as f64 * WATCHED_SECONDS;
+            self.idle += free.min(*waiting) as f64 * WATCHED_SECONDS;
+        }
+    }
+
+    /// Of the prompts' tokens, the share that was in a cache.
+    pub fn hit_share(&self) -> f64 {
+        let sum = |of: fn(&Machine) -> f64| self.machines.iter().map(of).sum::<f64>();
+        1.0 - sum(|machine| machine.read_tokens) / sum(|machine| machine.prompt_tokens).max(1.0)
     }
 
     pub fn loads(&self) -> usize {
@@ -390,9 +445,4 @@ fn truth(kinds: &[Kind]) -> Learned {
     };
     let nodes: serde_json::Map<_, _> = kinds.iter().enumerate().map(node).collect();
     serde_json::from_value(json!({"nodes": nodes})).expect("as the scheduler keeps it")
-}
-
-/// Among equals a router takes any: here the nodes are in order of speed.
-fn tie(job: usize, node: usize) -> usize {
-    (job.wrapping_mul(0x9E37_79B9) >> 7).wrapping_add(node * 0x85EB_CA6B) % 1009
 }

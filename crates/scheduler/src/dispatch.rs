@@ -1,0 +1,77 @@
+//! A request goes to a node: it takes the slot, is charged, and leaves the queue.
+
+use crate::{
+    decision::Decision,
+    explain::Weighed,
+    forecast::Place,
+    ids::{RequestId, Time},
+    instance::Running,
+    request::{Attempt, Request, cost},
+    scheduler::Scheduler,
+};
+
+impl Scheduler {
+    /// Sends a request to a node.
+    pub(crate) fn start(
+        &mut self,
+        id: RequestId,
+        place: &Place,
+        weighed: Weighed<'_>,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) {
+        let Place { node, cached, .. } = *place;
+        let Some(request) = self.requests.get(&id) else { return };
+        let Some(instance) = self.fleet[node].instance(request.model) else { return };
+        let output = self.expected_output(request);
+        let charged = cost(request.prompt - cached, output, instance.model_bytes());
+        let running = self.running(id, request, place, now);
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        if let Some(memory) = self.memories.get_mut(request.model.0) {
+            memory.consume(node, &request.prefixes, cached);
+        }
+        self.queue.remove(request.lane, request.position(), now);
+        self.queue.dispatched(request.lane, request.model, charged, now);
+        let node_state = &mut self.fleet[node];
+        if node_state.in_flight() == 0 {
+            node_state.heard_at = now.as_secs_f64();
+        }
+        if let Some(instance) = node_state.instance_mut(request.model) {
+            instance.cache.prompt += request.prompt;
+            instance.cache.expected += cached;
+        }
+        let epoch = node_state.occupy(request.model, running);
+        request.attempt = Some(Attempt { node, epoch, has_first_byte: false, is_abandoned: false, charged });
+        request.attempts += 1;
+        request.waits_for = None;
+        node_state.count_routed(request.attempts, request.caused_load);
+        self.journal.dispatched(id, node, request.attempts, now, weighed);
+        decisions.push(Decision::Dispatch { id, node, attempt: request.attempts });
+    }
+
+    fn running(&self, id: RequestId, request: &Request, place: &Place, now: Time) -> Running {
+        let seconds = now.as_secs_f64();
+        Running {
+            id,
+            sent_at: seconds,
+            is_stream: request.is_stream,
+            uncached: request.prompt - place.cached,
+            prompt: request.prompt,
+            output: self.expected_output(request),
+            others: f64::from(self.fleet[place.node].in_flight()),
+            prefixes: request.prefixes.clone(),
+            remembered: place.remembered,
+            is_in_host: place.is_in_host,
+            began_at: None,
+            delivered: 0.0,
+            heard_at: seconds,
+            stalled_at: None,
+        }
+    }
+
+    /// Tokens that an answer is expected to have, at least 1.
+    pub(crate) fn expected_output(&self, request: &Request) -> f64 {
+        let mean = self.models.get(request.model).output.get();
+        request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
+    }
+}

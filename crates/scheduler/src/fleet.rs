@@ -1,0 +1,307 @@
+//! Which nodes have which model, and where is a slot free? The nodes, and an index that is kept from event to event, so
+//! that no event looks at nodes or models that it does not concern.
+//!
+//! Whoever changes a node borrows it from here, which marks it; [`Fleet::settle`] then brings the index up to date and
+//! tells for which models something has become possible.
+
+use std::{
+    collections::BTreeSet,
+    ops::{Index, IndexMut},
+};
+
+use crate::{
+    estimate::LoadTime,
+    ids::{NodeId, Time},
+    load::Load,
+    model::ModelId,
+    node::Node,
+};
+
+/// Where a model is, among the nodes that are open. All lists are in the order of the nodes' ids.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Whereabouts {
+    /// Nodes that have it in memory and keep it there.
+    pub(crate) hosts: Vec<NodeId>,
+    /// Nodes that load it, or make room for it.
+    pub(crate) loading: Vec<NodeId>,
+    /// Nodes that have it on disk.
+    pub(crate) shelves: Vec<NodeId>,
+    /// Hosts that would take one more request, health and back-offs aside.
+    pub(crate) vacant: BTreeSet<NodeId>,
+}
+
+/// What the index holds of a node.
+#[derive(Clone, Debug, Default)]
+struct Entered {
+    is_open: bool,
+    listings: u64,
+    layouts: u64,
+    hosted: Vec<ModelId>,
+    /// In memory, whether open or leaving or not.
+    resident: Vec<ModelId>,
+    loading: Option<ModelId>,
+    shelved: Vec<ModelId>,
+    /// Whether it takes a request at once, slots aside.
+    admits: bool,
+}
+
+/// What has changed for the queue since the index was last settled.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct News {
+    /// Models for which something may have become possible.
+    pub(crate) models: BTreeSet<ModelId>,
+    /// A node closed, or lost a model: requests may be left without any.
+    pub(crate) has_losses: bool,
+    /// A node's memory is another than before: what is nowhere may fit now.
+    pub(crate) has_moves: bool,
+    /// Models that have left a node's memory.
+    pub(crate) unloaded: Vec<(NodeId, ModelId)>,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Fleet {
+    nodes: Vec<Node>,
+    entered: Vec<Entered>,
+    whereabouts: Vec<Whereabouts>,
+    touched: Vec<NodeId>,
+    /// Nodes with a load under way.
+    loading: BTreeSet<NodeId>,
+    /// Nodes that called themselves busy or were overdue, and until when.
+    busy: BTreeSet<(Time, NodeId)>,
+    /// Nodes that do not take every request: some routes, or some users, are not for them.
+    particular: BTreeSet<NodeId>,
+    open: usize,
+    news: News,
+}
+
+impl Index<NodeId> for Fleet {
+    type Output = Node;
+
+    fn index(&self, node: NodeId) -> &Node {
+        &self.nodes[node.0]
+    }
+}
+
+impl IndexMut<NodeId> for Fleet {
+    fn index_mut(&mut self, node: NodeId) -> &mut Node {
+        self.touch(node);
+        &mut self.nodes[node.0]
+    }
+}
+
+impl Fleet {
+    pub(crate) fn new(nodes: impl Iterator<Item = Node>) -> Self {
+        let mut fleet = Self::default();
+        nodes.for_each(|node| fleet.push(node));
+        fleet
+    }
+
+    pub(crate) fn push(&mut self, node: Node) {
+        let id = NodeId(self.nodes.len());
+        self.nodes.push(node);
+        self.entered.push(Entered::default());
+        self.touch(id);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        (0..self.nodes.len()).map(NodeId)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter()
+    }
+
+    pub(crate) fn get(&self, node: NodeId) -> Option<&Node> {
+        self.nodes.get(node.0)
+    }
+
+    pub(crate) fn get_mut(&mut self, node: NodeId) -> Option<&mut Node> {
+        (node.0 < self.nodes.len()).then(|| &mut self[node])
+    }
+
+    fn touch(&mut self, node: NodeId) {
+        if !self.touched.contains(&node) {
+            self.touched.push(node);
+        }
+    }
+
+    /// Nodes that have loaded nothing yet are taken to be as the others are. No node becomes another by that.
+    pub(crate) fn guess_load_times(&mut self, usual: &LoadTime) {
+        self.nodes.iter_mut().for_each(|node| node.load_time.guess(usual));
+    }
+
+    /// Nodes that are open.
+    pub(crate) fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Nodes that may not take a request of every route and user. The index must have been settled.
+    pub(crate) fn particular(&self) -> impl Iterator<Item = NodeId> {
+        self.particular.iter().copied()
+    }
+
+    pub(crate) fn loading(&self) -> impl Iterator<Item = NodeId> {
+        self.loading.iter().copied()
+    }
+
+    /// When the first node that gets nothing for a while is to be asked again.
+    pub(crate) fn next_back_off_end(&self) -> Option<Time> {
+        self.busy.first().map(|(until, _)| *until)
+    }
+
+    /// Ends the back-offs that have passed.
+    pub(crate) fn end_back_offs(&mut self, now: Time) {
+        while let Some((_, node)) = self.busy.first().copied().filter(|(until, _)| *until <= now) {
+            self[node].end_back_off(now);
+            self.busy.pop_first();
+        }
+    }
+
+    /// Where a model is. The index must have been settled.
+    pub(crate) fn of(&self, model: ModelId) -> &Whereabouts {
+        const NOWHERE: &Whereabouts =
+            &Whereabouts { hosts: Vec::new(), loading: Vec::new(), shelves: Vec::new(), vacant: BTreeSet::new() };
+        self.whereabouts.get(model.0).unwrap_or(NOWHERE)
+    }
+
+    fn of_mut(&mut self, model: ModelId) -> &mut Whereabouts {
+        if self.whereabouts.len() <= model.0 {
+            self.whereabouts.resize_with(model.0 + 1, Whereabouts::default);
+        }
+        &mut self.whereabouts[model.0]
+    }
+
+    /// Looks at slots whose number is learned: time alone may allow one more to be tried.
+    pub(crate) fn look_for_probes(&mut self) {
+        let learning = self.ids().filter(|node| self[*node].spec.slots.is_none() && self[*node].in_flight() > 0);
+        for node in learning.collect::<Vec<_>>() {
+            self.touch(node);
+        }
+    }
+
+    /// Brings the index up to date and takes what is new.
+    pub(crate) fn settle(&mut self, now: Time) -> News {
+        for node in std::mem::take(&mut self.touched) {
+            self.enter(node, now);
+        }
+        std::mem::take(&mut self.news)
+    }
+
+    fn enter(&mut self, id: NodeId, now: Time) {
+        let node = &self.nodes[id.0];
+        if cfg!(debug_assertions) {
+            node.check();
+        }
+        let (is_open, admits) = (node.is_open(), node.opens_in(now) == 0.0);
+        if let Some(until) = node.closed_until() {
+            self.busy.insert((until, id));
+        }
+        if node.is_particular() {
+            self.particular.insert(id);
+        } else {
+            self.particular.remove(&id);
+        }
+        let entered = &self.entered[id.0];
+        let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
+        let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
+        let has_opened = admits && !entered.admits;
+        self.entered[id.0].admits = admits;
+        if is_relisted {
+            self.enter_shelf(id, is_open);
+        }
+        if has_moved || is_relisted {
+            self.enter_memory(id, is_open);
+        }
+        self.enter_vacancies(id, has_opened, now);
+    }
+
+    fn enter_shelf(&mut self, id: NodeId, is_open: bool) {
+        let node = &self.nodes[id.0];
+        let listed = node.instances().filter(|(_, instance)| is_open && instance.listing.is_some());
+        let shelved: Vec<ModelId> = listed.map(|(model, _)| model).collect();
+        let before = std::mem::replace(&mut self.entered[id.0].shelved, shelved.clone());
+        for model in before.iter().filter(|model| shelved.binary_search(model).is_err()) {
+            remove(&mut self.of_mut(*model).shelves, id);
+            self.news.has_losses = true;
+        }
+        for model in shelved {
+            insert(&mut self.of_mut(model).shelves, id);
+            self.news.models.insert(model);
+        }
+    }
+
+    fn enter_memory(&mut self, id: NodeId, is_open: bool) {
+        let node = &self.nodes[id.0];
+        let resident: Vec<ModelId> = node.residents().map(|(model, _)| model).collect();
+        let serving = node.residents().filter(|(_, instance)| is_open && instance.is_serving());
+        let hosted: Vec<ModelId> = serving.map(|(model, _)| model).collect();
+        let loading = node.load().filter(|_| is_open).map(|load: &Load| load.model);
+        let has_load = node.load().is_some();
+        let (listings, layouts) = (node.listings, node.layouts);
+        if has_load {
+            self.loading.insert(id);
+        } else {
+            self.loading.remove(&id);
+        }
+        let entered = &mut self.entered[id.0];
+        self.open = self.open + usize::from(is_open) - usize::from(entered.is_open);
+        (entered.is_open, entered.listings, entered.layouts) = (is_open, listings, layouts);
+        let were_resident = std::mem::replace(&mut entered.resident, resident.clone());
+        let were_hosted = std::mem::replace(&mut entered.hosted, hosted.clone());
+        let was_loading = std::mem::replace(&mut entered.loading, loading);
+        let unloaded = were_resident.into_iter().filter(|model| resident.binary_search(model).is_err());
+        self.news.unloaded.extend(unloaded.map(|model| (id, model)));
+        for model in were_hosted.into_iter().filter(|model| hosted.binary_search(model).is_err()) {
+            let whereabouts = self.of_mut(model);
+            remove(&mut whereabouts.hosts, id);
+            whereabouts.vacant.remove(&id);
+            self.news.models.insert(model);
+        }
+        if let Some(model) = was_loading {
+            remove(&mut self.of_mut(model).loading, id);
+            self.news.models.insert(model);
+        }
+        for model in hosted {
+            insert(&mut self.of_mut(model).hosts, id);
+            self.news.models.insert(model);
+        }
+        if let Some(model) = loading {
+            insert(&mut self.of_mut(model).loading, id);
+        }
+        self.news.has_moves = true;
+        self.news.has_losses = true;
+    }
+
+    /// Notes where something is free.
+    fn enter_vacancies(&mut self, id: NodeId, has_opened: bool, now: Time) {
+        let hosted = std::mem::take(&mut self.entered[id.0].hosted);
+        for model in &hosted {
+            let is_vacant =
+                self.nodes[id.0].instance(*model).is_some_and(|instance| instance.has_vacancy(now.as_secs_f64()));
+            let vacant = &mut self.of_mut(*model).vacant;
+            if !is_vacant {
+                vacant.remove(&id);
+            } else if vacant.insert(id) || has_opened {
+                self.news.models.insert(*model);
+            }
+        }
+        self.entered[id.0].hosted = hosted;
+    }
+}
+
+fn insert(nodes: &mut Vec<NodeId>, node: NodeId) {
+    if let Err(place) = nodes.binary_search(&node) {
+        nodes.insert(place, node);
+    }
+}
+
+fn remove(nodes: &mut Vec<NodeId>, node: NodeId) {
+    if let Ok(place) = nodes.binary_search(&node) {
+        nodes.remove(place);
+    }
+}

@@ -1,0 +1,87 @@
+//! What do the streams of a node tell about its speed?
+
+use super::Node;
+use crate::{
+    estimate::{PREFILL_SLOWDOWN, REFERENCE_BYTES},
+    ids::RequestId,
+    instance::Instance,
+    model::ModelId,
+};
+
+/// A stream is measured over at least this time.
+const LEAST_WATCHED_SECONDS: f64 = 0.25;
+/// A plain answer of this many tokens tells something about the speed.
+const LEAST_PLAIN_TOKENS: f64 = 16.0;
+
+/// A prompt of which at least this share is expected to be read shows how fast the node reads.
+const LEAST_UNCACHED_SHARE: f64 = 0.9;
+
+impl Node {
+    /// The first byte of a request came, which tells how long its prompt took.
+    pub(crate) fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
+        (self.heard_at, self.quiet_until) = (now, None);
+        let Some(instance) = self.instance_mut(model) else { return };
+        instance.slots.began(id, now);
+        let Some(running) = instance.find_running(id) else { return };
+        running.began_at = Some(now);
+        running.heard_at = now;
+        let (remembered, prompt, is_in_host) = (running.remembered, running.prompt, running.is_in_host);
+        let seconds = (now - running.sent_at) / (1.0 + PREFILL_SLOWDOWN * running.others);
+        if running.is_stream {
+            instance.measure_cache(prompt, (remembered, is_in_host), seconds);
+            // What was expected to be cached may not have been: it tells nothing of how fast the node reads.
+            if remembered <= (1.0 - LEAST_UNCACHED_SHARE) * prompt {
+                instance.prefill.observe(prompt - remembered, seconds);
+            }
+        }
+    }
+
+    /// Tokens of a request came, which tells how fast the node writes.
+    pub(crate) fn progressed(&mut self, id: RequestId, model: ModelId, tokens: f64, now: f64, guess: f64) {
+        (self.heard_at, self.quiet_until) = (now, None);
+        let others = f64::from(self.in_flight().saturating_sub(1));
+        let Some(instance) = self.instance(model) else { return };
+        let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);
+        let Some(running) = instance.running.iter().find(|running| running.id == id) else { return };
+        let new = tokens - running.delivered;
+        let (since, is_worth_it) = match running.began_at {
+            Some(began) => {
+                let since = running.heard_at.max(began);
+                (since, now - since >= LEAST_WATCHED_SECONDS && new >= 1.0)
+            }
+            None => {
+                // A plain answer: what reading the prompt took is not known apart.
+                let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
+                (running.sent_at + prefill.min(0.5 * (now - running.sent_at)), new >= LEAST_PLAIN_TOKENS)
+            }
+        };
+        let watched = now - since;
+        let sample = watched / new / size;
+        if is_worth_it {
+            let expected = self.speed.alone().map(|alone| alone * self.speed.stretch(others));
+            self.speed.observe(sample / factor, others, watched);
+            if let (Some(expected), Some(instance)) = (expected, self.instance_mut(model)) {
+                instance.correction.observe(sample / expected);
+            }
+        }
+        let Some(running) = self.instance_mut(model).and_then(|instance| instance.find_running(id)) else { return };
+        running.delivered = running.delivered.max(tokens);
+        if is_worth_it {
+            running.heard_at = now;
+        }
+    }
+}
+
+impl Instance {
+    /// How much of a prompt must have been cached for its first token to come so soon, as far as the node's rate is known.
+    fn measure_cache(&mut self, prompt: f64, (expected, is_in_host): (f64, bool), seconds: f64) {
+        let Some((fixed, each)) = self.prefill.straight().filter(|(_, each)| *each > 0.0) else { return };
+        let read = ((seconds - fixed) / each).clamp(0.0, prompt);
+        self.cache.timed += prompt;
+        self.cache.measured += prompt - read;
+        if expected > (1.0 - LEAST_UNCACHED_SHARE) * prompt {
+            let trust = if is_in_host { &mut self.cache.host_trust } else { &mut self.cache.slot_trust };
+            trust.observe((prompt - read) / expected);
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! Which part of a prompt does a node still have in a cache?
+//!
+//! A runner keeps the state of what its slots served last, and saves what a new prompt pushes out of a slot in the host's
+//! memory. So it remembers as many prompts as it has slots, and [`HOST_TOKENS`] tokens more. The gateway cannot see that;
+//! it remembers what it sent, and expects a prompt to be read only from where it first differs from one of those.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+
+use crate::ids::NodeId;
+
+/// The host cache holds 8 GiB a runner, which is about this many tokens of an 8B model, less a margin.
+const HOST_TOKENS: f64 = 50_000.0;
+/// Prompts remembered for a model on a node.
+const MOST_KEPT: usize = 32;
+/// A runner that continues a prompt by at least this share of it overwrites it; of less it keeps a copy.
+const CONSUMED_SHARE: f64 = 0.5;
+
+/// A prompt up to the end of one of its messages. Each digest covers everything before it, so that two prompts that share
+/// a digest share all that comes before.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Prefix {
+    /// Differs between processes, so that it says nothing outside of this one.
+    pub digest: u64,
+    /// Tokens up to there, about.
+    pub tokens: u32,
+}
+
+/// What one prompt has left on a node.
+#[derive(Clone, Debug)]
+struct Kept {
+    prefixes: Arc<[Prefix]>,
+    /// Prompt and answer.
+    tokens: f64,
+}
+
+/// A node that has read a prefix.
+#[derive(Copy, Clone, Debug)]
+struct Holder {
+    node: NodeId,
+    /// Prompts there that begin with it.
+    prompts: u32,
+    /// Tokens of the longest that ends with it, its answer included; 0 if none does.
+    whole: f64,
+}
+
+/// Where part of a prompt is cached.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(crate) struct Cached {
+    pub(crate) node: NodeId,
+    /// Tokens that need not be read again.
+    pub(crate) tokens: f64,
+    /// Whether that is in the host's memory only, rather than in a slot.
+    pub(crate) is_in_host: bool,
+}
+
+/// What the nodes remember of the prompts of one model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PrefixMemory {
+    /// The newest first.
+    kept: BTreeMap<NodeId, VecDeque<Kept>>,
+    holders: BTreeMap<u64, Vec<Holder>>,
+    version: u64,
+    /// By node: slots of the model there.
+    slots: BTreeMap<NodeId, usize>,
+}
+
+impl PrefixMemory {
+    /// Changes whenever [`PrefixMemory::find`] may answer otherwise.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The nodes that have read part of a prompt of so many tokens, in the order of their ids, and the tokens that each
+    /// need not read again.
+    pub(crate) fn find(&self, prefixes: &[Prefix], prompt: f64, into: &mut Vec<Cached>) {
+        into.clear();
+        for (depth, prefix) in prefixes.iter().enumerate() {
+            let Some(holders) = self.holders.get(&prefix.digest) else { break };
+            // What follows a whole prompt in the next turn is its answer, which was never digested here.
+            let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
+            for holder in holders {
+                let tokens = if holder.whole > 0.0 { holder.whole.min(next) } else { f64::from(prefix.tokens) };
+                // At least one token is read, to have something to go on from.
+                let tokens = tokens.min(prompt - 1.0).max(0.0);
+                match into.binary_search_by_key(&holder.node, |cached| cached.node) {
+                    Ok(place) if tokens > into[place].tokens => into[place].tokens = tokens,
+                    Ok(_) => {}
+                    Err(place) => into.insert(place, Cached { node: holder.node, tokens, is_in_host: false }),
+                }
+            }
+        }
+        for cached in into {
+            cached.is_in_host = self.is_in_host(cached.node, prefixes);
+        }
+    }
+
+    /// Whether none of the prompts that a node's slots served last shares as much with this one as an older one does.
+    fn is_in_host(&self, node: NodeId, prefixes: &[Prefix]) -> bool {
+        let Some((kept, slots)) = self.kept.get(&node).zip(self.slots.get(&node)) else { return false };
+        let deepest =
+            prefixes.iter().rev().find_map(|prefix| kept.iter().position(|each| each.prefixes.contains(prefix)));
+        deepest.is_some_and(|place| place >= *slots)
+    }
+
+    /// A prompt that shares `cached` tokens with one that a node has kept is sent there.
+    pub(crate) fn consume(&mut self, node: NodeId, prefixes: &[Prefix], cached: f64) {
+        let Some(kept) = self.kept.get_mut(&node).filter(|_| cached > 0.0) else { return };
+        let common = |each: &Kept| prefixes.iter().rposition(|prefix| each.prefixes.contains(prefix));
+        let deepest = kept.iter().enumerate().filter_map(|(place, each)| Some((common(each)?, place)));
+        // The newest of equals.
+        let Some((_, place)) = deepest.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))) else { return };
+        let Some(used) = kept.remove(place) else { return };
+        if cached >= CONSUMED_SHARE * used.tokens {
+            self.withdraw(node, &used);
+        } else {
+            kept.push_front(used);
+        }
+    }
+
+    /// A node of so many slots has read a prompt and written an answer, `tokens` in all.
+    pub(crate) fn keep(&mut self, node: NodeId, prefixes: &Arc<[Prefix]>, tokens: f64, slots: usize) {
+        if prefixes.is_empty() {
+            return;
+        }
+        self.slots.insert(node, slots);
+        let new = Kept { prefixes: prefixes.clone(), tokens };
+        self.enter(node, &new);
+        let kept = self.kept.entry(node).or_default();
+        kept.push_front(new);
+        let mut in_host = 0.0;
+        let stays = |(place, each): (usize, &Kept)| {
+            in_host += if place < slots { 0.0 } else { each.tokens };
+            place < MOST_KEPT && in_host <= HOST_TOKENS
+        };
+        let count = kept.iter().enumerate().map(stays).take_while(|stays| *stays).count();
+        let forgotten: Vec<Kept> = kept.drain(count.max(1)..).collect();
+        forgotten.iter().for_each(|each| self.withdraw(node, each));
+    }
+
+    /// The model has left a node's memory, and everything that it had read.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.slots.remove(&node);
+        for each in self.kept.remove(&node).into_iter().flatten() {
+            self.withdraw(node, &each);
+        }
+    }
+
+    fn enter(&mut self, node: NodeId, kept: &Kept) {
+        self.version += 1;
+        for (depth, prefix) in kept.prefixes.iter().enumerate() {
+            let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
+            let holders = self.holders.entry(prefix.digest).or_default();
+            match holders.binary_search_by_key(&node, |holder| holder.node) {
+                Ok(place) => {
+                    holders[place].prompts += 1;
+                    holders[place].whole = holders[place].whole.max(whole);
+                }
+                Err(place) => holders.insert(place, Holder { node, prompts: 1, whole }),
+            }
+        }
+    }
+
+    fn withdraw(&mut self, node: NodeId, kept: &Kept) {
+        self.version += 1;
+        let last = kept.prefixes.last().map(|prefix| prefix.digest);
+        for prefix in kept.prefixes.iter() {
+            let Some(holders) = self.holders.get_mut(&prefix.digest) else { continue };
+            let Ok(place) = holders.binary_search_by_key(&node, |holder| holder.node) else { continue };
+            holders[place].prompts -= 1;
+            if holders[place].prompts == 0 {
+                holders.remove(place);
+            } else if last == Some(prefix.digest) {
+                let rest = self.kept.get(&node).into_iter().flatten();
+                let ends_here = rest.filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
+                holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);
+            }
+            if holders.is_empty() {
+                self.holders.remove(&prefix.digest);
+            }
+        }
+    }
+
+    /// What must hold after every step.
+    #[cfg(test)]
+    fn check(&self) {
+        debug_assert!(self.kept.values().all(|kept| kept.len() <= MOST_KEPT));
+        debug_assert_eq!(
+            self.kept.values().flatten().map(|kept| kept.prefixes.len()).sum::<usize>(),
+            self.holders.values().flatten().map(|holder| holder.prompts as usize).sum::<usize>()
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId(3);
+
+    fn chain(digests: &[u64]) -> Arc<[Prefix]> {
+        let prefix = |(index, digest): (usize, &u64)| Prefix { digest: *digest, tokens: 100 * (index as u32 + 1) };
+        digests.iter().enumerate().map(prefix).collect()
+    }
+
+    fn cached(memory: &PrefixMemory, digests: &[u64], prompt: f64) -> Vec<(NodeId, f64)> {
+        memory.check();
+        let mut found = Vec::new();
+        memory.find(&chain(digests), prompt, &mut found);
+        found.into_iter().map(|cached| (cached.node, cached.tokens)).collect()
+    }
+
+    #[test]
+    fn the_deepest_common_prefix_counts_and_the_answer_with_a_whole_prompt() {
+        let mut memory = PrefixMemory::default();
+        memory.keep(NODE, &chain(&[1, 2]), 230.0, 4);
+        memory.keep(NodeId(1), &chain(&[1, 7]), 250.0, 4);
+        assert_eq!(cached(&memory, &[1, 9], 250.0), [(NodeId(1), 100.0), (NODE, 100.0)]);
+        assert_eq!(cached(&memory, &[1, 2, 3, 4], 450.0), [(NodeId(1), 100.0), (NODE, 230.0)]);
+        // The answer was cut short before it came back.
+        assert_eq!(cached(&memory, &[1, 2], 210.0)[1], (NODE, 209.0));
+        assert_eq!(cached(&memory, &[8], 210.0), []);
+    }
+
+    #[test]
+    fn what_is_continued_is_overwritten_and_what_is_only_begun_alike_stays() {
+        let mut memory = PrefixMemory::default();
+        memory.keep(NODE, &chain(&[1, 2]), 230.0, 4);
+        memory.consume(NODE, &chain(&[1, 5]), 100.0);
+        assert_eq!(cached(&memory, &[1, 2, 3], 400.0), [(NODE, 230.0)]);
+        memory.consume(NODE, &chain(&[1, 2, 3]), 230.0);
+        assert_eq!(cached(&memory, &[1, 2, 3], 400.0), []);
+    }
+
+    #[test]
+    fn a_node_remembers_as_many_prompts_as_it_has_slots_and_what_fits_into_the_hosts_memory() {
+        let mut memory = PrefixMemory::default();
+        for digest in 0..5 {
+            memory.keep(NODE, &chain(&[digest]), 30_000.0, 2);
+        }
+        // Two in slots, one beside them.
+        let known = |memory: &PrefixMemory, digest| !cached(memory, &[digest], 1e6).is_empty();
+        assert_eq!((0..5).filter(|digest| known(&memory, *digest)).collect::<Vec<_>>(), [2, 3, 4]);
+        let mut found = Vec::new();
+        let is_in_host = [2, 3, 4].map(|digest| {
+            memory.find(&chain(&[digest]), 1e6, &mut found);
+            found[0].is_in_host
+        });
+        assert_eq!(is_in_host, [true, false, false]);
+        for digest in 10..100 {
+            memory.keep(NODE, &chain(&[digest]), 1.0, 2);
+        }
+        assert_eq!((0..100).filter(|digest| known(&memory, *digest)).count(), MOST_KEPT);
+        memory.forget(NODE);
+        assert!(memory.holders.is_empty() && memory.kept.is_empty());
+    }
+}

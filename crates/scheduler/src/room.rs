@@ -1,0 +1,178 @@
+//! Where could a model be loaded, what would have to leave that node's memory, and what would others lose by it?
+
+use crate::{
+    explain::{Alternative, Kind},
+    forecast::{Rates, Work},
+    ids::{NodeId, Time},
+    instance::Instance,
+    model::ModelId,
+    node::Node,
+    scheduler::Scheduler,
+};
+
+/// Nodes that are examined for a load at a time. In a larger fleet the next look goes on where this one ended.
+const MOST_CANDIDATES: usize = 32;
+/// Nodes that are passed over at a time, as they have the model, or load something.
+const MOST_PASSED_OVER: usize = 64;
+/// How much the loss of a model in memory counts, beside the time of the request that asks for another.
+const REGRET: f64 = 3.0;
+/// The same where other nodes have the model as well.
+const REGRET_OF_COPY: f64 = 0.3;
+/// How far ahead demand is foreseen, seconds.
+const FORESIGHT_SECONDS: f64 = 60.0;
+/// Of the requests that wait for a model with several copies, at most this many count for one copy.
+const WAITING_FOR_COPY: f64 = 4.0;
+const LEAST_RESIDENCE_SECONDS: f64 = 30.0;
+
+/// A node that could load a model.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadOption {
+    pub(crate) node: NodeId,
+    load: f64,
+    room: Room,
+    rates: Rates,
+    others: f64,
+}
+
+/// What must leave a node's memory, how long until it has drained, and what others lose by it.
+#[derive(Clone, Debug, Default)]
+struct Room {
+    victims: Vec<ModelId>,
+    drain: f64,
+    regret: f64,
+}
+
+/// A model that may leave a node's memory.
+struct Victim {
+    model: ModelId,
+    regret: f64,
+    drain: f64,
+    bytes: u64,
+}
+
+impl LoadOption {
+    pub(crate) fn victims(&self) -> &[ModelId] {
+        &self.room.victims
+    }
+
+    /// What it would take to load the model here and then serve a request.
+    pub(crate) fn weigh(&self, work: Work) -> Alternative {
+        let (prefill, decode) = self.rates.service(work.prompt, work.output, self.others);
+        let Room { drain, regret, .. } = self.room;
+        let (wait, load, kind) = (drain, self.load, Kind::Load);
+        Alternative { node: self.node, kind, wait, load, regret, prefill, decode, prompt: work.prompt, cached: 0.0 }
+    }
+}
+
+impl Scheduler {
+    /// Where a model could be loaded, if whoever asks may evict what has only just come or may not.
+    pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time, into: &mut Vec<LoadOption>) {
+        into.clear();
+        let shelves = &self.fleet.of(model).shelves;
+        let (count, start) = (shelves.len(), self.load_cursor % shelves.len().max(1));
+        let mut passed = 0;
+        let fits_somewhere = || shelves.iter().any(|node| !self.is_too_small(*node, model));
+        let mut knows_fit = None;
+        for step in 0..count.min(MOST_PASSED_OVER + MOST_CANDIDATES) {
+            passed = step + 1;
+            let id = shelves[(start + step) % count];
+            let node = &self.fleet[id];
+            let Some(instance) = node.instance(model) else { continue };
+            let may_load = node.load().is_none() && instance.load_again_at <= now.as_secs_f64();
+            if !may_load || instance.resident_since.is_some() {
+                continue;
+            }
+            // A model larger than any memory is tried all the same; one that fits elsewhere is loaded there.
+            if self.is_too_small(id, model) && *knows_fit.get_or_insert_with(fits_somewhere) {
+                continue;
+            }
+            let Some(room) = self.make_room(id, model, is_impatient, now) else { continue };
+            let (load, others) = (node.load_seconds(instance), f64::from(node.in_flight()));
+            into.push(LoadOption { node: id, load, room, rates: Rates::of(node, instance, self.guess), others });
+            if into.len() == MOST_CANDIDATES {
+                break;
+            }
+        }
+        if passed < count {
+            self.load_cursor = start + passed;
+        }
+    }
+
+    /// Whether a model would not even fit if it were alone there.
+    fn is_too_small(&self, node: NodeId, model: ModelId) -> bool {
+        let node = &self.fleet[node];
+        let footprint = node.instance(model).map_or(0, Instance::footprint);
+        node.budget().is_some_and(|budget| footprint > budget)
+    }
+
+    /// What has to leave a node's memory so that a model fits; `None` if it cannot be made to.
+    fn make_room(&self, id: NodeId, model: ModelId, is_impatient: bool, now: Time) -> Option<Room> {
+        let node = &self.fleet[id];
+        let (Some(budget), Some(wanted)) = (node.budget(), node.instance(model).map(Instance::footprint)) else {
+            return Some(Room::default());
+        };
+        let missing = wanted.saturating_add(node.taken_bytes()).saturating_sub(budget);
+        if missing == 0 {
+            return Some(Room::default());
+        }
+        let mut victims: Vec<Victim> = Vec::new();
+        for (model, instance) in node.residents() {
+            if !instance.is_leaving && !self.is_protected(node, model, instance, is_impatient, now) {
+                let regret = self.regret(node, model, instance, now);
+                let drain = self.drained_in(node, model, now);
+                victims.push(Victim { model, regret, drain, bytes: instance.footprint() });
+            }
+        }
+        victims.sort_by(|a, b| (a.regret + a.drain).total_cmp(&(b.regret + b.drain)));
+        let mut freed: u64 = 0;
+        let needed = victims.iter().take_while(|victim| {
+            let is_needed = freed < missing;
+            freed += if is_needed { victim.bytes } else { 0 };
+            is_needed
+        });
+        let needed = needed.count();
+        victims.truncate(needed);
+        // A model larger than the whole memory is tried in an empty one, if there is no better node.
+        if freed < missing && wanted <= budget {
+            return None;
+        }
+        Some(Room::of(victims, freed.saturating_sub(missing)))
+    }
+
+    fn is_protected(&self, node: &Node, model: ModelId, instance: &Instance, is_impatient: bool, now: Time) -> bool {
+        let (load, now) = (node.load_seconds(instance), now.as_secs_f64());
+        let resident = instance.resident_since.map_or(0.0, |since| now - since);
+        let is_young = resident < LEAST_RESIDENCE_SECONDS.max(2.0 * load);
+        let asked = self.models.get(model).demand.asked_at.map_or(f64::INFINITY, |asked| now - asked);
+        let is_unused = instance.running.is_empty() && self.queue.waiting_for(model) == 0 && asked > 2.0 * load;
+        is_young && !is_impatient && !is_unused
+    }
+
+    /// What others lose, in seconds, if a model leaves a node.
+    fn regret(&self, node: &Node, model: ModelId, instance: &Instance, now: Time) -> f64 {
+        let load = node.load_seconds(instance);
+        let coming = (FORESIGHT_SECONDS * self.models.get(model).demand.at(now.as_secs_f64())).min(1.0);
+        let waiting = self.queue.waiting_for(model) as f64;
+        match self.fleet.of(model).hosts.len() {
+            0 | 1 => REGRET * load * (coming + waiting),
+            copies => REGRET * REGRET_OF_COPY * load * (coming + waiting.min(WAITING_FOR_COPY)) / (copies as f64 - 1.0),
+        }
+    }
+}
+
+impl Room {
+    /// Of the victims only those that are needed: a small one taken first may not be needed beside a large one taken later.
+    fn of(victims: Vec<Victim>, mut spare: u64) -> Self {
+        let mut room = Self::default();
+        for victim in victims.into_iter().rev() {
+            if victim.bytes <= spare {
+                spare -= victim.bytes;
+                continue;
+            }
+            room.regret += victim.regret;
+            room.drain = room.drain.max(victim.drain);
+            room.victims.push(victim.model);
+        }
+        room
+    }
+}
