@@ -240,7 +240,8 @@ mod tests {
             requests.leave(request.request_id);
         }
         assert!(!requests.has_seen(first.request_id));
-        assert_eq!((requests.ended().ids.len(), requests.ended().order.len()), (REMEMBERED, REMEMBERED));
+        let ended = requests.ended();
+        assert_eq!((ended.ids.len(), ended.order.len()), (REMEMBERED, REMEMBERED));
     }
 
     #[test]
