@@ -12,7 +12,7 @@ const REQUEST_HEADERS: &str = "authorization, content-type, user-agent, accept, 
     x-stainless-arch, x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, x-stainless-lang, \
     x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, x-stainless-retry-count, x-stainless-runtime, \
     x-stainless-runtime-version, x-stainless-timeout";
-const RESPONSE_HEADERS: &str = "x-request-id, x-client-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, \
+const RESPONSE_HEADERS: &str = "x-request-id, request-id, x-client-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, \
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-gateway-node, x-gateway-queue-ms, x-gateway-queue-position, x-gateway-expected-ms, x-gateway-attempts";

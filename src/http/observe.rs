@@ -20,6 +20,8 @@ use crate::trace::{Closing, Trace};
 use protocol::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where Anthropic's SDKs look for it.
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -78,6 +80,9 @@ pub async fn observe(
         allowed.put(headers);
     }
     if let Ok(value) = HeaderValue::try_from(id.to_string()) {
+        if dialect == Dialect::Anthropic {
+            headers.insert(ANTHROPIC_REQUEST_ID, value.clone());
+        }
         headers.insert(REQUEST_ID, value);
     }
     if let Some(client_id) = client_id {

@@ -28,6 +28,7 @@ use super::{admin, inference, me, models, native, ops, usage};
         inference::embeddings,
         inference::responses,
         inference::messages,
+        inference::count_tokens,
         inference::chat,
         inference::generate,
         inference::embed,

@@ -21,6 +21,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(post("/v1/embeddings").route(web::post().to(inference::embeddings)))
         .service(post("/v1/responses").route(web::post().to(inference::responses)))
         .service(post("/v1/messages").route(web::post().to(inference::messages)))
+        .service(post("/v1/messages/count_tokens").route(web::post().to(inference::count_tokens)))
         .service(post("/api/chat").route(web::post().to(inference::chat)))
         .service(post("/api/generate").route(web::post().to(inference::generate)))
         .service(post("/api/embed").route(web::post().to(inference::embed)))
