@@ -115,6 +115,7 @@ impl App {
             reads: Arc::default(),
             memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
             parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
+            requests: Arc::default(),
             accounts: memory.accounts.clone(),
             broker: memory.broker.clone(),
             store: memory.store.clone(),

@@ -18,7 +18,7 @@ use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
 use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
-use crate::relay::{Meters, Relay};
+use crate::relay::{Meters, OpenRequests, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
 use crate::trace::Tracer;
 
@@ -32,6 +32,7 @@ pub(super) struct Parts {
     pub(super) reads: Arc<Reads>,
     pub(super) memory: Arc<BodyMemory>,
     pub(super) parsing: Arc<Semaphore>,
+    pub(super) requests: Arc<OpenRequests>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) broker: Option<Broker>,
     pub(super) store: Store,
@@ -96,7 +97,8 @@ impl Parts {
 
     /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.
     fn provide(&self, config: &mut ServiceConfig) {
-        let meters = Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone() };
+        let meters =
+            Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone(), requests: self.requests.clone() };
         let upstream = Upstream::new(self.config.relay.connect());
         let inference = Inference {
             relay: self.relay.clone(),

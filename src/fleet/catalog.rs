@@ -16,13 +16,46 @@ pub struct Catalog {
 #[derive(Debug, Default)]
 struct Said {
     version: Option<String>,
+    /// Unix time in milliseconds since which its state is what it is.
+    since_ms: Option<i64>,
+    /// Unix time in milliseconds of the last probe, answered or not.
+    probed_at_ms: Option<i64>,
     tags: Vec<Value>,
     loaded: Vec<Value>,
     /// An operator did something to its models: to be looked at soon.
     is_stale: bool,
 }
 
+/// What is known of a node besides its models.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeFacts {
+    /// Of its software; `None` where it did not say.
+    pub version: Option<String>,
+    /// Unix time in milliseconds since which its state is what it is; `None` before the first probe.
+    pub since_ms: Option<i64>,
+    /// Unix time in milliseconds of the last probe, answered or not.
+    pub probed_at_ms: Option<i64>,
+}
+
 impl Catalog {
+    /// What is known of a node besides its models.
+    pub fn facts(&self, node: NodeId) -> NodeFacts {
+        let facts = |said: &Said| NodeFacts {
+            version: said.version.clone(),
+            since_ms: said.since_ms,
+            probed_at_ms: said.probed_at_ms,
+        };
+        self.nodes.get(&node).map(|said| facts(&said)).unwrap_or_default()
+    }
+
+    pub(crate) fn probed(&self, node: NodeId, at_ms: i64) {
+        self.nodes.entry(node).or_default().probed_at_ms = Some(at_ms);
+    }
+
+    pub(crate) fn state_changed(&self, node: NodeId, at_ms: i64) {
+        self.nodes.entry(node).or_default().since_ms = Some(at_ms);
+    }
+
     pub(crate) fn hear_version(&self, node: NodeId, version: String) {
         self.nodes.entry(node).or_default().version = Some(version);
     }

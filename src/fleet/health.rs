@@ -11,13 +11,14 @@ use futures_util::future::join;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::condition::Condition;
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
 use super::health_settings::HealthSettings;
 use super::inquiry::{Inquiry, Sign};
 use super::kind::Kind;
 use super::upstream::{AskError, Upstream};
-use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
+use scheduler::{Event, Loaded, Model, NodeId, NodeSpec, Scheduler};
 
 /// Watches one node.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ struct State {
     /// Counts its returns: a listing that was asked for before one says nothing of the time after it.
     returns: Cell<u64>,
     came_back: Notify,
+    condition: Condition,
     /// Of a node that is no Ollama: what it offers, which is all in its memory.
     offered: RefCell<Vec<Loaded>>,
     /// The slots that the node told of.
@@ -101,6 +103,7 @@ impl Prober {
     async fn keep_probing(&self) {
         while let Some(inquiry) = self.inquiry() {
             self.probe(&inquiry).await;
+            self.look(&inquiry.endpoint.name);
             tokio::time::sleep(self.interval()).await;
         }
     }
@@ -113,6 +116,7 @@ impl Prober {
         let alive = inquiry.is_alive(sign).await;
         let heard = clock.now();
         self.context.metrics.probed(name, heard.uptime.saturating_sub(asked), heard.unix_ms);
+        self.context.catalog.probed(self.node, heard.unix_ms);
         match alive {
             Ok(alive) => {
                 self.state.sign.replace(alive.sign);
@@ -137,6 +141,18 @@ impl Prober {
                 self.state.sign.replace(Sign::Unknown);
                 self.went_silent(format!("{}: {error}", inquiry.endpoint.probed_path()));
             }
+        }
+    }
+
+    /// Tells of what the probes, or requests since the last one, have made of the node's state.
+    fn look(&self, name: &str) {
+        let state = |scheduler: &Scheduler| {
+            let (state, error) = scheduler.condition(self.node)?;
+            Some((state, error.map(str::to_owned)))
+        };
+        let Some((state, error)) = self.context.dispatcher.read(state) else { return };
+        if self.state.condition.is_new(name, state, error.as_deref()) {
+            self.context.catalog.state_changed(self.node, self.context.clock.now().unix_ms);
         }
     }
 
@@ -204,7 +220,11 @@ impl Prober {
         };
         let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
         match models {
-            Some(Ok(models)) => self.report(Event::Listed { node, models: models.into() }),
+            Some(Ok(models)) => {
+                let names = models.iter().map(|model| model.name.as_str());
+                self.state.condition.hear_models(&inquiry.endpoint.name, names);
+                self.report(Event::Listed { node, models: models.into() });
+            }
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));
             }

@@ -2,6 +2,7 @@
 //! them, and the errands done to their memory and disks.
 mod catalog;
 mod check;
+mod condition;
 mod connector;
 mod context;
 mod credentials;

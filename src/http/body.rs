@@ -93,6 +93,23 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
     }
 }
 
+/// A JSON object with the fields of `T`; no body at all stands for `{}`.
+#[derive(Clone, Debug)]
+pub struct JsonOrNothing<T>(pub T);
+
+impl<T: DeserializeOwned + 'static> FromRequest for JsonOrNothing<T> {
+    type Error = ApiError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let reading = FullBody::from_request(request, payload);
+        Box::pin(async move {
+            let body = reading.await?.0;
+            parse(if body.is_empty() { b"{}" } else { &body }).map(Self)
+        })
+    }
+}
+
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     bounds::check(body).map_err(|why| ApiError::invalid(format!("{why}.")))?;
     // serde would also take a list of the values in the order of the fields.

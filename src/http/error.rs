@@ -322,6 +322,10 @@ impl ApiError {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
             WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
             WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
+            WhyNot::Stopped(stopped) => {
+                let error = Self::new(&error_kind::STOPPED, stopped.message());
+                (error.with(|words| words.hopeless = true), Status::Cancelled)
+            }
             WhyNot::Indicted(left) => (Self::indicted(*left), Status::Refused),
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";

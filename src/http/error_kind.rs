@@ -40,6 +40,9 @@ kinds! {
     FORBIDDEN = 403 "permission_error" Some("not_allowed");
         "A user's key was sent to /admin, or the request would change the models of everybody.";
         "Use the admin key, or ask the operator.";
+    STOPPED = 403 "permission_error" Some("request_stopped");
+        "An operator, or somebody with a key of the same user, stopped the request.";
+        "Read the message: it says who and why.";
     MODEL_NOT_ALLOWED = 403 "permission_error" Some("model_not_allowed");
         "The key may not be used for this model.";
         "Choose one that GET /v1/models lists, or have `allowed_models` of the key changed.";

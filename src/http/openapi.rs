@@ -7,7 +7,7 @@ use utoipa::openapi::{RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
-use super::{admin, inference, models, native, ops, usage};
+use super::{admin, inference, me, models, native, ops, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -42,6 +42,9 @@ use super::{admin, inference, models, native, ops, usage};
         models::retrieve,
         usage::own_rows,
         usage::own_summary,
+        me::retrieve,
+        me::requests,
+        me::stop,
         admin::users::create,
         admin::users::list,
         admin::users::retrieve,
@@ -57,7 +60,9 @@ use super::{admin, inference, models, native, ops, usage};
         admin::limits::change,
         admin::nodes::list,
         admin::queue::list,
-        admin::queue::explain,
+        admin::story::explain,
+        admin::requests::list,
+        admin::requests::stop,
         admin::nodes::add,
         admin::nodes::retrieve,
         admin::nodes::change,

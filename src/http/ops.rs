@@ -105,7 +105,7 @@ pub async fn root() -> impl Responder {
 pub async fn health(lifecycle: Data<Lifecycle>) -> HttpResponse {
     let nodes = lifecycle
         .dispatcher
-        .read(|scheduler| NodeCount { healthy: scheduler.serving_nodes(), total: scheduler.nodes().len() });
+        .read(|scheduler| NodeCount { healthy: scheduler.serving_nodes(), total: scheduler.present_nodes() });
     let (code, status) =
         if nodes.healthy > 0 { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "unavailable") };
     HttpResponse::build(code).json(Health { status, nodes })

@@ -3,8 +3,8 @@ use actix_web::HttpRequest;
 use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
-use super::resource::{get, post};
-use super::{admin, docs, inference, models, native, ops, plain_words, usage};
+use super::resource::{get, post, resource};
+use super::{admin, docs, inference, me, models, native, ops, plain_words, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
@@ -37,6 +37,9 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/v1/models/{id:.+}").route(web::get().to(models::retrieve)))
         .service(get("/v1/usage").route(web::get().to(usage::own_rows)))
         .service(get("/v1/usage/summary").route(web::get().to(usage::own_summary)))
+        .service(get("/v1/me").route(web::get().to(me::retrieve)))
+        .service(get("/v1/me/requests").route(web::get().to(me::requests)))
+        .service(resource("/v1/me/requests/{request_id}", "DELETE").route(web::delete().to(me::stop)))
         .configure(admin::routes)
         .service(get("/").route(web::get().to(ops::root)))
         .service(get("/health").route(web::get().to(ops::health)))

@@ -48,7 +48,7 @@ impl PageQuery {
         self.after.as_ref().map(decode).transpose()
     }
 
-    fn page(&self) -> Result<Page, ApiError> {
+    pub(super) fn page(&self) -> Result<Page, ApiError> {
         let after = self.after()?.map(|bytes| Uuid::from_slice(&bytes).map_err(|_| bad_cursor())).transpose()?;
         Ok(Page { limit: self.limit()?, after })
     }
@@ -186,6 +186,12 @@ pub struct UsageSummary {
     data: Vec<ModelSum>,
     /// Over all models.
     total: Sum,
+}
+
+impl UsageList {
+    pub(super) fn into_data(self) -> Vec<UsageRecord> {
+        self.data
+    }
 }
 
 impl From<UsageRow> for UsageRecord {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::open_requests::OpenRequest;
 use super::work::{Spent, Work};
 use crate::dispatch::LoadCost;
 use crate::fleet::NodeEndpoint;
@@ -46,6 +47,8 @@ pub struct Admission {
 pub(super) struct Open {
     pub(super) admission: Admission,
     pub(super) reserved: Option<Reserved>,
+    /// What operators see of it, from its admission on.
+    pub(super) shown: Option<Arc<OpenRequest>>,
     /// That the admission is safe, of a stream.
     pub(super) admitted: Option<Receipt>,
     pub(super) node: Option<Arc<NodeEndpoint>>,
@@ -78,6 +81,7 @@ impl Open {
         Self {
             admission,
             reserved: None,
+            shown: None,
             admitted: None,
             node: None,
             attempts: 0,
@@ -127,6 +131,20 @@ impl Open {
             http_status: None,
             requests: 1,
         }
+    }
+
+    /// Tells whoever looks at it, once it is shown.
+    pub(super) fn show_that(&self, tell: impl FnOnce(&OpenRequest)) {
+        if let Some(shown) = &self.shown {
+            tell(shown);
+        }
+    }
+
+    /// What operators are shown of it.
+    pub(super) fn show(&self) -> Arc<OpenRequest> {
+        let Admission { request_id, access, model, endpoint, stream, received, .. } = &self.admission;
+        let who = (*request_id, access.user().shared(), access.key_id().cloned());
+        Arc::new(OpenRequest::new(who, (model.clone(), endpoint, *stream), *received, &access.revoked()))
     }
 
     /// The node may have loaded the model by itself, as the gateway did not know that it was no longer in memory.

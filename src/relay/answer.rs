@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::meter::Meter;
 use super::metered::MeteredBody;
+use super::open_requests::Stopped;
 use scheduler::Refusal;
 
 /// A node's answer.
@@ -73,6 +74,8 @@ pub enum WhyNot {
     Unrecorded,
     /// The key it came with is revoked.
     Revoked,
+    /// Somebody stopped it.
+    Stopped(Stopped),
     /// It made nodes fail that answer other requests, and is not tried again for so long.
     Indicted(Duration),
 }
@@ -85,6 +88,7 @@ impl WhyNot {
             Self::Stopping => "stopping",
             Self::Unrecorded => "storage",
             Self::Revoked => "revoked",
+            Self::Stopped(_) => "stopped",
             Self::Indicted(_) => "indicted",
         }
     }

@@ -83,12 +83,12 @@ impl Relay {
         }
         let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
         job.meter.joins(&ticket, job.endpoint);
-        let revoked = job.meter.revoked();
+        let stopped = job.meter.stop_token();
         let result = tokio::select! {
             biased;
             // First, so that what waits does not take the slot of what is ended with it.
             () = self.stop.cancelled() => Err(WhyNot::Stopping),
-            () = revoked.cancelled() => Err(WhyNot::Revoked),
+            () = stopped.cancelled() => Err(job.meter.stopped().map_or(WhyNot::Revoked, WhyNot::Stopped)),
             result = self.attempts(upstream, &mut ticket, &mut job, &case) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };

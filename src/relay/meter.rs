@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{Admission, Open};
 use super::ending::{closing, log, outcome};
+use super::open_requests::{OpenRequest, OpenRequests, Stopped};
 use super::work::Work;
 use crate::clock::Clock;
 use crate::dispatch::Ticket;
@@ -36,6 +37,8 @@ pub struct Meters {
     pub clock: Clock,
     /// Where ends are counted.
     pub metrics: Arc<Metrics>,
+    /// Where requests are shown while they are open.
+    pub requests: Arc<OpenRequests>,
 }
 
 impl Meters {
@@ -65,6 +68,9 @@ impl Meter {
         let reserved = open.admission.access.admit(need, open.admission.received)?;
         let output_cap = reserved.allowance.output.filter(|_| reserved.allowance.is_cap);
         open.reserved = Some(reserved);
+        let shown = open.show();
+        self.meters.requests.enter(shown.clone());
+        open.shown = Some(shown);
         if open.admission.stream {
             let now = self.meters.clock.now();
             open.noted = now.uptime;
@@ -86,7 +92,9 @@ impl Meter {
     /// It waits for a slot from now on.
     pub(super) fn waits(&mut self) {
         let Some(open) = &mut self.open else { return };
-        open.waiting_since = Some(self.meters.clock.uptime());
+        let now = self.meters.clock.uptime();
+        open.waiting_since = Some(now);
+        open.show_that(|shown| shown.waits(now));
     }
 
     /// Waits until the admission of a stream is safe, so that whatever a client has seen counts also after a crash. It is,
@@ -113,6 +121,7 @@ impl Meter {
         open.queued += waited;
         open.is_running = true;
         open.work.begin(now);
+        open.show_that(|shown| shown.runs(node.name.clone(), attempt, now));
         self.meters.metrics.waited(&open.admission.listed_model, waited);
         self.note();
     }
@@ -161,6 +170,7 @@ impl Meter {
         let after = at.saturating_sub(open.admission.received.uptime);
         open.first_byte = Some(after);
         open.work.first_byte(at);
+        open.show_that(OpenRequest::begins);
         self.meters.metrics.first_token(&open.admission.listed_model, after);
         self.note();
     }
@@ -175,6 +185,7 @@ impl Meter {
         if open.progress.usage.and_then(|usage| usage.load).is_none() {
             open.take_load(progress.usage);
         }
+        open.show_that(|shown| shown.progress(progress.token_chunks));
         open.progress = progress;
         if now.saturating_sub(open.noted) >= NOTE {
             self.note();
@@ -206,9 +217,15 @@ impl Meter {
         self.open.as_ref().map(Open::claim_bounds).unwrap_or_default()
     }
 
-    /// Set when the request's key is revoked.
-    pub(super) fn revoked(&self) -> CancellationToken {
-        self.open.as_ref().map_or_else(CancellationToken::new, |open| open.admission.access.revoked())
+    /// Cancelled when the request is to end: somebody stopped it, or its key is revoked.
+    pub(super) fn stop_token(&self) -> CancellationToken {
+        let Some(open) = &self.open else { return CancellationToken::new() };
+        open.shown.as_ref().map_or_else(|| open.admission.access.revoked(), |shown| shown.stop_token())
+    }
+
+    /// Who stopped it, if somebody did.
+    pub(super) fn stopped(&self) -> Option<Stopped> {
+        self.open.as_ref()?.shown.as_ref()?.stopped()
     }
 
     /// When the request came in, on the monotonic clock.
@@ -234,6 +251,7 @@ impl Meter {
             Status::Cancelled | Status::Deadline | Status::Interrupted => "cancelled",
         });
         let open = self.open.take()?;
+        open.show_that(|shown| self.meters.requests.leave(shown.request_id));
         let now = self.meters.clock.now();
         let row = UsageRow { http_status: Some(code), ..open.row(status, now) };
         self.count(&open, &row, status, code);

@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::case::Case;
 use super::meter::Meter;
+use super::open_requests::Stopped;
 use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
 use crate::fleet::{Asked, AttemptError, Evidence, Verdict, cut_short, judge};
@@ -75,8 +76,8 @@ pub struct MeteredBody {
     claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
-    /// The key that it came with is revoked.
-    revoked: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// It was stopped, or the key that it came with is revoked.
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     heard: Duration,
     /// When the scheduler was told last how far it has come.
     told: Duration,
@@ -105,7 +106,7 @@ impl MeteredBody {
     ) -> Self {
         meter.progress(stream.editor.progress());
         let now = patience.clock.uptime();
-        let revoked = Box::pin(meter.revoked().cancelled_owned());
+        let stopped = Box::pin(meter.stop_token().cancelled_owned());
         let mut body = Self {
             response: Some(stream.response),
             editor: stream.editor,
@@ -115,7 +116,7 @@ impl MeteredBody {
             claim_bounds: meter.claim_bounds(),
             meter: Some(meter),
             held: None,
-            revoked,
+            stopped,
             heard: now,
             told: now,
             patience,
@@ -176,8 +177,10 @@ impl MeteredBody {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let Some(response) = &mut self.response else { return Poll::Ready(Step::Ended) };
         let closing = self.meter.is_none();
-        if !closing && self.revoked.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Step::Failed(Vec::new(), Ending::Revoked));
+        if !closing && self.stopped.as_mut().poll(cx).is_ready() {
+            let stopped = self.meter.as_ref().and_then(Meter::stopped);
+            let ending = stopped.map_or(Ending::Revoked, |stopped| Ending::StoppedBy(stopped.message()));
+            return Poll::Ready(Step::Failed(Vec::new(), ending));
         }
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
@@ -297,6 +300,8 @@ enum Ending {
     TooLong,
     Stopped,
     Revoked,
+    /// By somebody, in these words.
+    StoppedBy(String),
 }
 
 impl Ending {
@@ -307,6 +312,7 @@ impl Ending {
     fn verdict(&self) -> (Status, Outcome, ErrorObject<'_>) {
         let kind = match self {
             Self::Revoked => "authentication_error",
+            Self::StoppedBy(_) => "permission_error",
             Self::Mistaken(_) => "invalid_request_error",
             _ => "server_error",
         };
@@ -330,6 +336,7 @@ impl Ending {
                 "The service is shutting down; the answer is incomplete. Please send the request again.",
                 "server_shutting_down",
             ),
+            Self::StoppedBy(message) => (Status::Cancelled, Outcome::Cancelled, message.as_str(), Stopped::CODE),
             Self::Revoked => (
                 Status::Cancelled,
                 Outcome::Cancelled,

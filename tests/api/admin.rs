@@ -546,17 +546,20 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
             "failed",
             "in_flight",
             "last_error",
+            "last_probe",
             "loaded",
             "loading",
             "loads",
             "models",
             "name",
             "queue",
+            "since",
             "slots",
             "source",
             "state",
             "tokens_per_second",
             "url",
+            "version",
         ];
         assert_eq!(keys(node), expected);
     }

@@ -699,3 +699,19 @@ async fn bodies_that_are_no_key_are_400_and_make_none() {
     error_of(&app.post("/admin/users/ann/keys", ADMIN_KEY, json!({})).await, 400);
     app.stop().await;
 }
+
+#[actix_rt::test]
+async fn a_key_is_rotated_without_a_body_too() {
+    let app = crate::harness::spawn_app(Vec::new()).await;
+    let old = app.user("ann").await;
+    let keys = app.get("/admin/users/ann/keys", ADMIN_KEY).await.json();
+    let path = format!("/admin/users/ann/keys/{}/rotate", keys["data"][0]["id"].as_str().unwrap());
+    let reply = app.send(actix_web::http::Method::POST, &path, Some(ADMIN_KEY), "").await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let new = reply.json()["api_key"].as_str().unwrap().to_owned();
+    assert_eq!(
+        (app.get("/v1/models", &old).await.status.as_u16(), app.get("/v1/models", &new).await.status.as_u16()),
+        (401, 200)
+    );
+    app.stop().await;
+}

@@ -36,6 +36,7 @@ mod queue;
 mod relay;
 mod reload;
 mod reports;
+mod requests;
 mod responses;
 mod roster;
 mod scheduling;

@@ -378,3 +378,49 @@ async fn an_entry_that_discovers_can_be_added_too() {
     assert_eq!(states(&app).len(), 1);
     app.stop().await;
 }
+
+#[actix_rt::test]
+async fn a_node_says_since_when_it_is_what_it_is_and_what_it_runs() {
+    let simulated = fast_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 1)]).await;
+    until_up(&app, "a").await;
+    let read = async || app.get("/admin/nodes/a", ADMIN_KEY).await.json();
+    // The prober tells right after the probe that made it so.
+    let mut up = read().await;
+    while up["since"].is_null() {
+        up = read().await;
+    }
+    assert!(up["version"].as_str().is_some_and(|version| version.contains('.')), "{up}");
+    let since = up["since"].as_str().unwrap().to_owned();
+    assert!(up["last_probe"].as_str().unwrap() >= since.as_str(), "{up}");
+
+    simulated.stop().await;
+    eventually("the node is down", || states(&app)[0].1 == NodeState::Down).await;
+    let mut down = read().await;
+    while down["since"] == since.as_str() {
+        down = read().await;
+    }
+    assert!(down["state"] == "down" && down["since"].as_str().unwrap() > since.as_str(), "{down}");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_node_that_is_given_another_address_is_not_sent_what_was_secret_before() {
+    let answers = || ScriptedNode::always(|| vec![plain(&chat_answer("hi"))]);
+    let (first, second) = (answers().await, answers().await);
+    let app = spawn_app(vec![node("idle", "http://127.0.0.1:1".into(), 1)]).await;
+    let key = app.user("ann").await;
+    add(&app, json!({"name": "b", "url": first.url(), "api_key": "secret", "headers": {"x-tenant": "lab"}})).await;
+    until_up(&app, "b").await;
+    assert_eq!(patch(&app, "b", json!({"url": format!("{}/", first.url())})).await.status, 200);
+    until_up(&app, "b").await;
+    node_of(&app, &key, "llama3.2").await;
+    assert_eq!(header_of(&first.received()[0].head, "authorization"), Some("bearer secret"), "the same machine");
+
+    assert_eq!(patch(&app, "b", json!({"url": second.url()})).await.status, 200);
+    until_up(&app, "b").await;
+    node_of(&app, &key, "llama3.2").await;
+    let head = &second.received()[0].head;
+    assert_eq!((header_of(head, "authorization"), header_of(head, "x-tenant")), (None, None));
+    app.stop().await;
+}

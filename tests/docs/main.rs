@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod errors;
 mod evidence;
+mod hostile;
 mod markdown;
 mod metrics;
 mod prose;

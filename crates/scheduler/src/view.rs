@@ -9,7 +9,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     node::Node,
-    report::NodeView,
+    report::{NodeState, NodeView},
     scheduler::Scheduler,
 };
 
@@ -117,6 +117,17 @@ impl Scheduler {
         };
         let present = self.fleet.iter().skip(first.0).take(most).filter(|node| !node.has_left);
         present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
+    }
+
+    /// Nodes that have not left.
+    pub fn present_nodes(&self) -> usize {
+        self.fleet.iter().filter(|node| !node.has_left).count()
+    }
+
+    /// A node's state and what went wrong there last; `None` once it has left.
+    pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
+        let node = self.fleet.get(node).filter(|node| !node.has_left)?;
+        Some((node.state(), node.last_error()))
     }
 
     /// Nodes that ever were in the fleet: the end of their ids.

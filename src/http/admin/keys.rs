@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::given::{ShownLimits, body_with_limits, limits_over, present};
 use crate::http::answers;
 use crate::http::auth::Admin;
-use crate::http::body::JsonObject;
+use crate::http::body::{JsonObject, JsonOrNothing};
 use crate::http::error::ApiError;
 use crate::http::time::{moment, rfc3339};
 use crate::relay::Meters;
@@ -311,10 +311,10 @@ pub async fn revoke(
 /// Rotate a key
 ///
 /// Gives the key a new secret; the one in force goes on working for `grace_seconds`. The key stays the same: its name, its
-/// end, its models and its limits.
+/// end, its models and its limits. Without a body the secret in force stops now.
 #[utoipa::path(
     post, path = "/admin/users/{id}/keys/{key_id}/rotate", tag = "admin", security(("admin_key" = [])),
-    request_body = RotateKey,
+    request_body = Option<RotateKey>,
     params(("id" = String, Path, description = "The user."), ("key_id" = String, Path, description = "The key.")),
     responses(
         (status = 200, body = CreatedKey), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
@@ -325,7 +325,7 @@ pub async fn rotate(
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     path: Path<(String, String)>,
-    JsonObject(body): JsonObject<RotateKey>,
+    JsonOrNothing(body): JsonOrNothing<RotateKey>,
 ) -> Result<Json<CreatedKey>, ApiError> {
     if body.grace_seconds > MAX_GRACE_SECONDS {
         let message = format!("`grace_seconds` must be 0 to {MAX_GRACE_SECONDS}.");

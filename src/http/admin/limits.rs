@@ -65,6 +65,12 @@ pub struct Left {
 }
 
 impl UserLimits {
+    /// As they stand, with what other gateways on the same database hold.
+    pub(in crate::http) async fn of(account: &Arc<Account>, broker: &Option<Broker>, meters: &Meters) -> Self {
+        look(broker, account).await;
+        Self::new(account, account.balance(meters.clock.now()))
+    }
+
     fn new(account: &Account, balance: Balance) -> Self {
         Self {
             user_id: account.user().as_str().to_owned(),
@@ -110,8 +116,7 @@ pub async fn retrieve(
 ) -> Result<Json<UserLimits>, ApiError> {
     let account = accounts.by_user(&id, meters.clock.now());
     let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
-    look(&broker, &account).await;
-    Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
+    Ok(Json(UserLimits::of(&account, &broker, &meters).await))
 }
 
 /// Change limits
@@ -139,6 +144,5 @@ pub async fn change(
     let terms = Terms { limits: limits_over(before.limits, body.limits())?, weight };
     let account = accounts.set_terms(&id, terms, now).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
-    look(&broker, &account).await;
-    Ok(Json(UserLimits::new(&account, account.balance(meters.clock.now()))))
+    Ok(Json(UserLimits::of(&account, &broker, &meters).await))
 }

@@ -3,10 +3,13 @@ mod given;
 pub mod keys;
 pub mod limits;
 pub mod models;
+pub mod node_fields;
 pub mod nodes;
 pub mod queue;
 pub mod reload;
+pub mod requests;
 mod routes;
+pub mod story;
 pub mod usage;
 pub mod users;
 

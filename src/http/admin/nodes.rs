@@ -1,19 +1,20 @@
 //! The nodes as the gateway sees them, and what operators do with them.
-use std::collections::BTreeMap;
-
+use actix_web::http::Uri;
+use actix_web::http::uri::{Authority, Scheme};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::given::present;
-use crate::fleet::{Discover, Listed, NodeKind, NodeSettings, Roster, RosterError, Source};
+use super::node_fields::NodeFields;
+use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
+use crate::http::time::rfc3339;
 use scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
@@ -38,6 +39,12 @@ pub struct Node {
     source: &'static str,
     /// `up`, `suspect` (on trial, or one failure outstanding), `down` or `draining` (finishes what runs, takes nothing new).
     state: &'static str,
+    /// Since when, in RFC 3339; null before the first probe.
+    since: Option<String>,
+    /// Of the node's software, as it says; null where it does not.
+    version: Option<String>,
+    /// When it was last probed, in RFC 3339, answered or not; null before the first probe.
+    last_probe: Option<String>,
     /// Requests that one loaded model takes at a time, configured or as learned so far.
     slots: u32,
     /// Requests running there.
@@ -104,7 +111,8 @@ impl LoadedModel {
 }
 
 impl Node {
-    fn new(view: NodeView, listed: Option<&Listed>, names: &ModelNames) -> Self {
+    fn new(view: NodeView, listed: Option<&Listed>, fleet: &FleetContext, names: &ModelNames) -> Self {
+        let facts = listed.map(|listed| fleet.catalog.facts(listed.id)).unwrap_or_default();
         let loaded = |loaded: Loaded| {
             let speed = view.speeds.get(&loaded.name).copied();
             LoadedModel::new(loaded, speed, names)
@@ -114,6 +122,9 @@ impl Node {
             source: listed.map_or(Source::File, |listed| listed.source).as_str(),
             name: view.name,
             state: state_name(view.state),
+            since: facts.since_ms.map(rfc3339),
+            version: facts.version,
+            last_probe: facts.probed_at_ms.map(rfc3339),
             slots: view.slots,
             in_flight: view.in_flight,
             queue: view.waiting,
@@ -147,99 +158,11 @@ pub struct AddNode {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangeNode {
-    /// Another address makes it another machine: what runs may end, and nothing is known of it.
+    /// Another address makes it another machine: what runs may end, and nothing is known of it. Its key, password and
+    /// headers are forgotten unless they are given anew.
     url: Option<String>,
     #[serde(flatten)]
     further: NodeFields,
-}
-
-/// What may be said of a node.
-#[derive(Default, Deserialize, ToSchema)]
-pub struct NodeFields {
-    /// `off`, or `dns`: a node for each address of the URL's host.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, pattern = "^(off|dns)$")]
-    discover: Option<Option<Discover>>,
-    /// `auto`: the node is asked; `ollama`; or `openai`: another server of OpenAI's API.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>, pattern = "^(auto|ollama|openai)$")]
-    kind: Option<Option<NodeKind>>,
-    /// Path that answers while an `openai` node is well.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    health_path: Option<Option<String>>,
-    /// Names that models of an `openai` node have here, and their names there.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
-    aliases: Option<Option<BTreeMap<String, String>>>,
-    /// Requests that one loaded model takes at a time; null = learned.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1024)]
-    slots: Option<Option<u32>>,
-    /// Memory for models, GB (10^9 bytes).
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<f64>)]
-    vram_gb: Option<Option<f64>>,
-    /// Sent to the node as `Authorization: Bearer`; kept in the database and never shown.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    api_key: Option<Option<String>>,
-    /// For basic authentication, instead of a key.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    username: Option<Option<String>>,
-    /// Goes with `username`; kept in the database and never shown.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<String>)]
-    password: Option<Option<String>>,
-    /// Further headers by name; kept in the database and never shown.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<BTreeMap<String, String>>)]
-    headers: Option<Option<BTreeMap<String, String>>>,
-    /// Longest wait for a connection, milliseconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    connect_ms: Option<Option<u64>>,
-    /// Longest wait for the first byte, seconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    first_byte_seconds: Option<Option<u64>>,
-    /// Longest silence within an answer, seconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    chunk_gap_seconds: Option<Option<u64>>,
-    /// Longest wait for a sign of life, milliseconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    probe_timeout_ms: Option<Option<u64>>,
-    /// Longest wait for a list of models, seconds.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
-    listing_timeout_seconds: Option<Option<u64>>,
-}
-
-impl NodeFields {
-    fn apply(self, node: &mut NodeSettings) {
-        let base = NodeSettings::new("", "");
-        fn set<T>(place: &mut T, given: Option<T>) {
-            given.into_iter().for_each(|given| *place = given);
-        }
-        set(&mut node.discover, self.discover.map(|given| given.unwrap_or(base.discover)));
-        set(&mut node.kind, self.kind.map(Option::unwrap_or_default));
-        set(&mut node.health_path, self.health_path);
-        set(&mut node.aliases, self.aliases.map(Option::unwrap_or_default));
-        set(&mut node.slots, self.slots);
-        set(&mut node.vram_gb, self.vram_gb);
-        set(&mut node.api_key, self.api_key);
-        set(&mut node.username, self.username);
-        set(&mut node.password, self.password);
-        set(&mut node.headers, self.headers.map(Option::unwrap_or_default));
-        set(&mut node.connect_ms, self.connect_ms);
-        set(&mut node.first_byte_seconds, self.first_byte_seconds);
-        set(&mut node.chunk_gap_seconds, self.chunk_gap_seconds);
-        set(&mut node.probe_timeout_ms, self.probe_timeout_ms);
-        set(&mut node.listing_timeout_seconds, self.listing_timeout_seconds);
-    }
 }
 
 /// A node that an operator did something with.
@@ -263,12 +186,17 @@ fn done(name: String, done: &'static str) -> NodeDone {
     get, path = "/admin/nodes", tag = "admin", security(("admin_key" = [])),
     responses((status = 200, body = NodeList), answers::AdminResponses),
 )]
-pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, roster: Data<Roster>) -> Json<NodeList> {
+pub async fn list(
+    _: Admin,
+    lifecycle: Data<Lifecycle>,
+    roster: Data<Roster>,
+    fleet: Data<FleetContext>,
+) -> Json<NodeList> {
     let listed = roster.list();
     let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), scheduler.queued()));
     let node = |view: NodeView| {
         let listed = listed.get(&view.name);
-        Node::new(view, listed, &lifecycle.names.get())
+        Node::new(view, listed, &fleet, &lifecycle.names.get())
     };
     Json(NodeList { object: "list", data: nodes.into_iter().map(node).collect(), queued })
 }
@@ -283,6 +211,7 @@ pub async fn retrieve(
     _: Admin,
     lifecycle: Data<Lifecycle>,
     roster: Data<Roster>,
+    fleet: Data<FleetContext>,
     name: Path<String>,
 ) -> Result<Json<Node>, ApiError> {
     let listed = roster.list();
@@ -290,7 +219,7 @@ pub async fn retrieve(
     let view = views.into_iter().find(|view| view.name == *name);
     let view = view.ok_or_else(|| ApiError::from(RosterError::Unknown(name.into_inner())))?;
     let listed = listed.get(&view.name);
-    Ok(Json(Node::new(view, listed, &lifecycle.names.get())))
+    Ok(Json(Node::new(view, listed, &fleet, &lifecycle.names.get())))
 }
 
 /// Add a node
@@ -336,11 +265,24 @@ pub async fn change(
 ) -> Result<Json<NodeDone>, ApiError> {
     let ChangeNode { url, further } = body;
     let change = |settings: &mut NodeSettings| {
-        url.into_iter().for_each(|url| settings.url = url);
+        if let Some(url) = url {
+            if origin(&url) != origin(&settings.url) {
+                // What is secret was given to the machine before; another one must not be sent it unasked.
+                (settings.api_key, settings.username, settings.password) = (None, None, None);
+                settings.headers.clear();
+            }
+            settings.url = url;
+        }
         further.apply(settings);
     };
     roster.change(&name, change).await?;
     Ok(Json(done(name.into_inner(), "changed")))
+}
+
+/// Scheme, host and port.
+fn origin(url: &str) -> Option<(Scheme, Authority)> {
+    let parts = url.parse::<Uri>().ok()?.into_parts();
+    Some((parts.scheme?, parts.authority?))
 }
 
 /// Remove a node

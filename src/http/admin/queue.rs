@@ -1,7 +1,7 @@
-//! Who waits, for what and how long still; and why a request went where it went.
+//! Who waits, for what and how long still?
 use std::time::Duration;
 
-use actix_web::web::{Data, Json, Path, Query};
+use actix_web::web::{Data, Json, Query};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
 use crate::http::ops::Lifecycle;
-use scheduler::{Alternative, Outcome, Scheduler, Step, What};
+use scheduler::{Alternative, Scheduler};
 
 /// How many of those that wait.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -102,7 +102,7 @@ pub struct Weighed {
 }
 
 impl Weighed {
-    fn new(alternative: &Alternative, scheduler: &Scheduler) -> Self {
+    pub(super) fn new(alternative: &Alternative, scheduler: &Scheduler) -> Self {
         let Alternative { node, kind, wait, load, regret, prefill, decode, prompt, cached } = *alternative;
         let rounded = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
         Self {
@@ -116,61 +116,6 @@ impl Weighed {
             decode_seconds: rounded(decode),
             prompt_tokens: prompt as u64,
             cached_tokens: cached as u64,
-        }
-    }
-}
-
-/// Why a request went where it went.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct RequestStory {
-    /// As in `x-request-id`.
-    request_id: Uuid,
-    /// Requests that waited when it came.
-    ahead: usize,
-    /// When its first token was expected, after it came; null if it was too far back to be planned.
-    expected_first_token_ms: Option<u64>,
-    /// What happened, in order; of many, the first and the last ones.
-    steps: Vec<StoryStep>,
-}
-
-/// A step on a request's way.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct StoryStep {
-    /// After the request came.
-    at_ms: u64,
-    /// `waits`, `asked_for_load`, `dispatched`, `first_byte`, `failed`, `refused` or `ended`.
-    what: &'static str,
-    /// Where, if it has a place.
-    node: Option<String>,
-    /// Which attempt was dispatched, from 1.
-    attempt: Option<u32>,
-    /// How it failed, was refused or ended.
-    why: Option<String>,
-    /// What was weighed up, the least first; at most five.
-    options: Vec<Weighed>,
-}
-
-impl StoryStep {
-    fn new(step: &Step, arrived: Duration, scheduler: &Scheduler) -> Self {
-        let (what, node, attempt, why) = match step.what {
-            What::Waits => ("waits", None, None, None),
-            What::AskedForLoad(node) => ("asked_for_load", Some(node), None, None),
-            What::Dispatched(node, attempt) => ("dispatched", Some(node), Some(attempt), None),
-            What::FirstByte => ("first_byte", None, None, None),
-            What::Failed(node, failure) => ("failed", Some(node), None, Some(failure.label().to_owned())),
-            What::Refused(reason) => ("refused", None, None, Some(reason.label().to_owned())),
-            What::Ended(Outcome::Completed) => ("ended", None, None, Some("completed".to_owned())),
-            What::Ended(Outcome::Rejected) => ("ended", None, None, Some("rejected".to_owned())),
-            What::Ended(Outcome::Cancelled) => ("ended", None, None, Some("cancelled".to_owned())),
-            What::Ended(Outcome::Failed(failure)) => ("ended", None, None, Some(failure.label().to_owned())),
-        };
-        Self {
-            at_ms: millis(step.at.saturating_sub(arrived)),
-            what,
-            node: node.and_then(|node| scheduler.node_name(node)).map(str::to_owned),
-            attempt,
-            why,
-            options: step.alternatives.iter().map(|alternative| Weighed::new(alternative, scheduler)).collect(),
         }
     }
 }
@@ -211,29 +156,5 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
             scheduling: sharing.into(),
             drain_per_second: interval.filter(|seconds| *seconds > 0.0).map(|seconds| 1.0 / seconds),
         }
-    })))
-}
-
-/// Explain a request
-///
-/// Why one of the last 2,048 requests waited, why it went to that node, and what the alternatives were expected to take.
-#[utoipa::path(
-    get, path = "/admin/requests/{request_id}", tag = "admin", security(("admin_key" = [])),
-    params(("request_id" = String, Path, description = "As in `x-request-id`.")),
-    responses((status = 200, body = RequestStory), answers::AdminResponses, answers::NotFoundResponse),
-)]
-pub async fn explain(
-    _: Admin,
-    lifecycle: Data<Lifecycle>,
-    request_id: Path<String>,
-) -> Result<Json<RequestStory>, ApiError> {
-    let unknown = || ApiError::not_found("This request is not among the last ones, or never came to the scheduler.");
-    let request_id: Uuid = request_id.parse().map_err(|_| unknown())?;
-    let story = lifecycle.dispatcher.story(request_id).ok_or_else(unknown)?;
-    Ok(Json(lifecycle.dispatcher.read(|scheduler| RequestStory {
-        request_id,
-        ahead: story.ahead,
-        expected_first_token_ms: story.expected.map(|seconds| (seconds * 1000.0).round() as u64),
-        steps: story.steps.iter().map(|step| StoryStep::new(step, story.arrived, scheduler)).collect(),
     })))
 }

@@ -1,7 +1,7 @@
 //! Which handler answers which of the operator's paths?
 use actix_web::web::{self, ServiceConfig};
 
-use super::{keys, limits, models, nodes, queue, reload, usage, users};
+use super::{keys, limits, models, nodes, queue, reload, requests, story, usage, users};
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
@@ -35,7 +35,12 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::put().to(limits::change)),
         )
         .service(get("/admin/queue").route(web::get().to(queue::list)))
-        .service(get("/admin/requests/{request_id}").route(web::get().to(queue::explain)))
+        .service(get("/admin/requests").route(web::get().to(requests::list)))
+        .service(
+            resource("/admin/requests/{request_id}", "GET, HEAD, DELETE")
+                .route(web::get().to(story::explain))
+                .route(web::delete().to(requests::stop)),
+        )
         .service(
             resource("/admin/nodes", "GET, HEAD, POST")
                 .route(web::get().to(nodes::list))

@@ -51,7 +51,11 @@ impl Node {
         self.residents().map(speed).collect()
     }
 
-    fn state(&self) -> NodeState {
+    pub(crate) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
+    }
+
+    pub(crate) fn state(&self) -> NodeState {
         match self.breaker.state() {
             NodeState::Up | NodeState::Suspect if self.is_draining => NodeState::Draining,
             state => state,
