@@ -129,7 +129,7 @@ macro_rules! inference_errors {
             /// The body is too large.
             #[response(status = 413)]
             TooLarge($body),
-            /// The body is compressed.
+            /// The body is in a coding other than gzip or zstd.
             #[response(status = 415)]
             Encoded($body),
             /// A limit of the user, or the user's share of the queue. `Retry-After` says when to come back.

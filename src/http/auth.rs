@@ -21,6 +21,10 @@ pub struct AdminKey(pub KeyDigest);
 #[derive(Clone, Debug)]
 pub struct Caller(pub Access);
 
+/// Proof that whoever calls has sent no key, or the key of a user.
+#[derive(Clone, Copy, Debug)]
+pub struct Anybody;
+
 /// Proof that the admin calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Admin;
@@ -31,6 +35,18 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         ready(caller(request))
+    }
+}
+
+impl FromRequest for Anybody {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(match key_of(request.headers()) {
+            Ok(None) => Ok(Self),
+            _ => caller(request).map(|_| Self),
+        })
     }
 }
 

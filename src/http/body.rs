@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use actix_web::http::header::CONTENT_LENGTH;
 use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpRequest};
 use futures_util::StreamExt;
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::bounds;
+use super::coding::Coding;
 use super::error::ApiError;
 use super::plain_words;
 use super::settings::ServerSettings;
@@ -26,33 +27,35 @@ pub struct FullBody(pub Bytes);
 
 /// What a request's head says of its body.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Promise(Option<usize>);
+pub(super) struct Promise {
+    /// As it is sent.
+    bytes: Option<usize>,
+    coding: Option<Coding>,
+}
 
 impl Promise {
     /// Reads the head.
     ///
     /// # Errors
-    /// When the body is compressed, or larger than `limit`.
+    /// When the body is larger than `limit`, or in a coding that is not known here.
     pub(super) fn of(request: &HttpRequest, limit: usize) -> Result<Self, ApiError> {
         let headers = request.headers();
-        if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
-            return Err(ApiError::encoded_body());
-        }
+        let coding = Coding::of(headers)?;
         let promised = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
         match promised {
             Some(promised) if promised > limit => Err(ApiError::body_too_large(limit)),
-            promised => Ok(Self(promised)),
+            bytes => Ok(Self { bytes, coding }),
         }
     }
 
-    /// Its length; zero where it is not said.
+    /// The bytes to come; zero where the head does not say.
     pub(super) fn bytes(self) -> usize {
-        self.0.unwrap_or(0)
+        self.bytes.unwrap_or(0)
     }
 
-    /// Whether it may be longer than this.
+    /// Whether the body may be longer than this.
     pub(super) fn is_more_than(self, bytes: usize) -> bool {
-        self.0.is_none_or(|promised| promised > bytes)
+        self.coding.is_some() || self.bytes.is_none_or(|promised| promised > bytes)
     }
 }
 
@@ -128,14 +131,27 @@ fn with_plain_numbers(mut value: Value) -> Value {
     value
 }
 
-/// Reads a body whole. `make_room` is asked before more than what was promised is kept, with the bytes in all.
+/// Reads a body whole, and unpacks it if need be. `make_room` is asked before more than what was promised is kept, with the
+/// bytes in all.
 pub(super) async fn read(
-    mut payload: Payload,
+    payload: Payload,
     limit: usize,
     promise: Promise,
     mut make_room: impl FnMut(usize) -> Result<(), ApiError>,
 ) -> Result<Bytes, ApiError> {
-    let promised = promise.bytes();
+    let sent = collect(payload, limit, promise.bytes(), &mut make_room).await?;
+    match promise.coding {
+        None => Ok(sent),
+        Some(coding) => coding.unpack(sent, limit, make_room).await,
+    }
+}
+
+async fn collect(
+    mut payload: Payload,
+    limit: usize,
+    promised: usize,
+    make_room: &mut impl FnMut(usize) -> Result<(), ApiError>,
+) -> Result<Bytes, ApiError> {
     let mut whole = Vec::new();
     while let Some(part) = payload.next().await {
         let part = part.map_err(|error| ApiError::invalid(format!("The request's body could not be read: {error}")))?;

@@ -13,7 +13,7 @@ use super::error::ApiError;
 use super::observe::RequestId;
 use super::serve::Inference;
 use super::settings::ServerSettings;
-use protocol::Endpoint;
+use protocol::{Endpoint, TokenCount};
 
 /// Bodies up to this size are read before the limits that need no body are looked at, so that a refusal can name the model.
 const SMALL: usize = 64 * 1024;
@@ -61,6 +61,14 @@ impl Call {
         }
         let body = self.receive(endpoint).await?;
         self.inference.serve(endpoint, self.id, self.caller, &self.http, body).await
+    }
+
+    /// Estimates the tokens of a prompt. No node is asked, nothing is charged and no row is written.
+    pub(super) async fn count_tokens(mut self) -> Result<TokenCount, ApiError> {
+        let (body, _hold) = self.receive(Endpoint::Messages).await?;
+        let count = protocol::count_tokens(&protocol::repaired(body)?)?;
+        self.inference.resolve(&count.model, &self.caller.0)?;
+        Ok(count)
     }
 
     /// Reads the body, if its user may have one more and there is room for it.

@@ -6,13 +6,11 @@ use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
-/// What Ollama allows, and what the SDKs of OpenAI and Anthropic send besides.
-const REQUEST_HEADERS: &str = "authorization, content-type, user-agent, accept, x-requested-with, openai-beta, \
-    x-api-key, api-key, anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access, x-request-id, \
-    x-stainless-arch, x-stainless-async, x-stainless-custom-poll-interval, x-stainless-helper-method, x-stainless-lang, \
-    x-stainless-os, x-stainless-package-version, x-stainless-poll-helper, x-stainless-retry-count, x-stainless-runtime, \
-    x-stainless-runtime-version, x-stainless-timeout";
-const RESPONSE_HEADERS: &str = "x-request-id, x-client-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, \
+/// Named by a browser that is on a public page and wants to reach a private network.
+const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
+const PREFLIGHT_VARY: &str = "origin, access-control-request-headers";
+const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
+const RESPONSE_HEADERS: &str = "x-request-id, request-id, x-client-request-id, openai-processing-ms, retry-after, retry-after-ms, x-should-retry, \
     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-gateway-node, x-gateway-queue-ms, x-gateway-queue-position, x-gateway-expected-ms, x-gateway-attempts";
@@ -36,8 +34,10 @@ impl Allowed {
 
     /// Puts the headers on any answer, an error too: without them a page cannot even read why.
     pub(super) fn put(self, headers: &mut HeaderMap) {
+        // A preflight's answer varies with the headers that were asked for, whatever the origin.
         if self.0 != "*" {
-            headers.append(header::VARY, HeaderValue::from_static("origin"));
+            let varies = if headers.contains_key(header::VARY) { PREFLIGHT_VARY } else { "origin" };
+            headers.insert(header::VARY, HeaderValue::from_static(varies));
         }
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, self.0);
         headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(RESPONSE_HEADERS));
@@ -45,15 +45,21 @@ impl Allowed {
 }
 
 /// The answer to a browser that asks before it sends; without a key, as browsers send none then.
-pub(super) fn preflight(request: &ServiceRequest) -> Option<HttpResponse> {
-    let asks =
-        request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-    let header = |name: HeaderName, value: &'static str| (name, HeaderValue::from_static(value));
-    asks.then(|| {
-        HttpResponse::NoContent()
-            .insert_header(header(header::ACCESS_CONTROL_ALLOW_METHODS, METHODS))
-            .insert_header(header(header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS))
-            .insert_header(header(header::ACCESS_CONTROL_MAX_AGE, "86400"))
-            .finish()
-    })
+/// Any header that the page asks for may be sent: no cookie is among them, and nodes receive none that is not known.
+pub(super) fn preflight(request: &ServiceRequest, private_network: bool) -> Option<HttpResponse> {
+    let headers = request.headers();
+    if request.method() != Method::OPTIONS || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return None;
+    }
+    let mut answer = HttpResponse::NoContent();
+    answer.insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS)));
+    answer.insert_header((header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("86400")));
+    if let Some(asked) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        answer.insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone()));
+        answer.insert_header((header::VARY, HeaderValue::from_static("access-control-request-headers")));
+    }
+    if private_network && headers.get(REQUEST_PRIVATE_NETWORK).is_some_and(|asked| asked == "true") {
+        answer.insert_header((ALLOW_PRIVATE_NETWORK, HeaderValue::from_static("true")));
+    }
+    Some(answer.finish())
 }

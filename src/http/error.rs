@@ -156,10 +156,10 @@ impl ApiError {
         Self::new(&error_kind::BODY_TOO_LARGE, message)
     }
 
-    /// 415: bodies come as they are.
-    pub fn encoded_body() -> Self {
-        let message = "Compressed request bodies are not taken; send the body without Content-Encoding.";
-        Self::new(&error_kind::ENCODED_BODY, message)
+    /// 415: the body is in a coding that is not known here.
+    pub fn unknown_coding() -> Self {
+        let message = "The request's body is in a coding that is not known here. Send it as it is, or in gzip or zstd.";
+        Self::new(&error_kind::UNKNOWN_CODING, message)
     }
 
     /// 409: it is there already.

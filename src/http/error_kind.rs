@@ -67,9 +67,9 @@ kinds! {
     BODY_TOO_LARGE = 413 "invalid_request_error" Some("request_too_large");
         "The body is larger than `server.max_body_bytes`.";
         "Send less: fewer or smaller images as a rule.";
-    ENCODED_BODY = 415 "invalid_request_error" Some("unsupported_encoding");
-        "The body is compressed.";
-        "Send it without `Content-Encoding`.";
+    UNKNOWN_CODING = 415 "invalid_request_error" Some("unsupported_encoding");
+        "`Content-Encoding` names a coding other than gzip or zstd, or several.";
+        "Send the body as it is, or in gzip or zstd.";
     MAKES_NODES_FAIL = 422 "invalid_request_error" Some("request_makes_nodes_fail");
         "This very request made nodes fail, again and again, while they answered other requests. It is not tried again for \
          up to five minutes, and carries `x-should-retry: false`.";

@@ -1,5 +1,8 @@
 //! The routes that make a node work, as clients and the OpenAPI document see them.
 use actix_web::HttpResponse;
+use actix_web::web::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::answers;
 use super::auth::Caller;
@@ -94,6 +97,27 @@ pub async fn responses(call: Call) -> Result<HttpResponse, ApiError> {
 )]
 pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
     call.serve(Endpoint::Messages).await
+}
+
+/// Token counts (Anthropic)
+///
+/// How many tokens the prompt of a message has, about. No node is asked, and nothing is charged.
+#[utoipa::path(
+    post, path = "/v1/messages/count_tokens", tag = "inference", security(("user_key" = [])),
+    request_body(content = serde_json::Value, description = "As for `/v1/messages`; `model` and `messages` are needed.",
+        example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
+    responses((status = 200, description = "The estimate.", body = InputTokens), answers::AnthropicErrors),
+)]
+pub async fn count_tokens(call: Call) -> Result<Json<InputTokens>, ApiError> {
+    let count = call.count_tokens().await?;
+    Ok(Json(InputTokens { input_tokens: count.input_tokens }))
+}
+
+/// How long a prompt is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct InputTokens {
+    /// Tokens, estimated from the length of the text.
+    input_tokens: u64,
 }
 
 /// Chat (Ollama)

@@ -7,6 +7,7 @@ mod body;
 mod body_memory;
 mod bounds;
 mod call;
+mod coding;
 mod cors;
 mod counters;
 mod docs;

@@ -6,7 +6,7 @@ use actix_web::web::{Bytes, Data, Json};
 use serde_json::{Map, Value, json};
 
 use super::answers;
-use super::auth::Caller;
+use super::auth::{Anybody, Caller};
 use super::body::FullBody;
 use super::error::ApiError;
 use super::error_kind;
@@ -19,6 +19,8 @@ use protocol::repaired;
 
 /// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
+/// What is said while no node has told its version; its API is the one that is spoken here.
+const ASSUMED_VERSION: &str = "0.33.0";
 const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 
 /// List models (Ollama)
@@ -69,10 +71,25 @@ pub async fn ps(fleet: Data<FleetContext>, Caller(access): Caller) -> Json<Value
 
 /// Version (Ollama)
 ///
-/// The oldest version among the nodes; without a key, as clients ask for it first.
-#[utoipa::path(get, path = "/api/version", tag = "inference", responses((status = 200, body = serde_json::Value)))]
-pub async fn version(fleet: Data<FleetContext>) -> Json<Value> {
-    Json(json!({ "version": fleet.catalog.version().unwrap_or_else(|| "0.0.0".to_owned()) }))
+/// The oldest version among the nodes. It needs no key, as clients ask for it first; a wrong key is refused, as some
+/// applications check their connection by this path alone.
+#[utoipa::path(
+    get, path = "/api/version", tag = "inference",
+    responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
+)]
+pub async fn version(fleet: Data<FleetContext>, _: Anybody) -> Json<Value> {
+    Json(json!({ "version": fleet.catalog.version().unwrap_or_else(|| ASSUMED_VERSION.to_owned()) }))
+}
+
+/// Status (Ollama)
+///
+/// Ollama's cloud is not used.
+#[utoipa::path(
+    get, path = "/api/status", tag = "inference",
+    responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
+)]
+pub async fn status(_: Anybody) -> Json<Value> {
+    Json(json!({ "cloud": { "disabled": true, "source": "config" } }))
 }
 
 /// Show a model (Ollama)

@@ -2,7 +2,7 @@
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -20,6 +20,8 @@ use crate::trace::{Closing, Trace};
 use protocol::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Where Anthropic's SDKs look for it.
+const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
@@ -43,6 +45,10 @@ pub async fn observe(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     normalise(&mut request);
+    // HEAD is answered as GET is; the server leaves the body out by itself, as it goes by what was received.
+    if request.method() == Method::HEAD {
+        request.head_mut().method = Method::GET;
+    }
     let id = Uuid::now_v7();
     request.extensions_mut().insert(RequestId(id));
     let meters = request.app_data::<Data<Meters>>().cloned();
@@ -54,9 +60,11 @@ pub async fn observe(
     }
     let client_id = client_id(request.headers());
     let dialect = Dialect::of_path(request.path());
-    let origins = request.app_data::<Data<ServerSettings>>().map_or(&[][..], |settings| &settings.cors_origins);
+    let settings = request.app_data::<Data<ServerSettings>>();
+    let origins = settings.map_or(&[][..], |settings| &settings.cors_origins);
+    let private_network = settings.is_some_and(|settings| settings.cors_private_network);
     let allowed = Allowed::of(&request, origins);
-    let mut response = match allowed.as_ref().and_then(|_| preflight(&request)) {
+    let mut response = match allowed.as_ref().and_then(|_| preflight(&request, private_network)) {
         Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),
         None => in_words_of(dialect, next.call(request).await?),
     };
@@ -78,6 +86,9 @@ pub async fn observe(
         allowed.put(headers);
     }
     if let Ok(value) = HeaderValue::try_from(id.to_string()) {
+        if dialect == Dialect::Anthropic {
+            headers.insert(ANTHROPIC_REQUEST_ID, value.clone());
+        }
         headers.insert(REQUEST_ID, value);
     }
     if let Some(client_id) = client_id {

@@ -1,21 +1,12 @@
 //! How is a path answered for a method that it does not have?
+use actix_web::Resource;
 use actix_web::web;
-use actix_web::{FromRequest, Handler, Resource, Responder};
 
 use super::error::ApiError;
 
-/// A path for GET and HEAD.
-pub(super) fn readable<F, Args>(path: &str, handler: F) -> Resource
-where
-    F: Handler<Args> + Clone,
-    Args: FromRequest + 'static,
-    F::Output: Responder + 'static,
-{
-    resource(path, "GET, HEAD").route(web::get().to(handler.clone())).route(web::head().to(handler))
-}
-
+/// A path that is read. HEAD arrives as GET.
 pub(super) fn get(path: &str) -> Resource {
-    resource(path, "GET")
+    resource(path, "GET, HEAD")
 }
 
 pub(super) fn post(path: &str) -> Resource {

@@ -3,7 +3,7 @@ use actix_web::HttpRequest;
 use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
-use super::resource::{get, post, readable};
+use super::resource::{get, post};
 use super::{admin, docs, inference, models, native, ops, plain_words, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
@@ -21,13 +21,15 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(post("/v1/embeddings").route(web::post().to(inference::embeddings)))
         .service(post("/v1/responses").route(web::post().to(inference::responses)))
         .service(post("/v1/messages").route(web::post().to(inference::messages)))
+        .service(post("/v1/messages/count_tokens").route(web::post().to(inference::count_tokens)))
         .service(post("/api/chat").route(web::post().to(inference::chat)))
         .service(post("/api/generate").route(web::post().to(inference::generate)))
         .service(post("/api/embed").route(web::post().to(inference::embed)))
         .service(post("/api/embeddings").route(web::post().to(inference::embed_one)))
-        .service(readable("/api/tags", native::tags))
+        .service(get("/api/tags").route(web::get().to(native::tags)))
         .service(get("/api/ps").route(web::get().to(native::ps)))
-        .service(readable("/api/version", native::version))
+        .service(get("/api/version").route(web::get().to(native::version)))
+        .service(get("/api/status").route(web::get().to(native::status)))
         .service(post("/api/show").route(web::post().to(native::show)))
         .configure(refused)
         .service(get("/v1/models").route(web::get().to(models::list)))
@@ -36,10 +38,10 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/v1/usage").route(web::get().to(usage::own_rows)))
         .service(get("/v1/usage/summary").route(web::get().to(usage::own_summary)))
         .configure(admin::routes)
-        .service(readable("/", ops::root))
-        .service(readable("/health", ops::health))
-        .service(readable("/health/live", ops::live))
-        .service(readable("/health/ready", ops::ready))
+        .service(get("/").route(web::get().to(ops::root)))
+        .service(get("/health").route(web::get().to(ops::health)))
+        .service(get("/health/live").route(web::get().to(ops::live)))
+        .service(get("/health/ready").route(web::get().to(ops::ready)))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
         .configure(docs::routes)
         .default_service(web::to(unknown_path));

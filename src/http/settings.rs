@@ -32,6 +32,9 @@ pub struct ServerSettings {
     /// Origins whose pages may call the API from a browser; `"*"` = any, `[]` = none. `/admin` is never open to
     /// them. Default `["*"]`.
     pub cors_origins: Vec<String>,
+    /// Whether pages of public sites may reach a gateway on a private network, which Chromium asks for first. Default
+    /// `false`.
+    pub cors_private_network: bool,
     /// How long running requests may continue after SIGTERM, seconds; 0 = they are ended at once. Default `120`.
     pub drain_seconds: u64,
 }
@@ -59,6 +62,7 @@ impl Default for ServerSettings {
             trusted_networks: Vec::new(),
             guesses_per_minute: 10,
             cors_origins: vec!["*".to_owned()],
+            cors_private_network: false,
             drain_seconds: 120,
         }
     }

@@ -23,8 +23,11 @@ const COLUMNS: &str = "request_id, user_id, key_id, created_at_ms, day, model, e
     prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, load_ms, \
     prefill_ms, decode_ms, code, limit_name, http_status, requests";
 const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-/// Statements for more rows are seldom the same twice; each that is kept takes memory.
-const KEPT_ROWS: usize = 4;
+/// Rows, and likewise notes, of the texts whose prepared statements are kept. A group between two of these sizes repeats its
+/// last row, which does nothing the second time: preparing a statement of its own costs several times that.
+const ROW_SIZES: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
+/// Fewer, because a text has one for each of rows, notes and notes that go.
+const NOTE_SIZES: &[usize] = &[1, 4, 16, 64];
 
 /// What goes into one transaction.
 #[derive(Clone, Copy)]
@@ -34,6 +37,38 @@ struct Group<'a> {
     notes: &'a [(Uuid, String)],
     /// Requests whose notes are to go.
     gone: &'a [Uuid],
+}
+
+/// How many rows, notes and notes that go the text of a group has places for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Places {
+    rows: usize,
+    notes: usize,
+    gone: usize,
+    /// Whether the same text is likely to come again.
+    is_common: bool,
+}
+
+impl Places {
+    /// For so many rows, notes, and notes that go.
+    fn of(counts: [usize; 3]) -> Self {
+        let size = |count: usize, sizes: &[usize]| match count {
+            0 => Some(0),
+            _ => sizes.iter().copied().find(|size| count <= *size),
+        };
+        let [rows, notes, gone] = counts;
+        let sizes = (size(rows, ROW_SIZES), size(notes, NOTE_SIZES), size(gone, NOTE_SIZES));
+        match sizes {
+            (Some(rows), Some(notes), Some(gone)) => Self { rows, notes, gone, is_common: true },
+            _ => Self { rows, notes, gone, is_common: false },
+        }
+    }
+}
+
+/// The items, of which the last one is repeated until all places are taken.
+fn padded<T>(items: &[T], places: usize) -> impl Iterator<Item = &T> {
+    debug_assert!(items.len() <= places && (places == 0 || !items.is_empty()));
+    items.iter().chain(items.last().into_iter().cycle()).take(places)
 }
 
 /// The writer's connection.
@@ -69,9 +104,9 @@ impl Committer {
                 Some(connection) => connection,
                 None => pool.acquire().await.map_err(failed)?,
             };
-            let query = sqlx::query(AssertSqlSafe(text(group, sums)));
-            let query = query.persistent(group.rows.len() <= KEPT_ROWS && group.notes.is_empty());
-            match bind(query, group).execute(&mut *connection).await {
+            let places = Places::of([group.rows.len(), group.notes.len(), group.gone.len()]);
+            let query = sqlx::query(AssertSqlSafe(text(places, sums))).persistent(places.is_common);
+            match bind(query, group, places).execute(&mut *connection).await {
                 Ok(_) => Ok(connection),
                 Err(error) => {
                     // It may be in the middle of a transaction.
@@ -90,30 +125,30 @@ fn failed(error: sqlx::Error) -> DbErr {
 }
 
 /// The statements of a transaction.
-fn text(group: Group<'_>, sums: Option<&(&'static str, String)>) -> String {
-    let Group { rows, notes, gone } = group;
-    let mut text = String::with_capacity(1_024 + rows.len() * (ROW.len() + 2));
+fn text(places: Places, sums: Option<&(&'static str, String)>) -> String {
+    let Places { rows, notes, gone, .. } = places;
+    let mut text = String::with_capacity(1_024 + rows * (ROW.len() + 2));
     text.push_str("BEGIN IMMEDIATE");
-    if !rows.is_empty() {
+    if rows > 0 {
         if let Some((before, _)) = sums {
             // Writing to a `String` cannot fail.
             let _ = write!(text, "; {before}");
         }
         let _ = write!(text, "; INSERT INTO usage ({COLUMNS}) VALUES ");
-        repeat(&mut text, ROW, rows.len());
+        repeat(&mut text, ROW, rows);
         text.push_str(" ON CONFLICT DO NOTHING");
         if let Some((_, after)) = sums {
             let _ = write!(text, "; {after}");
         }
     }
-    if !notes.is_empty() {
+    if notes > 0 {
         text.push_str("; INSERT INTO running (request_id, row) VALUES ");
-        repeat(&mut text, "(?, ?)", notes.len());
+        repeat(&mut text, "(?, ?)", notes);
         text.push_str(" ON CONFLICT (request_id) DO UPDATE SET row = excluded.row");
     }
-    if !gone.is_empty() {
+    if gone > 0 {
         text.push_str("; DELETE FROM running WHERE request_id IN (");
-        repeat(&mut text, "?", gone.len());
+        repeat(&mut text, "?", gone);
         text.push(')');
     }
     text.push_str("; COMMIT");
@@ -131,9 +166,9 @@ fn repeat(text: &mut String, part: &str, times: usize) {
 
 type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
 
-fn bind<'q>(mut query: Bound<'q>, group: Group<'q>) -> Bound<'q> {
+fn bind<'q>(mut query: Bound<'q>, group: Group<'q>, places: Places) -> Bound<'q> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    for row in group.rows {
+    for row in padded(group.rows, places.rows) {
         query = query
             .bind(row.request_id)
             .bind(row.user.clone())
@@ -160,10 +195,10 @@ fn bind<'q>(mut query: Bound<'q>, group: Group<'q>) -> Bound<'q> {
             .bind(row.http_status.map(i32::from))
             .bind(signed(row.requests));
     }
-    for (request_id, note) in group.notes {
+    for (request_id, note) in padded(group.notes, places.notes) {
         query = query.bind(*request_id).bind(note.as_str());
     }
-    group.gone.iter().fold(query, |query, request_id| query.bind(*request_id))
+    padded(group.gone, places.gone).fold(query, |query, request_id| query.bind(*request_id))
 }
 
 /// A row as the text of a note.
@@ -174,4 +209,82 @@ fn note_text(row: &UsageRow) -> Result<(Uuid, String), StoreError> {
     let row = row.clone().into_model();
     let text = serde_json::to_string(&row).map_err(|error| DbErr::Custom(error.to_string()))?;
     Ok((row.request_id, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::{ConnectionTrait, Statement};
+
+    use super::*;
+    use crate::store::database::Store;
+    use crate::store::settings::DatabaseSettings;
+    use crate::store::usage_row::Reason;
+
+    fn row(request_id: Uuid) -> UsageRow {
+        UsageRow {
+            request_id,
+            user: "ann".into(),
+            key: None,
+            created_at_ms: 1_790_000_000_000,
+            day: 20_717,
+            model: "m".to_owned(),
+            endpoint: "/v1/chat/completions".into(),
+            node: None,
+            stream: false,
+            status: "completed".into(),
+            prompt_tokens: 10,
+            completion_tokens: 1,
+            tokens_from: "reported".into(),
+            attempts: 1,
+            queue_ms: 0,
+            time_to_first_token_ms: None,
+            duration_ms: 1,
+            load_ms: None,
+            prefill_ms: None,
+            decode_ms: None,
+            reason: Reason::default(),
+            http_status: None,
+            requests: 1,
+        }
+    }
+
+    fn rows(count: usize) -> Vec<UsageRow> {
+        (0..count).map(|_| row(Uuid::now_v7())).collect()
+    }
+
+    #[test]
+    fn most_groups_share_a_text_and_at_most_half_as_many_rows_are_padding() {
+        let places = |rows, notes, gone| Places::of([rows, notes, gone]);
+        assert_eq!(places(5, 0, 2), Places { rows: 6, notes: 0, gone: 4, is_common: true });
+        assert_eq!(places(65, 3, 0), Places { rows: 65, notes: 3, gone: 0, is_common: false });
+        assert_eq!(places(3, 65, 0), Places { rows: 3, notes: 65, gone: 0, is_common: false });
+        for count in 1..=64_usize {
+            assert!((count..=count + count / 2).contains(&places(count, 0, 0).rows), "{count}");
+        }
+    }
+
+    #[actix_rt::test]
+    async fn groups_of_every_size_are_written_and_summed_up_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
+        let mut committer = Committer::new(store.local.clone());
+        let (mut written, mut running) = (0, 0);
+        for count in 1..=70 {
+            let (noted, kept) = (rows(count), rows(3));
+            let notes = NoteBatch { notes: [&noted[..], &kept].concat(), ..NoteBatch::default() };
+            committer.commit(&[], &notes).await.unwrap();
+            let gone = NoteBatch { gone: noted.iter().map(|row| row.request_id).collect(), ..NoteBatch::default() };
+            committer.commit(&noted, &gone).await.unwrap();
+            (written, running) = (written + count as i64, running + 3);
+        }
+        let counts = "SELECT (SELECT count(*) FROM usage), (SELECT sum(requests) FROM usage_rollups), \
+             (SELECT sum(prompt_tokens) FROM usage_rollups), (SELECT count(*) FROM running)";
+        let statement = Statement::from_string(store.db.get_database_backend(), counts);
+        let found = store.db.query_one_raw(statement).await.unwrap().unwrap();
+        let found: [i64; 4] = std::array::from_fn(|column| found.try_get_by_index(column).unwrap());
+        assert_eq!(found, [written, written, 10 * written, running]);
+        drop(committer);
+        store.close().await;
+    }
 }

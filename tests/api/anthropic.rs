@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use crate::dialects::{
     assert_answers_as_the_node, assert_row_is_as_the_node_counted, directly, named_events_of, spawn_over, types, with,
 };
-use crate::harness::{Reply, TestDatabase, each_at_once, eventually, fast_node, node, spawn_app_with, stream_body};
+use crate::harness::{
+    Reply, TestDatabase, each_at_once, eventually, fast_node, node, spawn_app, spawn_app_with, stream_body,
+};
 
 const PATH: &str = "/v1/messages";
 
@@ -23,7 +25,9 @@ fn streamed(prompt: &str) -> Value {
 fn anthropic_error(reply: &Reply, status: u16, kind: &str) -> String {
     assert_eq!(reply.status, status, "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("application/json"));
-    uuid::Uuid::parse_str(reply.header("x-request-id").expect("a request id")).unwrap();
+    let id = reply.header("request-id").expect("an id where Anthropic's SDKs look for it");
+    assert_eq!(reply.header("x-request-id"), Some(id));
+    uuid::Uuid::parse_str(id).unwrap();
     let whole = reply.json();
     let message = whole["error"]["message"].as_str().unwrap_or_else(|| panic!("no message: {whole}")).to_owned();
     assert_eq!(whole, json!({"type": "error", "error": {"type": kind, "message": message}}));
@@ -152,7 +156,7 @@ async fn every_error_of_messages_is_in_anthropics_envelope() {
     anthropic_error(&app.send(Method::POST, PATH, None, body("hi").to_string()).await, 401, "authentication_error");
     let missing = app.post(PATH, &key, with(body("hi"), "model", json!("nothere"))).await;
     assert!(anthropic_error(&missing, 404, "not_found_error").contains("nothere"));
-    anthropic_error(&app.post("/v1/messages/count_tokens", &key, body("hi")).await, 404, "not_found_error");
+    anthropic_error(&app.post("/v1/messages/batches", &key, body("hi")).await, 404, "not_found_error");
     let wrong_method = app.get(PATH, &key).await;
     anthropic_error(&wrong_method, 405, "invalid_request_error");
     assert_eq!(wrong_method.header("allow"), Some("POST"));
@@ -175,6 +179,29 @@ async fn every_error_of_messages_is_in_anthropics_envelope() {
     simulated.stop().await;
     eventually("the node is down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes()) == 0).await;
     anthropic_error(&app.post(PATH, &key, body("hi")).await, 503, "overloaded_error");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn tokens_are_counted_without_a_node_and_for_nothing() {
+    let simulated = fast_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
+    let key = app.user_with("ann", json!({"tokens_per_minute": 30})).await;
+    let count = async |prompt: &str| {
+        let asked = json!({"model": "llama3.2", "messages": [{"role": "user", "content": prompt}]});
+        let reply = app.post("/v1/messages/count_tokens", &key, asked).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()["input_tokens"].as_u64().unwrap()
+    };
+    let short = count("Why is the sky blue?").await;
+    let long = count(&"Why is the sky blue? ".repeat(100)).await;
+    assert!((3..30).contains(&short) && (300..1500).contains(&long), "{short}, {long}");
+    assert!(simulated.requests().is_empty() && app.rows(&key).await.is_empty());
+
+    let unknown = json!({"model": "none", "messages": [{"role": "user", "content": "hi"}]});
+    anthropic_error(&app.post("/v1/messages/count_tokens", &key, unknown).await, 404, "not_found_error");
+    let none = app.post("/v1/messages/count_tokens", &key, json!({"model": "llama3.2"})).await;
+    anthropic_error(&none, 400, "invalid_request_error");
     app.stop().await;
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::dialects::{assert_row_is_as_the_node_counted, directly, last_seen, lines_of, spawn_over, timeless, with};
 use crate::harness::{
-    Reply, TestApp, TestDatabase, answer_of, client, each_at_once, eventually, fast_node, node, spawn_app,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, answer_of, client, each_at_once, eventually, fast_node, node, spawn_app,
     spawn_app_with, stream_body,
 };
 use crate::scripted::{ScriptedNode, Step};
@@ -253,7 +253,7 @@ async fn nothing_else_under_api_is_there_and_none_of_it_reaches_a_node() {
     let simulated = fast_node().await;
     let app = spawn_over(&simulated).await;
     let key = app.user("ann").await;
-    for path in ["/api/nothing", "/api/status", "/api/chat/x", "/api/", "/api", "/api/signout", "/api/me"] {
+    for path in ["/api/nothing", "/api/chat/x", "/api/", "/api", "/api/signout", "/api/me"] {
         for method in [Method::GET, Method::POST, Method::DELETE] {
             let reply = app.send(method.clone(), path, Some(&key), "").await;
             error_string(&reply, 404);
@@ -501,8 +501,22 @@ async fn the_door_and_the_version_are_open_and_the_lists_take_a_key() {
     let said = crate::harness::read(client().get(simulated.url() + "/api/version").send().await.unwrap()).await;
 
     assert_eq!(app.send(Method::GET, "/api/version", None, "").await.json(), said.json());
+    let wrong = app.get("/api/version", "sk-of-nobody").await;
+    error_string(&wrong, 401);
+    assert_eq!(app.get("/api/status", &key).await.json()["cloud"]["disabled"], true);
     assert!(app.send(Method::GET, "/", None, "").await.text().contains("Ollama is running"));
-    for (path, key) in [("/", None), ("/api/version", None), ("/api/tags", Some(key.as_str()))] {
+    let own = Some(key.as_str());
+    for (path, key) in [
+        ("/", None),
+        ("/api/version", None),
+        ("/api/tags", own),
+        ("/api/ps", own),
+        ("/v1/models", own),
+        ("/v1/models/llama3.2", own),
+        ("/v1/usage", own),
+        ("/admin/nodes", Some(ADMIN_KEY)),
+        ("/openapi.json", None),
+    ] {
         let head = app.send(Method::HEAD, path, key, "").await;
         assert_eq!((head.status.as_u16(), head.body.len()), (200, 0), "{path}");
     }
@@ -522,7 +536,8 @@ async fn a_gateway_that_has_heard_of_no_node_still_answers_the_lists() {
 
     assert!(names(&app.get("/api/tags", &key).await).is_empty());
     assert!(names(&app.get("/api/ps", &key).await).is_empty());
-    assert!(app.get("/api/version", &key).await.json()["version"].is_string());
+    let version = app.get("/api/version", &key).await.json()["version"].as_str().unwrap().to_owned();
+    assert!(!version.starts_with("0.0."), "some clients refuse to talk to so old a server: {version}");
     for (path, asked) in [("/api/chat", body("hi")), ("/api/show", body("hi"))] {
         let reply = app.post(path, &key, asked).await;
         error_string(&reply, 503);

@@ -242,10 +242,15 @@ async fn a_page_of_any_origin_may_ask_and_a_preflight_needs_no_key() {
         for method in ["get", "head", "post", "options"] {
             assert!(list("access-control-allow-methods").contains(&method.to_owned()), "{method}");
         }
-        for header in OPENAI_HEADERS.split_ascii_whitespace().chain(OTHER_HEADERS.split(' ')) {
-            assert!(list("access-control-allow-headers").contains(&header.to_owned()), "{header}");
-        }
+        assert_eq!(list("access-control-allow-headers"), ["authorization", "content-type"], "as it asked");
+        assert!(reply.header("access-control-allow-private-network").is_none());
     }
+    let names: Vec<&str> =
+        OPENAI_HEADERS.split_ascii_whitespace().chain(OTHER_HEADERS.split(' ')).chain(["x-of-some-plugin"]).collect();
+    let names = names.join(",");
+    let asking = [preflight(ORIGIN.1)[0], preflight(ORIGIN.1)[1], ("access-control-request-headers", names.as_str())];
+    let reply = app.send_with(Method::OPTIONS, CHAT, &asking, "").await;
+    assert_eq!(reply.header("access-control-allow-headers"), Some(names.as_str()));
     assert!(simulated.requests().is_empty());
     app.stop().await;
 }
@@ -307,6 +312,21 @@ async fn no_page_may_call_the_admin() {
         }
     }
     app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_public_page_may_reach_a_private_network_only_if_the_operator_says_so() {
+    let simulated = fast_node().await;
+    for may in [false, true] {
+        let change = |config: &mut Config| config.server.cors_private_network = may;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), change).await;
+        let asking =
+            [preflight(ORIGIN.1)[0], preflight(ORIGIN.1)[1], ("access-control-request-private-network", "true")];
+        let reply = app.send_with(Method::OPTIONS, CHAT, &asking, "").await;
+        assert_eq!(reply.status, 204);
+        assert_eq!(reply.header("access-control-allow-private-network"), may.then_some("true"));
+        app.stop().await;
+    }
 }
 
 async fn spawn_for(simulated: &SimNode, origins: &[&str]) -> TestApp {

@@ -65,6 +65,15 @@ free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
 
+# Runs what leaves a server behind: a step ends when nobody holds its output any more, which the server would for ever.
+without_pipes() {
+    local path
+    for path in /proc/"$BASHPID"/fd/*; do
+        if ((${path##*/} > 2)); then eval "exec ${path##*/}>&-"; fi
+    done
+    "$@"
+}
+
 # One server for the whole run.
 need_postgres() {
     if [[ ${SKIP_POSTGRES:-} == 1 || -n ${TEST_POSTGRES_URL:-} ]]; then return; fi
@@ -79,7 +88,8 @@ need_postgres() {
         port=$(free_port)
         # Every test has a database and pools of its own, and many tests run at a time.
         options="-h 127.0.0.1 -p $port -k $postgres_data -F -c max_connections=400"
-        if as_postgres pg_ctl -D "$postgres_data" -l "$postgres_data/log" -o "$options" -w -t 60 start >"$scratch/start.log"; then
+        if (without_pipes as_postgres pg_ctl -D "$postgres_data" -l "$postgres_data/log" -o "$options" -w -t 60 start) \
+            >"$scratch/start.log" 2>&1; then
             export TEST_POSTGRES_URL=postgres://postgres@127.0.0.1:$port/postgres
             return
         fi

@@ -7,17 +7,17 @@ use crate::http::resource::{get, post, resource};
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
     config
         .service(
-            resource("/admin/users", "GET, POST")
+            resource("/admin/users", "GET, HEAD, POST")
                 .route(web::get().to(users::list))
                 .route(web::post().to(users::create)),
         )
         .service(
-            resource("/admin/users/{id}", "GET, DELETE")
+            resource("/admin/users/{id}", "GET, HEAD, DELETE")
                 .route(web::get().to(users::retrieve))
                 .route(web::delete().to(users::delete)),
         )
         .service(
-            resource("/admin/users/{id}/keys", "GET, POST")
+            resource("/admin/users/{id}/keys", "GET, HEAD, POST")
                 .route(web::get().to(keys::list))
                 .route(web::post().to(keys::create)),
         )
@@ -30,17 +30,19 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
         .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
         .service(get("/admin/usage").route(web::get().to(usage::report)))
         .service(
-            resource("/admin/users/{id}/limits", "GET, PUT")
+            resource("/admin/users/{id}/limits", "GET, HEAD, PUT")
                 .route(web::get().to(limits::retrieve))
                 .route(web::put().to(limits::change)),
         )
         .service(get("/admin/queue").route(web::get().to(queue::list)))
         .service(get("/admin/requests/{request_id}").route(web::get().to(queue::explain)))
         .service(
-            resource("/admin/nodes", "GET, POST").route(web::get().to(nodes::list)).route(web::post().to(nodes::add)),
+            resource("/admin/nodes", "GET, HEAD, POST")
+                .route(web::get().to(nodes::list))
+                .route(web::post().to(nodes::add)),
         )
         .service(
-            resource("/admin/nodes/{name}", "GET, PATCH, DELETE")
+            resource("/admin/nodes/{name}", "GET, HEAD, PATCH, DELETE")
                 .route(web::get().to(nodes::retrieve))
                 .route(web::patch().to(nodes::change))
                 .route(web::delete().to(nodes::remove)),
