@@ -201,10 +201,20 @@ impl World {
                 it.running.clear();
                 it.loading.clear();
             }
-            Step::Database { is_up } => self.is_up = is_up,
+            Step::Database { is_up } => self.set_database(is_up),
             Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
         }
         self.check();
+    }
+
+    /// When the database is back, every gateway is soon heard again. One that were heard only when its patience is over, while
+    /// another was heard just in time, would be counted out while it runs.
+    fn set_database(&mut self, is_up: bool) {
+        let is_back = is_up && !self.is_up;
+        self.is_up = is_up;
+        for gateway in (0..GATEWAYS).filter(|_| is_back) {
+            self.beat(gateway, false, true);
+        }
     }
 
     /// Time passes. A gateway that the database would hear says that it lives as often as it must; whoever is not heard
