@@ -376,6 +376,11 @@ def node():
         graph("Since the last probe", "More than a few seconds means that the gateway hangs.",
               [("time() - max by (node) (" + series("gateway_node_last_probe_timestamp_seconds", NODE) + ")", "{{node}}")],
               SECONDS, line=thresholds((10, "red"))),
+        graph("Not believed", "What the node said and cannot be, in the interval: entries of its lists of models, and token counts.",
+              [("sum by (node) (" + increase("gateway_node_listing_entries_skipped_total", NODE, window="$__rate_interval") + ")",
+                "{{node}} entries"),
+               ("(sum by (node) (" + increase("gateway_usage_claims_corrected_total", NODE, window="$__rate_interval")
+                + ")) or vector(0)", "{{node}} token counts")], "none", bars=True, stack=True),
     ], [NODE_VARIABLE])
 
 

@@ -264,12 +264,13 @@ def test_exactly_the_limit_gets_through_when_all_come_at_once(gateway):
             except openai.RateLimitError:
                 outcomes.append("refused")
 
-        threads = [threading.Thread(target=one) for _ in range(20)]
+        # Ten refusals a minute have a row each.
+        threads = [threading.Thread(target=one) for _ in range(15)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sorted(outcomes) == ["completed"] * 5 + ["refused"] * 15
+        assert sorted(outcomes) == ["completed"] * 5 + ["refused"] * 10
         assert sorted(statuses(gateway, key)) == sorted(outcomes)
 
 

@@ -23,7 +23,8 @@ use_after_free.enabled = false
 # A cursor is one that was given out and CSV has none, a key's end lies in the future, a node is one that is there, and its
 # address can be reached: no form of them tells.
 BEYOND_FORM = [
-    "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "POST /admin/users/{id}/keys",
+    "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "GET /admin/requests",
+    "POST /admin/users/{id}/keys",
     "PATCH /admin/users/{id}/keys/{key_id}",
     "POST /admin/nodes", "PATCH /admin/nodes/{name}",
     "POST /admin/models/pull", "POST /admin/models/load", "POST /admin/models/unload", "DELETE /admin/models/{model}",

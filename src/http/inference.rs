@@ -104,7 +104,7 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 /// How many tokens the prompt of a message has, about. No node is asked, and nothing is charged.
 #[utoipa::path(
     post, path = "/v1/messages/count_tokens", tag = "inference", security(("user_key" = [])),
-    request_body(content = serde_json::Value, description = "As for `/v1/messages`; `model` and `messages` are needed.",
+    request_body(content = ref("#/components/schemas/MessagePrompt"), description = "As for `/v1/messages`; `model` and `messages` are needed.",
         example = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "Why is the sky blue?"}]})),
     responses((status = 200, description = "The estimate.", body = InputTokens), answers::AnthropicErrors),
 )]

@@ -1,9 +1,9 @@
 //! The OpenAPI document: every route, both kinds of key, every error.
 use std::collections::BTreeMap;
 
-use utoipa::openapi::schema::Schema;
+use utoipa::openapi::schema::{Schema, SchemaType, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{RefOr, Required};
+use utoipa::openapi::{Content, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
@@ -99,12 +99,32 @@ impl Modify for Requests {
         document.components.get_or_insert_default().schemas.extend(schemas);
         let operations = document.paths.paths.values_mut().filter_map(|path| path.post.as_mut());
         for body in operations.filter_map(|operation| operation.request_body.as_mut()) {
-            // utoipa knows this of a type, but not of a reference.
-            if let RefOr::T(body) = body {
-                body.required.get_or_insert(Required::True);
+            let RefOr::T(body) = body else { continue };
+            // utoipa describes a body that may be absent as one that may be `null`.
+            let may_be_absent = body.content.values_mut().filter_map(schema_of).any(unwrap_optional);
+            if may_be_absent {
+                body.required = Some(Required::False);
             }
+            // It knows this of a type, but not of a reference.
+            body.required.get_or_insert(Required::True);
         }
     }
+}
+
+fn schema_of(content: &mut RefOr<Content>) -> Option<&mut RefOr<Schema>> {
+    let RefOr::T(content) = content else { return None };
+    content.schema.as_mut()
+}
+
+/// Puts the schema of `T` in the place of that of `Option<T>`. Whether it was one.
+fn unwrap_optional(schema: &mut RefOr<Schema>) -> bool {
+    let RefOr::T(Schema::OneOf(choice)) = schema else { return false };
+    let [value, RefOr::T(Schema::Object(other))] = choice.items.as_slice() else { return false };
+    if other.schema_type != SchemaType::Type(Type::Null) {
+        return false;
+    }
+    *schema = value.clone();
+    true
 }
 
 struct Keys;

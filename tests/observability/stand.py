@@ -81,7 +81,8 @@ class Broken(http.server.BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     said = {"/api/version": {"version": "0.0.0"}, "/api/ps": {"models": [{"name": CURSED, "model": CURSED, "size_vram": 1}]},
-            "/api/tags": {"models": [{"name": CURSED, "model": CURSED, "size": 1, "digest": "0", "modified_at": ""}]}}
+            "/api/tags": {"models": [{"name": CURSED, "model": CURSED, "size": 1, "digest": "0", "modified_at": ""},
+                                      {"name": 5}]}}
 
     def do_GET(self):
         self.answer(200, self.said.get(self.path, {}))
@@ -177,7 +178,7 @@ def stand(seconds: float = 20.0):
             [tools.prometheus("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
              f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log"))
         stood = Stand(gateway, f"http://127.0.0.1:{port}")
-        for name, limits in [("ann", {}), ("bob", {}), ("carl", {"requests_per_minute": 5}), ("dora", {})]:
+        for name, limits in [("ann", {}), ("bob", {}), ("carl", {"requests_per_minute": 5}), ("dora", {}), ("eve", {})]:
             body = {"user_id": name, "requests_per_minute": None, "tokens_per_day": None} | limits
             stood.keys[name] = gateway.admin("POST", "/users", json=body).json()["api_key"]
         wait_until("Prometheus has seen the gateway", lambda: scraped(stood), seconds=30)
@@ -211,7 +212,7 @@ def load(stood: Stand, doomed: subprocess.Popen, seconds: float):
     """More clients than slots, for so long; a third in, a node dies."""
     stood.began = time.time()
     until = time.monotonic() + seconds
-    behaviours = ([("ann", True)] * 4 + [("bob", False)] * 4 + [("dora", True)] * 2 + [("carl", False), ("dora", False)])
+    behaviours = ([("ann", True)] * 4 + [("bob", False)] * 4 + [("dora", True)] * 2 + [("carl", False), ("dora", False), ("eve", False)])
     clients = [threading.Thread(target=client, args=(stood, number, user, stream, until))
                for number, (user, stream) in enumerate(behaviours)]
     for each in clients:
@@ -230,7 +231,8 @@ def client(stood: Stand, number: int, user: str, stream: bool, until: float):
         session.headers["Authorization"] = f"Bearer {stood.keys[user]}"
         while time.monotonic() < until:
             model = NOBODY_HAS if dice.random() < 0.05 else dice.choice(list(MODELS))
-            if (user, stream) == ("dora", False):
+            # Two, as the failures of one alone may be that user's own doing.
+            if (user, stream) in [("dora", False), ("eve", False)]:
                 model = CURSED
             chat(stood, session, model, stream, f"{dice.random()} [[n={dice.randint(10, 60)}]]")
             if not stream and user != "bob":

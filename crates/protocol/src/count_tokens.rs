@@ -1,9 +1,9 @@
 //! How many tokens would a prompt in Anthropic's dialect take? Estimated here: no node is asked.
+use std::borrow::Cow;
+
 use super::endpoint::Endpoint;
-use super::field::{BadRequest, bad, field};
-use super::json::Object;
-use super::prompt;
-use super::tally::USUAL_BYTES_PER_TOKEN;
+use super::field::BadRequest;
+use super::request::InferenceRequest;
 
 /// The answer to `POST /v1/messages/count_tokens`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,23 +14,26 @@ pub struct TokenCount {
     pub input_tokens: u64,
 }
 
-/// Estimates the prompt of a body that is that of `/v1/messages` but for `max_tokens`.
+/// Estimates the prompt of a body that is that of `/v1/messages`, but may lack `max_tokens`.
 ///
 /// # Errors
-/// [`BadRequest`] where it is none.
+/// [`BadRequest`] where `/v1/messages` would refuse it.
 pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
-    let object = Object::parse(body)
-        .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
-    let model: Option<String> = field(&object, "model", "a string")?;
-    let model = model.filter(|model| !model.is_empty()).ok_or_else(|| bad("model", "`model` is missing"))?;
-    let bound = prompt::measure(Endpoint::Messages, &object)?.bound;
-    Ok(TokenCount { model, input_tokens: (bound / USUAL_BYTES_PER_TOKEN).max(1) })
+    let request = InferenceRequest::parse(Endpoint::Messages, &with_max_tokens(body))?;
+    Ok(TokenCount { input_tokens: request.prompt_estimate().max(1), model: request.model })
+}
+
+/// The body with a `max_tokens` in front, which one of its own replaces.
+fn with_max_tokens(body: &[u8]) -> Cow<'_, [u8]> {
+    match body.trim_ascii_start().strip_prefix(b"{") {
+        Some(rest) if !rest.trim_ascii_start().starts_with(b"}") => Cow::Owned([br#"{"max_tokens":1,"#, rest].concat()),
+        _ => Cow::Borrowed(body),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::InferenceRequest;
 
     #[test]
     fn the_estimate_is_that_of_the_limits() {
