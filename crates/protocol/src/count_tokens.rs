@@ -1,8 +1,10 @@
 //! How many tokens would a prompt in Anthropic's dialect take? Estimated here: no node is asked.
 use std::borrow::Cow;
 
+use serde::Deserialize;
+
 use super::endpoint::Endpoint;
-use super::field::BadRequest;
+use super::field::{BadRequest, bad};
 use super::request::InferenceRequest;
 
 /// The answer to `POST /v1/messages/count_tokens`.
@@ -20,7 +22,34 @@ pub struct TokenCount {
 /// [`BadRequest`] where `/v1/messages` would refuse it.
 pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
     let request = InferenceRequest::parse(Endpoint::Messages, &with_max_tokens(body))?;
+    // A node would tell; here nobody else looks.
+    let _: Prompt = serde_json::from_slice(body)
+        .map_err(|error| bad("messages", format!("`messages` are not understood: {error}")))?;
     Ok(TokenCount { input_tokens: request.prompt_estimate().max(1), model: request.model })
+}
+
+/// What must be there for a prompt to be one.
+#[derive(Deserialize)]
+struct Prompt {
+    #[serde(rename = "messages")]
+    _messages: Vec<Message>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(rename = "role")]
+    _role: String,
+    #[serde(rename = "content")]
+    _content: Content,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Content {
+    #[expect(dead_code, reason = "only its form counts")]
+    Text(String),
+    #[expect(dead_code, reason = "only its form counts")]
+    Blocks(Vec<serde_json::Map<String, serde_json::Value>>),
 }
 
 /// The body with a `max_tokens` in front, which one of its own replaces.
@@ -48,9 +77,15 @@ mod tests {
 
     #[test]
     fn what_is_no_prompt_is_refused() {
-        for body in
-            ["", "[]", "{}", r#"{"model":"","messages":[]}"#, r#"{"model":"m"}"#, r#"{"model":"m","messages":[{}]}"#]
-        {
+        for body in [
+            "",
+            "[]",
+            "{}",
+            r#"{"model":"","messages":[]}"#,
+            r#"{"model":"m"}"#,
+            r#"{"model":"m","messages":[{}]}"#,
+            r#"{"model":"m","messages":[{"role":"user","content":null}]}"#,
+        ] {
             assert!(count_tokens(body.as_bytes()).is_err(), "{body}");
         }
     }
