@@ -1,11 +1,14 @@
 //! How many tokens would a prompt in Anthropic's dialect take? Estimated here: no node is asked.
-use std::borrow::Cow;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::endpoint::Endpoint;
-use super::field::{BadRequest, bad};
-use super::request::InferenceRequest;
+use super::field::{BadRequest, bad, field};
+use super::json::Object;
+use super::prompt;
+use super::tally::USUAL_BYTES_PER_TOKEN;
 
 /// The answer to `POST /v1/messages/count_tokens`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,16 +22,20 @@ pub struct TokenCount {
 /// Estimates the prompt of a body that is that of `/v1/messages`, but may lack `max_tokens`.
 ///
 /// # Errors
-/// [`BadRequest`] where `/v1/messages` would refuse it.
+/// [`BadRequest`] where it is none.
 pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
-    let request = InferenceRequest::parse(Endpoint::Messages, &with_max_tokens(body))?;
-    // A node would tell; here nobody else looks.
+    let object = Object::parse(body)
+        .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
+    let model: Option<String> = field(&object, "model", "a string")?;
+    let model = model.filter(|model| !model.is_empty()).ok_or_else(|| bad("model", "`model` is missing"))?;
+    let bound = prompt::measure(Endpoint::Messages, &object)?.bound;
+    // A node would refuse other messages; here nobody else looks.
     let _: Prompt = serde_json::from_slice(body)
-        .map_err(|error| bad("messages", format!("`messages` are not understood: {error}")))?;
-    Ok(TokenCount { input_tokens: request.prompt_estimate().max(1), model: request.model })
+        .map_err(|error| bad("messages", format!("`messages` cannot be understood: {error}")))?;
+    Ok(TokenCount { model, input_tokens: (bound / USUAL_BYTES_PER_TOKEN).max(1) })
 }
 
-/// What must be there for a prompt to be one.
+/// What every prompt has. Only its form is looked at, and nothing of it is kept: a body may be large.
 #[derive(Deserialize)]
 struct Prompt {
     #[serde(rename = "messages")]
@@ -38,31 +45,84 @@ struct Prompt {
 #[derive(Deserialize)]
 struct Message {
     #[serde(rename = "role")]
-    _role: String,
+    _role: Text,
     #[serde(rename = "content")]
     _content: Content,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Content {
-    #[expect(dead_code, reason = "only its form counts")]
-    Text(String),
-    #[expect(dead_code, reason = "only its form counts")]
-    Blocks(Vec<serde_json::Map<String, serde_json::Value>>),
+/// A string.
+struct Text;
+
+/// A string, or a list of objects.
+struct Content;
+
+/// An object.
+struct Block;
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyText;
+        impl Visitor<'_> for AnyText {
+            type Value = Text;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Text, E> {
+                Ok(Text)
+            }
+        }
+        deserializer.deserialize_str(AnyText)
+    }
 }
 
-/// The body with a `max_tokens` in front, which one of its own replaces.
-fn with_max_tokens(body: &[u8]) -> Cow<'_, [u8]> {
-    match body.trim_ascii_start().strip_prefix(b"{") {
-        Some(rest) if !rest.trim_ascii_start().starts_with(b"}") => Cow::Owned([br#"{"max_tokens":1,"#, rest].concat()),
-        _ => Cow::Borrowed(body),
+impl<'de> Deserialize<'de> for Content {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct TextOrBlocks;
+        impl<'de> Visitor<'de> for TextOrBlocks {
+            type Value = Content;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string or a list of blocks")
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Content, E> {
+                Ok(Content)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut blocks: A) -> Result<Content, A::Error> {
+                while let Some(Block) = blocks.next_element()? {}
+                Ok(Content)
+            }
+        }
+        deserializer.deserialize_any(TextOrBlocks)
+    }
+}
+
+impl<'de> Deserialize<'de> for Block {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AnyObject;
+        impl<'de> Visitor<'de> for AnyObject {
+            type Value = Block;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a block")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Block, A::Error> {
+                while members.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Block)
+            }
+        }
+        deserializer.deserialize_map(AnyObject)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::InferenceRequest;
 
     #[test]
     fn the_estimate_is_that_of_the_limits() {
