@@ -7,6 +7,7 @@ use utoipa::openapi::{Content, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
+use super::events::{ChangeRecord, EndRecord, LiveFleet, LiveSnapshot};
 use super::{admin, inference, me, models, native, ops, usage};
 
 #[derive(OpenApi)]
@@ -59,6 +60,7 @@ use super::{admin, inference, me, models, native, ops, usage};
         admin::limits::retrieve,
         admin::limits::change,
         admin::nodes::list,
+        admin::events::listen,
         admin::queue::list,
         admin::story::explain,
         admin::requests::list,
@@ -81,7 +83,9 @@ use super::{admin, inference, me, models, native, ops, usage};
         ops::ready,
         ops::metrics,
     ),
-    components(schemas(ErrorBody, OllamaErrorBody, AnthropicErrorBody)),
+    components(schemas(
+        ErrorBody, OllamaErrorBody, AnthropicErrorBody, LiveSnapshot, LiveFleet, ChangeRecord, EndRecord
+    )),
     modifiers(&Keys, &Requests),
 )]
 struct Document;

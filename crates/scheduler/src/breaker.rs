@@ -25,6 +25,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     accusations::Accusations,
     failure::Failure,
+    health_log::BreakerPhase,
     ids::{RequestId, Time},
     report::{NodeState, Transitions},
 };
@@ -103,6 +104,15 @@ impl Breaker {
             State::HalfOpen { .. } => NodeState::Suspect,
             State::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
             State::Closed => NodeState::Up,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> BreakerPhase {
+        match self.state {
+            State::Unseen => BreakerPhase::Unseen,
+            State::Closed => BreakerPhase::Closed,
+            State::Open { .. } => BreakerPhase::Open,
+            State::HalfOpen { .. } => BreakerPhase::HalfOpen,
         }
     }
 
