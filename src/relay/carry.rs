@@ -173,7 +173,7 @@ impl Relay {
                 Ok(Err(error)) => error,
                 // The core has already requeued the request.
                 Ok(Ok(_)) | Err(_) => {
-                    let silent = AttemptError::new(Failure::Silent, "no token in far longer than it should need");
+                    let silent = AttemptError::new(Failure::Silent, "no token for far longer than expected");
                     self.note_failure(job, &node, &silent);
                     silent_on.push(grant.node);
                     if let Err(Interruption::Refused(refusal)) = result {

@@ -187,7 +187,7 @@ impl MeteredBody {
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
         {
-            let detail = "no token in far longer than it should need".to_owned();
+            let detail = "no token for far longer than expected".to_owned();
             return Poll::Ready(Step::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
         }
         // A node that never pauses would keep the deadlines below from being checked.
