@@ -118,7 +118,7 @@ impl Roster {
     ) -> (Arc<Self>, mpsc::Receiver<Watch>) {
         let mut sources = Sources::new(file);
         if let Err(error) = sources.read(&store).await {
-            tracing::warn!(%error, "the database's nodes could not be read: only those of gateway.yaml are used for now");
+            tracing::warn!(%error, "the database's nodes could not be read: only those of gateway.yaml are used");
         }
         // Nothing receives watches yet, so the channel must have room for all of them.
         let (watches, wanted) = mpsc::channel(WATCHES + sources.desired().len());

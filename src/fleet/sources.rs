@@ -140,7 +140,7 @@ impl Sources {
     fn tell_of_shadowed(&mut self) {
         let shadowed: BTreeSet<String> = self.added.keys().filter(|name| self.is_in_file(name)).cloned().collect();
         for name in shadowed.difference(&self.shadowed) {
-            tracing::warn!(node = name, "gateway.yaml and the database both have this node: gateway.yaml takes precedence");
+            tracing::warn!(node = name, "gateway.yaml and the database both have this node: gateway.yaml wins");
         }
         self.shadowed = shadowed;
     }
