@@ -122,7 +122,8 @@ pub struct Ended<'a> {
 impl Metrics {
     /// Declares every family, with the series of the `routes` that make nodes work, the main one first.
     ///
-    /// # Errors Two families have the same name, which a test rules out.
+    /// # Errors
+    /// Two families have the same name, which a test rules out.
     pub fn new(settings: &MetricsSettings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {

@@ -53,7 +53,8 @@ impl Default for LogSettings {
 impl LogSettings {
     /// Which events are written.
     ///
-    /// # Errors Why the level is not valid.
+    /// # Errors
+    /// Why the level is not valid.
     pub fn filter(&self) -> Result<Targets, String> {
         if !self.level.chars().all(|letter| letter == ' ' || letter.is_ascii_graphic()) {
             return Err("a level must be printable ASCII".to_owned());

@@ -59,7 +59,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// Creates and fills the database.
 ///
-/// # Errors The database fails.
+/// # Errors
+/// The database fails.
 pub async fn fill(amounts: &Amounts) -> Result<(), DbErr> {
     let mut options = ConnectOptions::new(match amounts.url.strip_prefix("sqlite:") {
         Some(_) => format!("{}?mode=rwc", amounts.url),

@@ -15,7 +15,8 @@ const MODELS: &str = r#"{"object":"list","data":[{"id":"fake","object":"model","
 
 /// Serves for ever.
 ///
-/// # Errors The address cannot be used.
+/// # Errors
+/// The address cannot be used.
 pub async fn serve(listen: &str) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     loop {

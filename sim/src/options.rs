@@ -35,7 +35,8 @@ pub(crate) struct RequestOptions {
 impl RequestOptions {
     /// Reads them as Ollama does: unknown names are ignored.
     ///
-    /// # Errors 500 for a value of the wrong type, although the mistake is the client's.
+    /// # Errors
+    /// 500 for a value of the wrong type, although the mistake is the client's.
     pub(crate) fn read(options: &Map<String, Value>) -> Result<Self, ApiError> {
         let mut read = Self::default();
         for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {

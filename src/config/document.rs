@@ -73,7 +73,8 @@ impl<T> fmt::Debug for Document<T> {
 /// [`PREFIX`]. `check` then checks the whole for what types cannot express. Settings in `renamed` may be given under
 /// their old names.
 ///
-/// # Errors Every mistake of every source: those of the file in the order of its lines, then those of the environment.
+/// # Errors
+/// Every mistake of every source: those of the file in the order of its lines, then those of the environment.
 pub fn load<T: Serialize + DeserializeOwned + Default>(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,

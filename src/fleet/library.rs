@@ -73,7 +73,8 @@ impl Upstream {
 
     /// Makes a node delete a model from its disk.
     ///
-    /// # Errors Why the model was not deleted.
+    /// # Errors
+    /// Why the model was not deleted.
     pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
         let body = json!({ "model": model });
         self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
@@ -81,7 +82,8 @@ impl Upstream {
 
     /// Makes a node load a model within `deadline`, or unload it.
     ///
-    /// # Errors Why that was not done.
+    /// # Errors
+    /// Why that was not done.
     pub async fn set_loaded(
         &self,
         node: &Arc<NodeEndpoint>,

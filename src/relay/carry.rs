@@ -70,7 +70,8 @@ impl Relay {
 
     /// Takes a request to a node and returns its answer.
     ///
-    /// # Errors [`CarryError`] if no node gave a complete plain answer, or the first byte of a stream.
+    /// # Errors
+    /// [`CarryError`] if no node gave a complete plain answer, or the first byte of a stream.
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
         let now = self.clock.uptime();

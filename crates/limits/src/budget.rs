@@ -117,7 +117,8 @@ impl Budget {
 
     /// Admits a request and reserves what it needs.
     ///
-    /// # Errors [`Exceeded`] if the request does not fit a limit; nothing is reserved then.
+    /// # Errors
+    /// [`Exceeded`] if the request does not fit a limit; nothing is reserved then.
     pub fn admit(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
         let allowance = need.allowance(self.room(limits, need, now)?);
         Ok((self.take(limits, need, allowance, now), allowance))

@@ -88,14 +88,16 @@ impl Place {
 impl InferenceRequest {
     /// Reads a body.
     ///
-    /// # Errors [`BadRequest`] if no node could answer it.
+    /// # Errors
+    /// [`BadRequest`] if no node could answer it.
     pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, BadRequest> {
         Self::parse_for(endpoint, body, None)
     }
 
     /// Reads a body whose model may be named by the path instead.
     ///
-    /// # Errors [`BadRequest`] if no node could answer it.
+    /// # Errors
+    /// [`BadRequest`] if no node could answer it.
     pub fn parse_for(endpoint: Endpoint, body: &[u8], deployment: Option<&str>) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
