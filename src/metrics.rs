@@ -70,7 +70,7 @@ const ENDS: [(&str, &str); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsSettings {
-    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Anybody who can reach `/metrics` can read the
     /// names. Default `off`.
     pub user_label: UserLabel,
     /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
@@ -336,7 +336,7 @@ impl Metrics {
         self.families.rollup_mismatches.set(wrong as f64);
     }
 
-    /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
+    /// A limit of a user or key refused a request; `limit` is its name in the configuration.
     pub fn rate_limited(&self, limit: &str) {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }

@@ -34,7 +34,7 @@ pub struct Load {
     /// Ask for streams of this many chunks
     #[arg(long)]
     chunks: Option<u64>,
-    /// Milliseconds between them
+    /// Milliseconds between two chunks
     #[arg(long, default_value_t = 0)]
     pause: u64,
 }

@@ -1,4 +1,4 @@
-//! A person or a program with a key, and the limits they live under.
+//! A person or a program with keys, and its limits.
 use sea_orm::entity::prelude::*;
 use serde::Deserialize;
 
