@@ -37,8 +37,8 @@ impl Condition {
         let now: BTreeSet<String> = names.map(str::to_owned).collect();
         let mut known = self.models.borrow_mut();
         if let Some(before) = &*known {
-            tell(node, now.difference(before), "models are new on the node");
-            tell(node, before.difference(&now), "models are gone from the node");
+            tell(node, now.difference(before), "the node has new models");
+            tell(node, before.difference(&now), "the node no longer has these models");
         }
         *known = Some(now);
     }
