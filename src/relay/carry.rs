@@ -159,6 +159,7 @@ impl Relay {
                 continue;
             };
             job.meter.granted(&node, grant.attempt);
+            // A plain answer shows no tokens: if its client leaves, the pace tells what the node has written.
             if !job.stream {
                 job.meter.paced(ticket.pace());
             }
@@ -168,6 +169,7 @@ impl Relay {
                 result = self.attempt(upstream, &node, job) => Ok(result),
             };
             let error = match result {
+                // From its first byte on a stream is never retried, so the core must agree before the client sees it.
                 Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt) => {
                     return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
                 }

@@ -153,6 +153,7 @@ impl Budget {
         if need.smallest() <= left {
             return Ok(left - need.prompt);
         }
+        // Running requests may release what they reserved; what is settled stays used until midnight.
         Err(if need.smallest() <= limit.saturating_sub(self.settled) {
             Exceeded::TokensReserved { limit, left, retry_after: RESERVED_RETRY }
         } else {
@@ -219,6 +220,7 @@ impl Budget {
     pub fn settle(&mut self, reservation: Reservation, tokens: u64, now: Moment) {
         self.advance(now);
         self.running = self.running.saturating_sub(1);
+        // A request counts towards the day of its admission, even if another day has begun.
         if reservation.day == self.day {
             self.reserved = self.reserved.saturating_sub(reservation.tokens);
             self.settled = self.settled.saturating_add(tokens);
