@@ -225,7 +225,7 @@ impl Check<'_> {
         }
         if config.server.body_memory_bytes < config.server.max_body_bytes {
             let message = "expected at least `server.max_body_bytes`";
-            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be taken");
+            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be accepted");
         }
         self.admin();
         self.peppers();
@@ -310,7 +310,7 @@ impl Check<'_> {
     fn nodes(&mut self) {
         let nodes = &self.document.value.nodes;
         if nodes.is_empty() {
-            self.wrong("nodes", "there is no node", "name at least one Ollama machine");
+            self.wrong("nodes", "no node is configured", "name at least one Ollama machine");
         }
         for (index, node) in nodes.iter().enumerate() {
             let path = |key: &str| format!("nodes[{index}].{key}");

@@ -223,7 +223,7 @@ impl Core {
 
     fn send(&self, errand: Errand) {
         if self.errands.try_send(errand).is_err() {
-            tracing::error!("nobody loads models: the loader is gone or stuck");
+            tracing::error!("models cannot be loaded: the loader has ended or is stuck");
         }
     }
 }

@@ -170,7 +170,7 @@ impl Lines {
             }
             match next_chunk(&mut self.response, PULL_PATIENCE).await.map_err(|error| error.detail)? {
                 Some(chunk) => self.held.extend_from_slice(&chunk),
-                None => return Err("the node ended the pull before its success".to_owned()),
+                None => return Err("the node ended the pull before it succeeded".to_owned()),
             }
         }
     }

@@ -325,7 +325,7 @@ impl Roster {
         let (id, dispatcher) = (known.id, &self.context.dispatcher);
         if known.desired.is_draining != desired.is_draining {
             dispatcher.report(Event::Drain { node: id, on: desired.is_draining });
-            tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drained or back");
+            tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drain state changed");
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {

@@ -122,7 +122,7 @@ fn unfinished<'a>(endpoint: Endpoint, object: &Object<'a>) -> Result<Vec<Missing
         Endpoint::ChatCompletions | Endpoint::Completions => {
             let choices = object.present("choices").map_or("[]", RawValue::get);
             let choices: Vec<&RawValue> =
-                serde_json::from_str(choices).map_err(|_| "the choices are of another kind".to_owned())?;
+                serde_json::from_str(choices).map_err(|_| "`choices` is not a list of choices".to_owned())?;
             let mut ends = Vec::new();
             for choice in choices {
                 ends.extend(missing(

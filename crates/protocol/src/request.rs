@@ -192,7 +192,7 @@ impl InferenceRequest {
         };
         let options = Object::parse(raw.get().as_bytes()).map_err(|_| bad("options", "`options` must be an object"))?;
         if options.keys().count() > MAX_OPTIONS {
-            return Err(bad("options", format!("at most {MAX_OPTIONS} options are taken")));
+            return Err(bad("options", format!("at most {MAX_OPTIONS} options are accepted")));
         }
         stripped::check_options(&options)?;
         if options.keys().filter(|name| *name == "num_predict").count() > 1 {
