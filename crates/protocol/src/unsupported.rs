@@ -21,11 +21,7 @@ const CHAT: &[UnsupportedField] = &[
         harmless: is_one,
         why: "a node gives one choice; send as many requests as you want choices",
     },
-    UnsupportedField {
-        field: "functions",
-        harmless: is_empty,
-        why: "nodes only know `tools`, which replaced it",
-    },
+    UnsupportedField { field: "functions", harmless: is_empty, why: "nodes only know `tools`, which replaced it" },
     UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text only" },
 ];
 
@@ -50,7 +46,11 @@ const RESPONSES: &[UnsupportedField] = &[
         harmless: is_empty,
         why: "conversations are not stored; send the whole `input`",
     },
-    UnsupportedField { field: "background", harmless: is_false, why: "responses are not stored for later; use `stream`" },
+    UnsupportedField {
+        field: "background",
+        harmless: is_false,
+        why: "responses are not stored for later; use `stream`",
+    },
 ];
 
 /// Refuses fields that a node would ignore with consequences for the client.
