@@ -72,8 +72,8 @@ impl ChangeKind {
             Self::BreakerOpen => "node is out while it drains",
             Self::BreakerHalfOpen => "node is on trial after a failure",
             Self::BreakerClosed => "node is well again while it drains",
-            Self::ModelsNew => "models are new on the node",
-            Self::ModelsGone => "models are gone from the node",
+            Self::ModelsNew => "the node has new models",
+            Self::ModelsGone => "the node no longer has these models",
             Self::Reloaded => "the configuration was read again",
         }
     }

@@ -137,14 +137,15 @@ async fn whoever_listens_hears_of_a_reload_and_of_what_it_did() {
     let filed = Filed::start(&format!("nodes:\n  - {{name: a, url: \"{}\"}}\n", simulated.url())).await;
     let mut events = Events::of(&filed.app).await;
 
-    filed.write("nodes: []\nlog:\n  format: json\n");
-    assert_eq!(filed.reload().await.status, 200);
+    filed.write(&format!("nodes:\n  - {{name: b, url: \"{}\"}}\nlog:\n  format: json\n", simulated.url()));
+    let reply = filed.reload().await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
 
     assert_eq!(events.change("node_left").await["node"], "a");
     let reloaded = events.change("reloaded").await;
     assert_eq!(
         (&reloaded["why"], &reloaded["node"]),
-        (&json!("in force: nodes; takes a restart: log.format"), &json!(null))
+        (&json!("in force: nodes; takes a restart: log.format, server.bind"), &json!(null))
     );
     filed.app.stop().await;
 }
