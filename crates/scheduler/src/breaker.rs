@@ -107,10 +107,10 @@ impl Breaker {
 
     pub(crate) fn phase(&self) -> BreakerPhase {
         match self.state {
-            State::Unseen => BreakerPhase::Unseen,
-            State::Closed => BreakerPhase::Closed,
-            State::Open { .. } => BreakerPhase::Open,
-            State::HalfOpen { .. } => BreakerPhase::HalfOpen,
+            Circuit::Unseen => BreakerPhase::Unseen,
+            Circuit::Closed => BreakerPhase::Closed,
+            Circuit::Open { .. } => BreakerPhase::Open,
+            Circuit::HalfOpen { .. } => BreakerPhase::HalfOpen,
         }
     }
 
