@@ -98,8 +98,17 @@ pub async fn observe(
     Ok(response)
 }
 
-//! Gives every request its id, and reports each one that no meter reports, with its metrics and its log line.
-use actix_web::body::{BodySize, EitherBody, MessageBody};
+/// HTTP/1.0 has no chunked coding: there, a body of unknown length ends with the connection.
+fn end_by_closing<B: MessageBody>(response: &mut ServiceResponse<B>) {
+    let is_old = response.request().version() < Version::HTTP_11;
+    if is_old && response.response().body().size() == BodySize::Stream {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+}
+
+/// Delays the answer to a client that is refused again and again.
 async fn hold_back<B>(response: &mut ServiceResponse<B>, meters: &Meters) {
     if response.status() != StatusCode::TOO_MANY_REQUESTS {
         return;
