@@ -46,7 +46,7 @@ pub struct Upkeep {
 }
 
 impl Upkeep {
-    /// Keeps rows for `retention_days`, today included; `None` = for ever.
+    /// Rows are kept for so many days, today included; `None` = for ever.
     pub fn new(store: Store, retention_days: Option<u32>, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self { store, retention_days, clock, metrics }
     }
@@ -104,7 +104,7 @@ impl Upkeep {
         }
     }
 
-    /// Deletes the rows that are too old, unless another gateway is doing so. Returns how many.
+    /// Deletes the rows that are too old, unless another gateway is at it; how many.
     async fn sweep(&self) -> Result<u64, StoreError> {
         let Some(days) = self.retention_days else { return Ok(0) };
         let days = i32::try_from(days.max(MIN_RETENTION_DAYS)).unwrap_or(i32::MAX);
