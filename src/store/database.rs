@@ -24,8 +24,8 @@ const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to recover after a statement on it was abandoned.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The numbers of the advisory locks that gateways on one Postgres take. The locks of leases are hashes of names, which
-/// are not expected to meet these numbers.
+/// The numbers of the advisory locks that gateways on one Postgres take. Leases are locked by hashes of names, which are
+/// unlikely to equal one of these.
 pub(super) mod locks {
     /// Held while the schema changes.
     pub(in crate::store) const MIGRATION: i64 = 0x6f6c_6c61_6d61;
