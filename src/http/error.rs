@@ -184,7 +184,7 @@ impl ApiError {
         error.with(|words| words.retry_after = Some(retry_after))
     }
 
-    /// 500: a fault of the gateway itself.
+    /// 500: a mistake of ours.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)
     }

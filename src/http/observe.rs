@@ -98,7 +98,7 @@ pub async fn observe(
     Ok(response)
 }
 
-/// HTTP/1.0 has no chunked coding: there, a body of unknown length ends with the connection.
+/// Closes the connection after a body of unknown length on HTTP/1.0, which has no other way to mark its end.
 fn end_by_closing<B: MessageBody>(response: &mut ServiceResponse<B>) {
     let is_old = response.request().version() < Version::HTTP_11;
     if is_old && response.response().body().size() == BodySize::Stream {
