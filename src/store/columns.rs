@@ -1,4 +1,4 @@
-//! Converts the columns of users and keys to the types of the request path, and back.
+//! What do the columns of users and keys mean to the request path, and the other way around?
 use entity::{key, key_digest, user};
 
 use super::access::{AllowedModels, KeySpec, Terms, UserId};
