@@ -71,7 +71,8 @@ struct Stops {
 impl App {
     /// Opens the database, binds the address and builds every part once. Nodes may be down.
     ///
-    /// # Errors [`StartError`]
+    /// # Errors
+    /// [`StartError`]
     pub async fn build(config: Config, admin_key: KeyDigest) -> Result<Self, StartError> {
         Self::build_with(config, admin_key, Resolver::system(), || Err("there is no file to read again".to_owned()))
             .await
@@ -79,7 +80,8 @@ impl App {
 
     /// The same, with `resolver` to resolve the names of nodes, and `read` to read the configuration again.
     ///
-    /// # Errors [`StartError`]
+    /// # Errors
+    /// [`StartError`]
     pub async fn build_with(
         config: Config,
         admin_key: KeyDigest,
@@ -164,7 +166,8 @@ impl App {
 
     /// Serves until `stop`, then stops in order.
     ///
-    /// # Errors The server failed.
+    /// # Errors
+    /// The server failed.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let mut background = self.spawn_upkeep();
         let drain = Drain {

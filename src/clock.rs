@@ -1,5 +1,5 @@
-//! What time is it? The only place that reads the clock. Whatever decides takes a [`Moment`] (or an uptime) as an
-//! argument.
+//! Which time does the gateway go by? The only place that reads the clock. Whatever decides takes a [`Moment`] (or an
+//! uptime) as an argument.
 //!
 //! The wall clock that the rest of the code sees runs with the monotonic one. It follows the system's clock in small
 //! corrections. It follows a large step only once that has lasted, so that a clock that jumps briefly does not end a

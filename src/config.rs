@@ -122,7 +122,8 @@ pub enum ConfigError {
 /// Reads and checks the configuration: the defaults, then the file, then the environment. The default file may be
 /// missing; a file that was named may not.
 ///
-/// # Errors [`ConfigError`] with every mistake.
+/// # Errors
+/// [`ConfigError`] with every mistake.
 pub fn load(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -139,7 +140,8 @@ pub fn load(
 
 /// The same for a file that has been read already: its name for messages, and its text.
 ///
-/// # Errors Every mistake.
+/// # Errors
+/// Every mistake.
 pub fn parse(
     file: Option<(&str, &str)>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -161,7 +163,8 @@ impl Config {
 
     /// Whether `key` may protect this address: on loopback any key that is not empty, elsewhere only a strong one.
     ///
-    /// # Errors The reason why not, without the key.
+    /// # Errors
+    /// The reason why not, without the key.
     pub fn accepts_admin_key(&self, key: &str) -> Result<(), String> {
         if key.trim().is_empty() {
             return Err("the admin key is empty".to_owned());
@@ -222,7 +225,7 @@ impl Check<'_> {
         }
         if config.server.body_memory_bytes < config.server.max_body_bytes {
             let message = "expected at least `server.max_body_bytes`";
-            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be taken");
+            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be accepted");
         }
         self.admin();
         self.peppers();
@@ -307,7 +310,7 @@ impl Check<'_> {
     fn nodes(&mut self) {
         let nodes = &self.document.value.nodes;
         if nodes.is_empty() {
-            self.wrong("nodes", "there is no node", "name at least one Ollama machine");
+            self.wrong("nodes", "no node is configured", "name at least one Ollama machine");
         }
         for (index, node) in nodes.iter().enumerate() {
             let path = |key: &str| format!("nodes[{index}].{key}");

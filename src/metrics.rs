@@ -24,7 +24,7 @@ use models::{KnownModels, OTHER_MODELS};
 use process::Process;
 pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
-use users::Users;
+use users::UserLabelSet;
 
 /// The `model` label for names that no node lists.
 pub const UNKNOWN_MODEL: &str = "_unknown";
@@ -70,7 +70,7 @@ const ENDS: [(&str, &str); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsSettings {
-    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Anybody who can reach `/metrics` can read the
     /// names. Default `off`.
     pub user_label: UserLabel,
     /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
@@ -89,7 +89,7 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     process: Process,
-    users: Option<Users>,
+    users: Option<UserLabelSet>,
     /// Models that have their own series.
     known_models: Mutex<KnownModels>,
     /// Two concurrent scrapes would see each other's half-set gauges, and count events twice.
@@ -122,12 +122,13 @@ pub struct Ended<'a> {
 impl Metrics {
     /// Declares every family, with the series of the `routes` that make nodes work, the main one first.
     ///
-    /// # Errors Two families have the same name, which a test rules out.
+    /// # Errors
+    /// Two families have the same name, which a test rules out.
     pub fn new(settings: &MetricsSettings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {
             UserLabel::Off => None,
-            UserLabel::All => Some(Users::declare(&registry, settings.user_cap)?),
+            UserLabel::All => Some(UserLabelSet::declare(&registry, settings.user_cap)?),
         };
         let metrics = Self {
             families: Families::declare(&registry)?,
@@ -335,7 +336,7 @@ impl Metrics {
         self.families.rollup_mismatches.set(wrong as f64);
     }
 
-    /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
+    /// A limit of a user or key refused a request; `limit` is its name in the configuration.
     pub fn rate_limited(&self, limit: &str) {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }

@@ -57,7 +57,8 @@ impl Memory {
 
     /// Starts the tasks that write usage, copy it, and hold shares of limits.
     ///
-    /// # Errors The operating system has no more threads.
+    /// # Errors
+    /// The operating system has no more threads.
     pub(super) fn start(self) -> io::Result<Remembering> {
         let (flush, copy, share) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (writer, flushed) = (self.writer, flush.clone());

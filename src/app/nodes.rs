@@ -49,7 +49,8 @@ impl Nodes {
 
     /// Starts the tasks that watch the nodes, load their models, and look for changes of the roster.
     ///
-    /// # Errors The operating system has no more threads.
+    /// # Errors
+    /// The operating system has no more threads.
     pub(super) fn start(self, config: &Config, stop: &CancellationToken) -> io::Result<Vec<Task>> {
         let Self { fleet, roster, watches, errands, sharer } = self;
         let loader = {

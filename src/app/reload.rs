@@ -46,7 +46,8 @@ impl Reloader {
 
     /// Reads the configuration again and applies what can be changed.
     ///
-    /// # Errors Every mistake in it, in words without secrets; nothing has changed then.
+    /// # Errors
+    /// Every mistake in it, in words without secrets; nothing has changed then.
     pub async fn reload(&self) -> Result<ReloadReport, String> {
         let Inner { current, parts, .. } = &*self.0;
         let mut current = current.lock().await;

@@ -18,7 +18,8 @@ pub(super) fn spawn(work: impl Future<Output = ()> + 'static) -> Task {
 
 /// Runs the future that `make` returns on a new thread.
 ///
-/// # Errors The operating system has no more threads.
+/// # Errors
+/// The operating system has no more threads.
 pub(super) fn run<Make, Work>(name: &str, make: Make) -> io::Result<Task>
 where
     Make: FnOnce() -> Work + Send + 'static,

@@ -62,7 +62,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
             Correction::Noticed(by_ms) => {
                 tracing::warn!(
                     by_ms,
-                    "the system's clock was set; it is followed once it has stayed so for five minutes"
+                    "the system's clock was changed; it is followed once the change has lasted for five minutes"
                 );
             }
             Correction::Lasting(by_ms) => {
@@ -70,7 +70,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
                 if after.day() != now.day()
                     && let Err(error) = accounts.prepare_day(after).await
                 {
-                    tracing::warn!(%error, "the clock is not followed yet: what was used of the day could not be read");
+                    tracing::warn!(%error, "the clock is not followed yet: the usage of the new day could not be read");
                     continue;
                 }
                 clock.correct(by_ms);
@@ -79,7 +79,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
                     by_ms,
                     from,
                     to,
-                    "the system's clock is followed; limits count this day (since 1970-01-01)"
+                    "the system's clock is followed; limits now count for this day (days since 1970-01-01)"
                 );
             }
         }

@@ -5,7 +5,8 @@ use crate::config::{self, Config, ConfigError};
 
 /// Reads the file, or the default one if it exists, and the environment. Reports renamed settings on stderr.
 ///
-/// # Errors Each mistake on a line of its own, then the number of mistakes.
+/// # Errors
+/// Each mistake on a line of its own, then the number of mistakes.
 pub(super) fn load(file: Option<&Path>) -> Result<Config, String> {
     // A name or value that is not Unicode cannot be one of ours.
     let environment =

@@ -15,7 +15,8 @@ pub(super) async fn logged<T>(log: &LogFlusher, work: impl Future<Output = T>) -
 
 /// A token that SIGTERM or ctrl-c cancels.
 ///
-/// # Errors The process cannot listen for signals.
+/// # Errors
+/// The process cannot listen for signals.
 pub(super) fn stop_signal() -> Result<CancellationToken, String> {
     let (mut terminate, mut interrupt) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let token = CancellationToken::new();
@@ -32,7 +33,8 @@ pub(super) fn stop_signal() -> Result<CancellationToken, String> {
 
 /// SIGHUP reads the configuration again, as `POST /admin/reload` does; the outcome is logged.
 ///
-/// # Errors The process cannot listen for signals.
+/// # Errors
+/// The process cannot listen for signals.
 pub(super) fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     actix_rt::spawn(async move {

@@ -73,7 +73,8 @@ impl Upstream {
 
     /// Makes a node delete a model from its disk.
     ///
-    /// # Errors Why the model was not deleted.
+    /// # Errors
+    /// Why the model was not deleted.
     pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
         let body = json!({ "model": model });
         self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
@@ -81,7 +82,8 @@ impl Upstream {
 
     /// Makes a node load a model within `deadline`, or unload it.
     ///
-    /// # Errors Why that was not done.
+    /// # Errors
+    /// Why that was not done.
     pub async fn set_loaded(
         &self,
         node: &Arc<NodeEndpoint>,
@@ -149,7 +151,7 @@ impl Lines {
     async fn next(&mut self) -> Result<Progress, String> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Line {
+        enum PullLine {
             Failed { error: String },
             Progressed(Progress),
         }
@@ -157,8 +159,8 @@ impl Lines {
             if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
                 let line = self.held.split_to(end + 1);
                 return match serde_json::from_slice(&line) {
-                    Ok(Line::Progressed(progress)) => Ok(progress),
-                    Ok(Line::Failed { error }) => Err(error),
+                    Ok(PullLine::Progressed(progress)) => Ok(progress),
+                    Ok(PullLine::Failed { error }) => Err(error),
                     Err(_) if line.trim_ascii().is_empty() => continue,
                     Err(_) => Err("the node's progress cannot be read".to_owned()),
                 };
@@ -168,7 +170,7 @@ impl Lines {
             }
             match next_chunk(&mut self.response, PULL_PATIENCE).await.map_err(|error| error.detail)? {
                 Some(chunk) => self.held.extend_from_slice(&chunk),
-                None => return Err("the node ended the pull before its success".to_owned()),
+                None => return Err("the node ended the pull before it succeeded".to_owned()),
             }
         }
     }

@@ -62,7 +62,8 @@ pub(super) struct Families {
 pub(super) struct Declare<'a>(pub(super) &'a Registry);
 
 impl Families {
-    /// # Errors Two families have the same name.
+    /// # Errors
+    /// Two families have the same name.
     pub(super) fn declare(registry: &Registry) -> Result<Self, Error> {
         let declare = Declare(registry);
         let build = declare.int_gauges("build_info", "The running version; always 1.", &["version"])?;

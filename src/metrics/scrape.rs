@@ -58,7 +58,8 @@ pub struct NodeGauges {
 impl Metrics {
     /// Takes over the present state and returns all metrics in the text format.
     ///
-    /// # Errors A family cannot be encoded.
+    /// # Errors
+    /// A family cannot be encoded.
     pub fn scrape(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
         let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         self.list_models(&snapshot.nodes.iter().flat_map(|node| &node.models).map(String::as_str).collect());

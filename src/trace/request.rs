@@ -46,7 +46,8 @@ pub struct Tracer {
 impl Tracer {
     /// A tracer, and the exporter for its spans if a collector is configured.
     ///
-    /// # Errors No exporter can be built with these settings.
+    /// # Errors
+    /// No exporter can be built with these settings.
     pub fn new(settings: &TracingSettings, clock: Clock) -> Result<(Self, Option<Exporter>), String> {
         let exporter = settings.otlp_endpoint.as_deref().map(Exporter::new).transpose()?;
         let sink = exporter.as_ref().map(Exporter::sink);
