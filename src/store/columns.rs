@@ -1,8 +1,9 @@
 //! What do the columns of users and keys mean to the request path, and the other way around?
 use entity::{key, key_digest, user};
 
-use super::access::{AllowedModels, KeySpec, Terms, UserId};
+use super::account::{Terms, UserId};
 use super::directory::{KeyEntry, SecretEntry, UserEntry};
+use super::key::{AllowedModels, KeySpec};
 use super::keys::{KeyDigest, Peppers, SecretEnd};
 use limits::Limits;
 

@@ -1,5 +1,6 @@
 //! What outlives a request: users, keys, usage. The only module that names `entity`; SQLite and Postgres alike.
 mod access;
+mod account;
 mod accounts;
 mod backup;
 mod changes;
@@ -10,6 +11,8 @@ mod database;
 mod deadline;
 mod directory;
 mod error;
+mod following;
+mod key;
 mod keys;
 mod learned;
 mod leases;
@@ -41,12 +44,14 @@ mod user_keys;
 mod users;
 mod writer;
 
-pub use access::{Access, Account, AllowedModels, Key, KeySpec, LimitsChange, MadeKey, Reserved, Terms, UserId};
+pub use access::{Access, Reserved};
+pub use account::{Account, LimitsChange, Terms, UserId};
 pub use accounts::{Accounts, Found};
 pub use backup::{back_up, restore};
 pub use changes::Changes;
 pub use database::Store;
 pub use error::StoreError;
+pub use key::{AllowedModels, Key, KeySpec, MadeKey};
 pub use keys::{ApiKey, KeyDigest, KeySettings, Peppers, SecretEnd, random_hex};
 pub use leases::{Broker, Leaser, NotLeased, Stances};
 pub use nodes::StoredNode;

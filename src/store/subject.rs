@@ -1,7 +1,8 @@
 //! Whose limits? A user's or a key's, under one name in the table `leases`.
 use std::sync::Arc;
 
-use super::access::{Account, Key};
+use super::account::Account;
+use super::key::Key;
 use limits::{Ledger, Limits};
 
 /// Whose limits they are.

@@ -11,13 +11,14 @@ use sea_orm::{
     IntoActiveModel, QueryFilter, QuerySelect,
 };
 
-use super::access::{AllowedModels, Key, KeySpec, LimitsChange, MadeKey};
+use super::account::LimitsChange;
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{key_entry, secret_entry, to_i64};
 use super::deadline::within_deadline;
 use super::directory::SecretEntry;
 use super::error::StoreError;
+use super::key::{AllowedModels, Key, KeySpec, MadeKey};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use limits::Moment;
 

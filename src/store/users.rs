@@ -7,12 +7,13 @@ use sea_orm::{
     SqlErr,
 };
 
-use super::access::{Account, KeySpec, MadeKey, Terms, UserId};
+use super::account::{Account, Terms, UserId};
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{to_i64, to_millis};
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::key::{KeySpec, MadeKey};
 use super::people::put_user;
 use super::spent::spent;
 use limits::Moment;

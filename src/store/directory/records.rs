@@ -3,7 +3,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::secrets::{Chain, first_eight};
-use crate::store::access::{Account, Key, KeySpec, Terms, UserId};
+use crate::store::account::{Account, Terms, UserId};
+use crate::store::key::{Key, KeySpec};
 
 const MINUTE_MS: i64 = 60_000;
 const PREFIX: &str = "key_";
