@@ -73,10 +73,10 @@ pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
 fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let accounts = dependency::<Accounts>(request)?;
     let Some(key) = key_of(request.headers())? else {
-        return trusted(request, accounts).ok_or_else(no_key);
+        return trusted(request, accounts).ok_or_else(no_key).and_then(let_in);
     };
     match accounts.find(key, dependency::<Meters>(request)?.clock.now()) {
-        Found::Access(access) => Ok(Caller(access)),
+        Found::Access(access) => let_in(access),
         Found::Expired => Err(ApiError::unauthorized("This API key has expired. Ask the operator for a new one.")),
         Found::Unknown if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) => Err(
             ApiError::unauthorized("The admin key is no user key. Make a user with POST /admin/users and use its key."),
@@ -100,13 +100,18 @@ fn wrong(request: &HttpRequest, message: &str) -> Result<ApiError, ApiError> {
     })
 }
 
-fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
+/// A key may be good, and its user suspended all the same.
+fn let_in(access: Access) -> Result<Caller, ApiError> {
+    if access.account().is_suspended() { Err(ApiError::suspended()) } else { Ok(Caller(access)) }
+}
+
+fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Access> {
     let networks = &request.app_data::<Data<ServerSettings>>()?.trusted_networks;
     // Of the connection itself: what headers say of an address can be forged.
     let address = request.peer_addr()?.ip().to_canonical();
     let network = networks.iter().find(|network| network.cidr.contains(&address))?;
     let now = dependency::<Meters>(request).ok()?.clock.now();
-    accounts.by_user(&network.user, now).map(|account| Caller(Access::without_key(account)))
+    accounts.by_network(&network.user, now)
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {

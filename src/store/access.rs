@@ -29,6 +29,11 @@ impl Access {
         self.account.user()
     }
 
+    /// By which id usage knows the user.
+    pub fn usage_id(&self) -> &Arc<str> {
+        self.account.usage_id()
+    }
+
     /// The user's account.
     pub fn account(&self) -> &Arc<Account> {
         &self.account

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::access::Access;
-use super::account::Account;
+use super::account::{Account, UserEntry, name_of};
 use super::database::Store;
-use super::directory::{Directory, KeyIndex, Presented, UserEntry};
+use super::directory::{Directory, KeyIndex, Presented};
 use super::error::StoreError;
 use super::key::Key;
 use super::keys::{KeyDigest, Peppers};
@@ -83,6 +83,7 @@ impl Accounts {
                 },
             };
             key.used(now);
+            key.account().seen(now);
             return Found::Access(Access::by_key(key));
         }
         Found::Unknown
@@ -126,13 +127,27 @@ impl Accounts {
 
     fn account_of(&self, entry: &UserEntry, prior: Option<&PriorUse>, now: Moment) -> Arc<Account> {
         let ledger = self.ledger_of(&entry.terms.limits, prior, now);
-        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, ledger)
+        Account::new(entry, ledger)
+    }
+
+    /// Wakes whom usage knows by this id.
+    fn wake_usage(&self, directory: &mut Directory, usage_id: &str, prior: Option<&PriorUse>, now: Moment) {
+        if let Some(user) = directory.user_of(usage_id).map(|entry| entry.user.shared()) {
+            self.wake_user(directory, &user, prior, now);
+        }
     }
 
     /// The account of a user.
     pub fn by_user(&self, user: &str, now: Moment) -> Option<Arc<Account>> {
         let awake = self.read().account(user);
         awake.or_else(|| self.wake_user(&mut self.write(), user, None, now))
+    }
+
+    /// Access as a user, for a caller whom a network stands for.
+    pub fn by_network(&self, user: &str, now: Moment) -> Option<Access> {
+        let account = self.by_user(user, now)?;
+        account.seen(now);
+        Some(Access::without_key(account))
     }
 
     /// Whether there is such a user.
@@ -165,8 +180,8 @@ impl Accounts {
     /// Wakes those of whom something may count that this gateway does not know of.
     pub(super) fn wake(&self, changed: &Changed, now: Moment) {
         let mut directory = self.write();
-        for user in &changed.users {
-            self.wake_user(&mut directory, user, None, now);
+        for id in &changed.users {
+            self.wake_usage(&mut directory, id, None, now);
         }
         for id in &changed.keys {
             let index = directory.key(id);
@@ -194,7 +209,8 @@ impl Accounts {
         for row in rows {
             let tokens = row.prompt_tokens.saturating_add(row.completion_tokens);
             let tokens = u64::try_from(tokens).unwrap_or_default();
-            if let Some(account) = directory.account(&row.user_id) {
+            let account = directory.account(name_of(&row.user_id));
+            if let Some(account) = account.filter(|account| **account.usage_id() == *row.user_id) {
                 account.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
             }
             if let Some(key) = row.key_id.as_deref().and_then(|id| directory.awake_key(id)) {
@@ -218,8 +234,8 @@ impl Accounts {
     /// Wakes everybody who has used something that still counts.
     pub(super) fn begin_with(&self, spent: &SpentByAll, now: Moment) {
         let mut directory = self.write();
-        for (user, prior) in &spent.users {
-            self.wake_user(&mut directory, user, Some(prior), now);
+        for (id, prior) in &spent.users {
+            self.wake_usage(&mut directory, id, Some(prior), now);
         }
         for (id, prior) in &spent.keys {
             let index = directory.key(id);
@@ -239,7 +255,7 @@ impl Accounts {
         let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);
         let directory = self.read();
         for account in directory.awake_accounts() {
-            let tokens = tokens(spent.users.get(account.user().as_str()));
+            let tokens = tokens(spent.users.get(&**account.usage_id()));
             account.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
         }
         for key in directory.awake_keys() {

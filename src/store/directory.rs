@@ -14,10 +14,10 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use self::records::{CompactId, KeyRecord, ShortText, UserRecord, minute_of};
-pub(super) use self::records::{KeyEntry, UserEntry, from_hex};
+pub(super) use self::records::{KeyEntry, from_hex};
 pub(super) use self::secrets::SecretEntry;
 use self::secrets::{Chain, SecretTable};
-use super::account::Account;
+use super::account::{Account, UserEntry, name_of};
 use super::key::{DEFAULT_NAME, Key, KeySpec};
 use super::keys::KeyDigest;
 use limits::Limits;
@@ -85,6 +85,25 @@ impl Directory {
         self.user_record(name).map(|record| &record.entry)
     }
 
+    /// The user whom usage knows by this id, unless the name is another user's by now.
+    pub(super) fn user_of(&self, usage_id: &str) -> Option<&UserEntry> {
+        self.user(name_of(usage_id)).filter(|entry| *entry.usage_id() == *usage_id)
+    }
+
+    /// When a user was last seen, epoch milliseconds; 0 = never.
+    pub(super) fn last_seen_ms(&self, name: &str) -> i64 {
+        let awake_ms = |record: &UserRecord| record.awake.as_ref().map_or(0, |account| account.last_seen_ms());
+        self.user_record(name).map_or(0, |record| record.entry.last_seen_ms.max(awake_ms(record)))
+    }
+
+    /// Somebody else has seen a user.
+    pub(super) fn seen(&mut self, name: &str, seen_ms: i64) {
+        let Some(index) = self.by_name.get(name) else { return };
+        if let Some(record) = self.users.get_mut(*index as usize).and_then(Option::as_mut) {
+            record.entry.last_seen_ms = record.entry.last_seen_ms.max(seen_ms);
+        }
+    }
+
     /// The account, if it is awake.
     pub(super) fn account(&self, name: &str) -> Option<Arc<Account>> {
         self.user_record(name)?.awake.clone()
@@ -94,14 +113,19 @@ impl Directory {
         self.users.get(*self.by_name.get(name)? as usize)?.as_ref()
     }
 
-    /// Takes a user up, or what has changed of one; true for a new one.
-    pub(super) fn put_user(&mut self, entry: UserEntry) -> bool {
+    /// Takes a user up, or what has changed of one; true for a new one. Another user of the name takes the place of the
+    /// one before.
+    pub(super) fn put_user(&mut self, mut entry: UserEntry) -> bool {
+        if self.user(entry.user.as_str()).is_some_and(|known| known.generation != entry.generation) {
+            self.remove_user(&entry.user.shared());
+        }
         if let Some(index) = self.by_name.get(entry.user.as_str())
             && let Some(Some(record)) = self.users.get_mut(*index as usize)
         {
             if let Some(account) = &record.awake {
-                account.set_terms(entry.terms);
+                account.set(&entry);
             }
+            entry.last_seen_ms = entry.last_seen_ms.max(record.entry.last_seen_ms);
             record.entry = entry;
             return false;
         }
@@ -297,7 +321,14 @@ mod tests {
     use limits::Ledger;
 
     fn user(name: &str) -> UserEntry {
-        UserEntry { user: UserId::parse(name).unwrap(), created_at_ms: 1, terms: Terms::default() }
+        UserEntry {
+            user: UserId::parse(name).unwrap(),
+            created_at_ms: 1,
+            generation: 1,
+            terms: Terms::default(),
+            profile: None,
+            last_seen_ms: 0,
+        }
     }
 
     fn key<'a>(id: &'a str, user: &'a str) -> KeyEntry<'a> {
@@ -310,7 +341,7 @@ mod tests {
     }
 
     fn account(entry: &UserEntry) -> Arc<Account> {
-        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, Ledger::default())
+        Account::new(entry, Ledger::default())
     }
 
     fn wake(directory: &mut Directory, byte: u8) -> Option<Arc<Key>> {
@@ -377,6 +408,22 @@ mod tests {
         directory.put_user(user("c"));
         directory.put_key(&key("key_c", "c"));
         assert_eq!((directory.keys.len(), directory.keys_of("c").len()), (places, 1), "a free place is used again");
+    }
+
+    #[test]
+    fn another_user_of_a_name_takes_nothing_over() {
+        let mut directory = filled();
+        let old = wake(&mut directory, 1).unwrap();
+        assert!(directory.put_user(UserEntry { generation: 2, ..user("a") }), "it is a new user");
+        assert!(Access::by_key(old.clone()).revoked().is_cancelled() && directory.keys_of("a").is_empty());
+        assert!(directory.user_of("a").is_none() && directory.user_of("a~2").is_some());
+
+        let mut directory = filled();
+        let old = wake(&mut directory, 1).unwrap();
+        let mut new = Directory::default();
+        new.put_user(UserEntry { generation: 2, ..user("a") });
+        new.inherit(&mut directory);
+        assert!(Access::by_key(old).revoked().is_cancelled() && new.account("a").is_none());
     }
 
     #[test]

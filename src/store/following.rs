@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use super::account::UserEntry;
 use super::accounts::{Accounts, Position};
 use super::columns::{key_entry, secret_entry};
 use super::database::Store;
@@ -125,7 +126,7 @@ impl Accounts {
             }
             for row in &people.users {
                 if put_user(&mut directory, row) {
-                    fresh.push(row.id.as_str());
+                    fresh.extend(directory.user(&row.id).map(UserEntry::usage_id));
                 }
             }
             for row in &people.keys {
@@ -135,12 +136,12 @@ impl Accounts {
                 directory.set_secrets(&row.id, &secrets);
             }
         }
-        // A name that was deleted and is made again goes on with what it has used today.
+        // Other gateways may have let them in already.
         match fresh.len() {
             0 => {}
             1..=FEW => {
                 for user in fresh {
-                    self.begin_with(&spent(&self.store, Some(user), now).await?, now);
+                    self.begin_with(&spent(&self.store, Some(&user), now).await?, now);
                 }
             }
             _ => self.begin_with(&spent(&self.store, None, now).await?, now),

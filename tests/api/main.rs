@@ -48,4 +48,5 @@ mod streams;
 mod tracing;
 mod unsupported;
 mod usage;
+mod users;
 mod waiting;

@@ -1,9 +1,9 @@
 //! Who is awake? The accounts and keys that requests work with: made, let rest, and taken over by a new directory.
 use std::sync::Arc;
 
-use super::records::{ShortText, UserEntry, UserRecord, minute_of, moment_of};
+use super::records::{ShortText, UserRecord, minute_of, moment_of};
 use super::{Directory, KeyIndex};
-use crate::store::account::Account;
+use crate::store::account::{Account, UserEntry};
 use crate::store::key::{DEFAULT_NAME, Key, KeyMaker, KeySpec};
 
 impl Directory {
@@ -62,7 +62,11 @@ impl Directory {
     }
 
     /// Lets those rest that nobody else holds, as far as `is_idle` agrees.
-    pub(in crate::store) fn rest(&mut self, key_is_idle: impl Fn(&Key) -> bool, account_is_idle: impl Fn(&Account) -> bool) {
+    pub(in crate::store) fn rest(
+        &mut self,
+        key_is_idle: impl Fn(&Key) -> bool,
+        account_is_idle: impl Fn(&Account) -> bool,
+    ) {
         let Self { users, keys, awake_users, awake_keys, .. } = self;
         awake_keys.retain(|index| {
             let Some(record) = keys[*index as usize].as_mut() else { return false };
@@ -75,7 +79,9 @@ impl Directory {
         awake_users.retain(|index| {
             let Some(record) = users[*index as usize].as_mut() else { return false };
             let is_idle = record.awake.as_ref().is_some_and(|it| Arc::strong_count(it) == 1 && account_is_idle(it));
-            drop(record.awake.take_if(|_| is_idle));
+            if let Some(account) = record.awake.take_if(|_| is_idle) {
+                record.entry.last_seen_ms = record.entry.last_seen_ms.max(account.last_seen_ms());
+            }
             !is_idle
         });
     }
@@ -86,8 +92,11 @@ impl Directory {
         for record in old.users.iter_mut().flatten() {
             let Some(account) = record.awake.take() else { continue };
             let name = account.user().shared();
-            match self.wake_user(&name, |_| account.clone()) {
-                Some(_) => self.user(&name).into_iter().for_each(|entry| account.set_terms(entry.terms)),
+            match self.user_of(account.usage_id()).cloned() {
+                Some(entry) => {
+                    account.set(&entry);
+                    self.wake_user(&name, |_| account.clone());
+                }
                 None => account.close(),
             }
         }
