@@ -1,15 +1,15 @@
-//! Packs Swagger UI: takes the files that the page at `/docs` loads out of their zip archive, still deflated, and frames
-//! each as gzip, which browsers accept as it is. Unpacked, they would be a tenth of the binary.
+//! Packs Swagger UI: takes the files that the page at `/docs` loads out of their zip archive, still deflated, and wraps
+//! each as gzip, which browsers accept directly. Unpacked, they would be a tenth of the binary.
 use std::path::Path;
 
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED as ARCHIVE;
 
-/// What the page loads that is worth packing.
+/// The files that the page loads and that are worth packing.
 const FILES: [&str; 3] = ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js"];
 
-/// A zip archive ends with a record that begins like this, and a comment.
+/// A zip archive ends with a record that begins like this, followed by a comment.
 const END: &[u8] = b"PK\x05\x06";
-/// Sizes of its other records without what varies, and the method that gzip shares.
+/// Fixed sizes of the archive's other records, and the compression method that gzip shares.
 const ENTRY: usize = 46;
 const LOCAL: usize = 30;
 const DEFLATE: usize = 8;
@@ -29,7 +29,7 @@ fn number(at: usize, width: usize) -> Option<usize> {
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
 }
 
-/// The file as gzip; `None` if the archive does not hold it, or not deflated.
+/// The file as gzip; `None` if the archive does not contain it, or not deflated.
 fn gzip(name: &str) -> Option<Vec<u8>> {
     let end = ARCHIVE.windows(END.len()).rposition(|bytes| bytes == END)?;
     let (count, mut entry) = (number(end + 10, 2)?, number(end + 16, 4)?);
@@ -41,7 +41,7 @@ fn gzip(name: &str) -> Option<Vec<u8>> {
             let begin = local + LOCAL + number(local + 26, 2)? + number(local + 28, 2)?;
             let deflated = ARCHIVE.get(begin..begin + number(entry + 20, 4)?)?;
             let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-            // Gzip ends as the archive describes the file: its checksum and its length, four bytes each.
+            // A gzip file ends with its checksum and its length, four bytes each; the archive has both.
             let (checksum, length) = (ARCHIVE.get(entry + 16..entry + 20)?, ARCHIVE.get(entry + 24..entry + 28)?);
             return Some([&header, deflated, checksum, length].concat());
         }

@@ -1,4 +1,4 @@
-//! What does the operator say about a node, and is it sound?
+//! Which settings does a node have?
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::kind::NodeKind;
 use scheduler::NodeSpec;
 
-/// One entry of `nodes`: an Ollama node, or several that DNS tells of.
+/// One entry of `nodes`: one node, or several that are discovered through DNS.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
@@ -22,19 +22,19 @@ pub struct NodeSettings {
     #[serde(default)]
     pub discover: Discover,
     /// The API that the node speaks: `ollama`; `openai` = another server of OpenAI's API (vLLM, SGLang, llama.cpp, LM
-    /// Studio, TGI, a cloud endpoint); `auto` = the node is asked. Default `auto`.
+    /// Studio, TGI, a cloud endpoint); `auto` = ask the node. Default `auto`.
     #[serde(default)]
     pub kind: NodeKind,
-    /// Path that answers while an `openai` node is well. `null` = `/health` where the node has it, else `/v1/models`.
-    /// Default `null`.
+    /// Path that answers while an `openai` node is healthy. `null` = `/health` if the node has it, otherwise
+    /// `/v1/models`. Default `null`.
     #[serde(default)]
     pub health_path: Option<String>,
-    /// Names that models of an `openai` node have here, and their names there:
+    /// Names here for the models of an `openai` node, and the node's own names for them:
     /// `{llama3.2: meta-llama/Llama-3.2-3B-Instruct}`. Default none.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
-    /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned,
-    /// starting at 1, by trying one more now and then. Default `null`.
+    /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned, starting at
+    /// 1, by occasionally trying one more. Default `null`.
     #[serde(default)]
     pub slots: Option<u32>,
     /// Memory for models, GB (10^9 bytes); the gateway never loads more than that. `null` = no limit until the node
@@ -84,18 +84,18 @@ pub struct NodeSettings {
     pub listing_timeout_seconds: Option<u64>,
 }
 
-/// Whether an entry is one node, or stands for several.
+/// Whether an entry is one node or stands for several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Discover {
     /// One node.
     #[default]
     Off,
-    /// One for each address of the host.
+    /// One node for each address of the host.
     Dns,
 }
 
-/// Keys, passwords and headers stay out of logs.
+/// Keeps keys, passwords and headers out of logs.
 impl fmt::Debug for NodeSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("NodeSettings").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
@@ -103,7 +103,7 @@ impl fmt::Debug for NodeSettings {
 }
 
 impl NodeSettings {
-    /// For people.
+    /// The number of slots, for operators to read.
     pub fn slots_in_words(&self) -> String {
         self.slots.map_or("slots as learned".to_owned(), |slots| format!("{slots} slots a model"))
     }
@@ -141,7 +141,7 @@ impl NodeSettings {
         NodeSpec { name: self.name.clone(), slots: self.slots, vram_bytes }
     }
 
-    /// What to resolve where the entry is to be discovered.
+    /// The host and port to resolve if the entry is discovered.
     pub(crate) fn host_and_port(&self) -> Option<(String, u16)> {
         let url: awc::http::Uri = self.url.parse().ok()?;
         let standard = if url.scheme_str() == Some("https") { 443 } else { 80 };

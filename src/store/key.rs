@@ -172,6 +172,11 @@ impl Key {
         self.revoked.token()
     }
 
+    /// When it ends, epoch milliseconds; `None` = it does not.
+    pub(super) fn expires_at_ms(&self) -> Option<i64> {
+        self.with(|state| state.spec.expires_at_ms)
+    }
+
     /// The models that it may be used for; `None` = all.
     pub(super) fn allowed_models(&self) -> Option<AllowedModels> {
         self.with(|state| state.spec.allowed_models.clone())

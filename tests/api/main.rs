@@ -41,6 +41,7 @@ mod responses;
 mod roster;
 mod scheduling;
 mod scripted;
+mod sessions;
 mod sharing;
 mod shutdown;
 mod smoke;

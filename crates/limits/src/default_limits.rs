@@ -1,4 +1,4 @@
-//! What does a new user get where the operator says nothing else?
+//! Which limits does a new user get if the operator sets none?
 use serde::{Deserialize, Serialize};
 
 use super::limit::Limits;
@@ -13,7 +13,7 @@ pub struct DefaultLimits {
     pub tokens_per_minute: Option<u64>,
     /// Prompt and completion tokens together, per UTC day. Default `null`.
     pub tokens_per_day: Option<u64>,
-    /// Concurrent requests, waiting ones included. Default `null`.
+    /// Concurrent requests, including waiting ones. Default `null`.
     pub max_concurrency: Option<u32>,
     /// Output tokens that a request without `max_tokens` reserves, and may use at most, when its user has a token
     /// limit. Default `2048`.
@@ -33,7 +33,7 @@ impl Default for DefaultLimits {
 }
 
 impl DefaultLimits {
-    /// The limits of a user who is created without any of their own.
+    /// The limits of a user who is created without limits of their own.
     pub fn for_new_user(&self) -> Limits {
         Limits {
             requests_per_minute: self.requests_per_minute,

@@ -1,6 +1,6 @@
-//! Which requests ask for something that no node can give? Ollama silently ignores such fields. Where the answer would then
-//! have another shape, or belong to another conversation, than the client expects, the request is refused instead. A field
-//! whose absence merely loses an effect passes.
+//! Which requests ask for something that no node can do? Ollama silently ignores such fields. If the answer would then
+//! have a different shape from what the client expects, or belong to a different conversation, the request is refused
+//! instead. A field that merely has no effect is let through.
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -21,12 +21,8 @@ const CHAT: &[UnsupportedField] = &[
         harmless: is_one,
         why: "a node gives one choice; send as many requests as you want choices",
     },
-    UnsupportedField {
-        field: "functions",
-        harmless: is_empty,
-        why: "nodes know `tools` alone, which came in its place",
-    },
-    UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text alone" },
+    UnsupportedField { field: "functions", harmless: is_empty, why: "nodes only know `tools`, which replaced it" },
+    UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text only" },
 ];
 
 const COMPLETIONS: &[UnsupportedField] = &[
@@ -35,7 +31,7 @@ const COMPLETIONS: &[UnsupportedField] = &[
         harmless: is_one,
         why: "a node gives one choice; send as many requests as you want choices",
     },
-    UnsupportedField { field: "best_of", harmless: is_one, why: "a node makes one choice" },
+    UnsupportedField { field: "best_of", harmless: is_one, why: "a node generates one choice" },
     UnsupportedField { field: "echo", harmless: is_false, why: "nodes do not repeat the prompt" },
 ];
 
@@ -43,17 +39,21 @@ const RESPONSES: &[UnsupportedField] = &[
     UnsupportedField {
         field: "previous_response_id",
         harmless: is_empty,
-        why: "no response is kept; send the whole `input`",
+        why: "responses are not stored; send the whole `input`",
     },
     UnsupportedField {
         field: "conversation",
         harmless: is_empty,
-        why: "no conversation is kept; send the whole `input`",
+        why: "conversations are not stored; send the whole `input`",
     },
-    UnsupportedField { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
+    UnsupportedField {
+        field: "background",
+        harmless: is_false,
+        why: "responses are not stored for later; use `stream`",
+    },
 ];
 
-/// Refuses fields that a node would ignore with consequences.
+/// Refuses fields that a node would ignore with consequences for the client.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
     let refused = match endpoint {
         Endpoint::ChatCompletions => CHAT,

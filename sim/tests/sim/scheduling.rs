@@ -49,7 +49,7 @@ async fn slots_are_given_first_come_first_served() {
 
     for (place, call) in waiting.into_iter().enumerate().rev() {
         call.reply("POST").await.unwrap();
-        // The holder is the first in the log. All who came before this one are done by now.
+        // The holder is the first in the log. All requests that came before this one have ended.
         let before = &node.requests()[1..=place + 1];
         assert!(before.iter().all(|request| request.outcome == Outcome::Completed), "{place}");
     }
@@ -138,7 +138,7 @@ async fn what_the_model_was_not_loaded_with_loads_it_anew() {
         let mut body = json!({"model": "llama3.2", "prompt": "[[n=1]]"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         post(&node, "/api/generate", &body.to_string()).await;
-        (node.stats().loads, node.requests().last().unwrap().found_loaded)
+        (node.stats().loads, node.requests().last().unwrap().found_loaded.unwrap())
     };
     let options = |options: serde_json::Value| json!({"options": options});
 
