@@ -54,11 +54,21 @@ impl Clock {
         Moment { uptime: elapsed + Duration::from_secs(60), unix_ms }
     }
 
+    /// The uptime of this process at a time of day; zero for one before that.
+    pub fn uptime_at(&self, unix_ms: i64) -> Duration {
+        let now = self.now();
+        let ago = now.unix_ms.saturating_sub(unix_ms);
+        match u64::try_from(ago) {
+            Ok(ago) => now.uptime.saturating_sub(Duration::from_millis(ago)),
+            Err(_) => now.uptime.saturating_add(Duration::from_millis(ago.unsigned_abs())),
+        }
+    }
+
     /// The time of day at an uptime of this process.
     pub fn unix_ms_at(&self, uptime: Duration) -> i64 {
         let now = self.now();
-        let ago = i64::try_from(now.uptime.saturating_sub(uptime).as_millis()).unwrap_or(i64::MAX);
-        now.unix_ms.saturating_sub(ago)
+        let ms = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        now.unix_ms.saturating_sub(ms(now.uptime)).saturating_add(ms(uptime))
     }
 
     /// By how much the system's clock is ahead, in milliseconds.

@@ -9,6 +9,7 @@
 mod families;
 mod models;
 mod process;
+mod pulse;
 mod scrape;
 mod users;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use families::Families;
 use models::{KnownModels, OTHER_MODELS};
 use process::Process;
+pub use pulse::{Beat, Pulse, Pulses};
 pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
 use users::UserLabelSet;
@@ -88,6 +90,7 @@ impl Default for MetricsSettings {
 pub struct Metrics {
     registry: Registry,
     families: Families,
+    pulses: Pulses,
     process: Process,
     users: Option<UserLabelSet>,
     /// Models that have their own series.
@@ -132,6 +135,7 @@ impl Metrics {
         };
         let metrics = Self {
             families: Families::declare(&registry)?,
+            pulses: Pulses::default(),
             process: Process::declare(&registry)?,
             users,
             registry,
@@ -175,9 +179,15 @@ impl Metrics {
         }
     }
 
+    /// What is counted for the plots that the gateway keeps itself.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
+    }
+
     /// A node joined: its series begin.
     pub fn node_joined(&self, node: &str) {
         self.departed.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+        self.pulses.join(node);
         let families = &self.families;
         for outcome in FAILURES.into_iter().chain(["ok", "client_error", "cancelled"]) {
             families.node_requests.with_label_values(&[node, outcome]);
@@ -211,6 +221,7 @@ impl Metrics {
             departed.pop_first();
         }
         departed.insert(node.to_owned());
+        self.pulses.leave(node);
         self.families.end_nodes(&BTreeSet::from([node.to_owned()]));
     }
 

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Errand, Sharer};
 use crate::fleet::{
-    Chronicler, Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, Upstream, Watch, Watchers,
+    Chronicler, Fleet, FleetContext, Loader, NodeSettings, Plots, Resolver, Roster, Sampler, Upstream, Watch, Watchers,
 };
 use crate::metrics::Metrics;
 use crate::store::{Stances, Store};
@@ -47,6 +47,7 @@ impl Nodes {
             nodes: Fleet::default(),
             catalog: Arc::default(),
             changes: Arc::default(),
+            plots: Plots::new(clock.uptime()),
             dispatcher,
             clock,
             metrics,
@@ -66,6 +67,7 @@ impl Nodes {
             let upstream = Upstream::new(config.relay.connect());
             Loader::new(fleet.clone(), config.relay.load_terms(), upstream, errands)
         };
+        let sampler = Sampler::new(fleet.clone());
         let chronicler = Chronicler { context: fleet.clone() };
         let interval = Duration::from_secs(config.health.fleet_interval_seconds);
         let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
@@ -75,6 +77,7 @@ impl Nodes {
             thread::spawn(roster.run(interval)),
             thread::spawn(loader.run(stop.clone())),
             thread::spawn(chronicler.run(stop.clone())),
+            thread::spawn(sampler.run(stop.clone())),
             thread::run("probes", move || {
                 let upstream = Upstream::new(connect);
                 Watchers { context, upstream, health, wanted: watches }.run(watching)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use super::catalog::Catalog;
 use super::change_log::ChangeLog;
 use super::nodes::Fleet;
+use super::sampler::Plots;
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
@@ -17,6 +18,8 @@ pub struct FleetContext {
     pub catalog: Arc<Catalog>,
     /// What has changed lately.
     pub changes: Arc<ChangeLog>,
+    /// What went on in the last hour.
+    pub plots: Plots,
     /// The queue and its scheduler.
     pub dispatcher: Arc<Dispatcher>,
     /// The clock.

@@ -64,6 +64,7 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         admin::limits::change,
         admin::nodes::list,
         admin::events::listen,
+        admin::series::retrieve,
         admin::queue::list,
         admin::story::explain,
         admin::requests::list,

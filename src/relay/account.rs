@@ -8,6 +8,7 @@ use super::open_requests::OpenRequest;
 use super::work::{NodeWork, Spent};
 use crate::dispatch::LoadCost;
 use crate::fleet::NodeEndpoint;
+use crate::metrics::{Pulse, Pulses};
 use crate::store::{Access, Reason, Receipt, Reserved, RowPermit, Status, TokensFrom, UsageRow};
 use crate::trace::Trace;
 use limits::Moment;
@@ -52,6 +53,10 @@ pub(super) struct OpenAccount {
     /// Resolves once a stream's admission is safely stored.
     pub(super) admitted: Option<Receipt>,
     pub(super) node: Option<Arc<NodeEndpoint>>,
+    /// What the node that has it counts.
+    pub(super) pulse: Arc<Pulse>,
+    /// Tokens of its answers that were counted there.
+    pub(super) pulsed: u64,
     pub(super) attempts: u32,
     pub(super) queued: Duration,
     /// Since when it has been waiting for a slot, as an uptime.
@@ -84,6 +89,8 @@ impl OpenAccount {
             shown: None,
             admitted: None,
             node: None,
+            pulse: Arc::default(),
+            pulsed: 0,
             attempts: 0,
             queued: Duration::ZERO,
             waiting_since: None,
@@ -131,6 +138,13 @@ impl OpenAccount {
             http_status: None,
             requests: 1,
         }
+    }
+
+    /// Counts tokens for the plots.
+    pub(super) fn count_tokens(&mut self, pulses: &Pulses, tokens: u64) {
+        self.pulsed += tokens;
+        self.pulse.tokens(tokens);
+        pulses.all().tokens(tokens);
     }
 
     /// Updates what operators see of the request, once it is shown.

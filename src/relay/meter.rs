@@ -117,6 +117,7 @@ impl Meter {
             trace.waited(since, now, true);
             trace.ask(node.name.clone(), attempt, now);
         }
+        open.pulse = self.meters.metrics.pulses().of(&node.name);
         open.node = Some(node.clone());
         open.attempts = attempt;
         open.queued += waited;
@@ -148,6 +149,7 @@ impl Meter {
             open.is_running = false;
             let now = self.meters.clock.uptime();
             self.meters.metrics.attempt(&node.name, outcome, now.saturating_sub(since));
+            open.pulse.ended(!matches!(outcome, "ok" | "client_error" | "cancelled"));
             if let Some(trace) = &mut open.admission.trace {
                 trace.answered(outcome, now);
             }
@@ -170,6 +172,9 @@ impl Meter {
         let Some(open) = &mut self.open else { return };
         let after = at.saturating_sub(open.admission.received.uptime);
         open.first_byte = Some(after);
+        let asked = open.work.since().unwrap_or(at);
+        open.pulse.first_token(at.saturating_sub(asked));
+        self.meters.metrics.pulses().all().first_token(after);
         open.work.first_byte(at);
         open.show_that(OpenRequest::begins);
         self.meters.metrics.first_token(&open.admission.listed_model, after);
@@ -182,6 +187,8 @@ impl Meter {
         let now = self.meters.clock.uptime();
         if progress.token_chunks > open.progress.token_chunks {
             open.work.token(now);
+            let more = progress.token_chunks - open.progress.token_chunks;
+            open.count_tokens(self.meters.metrics.pulses(), more);
         }
         if open.progress.usage.and_then(|usage| usage.load).is_none() {
             open.take_load(progress.usage);
@@ -251,10 +258,12 @@ impl Meter {
             Status::UpstreamError => "garbled",
             Status::Cancelled | Status::Deadline | Status::Interrupted => "cancelled",
         });
-        let open = self.open.take()?;
+        let mut open = self.open.take()?;
         open.show_that(|shown| self.meters.requests.leave(shown.request_id));
         let now = self.meters.clock.now();
         let row = UsageRow { http_status: Some(code), ..open.row(status, now) };
+        // Of an answer that is not streamed, all of them.
+        open.count_tokens(self.meters.metrics.pulses(), row.completion_tokens.saturating_sub(open.pulsed));
         self.count(&open, &row, status, code);
         // A request that a node rejects has cost that node something, so it counts.
         let is_refusal = status == Status::Refused && open.node.is_none();
@@ -303,6 +312,11 @@ impl Meter {
             duration,
         };
         let (prompt_tokens, completion_tokens) = (row.prompt_tokens, row.completion_tokens);
+        self.meters
+            .metrics
+            .pulses()
+            .all()
+            .ended(matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted));
         let metrics = &self.meters.metrics;
         metrics.left(ended.route);
         metrics.ended(ended);

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
-    ADMIN_KEY, PATIENCE, TestApp, TestDatabase, chat_body, cold_node, error_of, eventually, fast_node, let_pass, node,
-    spawn_app, spawn_app_with, stream_body, wait_for,
+    ADMIN_KEY, PATIENCE, TestApp, TestDatabase, answer_of, chat_body, cold_node, error_of, eventually, fast_node,
+    let_pass, node, spawn_app, spawn_app_with, stream_body, wait_for,
 };
 use crate::shutdown::gated_node;
 
@@ -279,5 +279,49 @@ async fn of_a_thousand_open_requests_a_tick_shows_some_and_counts_the_others() {
     assert!(tick.to_string().len() < 300_000, "{}", tick.to_string().len());
     drop((open, gate));
     eventually("nothing is open", || counts() == (0, 0)).await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn the_last_hour_is_kept_for_each_node_and_for_all_together() {
+    let simulated = fast_node().await;
+    let app = spawn_app(vec![node("a", simulated.url(), 2), node("idle", "http://127.0.0.1:1".to_owned(), 1)]).await;
+    let key = app.user("ann").await;
+    let read = async |query: &str| {
+        let reply = app.get(&format!("/admin/series{query}"), ADMIN_KEY).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        reply.json()
+    };
+    assert_eq!(read("").await["running"], json!([]));
+    for stream in [true, false] {
+        let mut body = chat_body("llama3.2", "hi");
+        body["stream"] = stream.into();
+        assert_eq!(app.post("/v1/chat/completions", &key, body).await.status, 200);
+    }
+    let tokens: f64 = app.rows_once(&key, 2).await.iter().map(|row| row["completion_tokens"].as_f64().unwrap()).sum();
+    assert_eq!(app.chat(&key, "nothing", "hi").await.status, 404);
+
+    let all = async || Some(read("").await).filter(|series| series["running"].as_array().unwrap().len() == 1);
+    let all = answer_of("there is a point", all).await;
+    let (own, idle) = (read("?node=a").await, read("?node=idle").await);
+
+    assert_eq!((&all["interval_seconds"], &all["node"], &own["node"]), (&json!(5), &json!(null), &json!("a")));
+    let value = |series: &Value, column: &str| series[column][0].as_f64();
+    for series in [&all, &own] {
+        assert_eq!(value(series, "running"), Some(0.0), "{series}");
+        let written = value(series, "tokens_per_second").unwrap() * 5.0;
+        assert!((written - tokens).abs() <= tokens * 0.1 + 1.0, "{written} of {tokens}");
+        let requests = value(series, "requests_per_minute").unwrap();
+        assert!((requests - 24.0).abs() <= 2.0, "two in five seconds: {requests}");
+        assert!(
+            value(series, "first_token_ms").is_some() && value(series, "errors_per_minute") == Some(0.0),
+            "{series}"
+        );
+    }
+    assert_eq!((value(&idle, "requests_per_minute"), &idle["first_token_ms"]), (Some(0.0), &json!([null])));
+    let later = format!("?from={}", all["start"].as_str().unwrap().replace("20", "21"));
+    assert_eq!(read(&later).await["running"], json!([]));
+    error_of(&app.get("/admin/series?node=nobody", ADMIN_KEY).await, 404);
+    error_of(&app.get("/admin/series?from=x", ADMIN_KEY).await, 400);
     app.stop().await;
 }

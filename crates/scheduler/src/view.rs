@@ -121,6 +121,16 @@ impl Scheduler {
         present.map(|(id, node)| NodeView { waiting: waiting(node), ..node.view(id) }).collect()
     }
 
+    /// The names of at most `most` nodes, from this one on, with the requests that run there and that wait for their models.
+    pub fn sizes_from(&self, first: NodeId, most: usize) -> Vec<(String, (usize, usize))> {
+        let waiting = |node: &Node| {
+            let mine = self.queue.models().filter(|model| node.lists(*model));
+            mine.map(|model| self.queue.waiting_for(model)).sum()
+        };
+        let present = self.fleet.iter().skip(first.0).take(most).filter(|node| !node.has_left);
+        present.map(|node| (node.spec.name.clone(), (node.in_flight() as usize, waiting(node)))).collect()
+    }
+
     /// How many nodes are in the fleet now.
     pub fn present_nodes(&self) -> usize {
         self.fleet.iter().filter(|node| !node.has_left).count()

@@ -10,6 +10,7 @@ pub mod queue;
 pub mod reload;
 pub mod requests;
 mod routes;
+pub mod series;
 pub mod story;
 pub mod usage;
 pub mod user_fields;

@@ -1,4 +1,6 @@
 //! How do the nodes and the open requests stand now? Looked at in parts, so that no look holds up those who schedule.
+use std::collections::BTreeMap;
+
 use super::shapes::{ChangeRecord, LiveFleet, LiveModel, LiveNode, LiveRequests, LiveSnapshot};
 use crate::fleet::FleetContext;
 use crate::http::open::{MostOpen, open_now};
@@ -36,12 +38,14 @@ impl Picture {
         let views = self.views();
         let nodes_left_out =
             self.fleet.dispatcher.read(|scheduler| scheduler.present_nodes()).saturating_sub(views.len());
+        let (tokens_per_second, speeds) = self.fleet.plots.tokens_per_second();
         let open = open_now(&self.meters, &self.fleet.dispatcher, REQUESTS);
         let MostOpen { running, running_left_out, waiting, waiting_left_out } = open;
         LiveFleet {
             at: rfc3339(self.fleet.clock.now().unix_ms),
             tick,
-            nodes: views.into_iter().map(|view| self.node(view)).collect(),
+            tokens_per_second,
+            nodes: views.into_iter().map(|view| self.node(view, &speeds)).collect(),
             nodes_left_out,
             requests: LiveRequests { running, running_left_out, waiting, waiting_left_out },
         }
@@ -63,7 +67,7 @@ impl Picture {
         }
     }
 
-    fn node(&self, view: NodeView) -> LiveNode {
+    fn node(&self, view: NodeView, speeds: &BTreeMap<String, f32>) -> LiveNode {
         let facts = self.fleet.catalog.facts(view.id);
         let why = (view.state != NodeState::Up).then(|| view.last_error.clone()).flatten();
         let (used, total) = view
@@ -79,6 +83,7 @@ impl Picture {
             waiting: view.waiting,
             slots_used: used,
             slots_total: total,
+            tokens_per_second: speeds.get(&view.name).copied(),
             models: models(&view),
             name: view.name,
             loading: view.loading,

@@ -24,6 +24,8 @@ pub struct LiveFleet {
     /// Counts the ticks since the start of the gateway. None is made while nobody listens. Of a snapshot: the last one before
     /// it.
     pub(super) tick: u64,
+    /// Tokens of answers of all nodes in the last five seconds; null before the first five.
+    pub(super) tokens_per_second: Option<f32>,
     /// In the order in which they joined.
     pub(super) nodes: Vec<LiveNode>,
     /// Nodes beyond the first 1,000.
@@ -66,6 +68,8 @@ pub struct LiveNode {
     pub(super) slots_used: u32,
     /// Slots of all models in memory.
     pub(super) slots_total: u32,
+    /// Tokens of answers in the last five seconds; null before the first five.
+    pub(super) tokens_per_second: Option<f32>,
     /// Models in memory, and those of which something runs.
     pub(super) models: Vec<LiveModel>,
     /// The model on its way into memory, if there is one.
