@@ -49,4 +49,5 @@ mod streams;
 mod tracing;
 mod unsupported;
 mod usage;
+mod users;
 mod waiting;
