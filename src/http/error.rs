@@ -190,6 +190,12 @@ impl ApiError {
         error.with(|words| words.retry_after = Some(retry_after))
     }
 
+    /// 503: as many listen to events as may.
+    pub(super) fn too_many_listeners() -> Self {
+        let message = "As many listen to events already as may. Please try again in 5s.";
+        Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
+    }
+
     /// 500: a mistake of ours.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)

@@ -13,6 +13,7 @@ mod cli;
 mod cloud;
 mod dialects;
 mod durability;
+mod events;
 mod failures;
 mod fidelity;
 mod forecast;
