@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::catalog::Catalog;
 use super::change_log::ChangeLog;
 use super::nodes::Fleet;
-use super::sampler::Plots;
+use super::plots::Plots;
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;

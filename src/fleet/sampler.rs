@@ -1,57 +1,16 @@
 //! Who looks at what goes on, every five seconds, and keeps it for an hour?
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
-use super::series::{Book, INTERVAL, Point, Series};
+use super::series::{INTERVAL, Point};
 use crate::metrics::Beat;
 use scheduler::NodeId;
 
 /// Nodes that are looked at with the scheduler's lock held.
 const AT_A_LOOK: usize = 256;
-
-/// The series of the last hour. Copies share them.
-#[derive(Clone, Debug)]
-pub struct Plots {
-    book: Arc<Mutex<Book>>,
-    /// Uptime at which the first interval begins.
-    started: Duration,
-}
-
-impl Plots {
-    /// None yet; the first interval begins at this uptime.
-    pub fn new(started: Duration) -> Self {
-        Self { book: Arc::default(), started }
-    }
-
-    /// The uptime at which an interval ends.
-    pub fn end_of(&self, interval: u64) -> Duration {
-        self.started + INTERVAL.saturating_mul(u32::try_from(interval).unwrap_or(u32::MAX))
-    }
-
-    /// The first interval that ends at this uptime or later.
-    pub fn interval_at(&self, uptime: Duration) -> u64 {
-        let since_start = uptime.saturating_sub(self.started).as_millis();
-        u64::try_from(since_start.div_ceil(INTERVAL.as_millis())).unwrap_or(u64::MAX)
-    }
-
-    /// The series of a node, or of all together; `None` for a node that has none.
-    pub fn series(&self, node: Option<&str>) -> Option<Series> {
-        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        node.map_or_else(|| Some(book.all.clone()), |node| book.nodes.get(node).cloned())
-    }
-
-    /// Tokens a second in the last interval: of all nodes, and of each.
-    pub fn tokens_per_second(&self) -> (Option<f32>, BTreeMap<String, f32>) {
-        let book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
-        let last = |series: &Series| Some(series.last()?.tokens_per_second);
-        let nodes = book.nodes.iter().filter_map(|(name, series)| Some((name.clone(), last(series)?)));
-        (last(&book.all), nodes.collect())
-    }
-}
 
 /// Looks at the counters.
 #[derive(Debug)]
@@ -93,9 +52,6 @@ impl Sampler {
         let FleetContext { clock, metrics, dispatcher, plots, .. } = &self.context;
         let now = clock.uptime();
         let elapsed = now.saturating_sub(self.before.at);
-        // To the nearest, as a look may be a little early or late.
-        let since_start = now.saturating_sub(plots.started) + INTERVAL / 2;
-        let interval = u64::try_from(since_start.as_millis() / INTERVAL.as_millis()).unwrap_or(u64::MAX);
         let sizes = dispatcher.read(|scheduler| (scheduler.in_flight(), scheduler.queued()));
         let all = metrics.pulses().all().beat();
         let beats: Vec<(String, Beat, (usize, usize))> = self
@@ -110,7 +66,7 @@ impl Sampler {
         };
         let nodes = beats.iter().map(point).collect();
         let whole = Point::between(self.before.all, all, elapsed, sizes);
-        plots.book.lock().unwrap_or_else(PoisonError::into_inner).push(interval, whole, nodes);
+        plots.push(now, whole, nodes);
         let nodes = beats.into_iter().map(|(name, beat, _)| (name, beat)).collect();
         self.before = Before { at: now, all, nodes };
     }
