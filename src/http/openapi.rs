@@ -8,7 +8,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
 use super::cookies::SESSION_COOKIE;
-use super::{admin, inference, me, models, native, ops, sign_in, usage};
+use super::{admin, inference, me, models, native, ops, own_keys, sign_in, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -46,6 +46,9 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         usage::own_summary,
         me::retrieve,
         me::requests,
+        own_keys::list,
+        own_keys::create,
+        own_keys::revoke,
         me::stop,
         admin::users::create,
         admin::user_list::list,

@@ -235,7 +235,7 @@ impl Accounts {
         if let Some(prior) = prior {
             budget.restore(limits, prior.clone(), now);
         }
-        let mut ledger = Ledger::of(budget, prior.map_or(0, |prior| prior.unsent_today), now.day());
+        let mut ledger = Ledger::of(budget, prior.map_or(0, |prior| prior.unsent_today), now);
         if self.sharing.load(Ordering::Relaxed) {
             ledger.begin_sharing(now);
         }

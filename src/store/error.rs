@@ -30,6 +30,9 @@ pub enum StoreError {
         /// What is wrong with it.
         error: std::io::Error,
     },
+    /// The user has a key of this name already.
+    #[error("the user has a key called `{0}` already")]
+    KeyExists(String),
     /// A node of this name exists already.
     #[error("node `{0}` exists already")]
     NodeExists(String),

@@ -47,7 +47,7 @@ mod user_list;
 mod users;
 mod writer;
 
-pub use access::{Access, Reserved};
+pub use access::{Access, Over, Reserved, Whose};
 pub use account::{Account, LimitsChange, Profile, Terms, UserId};
 pub use accounts::{Accounts, Found};
 pub use backup::{back_up, restore};

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{ADMIN_KEY, TestApp, chat_body, error_of, fast_node, node, spawn_app};
 
 /// A route for users and its method.
-const USER_ROUTES: [(Method, &str); 7] = [
+const USER_ROUTES: [(Method, &str); 10] = [
     (Method::POST, "/v1/chat/completions"),
     (Method::POST, "/v1/completions"),
     (Method::POST, "/v1/embeddings"),
@@ -15,6 +15,9 @@ const USER_ROUTES: [(Method, &str); 7] = [
     (Method::GET, "/v1/models/llama3.2"),
     (Method::GET, "/v1/usage"),
     (Method::GET, "/v1/usage/summary"),
+    (Method::GET, "/v1/me/keys"),
+    (Method::POST, "/v1/me/keys"),
+    (Method::DELETE, "/v1/me/keys/key_1"),
 ];
 
 /// A route for the admin and its method.

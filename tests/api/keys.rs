@@ -315,7 +315,7 @@ async fn what_is_given_of_a_key_changes_and_the_rest_stays() {
             expected[field] = value.clone();
             assert_eq!(change(&app, "ann", &id, json!({field: value})).await, expected);
         }
-        expected["name"] = "default".into();
+        expected["name"] = "default-2".into();
         assert_eq!(change(&app, "ann", &id, json!({"name": null})).await, expected);
         assert_eq!(change(&app, "ann", &id, json!({})).await, expected);
 

@@ -31,6 +31,7 @@ mod node_time;
 mod openapi;
 mod ops;
 mod other_servers;
+mod own_keys;
 mod paths;
 mod queue;
 mod relay;

@@ -12,7 +12,7 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
-use limits::Balance;
+use limits::{Balance, Moment};
 
 body_with_limits! {
     /// A change of limits: absent = unchanged, null = no limit.
@@ -71,6 +71,11 @@ impl UserLimits {
         Self::new(account, account.balance(meters.clock.now()))
     }
 
+    /// As they stand, as far as this gateway knows.
+    pub(in crate::http) fn known(account: &Account, now: Moment) -> Self {
+        Self::new(account, account.balance(now))
+    }
+
     fn new(account: &Account, balance: Balance) -> Self {
         Self {
             user_id: account.user().as_str().to_owned(),
@@ -121,7 +126,7 @@ pub async fn retrieve(
 
 /// Change limits
 ///
-/// In force from the next request on.
+/// In force from the next request on. It merges, as PATCH does elsewhere: a limit that is absent stays as it is.
 #[utoipa::path(
     put, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])), request_body = ChangeLimits,
     params(("id" = String, Path, description = "The user.")),

@@ -1,5 +1,6 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 mod given;
+pub mod key_bodies;
 pub mod keys;
 pub mod limits;
 pub mod models;
