@@ -1,7 +1,7 @@
 //! What does a client see when something goes wrong? The one place that knows every error and its status.
 //!
-//! Statuses are chosen for what SDKs do with them: 408, 409, 429 and 5xx are tried again, `Retry-After` (whole seconds)
-//! and `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+//! Statuses are chosen for what SDKs do with them. They retry 408, 409, 429 and 5xx; `Retry-After` (whole seconds) and
+//! `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -20,10 +20,10 @@ use limits::{Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
 
-/// When to come back to a store that cannot be written or read.
+/// `Retry-After` while the store cannot be read or written.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 
-/// An answer that is an error, in OpenAI's words. Boxed, as it is far larger than what it is returned instead of.
+/// An error answer, worded in OpenAI's dialect. Boxed to keep every `Result` small.
 #[derive(Clone, Debug)]
 pub struct ApiError(Box<Words>);
 
@@ -33,11 +33,11 @@ struct Words {
     message: String,
     param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
-    /// Whether another try of the same request could help.
+    /// Whether no retry of the same request can help.
     hopeless: bool,
     headroom: Option<Headroom>,
     allow: Option<&'static str>,
-    /// The limit that refuses, by its name in the configuration.
+    /// The limit that refuses the request, by its name in the configuration.
     limit: Option<&'static str>,
 }
 
@@ -70,7 +70,7 @@ impl ApiError {
         Self::invalid(message).with(|words| words.param = Some(param.into()))
     }
 
-    /// 401: no key, or none that is known.
+    /// 401: no key, or an unknown one.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(&error_kind::UNAUTHORIZED, message)
     }
@@ -96,10 +96,10 @@ impl ApiError {
         error.with(|words| words.param = Some("model".into()))
     }
 
-    /// 429: too many keys that are none came from the caller's network.
+    /// 429: too many wrong keys came from the caller's network.
     pub fn guessed_too_often(retry_after: Duration) -> Self {
         let message = format!(
-            "Incorrect API key, and too many of those came from your network. Please try again in {}.",
+            "Incorrect API key, and too many wrong keys came from your network. Please try again in {}.",
             seconds(retry_after)
         );
         let error = Self::new(&error_kind::RATE_LIMITED, message);
@@ -109,12 +109,12 @@ impl ApiError {
         })
     }
 
-    /// 404 for a thing named in the path.
+    /// 404: the thing that the path names does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(&error_kind::NOT_FOUND, message)
     }
 
-    /// 404 for a part of OpenAI's API that the service does not have.
+    /// 404: OpenAI's API has this path, but the gateway or the node does not.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(&error_kind::UNSUPPORTED_ENDPOINT, message)
     }
@@ -161,23 +161,23 @@ impl ApiError {
         Self::new(&error_kind::BODY_TOO_LARGE, message)
     }
 
-    /// 415: the body is in a coding that is not known here.
+    /// 415: the body's coding is not supported.
     pub fn unknown_coding() -> Self {
-        let message = "The request's body is in a coding that is not known here. Send it as it is, or in gzip or zstd.";
+        let message = "The request's body is in a coding that is not supported. Send it as it is, or in gzip or zstd.";
         Self::new(&error_kind::UNKNOWN_CODING, message)
     }
 
-    /// 409: it is there already.
+    /// 409: the request conflicts with what exists.
     pub fn conflict(message: impl Into<String>) -> Self {
         let error = Self::new(&error_kind::CONFLICT, message);
         error.with(|words| words.hopeless = true)
     }
 
-    /// 503: limits are shared with other gateways, and what this one may use of them by itself is used up.
+    /// 503: limits are shared with other gateways that cannot be asked, and this gateway's share is used up.
     pub fn limits_away() -> Self {
         let message = format!(
-            "Your limits are shared with other gateways, which cannot be asked at the moment, and what may be used \
-             without them is used up. Please try again in {}.",
+            "Your limits are shared with other gateways, which cannot be asked at the moment, and this gateway's share of \
+             them is used up. Please try again in {}.",
             seconds(STORAGE_RETRY)
         );
         Self::unavailable(&error_kind::LIMITS_UNAVAILABLE, message, STORAGE_RETRY)
@@ -210,12 +210,12 @@ impl ApiError {
         })
     }
 
-    /// There is no room for the body: of the user, or of all, or nobody's turn to read it came in time.
+    /// 429 or 503: there is no memory for the body, or (`None`) its turn to be parsed did not come in time.
     pub(super) fn no_room(full: Option<Full>) -> Self {
         let (kind, message) = match full {
             Some(Full::ForUser) => (
                 &error_kind::RATE_LIMITED,
-                "The bodies of your requests take as much memory as one user's may. Please try again in 1s.",
+                "Your requests' bodies take up as much memory as one user's may. Please try again in 1s.",
             ),
             Some(Full::ForAll) => (
                 &error_kind::OVERLOADED,
@@ -223,16 +223,16 @@ impl ApiError {
             ),
             None => (
                 &error_kind::OVERLOADED,
-                "The service is overloaded: it reads other large requests. Please try again in 1s.",
+                "The service is overloaded: it is reading other large requests. Please try again in 1s.",
             ),
         };
         let error = Self::new(kind, message).of_limit("server.body_memory_bytes");
         error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
     }
 
-    /// 429: lists and sums of usage take turns.
+    /// 429: too many lists and sums of usage are being read.
     pub(super) fn reads_too_much() -> Self {
-        let message = "You are reading as much of your usage at a time as one user may. Please try again in 1s.";
+        let message = "Too many usage reports are being read at the moment. Please try again in 1s.";
         let error = Self::new(&error_kind::RATE_LIMITED, message);
         error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
     }
@@ -241,18 +241,18 @@ impl ApiError {
         self.with(|words| words.limit = Some(limit))
     }
 
-    /// The limit that refuses, where it is one.
+    /// The limit that refuses the request, if one does.
     pub(super) fn limit(&self) -> Option<&'static str> {
         self.0.limit
     }
 
-    /// Usage cannot be stored, and nothing is given away.
+    /// 503: usage cannot be stored, so no request is admitted.
     pub fn not_stored() -> Self {
         let message = format!("{StorageFull}. Please try again in {}.", seconds(STORAGE_RETRY));
         Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
-    /// Whose key it is cannot be said while the database is away.
+    /// 503: the key cannot be checked while the database is away.
     pub fn users_away() -> Self {
         let message = format!(
             "This API key cannot be checked at the moment, as the database is away. Please try again in {}.",
@@ -261,7 +261,7 @@ impl ApiError {
         Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
-    /// A request that was carried and got no answer, and how its account is closed.
+    /// The error for a request that got no answer, and the status of its usage row.
     pub fn not_carried(why: &WhyNot, model: &str) -> (Self, Status) {
         match why {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
@@ -280,7 +280,7 @@ impl ApiError {
         }
     }
 
-    /// 422: the request makes nodes fail that answer others.
+    /// 422: the request makes nodes fail that answer other requests.
     fn indicted(left: Duration) -> Self {
         let message = format!(
             "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
@@ -295,7 +295,7 @@ impl ApiError {
         let again = format!("Please try again in {}.", seconds(after));
         match refusal.reason {
             RefusalReason::UserQueueFull => {
-                let message = format!("You have as many requests waiting as one user may. {again}");
+                let message = format!("You have as many requests waiting as one user may have. {again}");
                 let error = Self::new(&error_kind::RATE_LIMITED, message).of_limit("queue.max_queued_per_user");
                 (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
@@ -333,34 +333,34 @@ impl ApiError {
         }
     }
 
-    /// A 429 says where the user stands, whichever limit it was.
+    /// Adds to a 429 how much of each limit is left, whichever limit refused the request.
     pub fn for_user(self, headroom: Headroom) -> Self {
         let is_limit = self.0.kind.status == 429;
         self.with(|words| words.headroom = words.headroom.take().or(is_limit.then_some(headroom)))
     }
 
-    /// The words.
+    /// What every dialect's body is made from.
     pub fn object(&self) -> ErrorObject<'_> {
         let Words { message, kind, param, .. } = &*self.0;
         ErrorObject { message, kind: kind.kind, param: param.as_deref(), code: kind.code }
     }
 
-    /// The body, in a dialect's own words.
+    /// The body in the format of a dialect.
     pub fn body(&self, dialect: Dialect) -> String {
         self.object().body(dialect)
     }
 
-    /// The word for programs.
+    /// The `code` for programs.
     pub fn word(&self) -> Option<&'static str> {
         self.0.kind.code
     }
 
-    /// What a usage row says of it.
+    /// What the request's usage row says about it.
     pub fn reason(&self) -> Reason {
         Reason::new(self.word(), self.0.limit)
     }
 
-    /// The status code.
+    /// The HTTP status.
     pub fn code(&self) -> u16 {
         self.0.kind.status
     }
@@ -393,8 +393,8 @@ impl From<StoreError> for ApiError {
             | StoreError::Randomness(_)
             | StoreError::PepperFile { .. }
             | StoreError::PasswordFile { .. } => {
-                // What a database says may hold what was asked of it: for the operator only.
-                tracing::error!(%error, "the database failed a request");
+                // A database's message may quote the statement, so only the operator sees it.
+                tracing::error!(%error, "the database failed, and a request with it");
                 let message = "The database is not available. Please try again in 5s.";
                 Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
             }
@@ -424,7 +424,7 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        // The table holds nothing else.
+        // Every status of the table is valid.
         StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
@@ -435,7 +435,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::RETRY_AFTER, whole.to_string()));
             response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
         }
-        if self.0.hopeless {
+        if self.0.hopeless || self.0.kind.is_final() {
             response.insert_header(("x-should-retry", "false"));
         }
         if self.0.kind.status == 401 {
@@ -451,7 +451,7 @@ impl ResponseError for ApiError {
     }
 }
 
-/// `x-ratelimit-*` for the limits that the user has.
+/// Adds `x-ratelimit-*` for those limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
     for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
         let Some(Remaining { limit, left, reset }) = room else { continue };
@@ -466,7 +466,7 @@ pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroo
     }
 }
 
-/// As Go writes durations, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
+/// A duration as Go writes it, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
 fn go_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         return format!("{}ms", duration.as_millis());
@@ -479,7 +479,7 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// A client's own string, safe to show.
+/// A client's own text, cut to 128 characters and without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(128).collect()
 }

@@ -1,4 +1,4 @@
-//! What may a client say, and what does it hear? The only module with handlers, status codes and the OpenAPI document.
+//! The HTTP interface: the only module with handlers, status codes and the OpenAPI document.
 mod address;
 pub mod admin;
 pub mod answers;

@@ -29,13 +29,13 @@ pub(super) fn worded(Over { whose, exceeded }: &Over) -> Worded {
             (&error_kind::RATE_LIMITED, said, retry_after)
         }
         Exceeded::Concurrency { limit, retry_after } => {
-            let (who, it) = if is_user(whose) { ("You have".to_owned(), "you") } else { (has(whose), "it") };
-            let said = format!("{who} {limit} requests running or waiting, which is as many as {it} may.");
+            let (who, its) = if is_user(whose) { ("You have".to_owned(), "your") } else { (has(whose), "its") };
+            let said = format!("{who} {limit} requests running or waiting, which is {its} limit.");
             (&error_kind::RATE_LIMITED, said, retry_after)
         }
         Exceeded::TokensOfMinute { limit, left, reserved, retry_after } => {
             let said = format!(
-                "Rate limit reached: of {limit} tokens per minute{} {left} are left, and this request needs more. \
+                "Rate limit reached: {left} of {limit} tokens per minute{} are left, and this request needs more. \
                  Requests of the last 60 s have used {}, and running ones hold {reserved}.",
                 beyond_user(whose, " for "),
                 limit.saturating_sub(left).saturating_sub(reserved)
@@ -52,7 +52,7 @@ pub(super) fn worded(Over { whose, exceeded }: &Over) -> Worded {
         }
         Exceeded::TokensReserved { per, limit, used, left, retry_after } => {
             let said = format!(
-                "Of {} {limit} tokens per {} {left} are free and this request needs more: {used} are used, and running \
+                "{left} of {} {limit} tokens per {} are free, and this request needs more: {used} are used, and running \
                  requests hold the rest.",
                 possessive(whose),
                 word(per)
@@ -147,20 +147,20 @@ mod tests {
             (
                 key(),
                 Exceeded::Concurrency { limit: 2, retry_after: seconds(1) },
-                "Your key `laptop` has 2 requests running or waiting, which is as many as it may. Please try again in 1s.",
+                "Your key `laptop` has 2 requests running or waiting, which is its limit. Please try again in 1s.",
                 "key.max_concurrency",
             ),
             (
                 key(),
                 Exceeded::TokensOfMinute { limit: 100, left: 10, reserved: 60, retry_after: seconds(2) },
-                "Rate limit reached: of 100 tokens per minute for your key `laptop` 10 are left, and this request needs \
+                "Rate limit reached: 10 of 100 tokens per minute for your key `laptop` are left, and this request needs \
                  more. Requests of the last 60 s have used 30, and running ones hold 60. Please try again in 2s.",
                 "key.tokens_per_minute",
             ),
             (
                 user(),
                 Exceeded::TokensReserved { per: Calendar::Day, limit: 100, used: 50, left: 5, retry_after: seconds(2) },
-                "Of your 100 tokens per day 5 are free and this request needs more: 50 are used, and running requests \
+                "5 of your 100 tokens per day are free, and this request needs more: 50 are used, and running requests \
                  hold the rest. Please try again in 2s.",
                 "tokens_per_day",
             ),
