@@ -62,12 +62,14 @@ pub(super) fn worded(Over { whose, exceeded }: &Over) -> Worded {
         Exceeded::TokensUsedUp { per, limit, used, retry_after } => {
             let who = if is_user(whose) { "You have".to_owned() } else { has(whose) };
             let whose = if is_user(whose) { "your" } else { "its" };
+            let again = match per {
+                Calendar::Day => "at midnight (UTC)",
+                Calendar::Month => "on the first of the next month (UTC)",
+            };
             let said = format!(
-                "{who} used {used} of {whose} {limit} tokens per {} (UTC), which leaves too little for this request. The \
-                 next {} begins in {}.",
-                word(per),
-                word(per),
-                long(retry_after)
+                "{who} used {used} of {whose} {limit} tokens per {} (UTC), which leaves too little for this request. They \
+                 start again {again}.",
+                word(per)
             );
             (&error_kind::QUOTA_USED_UP, said, retry_after)
         }
@@ -105,16 +107,6 @@ fn word(per: Calendar) -> &'static str {
 /// In the form that clients parse out of a message.
 pub(super) fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_millis().div_ceil(1000).max(1))
-}
-
-/// A duration as people read it.
-fn long(duration: Duration) -> String {
-    let minutes = duration.as_secs().div_ceil(60);
-    match (minutes / 1_440, minutes / 60 % 24, minutes % 60) {
-        (0, 0, minutes) => format!("{minutes} min"),
-        (0, hours, minutes) => format!("{hours} h {minutes} min"),
-        (days, hours, _) => format!("{days} d {hours} h"),
-    }
 }
 
 /// A user's limit by its name in the configuration; a key's with the owner before it.
@@ -168,7 +160,7 @@ mod tests {
                 key(),
                 Exceeded::TokensUsedUp { per: Calendar::Day, limit: 100, used: 99, retry_after: seconds(7_199) },
                 "Your key `laptop` has used 99 of its 100 tokens per day (UTC), which leaves too little for this request. \
-                 The next day begins in 2 h 0 min. Please try again in 7199s.",
+                 They start again at midnight (UTC). Please try again in 7199s.",
                 "key.tokens_per_day",
             ),
         ] {
