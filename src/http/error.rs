@@ -14,7 +14,7 @@ use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Reason, Status, StorageFull, StoreError};
+use crate::store::{Reason, Role, Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
@@ -79,6 +79,14 @@ impl ApiError {
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(&error_kind::FORBIDDEN, message)
+    }
+
+    /// 403: an administrator whose role does not suffice.
+    pub(super) fn role_too_low(role: Role, needed: Role) -> Self {
+        let (role, needed) = (role.as_str(), needed.as_str());
+        Self::forbidden(format!(
+            "Your role is `{role}`, and this takes the role `{needed}`. Ask an administrator with it."
+        ))
     }
 
     /// 403: the operator lets nothing in for this user.
@@ -442,11 +450,13 @@ impl From<BadRequest> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) | StoreError::NodeExists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => {
+            StoreError::Exists(_) | StoreError::NodeExists(_) | StoreError::AdminExists(_) => {
+                Self::conflict(error.to_string())
+            }
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) | StoreError::NoAdmin(_) => {
                 Self::not_found(error.to_string())
             }
-            StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
+            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }

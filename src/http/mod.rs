@@ -2,6 +2,7 @@
 mod address;
 pub mod admin;
 pub mod answers;
+mod audited;
 mod auth;
 mod body;
 mod body_memory;
@@ -12,6 +13,7 @@ mod cookies;
 mod cors;
 mod counters;
 mod credentials;
+mod csv;
 mod docs;
 mod error;
 pub mod error_kind;

@@ -5,7 +5,9 @@
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
 mod admin;
+mod admins;
 mod anthropic;
+mod audit;
 mod auth;
 mod bytes;
 mod checklist;
@@ -39,6 +41,7 @@ mod reload;
 mod reports;
 mod requests;
 mod responses;
+mod roles;
 mod roster;
 mod scheduling;
 mod scripted;
