@@ -8,6 +8,7 @@ mod body_memory;
 mod bounds;
 mod call;
 mod coding;
+mod console;
 mod cors;
 mod counters;
 mod docs;

@@ -11,6 +11,7 @@ mod bytes;
 mod checklist;
 mod cli;
 mod cloud;
+mod console;
 mod dialects;
 mod durability;
 mod failures;
