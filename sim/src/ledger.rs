@@ -42,8 +42,9 @@ pub struct SeenRequest {
     pub tokens_generated: u64,
     /// Tokens of the prompt, 0 until it is understood.
     pub prompt_tokens: u64,
-    /// Whether its model was in memory with the options it needs when it arrived, so that it waited for no load.
-    pub found_loaded: bool,
+    /// Whether its model was in memory with the options it needs when it arrived, so that it waited for no load; `None`
+    /// until the node has looked.
+    pub found_loaded: Option<bool>,
     /// When it arrived.
     pub arrived: Instant,
     /// When it ended, in whatever way.
@@ -63,7 +64,7 @@ impl SeenRequest {
             request_id: request.headers().get("x-request-id").map(text),
             tokens_generated: 0,
             prompt_tokens: 0,
-            found_loaded: false,
+            found_loaded: None,
             arrived: clock::now().into_std(),
             ended: None,
             outcome: Outcome::Running,
@@ -199,7 +200,7 @@ impl Visit {
 
     pub(crate) fn set_found_loaded(&self, found: bool) {
         if let Some(seen) = self.ledger.lock().entry(self.number) {
-            seen.found_loaded = found;
+            seen.found_loaded = Some(found);
         }
     }
 

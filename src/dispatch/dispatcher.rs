@@ -1,8 +1,8 @@
-//! How do requests and the scheduler meet? The shell around the pure core: one short lock, nothing awaited inside.
+//! How do requests meet the scheduler? The shell around the pure core: one short lock, with nothing awaited inside.
 //!
-//! A [`Ticket`] lasts from arrival to end. Dropping it, queued or running, tells the core that the request has left, so
-//! that its place or slot is free at once. Decisions about a request reach its worker through a channel of the ticket's
-//! own; decisions about a node's memory go to the loader.
+//! A [`Ticket`] lasts from a request's arrival to its end. Dropping it, queued or running, tells the core that the
+//! request has left, which frees its place or slot at once. Decisions about a request reach its worker through the
+//! ticket's own channel; decisions about a node's memory go to the loader.
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,21 +22,21 @@ use scheduler::{
     RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
-/// More than a ticket is ever told: a grant and an end for each of three attempts, and a refusal.
+/// More than a ticket ever receives: a grant and an end for each of three attempts, and a refusal.
 const WORDS: usize = 8;
-/// Errands under way: at most a load or two unloads for each node.
+/// The most errands in progress: one load or two unloads for each node.
 const ERRANDS: usize = 4096;
 
-/// A slot on a node.
+/// A slot on a node, granted to a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Grant {
-    /// Where.
+    /// The node.
     pub node: NodeId,
-    /// Counted from 1.
+    /// Starts at 1.
     pub attempt: u32,
 }
 
-/// What the core says to a request.
+/// What the core tells a request.
 #[derive(Debug)]
 enum Word {
     Granted(Grant),
@@ -45,7 +45,7 @@ enum Word {
     Abandoned,
 }
 
-/// Why an attempt is not to go on.
+/// Why an attempt must stop.
 #[derive(Clone, Copy, Debug)]
 pub enum Interruption {
     /// Its node fell silent; the request waits again.
@@ -75,7 +75,7 @@ struct Core {
     sharing: Sharing,
     tickets: HashMap<RequestId, Live>,
     errands: mpsc::Sender<Errand>,
-    /// When the deadline task wakes by itself.
+    /// When the deadline task wakes next.
     armed: Option<Duration>,
 }
 
@@ -86,7 +86,7 @@ impl std::fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher over these nodes, none of which is known to be up, and what it wants done to their memory.
+    /// A dispatcher for these nodes, none of which is known to be up, and the queue of its errands for the loader.
     pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
         let scheduler = Scheduler::new(limits, nodes);
@@ -94,7 +94,7 @@ impl Dispatcher {
         (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
     }
 
-    /// Queues a request, which gets its short id here; it may wait for `patience`.
+    /// Adds a request, which gets its scheduler id here; it may wait for `patience`.
     pub(crate) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
         let is_taking = Arc::new(AtomicBool::new(true));
@@ -108,24 +108,24 @@ impl Dispatcher {
         Ticket { dispatcher: self.clone(), id, words, is_taking, load_cost }
     }
 
-    /// What is remembered of one of the last requests.
+    /// The record of one of the latest requests.
     pub fn story(&self, request_id: Uuid) -> Option<Story> {
         self.read(|scheduler| scheduler.story(short(request_id)).cloned())
     }
 
-    /// The first `most` of those that wait, whoever's turn it is first; and the id that each was given.
+    /// The first `most` waiting requests, next in turn first, each with its request id.
     pub fn waiting(&self, most: usize) -> Vec<(Uuid, Waiting)> {
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = core.scheduler.waiting(most, self.clock.uptime()).into_iter();
         waiting.filter_map(|waiting| Some((core.tickets.get(&waiting.id)?.request_id, waiting))).collect()
     }
 
-    /// Tells the core what was seen of a node.
+    /// Tells the core what was observed about a node.
     pub fn report(&self, event: Event) {
         self.with(|core, now| core.handle(event, now));
     }
 
-    /// Looks into the core. What is read may be old by the time it is used: decisions are made inside only.
+    /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
     }
@@ -145,12 +145,12 @@ impl Dispatcher {
         self.core.lock().unwrap_or_else(PoisonError::into_inner).sharing
     }
 
-    /// Begins with what an earlier run learned, so long ago.
+    /// Starts with what an earlier run learned `age` ago.
     pub fn recall(&self, learned: Learned, age: Duration) {
         self.with(|core, _| core.scheduler.recall(learned, age));
     }
 
-    /// Lets time pass for the core, until `stop`.
+    /// Sends the core a tick at each of its deadlines, until `stop`.
     pub async fn run_deadlines(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let wait = self.with(|core, now| {
@@ -159,7 +159,7 @@ impl Dispatcher {
             });
             let due = async {
                 match wait {
-                    // A millisecond of slack, so that the tick never comes a hair before the deadline.
+                    // A millisecond of slack, so that the tick never comes just before the deadline.
                     Some(wait) => tokio::time::sleep(wait + Duration::from_millis(1)).await,
                     None => std::future::pending().await,
                 }
@@ -188,7 +188,7 @@ impl Dispatcher {
 }
 
 impl Core {
-    /// Time has passed. Whose client takes nothing is told before.
+    /// Time has passed. First reports the streams whose clients are not reading.
     fn tick(&mut self, now: Duration) {
         let stalled = self.tickets.iter().filter(|(_, live)| !live.is_taking.load(Ordering::Relaxed));
         let stalled: Vec<RequestId> = stalled.map(|(id, _)| *id).collect();
@@ -215,7 +215,7 @@ impl Core {
 
     fn tell(&self, id: RequestId, word: Word) {
         if let Some(live) = self.tickets.get(&id) {
-            // A ticket that is gone is about to say so itself.
+            // If the ticket is gone, its request is about to leave by itself.
             let _ = live.teller.try_send(word);
         }
     }
@@ -227,12 +227,12 @@ impl Core {
     }
 }
 
-/// A request's id within the core: of a UUIDv7, what is random and the end of the time.
+/// A request's id within the core: the low half of its UUIDv7, which holds no timestamp.
 fn short(request_id: Uuid) -> RequestId {
     RequestId(request_id.as_u128() as u64)
 }
 
-/// A request's place in the queue and then on a node.
+/// A request's place in the queue, and then on a node.
 #[derive(Debug)]
 pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
@@ -243,15 +243,15 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// Waits for a slot. After [`Ticket::failed`] or an [`Interruption::Abandoned`] it waits for the next one.
+    /// Waits for a slot. After [`Ticket::failed`] or [`Interruption::Abandoned`] it waits for the next one.
     pub(crate) async fn granted(&mut self) -> Result<Grant, Refusal> {
         loop {
             match self.words.recv().await {
                 Some(Word::Granted(grant)) => return Ok(grant),
                 Some(Word::Refused(refusal)) => return Err(refusal),
-                // Of an attempt that had failed by itself already.
+                // It concerns an attempt that had already failed by itself.
                 Some(Word::Abandoned) => {}
-                // The core answers every request it was told of, so this is a ticket that was already used up.
+                // The core answers every request that it knows, so this ticket was used up before.
                 None => {
                     let reason = RefusalReason::DeadlinePassed;
                     return Err(Refusal { reason, retry_after: Duration::from_secs(1) });
@@ -260,12 +260,12 @@ impl Ticket {
         }
     }
 
-    /// Waits until the running attempt is not to go on.
+    /// Waits until the running attempt must stop.
     pub(crate) async fn interrupted(&mut self) -> Interruption {
         std::future::poll_fn(|cx| self.poll_interrupted(cx)).await
     }
 
-    /// The same, for a body.
+    /// The same as [`Ticket::interrupted`], for use while polling a body.
     pub(crate) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         match self.words.poll_recv(cx) {
             Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
@@ -274,13 +274,13 @@ impl Ticket {
         }
     }
 
-    /// The attempt failed before any byte reached the client: asks for another.
+    /// The attempt failed before any byte reached the client; asks for another one.
     pub(crate) fn failed(&mut self, failure: Failure) {
         self.dispatcher.report(Event::Failed { id: self.id, failure });
     }
 
-    /// The node's first byte is here. False if the core has broken the attempt off at the same moment: what came is not
-    /// for the client.
+    /// The node's first byte is here. False if the core has broken the attempt off meanwhile: the client must not see
+    /// what came.
     pub(crate) fn first_byte(&self, attempt: u32) -> bool {
         self.dispatcher.with(|core, now| {
             let goes_on = core.scheduler.runs(self.id, attempt);
@@ -291,7 +291,7 @@ impl Ticket {
         })
     }
 
-    /// How many waited when the request came, and when its first token was expected.
+    /// How many requests waited when this one arrived, and when its first token was expected.
     pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
         self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
             Some(story) => {
@@ -301,7 +301,7 @@ impl Ticket {
         })
     }
 
-    /// How fast the running attempt is expected to be, where that was measured.
+    /// How fast the running attempt is expected to be, if that was measured.
     pub(crate) fn pace(&self) -> Option<Pace> {
         self.dispatcher.read(|scheduler| scheduler.pace(self.id))
     }
@@ -311,17 +311,17 @@ impl Ticket {
         self.load_cost.clone()
     }
 
-    /// Whether the client takes what there is, rather than having enough for now.
+    /// Records whether the client is reading, or has as much as it wants for now.
     pub(crate) fn is_taking(&self, is_taking: bool) {
         self.is_taking.store(is_taking, Ordering::Relaxed);
     }
 
-    /// So many tokens have come.
+    /// The answer has this many tokens now.
     pub(crate) fn progress(&self, tokens: u64) {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
-    /// It is over, after so many tokens, and this is the verdict on the node. The slot is free when this returns.
+    /// The request is over, with this many tokens and this verdict on the node. The slot is free when this returns.
     pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
         self.dispatcher.with(|core, now| {
             if let Some(tokens) = tokens {
@@ -332,8 +332,7 @@ impl Ticket {
     }
 }
 
-// Released on drop, so that a client that hangs up frees its place at once. The core knows a request that has left
-// already, and ignores this.
+// A client that hangs up frees its place at once. If the request has left already, the core ignores this.
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.dispatcher.with(|core, now| {

@@ -1,24 +1,24 @@
-//! What does the scheduler want done to the memory of nodes?
+//! What must be done to the nodes' memory?
 use std::sync::Arc;
 
 use super::load_cost::LoadCost;
 use scheduler::NodeId;
 
-/// What is to be done to a node's memory.
+/// A change to a node's memory.
 #[derive(Clone, Debug)]
 pub enum Errand {
-    /// Bring a model in.
+    /// Load a model.
     Load {
-        /// Where.
+        /// The node.
         node: NodeId,
         /// As the node lists it.
         model: Arc<str>,
-        /// Of the request that caused it.
+        /// Measures the load for the request that caused it, if there is one.
         cost: Option<Arc<LoadCost>>,
     },
-    /// Take a model out.
+    /// Unload a model.
     Unload {
-        /// Where.
+        /// The node.
         node: NodeId,
         /// As the node lists it.
         model: Arc<str>,

@@ -1,5 +1,5 @@
-//! How long were the loads that one request caused? The gateway's own are measured: a [`LoadCost`] goes with each request,
-//! and the loader keeps its time.
+//! How long were the loads that one request caused? Each request has a [`LoadCost`], in which the loader measures the
+//! gateway's own loads.
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub struct LoadCost(Mutex<Loads>);
 #[derive(Debug, Default)]
 struct Loads {
     over: Option<Duration>,
-    /// Uptimes at which those under way began: one as a rule, and another where the first one's node was taken out.
+    /// The uptimes at which the loads in progress began: usually one, and a second if the first one's node was removed.
     under_way: Vec<Duration>,
 }
 
@@ -29,7 +29,8 @@ impl LoadCost {
         }
     }
 
-    /// Of a request that ends before its load does: what the load has taken by then. `None` if it caused none.
+    /// For a request that ends before its load: the time that the load has taken so far. `None` if the request caused
+    /// none.
     pub(crate) fn so_far(&self, now: Duration) -> Option<Duration> {
         let loads = self.lock();
         let under_way = loads.under_way.iter().map(|since| now.saturating_sub(*since));

@@ -1,4 +1,4 @@
-//! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands that it gives.
+//! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands it issues.
 mod dispatcher;
 mod errand;
 mod load_cost;

@@ -1,5 +1,5 @@
-//! How does one of several gateways keep to its share of the nodes' slots? One task agrees on a division with the others
-//! through the database, and tells the scheduler which slots that leaves to this gateway.
+//! How does one of several gateways keep to its share of the nodes' slots? A task agrees on a division with the other
+//! gateways through the database, and tells the scheduler which slots this gateway may use.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::store::Stances;
 use cluster::Membership;
 use scheduler::Scheduler;
 
-/// Pause between two exchanges with the others.
+/// The pause between two exchanges with the others.
 const BEAT: Duration = Duration::from_secs(1);
-/// The pause while a new division is being agreed on: each step of the agreement takes one exchange.
+/// The pause while a new division is being agreed on; each step of the agreement takes one exchange.
 const UNSETTLED_BEAT: Duration = Duration::from_millis(200);
 
-/// The task that agrees with the other gateways.
+/// The task that divides the slots with the other gateways.
 #[derive(Debug)]
 pub struct Sharer {
     stances: Stances,
@@ -28,8 +28,8 @@ pub struct Sharer {
 }
 
 impl Sharer {
-    /// Exchanges once with the others, so that a gateway that is alone starts with every slot. If the database is away, it
-    /// has every slot if it was alone when it last saw the database, and none otherwise.
+    /// Exchanges once with the others, so that a gateway that is alone starts with every slot. If the database is away,
+    /// the gateway gets every slot if it was alone when it last saw the database, and none otherwise.
     pub async fn begin(stances: Stances, dispatcher: Arc<Dispatcher>, clock: Clock) -> Self {
         let own = stances.gateway();
         let membership = if stances.was_sole() { Membership::alone(own) } else { Membership::new(own) };
@@ -39,7 +39,7 @@ impl Sharer {
         sharer
     }
 
-    /// Keeps agreeing with the others until `stop`.
+    /// Keeps exchanging with the others until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             let pause = if self.membership.is_settled() || self.is_away { BEAT } else { UNSETTLED_BEAT };

@@ -1,4 +1,4 @@
-//! What do the nodes say about their models, in their own words? Kept for clients of Ollama's own API, whose lists carry
+//! What do the nodes say about their models, in their own words? Kept for clients of Ollama's API, whose lists contain
 //! more than the scheduler needs.
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use scheduler::NodeId;
 
-/// The last word of every node, as the probers hear it.
+/// Each node's latest listing, as the probers received it.
 #[derive(Debug, Default)]
 pub struct Catalog {
     nodes: DashMap<NodeId, Said>,
@@ -16,29 +16,29 @@ pub struct Catalog {
 #[derive(Debug, Default)]
 struct Said {
     version: Option<String>,
-    /// Unix time in milliseconds since which its state is what it is.
+    /// When it entered its present state, as Unix time in milliseconds.
     since_ms: Option<i64>,
-    /// Unix time in milliseconds of the last probe, answered or not.
+    /// When it was last probed, as Unix time in milliseconds, whether it answered or not.
     probed_at_ms: Option<i64>,
     tags: Vec<Value>,
     loaded: Vec<Value>,
-    /// An operator did something to its models: to be looked at soon.
+    /// An operator changed its models, so they must be listed again soon.
     is_stale: bool,
 }
 
 /// What is known of a node besides its models.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NodeFacts {
-    /// Of its software; `None` where it did not say.
+    /// The version of its software; `None` if it does not report one.
     pub version: Option<String>,
-    /// Unix time in milliseconds since which its state is what it is; `None` before the first probe.
+    /// When it entered its present state, as Unix time in milliseconds; `None` before the first probe.
     pub since_ms: Option<i64>,
-    /// Unix time in milliseconds of the last probe, answered or not.
+    /// When it was last probed, as Unix time in milliseconds, whether it answered or not.
     pub probed_at_ms: Option<i64>,
 }
 
 impl Catalog {
-    /// What is known of a node besides its models.
+    /// The node's facts; empty if nothing is known of it.
     pub fn facts(&self, node: NodeId) -> NodeFacts {
         let facts = |said: &Said| NodeFacts {
             version: said.version.clone(),
@@ -73,12 +73,12 @@ impl Catalog {
         self.nodes.entry(node).or_default().loaded.clear();
     }
 
-    /// The node's models are about to be others than it said last.
+    /// Has the node's models listed again soon, because they are about to change.
     pub fn expect_change(&self, node: NodeId) {
         self.nodes.entry(node).or_default().is_stale = true;
     }
 
-    /// Whether that is so, asked once.
+    /// Whether the models must be listed again; resets the mark.
     pub(crate) fn take_stale(&self, node: NodeId) -> bool {
         self.nodes.get_mut(&node).is_some_and(|mut said| std::mem::take(&mut said.is_stale))
     }
@@ -88,17 +88,17 @@ impl Catalog {
         self.nodes.remove(&node);
     }
 
-    /// Every model on a disk, once, as `/api/tags` lists it.
+    /// Every model on any node's disk, once, as `/api/tags` lists it.
     pub fn tags(&self) -> Vec<Value> {
         self.union(|said| &said.tags)
     }
 
-    /// Every model in a memory, once, as `/api/ps` lists it.
+    /// Every model in any node's memory, once, as `/api/ps` lists it.
     pub fn loaded(&self) -> Vec<Value> {
         self.union(|said| &said.loaded)
     }
 
-    /// The oldest version: what every node can do.
+    /// The oldest version in the fleet: what it can do, every node can do.
     pub fn version(&self) -> Option<String> {
         let numbers = |version: &str| -> Vec<u64> {
             version.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse().unwrap_or(0)).collect()

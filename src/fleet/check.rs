@@ -1,11 +1,11 @@
-//! Is what the operator says about a node sound?
+//! Are the operator's settings for a node valid?
 use super::endpoint::NodeEndpoint;
 use super::flaw::Flaw;
 use super::kind::NodeKind;
 use super::settings::NodeSettings;
 
 impl NodeSettings {
-    /// Everything that is wrong; files that are named are read.
+    /// Everything that is wrong with them. Reads the files that they name.
     pub fn flaws(&self) -> Vec<Flaw> {
         let mut flaws = Vec::new();
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -33,7 +33,7 @@ impl NodeSettings {
         }
         if self.kind == NodeKind::Ollama && !self.aliases.is_empty() {
             let hint = "`models.aliases` gives other names to the models of Ollama nodes";
-            flaws.push(Flaw::new("aliases", "an Ollama node has none", hint));
+            flaws.push(Flaw::new("aliases", "not available for an Ollama node", hint));
         }
         if self.aliases.iter().any(|(ours, theirs)| ours.is_empty() || theirs.is_empty()) {
             flaws.push(Flaw::new("aliases", "expected names", ""));

@@ -1,13 +1,13 @@
-//! What has changed about a node since it was last looked at? Each change is logged, once.
+//! What has changed about a node since the last look? Each change is logged once.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 
 use scheduler::NodeState;
 
-/// Names that one line lists; the others are only counted.
+/// How many names one log line lists; further names are only counted.
 const NAMED: usize = 5;
 
-/// What a node was like when it was last looked at.
+/// What a node was like at the last look.
 #[derive(Debug, Default)]
 pub(super) struct Condition {
     state: Cell<Option<NodeState>>,
@@ -15,7 +15,7 @@ pub(super) struct Condition {
 }
 
 impl Condition {
-    /// Takes the node's state; whether it is another than before. `error` is why it is not up.
+    /// Records the node's state; true if it has changed. `error` says why the node is not up.
     pub(super) fn is_new(&self, node: &str, state: NodeState, error: Option<&str>) -> bool {
         let before = self.state.replace(Some(state));
         if before == Some(state) {
@@ -24,7 +24,7 @@ impl Condition {
         match (state, error) {
             (NodeState::Up, _) => tracing::info!(node, "node is up"),
             (NodeState::Draining, _) => tracing::info!(node, "node is draining: it finishes what runs"),
-            // Until the first probe is answered nothing is known.
+            // Nothing is known before the first answered probe.
             (NodeState::Down, None) => tracing::info!(node, "node is not known to be up yet"),
             (NodeState::Down, Some(why)) => tracing::warn!(node, why, "node is down"),
             (NodeState::Suspect, why) => tracing::warn!(node, why, "node is on trial after a failure"),
@@ -32,13 +32,13 @@ impl Condition {
         true
     }
 
-    /// Takes the names of the models on the node's disk.
+    /// Records the names of the models on the node's disk.
     pub(super) fn hear_models<'a>(&self, node: &str, names: impl Iterator<Item = &'a str>) {
         let now: BTreeSet<String> = names.map(str::to_owned).collect();
         let mut known = self.models.borrow_mut();
         if let Some(before) = &*known {
-            tell(node, now.difference(before), "models are new on the node");
-            tell(node, before.difference(&now), "models are gone from the node");
+            tell(node, now.difference(before), "the node has new models");
+            tell(node, before.difference(&now), "the node no longer has these models");
         }
         *known = Some(now);
     }
@@ -51,7 +51,7 @@ fn tell<'a>(node: &str, names: impl Iterator<Item = &'a String>, message: &str) 
     }
 }
 
-/// The first names, and how many more there are; `None` where there are none.
+/// The first names and the number of further ones; `None` if there are no names.
 fn summary(names: &[&str]) -> Option<String> {
     let shown = names.get(..NAMED).unwrap_or(names).join(", ");
     match names.len() {

@@ -1,7 +1,7 @@
-//! How are connections to nodes made, so that an answer cut short is never taken for a whole one?
+//! How are connections to nodes made, so that a truncated answer never passes for a complete one?
 //!
-//! awc reports the end of the socket as the end of the body, whatever the length that was promised. The socket here
-//! turns that end into an error; awc itself stops reading before it where a body is whole.
+//! awc treats the end of the socket as the end of the body, whatever length was promised. Here, the socket turns that
+//! end into an error; if a body is complete, awc stops reading before it.
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -15,11 +15,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::endpoint::NodeEndpoint;
 
-/// Idle connections are dropped before an Ollama node, or what stands in front of it, would.
+/// Idle connections are dropped before an Ollama node, or a proxy in front of it, would drop them.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
-/// A client for one node: no redirects, no deadlines of its own, no limit on connections (the scheduler has one).
-/// `connect` is the longest wait for a connection where the node has none of its own.
+/// A client for one node: no redirects, no deadlines of its own, and no limit on connections (the scheduler limits
+/// them). `connect` is the longest wait for a connection, unless the node has its own setting.
 pub(crate) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
     let resolver = actix_tls::connect::Connector::default().service();
     let (address, connect) = (node.address(), node.connect().unwrap_or(connect));
@@ -45,7 +45,7 @@ pub(crate) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
     awc::Client::builder().connector(connector).disable_timeout().disable_redirects().finish()
 }
 
-/// A socket on which "closed" is an error.
+/// A socket that reports "closed" as an error.
 #[derive(Debug)]
 struct WholeStream(TcpStream);
 

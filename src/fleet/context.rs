@@ -1,4 +1,4 @@
-//! What do all that work on the nodes share?
+//! What is shared by everything that works on the nodes?
 use std::sync::Arc;
 
 use super::catalog::Catalog;
@@ -7,17 +7,17 @@ use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
 use crate::metrics::Metrics;
 
-/// The nodes, and who is told about them. Copies share everything.
+/// The nodes, and everything that is told about them. All copies share the same state.
 #[derive(Clone, Debug)]
 pub struct FleetContext {
-    /// Where the nodes are.
+    /// The nodes' endpoints.
     pub nodes: Fleet,
-    /// What they say about their models.
+    /// What the nodes say about their models.
     pub catalog: Arc<Catalog>,
     /// The queue and its scheduler.
     pub dispatcher: Arc<Dispatcher>,
     /// The clock.
     pub clock: Clock,
-    /// Where what is seen of them is counted.
+    /// Where observations are counted.
     pub metrics: Arc<Metrics>,
 }

@@ -1,5 +1,5 @@
-//! How does a node know the gateway, and the gateway the node? Headers and trust, made once of its settings and the files
-//! that they name.
+//! How do the gateway and a node authenticate each other? Headers and trusted certificates, built from the node's
+//! settings and the files they name.
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::flaw::Flaw;
 use super::pinned::Pinned;
 use super::settings::NodeSettings;
 
-/// Headers that are ours, the connection's, or have settings of their own.
+/// Headers that the gateway or the connection sets, or that have settings of their own.
 const RESERVED: [&str; 12] = [
     "authorization",
     "connection",
@@ -29,10 +29,9 @@ const RESERVED: [&str; 12] = [
     "x-request-id",
 ];
 
-/// The headers of every request to the node: its credentials, and others.
+/// The headers of every request to the node: its credentials, and any others.
 ///
-/// # Errors
-/// The first setting, or file that one names, that cannot be used.
+/// # Errors The first setting, or file named by one, that cannot be used.
 pub(super) fn headers(settings: &NodeSettings) -> Result<Vec<(HeaderName, HeaderValue)>, Flaw> {
     let mut headers = Vec::new();
     if let Some(credentials) = credentials(settings)? {
@@ -44,14 +43,14 @@ pub(super) fn headers(settings: &NodeSettings) -> Result<Vec<(HeaderName, Header
     for (name, path) in &settings.header_files {
         let key = "header_files";
         if settings.headers.keys().any(|other| other.eq_ignore_ascii_case(name)) {
-            return Err(Flaw::new(key, format!("`headers` has `{name}` as well"), "give one of them"));
+            return Err(Flaw::new(key, format!("`headers` contains `{name}` as well"), "give one of them"));
         }
         headers.push((header_name(key, name)?, header_value(key, name, &read_secret(key, path)?)?));
     }
     Ok(headers)
 }
 
-/// The `Authorization` header, by key or by name and password.
+/// The `Authorization` header, from a key or from a user name and password.
 fn credentials(settings: &NodeSettings) -> Result<Option<HeaderValue>, Flaw> {
     let api_key = secret(("api_key", &settings.api_key), ("api_key_file", &settings.api_key_file))?;
     let password = secret(("password", &settings.password), ("password_file", &settings.password_file))?;
@@ -59,13 +58,13 @@ fn credentials(settings: &NodeSettings) -> Result<Option<HeaderValue>, Flaw> {
         (None, None, None) => return Ok(None),
         (Some((key, api_key)), None, None) => {
             if api_key.is_empty() || !api_key.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(Flaw::new(key, "expected printable characters without blanks", ""));
+                return Err(Flaw::new(key, "expected printable characters without spaces", ""));
             }
             format!("Bearer {api_key}")
         }
         (None, Some(username), Some((_, password))) => {
             if username.contains(':') || username.chars().any(char::is_control) {
-                return Err(Flaw::new("username", "a name holds no colon and no control characters", ""));
+                return Err(Flaw::new("username", "a user name must not contain colons or control characters", ""));
             }
             format!("Basic {}", STANDARD.encode(format!("{username}:{password}")))
         }
@@ -80,7 +79,7 @@ fn credentials(settings: &NodeSettings) -> Result<Option<HeaderValue>, Flaw> {
 
 type Secret<'a, T> = (&'static str, &'a Option<T>);
 
-/// A secret that is given, or stands in a file; with the key that gave it.
+/// A secret given directly or in a file, with the name of the setting that gave it.
 fn secret(
     (key, given): Secret<'_, String>,
     (file_key, file): Secret<'_, std::path::PathBuf>,
@@ -100,8 +99,7 @@ fn read_secret(key: &'static str, path: &Path) -> Result<String, Flaw> {
 }
 
 fn header_name(key: &'static str, name: &str) -> Result<HeaderName, Flaw> {
-    let parsed: HeaderName =
-        name.parse().map_err(|_| Flaw::new(key, format!("`{name}` is no name of a header"), ""))?;
+    let parsed: HeaderName = name.parse().map_err(|_| Flaw::new(key, format!("`{name}` is not a header name"), ""))?;
     if RESERVED.contains(&parsed.as_str()) {
         return Err(Flaw::new(key, format!("`{name}` cannot be set here"), "credentials go to api_key or username"));
     }
@@ -115,7 +113,7 @@ fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValu
     Ok(value)
 }
 
-/// Whom an https node is trusted by: the public authorities, or those of its own file and no others.
+/// Which authorities an https node's certificate may come from: the public ones, or only those of its own file.
 pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>, Flaw> {
     let is_secure = settings.url.starts_with("https:");
     let flaw = |message: String| Flaw::new("ca_file", message, "a PEM file with certificates of authorities");

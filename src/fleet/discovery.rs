@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
-/// Longest wait for one name.
+/// The longest wait for one name.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 type Resolving = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
-/// Asks for the addresses of a host and port.
+/// Looks up the addresses of a host and port.
 #[derive(Clone)]
 pub struct Resolver(Arc<dyn Fn(String, u16) -> Resolving + Send + Sync>);
 
@@ -24,12 +24,12 @@ impl fmt::Debug for Resolver {
 }
 
 impl Resolver {
-    /// Asks the system, as every other program on the machine does.
+    /// Uses the system's resolver, as other programs on the machine do.
     pub fn system() -> Self {
         Self::new(|host, port| async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
     }
 
-    /// Asks `resolve`.
+    /// Uses `resolve`.
     pub fn new<F>(resolve: impl Fn(String, u16) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
@@ -37,7 +37,7 @@ impl Resolver {
         Self(Arc::new(move |host, port| Box::pin(resolve(host, port))))
     }
 
-    /// The addresses of every name that could be resolved, in order and without repetition.
+    /// The addresses of every name that could be resolved, in order and without duplicates.
     pub(crate) async fn resolve_all(&self, names: Vec<(String, String, u16)>) -> Vec<(String, Vec<SocketAddr>)> {
         let resolving = names.into_iter().map(|(entry, host, port)| async move {
             let said = tokio::time::timeout(PATIENCE, (self.0)(host.clone(), port)).await;

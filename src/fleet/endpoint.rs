@@ -1,4 +1,4 @@
-//! A node's addresses, headers, trust and deadlines, made once of its settings.
+//! How is one node reached? Its addresses, headers, trusted certificates and deadlines, built once from its settings.
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ const UNKNOWN: u8 = 0;
 const OLLAMA: u8 = 1;
 const OPENAI: u8 = 2;
 
-/// A node as the relay speaks to it.
+/// A node as the relay sees it.
 pub struct NodeEndpoint {
     /// The configured name.
     pub name: Arc<str>,
@@ -36,34 +36,34 @@ pub struct NodeEndpoint {
     show: Uri,
     pull: Uri,
     delete: Uri,
-    /// Of a node that is no Ollama.
+    /// The list of models, if the node is not Ollama.
     models: Uri,
     props: Uri,
-    /// Where it says that it is well, as configured.
+    /// The configured health path.
     health: Option<Uri>,
     default_health: Uri,
-    /// As configured.
+    /// The configured kind.
     pub(crate) kind: NodeKind,
-    /// What it was found to be.
+    /// The kind that it was found to be.
     found: AtomicU8,
-    /// Of a node that is no Ollama: what it calls its models, by [`key_of`] their names here.
+    /// For a node that is not Ollama: its own model names, by [`key_of`] their names here.
     names_there: RwLock<BTreeMap<String, String>>,
-    /// Names here, and there.
+    /// Names here, and the node's own names for the same models.
     pub(crate) aliases: BTreeMap<String, String>,
-    /// Credentials and other headers for this node, and for no other.
+    /// Credentials and other headers; sent to this node only.
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// For https: whom the node's certificate must be signed by.
+    /// For https: the authorities that the node's certificate may come from.
     tls: Option<Arc<ClientConfig>>,
-    /// Where to connect to, if that is not what the name in the URL resolves to.
+    /// The address to connect to, if it is not what the URL's host resolves to.
     address: Option<SocketAddr>,
     connect: Option<Duration>,
     first_byte: Option<Duration>,
     chunk_gap: Option<Duration>,
     probe: Option<Duration>,
     listing: Option<Duration>,
-    /// What the scheduler is told of it.
+    /// What the scheduler is told about it.
     pub(crate) spec: NodeSpec,
-    /// Who pays for them.
+    /// Which requests are charged for its loads.
     pub(crate) loads: Arc<NodeLoads>,
 }
 
@@ -74,10 +74,9 @@ impl fmt::Debug for NodeEndpoint {
 }
 
 impl NodeEndpoint {
-    /// Reads the files that the settings name.
+    /// Builds an endpoint, and reads the files that the settings name.
     ///
-    /// # Errors
-    /// The first setting that cannot be used.
+    /// # Errors The first setting that cannot be used.
     pub fn new(settings: &NodeSettings) -> Result<Self, Flaw> {
         let base = base_of(settings);
         let uri = |path: &str| uri(base, path);
@@ -113,7 +112,7 @@ impl NodeEndpoint {
         })
     }
 
-    /// Everything for which there can be no endpoint.
+    /// Everything that makes the settings unusable.
     pub(super) fn flaws(settings: &NodeSettings) -> Vec<Flaw> {
         let base = base_of(settings);
         let address = uri(base, "/api/version").err();
@@ -121,17 +120,17 @@ impl NodeEndpoint {
         [address, health, headers(settings).err(), trust(settings).err()].into_iter().flatten().collect()
     }
 
-    /// The same node at this very address; its name in the URL still goes into the `host` header and is what a
-    /// certificate must be for.
+    /// The same node at exactly this address. The host in its URL is still sent in the `host` header, and a certificate
+    /// must be issued for it.
     #[must_use]
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
     }
 
-    /// Where a route is on this node.
+    /// The URI of a route on this node.
     pub fn uri(&self, endpoint: Endpoint) -> &Uri {
-        // The discriminants count from zero in the order of `ALL`.
+        // The discriminants are indexes into `ALL`.
         &self.routes[endpoint as usize]
     }
 
@@ -167,17 +166,17 @@ impl NodeEndpoint {
         &self.props
     }
 
-    /// The path that the operator names.
+    /// The operator's health path.
     pub(crate) fn health_uri(&self) -> Option<&Uri> {
         self.health.as_ref()
     }
 
-    /// The path that most servers have.
+    /// The health path that most servers have.
     pub(crate) fn default_health_uri(&self) -> &Uri {
         &self.default_health
     }
 
-    /// What it is, by the operator's word or as it was found to be; an Ollama until then.
+    /// Its kind, as the operator says or as it was found to be; Ollama until then.
     pub(crate) fn found_kind(&self) -> Kind {
         match (self.kind, self.found.load(Ordering::Relaxed)) {
             (NodeKind::OpenAi, _) | (NodeKind::Auto, OPENAI) => Kind::OpenAi,
@@ -185,13 +184,13 @@ impl NodeEndpoint {
         }
     }
 
-    /// The same node as before, with other settings: what it is was found out already.
+    /// Keeps what was found out about the node, now that its settings have changed.
     pub(super) fn remember(&self, before: &Self) {
         self.found.store(before.found.load(Ordering::Relaxed), Ordering::Relaxed);
         self.calls_its_models(before.names_there.read().unwrap_or_else(PoisonError::into_inner).clone());
     }
 
-    /// The path that a node of its kind is probed by, for people.
+    /// The path by which it is probed, for operators to read.
     pub(crate) fn probed_path(&self) -> &str {
         match self.found_kind() {
             Kind::Ollama => self.version.path(),
@@ -199,17 +198,17 @@ impl NodeEndpoint {
         }
     }
 
-    /// Whether it is an Ollama, as far as is known.
+    /// Whether it is Ollama, as far as is known.
     pub(crate) fn is_ollama(&self) -> bool {
         self.found_kind() == Kind::Ollama
     }
 
-    /// It was asked.
+    /// Records what it was found to be.
     pub(crate) fn found(&self, kind: Kind) {
         self.found.store(if kind == Kind::OpenAi { OPENAI } else { OLLAMA }, Ordering::Relaxed);
     }
 
-    /// The model's name there, where it is another one than here.
+    /// The node's own name for the model, if it differs from the name here.
     pub(crate) fn name_there(&self, model: &str) -> Option<String> {
         if self.is_ollama() {
             return None;
@@ -218,7 +217,7 @@ impl NodeEndpoint {
         names.get(&key_of(model)).filter(|named| *named != model).cloned()
     }
 
-    /// It has listed its models.
+    /// Records the node's own names for its models.
     pub(crate) fn calls_its_models(&self, names: BTreeMap<String, String>) {
         *self.names_there.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
@@ -236,33 +235,33 @@ impl NodeEndpoint {
         self.address
     }
 
-    /// Longest wait for a connection, if not the relay's.
+    /// The longest wait for a connection, if it differs from the relay's.
     pub(crate) fn connect(&self) -> Option<Duration> {
         self.connect
     }
 
-    /// Longest wait for the first byte, if not the relay's.
+    /// The longest wait for the first byte, if it differs from the relay's.
     pub(crate) fn first_byte(&self) -> Option<Duration> {
         self.first_byte
     }
 
-    /// Longest silence within an answer, if not the relay's.
+    /// The longest silence within an answer, if it differs from the relay's.
     pub(crate) fn chunk_gap(&self) -> Option<Duration> {
         self.chunk_gap
     }
 
-    /// Longest wait for a listing, if not that of all nodes.
+    /// The longest wait for a listing, if it differs from the common setting.
     pub(crate) fn listing(&self) -> Option<Duration> {
         self.listing
     }
 
-    /// Longest wait for a sign of life, if not that of all nodes.
+    /// The longest wait for a probe's answer, if it differs from the common setting.
     pub(crate) fn probe(&self) -> Option<Duration> {
         self.probe
     }
 }
 
-/// The URL without what every path begins with: many write `/v1` at the end of the base URL of OpenAI's API.
+/// The URL without the beginning that all paths share: many people write `/v1` at the end of an OpenAI base URL.
 fn base_of(settings: &NodeSettings) -> &str {
     let base = settings.url.trim_end_matches('/');
     base.strip_suffix("/v1").unwrap_or(base)
@@ -276,7 +275,7 @@ fn health(base: &str, path: &str) -> Result<Uri, Flaw> {
 fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
     let flaw = |why: String| Flaw::new("url", why, "without a query or credentials");
     let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
-    // Whatever comes before the route's own path is where a proxy has put the node.
+    // Anything before the route's own path is where a proxy serves the node.
     let prefix = uri.path().strip_suffix(path).map(|prefix| prefix.split('/'));
     let plain = prefix.is_some_and(|mut parts| parts.all(|part| !matches!(part, "." | "..")))
         && uri.query().is_none()

@@ -1,10 +1,10 @@
 //! What is wrong with a node's settings?
 use std::fmt;
 
-/// A setting of a node that cannot be used. No message holds a secret.
+/// A setting of a node that cannot be used. The message never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
-    /// Which setting.
+    /// The setting's name.
     pub key: &'static str,
     /// What is wrong with it.
     pub message: String,

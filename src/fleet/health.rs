@@ -1,8 +1,8 @@
-//! Is a node there, and what does it have? Asked of every node all the time, by one task a node.
+//! Is a node there, and what does it have? One task for each node keeps asking.
 //!
-//! Two loops: one asks whether the node answers at all, the other what it lists. A slow listing holds up no sign of life.
-//! A node counts as there only once it has listed its models. Whether it also *generates* is judged by the requests
-//! themselves.
+//! It has two loops: one asks whether the node answers at all, the other asks for its lists. So a slow listing does not
+//! delay the probes. A node counts as there only once it has listed its models. Whether it also *generates* is judged
+//! by the requests themselves.
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,24 +30,24 @@ pub struct Prober {
     state: State,
 }
 
-/// What the two loops tell each other.
+/// State that the two loops share.
 #[derive(Debug, Default)]
 struct State {
-    /// Where it was found last; it may be spoken to in another way by now.
+    /// Where it was last found; its configuration may have changed since.
     endpoint: RefCell<Option<Arc<NodeEndpoint>>>,
     sign: RefCell<Sign>,
     version: RefCell<Option<String>>,
-    /// It answered the last time.
+    /// Whether it answered the last probe.
     answers: Cell<bool>,
-    /// It has listed its models since it last came back.
+    /// Whether it has listed its models since it last came back.
     is_listed: Cell<bool>,
-    /// Counts its returns: a listing that was asked for before one says nothing of the time after it.
+    /// Counts its returns: a listing requested before a return says nothing about the time after it.
     returns: Cell<u64>,
     came_back: Notify,
     condition: Condition,
-    /// Of a node that is no Ollama: what it offers, which is all in its memory.
+    /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
-    /// The slots that the node told of.
+    /// The number of slots that the node reported.
     slots: Cell<Option<u32>>,
 }
 
@@ -59,13 +59,13 @@ struct Asked {
 }
 
 impl Prober {
-    /// A prober that has seen nothing yet; `None` where the node has left already.
+    /// A prober that has not asked anything yet; `None` if the node has left already.
     pub fn new(node: NodeId, context: &FleetContext, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
         context.nodes.get(node)?;
         Some(Self { node, context: context.clone(), settings, upstream, state: State::default() })
     }
 
-    /// Asks again and again, until `stop`.
+    /// Keeps asking until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -82,14 +82,14 @@ impl Prober {
         self.context.dispatcher.report(event);
     }
 
-    /// The way to the node as it is configured now; `None` once it has left.
+    /// The means to ask the node, as configured now; `None` once it has left.
     fn inquiry(&self) -> Option<Inquiry> {
         let endpoint = self.context.nodes.get(self.node)?;
         let mut known = self.state.endpoint.borrow_mut();
         if !known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &endpoint)) {
-            // Its kind may be another one now.
+            // Its kind may have changed.
             self.state.sign.replace(Sign::Unknown);
-            // The scheduler was told of its settings anew.
+            // The scheduler has been given its settings anew.
             self.state.slots.set(None);
             *known = Some(endpoint.clone());
         }
@@ -98,7 +98,7 @@ impl Prober {
         Some(Inquiry { upstream: self.upstream.clone(), endpoint, probe_timeout, listing_timeout })
     }
 
-    // Whether it is there.
+    // Is it there?
 
     async fn keep_probing(&self) {
         while let Some(inquiry) = self.inquiry() {
@@ -132,7 +132,7 @@ impl Prober {
                     self.report(Event::Answered { node: self.node });
                 }
             }
-            // It was not asked.
+            // The gateway could not ask, which says nothing about the node.
             Err(AskError::Starved) => {
                 tracing::warn!(node = &**name, "a node could not be probed: the gateway has no file descriptors left");
             }
@@ -144,7 +144,7 @@ impl Prober {
         }
     }
 
-    /// Tells of what the probes, or requests since the last one, have made of the node's state.
+    /// Logs what probes, or requests since the last probe, have changed about the node's state.
     fn look(&self, name: &str) {
         let state = |scheduler: &Scheduler| {
             let (state, error) = scheduler.condition(self.node)?;
@@ -156,21 +156,21 @@ impl Prober {
         }
     }
 
-    /// A node that comes back may have other models than before.
+    /// A node that comes back may have different models.
     fn went_silent(&self, error: String) {
         self.state.is_listed.set(false);
         self.context.catalog.hear_nothing(self.node);
         self.report(Event::Silent { node: self.node, error });
     }
 
-    /// What the node is, is known.
+    /// The node's kind is known now.
     fn found(&self, inquiry: &Inquiry) {
         let kind = inquiry.endpoint.found_kind();
         self.report(Event::Routes { node: self.node, routes: kind.routes() });
         if kind == Kind::Ollama && !inquiry.endpoint.aliases.is_empty() {
             tracing::warn!(
                 node = &*inquiry.endpoint.name,
-                "the node is an Ollama, whose models have no `aliases` of their own; use `models.aliases`"
+                "`aliases` of an Ollama node have no effect; use `models.aliases`"
             );
         }
     }
@@ -179,13 +179,13 @@ impl Prober {
         let Some(version) = version else { return };
         let before = self.state.version.replace(Some(version.clone()));
         if before.is_some_and(|before| before != version) {
-            // What the old one did not have, the new one may.
+            // The new version may have routes that the old one lacked.
             self.report(Event::Routes { node: self.node, routes: inquiry.endpoint.found_kind().routes() });
         }
         self.context.catalog.hear_version(self.node, version);
     }
 
-    // What it has.
+    // What does it have?
 
     async fn keep_listing(&self) {
         let mut asked = Asked::default();
@@ -201,7 +201,7 @@ impl Prober {
         }
     }
 
-    /// Asks for what is due.
+    /// Asks for the lists that are due.
     async fn list(&self, inquiry: &Inquiry, asked: &mut Asked) {
         let (node, returns) = (self.node, self.state.returns.get());
         let now = self.context.clock.uptime();
@@ -215,7 +215,7 @@ impl Prober {
         let loaded = async { if looks { Some(self.loaded(inquiry).await) } else { None } };
         let (models, loaded) = match inquiry.endpoint.found_kind() {
             Kind::Ollama => join(models, loaded).await,
-            // What it has in memory is what it offers.
+            // All models that it offers are in its memory.
             Kind::OpenAi => (models.await, loaded.await),
         };
         let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
@@ -277,7 +277,7 @@ impl Prober {
         }
     }
 
-    /// Where the operator does not say how many slots a node has, it may.
+    /// If the operator does not configure the number of slots, the node may report it.
     async fn hear_slots(&self, inquiry: &Inquiry) {
         let spec = &inquiry.endpoint.spec;
         if spec.slots.is_some() {

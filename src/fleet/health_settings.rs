@@ -1,4 +1,4 @@
-//! How often are nodes asked, and how long is their answer waited for?
+//! How often are nodes asked, and how long does the gateway wait for their answers?
 use serde::{Deserialize, Serialize};
 
 /// How nodes are watched.

@@ -1,4 +1,5 @@
-//! What does a node say when it is asked? Each question has a deadline, and is put in the words of the node's kind.
+//! How does a node answer a question? Each question has a deadline, and takes the form that the node's kind
+//! understands.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,10 @@ use super::listing::{self, Listing};
 use super::upstream::{AskError, Upstream};
 use scheduler::{Loaded, Model};
 
-/// How a node tells that it is there.
+/// By which answer a node shows that it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Sign {
-    /// Nothing is known of it yet.
+    /// Not known yet.
     #[default]
     Unknown,
     /// `/api/version`.
@@ -27,7 +28,7 @@ pub(crate) enum Sign {
 #[derive(Debug)]
 pub(crate) struct Alive {
     pub(crate) sign: Sign,
-    /// Of an Ollama.
+    /// Its version, if it is Ollama.
     pub(crate) version: Option<String>,
 }
 
@@ -41,7 +42,7 @@ pub(crate) struct Inquiry {
 }
 
 impl Inquiry {
-    /// Whether it is there, by the sign that was found before; and what it is, where that is to be found out.
+    /// Whether it is there, by the sign found before. If its kind is not known yet, finds that out too.
     pub(crate) async fn is_alive(&self, sign: Sign) -> Result<Alive, AskError> {
         match sign {
             Sign::Unknown => self.find().await,
@@ -72,18 +73,18 @@ impl Inquiry {
         Ok(Alive { sign: Sign::Version, version })
     }
 
-    /// Whether it answers as a server of OpenAI's API.
+    /// Whether it answers like a server of OpenAI's API.
     async fn lists_models(&self) -> bool {
         let said = self.probe(self.endpoint.models_uri()).await;
         said.is_ok_and(|body| listing::openai_models(&body, &self.endpoint.aliases).is_ok())
     }
 
-    /// The path that tells whether a node that is no Ollama is well.
+    /// Finds the path that shows whether a node that is not Ollama is well.
     async fn find_health(&self) -> Result<Alive, AskError> {
         let path = match self.endpoint.health_uri() {
             Some(path) => path,
             None => match self.probe(self.endpoint.default_health_uri()).await {
-                // Nothing is there, or it is for others.
+                // The path does not exist, or is not for us.
                 Err(AskError::Status(400..=499)) => self.endpoint.models_uri(),
                 Err(error) => return Err(error),
                 Ok(_) => self.endpoint.default_health_uri(),
@@ -93,7 +94,7 @@ impl Inquiry {
         Ok(Alive { sign: Sign::Path(path.clone()), version: None })
     }
 
-    /// What it has on disk, or offers.
+    /// The models that it has on disk, or offers.
     pub(crate) async fn models(&self) -> Result<Listing<Model>, String> {
         match self.endpoint.found_kind() {
             Kind::Ollama => listing::tags(&self.list(self.endpoint.tags_uri()).await?),
@@ -103,12 +104,12 @@ impl Inquiry {
         }
     }
 
-    /// What it has in memory.
+    /// The models in its memory.
     pub(crate) async fn loaded(&self) -> Result<Listing<Loaded>, String> {
         listing::processes(&self.list(self.endpoint.ps_uri()).await?)
     }
 
-    /// The slots that a node that is no Ollama tells of.
+    /// The number of slots that a node that is not Ollama reports.
     pub(crate) async fn slots(&self) -> Option<u32> {
         listing::total_slots(&self.probe(self.endpoint.props_uri()).await.ok()?)
     }

@@ -1,19 +1,19 @@
-//! Which API does a node speak, and so which routes may it be asked for?
+//! Which API does a node offer, and so which routes may it be asked for?
 use serde::{Deserialize, Serialize};
 
 use protocol::{Dialect, Endpoint};
 use scheduler::{Route, RouteSet};
 
-/// What the operator says of a node.
+/// The kind that the operator configures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeKind {
-    /// The node is asked.
+    /// Ask the node.
     #[default]
     Auto,
     /// Ollama.
     Ollama,
-    /// A server of OpenAI's API that is no Ollama: vLLM, SGLang, llama.cpp's server, LM Studio, TGI, a cloud endpoint.
+    /// Another server of OpenAI's API: vLLM, SGLang, llama.cpp's server, LM Studio, TGI, a cloud endpoint.
     OpenAi,
 }
 
@@ -25,7 +25,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    /// The routes that a node of this kind may have. Which of them it lacks is learned from its 404s.
+    /// The routes that a node of this kind may have. Its 404s show which of them it lacks.
     pub(crate) fn routes(self) -> RouteSet {
         match self {
             Self::Ollama => RouteSet::ALL,

@@ -1,5 +1,5 @@
-//! What operators do with the models of a node: pull, delete, load, unload. With requests of the gateway's own, past the
-//! queue: none of them takes a slot.
+//! What can operators do with a node's models? Pull, delete, load and unload them, by requests of the gateway's own
+//! that bypass the queue and take no slot.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,41 +15,41 @@ use super::kind::Kind;
 use super::upstream::{Upstream, next_chunk, read_answer};
 use protocol::{Endpoint, message_of};
 
-/// Longest silence while a model comes: checking the digest of a large one takes minutes, without a word.
+/// The longest silence during a pull: checking the digest of a large model takes minutes without any output.
 const PULL_PATIENCE: Duration = Duration::from_secs(600);
-/// Longest wait for a model to be deleted or unloaded.
+/// The longest wait for a model to be deleted or unloaded.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest line of progress.
 const MAX_LINE: usize = 64 * 1024;
-/// As much of an error body as is read.
+/// How much of an error body is read.
 const MAX_ERROR: usize = 64 * 1024;
 
-/// One line of a pull, as Ollama words it.
+/// One line of a pull's progress, in Ollama's words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
     /// Such as `pulling manifest`, `pulling dde5aa3fc5ff`, `success`.
     pub status: String,
-    /// The layer that comes.
+    /// The layer being downloaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// Its size in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total: Option<u64>,
-    /// Bytes of it that are here.
+    /// Bytes of it downloaded so far.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed: Option<u64>,
 }
 
 impl Progress {
-    /// Whether the whole model is here.
+    /// Whether the whole model has arrived.
     pub fn is_success(&self) -> bool {
         self.status == "success"
     }
 }
 
 impl Upstream {
-    /// Has a node pull a model: its progress, of which the last is a success or an error. Dropping the stream ends the
-    /// pull; what has come of it stays on the node.
+    /// Makes a node pull a model and returns its progress; the last item is a success or an error. Dropping the stream
+    /// ends the pull; what was downloaded stays on the node.
     pub fn pull(&self, node: Arc<NodeEndpoint>, model: &str) -> impl Stream<Item = Result<Progress, String>> + use<> {
         let (upstream, body) = (self.clone(), json!({"model": model, "stream": true}));
         let begin = async move { upstream.order(&node, node.pull_uri(), "POST", &body, PULL_PATIENCE).await };
@@ -71,19 +71,17 @@ impl Upstream {
         })
     }
 
-    /// Has a node delete a model from its disk.
+    /// Makes a node delete a model from its disk.
     ///
-    /// # Errors
-    /// Why it is still there.
+    /// # Errors Why the model was not deleted.
     pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
         let body = json!({ "model": model });
         self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
     }
 
-    /// Has a node bring a model into its memory, within `deadline`; or take it out.
+    /// Makes a node load a model within `deadline`, or unload it.
     ///
-    /// # Errors
-    /// Why it is not done.
+    /// # Errors Why that was not done.
     pub async fn set_loaded(
         &self,
         node: &Arc<NodeEndpoint>,
@@ -102,7 +100,7 @@ impl Upstream {
             read_answer(&mut response, PATIENCE).await.map(drop).map_err(|error| error.detail)
         };
         match asked(Endpoint::Generate, &generate).await {
-            // A model that only embeds is asked in its own way.
+            // A model that only embeds is loaded by an embedding request.
             Err(error) if error.contains("does not support generate") => asked(Endpoint::Embed, &embed).await,
             result => result,
         }
@@ -117,7 +115,7 @@ impl Upstream {
         deadline: Duration,
     ) -> Result<ClientResponse, String> {
         if node.found_kind() == Kind::OpenAi {
-            return Err("the node is no Ollama: what it loads and keeps is set up there".to_owned());
+            return Err("the node is not Ollama: its models are configured on the node itself".to_owned());
         }
         let sending = self.request(node, uri, method)?.send_json(body);
         let late = |_| format!("no answer within {} s", deadline.as_secs());

@@ -1,7 +1,7 @@
 //! What does a node list, for the scheduler and for clients of Ollama's API? Pure.
 //!
-//! Entries are read one by one, and the listing has bounds: [`protocol::listed_models`] says which. What clients expect of
-//! an entry and it lacks, or has as another type, is filled in.
+//! Entries are read one by one, within the bounds of [`protocol::listed_models`]. Members that clients expect of an
+//! entry are filled in if they are missing or of the wrong type.
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
@@ -14,26 +14,27 @@ use scheduler::{Loaded, Model};
 
 const LONGEST_NAME: usize = 256;
 const LONGEST_FIELD: usize = 256;
-/// No number of bytes or tokens is larger: a petabyte, about.
+/// The largest number of bytes or tokens accepted: about a petabyte.
 const MOST: u64 = 1 << 50;
-/// What a model is taken to weigh where its node does not say: as much as the model that costs are given for.
+/// The size that is assumed for a model if its node does not report one: that of the model that costs are based on.
 const UNKNOWN_BYTES: u64 = 5_000_000_000;
-/// As Ollama writes a time that it does not know.
+/// How Ollama writes an unknown time.
 const NO_TIME: &str = "0001-01-01T00:00:00Z";
 
-/// A listing.
+/// A node's listing.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Listing<Entry> {
     pub(crate) entries: Vec<Entry>,
-    /// As clients see them, in the same order.
+    /// The entries as clients see them, in the same order.
     pub(crate) said: Vec<Value>,
-    /// The names that models have there and not here, by [`key_of`] the name that they have here.
+    /// The node's own names for models that have another name here, by [`key_of`] the name here.
     pub(crate) names_there: BTreeMap<String, String>,
     /// Entries that were left out.
     pub(crate) skipped: usize,
 }
 
-/// `/api/tags`. A model of another machine would send prompts, and the bill, there: it is left out, and not counted.
+/// Reads `/api/tags`. A model on a remote service would send prompts, and the bill, there: it is left out and not
+/// counted.
 pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
     let listing = listed_models(body)?;
     let own = listing.entries.into_iter().filter(|model| !model.is_remote);
@@ -55,7 +56,7 @@ pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
     Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
 }
 
-/// `/api/ps`. Without a GPU a model takes `size` of memory; where one is split, both.
+/// Reads `/api/ps`. Without a GPU a model takes `size` of memory; if it is split, it takes both.
 pub(crate) fn processes(body: &[u8]) -> Result<Listing<Loaded>, String> {
     let listing = listed_processes(body)?;
     let (entries, said) = listing
@@ -83,11 +84,10 @@ fn fill_in(said: &mut Value, name: &str, size_bytes: u64, digest: &str) {
     (said["size"], said["digest"]) = (size_bytes.into(), digest.into());
 }
 
-/// `/v1/models` of a node that is no Ollama. A model that `aliases` gives another name to (ours, by theirs) has that name
-/// here.
+/// Reads `/v1/models` of a node that is not Ollama. `aliases` maps a model's name there to its name here.
 pub(crate) fn openai_models(body: &[u8], aliases: &BTreeMap<String, String>) -> Result<Listing<Model>, String> {
     let mut whole: Map<String, Value> = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let Some(Value::Array(data)) = whole.remove("data") else { return Err("`data` is no list".to_owned()) };
+    let Some(Value::Array(data)) = whole.remove("data") else { return Err("`data` is not a list".to_owned()) };
     let mut listing = Listing { entries: Vec::new(), said: Vec::new(), names_there: BTreeMap::new(), skipped: 0 };
     for entry in data {
         match entry.as_object().and_then(|entry| openai_model(entry, aliases)) {
@@ -121,19 +121,19 @@ fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) 
     Some((model, said, theirs))
 }
 
-/// What is equal for names that mean the same model.
+/// A key that is equal for all names of the same model.
 pub(crate) fn key_of(name: &str) -> String {
     ModelName::parse(name).map_or_else(|| name.to_owned(), |name| name.to_string())
 }
 
-/// The slots that llama.cpp's server tells of, in `/props` or as the list `/slots`.
+/// The number of slots that llama.cpp's server reports, in `/props` or as the list `/slots`.
 pub(crate) fn total_slots(body: &[u8]) -> Option<u32> {
     let said: Value = serde_json::from_slice(body).ok()?;
     let slots = said.get("total_slots").and_then(count).or_else(|| said.as_array().map(|slots| slots.len() as u64))?;
     u32::try_from(slots).ok().filter(|slots| (1..=1024).contains(slots))
 }
 
-/// `/api/version`; `None` where this is no Ollama.
+/// Reads `/api/version`; `None` if this is not Ollama.
 pub(crate) fn version(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Said {
@@ -143,14 +143,14 @@ pub(crate) fn version(body: &[u8]) -> Option<String> {
     (!version.is_empty() && version.len() <= LONGEST_FIELD).then_some(version)
 }
 
-/// A name that can be shown on one line.
+/// A name that fits on one line.
 fn name_of(entry: &Map<String, Value>) -> Option<String> {
     let name = entry.get("id")?.as_str()?;
     let length = name.chars().take(LONGEST_NAME + 1).count();
     ((1..=LONGEST_NAME).contains(&length) && !name.chars().any(char::is_control)).then(|| name.to_owned())
 }
 
-/// A number that counts something, also as a fraction, up to [`MOST`]; `None` where it cannot.
+/// A count, possibly written as a fraction, up to [`MOST`]; `None` if the value is not a count.
 fn count(value: &Value) -> Option<u64> {
     let number = value.as_u64().or_else(|| value.as_f64().filter(|number| *number >= 0.0).map(|number| number as u64));
     number.map(|number| number.min(MOST))

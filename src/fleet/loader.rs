@@ -1,5 +1,5 @@
-//! Who brings models into the nodes' memory and takes them out? One task, with requests of the gateway's own, so that no
-//! client that leaves aborts a load that others wait for.
+//! Who loads and unloads the models on nodes? One task, by requests of the gateway's own, so that a client that leaves
+//! does not abort a load that others wait for.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,19 +18,19 @@ use crate::dispatch::Errand;
 use protocol::Endpoint;
 use scheduler::{Event, Failure, NodeId};
 
-/// An unload is only taken note of: the node answers at once.
+/// A node answers an unload at once; it only has to take note of it.
 const UNLOAD_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How models are loaded.
 #[derive(Clone, Copy, Debug)]
 pub struct LoadTerms {
-    /// Longest wait for a model to be loaded.
+    /// The longest wait for a model to be loaded.
     pub deadline: Duration,
     /// How long a model stays in memory after its last request, if nothing else needs the memory.
     pub keep_alive: Duration,
 }
 
-/// Does the scheduler's errands, as many at a time as it wants.
+/// Carries out the scheduler's errands, as many at a time as the scheduler issues.
 #[derive(Debug)]
 pub struct Loader {
     context: FleetContext,
@@ -40,12 +40,12 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// A loader for what the dispatcher wants.
+    /// A loader for the dispatcher's errands.
     pub fn new(context: FleetContext, terms: LoadTerms, upstream: Upstream, errands: mpsc::Receiver<Errand>) -> Self {
         Self { context, terms, upstream, errands }
     }
 
-    /// Does errands until `stop`; a load under way is broken off then.
+    /// Carries out errands until `stop`, which breaks off loads in progress.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut under_way = FuturesUnordered::new();
         loop {
@@ -97,7 +97,7 @@ async fn run(context: FleetContext, terms: LoadTerms, upstream: Upstream, errand
     context.dispatcher.report(event);
 }
 
-/// Does something with a node, unless it was taken out since.
+/// Does something with a node, unless it was removed meanwhile.
 async fn with_node(
     context: &FleetContext,
     node: NodeId,
@@ -113,8 +113,8 @@ fn report(node: &str, model: &str, error: &AttemptError, message: &str) {
     tracing::warn!(node, model, failure = ?error.failure, detail = error.detail, "{message}");
 }
 
-/// An empty request: it loads the model, or unloads it where `keep_alive` is 0, and nothing else. Models that only embed
-/// say so, and are asked in their own way.
+/// Sends an empty request, which only loads the model, or unloads it if `keep_alive` is 0. Models that only embed
+/// reject it, and are sent an embedding request instead.
 async fn ask(
     upstream: &Upstream,
     node: &Arc<NodeEndpoint>,
@@ -123,7 +123,7 @@ async fn ask(
     deadline: Duration,
 ) -> Result<(), AttemptError> {
     if node.found_kind() == Kind::OpenAi {
-        let detail = "the node is no Ollama: it loads what it is set up to";
+        let detail = "the node is not Ollama: its models are configured on the node itself";
         return Err(AttemptError::new(Failure::Unloadable, detail));
     }
     let generate = json!({"model": model, "keep_alive": keep_alive, "stream": false});
@@ -156,7 +156,7 @@ async fn post(
     let question = Question { endpoint, model, request_id: "gateway", headers: &[], body: &body };
     let head = upstream.send(node, question).await?;
     Ok(match head {
-        // To its end, so that the connection can be used again, and so that an answer cut short is no success.
+        // Read it to its end: the connection can be reused then, and a truncated answer is noticed.
         Head::Good(mut response) => {
             read_answer(&mut response, UNLOAD_DEADLINE).await?;
             Head::Good(response)

@@ -1,15 +1,15 @@
-//! Who pays for the time that nodes load models? The request that caused the load, each load once.
+//! Who is charged for the time in which nodes load models? The request that caused the load; each load is charged once.
 //!
-//! The gateway's own loads are measured, by a [`LoadCost`] each. A node that loads by itself says so in its own dialect, to
-//! everybody who waited for it, and also where the gateway loads another model there: [`NodeLoads`] charges no moment of a
-//! node twice.
+//! The gateway's own loads are measured, each by a [`LoadCost`]. A node that loads by itself reports it in its own
+//! dialect to every request that waited for it, and may do so while the gateway loads another model there.
+//! [`NodeLoads`] makes sure that no moment of a node is charged twice.
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::dispatch::LoadCost;
 
-/// What a node reports below this is how it takes up any request, and no load.
+/// A shorter load time than this is the normal overhead of a request, not a load.
 const LEAST_LOAD: Duration = Duration::from_millis(250);
 
 /// The loads of one node.
@@ -18,14 +18,14 @@ pub(crate) struct NodeLoads(Mutex<Charged>);
 
 #[derive(Debug, Default)]
 struct Charged {
-    /// The gateway's own that are under way.
+    /// The gateway's own loads in progress.
     own: u32,
-    /// From and to, uptimes: the last load that is charged, or that was the gateway's own.
+    /// The start and end uptimes of the last load that was charged, or that was the gateway's own.
     last: (Duration, Duration),
 }
 
 impl NodeLoads {
-    /// A load of the gateway's own, until the guard is dropped; `cost` is of whoever caused it.
+    /// A load of the gateway's own, until the guard is dropped; `cost` belongs to the request that caused it.
     pub(crate) fn begin(self: &Arc<Self>, cost: Option<Arc<LoadCost>>, clock: Clock) -> LoadUnderWay {
         let since = clock.uptime();
         self.lock().own += 1;
@@ -35,7 +35,7 @@ impl NodeLoads {
         LoadUnderWay { node: self.clone(), cost, clock, since }
     }
 
-    /// What of a load that a node reports is to be charged to the request that it was given at `since`.
+    /// How much of a load that a node reports is charged to the request; the node got the request at `since`.
     pub(crate) fn charge(&self, since: Duration, reported: Duration) -> Option<Duration> {
         let mut charged = self.lock();
         if charged.own > 0 || reported < LEAST_LOAD {
@@ -50,7 +50,7 @@ impl NodeLoads {
 }
 
 impl Charged {
-    /// How much of this time is not in the last load, which it belongs to where they overlap.
+    /// How much of this time lies outside the last load. If the two overlap, they are merged.
     fn take(&mut self, from: Duration, to: Duration) -> Duration {
         let (last_from, last_to) = self.last;
         if from >= last_to || to <= last_from {
@@ -62,7 +62,7 @@ impl Charged {
     }
 }
 
-/// Ends a load when dropped: also one that fails, or is broken off.
+/// Ends a load when dropped, including a load that failed or was broken off.
 #[derive(Debug)]
 pub(crate) struct LoadUnderWay {
     node: Arc<NodeLoads>,
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn a_load_that_several_waited_for_is_charged_once() {
         let node = NodeLoads::default();
-        // The later one has ended first.
+        // The later load ended first.
         assert_eq!(node.charge(ms(1000), ms(2000)), Some(ms(2000)));
         assert_eq!(node.charge(ms(0), ms(3000)), Some(ms(1000)));
         assert_eq!(node.charge(ms(500), ms(2500)), None);
@@ -127,7 +127,7 @@ mod tests {
         #[test]
         fn no_moment_of_one_load_is_charged_twice(waits in proptest::collection::vec(0u64..5000, 1..8)) {
             let node = NodeLoads::default();
-            // They all wait for the end of one load.
+            // All of them wait for the end of the same load.
             let charged: Duration = waits.iter().filter_map(|wait| node.charge(ms(5000 - wait), ms(*wait))).sum();
             prop_assert!(charged <= ms(*waits.iter().max().unwrap()));
         }

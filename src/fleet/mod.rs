@@ -1,5 +1,5 @@
-//! What are the nodes, and how are they spoken to? The keeper of the nodes, the probes that watch them, the client that asks
-//! them, and the errands done to their memory and disks.
+//! What are the nodes, and how does the gateway talk to them? The roster of nodes, the probes that watch them, the
+//! client that asks them, and the errands for their memory and disks.
 mod catalog;
 mod check;
 mod condition;

@@ -1,5 +1,5 @@
-//! Is a server the one whose certificate stands in a file, or one whose certificate an authority of that file has signed? Only
-//! the file counts, not the public authorities.
+//! Does a server have a certificate from a file, or one signed by an authority in that file? Only the file counts, not
+//! the public authorities.
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,7 +49,7 @@ impl ServerCertVerifier for Pinned {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        // The very certificate that the operator gave needs nobody to vouch for it, nor a name.
+        // A certificate that the operator gave needs no authority to vouch for it, and no matching name.
         if self.certificates.iter().any(|pinned| pinned == end_entity) {
             return Ok(ServerCertVerified::assertion());
         }

@@ -1,14 +1,14 @@
-//! Which nodes should there be, and are they?
+//! Which nodes should exist, and do they?
 //!
-//! Nodes come from `gateway.yaml` and, added while the gateway runs, from the database; where both have a name, the file
-//! wins. An entry of either with `discover: dns` stands for as many nodes as its name has addresses, each called after
-//! the entry and its address. Every change, be it an operator's, another gateway's or the DNS', goes the same way: the
-//! [`Sources`] are changed, and [`Roster::settle`] compares what should be with what is. What differs joins, leaves or
-//! drains: fleet, scheduler, metrics and prober in one go. Ids are never used again; a node that leaves finishes what it
-//! was given.
+//! Nodes come from `gateway.yaml` and from the database, to which they can be added while the gateway runs. If both
+//! have a name, the file wins. An entry of either with `discover: dns` stands for as many nodes as its name has
+//! addresses, each named after the entry and its address. Every change, whether an operator, another gateway or DNS
+//! made it, takes the same path: the [`Sources`] are changed, and [`Roster::settle`] compares the nodes that should
+//! exist with those that do. The differences join, leave or drain in the fleet, the scheduler, the metrics and the
+//! probers together. Ids are never reused; a node that leaves finishes the requests it has.
 //!
-//! One change at a time. A name that cannot be resolved keeps the addresses that it had: a DNS that is away is no reason
-//! to lose nodes, and probes tell which of them are gone.
+//! Changes are made one at a time. A name that cannot be resolved keeps its previous addresses: a DNS outage is no
+//! reason to lose nodes, and probes show which of them are gone.
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,28 +26,28 @@ use super::watchers::Watch;
 use crate::store::{Store, StoreError, StoredNode};
 use scheduler::{Event, NodeId};
 
-/// Probers that wait to be started; the task that starts them waits for nothing else.
+/// The most probers that wait to be started; the task that starts them never waits for anything else.
 const WATCHES: usize = 64;
 
-/// Why the nodes are not changed.
+/// Why the nodes were not changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RosterError {
     /// There is no such node.
     #[error("there is no node `{0}`")]
     Unknown(String),
     /// The name is taken.
-    #[error("there is a node `{0}` already")]
+    #[error("node `{0}` exists already")]
     Exists(String),
-    /// The file has the last word on it.
-    #[error("node `{0}` is one of gateway.yaml: change it there, then POST /admin/reload")]
+    /// The node is configured in the file.
+    #[error("node `{0}` is configured in gateway.yaml: change it there, then POST /admin/reload")]
     InFile(String),
-    /// It is what DNS says.
+    /// The node comes from DNS.
     #[error("node `{0}` was discovered: change or remove the entry that discovers it")]
     Discovered(String),
-    /// What it would be cannot be used.
+    /// The resulting settings cannot be used.
     #[error("{0}")]
     Flawed(Flaw),
-    /// The database.
+    /// The database failed.
     #[error(transparent)]
     Store(StoreError),
 }
@@ -76,11 +76,11 @@ pub struct Changes {
 /// A node as the roster knows it.
 #[derive(Clone, Debug)]
 pub struct Listed {
-    /// The scheduler's name for it.
+    /// The scheduler's id for it.
     pub id: NodeId,
-    /// Where it comes from.
+    /// Where its entry comes from.
     pub source: Source,
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// Whether it takes no new requests.
     pub is_draining: bool,
@@ -93,7 +93,7 @@ struct Running {
     stop: CancellationToken,
 }
 
-/// The keeper of the nodes.
+/// Keeps the nodes as they should be.
 #[derive(Debug)]
 pub struct Roster {
     context: FleetContext,
@@ -101,14 +101,14 @@ pub struct Roster {
     resolver: Resolver,
     watches: mpsc::Sender<Watch>,
     tasks: CancellationToken,
-    /// Held through a whole change.
+    /// Locked for the whole of a change.
     sources: tokio::sync::Mutex<Sources>,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
 impl Roster {
-    /// The nodes of the file and of the database; what starts their probers goes to [`super::Watchers`]. Nothing is resolved
-    /// yet. While the database is away the nodes of the file have to do. `tasks` ends every prober.
+    /// Reads the nodes of the file and of the database; the probers to start go to [`super::Watchers`]. Resolves no
+    /// names yet. While the database is away, only the nodes of the file are used. `tasks` ends every prober.
     pub async fn open(
         file: Vec<NodeSettings>,
         context: FleetContext,
@@ -118,9 +118,9 @@ impl Roster {
     ) -> (Arc<Self>, mpsc::Receiver<Watch>) {
         let mut sources = Sources::new(file);
         if let Err(error) = sources.read(&store).await {
-            tracing::warn!(%error, "nodes that were added could not be read: those of gateway.yaml have to do for now");
+            tracing::warn!(%error, "the database's nodes could not be read: only those of gateway.yaml are used");
         }
-        // Nobody takes watches yet.
+        // Nothing receives watches yet, so the channel must have room for all of them.
         let (watches, wanted) = mpsc::channel(WATCHES + sources.desired().len());
         let (running, sources) = (Mutex::default(), tokio::sync::Mutex::new(sources));
         let roster = Self { context, store, resolver, watches, tasks, sources, running };
@@ -133,7 +133,7 @@ impl Roster {
         let keeping = async {
             loop {
                 if let Err(error) = self.refresh().await {
-                    tracing::warn!(%error, "nodes could not be read; the last ones known stay");
+                    tracing::warn!(%error, "the nodes could not be read again; the known ones stay");
                 }
                 tokio::time::sleep(interval).await;
             }
@@ -144,10 +144,9 @@ impl Roster {
         }
     }
 
-    /// Takes up what other gateways changed, and what the DNS says now.
+    /// Applies what other gateways have changed, and the current DNS answers.
     ///
-    /// # Errors
-    /// When the database does not answer.
+    /// # Errors The database does not answer.
     pub async fn refresh(&self) -> Result<Changes, StoreError> {
         let names = self.sources.lock().await.to_resolve();
         let found = self.resolver.resolve_all(names).await;
@@ -158,7 +157,7 @@ impl Roster {
         read.map(|()| changes)
     }
 
-    /// Every node by name.
+    /// Every node, by name.
     pub fn list(&self) -> BTreeMap<String, Listed> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let listed = |running: &Running| {
@@ -185,10 +184,9 @@ impl Roster {
         Ok(())
     }
 
-    /// Changes a node that was added.
+    /// Changes a node that was added while the gateway ran.
     ///
-    /// # Errors
-    /// [`RosterError`]
+    /// # Errors [`RosterError`]
     pub async fn change(&self, name: &str, change: impl FnOnce(&mut NodeSettings)) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         let mut settings = self.added(&sources, name)?.clone();
@@ -201,10 +199,9 @@ impl Roster {
         Ok(())
     }
 
-    /// Takes a node out that was added; what runs there may end.
+    /// Removes a node that was added while the gateway ran; its running requests may finish.
     ///
-    /// # Errors
-    /// [`RosterError`]
+    /// # Errors [`RosterError`]
     pub async fn remove(&self, name: &str) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         self.added(&sources, name)?;
@@ -215,10 +212,9 @@ impl Roster {
         Ok(())
     }
 
-    /// Lets a node, or all that an entry discovers, finish what runs there and take nothing new; or take requests again.
+    /// Drains a node, or all nodes that an entry discovers; or puts them back in use.
     ///
-    /// # Errors
-    /// [`RosterError`]
+    /// # Errors [`RosterError`]
     pub async fn drain(&self, name: &str, on: bool) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         if !sources.knows(name) && !self.list().contains_key(name) {
@@ -234,7 +230,7 @@ impl Roster {
         Ok(())
     }
 
-    /// Takes over what the file says now, and reads the files that nodes name once more.
+    /// Takes over the file's present entries, and reads the files named by any node again.
     pub async fn replace_file(&self, file: Vec<NodeSettings>) -> Changes {
         let mut sources = self.sources.lock().await;
         sources.file = file;
@@ -258,7 +254,7 @@ impl Roster {
         sources.found.extend(self.resolver.resolve_all(names).await);
     }
 
-    /// Makes what is what should be.
+    /// Makes the nodes what they should be.
     async fn settle(&self, sources: &mut Sources) -> Changes {
         let desired = sources.desired();
         let mut changes = Changes::default();
@@ -275,13 +271,13 @@ impl Roster {
             settled.collect::<Vec<Watch>>()
         };
         for watch in watches {
-            // Only once the tasks have ended does nobody take it.
+            // This fails only once the tasks have ended.
             let _ = self.watches.send(watch).await;
         }
         changes
     }
 
-    /// Puts one node in its place; the prober to start, if it is a new one.
+    /// Puts one node in its place; returns the prober to start if the node is new.
     fn place(
         &self,
         running: &mut BTreeMap<String, Running>,
@@ -320,7 +316,7 @@ impl Roster {
         Some(Watch { node: id, stop })
     }
 
-    /// The same machine with other settings; false where only its draining changed.
+    /// Updates the settings of the same machine; false if only its draining changed.
     fn update(&self, known: &mut Running, desired: Desired) -> bool {
         let (id, dispatcher) = (known.id, &self.context.dispatcher);
         if known.desired.is_draining != desired.is_draining {
@@ -352,7 +348,7 @@ impl Roster {
         tracing::info!(node = name, "node left");
     }
 
-    /// Has every endpoint made anew at the next change: the files it names may hold something else now.
+    /// Rebuilds every endpoint at the next change, because the files it names may have changed.
     fn renew(&self) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.values_mut().for_each(|running| running.desired.is_stale = true);
@@ -364,7 +360,7 @@ fn check(settings: &NodeSettings) -> Result<(), RosterError> {
 }
 
 fn stored(settings: &NodeSettings) -> StoredNode {
-    // A settings' map has text for keys and finite numbers, so there is nothing that could not be written.
+    // The keys of a settings map are text and its numbers finite, so writing it cannot fail.
     StoredNode { name: settings.name.clone(), settings: serde_json::to_string(settings).unwrap_or_default() }
 }
 

@@ -84,18 +84,18 @@ pub struct NodeSettings {
     pub listing_timeout_seconds: Option<u64>,
 }
 
-/// Whether an entry is one node, or stands for several.
+/// Whether an entry is one node or stands for several.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Discover {
     /// One node.
     #[default]
     Off,
-    /// One for each address of the host.
+    /// One node for each address of the host.
     Dns,
 }
 
-/// Keys, passwords and headers stay out of logs.
+/// Keeps keys, passwords and headers out of logs.
 impl fmt::Debug for NodeSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("NodeSettings").field("name", &self.name).field("url", &self.url).finish_non_exhaustive()
@@ -103,7 +103,7 @@ impl fmt::Debug for NodeSettings {
 }
 
 impl NodeSettings {
-    /// For people.
+    /// The number of slots, for operators to read.
     pub fn slots_in_words(&self) -> String {
         self.slots.map_or("slots as learned".to_owned(), |slots| format!("{slots} slots a model"))
     }
@@ -141,7 +141,7 @@ impl NodeSettings {
         NodeSpec { name: self.name.clone(), slots: self.slots, vram_bytes }
     }
 
-    /// What to resolve where the entry is to be discovered.
+    /// The host and port to resolve if the entry is discovered.
     pub(crate) fn host_and_port(&self) -> Option<(String, u16)> {
         let url: awc::http::Uri = self.url.parse().ok()?;
         let standard = if url.scheme_str() == Some("https") { 443 } else { 80 };

@@ -1,18 +1,18 @@
-//! What do the file, the database and the DNS say, and which nodes does that make?
+//! Which nodes follow from the file, the database and DNS?
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::settings::{Discover, NodeSettings};
 use crate::store::{Store, StoreError};
 
-/// Where a node comes from.
+/// Where a node's entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `gateway.yaml`.
     File,
     /// `POST /admin/nodes`.
     Added,
-    /// An entry of either, and the DNS.
+    /// An entry of either that is discovered through DNS.
     Discovered,
 }
 
@@ -27,37 +27,37 @@ impl Source {
     }
 }
 
-/// A node that there should be.
+/// A node that should exist.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Desired {
-    /// Under its own name.
+    /// With its own name.
     pub(crate) settings: NodeSettings,
     pub(crate) source: Source,
-    /// Where exactly, if it was discovered.
+    /// Its exact address, if it was discovered.
     pub(crate) address: Option<SocketAddr>,
     pub(crate) is_draining: bool,
-    /// Its endpoint is to be made anew.
+    /// Its endpoint must be rebuilt.
     pub(crate) is_stale: bool,
 }
 
 impl Desired {
-    /// Whether what is known of one holds for the other.
+    /// Whether both are the same machine, so that what is known of one applies to the other.
     pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
         self.settings.url == other.settings.url && self.address == other.address
     }
 }
 
-/// Everything that says which nodes there should be.
+/// Everything that decides which nodes should exist.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) file: Vec<NodeSettings>,
     pub(crate) added: BTreeMap<String, NodeSettings>,
     /// Names of nodes and of entries.
     pub(crate) drained: BTreeSet<String>,
-    /// What the DNS said last, by entry.
+    /// The latest DNS answers, by entry.
     pub(crate) found: BTreeMap<String, Vec<SocketAddr>>,
     pub(crate) next_id: usize,
-    /// Names of the database that the file has, too, and that were told of.
+    /// Names in the database that the file has as well, and that a warning was logged for.
     shadowed: BTreeSet<String>,
 }
 
@@ -75,13 +75,13 @@ impl Sources {
         self.is_in_file(name) || self.added.contains_key(name)
     }
 
-    /// Takes up what the database says.
+    /// Takes over the database's nodes.
     pub(crate) async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
         let (nodes, drained) = (store.nodes().await?, store.drained_nodes().await?);
         let understood = nodes.into_iter().filter_map(|node| match serde_json::from_str(&node.settings) {
             Ok(settings) => Some((node.name, settings)),
             Err(error) => {
-                // Kept as it is, perhaps for a newer version beside this one.
+                // Left unchanged, as a newer version may have written it.
                 tracing::error!(node = node.name, %error, "a node of the database cannot be understood");
                 None
             }
@@ -90,7 +90,7 @@ impl Sources {
         Ok(())
     }
 
-    /// The entries that stand for what their name resolves to: entry, host, port.
+    /// The entries to resolve: entry, host, port.
     pub(crate) fn to_resolve(&self) -> Vec<(String, String, u16)> {
         let discovering = |settings: &&NodeSettings| settings.discover == Discover::Dns;
         let place = |settings: &NodeSettings| {
@@ -100,7 +100,7 @@ impl Sources {
         self.entries().map(|(settings, _)| settings).filter(discovering).filter_map(place).collect()
     }
 
-    /// Every node that there should be; a name is there once.
+    /// Every node that should exist, each name once.
     pub(crate) fn desired(&mut self) -> Vec<Desired> {
         self.tell_of_shadowed();
         let mut names = BTreeSet::new();
@@ -140,13 +140,13 @@ impl Sources {
     fn tell_of_shadowed(&mut self) {
         let shadowed: BTreeSet<String> = self.added.keys().filter(|name| self.is_in_file(name)).cloned().collect();
         for name in shadowed.difference(&self.shadowed) {
-            tracing::warn!(node = name, "gateway.yaml and the database both have this node: gateway.yaml counts");
+            tracing::warn!(node = name, "gateway.yaml and the database both have this node: gateway.yaml wins");
         }
         self.shadowed = shadowed;
     }
 }
 
-/// The name of a node that was discovered: its entry's and its address.
+/// The name of a discovered node: its entry's name and its address.
 fn instance_name(entry: &str, address: SocketAddr) -> String {
     format!("{entry}-{}", address.ip().to_string().replace(':', "-"))
 }

@@ -1,4 +1,5 @@
-//! What does a node say? One attempt: send, wait for the head, tell good answers from failures.
+//! What comes back from one attempt on a node? Sends the request, waits for the head, and tells good answers from
+//! failures.
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -17,16 +18,16 @@ use super::verdict::{Asked, Evidence, Verdict, judge};
 use protocol::{Endpoint, message_of, with_model};
 use scheduler::Failure;
 
-/// The largest plain answer that is held.
+/// The largest plain answer that is held in memory.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// The largest answer to a question of the gateway's own, such as a list of 10,000 models.
 const MAX_LISTING: usize = 16 * 1024 * 1024;
-/// As much of an error body as is read and kept.
+/// How much of an error body is read and kept.
 const MAX_ERROR: usize = 64 * 1024;
-/// How long the body of an error is worth waiting for: its head says enough to go on.
+/// How long to wait for the body of an error; its head is enough to go on.
 const ERROR_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why an attempt gave nothing, for the scheduler and for people.
+/// Why an attempt failed, for the scheduler and for people.
 #[derive(Clone, Debug)]
 pub struct AttemptError {
     /// For the scheduler.
@@ -41,11 +42,11 @@ impl AttemptError {
     }
 }
 
-/// A node's answer whose head was good, or its verdict on the request.
+/// A node's answer with a good head, or its verdict on the request.
 pub enum Head {
     /// The body is still to come.
     Good(ClientResponse),
-    /// The request itself is at fault, by what the node says: this is for the client.
+    /// The node says that the request itself is at fault; this is for the client.
     Rejected {
         /// 4xx.
         status: u16,
@@ -54,14 +55,14 @@ pub enum Head {
     },
 }
 
-/// What is asked of a node on a client's account.
+/// A request to a node on behalf of a client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Question<'a> {
     pub(crate) endpoint: Endpoint,
-    /// As the node is asked for it.
+    /// The model's name as sent to the node.
     pub(crate) model: &'a str,
     pub(crate) request_id: &'a str,
-    /// Only these and our own go along.
+    /// Only these and the gateway's own headers are sent.
     pub(crate) headers: &'a [(&'static str, String)],
     pub(crate) body: &'a Bytes,
 }
@@ -69,21 +70,21 @@ pub(crate) struct Question<'a> {
 /// Why a node did not answer a question of the gateway's own.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
-    /// It was not asked.
+    /// The node was not asked.
     #[error("the gateway has no file descriptors left")]
     Starved,
-    /// It answered with another status than 200.
+    /// It answered with a status other than 200.
     #[error("status {0}")]
     Status(u16),
-    /// What else the node did.
+    /// It failed in another way.
     #[error("{0}")]
     Failed(String),
 }
 
 type Clients = Vec<(Weak<NodeEndpoint>, awc::Client)>;
 
-/// A worker's own clients, one for each node: their connections never leave the thread, and each has its node's trust and
-/// deadlines.
+/// One worker's clients, one for each node. Their connections never leave the thread, and each client has its node's
+/// trusted certificates and deadlines.
 #[derive(Clone)]
 pub struct Upstream {
     clients: Rc<RefCell<Clients>>,
@@ -108,16 +109,16 @@ impl Upstream {
         if let Some((_, client)) = clients.iter().find(is_its) {
             return client.clone();
         }
-        // A new node is the time to forget those that were taken out.
+        // Whenever a new node comes, clients of removed nodes are dropped.
         clients.retain(|(known, _)| known.strong_count() > 0);
         let client = connector::client(node, self.connect);
         clients.push((Arc::downgrade(node), client.clone()));
         client
     }
 
-    /// awc pools a connection as soon as it has read a head that promises no body. What follows an interim answer
-    /// (1xx), or a head whose body ends with the connection, would then answer somebody else's request: nothing that
-    /// is in the pool is used again.
+    /// awc pools a connection as soon as it has read a head that promises no body. After an interim answer (1xx), or a
+    /// head whose body ends with the connection, the rest would then answer another client's request. So nothing in the
+    /// pool is reused after such a head.
     pub(crate) fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
         let headers = response.headers();
         let has_length =
@@ -127,7 +128,7 @@ impl Upstream {
         }
     }
 
-    /// Sends a request and waits for the head of the answer. The node's credentials go to that node alone.
+    /// Sends a request and waits for the head of the answer. The node's credentials are sent to that node only.
     pub(crate) async fn send(&self, node: &Arc<NodeEndpoint>, question: Question<'_>) -> Result<Head, AttemptError> {
         let Question { endpoint, model, request_id, headers, body } = question;
         let named = node.name_there(model);
@@ -144,7 +145,7 @@ impl Upstream {
         for header in node.headers() {
             request = request.insert_header(header);
         }
-        // Under the name that the model has there.
+        // The body must carry the node's own name for the model.
         let renamed = (there != model).then(|| with_model(body, there)).flatten();
         let body = renamed.unwrap_or_else(|| body.clone());
         let mut response = request.send_body(body).await.map_err(|error| not_sent(asked, &error))?;
@@ -162,18 +163,17 @@ impl Upstream {
         }
     }
 
-    /// Asks a node something small.
+    /// Asks a node for something small.
     pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, AskError> {
         self.ask(node, self.client(node).get(uri.clone()), Bytes::new()).await
     }
 
     /// Asks a node about a model. The caller sets a deadline.
     ///
-    /// # Errors
-    /// Why there is no answer.
+    /// # Errors Why there is no answer.
     pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
         if node.found_kind() == Kind::OpenAi {
-            return Err("only an Ollama shows its models".to_owned());
+            return Err("only an Ollama node can show its models".to_owned());
         }
         let asked = self.ask(node, self.client(node).post(node.show_uri().clone()), body).await;
         asked.map_err(|error| error.to_string())
@@ -186,7 +186,7 @@ impl Upstream {
         uri: &awc::http::Uri,
         method: &str,
     ) -> Result<ClientRequest, String> {
-        let method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+        let method = method.parse().map_err(|_| format!("`{method}` is not an HTTP method"))?;
         let mut request = self.client(node).request(method, uri.clone());
         for header in node.headers() {
             request = request.insert_header(header);
@@ -210,7 +210,7 @@ impl Upstream {
     }
 }
 
-/// A whole body, up to `limit`.
+/// Reads a whole body, up to `limit`.
 async fn read(response: &mut ClientResponse, limit: usize) -> Result<Bytes, AttemptError> {
     let mut chunks = Chunks::new(limit);
     while let Some(chunk) = response.next().await {
@@ -219,7 +219,7 @@ async fn read(response: &mut ClientResponse, limit: usize) -> Result<Bytes, Atte
     chunks.finish(response)
 }
 
-/// A plain answer's body with at most `gap` between its parts.
+/// Reads a plain answer's body, with at most `gap` between its parts.
 pub(crate) async fn read_answer(response: &mut ClientResponse, gap: Duration) -> Result<Bytes, AttemptError> {
     let mut chunks = Chunks::new(MAX_ANSWER);
     while let Some(chunk) = next_chunk(response, gap).await? {
@@ -256,7 +256,7 @@ impl Chunks {
         Ok(())
     }
 
-    /// The promised length is checked here too: an end that TLS signs off as proper looks whole to the socket.
+    /// Checks the promised length as well: if TLS closes properly, the socket cannot tell that bytes are missing.
     fn finish(mut self, response: &ClientResponse) -> Result<Bytes, AttemptError> {
         let promised =
             response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
@@ -270,7 +270,7 @@ impl Chunks {
     }
 }
 
-/// A connection that broke within a body.
+/// The connection broke within a body.
 pub(crate) fn cut_short(error: &PayloadError) -> AttemptError {
     AttemptError::new(Failure::Reset, format!("the answer was cut short: {error}"))
 }
@@ -278,7 +278,7 @@ pub(crate) fn cut_short(error: &PayloadError) -> AttemptError {
 fn not_sent(asked: Asked<'_>, error: &SendRequestError) -> AttemptError {
     let failure = match judge(asked, evidence(error)) {
         Verdict::Attempt(failure) => failure,
-        // No request is at fault for what was never sent.
+        // Nothing was sent, so the request cannot be at fault.
         Verdict::Request { .. } => Failure::Garbled,
     };
     AttemptError::new(failure, error.to_string())
@@ -287,7 +287,7 @@ fn not_sent(asked: Asked<'_>, error: &SendRequestError) -> AttemptError {
 fn evidence(error: &SendRequestError) -> Evidence<'static> {
     match error {
         error if is_out_of_descriptors(error) => Evidence::NoDescriptor,
-        // Said by awc of a connection that closed before it carried a head, too.
+        // awc also reports this if a connection closed before it carried a head.
         SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Evidence::ConnectionLost,
         SendRequestError::Connect(_) => Evidence::NoConnection,
         SendRequestError::Response(error) if is_broken_connection(error) => Evidence::ConnectionLost,
@@ -295,7 +295,7 @@ fn evidence(error: &SendRequestError) -> Evidence<'static> {
     }
 }
 
-/// Whether this process, or the machine, can open no more files.
+/// Whether this process, or the machine, cannot open any more files.
 fn is_out_of_descriptors(error: &SendRequestError) -> bool {
     let is_it = |error: &std::io::Error| {
         let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
@@ -309,7 +309,7 @@ fn is_out_of_descriptors(error: &SendRequestError) -> bool {
     }
 }
 
-/// Whether the connection broke, rather than what came over it.
+/// Whether the connection broke, as opposed to what came over it being wrong.
 fn is_broken_connection(error: &impl std::error::Error) -> bool {
     error.source().is_some_and(|cause| cause.is::<std::io::Error>())
 }

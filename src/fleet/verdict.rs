@@ -1,45 +1,45 @@
-//! Who is to blame for what an attempt met: the request, the model on that node, the node, or the gateway itself? Pure.
+//! Who is to blame for a failed attempt: the request, the model on that node, the node, or the gateway itself? Pure.
 //!
-//! Ollama answers some of its clients' mistakes with a 5xx, and says of a route that it does not have what a router says
-//! of any unknown path. A status alone therefore decides little; the words that come with it decide the rest. What no rule
-//! here decides is left to the scheduler, which learns from other users and other nodes (see [`scheduler::Blame`]).
+//! Ollama answers some client mistakes with a 5xx, and a route that it does not have with the same 404 as any unknown
+//! path. So a status alone decides little; the message that comes with it decides the rest. Anything that no rule here
+//! decides is left to the scheduler, which learns from other users and other nodes (see [`scheduler::Blame`]).
 use bytes::Bytes;
 
 use protocol::{Dialect, ErrorObject, is_error_body, message_of};
 use scheduler::Failure;
 
-/// Where an attempt was made, as far as it matters for the verdict.
+/// The circumstances of an attempt, as far as they matter for the verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
-    /// Whose words the client speaks.
+    /// The client's dialect.
     pub dialect: Dialect,
-    /// The model, as the node was asked for it.
+    /// The model's name as sent to the node.
     pub model: &'a str,
-    /// Whether the node is an Ollama, whose models differ in what they can do where its routes do not.
+    /// Whether the node is Ollama: there, models differ in what they support, while routes do not.
     pub is_ollama: bool,
 }
 
-/// What an attempt met instead of a good answer.
+/// What an attempt got instead of a good answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evidence<'a> {
     /// The gateway could not open a socket.
     NoDescriptor,
     /// No connection was made.
     NoConnection,
-    /// The connection closed before the answer was whole.
+    /// The connection closed before the answer was complete.
     ConnectionLost,
-    /// What came is not HTTP, or no answer.
+    /// What came is not HTTP, or not an answer.
     NotUnderstood,
-    /// A status that is no success, and the body that came with it.
+    /// A status that is not a success, and its body.
     Status(u16, &'a [u8]),
-    /// An error in the place of an answer, or of an event of a stream, with a status of success.
+    /// An error with a status of success, in place of an answer or of an event in a stream.
     Message(&'a str),
 }
 
-/// What follows.
+/// What follows from the evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The request is at fault: this goes to the client, and no node is asked again.
+    /// The request is at fault: the client gets this, and no other node is asked.
     Request {
         /// 4xx.
         status: u16,
@@ -50,7 +50,7 @@ pub enum Verdict {
     Attempt(Failure),
 }
 
-/// A client's mistakes, as Ollama and llama.cpp word them where they answer 5xx. In lower case.
+/// Client mistakes that Ollama and llama.cpp answer with a 5xx, in their words. In lower case.
 const MISTAKES: [&str; 17] = [
     // Ollama: api/types.go, `option "temperature" must be of type float32`.
     "must be of type",
@@ -75,7 +75,7 @@ const MISTAKES: [&str; 17] = [
     "cannot unmarshal",
 ];
 
-/// A model that the node could not bring into its memory. In lower case.
+/// Messages of a node that could not load a model. In lower case.
 const UNLOADABLE: [&str; 9] = [
     "requires more system memory",
     "out-of-memory during startup",
@@ -89,7 +89,7 @@ const UNLOADABLE: [&str; 9] = [
     "this model may be incompatible",
 ];
 
-/// Decides. The table of the tests is the specification.
+/// Decides. The table in the tests is the specification.
 pub fn judge(asked: Asked<'_>, evidence: Evidence<'_>) -> Verdict {
     match evidence {
         Evidence::NoDescriptor => Verdict::Attempt(Failure::Starved),
@@ -127,7 +127,8 @@ fn judge_message(asked: Asked<'_>, message: &str) -> Verdict {
     Verdict::Attempt(if is_unloadable { Failure::Unloadable } else { Failure::Crashed })
 }
 
-/// The body goes on as it came where it is an error of a client's in the client's dialect, and in our words otherwise.
+/// The body is passed on unchanged if it is a client error in the client's dialect; otherwise it is rewritten in that
+/// dialect.
 fn request_at_fault(dialect: Dialect, status: u16, body: &[u8], message: &str) -> Verdict {
     let body = if is_error_body(dialect, body) {
         Bytes::copy_from_slice(body)
@@ -137,7 +138,7 @@ fn request_at_fault(dialect: Dialect, status: u16, body: &[u8], message: &str) -
     Verdict::Request { status, body }
 }
 
-/// Whether a 404 is about the model, rather than about the route.
+/// Whether a 404 is about the model rather than the route.
 fn names_model(message: &str, model: &str) -> bool {
     let name = model.strip_suffix(":latest").unwrap_or(model);
     !name.is_empty() && message.to_ascii_lowercase().contains(&name.to_ascii_lowercase())
@@ -151,7 +152,7 @@ mod tests {
     const ASKED: Asked<'static> = Asked { dialect: Dialect::OpenAi, model: "llama3.2:latest", is_ollama: true };
     const OPENAI: Asked<'static> = Asked { is_ollama: false, ..ASKED };
 
-    /// What happened, and what is to follow: a failure, or the status that the client gets.
+    /// The evidence, and what follows: a failure, or the status that the client gets.
     fn table() -> Vec<(Asked<'static>, Evidence<'static>, Result<u16, Failure>)> {
         let ollama = |evidence, verdict| (ASKED, evidence, verdict);
         vec![

@@ -1,4 +1,4 @@
-//! Who starts a prober for each node that joins? A task on the main thread, where the clients to nodes can live.
+//! Who starts a prober for each node that joins? A task on the main thread, where clients to nodes can live.
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
@@ -10,29 +10,29 @@ use super::health_settings::HealthSettings;
 use super::upstream::Upstream;
 use scheduler::NodeId;
 
-/// A node to be watched from now on.
+/// A node to watch from now on.
 #[derive(Debug)]
 pub struct Watch {
     pub(crate) node: NodeId,
-    /// Ends the watching.
+    /// Ends the prober.
     pub(crate) stop: CancellationToken,
 }
 
 /// Starts probers.
 #[derive(Debug)]
 pub struct Watchers {
-    /// What they share.
+    /// Shared by all probers.
     pub context: FleetContext,
     /// The client to the nodes.
     pub upstream: Upstream,
-    /// How they ask.
+    /// How often the probers ask.
     pub health: HealthSettings,
-    /// Whom to watch.
+    /// The nodes to watch.
     pub wanted: mpsc::Receiver<Watch>,
 }
 
 impl Watchers {
-    /// Watches until `stop` and until every prober has ended, which that `stop` ends, too.
+    /// Starts probers until `stop`, then waits until every prober has ended, which `stop` causes as well.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut probers = FuturesUnordered::new();
         loop {

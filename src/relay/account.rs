@@ -1,4 +1,4 @@
-//! What is known of a running request, and what would it leave behind if it ended now?
+//! What is known of a running request, and what usage row would it leave if it ended now?
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use limits::Moment;
 use protocol::{AnswerProgress, ClaimBounds, Tally, TallySource, Usage};
 use scheduler::Pace;
 
-/// Tokens of a plain answer without a cap that a client who leaves is charged at most.
+/// The most tokens of a plain answer without a cap that a client who leaves is charged.
 const MOST_UNSEEN: u64 = 32_768;
 
 /// What is known of a request before it is admitted.
@@ -22,9 +22,9 @@ const MOST_UNSEEN: u64 = 32_768;
 pub struct Admission {
     /// UUIDv7, the answer's `x-request-id`.
     pub request_id: Uuid,
-    /// Whose, and with which key.
+    /// The user, and the key that was used.
     pub access: Access,
-    /// Where its row will go.
+    /// The reserved place for its usage row.
     pub permit: RowPermit,
     /// The route's template.
     pub endpoint: &'static str,
@@ -32,11 +32,11 @@ pub struct Admission {
     pub model: String,
     /// As a node lists it, for metrics.
     pub listed_model: Arc<str>,
-    /// Whether it streams.
+    /// Whether the answer is streamed.
     pub stream: bool,
     /// When it came in.
     pub received: Moment,
-    /// What a node may claim that it took.
+    /// How many tokens a node may claim for it.
     pub claim_bounds: ClaimBounds,
     /// Its trace, if there is one.
     pub trace: Option<Trace>,
@@ -49,34 +49,34 @@ pub(super) struct Open {
     pub(super) reserved: Option<Reserved>,
     /// What operators see of it, from its admission on.
     pub(super) shown: Option<Arc<OpenRequest>>,
-    /// That the admission is safe, of a stream.
+    /// Resolves once a stream's admission is safely stored.
     pub(super) admitted: Option<Receipt>,
     pub(super) node: Option<Arc<NodeEndpoint>>,
     pub(super) attempts: u32,
     pub(super) queued: Duration,
-    /// Uptime since which it waits for a slot.
+    /// Since when it has been waiting for a slot, as an uptime.
     pub(super) waiting_since: Option<Duration>,
     pub(super) first_byte: Option<Duration>,
-    /// A node has it now.
+    /// Whether a node is working on it now.
     pub(super) is_running: bool,
     pub(super) work: Work,
-    /// Of an answer that does not stream, on the node that has it now.
+    /// For a plain answer: the expected pace of the node that is working on it.
     pub(super) pace: Option<Pace>,
-    /// Our own work on the answer.
+    /// The gateway's own time spent on the answer.
     pub(super) forwarding: Duration,
     pub(super) progress: AnswerProgress,
     /// The gateway's loads that this request caused.
     pub(super) load_cost: Arc<LoadCost>,
-    /// What a node did so of its own accord.
+    /// A load that a node did by itself for it.
     pub(super) node_load: Option<Duration>,
-    /// Uptime of the last note.
+    /// When the row was last noted, as an uptime.
     pub(super) noted: Duration,
-    /// Why it ends as it does.
+    /// The reason for its end.
     pub(super) reason: Reason,
 }
 
 impl Open {
-    /// Of a request that has just been understood.
+    /// The account of a request that has just been parsed.
     pub(super) fn new(admission: Admission) -> Self {
         Self {
             admission,
@@ -100,7 +100,7 @@ impl Open {
         }
     }
 
-    /// The row of the request if it ended now.
+    /// The usage row that the request would leave if it ended now.
     pub(super) fn row(&self, status: Status, now: Moment) -> UsageRow {
         let admission = &self.admission;
         let Tally { prompt, completion, source, .. } = self.tally(status, now.uptime);
@@ -133,21 +133,21 @@ impl Open {
         }
     }
 
-    /// Tells whoever looks at it, once it is shown.
+    /// Updates what operators see of the request, once it is shown.
     pub(super) fn show_that(&self, tell: impl FnOnce(&OpenRequest)) {
         if let Some(shown) = &self.shown {
             tell(shown);
         }
     }
 
-    /// What operators are shown of it.
+    /// Makes the request visible to operators.
     pub(super) fn show(&self) -> Arc<OpenRequest> {
         let Admission { request_id, access, model, endpoint, stream, received, .. } = &self.admission;
         let who = (*request_id, access.user().shared(), access.key_id().cloned());
         Arc::new(OpenRequest::new(who, (model.clone(), endpoint, *stream), *received, &access.revoked()))
     }
 
-    /// The node may have loaded the model by itself, as the gateway did not know that it was no longer in memory.
+    /// The node may have loaded the model by itself, if the gateway did not know that it had left memory.
     pub(super) fn take_load(&mut self, usage: Option<Usage>) {
         let reported = usage.and_then(|usage| usage.load);
         if let (Some(reported), Some(node), Some(since)) = (reported, &self.node, self.work.since()) {
@@ -155,16 +155,16 @@ impl Open {
         }
     }
 
-    /// What the node may claim, with the cap that it was sent.
+    /// How many tokens the node may claim, given the cap that it was sent.
     pub(super) fn claim_bounds(&self) -> ClaimBounds {
         let bounds = self.admission.claim_bounds;
         let cap = self.reserved.as_ref().and_then(|reserved| reserved.allowance.output);
         ClaimBounds { max_output: cap.or(bounds.max_output), ..bounds }
     }
 
-    /// The node's own numbers within what is possible, else ours: the answer as it passed, and an estimate for a prompt that
-    /// was begun. A client that leaves a running request pays for its prompt; one that got no answer through no fault of
-    /// its own does not.
+    /// The node's own numbers within their bounds. Failing that, ours: the answer as it passed, and an estimate for a
+    /// prompt that was begun. A client that leaves a running request pays for its prompt; one that got no answer
+    /// through no fault of its own does not.
     pub(super) fn tally(&self, status: Status, now: Duration) -> Tally {
         let is_reported =
             self.progress.usage.is_some_and(|usage| usage.prompt_tokens.is_some() || usage.completion_tokens.is_some());
@@ -177,8 +177,8 @@ impl Open {
         Tally { prompt: 0, completion: 0, source: TallySource::Counted, is_corrected: false }
     }
 
-    /// Tokens that a node has written, about, of a plain answer that its client did not wait for: a slot is not free of
-    /// charge for whoever leaves just before the end.
+    /// Estimated tokens that a node has written of a plain answer whose client did not wait for it. Otherwise, whoever
+    /// leaves just before the end would get the slot for free.
     fn written_unseen(&self, now: Duration) -> u64 {
         let bounds = self.claim_bounds();
         let (Some(pace), Some(since), false) = (self.pace, self.work.since(), bounds.embeds) else { return 0 };

@@ -1,4 +1,4 @@
-//! What comes back of a request: an answer, or the reason why there is none.
+//! What does a request get in the end? An answer, or the reason why there is none.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,42 +12,43 @@ use scheduler::Refusal;
 /// A node's answer.
 #[derive(Debug)]
 pub struct Answer {
-    /// By whom, and after what.
+    /// The node, and the way to it.
     pub served: Served,
-    /// What it said.
+    /// The answer itself.
     pub content: Content,
 }
 
 /// How a request came to its answer.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// Which node.
+    /// The node's name.
     pub node: Arc<str>,
-    /// Waiting, over all attempts.
+    /// Time spent waiting, over all attempts.
     pub queued: Duration,
-    /// Nodes asked.
+    /// How many nodes were asked.
     pub attempts: u32,
-    /// Requests that waited when this one came.
+    /// How many requests waited when this one arrived.
     pub ahead: usize,
-    /// When the first token was expected, after the request came; `None` if it was too far back to say.
+    /// When the first token was expected, from the arrival on; `None` if the request was too far back in the queue to
+    /// tell.
     pub expected: Option<Duration>,
 }
 
-/// What a node said.
+/// The content of a node's answer.
 #[derive(Debug)]
 pub enum Content {
-    /// A whole JSON body; a status of 4xx is the node's verdict on the request.
+    /// A complete JSON body; a status of 4xx is the node's verdict on the request.
     Plain {
         /// The node's status.
         status: u16,
-        /// JSON.
+        /// The body, in JSON.
         body: Bytes,
     },
     /// A stream that has begun.
     Stream(Box<MeteredBody>),
 }
 
-/// A request that got no answer. Its account is still open: whoever words the error closes it.
+/// A request without an answer. Its account is still open: whoever words the error closes it.
 #[derive(Debug)]
 pub struct CarryError {
     /// The open account.
@@ -59,24 +60,24 @@ pub struct CarryError {
 /// Why a request got no answer.
 #[derive(Clone, Debug)]
 pub enum WhyNot {
-    /// The scheduler refused it; `detail` is what the last attempt met, if there was one.
+    /// The scheduler refused it; `detail` says how the last attempt failed, if there was one.
     Refused {
-        /// Why, and when to come back.
+        /// The reason, and when to try again.
         refusal: Refusal,
         /// For people.
         detail: Option<String>,
     },
     /// It took longer than the service allows.
     TooLong,
-    /// The gateway stops.
+    /// The gateway is stopping.
     Stopping,
-    /// The answer is here, or begins, but its usage could not be stored in time.
+    /// The answer is complete or has begun, but its usage could not be stored in time.
     Unrecorded,
-    /// The key it came with is revoked.
+    /// The key that it used was revoked.
     Revoked,
     /// Somebody stopped it.
     Stopped(Stopped),
-    /// It made nodes fail that answer other requests, and is not tried again for so long.
+    /// It made nodes fail that answer other requests, so it is not tried again for this long.
     Indicted(Duration),
 }
 

@@ -1,4 +1,5 @@
-//! One request's way through the relay: slot, node, answer; and again elsewhere, while no byte has reached the client.
+//! How does one request get through the relay? Slot, node, answer; then another node, while no byte has reached the
+//! client.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::store::{Reason, Status, StorageFull};
 use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
 use scheduler::{Blame, Failure, NodeId, Outcome, Refusal, RefusalReason};
 
-/// What every request shares on its way.
+/// What all requests share on their way to a node.
 #[derive(Clone, Debug)]
 pub struct Relay {
     settings: RelaySettings,
@@ -31,11 +32,11 @@ pub struct Relay {
     clock: Clock,
     metrics: Arc<Metrics>,
     cases: Cases,
-    /// Set when the gateway stops and running requests have had their time.
+    /// Cancelled once the gateway is stopping and the grace period for running requests is over.
     stop: CancellationToken,
 }
 
-/// A node that answered.
+/// A node that has answered.
 struct Reached {
     id: NodeId,
     node: Arc<NodeEndpoint>,
@@ -49,7 +50,7 @@ enum Reply {
 }
 
 impl Relay {
-    /// A relay to these nodes, which ends what runs when `stop` is set.
+    /// A relay to these nodes, which breaks off running requests when `stop` is cancelled.
     pub fn new(settings: RelaySettings, context: &FleetContext, stop: CancellationToken) -> Self {
         Self {
             settings,
@@ -62,15 +63,14 @@ impl Relay {
         }
     }
 
-    /// Deadlines.
+    /// The deadlines.
     pub fn settings(&self) -> &RelaySettings {
         &self.settings
     }
 
-    /// Takes a request to a node and brings its answer back.
+    /// Takes a request to a node and returns its answer.
     ///
-    /// # Errors
-    /// [`CarryError`] when no node gave a whole answer, or the first byte of one.
+    /// # Errors [`CarryError`] if no node gave a complete plain answer, or the first byte of a stream.
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
         let now = self.clock.uptime();
@@ -86,7 +86,7 @@ impl Relay {
         let stopped = job.meter.stop_token();
         let result = tokio::select! {
             biased;
-            // First, so that what waits does not take the slot of what is ended with it.
+            // Checked first, so that a waiting request does not take the slot of one that is ended with it.
             () = self.stop.cancelled() => Err(WhyNot::Stopping),
             () = stopped.cancelled() => Err(job.meter.stopped().map_or(WhyNot::Revoked, WhyNot::Stopped)),
             result = self.attempts(upstream, &mut ticket, &mut job, &case) => result,
@@ -131,7 +131,7 @@ impl Relay {
         Ok(Answer { served, content })
     }
 
-    /// Attempts until one gives something for the client, or the scheduler gives no further slot.
+    /// Makes attempts until one produces something for the client, or the scheduler grants no further slot.
     async fn attempts(
         &self,
         upstream: &Upstream,
@@ -152,7 +152,7 @@ impl Relay {
                 self.metrics.retried(failure.label());
             }
             let Some(node) = self.nodes.get(grant.node) else {
-                // It was taken out between the decision and now.
+                // The node was removed after the decision.
                 failed = Some(Failure::Unreachable);
                 ticket.failed(Failure::Unreachable);
                 continue;
@@ -171,9 +171,9 @@ impl Relay {
                     return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
                 }
                 Ok(Err(error)) => error,
-                // The core has moved the request on already.
+                // The core has already requeued the request.
                 Ok(Ok(_)) | Err(_) => {
-                    let silent = AttemptError::new(Failure::Silent, "no token in far longer than it should need");
+                    let silent = AttemptError::new(Failure::Silent, "no token for far longer than expected");
                     self.note_failure(job, &node, &silent);
                     silent_on.push(grant.node);
                     if let Err(Interruption::Refused(refusal)) = result {
@@ -193,7 +193,7 @@ impl Relay {
         }
     }
 
-    /// A request that only ever met silence may be what silences nodes.
+    /// A request that met nothing but silent nodes may be what silences them.
     fn note_stuck(&self, case: &Case, refusal: &Refusal, silent_on: &[NodeId]) {
         if matches!(refusal.reason, RefusalReason::Exhausted { last: Failure::Stuck }) {
             silent_on.iter().for_each(|node| case.failed(*node, self.clock.uptime()));
@@ -206,7 +206,7 @@ impl Relay {
         job.meter.attempt_failed(*failure);
     }
 
-    /// One attempt on one node, up to a whole plain answer or the first event of a stream.
+    /// One attempt on one node, up to a complete plain answer or the first event of a stream.
     async fn attempt(
         &self,
         upstream: &Upstream,
@@ -251,7 +251,7 @@ async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProg
             meter.progress(progress);
             meter.finish(Status::Completed, status)
         }
-        // The request is at fault, says the node, and costs nothing.
+        // The node says that the request is at fault; it costs nothing.
         None => {
             meter.because(Reason::new(Some("node_refused"), None));
             meter.finish(Status::Refused, status)
@@ -263,10 +263,10 @@ async fn close_plain(meter: &mut Meter, status: u16, progress: Option<AnswerProg
     }
 }
 
-/// Why there is no stream.
+/// Why no stream was opened.
 enum Unopened {
     Attempt(AttemptError),
-    /// What the node says instead.
+    /// The error that the node reported instead.
     Node(String),
 }
 
@@ -276,7 +276,7 @@ impl From<AttemptError> for Unopened {
     }
 }
 
-/// A node reports an error with a status of success: it may be the request's.
+/// The node reported an error with a status of success; the request may be at fault.
 fn reported(job: &Job, node: &NodeEndpoint, detail: &str) -> Result<Reply, AttemptError> {
     let asked = Asked { dialect: job.endpoint.dialect(), model: &job.model, is_ollama: node.is_ollama() };
     match judge(asked, Evidence::Message(detail)) {
@@ -287,7 +287,7 @@ fn reported(job: &Job, node: &NodeEndpoint, detail: &str) -> Result<Reply, Attem
     }
 }
 
-/// Reads until there is something for the client. A stream that fails before has failed before its first byte.
+/// Reads until there is something for the client. A stream that fails earlier has failed before its first byte.
 async fn open_stream(
     mut response: awc::ClientResponse,
     mut editor: StreamEditor,

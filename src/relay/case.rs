@@ -1,4 +1,4 @@
-//! One request, as far as it may be the cause of what nodes meet.
+//! Which nodes has one request made fail? The request's side of the shared list of suspects.
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use crate::dispatch::Dispatcher;
 use protocol::Endpoint;
 use scheduler::NodeId;
 
-/// What is known of the requests that made nodes fail. Copies share it.
+/// The requests that made nodes fail. All copies share the list.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Cases(Arc<Mutex<Suspects>>);
 
-/// One request among them.
+/// One request in that list.
 #[derive(Debug)]
 pub(super) struct Case {
     cases: Cases,
@@ -31,20 +31,20 @@ impl Cases {
 }
 
 impl Case {
-    /// How long the request is not to be tried again, if it is to blame.
+    /// How long the request must not be tried again, if it is to blame.
     pub(super) fn indicted(&self, dispatcher: &Dispatcher, now: Duration) -> Option<Duration> {
-        // The scheduler's lock is taken within this one, and never the other way round.
+        // The scheduler's lock is taken while this one is held, never the other way round.
         let works_since =
             |node, since| dispatcher.read(|scheduler| scheduler.worked_at(node).is_some_and(|worked| worked > since));
         self.cases.with(|suspects| suspects.indicted(self.digest, now, works_since))
     }
 
-    /// It failed there, and perhaps by its own fault.
+    /// It failed on this node, perhaps through its own fault.
     pub(super) fn failed(&self, node: NodeId, now: Duration) {
         self.cases.with(|suspects| suspects.failed(self.digest, node, now));
     }
 
-    /// It was answered whole.
+    /// It was answered completely.
     pub(super) fn answered(&self) {
         self.cases.with(|suspects| suspects.answered(self.digest));
     }

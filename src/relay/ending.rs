@@ -1,4 +1,4 @@
-//! How is the end of a request told to metrics, traces and the log?
+//! How do metrics, traces and the log report the end of a request?
 use crate::store::{Status, UsageRow};
 use crate::trace::{Attribute, Closing};
 
@@ -15,7 +15,7 @@ pub(super) fn outcome(status: Status, code: u16) -> &'static str {
     }
 }
 
-/// The end of a request's own span.
+/// The closing fields of a request's own span.
 pub(super) fn closing(row: &UsageRow, code: u16, status: Status) -> Closing<'_> {
     let text = |text: &str| Attribute::Text(text.to_owned());
     let is_failure = matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted) || code >= 500;
@@ -32,7 +32,7 @@ pub(super) fn closing(row: &UsageRow, code: u16, status: Status) -> Closing<'_> 
     Closing { route: &row.endpoint, code, is_failure, attributes }
 }
 
-/// The one log line of a request.
+/// Writes the one log line of a request.
 pub(super) fn log(row: &UsageRow, code: u16, trace_id: Option<&str>) {
     tracing::info!(
         request_id = %row.request_id,

@@ -1,4 +1,4 @@
-//! What goes to a node for one admitted request?
+//! What is sent to a node for one admitted request?
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,38 +15,38 @@ use scheduler::{Arrival, Prefix, RequestId};
 pub struct Job {
     /// Its account.
     pub meter: Meter,
-    /// Whose turn it takes in the queue.
+    /// The user whose lane it joins.
     pub user: Arc<str>,
-    /// The user's share of the nodes, beside others'.
+    /// The user's weight.
     pub weight: f64,
     /// As the client spelled it.
     pub model: Arc<str>,
     /// The route.
     pub endpoint: Endpoint,
-    /// Whether the answer streams.
+    /// Whether the answer is streamed.
     pub stream: bool,
-    /// Tokens of the prompt, about.
+    /// Estimated tokens of the prompt.
     pub prompt_tokens: u64,
-    /// The most tokens the answer may have, where there is a limit.
+    /// The most tokens the answer may have, if it is limited.
     pub max_output: Option<u64>,
-    /// What of the prompt a node may have read before.
+    /// Beginnings of the prompt that a node may have cached.
     pub prefixes: Arc<[Prefix]>,
-    /// Whether the usage chunk stays hidden.
+    /// Whether the client must not see the usage chunk.
     pub hide_usage: bool,
-    /// In text; ours, for the answer's id and the node's log.
+    /// The request id as text, for the answer's id and the node's log.
     pub request_id: String,
-    /// The same.
+    /// The request id.
     pub id: Uuid,
-    /// Headers of the client's that the node is to see.
+    /// The client's headers that are passed on to the node.
     pub headers: Vec<(&'static str, String)>,
-    /// With our edits.
+    /// The client's body with the gateway's edits.
     pub body: Bytes,
 }
 
 impl Job {
     pub(super) fn arrival(&self) -> Arrival {
         Arrival {
-            // The dispatcher gives it its own.
+            // The dispatcher assigns the real one.
             id: RequestId(0),
             user: self.user.clone(),
             weight: self.weight,
@@ -61,8 +61,8 @@ impl Job {
         }
     }
 
-    /// Sends it to a node and waits for the head of the answer. Only our own headers go along, and those that the job
-    /// names.
+    /// Sends it to a node and waits for the head of the answer. Only the gateway's own headers and those named by the
+    /// job are sent.
     pub(super) async fn send(&self, upstream: &Upstream, node: &Arc<NodeEndpoint>) -> Result<Head, AttemptError> {
         let mut headers = self.headers.clone();
         if let Some((traceparent, tracestate)) = self.meter.trace_headers() {

@@ -1,9 +1,9 @@
-//! What did a request cost, and is that settled exactly once? The account that goes along with it.
+//! What did a request cost, and is that settled exactly once? The account that goes along with each request.
 //!
-//! A [`Meter`] is made once a request is understood, reserves in [`Meter::admit`], and ends in [`Meter::finish`], or in
-//! `drop` when the client left: then the reservation is settled, the usage row handed in, the metrics and the one log
-//! line written. There is no other way out, but for the death of the process: for that case the meter notes how far the
-//! request is, when it comes a step further and about once a second.
+//! A [`Meter`] is made once a request is parsed. It reserves tokens in [`Meter::admit`], and ends in [`Meter::finish`],
+//! or in `drop` if the client left. The end settles the reservation, hands in the usage row, and writes the metrics and
+//! the one log line. There is no other way out, except for the death of the process. For that case the meter notes how
+//! far the request is, at each step and about once a second.
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,10 +24,10 @@ use limits::{Exceeded, Need};
 use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit};
 use scheduler::{Failure, Pace};
 
-/// The status of a client that left, in metrics and logs: no status reaches it.
+/// The status of a client that left, in metrics and logs; the client itself receives none.
 const CLIENT_LEFT: u16 = 499;
 
-/// How often a running request notes how far it is.
+/// How often a running request notes its progress.
 const NOTE: Duration = Duration::from_secs(1);
 
 /// Makes meters.
@@ -35,14 +35,14 @@ const NOTE: Duration = Duration::from_secs(1);
 pub struct Meters {
     /// The clock that every meter reads.
     pub clock: Clock,
-    /// Where ends are counted.
+    /// Where the ends of requests are counted.
     pub metrics: Arc<Metrics>,
     /// Where requests are shown while they are open.
     pub requests: Arc<OpenRequests>,
 }
 
 impl Meters {
-    /// Begins the account of a request.
+    /// Opens the account of a request.
     pub fn start(&self, admission: Admission) -> Meter {
         self.metrics.entered(admission.endpoint, &admission.listed_model);
         let open = Open::new(admission);
@@ -59,10 +59,10 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Reserves what the request needs under its user's limits; the output cap to send to the node, if there is one.
+    /// Reserves what the request needs under its user's limits; returns the output cap to send to the node, if there is
+    /// one.
     ///
-    /// # Errors
-    /// [`Exceeded`] when a limit stands in the way.
+    /// # Errors [`Exceeded`] if the request does not fit a limit.
     pub fn admit(&mut self, need: Need) -> Result<Option<u64>, Exceeded> {
         let Some(open) = &mut self.open else { return Ok(None) };
         let reserved = open.admission.access.admit(need, open.admission.received)?;
@@ -76,20 +76,20 @@ impl Meter {
             open.noted = now.uptime;
             open.admitted = Some(open.admission.permit.note_at_once(open.row(Status::Interrupted, now)));
         } else {
-            // Of a plain answer nothing is seen before its row is safe.
+            // A plain answer shows nothing before its row is safe.
             self.note();
         }
         Ok(output_cap)
     }
 
-    /// It goes to the queue.
+    /// The request joins the queue.
     pub(super) fn joins(&mut self, ticket: &Ticket, endpoint: Endpoint) {
         let Some(open) = &mut self.open else { return };
         open.load_cost = ticket.load_cost();
         open.work = Work::on(endpoint, open.admission.stream);
     }
 
-    /// It waits for a slot from now on.
+    /// From now on it waits for a slot.
     pub(super) fn waits(&mut self) {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.uptime();
@@ -97,8 +97,8 @@ impl Meter {
         open.show_that(|shown| shown.waits(now));
     }
 
-    /// Waits until the admission of a stream is safe, so that whatever a client has seen counts also after a crash. It is,
-    /// long before a node answers.
+    /// Waits until a stream's admission is safely stored, so that anything a client has seen counts even after a crash.
+    /// It usually is, long before a node answers.
     pub(super) async fn admitted(&mut self) -> Result<(), StorageFull> {
         match self.open.as_mut().and_then(|open| open.admitted.take()) {
             Some(receipt) => receipt.kept().await,
@@ -126,13 +126,13 @@ impl Meter {
         self.note();
     }
 
-    /// How fast the node is expected to be, of which nothing will be seen before the whole answer.
+    /// How fast the node is expected to be; a plain answer shows nothing else until it is complete.
     pub(super) fn paced(&mut self, pace: Option<Pace>) {
         let Some(open) = &mut self.open else { return };
         open.pace = pace;
     }
 
-    /// The attempt on the node failed, before the request did or with it.
+    /// The attempt on the node failed; the request may go on.
     pub(super) fn attempt_failed(&mut self, failure: Failure) {
         self.attempt_ended(failure.label());
         let Some(open) = &mut self.open else { return };
@@ -140,7 +140,7 @@ impl Meter {
         open.pace = None;
     }
 
-    /// The attempt on the node ended, before the request did or with it.
+    /// The attempt on the node ended; the request may go on.
     fn attempt_ended(&mut self, outcome: &str) {
         let Some(open) = &mut self.open else { return };
         if let (Some(node), Some(since), true) = (&open.node, open.work.since(), open.is_running) {
@@ -153,18 +153,18 @@ impl Meter {
         }
     }
 
-    /// What the node that has it now is told of its trace.
+    /// The trace headers for the node that is working on it.
     pub(super) fn trace_headers(&self) -> Option<(String, Option<String>)> {
         self.open.as_ref()?.admission.trace.as_ref()?.headers()
     }
 
-    /// We worked on the answer for so long.
+    /// The gateway spent this time on the answer.
     pub(super) fn forwarded(&mut self, spent: Duration) {
         let Some(open) = &mut self.open else { return };
         open.forwarding += spent;
     }
 
-    /// The node's first byte came at this uptime, and it is what the client gets.
+    /// At this uptime the node's first byte came that the client gets.
     pub(super) fn first_byte(&mut self, at: Duration) {
         let Some(open) = &mut self.open else { return };
         let after = at.saturating_sub(open.admission.received.uptime);
@@ -175,7 +175,7 @@ impl Meter {
         self.note();
     }
 
-    /// How far the answer has come.
+    /// Records how far the answer has come.
     pub(super) fn progress(&mut self, progress: AnswerProgress) {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.uptime();
@@ -192,7 +192,7 @@ impl Meter {
         }
     }
 
-    /// Takes note of the row that the request would leave if the gateway died now.
+    /// Notes the row that the request would leave if the gateway died now.
     fn note(&mut self) {
         let Some(open) = &mut self.open else { return };
         let now = self.meters.clock.now();
@@ -200,50 +200,50 @@ impl Meter {
         open.admission.permit.note(open.row(Status::Interrupted, now));
     }
 
-    /// Waiting so far, over all attempts.
+    /// Time spent waiting so far, over all attempts.
     pub(super) fn queued(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.queued)
     }
 
-    /// What a stream may be long, where a limit holds that a node might ignore.
+    /// How long a stream may get, in case a limit applies that the node might ignore.
     pub(super) fn stream_limit(&self) -> StreamLimit {
         let open = self.open.as_ref();
         let output = open.and_then(|open| open.reserved.as_ref()?.allowance.output);
         StreamLimit { output, prompt: self.claim_bounds().prompt_estimate }
     }
 
-    /// What a node may claim that the request took.
+    /// How many tokens a node may claim for the request.
     pub(super) fn claim_bounds(&self) -> ClaimBounds {
         self.open.as_ref().map(Open::claim_bounds).unwrap_or_default()
     }
 
-    /// Cancelled when the request is to end: somebody stopped it, or its key is revoked.
+    /// Cancelled when the request must end: somebody stopped it, or its key was revoked.
     pub(super) fn stop_token(&self) -> CancellationToken {
         let Some(open) = &self.open else { return CancellationToken::new() };
         open.shown.as_ref().map_or_else(|| open.admission.access.revoked(), |shown| shown.stop_token())
     }
 
-    /// Who stopped it, if somebody did.
+    /// Who stopped it, if anybody did.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         self.open.as_ref()?.shown.as_ref()?.stopped()
     }
 
-    /// When the request came in, on the monotonic clock.
+    /// When the request arrived, as an uptime.
     pub(super) fn received(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, |open| open.admission.received.uptime)
     }
 
-    /// Says what the row is to give as the reason of its end.
+    /// Sets the reason that the row gives for the request's end.
     pub fn because(&mut self, reason: Reason) {
         if let Some(open) = &mut self.open {
             open.reason = reason;
         }
     }
 
-    /// Settles, once; `None` where that is done, and where nobody waits for the row. `code` is the status that the client
-    /// saw.
+    /// Settles, once. Returns `None` if that was done before, or if nobody waits for the row. `code` is the status that
+    /// the client saw.
     pub fn finish(&mut self, status: Status, code: u16) -> Option<Receipt> {
-        // Of an attempt that failed this has been said before.
+        // A failed attempt has been recorded before.
         self.attempt_ended(match status {
             Status::Completed => "ok",
             Status::Refused => "client_error",
@@ -255,7 +255,7 @@ impl Meter {
         let now = self.meters.clock.now();
         let row = UsageRow { http_status: Some(code), ..open.row(status, now) };
         self.count(&open, &row, status, code);
-        // What a node refuses has cost it something, and counts.
+        // A request that a node rejects has cost that node something, so it counts.
         let is_refusal = status == Status::Refused && open.node.is_none();
         let Admission { access, permit, trace, .. } = open.admission;
         match open.reserved {
@@ -280,7 +280,7 @@ impl Meter {
         Some(permit.record(row))
     }
 
-    /// Waits until the row is safe, and counts how long the end of the answer is held back for it.
+    /// Waits until the row is safe, and measures how long that holds back the end of the answer.
     pub(super) fn kept(&self, receipt: Receipt) -> impl Future<Output = Result<(), StorageFull>> + use<> {
         let meters = self.meters.clone();
         async move {
@@ -319,7 +319,7 @@ impl Meter {
     }
 }
 
-// A handler may be dropped at any await, when its client leaves.
+// A handler may be dropped at any await, if its client leaves.
 impl Drop for Meter {
     fn drop(&mut self) {
         self.because(Reason::new(Some("client_cancelled"), None));

@@ -1,8 +1,9 @@
-//! The body of a stream: passes a node's events on as they come, and accounts for itself at its end.
+//! How does a stream reach the client? Passes a node's events on as they come, and settles its account at the end.
 //!
-//! States: passing (the node still talks) → holding (the terminal frame is here and is held back until the usage row is
-//! safe) → closing (it has passed; the connection is read to its end, so that it can be used again) → ended. A failure goes straight to the end, with an error frame in place of the terminal
-//! one; the HTTP body itself ends properly. The slot is free and the row handed in as soon as the terminal frame is here.
+//! States: passing (the node is still sending) → holding (the terminal frame has come and is held back until the usage
+//! row is safe) → closing (the terminal frame has passed; the connection is read to its end, so that it can be reused)
+//! → ended. A failure leads straight to the end, with an error frame in place of the terminal one; the HTTP body itself
+//! ends properly. The slot is freed and the row handed in as soon as the terminal frame has come.
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -26,7 +27,7 @@ use crate::store::{Reason, Status, StorageFull};
 use protocol::{ClaimBounds, Endpoint, ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Blame, Failure, NodeId, Outcome};
 
-/// How often an idle stream looks at its deadlines; they are exact to this.
+/// How often an idle stream checks its deadlines, which are only as precise as this.
 const WATCH: Duration = Duration::from_secs(1);
 
 const UNRECORDED: ErrorObject<'_> = ErrorObject {
@@ -36,11 +37,11 @@ const UNRECORDED: ErrorObject<'_> = ErrorObject {
     code: Some("storage_unavailable"),
 };
 
-/// A stream whose first events are here.
+/// A stream whose first events have come.
 pub(super) struct OpenStream {
     pub(super) response: ClientResponse,
     pub(super) editor: StreamEditor,
-    /// What the client gets first.
+    /// The first bytes for the client.
     pub(super) first: Vec<u8>,
 }
 
@@ -49,13 +50,13 @@ pub(super) struct OpenStream {
 pub(super) struct Patience {
     pub(super) clock: Clock,
     pub(super) gap: Duration,
-    /// Uptime by which it must have ended.
+    /// The uptime by which it must have ended.
     pub(super) until: Duration,
-    /// The gateway stops, and the grace period is over.
+    /// Cancelled once the gateway is stopping and the grace period is over.
     pub(super) stop: CancellationToken,
 }
 
-/// What a stream answers, and where it comes from.
+/// A stream's request, and the node it comes from.
 #[derive(Debug)]
 pub(super) struct Source {
     pub(super) id: NodeId,
@@ -65,7 +66,8 @@ pub(super) struct Source {
     pub(super) is_ollama: bool,
 }
 
-/// The stream of a running request. Dropping it cancels the request: the node's connection closes, the slot is free.
+/// The stream of a running request. Dropping it cancels the request: the connection to the node is closed and the slot
+/// freed.
 pub struct MeteredBody {
     response: Option<ClientResponse>,
     editor: StreamEditor,
@@ -76,15 +78,15 @@ pub struct MeteredBody {
     claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
-    /// It was stopped, or the key that it came with is revoked.
+    /// Resolves when the request is stopped or its key is revoked.
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     heard: Duration,
-    /// When the scheduler was told last how far it has come.
+    /// When the scheduler was last told about the progress.
     told: Duration,
     watch: Pin<Box<Sleep>>,
 }
 
-/// The end of an answer whose row is on its way.
+/// The end of an answer, held back until its row is stored.
 struct Held {
     terminal: Vec<u8>,
     kept: Pin<Box<dyn Future<Output = Result<(), StorageFull>>>>,
@@ -128,12 +130,12 @@ impl MeteredBody {
         body
     }
 
-    /// Tokens of the answer so far, as the node reports them within what is possible, or else as they came.
+    /// Tokens of the answer so far: as the node reports them, within their bounds, or else as counted.
     fn tokens(&self) -> u64 {
         self.claim_bounds.tally(&self.editor.progress()).completion
     }
 
-    /// The scheduler learns from what it sees, and takes a node without tokens for dead: about once a second.
+    /// About once a second: the scheduler learns speeds from this, and takes a node without tokens for dead.
     fn tell_progress(&mut self) {
         if self.meter.is_some() && self.heard >= self.told + WATCH {
             self.told = self.heard;
@@ -141,7 +143,7 @@ impl MeteredBody {
         }
     }
 
-    /// Settles with the terminal frame, which stays here until the row is kept; `out` is what has just been pushed.
+    /// Settles at the terminal frame, which is held back until the row is stored; `out` is what was just pushed.
     fn settle_if_done(&mut self, out: &mut Vec<u8>) {
         if self.editor.progress().done
             && let Some(mut meter) = self.meter.take()
@@ -149,7 +151,7 @@ impl MeteredBody {
             self.ticket.leave(Outcome::Completed, Some(self.tokens()));
             self.source.case.answered();
             if self.editor.is_cut() {
-                // The node is to stop.
+                // Closes the connection, so that the node stops.
                 self.response = None;
             }
             if let Some(receipt) = meter.finish(Status::Completed, 200) {
@@ -159,7 +161,7 @@ impl MeteredBody {
         }
     }
 
-    /// The terminal frame once the row is kept, or an error frame where it is not.
+    /// The terminal frame once the row is stored, or an error frame if it could not be.
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Vec<u8>> {
         let Some(held) = &mut self.held else { return Poll::Ready(Vec::new()) };
         let kept = ready!(held.kept.as_mut().poll(cx));
@@ -173,7 +175,7 @@ impl MeteredBody {
         })
     }
 
-    /// Looks at what the node sends next, or at the deadlines while it sends nothing.
+    /// Takes what the node sends next, or checks the deadlines while it sends nothing.
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let Some(response) = &mut self.response else { return Poll::Ready(Step::Ended) };
         let closing = self.meter.is_none();
@@ -185,10 +187,10 @@ impl MeteredBody {
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
         {
-            let detail = "no token in far longer than it should need".to_owned();
+            let detail = "no token for far longer than expected".to_owned();
             return Poll::Ready(Step::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
         }
-        // A node that always has something to say does not let the deadline be looked at below.
+        // A node that never pauses would keep the deadlines below from being checked.
         if !closing && self.patience.clock.uptime() >= self.patience.until {
             return Poll::Ready(Step::Failed(Vec::new(), Ending::TooLong));
         }
@@ -200,7 +202,7 @@ impl MeteredBody {
             Poll::Ready(None) => {
                 let mut out = Vec::new();
                 if self.editor.end(&mut out) {
-                    // The node broke it off, which is the model's doing.
+                    // The node broke off because the model repeated itself.
                     self.response = None;
                     self.settle_if_done(&mut out);
                     return Poll::Ready(Step::Passed(out));
@@ -212,7 +214,7 @@ impl MeteredBody {
                 ready!(self.watch.as_mut().poll(cx));
                 self.watch = Box::pin(tokio::time::sleep(WATCH));
                 match self.overdue() {
-                    // A connection that stays open behind the terminal frame is not worth waiting for.
+                    // If the connection stays open after the terminal frame, it is not worth waiting for.
                     _ if closing => Step::Ended,
                     Some(ending) => Step::Failed(Vec::new(), ending),
                     None => Step::Passed(Vec::new()),
@@ -240,7 +242,7 @@ impl MeteredBody {
         }
     }
 
-    /// The node reports an error in the stream, which may be the request's.
+    /// The node reports an error in the stream; the request may be at fault.
     fn reported(&self, detail: String) -> Ending {
         let Source { model, endpoint, is_ollama, .. } = &self.source;
         let asked = Asked { dialect: endpoint.dialect(), model, is_ollama: *is_ollama };
@@ -262,7 +264,7 @@ impl MeteredBody {
         silent.then(|| Ending::node(Failure::TimedOut, format!("silent for {} s", self.patience.gap.as_secs())))
     }
 
-    /// Ends the stream before its time; the frame that says so to the client.
+    /// Ends the stream early; returns the frame that tells the client.
     fn fail(&mut self, ending: Ending) -> String {
         self.response = None;
         let (status, outcome, error) = ending.verdict();
@@ -282,25 +284,25 @@ impl MeteredBody {
     }
 }
 
-/// What became of one look at the node.
+/// The result of one look at the node.
 enum Step {
-    /// Events for the client, perhaps none.
+    /// Events for the client, possibly none.
     Passed(Vec<u8>),
-    /// Events for the client, and then an error frame.
+    /// Events for the client, followed by an error frame.
     Failed(Vec<u8>, Ending),
     /// Nothing more comes.
     Ended,
 }
 
-/// Why a stream ends without the terminal frame.
+/// Why a stream ends without its terminal frame.
 enum Ending {
     Node(AttemptError),
-    /// The request is at fault, by what the node says.
+    /// The node says that the request is at fault.
     Mistaken(String),
     TooLong,
     Stopped,
     Revoked,
-    /// By somebody, in these words.
+    /// Somebody stopped it, with this message.
     StoppedBy(String),
 }
 
@@ -354,7 +356,7 @@ impl Stream for MeteredBody {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.ticket.is_taking(true);
         let polled = self.poll_frames(cx);
-        // Until it is polled again, the client has enough.
+        // Until it is polled again, the client is not reading.
         self.ticket.is_taking(!matches!(polled, Poll::Ready(Some(_))));
         polled
     }

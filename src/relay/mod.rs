@@ -1,8 +1,8 @@
-//! How does one request get its answer? From the queue to a node and back, with everything accounted for at its end.
+//! How does one request get its answer? From the queue to a node and back, with everything accounted for at the end.
 //!
-//! [`Relay::carry`] is the path: wait for a slot, ask the node, and hand on its answer, plain or as a [`MeteredBody`]. The
-//! [`Meter`] goes along from admission to the end and settles exactly once, also when the client leaves and the future is
-//! dropped.
+//! [`Relay::carry`] is the path: wait for a slot, ask the node, and pass on its answer, either plain or as a
+//! [`MeteredBody`]. The [`Meter`] goes along from admission to the end and settles exactly once, even if the client
+//! leaves and the future is dropped.
 mod account;
 mod answer;
 mod carry;

@@ -1,4 +1,5 @@
-//! Which requests were admitted and have not ended? Who waits, who runs, where and how far; and a way to stop each.
+//! Which requests were admitted and have not ended? Who waits and who runs, on which node and how far; and how to stop
+//! them.
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -10,21 +11,21 @@ use uuid::Uuid;
 
 use limits::Moment;
 
-/// Every request between its admission and its end. Bounded by the places for usage rows. Shared by all workers.
+/// All requests between admission and end, shared by all workers. The places for usage rows bound their number.
 #[derive(Debug, Default)]
 pub struct OpenRequests {
     open: DashMap<Uuid, Arc<OpenRequest>>,
     ended: Mutex<Ended>,
 }
 
-/// The ids of the last requests that have ended.
+/// The ids of the latest requests that have ended.
 #[derive(Debug, Default)]
 struct Ended {
     order: VecDeque<Uuid>,
     ids: HashSet<Uuid>,
 }
 
-/// More than the scheduler remembers stories of.
+/// More requests than the scheduler remembers stories of.
 const REMEMBERED: usize = 4_096;
 
 /// A request that has not ended.
@@ -32,9 +33,9 @@ const REMEMBERED: usize = 4_096;
 pub struct OpenRequest {
     /// The answer's `x-request-id`.
     pub request_id: Uuid,
-    /// Whose.
+    /// The user.
     pub user: Arc<str>,
-    /// With which key; `None` where a network stood for the user.
+    /// The key's id; `None` if the user was identified by a trusted network.
     pub key: Option<Arc<str>>,
     /// As the client spelled it.
     pub model: String,
@@ -42,7 +43,7 @@ pub struct OpenRequest {
     pub endpoint: &'static str,
     /// Whether the answer is streamed.
     pub stream: bool,
-    /// When it came in.
+    /// When it arrived.
     pub received: Moment,
     stage: Mutex<Stage>,
     tokens: AtomicU64,
@@ -55,20 +56,20 @@ pub struct OpenRequest {
 pub struct Stage {
     /// The node that works on it; `None` while it waits.
     pub node: Option<Arc<str>>,
-    /// Which attempt, from 1; 0 before the first.
+    /// The attempt, from 1; 0 before the first.
     pub attempt: u32,
-    /// Uptime since which it waits, or runs.
+    /// Since when it waits or runs, as an uptime.
     pub since: Duration,
-    /// Whether the node's first byte is here.
+    /// Whether the node's first byte has come.
     pub has_begun: bool,
 }
 
-/// That somebody stopped a request.
+/// By whom a request was stopped, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
-    /// Who.
+    /// Who stopped it.
     pub by: StoppedBy,
-    /// Why, in the words of whoever did it.
+    /// The reason, in the words of whoever stopped it.
     pub reason: Option<String>,
 }
 
@@ -77,12 +78,12 @@ pub struct Stopped {
 pub enum StoppedBy {
     /// An administrator.
     Operator,
-    /// The user whose request it is.
+    /// The user who sent the request.
     User,
 }
 
 impl Stopped {
-    /// What the client reads.
+    /// The message that the client reads.
     pub fn message(&self) -> String {
         let who = match self.by {
             StoppedBy::Operator => "An operator stopped this request",
@@ -91,24 +92,24 @@ impl Stopped {
         self.reason.as_ref().map_or_else(|| format!("{who}."), |reason| format!("{who}: {reason}"))
     }
 
-    /// The word for programs.
+    /// The error code that programs read.
     pub const CODE: &'static str = "request_stopped";
 }
 
 impl OpenRequests {
-    /// Every request, the oldest first.
+    /// All open requests, oldest first.
     pub fn all(&self) -> Vec<Arc<OpenRequest>> {
         let mut all: Vec<Arc<OpenRequest>> = self.open.iter().map(|entry| entry.value().clone()).collect();
         all.sort_unstable_by_key(|request| request.request_id);
         all
     }
 
-    /// One of them.
+    /// The open request with this id.
     pub fn get(&self, request_id: Uuid) -> Option<Arc<OpenRequest>> {
         self.open.get(&request_id).map(|entry| entry.value().clone())
     }
 
-    /// Whether this request is open, or ended a short while ago.
+    /// Whether this request is open, or ended recently.
     pub fn has_seen(&self, request_id: Uuid) -> bool {
         self.open.contains_key(&request_id) || self.ended().ids.contains(&request_id)
     }
@@ -138,7 +139,7 @@ impl OpenRequests {
 }
 
 impl OpenRequest {
-    /// A request that is about to wait for a slot. `revoked` ends it, too.
+    /// A request that is about to wait for a slot. `revoked` ends it as well.
     pub(super) fn new(
         (request_id, user, key): (Uuid, Arc<str>, Option<Arc<str>>),
         (model, endpoint, stream): (String, &'static str, bool),
@@ -160,18 +161,18 @@ impl OpenRequest {
         self.tokens.load(Ordering::Relaxed)
     }
 
-    /// Ends it: its client reads why. The first word counts.
+    /// Ends the request and tells its client why. Only the first call counts.
     pub fn stop(&self, stopped: Stopped) {
         let _ = self.stopped.set(stopped);
         self.stop.cancel();
     }
 
-    /// Who stopped it, if somebody did.
+    /// Who stopped it, if anybody did.
     pub(super) fn stopped(&self) -> Option<Stopped> {
         self.stopped.get().cloned()
     }
 
-    /// Cancelled when it is stopped, or its key revoked.
+    /// Cancelled when it is stopped or its key is revoked.
     pub(super) fn stop_token(&self) -> CancellationToken {
         self.stop.clone()
     }

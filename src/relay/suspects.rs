@@ -1,8 +1,8 @@
-//! Which requests made nodes fail, and are not to be tried again for a while? Pure.
+//! Which requests made nodes fail, and must not be tried again for a while? Pure.
 //!
-//! A request that fails on one node after the other, or again and again, while those nodes answer other requests, is the
-//! cause itself. It is known again by a digest of its user, route and body. As long as no other request shows that the
-//! nodes work, they may be the cause as well, and the request is let through.
+//! If a request fails on one node after another, or repeatedly, while those nodes answer other requests, the request
+//! itself is the cause. It is recognised by a digest of its user, route and body. As long as no other request shows
+//! that the nodes work, they may be the cause, and the request is let through.
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -10,29 +10,29 @@ use std::time::Duration;
 use protocol::Endpoint;
 use scheduler::NodeId;
 
-/// How long a request that failed is remembered, from its last failure on.
+/// How long a failed request is remembered, from its last failure on.
 const MEMORY: Duration = Duration::from_secs(300);
-/// Requests remembered at a time.
+/// The most requests remembered.
 const MOST: usize = 1024;
-/// Failures remembered of one request, the newest.
+/// The most failures remembered for one request; the newest are kept.
 const MOST_FAILURES: usize = 4;
-/// Bytes of each end of a body that tell it from others.
+/// Bytes at each end of a body that are digested.
 const READ: usize = 256 * 1024;
-/// Failures that tell a pattern from an accident.
+/// This many failures are a pattern rather than an accident.
 const ENOUGH: usize = 2;
 
-/// A request, known again by what it asks for.
+/// Identifies a request by what it asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Digest(u64);
 
-/// The requests that failed lately.
+/// The requests that failed recently.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
     hasher: RandomState,
     failed: HashMap<Digest, Vec<Failed>>,
 }
 
-/// Where it failed, and when.
+/// On which nodes a request failed, and when.
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     node: NodeId,
@@ -40,13 +40,13 @@ struct Failed {
 }
 
 impl Suspects {
-    /// The digest of a request; of this process only. Of a long body only the ends are read, and its length.
+    /// The digest of a request, valid in this process only. For a long body it covers both ends and the length.
     pub(super) fn digest(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Digest {
         let ends = (&body[..body.len().min(READ)], &body[body.len().saturating_sub(READ)..]);
         Digest(self.hasher.hash_one((user, endpoint as u8, body.len(), ends)))
     }
 
-    /// It failed there, and perhaps by its own fault.
+    /// It failed on this node, perhaps through its own fault.
     pub(super) fn failed(&mut self, digest: Digest, node: NodeId, now: Duration) {
         if self.failed.len() >= MOST && !self.failed.contains_key(&digest) {
             self.forget_old(now);
@@ -59,13 +59,13 @@ impl Suspects {
         debug_assert!(self.failed.len() <= MOST);
     }
 
-    /// It was answered: it is like any other.
+    /// It was answered, so it is not suspect any more.
     pub(super) fn answered(&mut self, digest: Digest) {
         self.failed.remove(&digest);
     }
 
-    /// How long it is not to be tried again, if it is to blame; `works_since` tells whether a node has answered another
-    /// request since then.
+    /// How long it must not be tried again, if it is to blame; `works_since` tells whether a node has answered another
+    /// request since a given time.
     pub(super) fn indicted(
         &mut self,
         digest: Digest,
@@ -82,7 +82,7 @@ impl Suspects {
         is_to_blame.then(|| until - now)
     }
 
-    /// Makes room: what is too old goes, and if nothing is, the oldest.
+    /// Makes room: drops requests that are too old, or else the oldest.
     fn forget_old(&mut self, now: Duration) {
         let last = |failures: &Vec<Failed>| failures.last().map_or(Duration::ZERO, |failed| failed.at);
         self.failed.retain(|_, failures| last(failures) + MEMORY > now);

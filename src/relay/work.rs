@@ -1,21 +1,21 @@
-//! How long did nodes work on a request? As they report it or, where they say nothing, as it looks from here.
+//! How long did nodes work on a request? As they report it; if they report nothing, as measured from here.
 //!
-//! What is measured counts from the moment that a node is given the request, less a load that it reports:
+//! A measurement counts from the moment the node is given the request, less a load that the node reports:
 //!
 //! | answer | prompt | answer |
 //! |---|---|---|
 //! | stream | up to its first byte | from there to its last token |
-//! | plain | – | all of it: the two cannot be told apart |
+//! | plain | – | all of it, as the two cannot be told apart |
 //! | embedding | all of it | – |
 //!
-//! An attempt that failed counts as far as it came, unless the node never took it up. A node's own numbers and measured
-//! ones are not mixed within an attempt.
+//! A failed attempt counts as far as it got, unless the node never accepted it. Within one attempt, a node's own
+//! numbers are not mixed with measured ones.
 use std::time::Duration;
 
 use protocol::{Endpoint, Usage};
 use scheduler::{Blame, Failure};
 
-/// A node's time; `None` where nothing is known.
+/// A node's time; `None` if unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spent {
     /// On the prompt.
@@ -24,11 +24,11 @@ pub(super) struct Spent {
     pub(super) decode: Option<Duration>,
 }
 
-/// See the module.
+/// The time that nodes spent on one request, over all its attempts.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Work {
     shape: Shape,
-    /// In attempts that are over.
+    /// Time spent in attempts that have ended.
     before: Spent,
     attempt: Option<Attempt>,
 }
@@ -41,7 +41,7 @@ enum Shape {
     Embedding,
 }
 
-/// Moments of the running attempt, uptimes.
+/// Moments of the running attempt, as uptimes.
 #[derive(Clone, Copy, Debug)]
 struct Attempt {
     since: Duration,
@@ -50,7 +50,7 @@ struct Attempt {
 }
 
 impl Work {
-    /// Of a request whose answer has this shape.
+    /// For a request whose answer has this form.
     pub(super) fn on(endpoint: Endpoint, is_stream: bool) -> Self {
         let shape = match (endpoint.embeds(), is_stream) {
             (true, _) => Shape::Embedding,
@@ -82,7 +82,7 @@ impl Work {
         }
     }
 
-    /// The running attempt is over, for nothing.
+    /// The running attempt has failed.
     pub(super) fn fail(&mut self, failure: Failure, now: Duration) {
         let was_taken_up = failure == Failure::Silent || failure.blame() == Blame::Undecided;
         if was_taken_up {
@@ -91,7 +91,7 @@ impl Work {
         self.attempt = None;
     }
 
-    /// So far, in all attempts; `usage` is what the node of the running one reports.
+    /// The time so far, in all attempts; `usage` is what the running one's node reports.
     pub(super) fn spent(&self, now: Duration, usage: Usage) -> Spent {
         let running = match self.attempt {
             _ if usage.prefill.is_some() || usage.decode.is_some() => {

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::gateway::{Home, wait_for};
 use crate::load::Load;
-use crate::oracle::{Verdict, compare};
+use crate::oracle::{TOKENS_PER_SECOND, Verdict, compare};
 use crate::postgres::Postgres;
 use crate::random::{Random, number};
 use crate::results;
@@ -22,7 +22,8 @@ pub fn now_ms() -> i64 {
 pub async fn nodes(count: usize) -> Vec<SimNode> {
     let mut nodes = Vec::new();
     for _ in 0..count {
-        let config = SimConfig { tokens_per_second: 150.0, slots: 8, batch_slowdown: 0.0, ..SimConfig::fast() };
+        let config =
+            SimConfig { tokens_per_second: TOKENS_PER_SECOND, slots: 8, batch_slowdown: 0.0, ..SimConfig::fast() };
         nodes.push(SimNode::start(config).await.unwrap());
     }
     nodes

@@ -1,9 +1,9 @@
-//! Which slots may each of several gateways use that schedule for the same nodes? Pure: what the database shows goes in,
-//! what may be used comes out.
+//! Several gateways schedule for the same nodes: which slots may each of them use? Pure: what the database shows goes
+//! in, the slots that may be used come out.
 //!
-//! [`Membership`] is one gateway's part in the agreement: each decides for itself, within its share of every model's slots
-//! (`scheduler::Share`). Who counts is agreed on in two phases, so that at no moment do the shares in use add up to more
-//! than the slots.
+//! A [`Membership`] is one gateway's side of the agreement. Each gateway decides for itself, within its share of every
+//! model's slots (`scheduler::Share`). Who is a member is agreed on in two phases, so that the shares in use never add
+//! up to more than the slots.
 
 mod membership;
 #[cfg(test)]

@@ -1,38 +1,39 @@
 //! Among which gateways are the slots of the fleet divided?
 //!
-//! Each gateway publishes its [`Stance`] in the database, under a lock, so that stances are read and written by one gateway
-//! at a time:
+//! Each gateway publishes its [`Stance`] in the database under a lock, so only one gateway at a time reads and writes
+//! stances:
 //!
-//! 1. *Propose.* A gateway that sees another one come or go proposes the division among those that are there. From then on
-//!    it uses only the slots that both the old division and the new one give it.
-//! 2. *Promise.* Once what it runs fits the new division, it publishes that: a promise to stay within it.
-//! 3. *Settle.* A gateway that sees the promise of every member uses the new division alone.
+//! 1. *Propose.* A gateway that sees another one come or go proposes a division among those that are present. From then
+//!    on it uses only the slots that both the old division and the new one give it.
+//! 2. *Promise.* Once what it runs fits the new division, it publishes that fact: a promise to stay within it.
+//! 3. *Settle.* A gateway that has seen the promise of every member uses the new division alone.
 //!
-//! So a share that shrinks does so before anybody uses what it gives up, and a share that grows is used only after everybody
-//! knows. A gateway that has just started has settled on nothing, and uses nothing until all others have promised. A promise
-//! that was never settled on binds as well, because others may have settled on it.
+//! So a share that shrinks does so before anybody uses what it gives up, and a share that grows is used only after
+//! everybody knows. A gateway that has just started has settled on nothing, and uses nothing until all others have
+//! promised. A promise that was never settled on is binding as well, because others may have settled on it.
 //!
-//! The slots that are left over by the division belong to one gateway at a time. A gateway without any slot for what waits
-//! there proposes the next *turn*, which hands them to the next gateway in the ranking.
+//! The slots left over by the division belong to one gateway at a time. A gateway that has no slot for a waiting
+//! request proposes the next *turn*, which passes them to the next gateway in the ranking.
 //!
-//! A gateway that nobody hears of for too long is counted out, although it may be running still, cut off from the database.
-//! When it is back it finds that others have promised to a division without it, and uses nothing until they count it again.
+//! A gateway that is not heard from for too long is excluded, although it may still be running, cut off from the
+//! database. When it is back, it finds that the others have promised a division without it, and uses nothing until they
+//! include it again.
 
 use std::{sync::Arc, time::Duration};
 
 use scheduler::{Reach, Share};
 
-/// Earliest time after one turn was settled that a starved gateway proposes the next one.
+/// The shortest time between a settled turn and a starved gateway's proposal of the next one.
 const TURN: Duration = Duration::from_secs(5);
-/// How many unsettled proposals are kept to. Beyond these nothing new starts until a division is settled on.
+/// How many unsettled proposals a gateway keeps to. Beyond that, nothing new starts until a division is settled on.
 const MOST_PROPOSALS: usize = 8;
 
-/// Who shares the fleet, and whose turn it is to have the slots that are left over.
+/// Which gateways share the fleet, and whose turn it is to have the left-over slots.
 #[derive(Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub struct Division {
     /// The gateways, sorted.
     pub gateways: Vec<Arc<str>>,
-    /// Grows by one each time the left-over slots are handed on.
+    /// Grows by one each time the left-over slots are passed on.
     pub turn: u64,
 }
 
@@ -50,7 +51,7 @@ pub struct Stance {
 pub struct Peer {
     /// Its name.
     pub gateway: Arc<str>,
-    /// What it published last; `None` if its version does not divide slots.
+    /// Its latest stance; `None` if its version does not divide slots.
     pub stance: Option<Stance>,
 }
 
@@ -58,32 +59,32 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct Membership {
     own: Arc<str>,
-    /// What every member is known to keep to.
+    /// The division that every member is known to keep to.
     settled: Option<Division>,
     settled_at: Duration,
-    /// Proposed since then; the last one is current. All of them bind, promised or not, because a gateway cannot always tell
-    /// whether the others have read a promise.
+    /// Proposals since then; the last one is current. All of them are binding, promised or not, because a gateway
+    /// cannot always tell whether the others have read a promise.
     proposed: Vec<Division>,
 }
 
 impl Membership {
-    /// A gateway that has just started and may use nothing yet.
+    /// A gateway that has just started and may not use anything yet.
     pub fn new(own: Arc<str>) -> Self {
         Self { own, settled: None, settled_at: Duration::ZERO, proposed: Vec::new() }
     }
 
-    /// A gateway that was alone when it last saw the database, and uses everything until it sees the database again.
+    /// A gateway that was alone when it last saw the database; it uses everything until it sees the database again.
     pub fn alone(own: Arc<str>) -> Self {
         let division = Division { gateways: vec![own.clone()], turn: 0 };
         Self { settled: Some(division), ..Self::new(own) }
     }
 
-    /// Step 1: proposes the division among these peers. The caller must keep to [`Membership::reach`] before it publishes
-    /// anything. `is_starved`: requests wait here for a model of which this gateway has no slot.
+    /// Step 1: proposes the division among these peers. The caller must keep to [`Membership::reach`] before it
+    /// publishes anything. `is_starved`: requests wait here for a model that this gateway has no slot for.
     pub fn observe(&mut self, peers: &[Peer], is_starved: bool, now: Duration) {
         let excludes = |stance: &Stance| stance.fits && !stance.division.gateways.contains(&self.own);
         if peers.iter().filter_map(|peer| peer.stance.as_ref()).any(excludes) {
-            // Its slots may be in use by those that took this gateway for dead.
+            // Gateways that took this one for dead may be using its slots.
             self.settled = None;
         }
         let mut gateways: Vec<_> = peers.iter().map(|peer| peer.gateway.clone()).chain([self.own.clone()]).collect();
@@ -98,7 +99,8 @@ impl Membership {
             self.proposed.push(division);
         }
         if self.proposed.len() > MOST_PROPOSALS {
-            // Any of them may be what others settled on, so all bind until one is settled: nothing is used meanwhile.
+            // Others may have settled on any of the proposals, so all are binding until one is settled; nothing is used
+            // meanwhile.
             debug_assert_eq!(self.reach(), Reach::Nothing);
             self.proposed.drain(..self.proposed.len() - MOST_PROPOSALS - 1);
         }
@@ -109,7 +111,7 @@ impl Membership {
         Some(Stance { division: self.current()?.clone(), fits })
     }
 
-    /// Step 3: everybody can read `published` now. `peers` are those that it was decided on.
+    /// Step 3: everybody can now read `published`. `peers` are the ones it was decided on.
     pub fn published(&mut self, published: &Stance, peers: &[Peer], now: Duration) {
         let agrees = |peer: &Peer| peer.stance.as_ref().is_none_or(|stance| stance == published);
         if published.fits && Some(&published.division) == self.current() && peers.iter().all(agrees) {
@@ -165,7 +167,7 @@ mod tests {
         Peer { gateway: gateway.into(), stance: Some(Stance { division, fits }) }
     }
 
-    /// Observes and publishes; what runs fits.
+    /// Observes and publishes; everything that runs fits.
     fn beat(membership: &mut Membership, peers: &[Peer], is_starved: bool) -> Stance {
         membership.observe(peers, is_starved, NOW);
         let stance = membership.stance(true).unwrap();

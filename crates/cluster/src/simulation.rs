@@ -1,5 +1,5 @@
-//! Do the shares in use ever add up to more than the slots? Gateways, the table that they agree through and a node that
-//! counts what runs there, on one thread, in random order.
+//! Do the shares in use ever add up to more than the slots? Simulates gateways, the table they agree through, and nodes
+//! that count what runs there; on one thread, in random order.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use crate::{Membership, Peer, Stance};
 
 const NODES: [(&str, u32); 3] = [("gpu-1", 1), ("gpu-2", 3), ("gpu-3", 4)];
 const MODELS: [&str; 2] = ["m", "n"];
-/// Silence after which a gateway counts as gone.
+/// A gateway that is silent for this long counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 const GATEWAYS: usize = 4;
 
@@ -31,7 +31,7 @@ enum Step {
         gateway: usize,
         which: usize,
     },
-    /// Begins to load a model on a node, if the gateway is the one that may.
+    /// Begins to load a model on a node, if this gateway is the one that may.
     Load {
         gateway: usize,
         node: usize,
@@ -40,7 +40,7 @@ enum Step {
         gateway: usize,
         node: usize,
     },
-    /// `is_heard`: whether the answer of the database arrives.
+    /// `is_heard`: whether the database's answer arrives.
     Beat {
         gateway: usize,
         is_starved: bool,
@@ -49,7 +49,7 @@ enum Step {
     Start {
         gateway: usize,
     },
-    /// The process dies, and with it its connections to the nodes.
+    /// The process dies, and its connections to the nodes with it.
     Die {
         gateway: usize,
     },
@@ -69,9 +69,9 @@ struct Gateway {
     /// `None` while its process does not run.
     membership: Option<Membership>,
     running: Vec<(usize, usize)>,
-    /// Nodes on which it has a model loaded at the moment.
+    /// Nodes on which it is loading a model.
     loading: BTreeSet<usize>,
-    /// Its row in the table: what it said, when, since when without a gap, and whether it left.
+    /// Its row in the table: its stance, when it was written, since when without a gap, and whether the gateway left.
     row: Option<Row>,
 }
 
@@ -120,7 +120,7 @@ impl World {
         self.gateways[gateway].running.iter().filter(|place| **place == (node, model)).count() as u32
     }
 
-    /// Those that are there, as the table shows them to one who has watched it for as long as `gateway` has.
+    /// The gateways that are present, as the table shows them to one that has watched it for as long as `gateway` has.
     fn peers(&self, gateway: usize) -> Vec<Peer> {
         let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= PATIENCE);
         let watched = own.map_or(Duration::ZERO, |row| self.now - row.since);
@@ -207,8 +207,8 @@ impl World {
         self.check();
     }
 
-    /// When the database is back, every gateway is soon heard again. One that were heard only when its patience is over, while
-    /// another was heard just in time, would be counted out while it runs.
+    /// When the database is back, every gateway is soon heard from again. Otherwise one gateway could be heard from
+    /// just in time while another, heard from only after its patience, would be excluded although it runs.
     fn set_database(&mut self, is_up: bool) {
         let is_back = is_up && !self.is_up;
         self.is_up = is_up;
@@ -217,8 +217,8 @@ impl World {
         }
     }
 
-    /// Time passes. A gateway that the database would hear says that it lives as often as it must; whoever is not heard
-    /// for too long while others are is what this protocol does not promise anything about.
+    /// Time passes, and every gateway that can reach the database reports as often as it must. The protocol promises
+    /// nothing about a gateway that is silent for too long while others are not.
     fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while self.now < until {
@@ -229,7 +229,7 @@ impl World {
         }
     }
 
-    /// The nodes' own count.
+    /// Checks the nodes' own counts.
     fn check(&self) {
         for (node, (name, _)) in NODES.iter().enumerate() {
             let loading = self.gateways.iter().filter(|gateway| gateway.loading.contains(&node)).count();
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// What can start when nothing disturbs for a while.
+    /// Lets everything start that can start if nothing interferes for a while.
     fn settle(&mut self) {
         self.is_up = true;
         for gateway in 0..GATEWAYS {
@@ -273,7 +273,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// `CLUSTER_SCHEDULES` runs more of them.
+/// `CLUSTER_SCHEDULES` sets how many are run.
 fn config() -> ProptestConfig {
     let cases = std::env::var("CLUSTER_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
     ProptestConfig { cases, rng_seed: RngSeed::Fixed(14), failure_persistence: None, ..ProptestConfig::default() }

@@ -1,21 +1,21 @@
-//! How are the four limits added and compared? Side by side, one amount of each.
+//! How are amounts of the four limited things added and compared? All four side by side.
 use super::limit::Limits;
 
-/// An amount of each limited thing.
+/// One amount for each of the four limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
     /// Admissions in 60 s.
     pub requests: u64,
     /// Tokens of the requests admitted in 60 s.
     pub minute_tokens: u64,
-    /// Requests at a time.
+    /// Concurrent requests.
     pub running: u64,
-    /// Tokens of the day.
+    /// Tokens per day.
     pub day_tokens: u64,
 }
 
 impl Amounts {
-    /// The limits as amounts; zero where there is no limit.
+    /// The limits as amounts; zero means no limit.
     pub fn of(limits: &Limits) -> Self {
         Self {
             requests: limits.requests_per_minute.map(u64::from).unwrap_or_default(),
@@ -25,12 +25,12 @@ impl Amounts {
         }
     }
 
-    /// More of each than any limit allows.
+    /// Amounts above any limit.
     pub fn all() -> Self {
         Self::default().map(|_| u64::MAX)
     }
 
-    /// `limits`, each cut to the amount here.
+    /// `limits`, each reduced to at most the amount here.
     pub fn within(self, limits: &Limits) -> Limits {
         let small = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
         Limits {
@@ -46,22 +46,22 @@ impl Amounts {
         self.with(Self::default(), |amount, _| change(amount))
     }
 
-    /// The sum of each; it saturates.
+    /// The sum of each amount; saturates.
     pub fn plus(self, other: Self) -> Self {
         self.with(other, u64::saturating_add)
     }
 
-    /// The difference of each, at least zero.
+    /// The difference of each amount, at least zero.
     pub fn minus(self, other: Self) -> Self {
         self.with(other, u64::saturating_sub)
     }
 
-    /// The smaller of each.
+    /// The smaller of each amount.
     pub fn min(self, other: Self) -> Self {
         self.with(other, u64::min)
     }
 
-    /// The larger of each.
+    /// The larger of each amount.
     pub fn max(self, other: Self) -> Self {
         self.with(other, u64::max)
     }

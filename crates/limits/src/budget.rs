@@ -1,4 +1,4 @@
-//! What has one user, or one key, used so far, and does a request still fit? The one place that counts: admit, settle,
+//! What has one user, or one key, used so far, and does another request fit? The only place that counts: admit, settle,
 //! cancel.
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,55 +11,56 @@ use super::moment::Moment;
 use super::need::{Allowance, Need};
 
 const MINUTE: Duration = Duration::from_secs(60);
-/// Retry hint where the rest of the quota is only reserved and may come back at any moment.
+/// The retry hint if the rest of the quota is only reserved: it may be released at any moment.
 const RESERVED_RETRY: Duration = Duration::from_secs(2);
-/// Retry hint for a client that has as many requests running as it may.
+/// The retry hint for a client that has as many requests running as it may.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// Tokens of a minute are counted in slices of this length, milliseconds. It bounds the memory: at most 601 slices.
+/// The minute's tokens are counted in slices of this many milliseconds, which bounds the memory to 601 slices.
 const SLICE_MS: u128 = 100;
 
-/// Room that one admitted request holds in one budget until it ends.
+/// What one admitted request holds in one budget until it ends.
 #[derive(Debug)]
 pub struct Reservation {
     admitted_at: Duration,
     /// Whether it is in the log of the minute's requests.
     is_logged: bool,
-    /// Whether it is in the minute's tokens.
+    /// Whether it counts in the minute's tokens.
     is_weighed: bool,
     day: i32,
-    /// Held of the day and of the minute; zero without a limit of tokens.
+    /// Tokens reserved from the day and the minute; zero without a token limit.
     tokens: u64,
 }
 
 /// What was used before a restart and still counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PriorUse {
-    /// Tokens of the day.
+    /// Tokens used today.
     pub tokens_today: u64,
     /// The part of `tokens_today` that is not in the database yet.
     pub unsent_today: u64,
-    /// The admissions of the last minute, in any order: how long ago each was, and its tokens.
+    /// Admissions of the last minute, in any order: how long ago each was, and its tokens.
     pub recent: Vec<(Duration, u64)>,
 }
 
-/// What one user, or one key, has taken so far.
+/// What one user, or one key, has used so far.
 #[derive(Debug, Default)]
 pub struct Budget {
-    /// Uptimes of the admissions of the last minute, oldest first; kept only under a limit, so never longer than it.
+    /// Uptimes of the last minute's admissions, oldest first; kept only if there is a limit, and so never longer than
+    /// it.
     admissions: VecDeque<Duration>,
-    /// Tokens of the admissions of the last minute, oldest first; kept only under a limit.
+    /// Tokens of the last minute's admissions, oldest first; kept only if there is a limit.
     slices: VecDeque<Slice>,
     running: u32,
     day: i32,
     settled: u64,
     reserved: u64,
-    /// The day before the last change of days, for a clock that is set back.
+    /// The day before the last change of days, in case the clock is set back.
     other: Option<Day>,
-    /// The latest uptime seen: threads read the clock and arrive here in any order.
+    /// The latest uptime seen: threads read the clock first and arrive here in any order.
     latest: Duration,
 }
 
-/// What was taken of a day.
+/// What was used on one day.
 #[derive(Clone, Copy, Debug)]
 struct Day {
     day: i32,
@@ -88,20 +89,20 @@ fn slice_of(uptime: Duration) -> u128 {
 }
 
 impl Reservation {
-    /// The day whose tokens it holds.
+    /// The day whose tokens it counts.
     pub(crate) fn day(&self) -> i32 {
         self.day
     }
 }
 
 impl Budget {
-    /// Takes up what was used before a restart. As everywhere, requests and tokens of the minute are counted only under a
-    /// limit.
+    /// Takes over what was used before a restart. As everywhere, the minute's requests and tokens are counted only if
+    /// there is a limit.
     pub fn restore(&mut self, limits: &Limits, mut spent: PriorUse, now: Moment) {
         self.advance(now);
         self.settled = spent.tokens_today;
         spent.recent.retain(|(age, _)| *age < MINUTE);
-        // The oldest first.
+        // Oldest first.
         spent.recent.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
         for (age, tokens) in spent.recent {
             let admitted = now.uptime.saturating_sub(age);
@@ -116,14 +117,13 @@ impl Budget {
 
     /// Admits a request and reserves what it needs.
     ///
-    /// # Errors
-    /// [`Exceeded`] when a limit stands in the way; nothing is taken then.
+    /// # Errors [`Exceeded`] if the request does not fit a limit; nothing is reserved then.
     pub fn admit(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
         let allowance = need.allowance(self.room(limits, need, now)?);
         Ok((self.take(limits, need, allowance, now), allowance))
     }
 
-    /// How many tokens of output there is room for; `None` = no limit. Nothing is taken yet.
+    /// How many output tokens fit; `None` = no limit. Reserves nothing yet.
     pub(crate) fn room(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<Option<u64>, Exceeded> {
         let now = self.advance(now);
         if let Some(limit) = limits.max_concurrency
@@ -134,7 +134,7 @@ impl Budget {
         if let Some(limit) = limits.requests_per_minute
             && self.admissions.len() >= limit as usize
         {
-            // The limit may have been lowered: the window has room again once it holds fewer than `limit`.
+            // The limit may have been lowered. The window has room again once it holds fewer than `limit` admissions.
             let leaving = self.admissions.len() - limit as usize;
             let retry_after = match self.admissions.get(leaving) {
                 Some(admitted) => (*admitted + MINUTE).saturating_sub(now.uptime),
@@ -182,7 +182,7 @@ impl Budget {
         Err(Exceeded::TokensOfMinute { limit, left, retry_after })
     }
 
-    /// Takes what [`Budget::room`] has just found room for, with the same arguments.
+    /// Reserves what [`Budget::room`] has just found room for; takes the same arguments.
     pub(crate) fn take(&mut self, limits: &Limits, need: Need, allowance: Allowance, now: Moment) -> Reservation {
         let now = self.advance(now);
         let (is_logged, is_weighed) = (limits.requests_per_minute.is_some(), limits.tokens_per_minute.is_some());
@@ -201,7 +201,7 @@ impl Budget {
         Reservation { admitted_at: now.uptime, is_logged, is_weighed, day: self.day, tokens }
     }
 
-    /// Counts tokens towards the minute of an admission. Admissions come in the order of time.
+    /// Counts tokens towards the minute of an admission. Admissions come in order of time.
     fn weigh(&mut self, admitted: Duration, used: u64, reserved: u64) {
         let number = slice_of(admitted);
         match self.slices.back_mut() {
@@ -214,7 +214,7 @@ impl Budget {
         }
     }
 
-    /// The request ended, having used `tokens` in all.
+    /// The request ended and used `tokens` in total.
     pub fn settle(&mut self, reservation: Reservation, tokens: u64, now: Moment) {
         self.advance(now);
         self.running = self.running.saturating_sub(1);
@@ -235,7 +235,7 @@ impl Budget {
         self.check();
     }
 
-    /// The request was refused after all: nothing of it counts.
+    /// The request was refused after all, so nothing of it counts.
     pub fn cancel(&mut self, reservation: Reservation, now: Moment) {
         if reservation.is_logged
             && let Some(position) = self.admissions.iter().rposition(|admitted| *admitted == reservation.admitted_at)
@@ -245,7 +245,7 @@ impl Budget {
         self.settle(reservation, 0, now);
     }
 
-    /// What counts now, reservations included.
+    /// What counts now, including reservations.
     pub(crate) fn counted(&mut self, now: Moment) -> Amounts {
         self.advance(now);
         Amounts {
@@ -256,12 +256,12 @@ impl Budget {
         }
     }
 
-    /// Tokens of the day that running requests hold.
+    /// The day's tokens that running requests reserve.
     pub(crate) fn reserved(&self) -> u64 {
         self.reserved
     }
 
-    /// What is used and left at `now`.
+    /// What is used and what is left at `now`.
     pub fn balance(&mut self, limits: Limits, now: Moment) -> Balance {
         let now = self.advance(now);
         let leaves = |oldest: Duration| (oldest + MINUTE).saturating_sub(now.uptime);
@@ -278,17 +278,17 @@ impl Budget {
         }
     }
 
-    /// The clock is about to be set to another day, of which `tokens` are used.
+    /// The clock is about to be set to another day, on which `tokens` are used already.
     pub fn prepare_day(&mut self, day: i32, tokens: u64) {
         if day != self.day {
             self.other = Some(Day { day, settled: tokens, reserved: 0 });
         }
     }
 
-    /// Drops what is older than a minute and begins a new day, or goes back to the one before where the clock was set back.
-    /// Returns the moment to go on with: a clock that jumps to a day of which nothing is known changes nothing.
+    /// Drops what is older than a minute and begins a new day, or returns to the previous day if the clock was set
+    /// back. Returns the moment to continue with. A clock that jumps back to an unknown day changes nothing.
     fn advance(&mut self, now: Moment) -> Moment {
-        // Threads arrive in any order, around midnight as well.
+        // Threads arrive in any order, including around midnight.
         let (is_newest, is_begun) = (now.uptime >= self.latest, !self.latest.is_zero());
         self.latest = self.latest.max(now.uptime);
         let now = Moment { uptime: self.latest, ..now };
@@ -308,7 +308,8 @@ impl Budget {
         now
     }
 
-    /// What holds after every step. Only the newest entries are compared: the older ones were when they came.
+    /// Asserts what must hold after every step. Only the newest entries are compared; older ones were compared when
+    /// they came.
     fn check(&self) {
         let of_two = |len: usize| len.saturating_sub(2)..;
         debug_assert!(

@@ -1,4 +1,4 @@
-//! What does a new user get where the operator says nothing else?
+//! Which limits does a new user get if the operator sets none?
 use serde::{Deserialize, Serialize};
 
 use super::limit::Limits;
@@ -33,7 +33,7 @@ impl Default for DefaultLimits {
 }
 
 impl DefaultLimits {
-    /// The limits of a user who is created without any of their own.
+    /// The limits of a user who is created without limits of their own.
     pub fn for_new_user(&self) -> Limits {
         Limits {
             requests_per_minute: self.requests_per_minute,

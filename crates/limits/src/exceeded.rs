@@ -1,49 +1,49 @@
-//! Which limit stands in the way of a request, and when is it worth coming back?
+//! Which limit does a request exceed, and when is it worth trying again?
 use std::time::Duration;
 
 /// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
-    /// The last minute is full.
+    /// Too many admissions in the last minute.
     Requests {
         /// Requests per minute.
         limit: u32,
         /// Until the oldest admission leaves the window.
         retry_after: Duration,
     },
-    /// As many requests run as may.
+    /// As many requests are running as the limit allows.
     Concurrency {
-        /// Requests at a time.
+        /// Concurrent requests.
         limit: u32,
-        /// A short while.
+        /// A short while, as a running request may end at any moment.
         retry_after: Duration,
     },
-    /// Not enough is left of the minute.
+    /// Too few tokens are left in the minute.
     TokensOfMinute {
         /// Tokens per minute.
         limit: u64,
         /// Tokens neither used nor reserved.
         left: u64,
-        /// Until enough has left the window, or a short while where running requests may give it back.
+        /// Until enough tokens have left the window, or a short while if running requests may release them.
         retry_after: Duration,
     },
-    /// No minute has room for this request.
+    /// The request needs more than the limit, so no minute has room for it.
     TooLarge {
         /// Tokens per minute.
         limit: u64,
         /// Tokens that the request needs.
         needed: u64,
     },
-    /// Not enough is left now, but running requests may give some back.
+    /// Too few of the day's tokens are left now, but running requests may release some.
     TokensReserved {
         /// Tokens per day.
         limit: u64,
         /// Tokens neither used nor reserved.
         left: u64,
-        /// A short while.
+        /// A short while, as a running request may end at any moment.
         retry_after: Duration,
     },
-    /// Not enough is left today for this request, whatever the running ones give back.
+    /// Too few of the day's tokens are left for this request, even if running requests release theirs.
     TokensUsedUp {
         /// Tokens per day.
         limit: u64,

@@ -1,26 +1,26 @@
-//! What has been used, and what is left? For the administrator in full, for clients as `x-ratelimit-*`.
+//! How much is used, and how much is left? In full for the administrator, and as `x-ratelimit-*` for clients.
 use std::time::Duration;
 
 use super::limit::Limits;
 
-/// What has been used and is left, for the administrator.
+/// What is used and what is left, for the administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Balance {
     /// The limits in force.
     pub limits: Limits,
     /// Requests that run or wait.
     pub running: u32,
-    /// Admissions in the last 60 s; counted only under a limit.
+    /// Admissions in the last 60 s; counted only if there is a limit.
     pub requests_used: u32,
-    /// Until the oldest of them leaves the window; zero when there is none.
+    /// Until the oldest of them leaves the window; zero if there are none.
     pub requests_reset: Duration,
-    /// Tokens used and reserved by the requests of the last 60 s; counted only under a limit.
+    /// Tokens used and reserved by the requests of the last 60 s; counted only if there is a limit.
     pub minute_tokens: u64,
-    /// Until the oldest of them leave the window; zero when there are none.
+    /// Until the oldest of them leave the window; zero if there are none.
     pub minute_reset: Duration,
-    /// Tokens of ended requests today.
+    /// Tokens of the requests that ended today.
     pub tokens_used: u64,
-    /// Tokens of the day held by running requests.
+    /// The day's tokens that running requests reserve.
     pub tokens_reserved: u64,
     /// Until midnight UTC.
     pub tokens_reset: Duration,
@@ -58,12 +58,12 @@ impl Balance {
     }
 }
 
-/// What is left, in the terms of `x-ratelimit-*`.
+/// What is left, in the terms of the `x-ratelimit-*` headers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headroom {
-    /// Of requests; `None` = no limit.
+    /// Of the requests; `None` = no limit.
     pub requests: Option<Remaining>,
-    /// Of tokens; `None` = no limit.
+    /// Of the tokens; `None` = no limit.
     pub tokens: Option<Remaining>,
 }
 
@@ -74,7 +74,7 @@ pub struct Remaining {
     pub limit: u64,
     /// How much of it is left.
     pub left: u64,
-    /// Until there is more.
+    /// Until more becomes available.
     pub reset: Duration,
 }
 

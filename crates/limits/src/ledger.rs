@@ -1,5 +1,5 @@
-//! How much has one user, or one key, used at this gateway, and how much is left? The budget, and the share of limits
-//! that several gateways divide among them.
+//! How much has one user, or one key, used at this gateway, and how much is left? A budget, and this gateway's share of
+//! the limits if several gateways divide them.
 use std::time::Duration;
 
 use super::amounts::Amounts;
@@ -13,12 +13,12 @@ use super::share::{Claim, Elsewhere, Holding, Most, Share};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A budget and its share of the limits. Without a share the whole limits are this gateway's.
+/// A budget and its share of the limits. Without a share, this gateway has the whole limits to itself.
 #[derive(Debug, Default)]
 pub struct Ledger {
     budget: Budget,
     share: Option<Share>,
-    /// Tokens of the day that are not in the database yet.
+    /// The day's tokens that are not in the database yet.
     unsent: u64,
     unsent_day: i32,
     /// Uptime of the last admission.
@@ -26,15 +26,14 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Continues from a budget; of its day's tokens, `unsent` are not in the database yet.
+    /// Continues from a budget; `unsent` of its day's tokens are not in the database yet.
     pub fn of(budget: Budget, unsent: u64, day: i32) -> Self {
         Self { budget, share: None, unsent, unsent_day: day, last: Duration::ZERO }
     }
 
     /// Admits a request. See [`Budget::admit`].
     ///
-    /// # Errors
-    /// [`Exceeded`], in terms of the whole limits.
+    /// # Errors [`Exceeded`], in terms of the whole limits.
     pub fn admit(&mut self, whole: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
         let (limits, room) = self.room(whole, need, now)?;
         let allowance = need.allowance(room);
@@ -44,8 +43,7 @@ impl Ledger {
 
     /// Admits a request under two ledgers, the user's and the key's.
     ///
-    /// # Errors
-    /// [`Exceeded`] when a limit of either stands in the way; nothing is taken from either then.
+    /// # Errors [`Exceeded`] if the request does not fit a limit of either; nothing is reserved in either then.
     pub fn admit_both(
         (whole, ledger): (&Limits, &mut Self),
         (own_whole, own): (&Limits, &mut Self),
@@ -76,7 +74,7 @@ impl Ledger {
         }
     }
 
-    /// The request ended, having used `tokens` in all.
+    /// The request ended and used `tokens` in total.
     pub fn settle(&mut self, reservation: Reservation, tokens: u64, now: Moment) {
         let day = reservation.day();
         self.budget.settle(reservation, tokens, now);
@@ -105,7 +103,7 @@ impl Ledger {
         self.budget.cancel(reservation, now);
     }
 
-    /// What is used and left. What other gateways hold counts as used.
+    /// What is used and what is left. What other gateways hold counts as used.
     pub fn balance(&mut self, whole: Limits, now: Moment) -> Balance {
         let mut balance = self.budget.balance(whole, now);
         if let Some(share) = &self.share {
@@ -119,7 +117,7 @@ impl Ledger {
         balance
     }
 
-    /// What may be held in reserve: a block for whoever was admitted in the last minute, nothing for others.
+    /// What may be held in reserve: a block if there was an admission in the last minute, otherwise nothing.
     pub fn most(&self, whole: &Limits, percent: u64, now: Moment) -> Most {
         match percent > 0 && now.uptime < self.last + MINUTE {
             true => Most::of(whole, percent),
@@ -127,23 +125,23 @@ impl Ledger {
         }
     }
 
-    /// Whether other gateways may have a share, too.
+    /// Whether other gateways may have a share as well.
     pub fn is_shared(&self) -> bool {
         self.share.is_some()
     }
 
-    /// From now on others may have a share, too: keeps only what is in use.
+    /// From now on other gateways may have a share as well: keeps only what is in use.
     pub fn begin_sharing(&mut self, now: Moment) {
         let counted = self.budget.counted(now);
         self.share.get_or_insert_with(|| Share::of_used(counted, now.day()));
     }
 
-    /// No other gateway has a share any more, or has used anything that this ledger does not know of.
+    /// No other gateway has a share any more, or has used anything that this ledger does not know about.
     pub fn end_sharing(&mut self) {
         self.share = None;
     }
 
-    /// What this gateway asks to keep; it gives up what it holds beyond `most`. `None` where nothing is shared.
+    /// What this gateway asks to keep; it gives up what it holds beyond `most`. `None` if nothing is shared.
     pub fn claim(&mut self, most: Option<&Most>, now: Moment) -> Option<Claim> {
         let counted = self.budget.counted(now);
         let unsent = if self.unsent_day == now.day() { self.unsent } else { 0 };
@@ -151,14 +149,14 @@ impl Ledger {
         self.share.as_mut().map(|share| share.claim(counted, unsent, most, now))
     }
 
-    /// Takes up the result of a [`trade`](super::trade).
+    /// Takes over the result of a [`trade`](super::trade).
     pub fn take(&mut self, whole: &Limits, claim: &Claim, traded: (&Holding, Amounts), elsewhere: &Elsewhere) {
         if let Some(share) = &mut self.share {
             share.take(whole, claim, traded, elsewhere);
         }
     }
 
-    /// The others know that this gateway is alive until this uptime.
+    /// The other gateways know that this one is alive until this uptime.
     pub fn extend(&mut self, until: Duration, now: Moment) {
         let counted = self.budget.counted(now);
         if let Some(share) = &mut self.share {
@@ -166,8 +164,8 @@ impl Ledger {
         }
     }
 
-    /// The database is away, so nothing can be declared: all that is held may be used. Returns whether that is more than
-    /// before.
+    /// The database is away, so nothing can be declared: all that is held may be used. Returns whether that is more
+    /// than before.
     pub fn declare_all(&mut self) -> bool {
         self.share.as_mut().is_some_and(Share::declare_all)
     }

@@ -1,17 +1,19 @@
-//! How much may a user, or one key, use? Pure: a budget, a need and a moment go in; a reservation or a refusal comes out.
+//! How much may a user, or one key, use? Pure: a budget, a need and a moment go in; a reservation or a refusal comes
+//! out.
 //!
 //! * **Requests per minute** is an exact sliding log: at most N admissions in any 60 s, on the monotonic clock.
-//! * **Tokens per minute** (prompt and completion) count at the moment their request was admitted: the requests admitted
-//!   in any 60 s use at most N tokens together. Admissions within the same tenth of a second leave the window together,
-//!   when the last of them does.
+//! * **Tokens per minute** (prompt and completion) count at the moment their request was admitted: the requests
+//!   admitted in any 60 s use at most N tokens together. Admissions within the same tenth of a second leave the window
+//!   together, at the time of the last one.
 //! * **Tokens per day** (UTC) count towards the day of the admission; a request that ends after midnight takes nothing
 //!   from the new day.
 //! * **Concurrency** counts requests from admission to end.
 //!
-//! Tokens are reserved before a request is dispatched and settled when it ends, so `settled + reserved <= limit` holds at
-//! every admission, however many requests race. A user's budget and a key's are asked together: both admit, or neither.
+//! Tokens are reserved before a request is dispatched and settled when it ends, so `settled + reserved <= limit` holds
+//! at every admission, however many requests race. A user's budget and a key's are asked together: both admit, or
+//! neither.
 //!
-//! Sums saturate: no count, however large, makes one wrap around.
+//! Sums saturate, so no count can make one wrap around.
 //!
 //! Invariant: every [`Reservation`] is given back exactly once, to [`Budget::settle`] or to [`Budget::cancel`].
 mod amounts;

@@ -9,6 +9,6 @@ pub struct Limits {
     pub tokens_per_minute: Option<u64>,
     /// Prompt and completion tokens per UTC day.
     pub tokens_per_day: Option<u64>,
-    /// Requests at a time, waiting ones included.
+    /// Concurrent requests, including waiting ones.
     pub max_concurrency: Option<u32>,
 }

@@ -1,4 +1,4 @@
-//! When is now? On the clock that only runs forward, and on the one that knows the day.
+//! What time is it? On a clock that only runs forward, and on the wall clock.
 use std::time::Duration;
 
 const DAY_MS: i64 = 86_400_000;
@@ -6,7 +6,7 @@ const DAY_MS: i64 = 86_400_000;
 /// A point in time on both clocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// Monotonic; only differences mean something.
+    /// Monotonic; only differences have a meaning.
     pub uptime: Duration,
     /// Wall clock, milliseconds since 1970-01-01 UTC.
     pub unix_ms: i64,

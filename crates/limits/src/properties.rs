@@ -1,4 +1,4 @@
-//! The promises of the limits, held against their plain definition, in any order and from many threads.
+//! Do the limits keep their promises in any order and with many threads? Compared with their plain definition.
 #![cfg(test)]
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,7 +103,7 @@ fn a_wall_clock_that_jumps_resets_nothing_but_the_day_that_is_over() {
     budget.settle(held, 100, at(86_400));
     let back = Moment { uptime: Duration::from_secs(86_500), unix_ms: 1000 };
     assert!(matches!(budget.admit(&both, need(1, Some(1)), back), Err(Exceeded::TokensUsedUp { .. })));
-    // A day ahead, and within the same minute of the monotonic clock.
+    // A day ahead, yet within the same minute of the monotonic clock.
     let ahead = Moment { uptime: Duration::from_secs(86_401), unix_ms: 3 * 86_400_000 };
     budget.admit(&both, need(1, Some(1)), ahead).unwrap();
     assert!(matches!(budget.admit(&both, need(1, Some(1)), ahead), Err(Exceeded::Requests { .. })));
@@ -115,19 +115,19 @@ fn a_clock_that_ran_ahead_and_is_set_back_locks_nobody_out_and_refunds_nothing()
     let mut budget = Budget::default();
     let (first, _) = budget.admit(&tpd(100), need(10, Some(30)), moment(100, 5)).unwrap();
     budget.settle(first, 40, moment(101, 5));
-    // A day ahead, which is used up.
+    // A day ahead, which gets used up.
     let (ahead, _) = budget.admit(&tpd(100), need(10, Some(90)), moment(102, 6)).unwrap();
     assert!(budget.admit(&tpd(100), need(1, Some(1)), moment(103, 6)).is_err());
 
-    // Back: the day goes on where it was, also for what ends late.
+    // Back again: the day continues where it was, including for requests that end late.
     assert_eq!(budget.balance(tpd(100), moment(104, 5)).tokens_left(), Some(60));
     budget.settle(ahead, 100, moment(105, 5));
     assert_eq!(budget.balance(tpd(100), moment(106, 5)).tokens_left(), Some(60));
-    // A thread that read the clock before midnight and arrives late turns nothing back.
+    // A thread that read the clock before midnight and arrives late does not go back a day.
     assert_eq!(budget.balance(tpd(100), moment(108, 6)).tokens_left(), Some(0));
     assert_eq!(budget.balance(tpd(100), moment(107, 5)).tokens_left(), Some(0));
 
-    // A day of which only the database knows.
+    // A day that only the database knows about.
     budget.prepare_day(2, 70);
     assert_eq!(budget.balance(tpd(100), moment(109, 2)).tokens_left(), Some(30));
 }
@@ -137,7 +137,7 @@ fn tokens_of_a_minute_leave_with_their_admission() {
     let mut budget = Budget::default();
     let (first, _) = budget.admit(&tpm(100), need(10, Some(50)), at(0)).unwrap();
     let refused = budget.admit(&tpm(100), need(10, Some(50)), at(10)).unwrap_err();
-    // They may come back at any moment.
+    // The missing tokens may be released at any moment.
     assert_eq!(refused, Exceeded::TokensOfMinute { limit: 100, left: 40, retry_after: Duration::from_secs(2) });
     budget.settle(first, 55, at(20));
     let refused = budget.admit(&tpm(100), need(10, Some(50)), at(20)).unwrap_err();
@@ -145,7 +145,7 @@ fn tokens_of_a_minute_leave_with_their_admission() {
     assert!(budget.admit(&tpm(100), need(10, Some(50)), at_ms(59_999)).is_err());
     let (second, allowance) = budget.admit(&tpm(100), need(10, None), at(60)).unwrap();
     assert_eq!(allowance, Allowance { output: Some(90), is_cap: true });
-    // It ends when its minute is over, and takes nothing from the next.
+    // It ends after its minute is over, and takes nothing from the next one.
     budget.settle(second, 100, at(125));
     assert_eq!(budget.balance(tpm(100), at(125)).minute_tokens_left(), Some(100));
     let refused = budget.admit(&tpm(100), need(60, Some(41)), at(130)).unwrap_err();
@@ -183,7 +183,7 @@ fn a_restored_budget_goes_on_where_it_was() {
         (Some(0), Some(1), Some(60))
     );
     assert_eq!((balance.requests_reset, balance.minute_reset), (seconds(10), seconds(10)));
-    // What is counted only under a limit was not counted.
+    // What is counted only if there is a limit was not counted before.
     let mut budget = Budget::default();
     budget.restore(&Limits::default(), spent, start);
     let balance = budget.balance(all, start);
@@ -218,7 +218,7 @@ struct Admitted {
 }
 
 proptest! {
-    /// Any interleaving of admissions, ends and cancellations, against the plain definition of all limits.
+    /// Any interleaving of admissions, ends and cancellations, compared with the plain definition of all limits.
     #[test]
     fn no_interleaving_goes_over(
         steps in proptest::collection::vec((0u8..4, 0u64..20_000, 1u64..60, 0u64..40), 1..300)
@@ -252,7 +252,7 @@ proptest! {
                             held.push((reservation, log.len()));
                             log.push(Admitted { at_ms: now, reserved, used: None, prompt_and_output: reserved });
                         }
-                        // Refused only for a reason, but for the tenth of a second that a slice is long.
+                        // Refused only for a reason, within a slice's tenth of a second.
                         Err(_) => prop_assert!(!others || !fits(60_100)),
                     }
                 }
@@ -279,9 +279,9 @@ proptest! {
     }
 }
 
-/// What eight threads were given in half a million attempts, with a clock that runs on with every attempt.
+/// What eight threads got in half a million attempts, on a clock that advances with every attempt.
 struct Race {
-    /// When, in milliseconds, and how many tokens, in the order of admission.
+    /// Milliseconds and tokens, in the order of admission.
     admitted: Vec<(u64, u64)>,
     most_at_a_time: u64,
     balance: Balance,
@@ -358,6 +358,6 @@ fn no_race_admits_one_too_many_or_leaves_more_than_a_hundredth_unused() {
     let total: u64 = free.admitted.iter().map(|(_, tokens)| tokens).sum();
     assert!(total * 100 >= free.minutes * 9_000 * 99, "{total} tokens in {} minutes", free.minutes);
     assert!(crowded.most_at_a_time <= 3, "{} at a time", crowded.most_at_a_time);
-    // How much of the day the turns of the threads leave is theirs to say; never is it more than there is.
+    // How much of the day is used depends on the order of the threads, but it is never more than the limit.
     assert!(crowded.balance.tokens_used <= 100_000, "{}", crowded.balance.tokens_used);
 }

@@ -1,16 +1,17 @@
-//! How much may one of several gateways use of limits that hold for all of them together?
+//! How much may one of several gateways use of limits that apply to all of them together?
 //!
-//! Each gateway has a [`Share`] of each limit and admits within it; together the shares never exceed the limit. A gateway
-//! that wants more than its share asks for it, and gets what the others leave:
+//! Each gateway has a [`Share`] of each limit and admits within it; together the shares never exceed the limit. A
+//! gateway that wants more than its share asks for it, and gets what the others leave:
 //!
 //! * What is *used* here belongs to this gateway's share: admissions of the minute, tokens of the minute, running
 //!   requests, and tokens of the day that are not in the database yet. Those in the database count for everybody alike.
-//! * Besides, it holds a *free* reserve, up to a block, so that few requests have to ask. A share grows only once the
-//!   others can see it, and shrinks here before they can: at no moment may two gateways use the same room.
-//! * Of the day's free tokens only a margin is *declared*: the part that may be used without another word. If the gateway
-//!   dies, everything but what it declared goes back to the others, and it has used no more than that. While the database
-//!   is away nothing can be declared, and all that is free may be used.
-//! * A share ends when its gateway could not tell the others for too long that it is alive; see [`Peer`].
+//! * It also holds a *free* reserve, up to a block, so that few requests have to ask. A share grows only once the
+//!   others can see it, and shrinks here before they can see that: two gateways never use the same room at the same
+//!   time.
+//! * Only a margin of the day's free tokens is *declared*: the part that may be used without saying so first. If the
+//!   gateway dies, everything except what it declared returns to the others, and it has used no more than that. While
+//!   the database is away, nothing can be declared, and all that is free may be used.
+//! * A share ends when its gateway has been unable to tell the others for too long that it is alive; see [`Peer`].
 use std::time::Duration;
 
 use super::amounts::Amounts;
@@ -19,33 +20,33 @@ use super::limit::Limits;
 use super::moment::Moment;
 use super::need::Need;
 
-/// Retry hint where other gateways hold what is missing and may give it back.
+/// The retry hint if other gateways hold what is missing: they may give it back.
 const BACK: Duration = Duration::from_secs(2);
 const MINUTE: Duration = Duration::from_secs(60);
-/// Part of a limit that a gateway may use without having declared it, in per cent.
+/// How much of a limit a gateway may use without having declared it, in per cent.
 const MARGIN_PERCENT: u64 = 1;
 
 /// This gateway's part of the limits of one user or key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Share {
-    /// How much may be in use here; tokens of the day as the budget counts them.
+    /// How much may be in use here; the day's tokens as the budget counts them.
     up_to: Amounts,
-    /// Tokens of the day that the others know of, counted the same way.
+    /// The day's tokens that the others know about, counted the same way.
     declared: u64,
     /// The day of these tokens.
     day: i32,
-    /// What cannot be had at the moment: others hold it, or have used it.
+    /// What is unavailable at the moment, because others hold or have used it.
     elsewhere: Amounts,
-    /// Tokens of the day that others are known to have used.
+    /// The day's tokens that others are known to have used.
     used_elsewhere: u64,
-    /// Uptime at which the share ends.
+    /// The uptime at which the share ends.
     until: Duration,
 }
 
-/// What a gateway uses and holds, when it asks to keep it.
+/// What a gateway uses and holds when it asks to keep it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Claim {
-    /// In use; of the day's tokens, those that are not in the database.
+    /// In use; only those of the day's tokens that are not in the database.
     pub used: Amounts,
     /// Held in reserve.
     pub free: Amounts,
@@ -53,27 +54,27 @@ pub struct Claim {
     declared: u64,
     /// The day of the tokens.
     pub day: i32,
-    /// Tokens of the day, used and reserved, as the budget counts them.
+    /// The day's tokens, used and reserved, as the budget counts them.
     counted: u64,
     /// The part of `counted` that is in the database.
     sent: u64,
 }
 
-/// What the others have of a limit.
+/// What the other gateways have of a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Elsewhere {
     /// Held by other gateways.
     pub held: Amounts,
-    /// Tokens of the day that are in the database, whoever used them.
+    /// The day's tokens that are in the database, whoever used them.
     pub in_database: u64,
 }
 
-/// What a gateway is to hold from now on.
+/// What a gateway will hold from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// All that the others must leave alone: in use and free together.
+    /// Everything that the others must leave alone: in use and free together.
     pub held: Amounts,
-    /// The part of the day's tokens that stays taken if this gateway dies.
+    /// The part of the day's tokens that stays used if this gateway dies.
     pub declared: u64,
     /// The day of the tokens.
     pub day: i32,
@@ -82,17 +83,17 @@ pub struct Holding {
 /// Another gateway, as the database shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Since its last sign of life.
+    /// Time since its last sign of life.
     pub silent: Duration,
     /// How long it may be silent before its shares end.
     pub patience: Duration,
-    /// Whether it has said goodbye.
+    /// Whether it has signed off.
     pub left: bool,
 }
 
 impl Peer {
-    /// Whether its shares have ended. A gateway that has itself watched for no longer than the peer's patience cannot tell:
-    /// it may have been cut off together with the peer.
+    /// Whether its shares have ended. A gateway cannot tell if it has itself watched for no longer than the peer's
+    /// patience: it may have been cut off together with the peer.
     pub fn is_gone(&self, watched: Duration) -> bool {
         self.left || (self.silent > self.patience && watched > self.patience)
     }
@@ -103,7 +104,7 @@ impl Peer {
         if !self.is_gone(watched) {
             return Amounts { day_tokens: is_today(holding.held.day_tokens), ..holding.held };
         }
-        // Admissions count for a minute, even when their gateway has died since.
+        // Admissions count for a minute, even if their gateway has died meanwhile.
         let last_admission = if self.left { Duration::ZERO } else { self.patience };
         let minute = if self.silent <= last_admission + MINUTE { holding.held } else { Amounts::default() };
         Amounts { running: 0, day_tokens: is_today(holding.declared), ..minute }
@@ -115,7 +116,7 @@ impl Peer {
 pub struct Most {
     /// A block of each limit.
     pub free: Amounts,
-    /// The part of the day's tokens that may be used without having declared it.
+    /// The part of the day's tokens that may be used without having been declared.
     undeclared: u64,
 }
 
@@ -133,8 +134,8 @@ pub fn wish(need: &Need) -> Amounts {
     Amounts { requests: 1, running: 1, minute_tokens: tokens, day_tokens: tokens }
 }
 
-/// The new share of a gateway that wants `block` in reserve and `need` now, and what of it is free from now on. Where no
-/// more is left, the gateway keeps what it has.
+/// The new share of a gateway that wants `block` in reserve and `need` now, and how much of it is free from now on. If
+/// nothing more is left, the gateway keeps what it has.
 pub fn trade(
     limits: &Limits,
     claim: &Claim,
@@ -149,17 +150,17 @@ pub fn trade(
     let declared = claim.used.day_tokens.saturating_add(margin);
     let holding = Holding { held: claim.used.plus(held), declared, day: claim.day };
     debug_assert!(holding.declared <= holding.held.day_tokens, "only what is held is declared");
-    // Where a limit was lowered, or more was used than could be known, the excess is given up from now on.
+    // If a limit was lowered, or more was used than could be known, the excess is given up from now on.
     (holding, held.min(left))
 }
 
-/// Tokens of the day that a gateway may use without having declared them.
+/// The day's tokens that a gateway may use without having declared them.
 fn margin(limits: &Limits) -> u64 {
     limits.tokens_per_day.unwrap_or(0).div_ceil(100).saturating_mul(MARGIN_PERCENT)
 }
 
 impl Claim {
-    /// The holding that keeps just this claim.
+    /// The holding that keeps exactly this claim.
     pub fn holding(&self) -> Holding {
         let declared = self.used.day_tokens.saturating_add(self.declared);
         Holding { held: self.used.plus(self.free), declared, day: self.day }
@@ -178,7 +179,7 @@ impl Elsewhere {
 }
 
 impl Share {
-    /// A share of just what is in use.
+    /// A share of exactly what is in use.
     pub(crate) fn of_used(counted: Amounts, day: i32) -> Self {
         let declared = counted.day_tokens;
         let (elsewhere, used_elsewhere, until) = (Amounts::default(), 0, Duration::ZERO);
@@ -195,8 +196,8 @@ impl Share {
         share.within(whole)
     }
 
-    /// What is used and held. `counted` is what the budget counts; `unsent` is the part of the day's tokens that is not in
-    /// the database. Whatever is free beyond `most` is given up.
+    /// What is used and held. `counted` is what the budget counts; `unsent` is the part of the day's tokens that is not
+    /// in the database. What is free beyond `most` is given up.
     pub(crate) fn claim(&mut self, counted: Amounts, unsent: u64, most: Option<&Most>, now: Moment) -> Claim {
         if self.day != now.day() {
             let day_tokens = counted.day_tokens;
@@ -219,7 +220,7 @@ impl Share {
         }
     }
 
-    /// Takes up the result of a trade.
+    /// Takes over the result of a trade.
     pub(crate) fn take(
         &mut self,
         whole: &Limits,
@@ -228,7 +229,7 @@ impl Share {
         elsewhere: &Elsewhere,
     ) {
         let day_tokens = claim.counted.saturating_add(free.day_tokens);
-        // After a restart the budget also counts what others have admitted. That room is not ours when it comes free.
+        // After a restart the budget also counts what others have admitted. That room is not ours when it is released.
         let others_leave = Amounts::of(whole).minus(elsewhere.held);
         self.up_to = Amounts { day_tokens, ..claim.used.plus(free).min(others_leave) };
         let margin = holding.declared.saturating_sub(claim.used.day_tokens);
@@ -240,7 +241,8 @@ impl Share {
         self.check();
     }
 
-    /// The others know that this gateway is alive until this uptime. If the share had ended by now, they may have it.
+    /// The others know that this gateway is alive until this uptime. A share that had ended by now may be theirs
+    /// already.
     pub(crate) fn extend(&mut self, counted: Amounts, until: Duration, now: Moment) {
         if self.until <= now.uptime {
             *self = Self::of_used(counted, now.day());
@@ -248,19 +250,19 @@ impl Share {
         self.until = until;
     }
 
-    /// Nobody can be told: all that is held may be used. Returns whether that is more than before.
+    /// Nobody can be told, so all that is held may be used. Returns whether that is more than before.
     pub(crate) fn declare_all(&mut self) -> bool {
         let more = self.declared < self.up_to.day_tokens;
         self.declared = self.up_to.day_tokens;
         more
     }
 
-    /// What cannot be had at the moment, whatever is left here.
+    /// What is unavailable at the moment, whatever is left here.
     pub(crate) fn elsewhere(&self, now: Moment) -> Amounts {
         if self.day == now.day() { self.elsewhere } else { Amounts { day_tokens: 0, ..self.elsewhere } }
     }
 
-    /// Puts a refusal by the share in terms of the whole limit. `counted` and `reserved` are the budget's numbers.
+    /// Restates the share's refusal in terms of the whole limit. `counted` and `reserved` are the budget's numbers.
     pub(crate) fn in_whole(
         &self,
         refusal: Exceeded,
@@ -300,7 +302,7 @@ impl Share {
         }
     }
 
-    /// What holds after every trade.
+    /// Asserts what must hold after every trade.
     fn check(&self) {
         debug_assert!(self.declared <= self.up_to.day_tokens, "only what is held is declared");
     }

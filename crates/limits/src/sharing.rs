@@ -1,4 +1,4 @@
-//! Do several gateways that share limits ever exceed them together? Simulated with the table that they share.
+//! Do several gateways that share limits ever exceed them together? Simulated with the table they share.
 #![cfg(test)]
 mod world;
 
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use self::world::{Step, World};
 use crate::Limits;
 
-/// Each limit in turn is the one that is reached.
+/// In each of these, a different limit is the one that is reached.
 const LIMITS: [Limits; 4] = [
     Limits { requests_per_minute: Some(20), ..NONE },
     Limits { tokens_per_minute: Some(3_000), ..NONE },
@@ -24,7 +24,7 @@ const LIMITS: [Limits; 4] = [
 const NONE: Limits =
     Limits { requests_per_minute: None, tokens_per_minute: None, tokens_per_day: None, max_concurrency: None };
 
-/// A world of two with one limit.
+/// A world of two gateways with these limits.
 fn two(limits: Limits) -> World {
     World::new(2, limits, 3_600_000)
 }
@@ -42,7 +42,7 @@ fn of_a_gateway_that_dies_all_goes_back_but_what_it_has_declared() {
     world.step(Step::Beat { gateway: 0 });
     world.step(Step::Die { gateway: 0 });
     assert!(!admitted(&mut world, 1, 100, 3_900), "its reserve is not free yet");
-    // Until the other may take it for dead.
+    // Until the other gateway may take it for dead.
     world.wait(11_000);
     world.step(Step::Beat { gateway: 1 });
     assert!(!admitted(&mut world, 1, 100, 3_851), "what it has used stays used, and the margin with it");
@@ -55,7 +55,7 @@ fn a_gateway_that_was_cut_off_itself_takes_nothing_of_the_others() {
     assert!(admitted(&mut world, 0, 10, 10));
     world.step(Step::Beat { gateway: 0 });
     world.step(Step::Database { is_up: false });
-    // Up to the reserve, which nobody knows of.
+    // Up to the reserve, which nobody knows about.
     while admitted(&mut world, 0, 1, 9) {}
     world.wait(11_000);
     world.step(Step::Database { is_up: true });
@@ -85,7 +85,7 @@ fn a_share_that_had_ended_does_not_come_back_with_its_gateway() {
     let mut world = two(LIMITS[2]);
     assert!(admitted(&mut world, 0, 10, 10));
     world.step(Step::Beat { gateway: 0 });
-    // Cut off alone: the other takes what has ended.
+    // Only this gateway is cut off: the other takes over what has ended.
     for _ in 0..4 {
         world.now.uptime += Duration::from_secs(4);
         world.step(Step::Beat { gateway: 1 });

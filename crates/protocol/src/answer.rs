@@ -1,4 +1,4 @@
-//! What does a plain (not streamed) answer say, and what is changed in it?
+//! What does a plain answer say, and what is changed in it?
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
@@ -9,18 +9,18 @@ use super::tally::AnswerProgress;
 use super::text::{text_len, written_in};
 use super::usage::Usage;
 
-/// Checks that `body` is a whole answer of `endpoint`, gives it an id made from the request's, and reads what it took. An
-/// answer that the node broke off as the model repeated itself is whole, too, and gets the reason for its end.
+/// Checks that `body` is a complete answer of `endpoint`, sets its id to one made from the request's, and reads its
+/// usage. An answer that the node broke off because the model repeated itself counts as complete, and is given the
+/// reason for its end.
 ///
-/// # Errors
-/// What is wrong with it, in words for an operator.
+/// # Errors What is wrong with it, in words for an operator.
 pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<(Bytes, AnswerProgress), String> {
     let object = Object::parse(&body).map_err(|error| format!("the answer is not a JSON object: {error}"))?;
     if let Some(error) = object.present("error") {
         return Err(format!("the node answered with an error: {}", error.get().chars().take(200).collect::<String>()));
     }
     let content = content_of(endpoint);
-    // A model that stops at once leaves Ollama's answer in Anthropic's dialect without a list.
+    // If a model stops at once, Ollama's answer in Anthropic's dialect has no `content` list.
     let has_content = match endpoint {
         Endpoint::Messages => object.get(content).is_some(),
         _ => object.present(content).is_some(),
@@ -32,7 +32,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     let text = Written::of(endpoint, &object);
     let mut splices = Splices::default();
     for end in unfinished(endpoint, &object)? {
-        // The model's doing is no failure of the node.
+        // The model repeated itself, which is no failure of the node.
         if !text.is_repetition {
             return Err("the answer is not done".to_owned());
         }
@@ -51,7 +51,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     Ok((edited.into(), progress))
 }
 
-/// The member that an answer must have.
+/// The member that every answer must have.
 fn content_of(endpoint: Endpoint) -> &'static str {
     match endpoint {
         Endpoint::ChatCompletions | Endpoint::Completions => "choices",
@@ -76,7 +76,7 @@ fn usage_of(endpoint: Endpoint, object: &Object<'_>) -> Usage {
 /// What the model wrote.
 struct Written {
     bytes: u64,
-    /// It ends in a repetition.
+    /// Whether it ends in a repetition.
     is_repetition: bool,
 }
 
@@ -93,13 +93,13 @@ impl Written {
     }
 }
 
-/// The place of an end that is missing, and what would stand there.
+/// Where the reason for an answer's end is missing, and what to put there.
 struct MissingEnd<'a> {
     value: &'a RawValue,
     becomes: &'static str,
 }
 
-/// Where an answer says that it is not done: a generation that fails on the way is a 200 without a reason for its end.
+/// Where an answer says that it is not done: a generation that fails half-way is a 200 without a reason for its end.
 fn unfinished<'a>(endpoint: Endpoint, object: &Object<'a>) -> Result<Vec<MissingEnd<'a>>, String> {
     let missing = |value: Option<&'a RawValue>, is_missing: fn(&str) -> bool, becomes| {
         value.filter(|value| is_missing(value.get())).map(|value| MissingEnd { value, becomes })

@@ -1,4 +1,4 @@
-//! How many tokens would a prompt in Anthropic's dialect take? Estimated here: no node is asked.
+//! How many tokens would a prompt in Anthropic's dialect have? Estimated here, without asking a node.
 use std::fmt;
 
 use serde::Deserialize;
@@ -15,27 +15,26 @@ use super::tally::USUAL_BYTES_PER_TOKEN;
 pub struct TokenCount {
     /// As the client spelled it.
     pub model: String,
-    /// Tokens that the prompt has, about: the estimate that a request without a report from its node is charged.
+    /// Estimated tokens of the prompt: the same estimate that a request is charged if its node reports none.
     pub input_tokens: u64,
 }
 
-/// Estimates the prompt of a body that is that of `/v1/messages`, but may lack `max_tokens`.
+/// Estimates the prompt of a body for `/v1/messages`, which may lack `max_tokens` here.
 ///
-/// # Errors
-/// [`BadRequest`] where it is none.
+/// # Errors [`BadRequest`] if the body is no such request.
 pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
     let object = Object::parse(body)
         .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
     let model: Option<String> = field(&object, "model", "a string")?;
     let model = model.filter(|model| !model.is_empty()).ok_or_else(|| bad("model", "`model` is missing"))?;
     let bound = prompt::measure(Endpoint::Messages, &object)?.bound;
-    // A node would refuse other messages; here nobody else looks.
+    // A node would refuse malformed messages; here nobody else checks them.
     let _: Prompt = serde_json::from_slice(body)
         .map_err(|error| bad("messages", format!("`messages` cannot be understood: {error}")))?;
     Ok(TokenCount { model, input_tokens: (bound / USUAL_BYTES_PER_TOKEN).max(1) })
 }
 
-/// What every prompt has. Only its form is looked at, and nothing of it is kept: a body may be large.
+/// What every prompt has. Only its form is checked and nothing is kept, because a body may be large.
 #[derive(Deserialize)]
 struct Prompt {
     #[serde(rename = "messages")]

@@ -1,31 +1,31 @@
-//! How does a stream end that the gateway ends? With the frames by which a node says `length`, in each dialect.
+//! How does a stream end if the gateway ends it? With the frames that a node sends for `length`, in each dialect.
 use serde_json::{Value, json};
 
 use super::endpoint::Endpoint;
 use super::json::Object;
 
-/// Tokens that a stream may have, and those of its prompt, for the usage that it ends with.
+/// How many tokens a stream may have, and the prompt's tokens for the usage at its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamLimit {
     /// Of the answer; `None` = no limit.
     pub output: Option<u64>,
-    /// Of the prompt, about.
+    /// Estimated tokens of the prompt.
     pub prompt: u64,
 }
 
 /// What the terminal frames are made from.
 pub(crate) struct Terminal<'a> {
     pub(crate) endpoint: Endpoint,
-    /// The answer's id, with its quotes.
+    /// The answer's id, including its quotes.
     pub(crate) id: &'a str,
-    /// The frame that they follow, or come instead of.
+    /// The frame that they follow or replace.
     pub(crate) after: Option<Object<'a>>,
-    /// Tokens of the prompt, about.
+    /// Estimated tokens of the prompt.
     pub(crate) prompt: u64,
     /// Tokens of the answer.
     pub(crate) output: u64,
     pub(crate) hide_usage: bool,
-    /// The number of the event.
+    /// The event's sequence number.
     pub(crate) sequence: u64,
 }
 

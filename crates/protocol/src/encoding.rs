@@ -1,4 +1,4 @@
-//! Is a body text, and which one? Repairs what Ollama repairs, and names what nobody can read.
+//! Is a body text, and in which encoding? Repairs what Ollama repairs, and says what is wrong with the rest.
 use bytes::{Buf, Bytes};
 
 use super::field::BadRequest;
@@ -6,7 +6,7 @@ use super::field::BadRequest;
 const REPLACEMENT: &str = "\u{fffd}";
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What a body may begin with that is no JSON in UTF-8, and what it is then.
+/// First bytes that are not JSON in UTF-8, and what they reveal.
 const SIGNATURES: [(&[u8], &str); 9] = [
     (b"\xff\xfe\0\0", "UTF-32"),
     (b"\0\0\xfe\xff", "UTF-32"),
@@ -19,11 +19,11 @@ const SIGNATURES: [(&[u8], &str); 9] = [
     (b"\0\0\0{", "UTF-32"),
 ];
 
-/// The body as text: without a byte order mark, and with U+FFFD for each byte that is not UTF-8 and for each escaped half of
-/// a surrogate pair, as Go's decoder reads them. A body that needs no repair is not copied.
+/// The body as text: without a byte order mark, and with U+FFFD for each byte that is not UTF-8 and for each escaped
+/// half of a surrogate pair, as Go's decoder reads them. A body that needs no repair is not copied.
 ///
-/// # Errors
-/// [`BadRequest`] for a body in UTF-16 or UTF-32, and for one that is compressed and does not say so.
+/// # Errors [`BadRequest`] for a body in UTF-16 or UTF-32, and for a compressed body without a `Content-Encoding`
+/// header.
 pub fn repaired(mut body: Bytes) -> Result<Bytes, BadRequest> {
     while body.starts_with(BYTE_ORDER_MARK) {
         body.advance(BYTE_ORDER_MARK.len());
@@ -42,7 +42,7 @@ pub fn repaired(mut body: Bytes) -> Result<Bytes, BadRequest> {
     })
 }
 
-/// Each byte that is not UTF-8 becomes U+FFFD.
+/// Replaces each byte that is not UTF-8 with U+FFFD.
 fn utf8(body: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(body.len() + 64);
     for chunk in body.utf8_chunks() {
@@ -52,9 +52,9 @@ fn utf8(body: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The body with `\ufffd` for each half surrogate; `None` where there is none.
+/// The body with `\ufffd` for each half of a surrogate pair; `None` if there is none.
 fn without_half_surrogates(body: &[u8]) -> Option<Vec<u8>> {
-    // Almost no body has any escape of a surrogate.
+    // Almost no body contains an escaped surrogate.
     memchr::memmem::find(body, b"\\ud").or_else(|| memchr::memmem::find(body, b"\\uD"))?;
     let mut repaired: Option<Vec<u8>> = None;
     let mut at = 0;
@@ -104,7 +104,7 @@ mod tests {
         assert_eq!(read(br#"{"a":"\ud83d"}"#), r#"{"a":"\ufffd"}"#);
         assert_eq!(read(br#"{"a":"\ude00x\uD83D\u0041"}"#), r#"{"a":"\ufffdx\ufffd\u0041"}"#);
         assert_eq!(read(br#"{"a":"\ud83d\ude00"}"#), r#"{"a":"\ud83d\ude00"}"#);
-        // A backslash that is itself escaped begins no escape.
+        // An escaped backslash does not begin an escape.
         assert_eq!(read(br#"{"a":"\\ud83d"}"#), r#"{"a":"\\ud83d"}"#);
         assert_eq!(read(b"{\"a\":\"caf\xe9\"}"), "{\"a\":\"caf\u{fffd}\"}");
         // Go's decoder replaces byte by byte.

@@ -1,8 +1,8 @@
-//! Which routes make a node work, and in whose words do they speak?
+//! Which routes make a node work, and which dialect does each use?
 
 use super::path::likely;
 
-/// Whose words a route speaks.
+/// The form of a route's requests, answers and errors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// OpenAI's.
@@ -14,8 +14,8 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The dialect of a path, for errors of any kind. Of a path that is none, the last part decides, outside of the
-    /// administration.
+    /// The dialect of a path, for errors of any kind. For a path that is no route, its last part decides, except below
+    /// `/admin`.
     pub fn of_path(path: &str) -> Self {
         let is_known = ["/api", "/v1", "/admin"]
             .iter()
@@ -31,7 +31,7 @@ impl Dialect {
     }
 }
 
-/// A route that makes a node work; the path is the same here and on the node.
+/// A route that makes a node work. Its path is the same here and on the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     /// `/v1/chat/completions`
@@ -50,12 +50,12 @@ pub enum Endpoint {
     Generate,
     /// `/api/embed`
     Embed,
-    /// `/api/embeddings`, the older form for one text.
+    /// `/api/embeddings`, the older route for a single text.
     EmbedOne,
 }
 
 impl Endpoint {
-    /// Every one.
+    /// Every variant.
     pub const ALL: [Self; 9] = [
         Self::ChatCompletions,
         Self::Completions,
@@ -83,7 +83,7 @@ impl Endpoint {
         }
     }
 
-    /// Whose words it speaks.
+    /// The dialect of its requests and answers.
     pub fn dialect(self) -> Dialect {
         Dialect::of_path(self.path())
     }
@@ -93,7 +93,7 @@ impl Endpoint {
         matches!(self, Self::Embeddings | Self::Embed | Self::EmbedOne)
     }
 
-    /// The `id` of an answer, made from the request id, as a JSON string; empty where answers have none.
+    /// The `id` of an answer, made from the request id, as a JSON string; empty if such answers have no id.
     pub(crate) fn answer_id(self, request_id: &str) -> String {
         let prefix = match self {
             Self::ChatCompletions => "chatcmpl-",

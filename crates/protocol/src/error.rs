@@ -1,10 +1,10 @@
-//! What does an error look like? In a body and in a stream, in each of the three dialects.
+//! What does an error look like in a body and in a stream, in each of the three dialects?
 use serde::Serialize;
 use serde_json::json;
 
 use super::endpoint::{Dialect, Endpoint};
 
-/// An error in OpenAI's terms; its forms in the other dialects are made from it.
+/// An error in OpenAI's terms; the other dialects' forms are derived from it.
 #[derive(Clone, Debug, Serialize)]
 pub struct ErrorObject<'a> {
     /// For people; says what to do next.
@@ -12,14 +12,14 @@ pub struct ErrorObject<'a> {
     /// The family, such as `invalid_request_error`.
     #[serde(rename = "type")]
     pub kind: &'a str,
-    /// The field of the request that is wrong, if it is one.
+    /// The request field at fault, if there is one.
     pub param: Option<&'a str>,
     /// For programs, such as `model_not_found`.
     pub code: Option<&'a str>,
 }
 
 impl ErrorObject<'_> {
-    /// The body of an error: OpenAI's object with all four fields, Ollama's string, Anthropic's envelope.
+    /// The body of an error: OpenAI's object with all four fields, Ollama's string, or Anthropic's envelope.
     pub fn body(&self, dialect: Dialect) -> String {
         match dialect {
             Dialect::OpenAi => format!("{{\"error\":{}}}", serde_json::to_string(self).unwrap_or_default()),
@@ -31,8 +31,8 @@ impl ErrorObject<'_> {
         }
     }
 
-    /// The last frame of a stream that broke after its first byte; `id` is that of the answer, with its quotes, and
-    /// `sequence` the number of the event.
+    /// The last frame of a stream that broke after its first byte. `id` is the answer's, including its quotes;
+    /// `sequence` is the event's number.
     pub(crate) fn frame(&self, endpoint: Endpoint, id: &str, sequence: u64) -> String {
         match endpoint.dialect() {
             Dialect::Ollama => format!("{}\n", self.body(Dialect::Ollama)),
@@ -49,7 +49,8 @@ impl ErrorObject<'_> {
         }
     }
 
-    /// The code of a failed response. Clients of that API know only a few codes, and decide by them whether to retry.
+    /// The code of a failed response. Clients of that API know only a few codes, and use them to decide whether to
+    /// retry.
     fn response_code(&self) -> &str {
         match (self.kind, self.code) {
             (_, Some(code @ ("rate_limit_exceeded" | "insufficient_quota" | "server_is_overloaded"))) => code,
@@ -68,7 +69,7 @@ impl ErrorObject<'_> {
     }
 }
 
-/// Whether a node's body is an error in this dialect, so that it can be handed on as it is.
+/// Whether a node's body is an error in this dialect and can be passed on unchanged.
 pub fn is_error_body(dialect: Dialect, body: &[u8]) -> bool {
     let Ok(body) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
     match dialect {

@@ -10,7 +10,7 @@ use super::json::Object;
 pub struct BadRequest {
     /// For people.
     pub message: String,
-    /// The field that is wrong, if it is one.
+    /// The field at fault, if there is one.
     pub param: Option<&'static str>,
 }
 
@@ -18,7 +18,7 @@ pub(crate) fn bad(param: &'static str, message: impl Into<String>) -> BadRequest
     BadRequest { message: message.into(), param: Some(param) }
 }
 
-/// A member, read as `T`; `None` where it is absent or null.
+/// A member, read as `T`; `None` if it is absent or null.
 pub(crate) fn field<'a, T: Deserialize<'a>>(
     object: &Object<'a>,
     key: &'static str,
@@ -29,7 +29,7 @@ pub(crate) fn field<'a, T: Deserialize<'a>>(
         .map(|value| {
             serde_json::from_str(value.get()).map_err(|_| {
                 let kind = kind_of(value);
-                // A list of something else is still a list.
+                // A list whose items are wrong is still a list, so its kind would not explain anything.
                 let seen = if expected.starts_with(kind) { String::new() } else { format!("; this is {kind}") };
                 bad(key, format!("`{key}` must be {expected}{seen}"))
             })
@@ -37,7 +37,7 @@ pub(crate) fn field<'a, T: Deserialize<'a>>(
         .transpose()
 }
 
-/// What kind of value this is, in words; never what it says.
+/// The kind of a value, in words; never its content.
 pub(crate) fn kind_of(value: &RawValue) -> &'static str {
     match value.get().as_bytes().first() {
         Some(b'{') => "an object",

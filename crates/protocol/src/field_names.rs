@@ -1,15 +1,15 @@
-//! Is every field that the gateway reads written once, in its one spelling?
+//! Is every field that the gateway reads given once, and in its own spelling?
 use std::borrow::Cow;
 
 use super::endpoint::Endpoint;
 use super::field::{BadRequest, bad};
 use super::json::Object;
 
-/// Shows the rendered template with the operator's system prompt.
+/// Makes a node answer with the rendered template, which reveals the operator's system prompt.
 const REFUSED: &str = "_debug_render_only";
 
-/// Every field that the gateway reads. Ollama ignores the case of names and takes the last of several, so a second
-/// spelling of one of these would mean one thing here and another there.
+/// Every field that the gateway reads. Ollama ignores the case of names and takes the last of several, so with a second
+/// spelling the gateway and the node would read different values.
 fn read(endpoint: Endpoint) -> &'static [&'static str] {
     match endpoint {
         Endpoint::ChatCompletions => &[
@@ -60,7 +60,7 @@ pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRe
     Ok(())
 }
 
-/// A name as Go's JSON decoder compares it: without regard to case, with its two letters from outside ASCII.
+/// A name as Go's JSON decoder compares it: ignoring case, including the two letters outside ASCII that fold into it.
 pub(crate) fn fold(key: &str) -> Cow<'_, str> {
     let plain = |letter: char| letter.is_ascii() && !letter.is_ascii_uppercase();
     if key.chars().all(plain) {

@@ -1,7 +1,7 @@
-//! Where does one event of a stream end? Splits bytes as they come into server-sent events or lines of JSON.
+//! Where does one event of a stream end? Splits bytes, as they arrive, into server-sent events or lines of JSON.
 //!
-//! The frames are the same however the bytes are cut into chunks. Each keeps its terminator, so together they are the
-//! input.
+//! The frames are the same however the bytes are cut into chunks. Each frame keeps its terminator, so all frames
+//! together are exactly the input.
 use bytes::{Bytes, BytesMut};
 
 /// The longest incomplete frame that is held, in bytes. A whole tool call arrives in one frame.
@@ -16,7 +16,7 @@ pub enum Framing {
     Lines,
 }
 
-/// A frame exceeded 16 MiB without coming to its end.
+/// A frame exceeded 16 MiB without ending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of the stream is longer than {MAX_FRAME} bytes")]
 pub struct FrameTooLong;
@@ -26,7 +26,7 @@ pub struct FrameTooLong;
 pub struct Frames {
     framing: Framing,
     held: BytesMut,
-    /// How many bytes of `held` are known to contain no end of a frame.
+    /// The first `searched` bytes of `held` are known to contain no end of a frame.
     searched: usize,
 }
 
@@ -36,11 +36,11 @@ impl Frames {
         Self { framing, held: BytesMut::new(), searched: 0 }
     }
 
-    /// Takes the next bytes and hands each frame that is now complete to `each`. A frame that lies within `chunk` is
+    /// Takes the next bytes and calls `each` for every frame that is complete now. A frame that lies within `chunk` is
     /// not copied.
     ///
-    /// # Errors
-    /// [`FrameTooLong`] when the incomplete frame has passed the limit; the splitter is useless from then on.
+    /// # Errors [`FrameTooLong`] if the incomplete frame exceeds the limit; the splitter must not be used any more
+    /// then.
     pub fn push(&mut self, mut chunk: Bytes, mut each: impl FnMut(Bytes)) -> Result<(), FrameTooLong> {
         if self.held.is_empty() {
             while let Some(end) = end_of_frame(self.framing, &chunk, 0) {
@@ -55,23 +55,23 @@ impl Frames {
         if self.held.len() > MAX_FRAME {
             return Err(FrameTooLong);
         }
-        // The last bytes may be the first part of a terminator.
+        // The last bytes may be the beginning of a terminator.
         self.searched = self.held.len().saturating_sub(2);
         Ok(())
     }
 
-    /// The bytes of the incomplete frame, if the stream ended now.
+    /// The bytes of the incomplete frame: what is left over if the stream ends now.
     pub fn rest(&self) -> &[u8] {
         &self.held
     }
 }
 
-/// Where the first frame of `bytes` ends, when nothing before `from` can end it.
+/// Where the first frame of `bytes` ends, given that no frame ends before `from`.
 fn end_of_frame(framing: Framing, bytes: &[u8], from: usize) -> Option<usize> {
     let mut newlines = memchr::memchr_iter(b'\n', &bytes[from..]).map(|at| from + at);
     match framing {
         Framing::Lines => newlines.next().map(|at| at + 1),
-        // A line end directly followed by another, each of them "\n" or "\r\n".
+        // Two line ends in a row, each of them "\n" or "\r\n".
         Framing::Events => newlines.find_map(|at| match bytes.get(at + 1..) {
             Some([b'\n', ..]) => Some(at + 2),
             Some([b'\r', b'\n', ..]) => Some(at + 3),
@@ -80,14 +80,14 @@ fn end_of_frame(framing: Framing, bytes: &[u8], from: usize) -> Option<usize> {
     }
 }
 
-/// The payload of an event: its one `data:` line.
+/// The payload of an event: its single `data:` line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EventData {
     /// No data: a comment, or fields that the gateway does not read.
     None,
     /// The span of the data within the frame.
     One(std::ops::Range<usize>),
-    /// More than one data line, which no Ollama sends.
+    /// More than one data line. Ollama never sends that.
     Many,
 }
 

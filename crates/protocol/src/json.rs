@@ -1,4 +1,4 @@
-//! Where in these bytes does a member of a JSON object stand? Spans to read and to splice, without re-serialising.
+//! Where in the bytes is a member of a JSON object? Finds spans to read and to replace, without re-serialising.
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
@@ -7,15 +7,15 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 
-/// A JSON object's members in their order, borrowed from the text.
+/// The members of a JSON object in order, borrowed from the text.
 #[derive(Debug)]
 pub(crate) struct Object<'a> {
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Object<'a> {
-    /// Parses a whole text as one object. The error says what is wrong and where, and never quotes the text: that is
-    /// somebody's prompt or answer, and the error may reach a log.
+    /// Parses a whole text as one object. The error says what is wrong and where, but never quotes the text: that is a
+    /// user's prompt or answer, and the error may reach a log.
     pub(crate) fn parse(text: &'a [u8]) -> Result<Self, String> {
         serde_json::from_slice(text).map_err(|error| describe(text, &error))
     }
@@ -24,12 +24,12 @@ impl<'a> Object<'a> {
         self.members.iter().find(|(name, _)| name == key).map(|(_, value)| *value)
     }
 
-    /// The member's value, unless it is absent or `null`.
+    /// The member's value; `None` if it is absent or `null`.
     pub(crate) fn present(&self, key: &str) -> Option<&'a RawValue> {
         self.get(key).filter(|value| value.get() != "null")
     }
 
-    /// Each member's name and span, key and value together, in the object's own `text`.
+    /// Each member's name and its span in `text`, the object's own text. A span covers the key and the value.
     fn spans(&self, text: &[u8]) -> Vec<(&str, Range<usize>)> {
         let mut from = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
         self.members
@@ -52,7 +52,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// What is wrong with a text that is no object.
+/// What is wrong with a text that is not an object.
 fn describe(text: &[u8], error: &serde_json::Error) -> String {
     let text = text.trim_ascii_start();
     let is_form = || {
@@ -65,7 +65,7 @@ fn describe(text: &[u8], error: &serde_json::Error) -> String {
         (Category::Syntax, Some(b'-')) if text.starts_with(b"--") => "it is a multipart form".to_owned(),
         (Category::Syntax, Some(b'<')) => "it is HTML or XML".to_owned(),
         (Category::Syntax, _) if is_form() => "it is a form".to_owned(),
-        // The whole is of another kind: a member's value may be anything.
+        // The whole text is of another kind; a member's value could not cause this, as any value is accepted.
         (Category::Data, Some(first)) => match first {
             b'{' => "a name in it cannot be read".to_owned(),
             b'[' => "it is a list".to_owned(),
@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
-/// A member's name, borrowed where it holds no escape.
+/// A member's name, borrowed unless it contains an escape.
 struct MemberName<'a>(Cow<'a, str>);
 
 impl<'de> Deserialize<'de> for MemberName<'de> {
@@ -116,7 +116,7 @@ impl<'de> Deserialize<'de> for MemberName<'de> {
             }
 
             fn visit_borrowed_bytes<E: Error>(self, name: &'de [u8]) -> Result<MemberName<'de>, E> {
-                // As it stands in the text: what no string may hold, no name may, either.
+                // A name without escapes must be valid in the same way as a string.
                 let name = std::str::from_utf8(name).map_err(|_| E::custom("a name is not UTF-8"))?;
                 match name.bytes().any(|byte| byte < b' ') {
                     true => Err(E::custom("a name holds a control character")),
@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for MemberName<'de> {
             }
 
             fn visit_bytes<E: Error>(self, name: &[u8]) -> Result<MemberName<'de>, E> {
-                // With its escapes decoded: half a surrogate is three bytes of its own kind.
+                // A name with its escapes decoded: half of a surrogate pair is three bytes that are not UTF-8.
                 let is_surrogate = |bytes: &[u8]| bytes.is_empty() || matches!(bytes[0], 0xed | 0x80..=0xbf);
                 match name.utf8_chunks().all(|chunk| is_surrogate(chunk.invalid())) {
                     true => Ok(MemberName(Cow::Owned(String::from_utf8_lossy(name).into_owned()))),
@@ -137,12 +137,12 @@ impl<'de> Deserialize<'de> for MemberName<'de> {
                 Ok(MemberName(Cow::Borrowed(name)))
             }
         }
-        // As bytes: a name may hold half a surrogate, which no string may.
+        // As bytes, because a name may contain half of a surrogate pair, which a `str` may not.
         deserializer.deserialize_bytes(Name)
     }
 }
 
-/// Where `value`, which was parsed out of `text`, stands in it.
+/// The span of `value` in `text`, which it was parsed from.
 pub(crate) fn span(text: &[u8], value: &RawValue) -> Range<usize> {
     let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     start..start + value.get().len()
@@ -159,13 +159,13 @@ impl Splices {
         self.edits.push((span, with.into()));
     }
 
-    /// Takes back what was to be done at `span`.
+    /// Drops the edits of `span`.
     pub(crate) fn forget(&mut self, span: &Range<usize>) {
         self.edits.retain(|(edited, _)| edited != span);
     }
 
-    /// Takes out the members whose name `goes`, each with one of its commas. `text` is the object's own, which stands at
-    /// `offset` of what is edited.
+    /// Removes the members whose name `goes`, each with one comma. `text` is the object's own text, which begins at
+    /// `offset` of the text being edited.
     pub(crate) fn remove(&mut self, text: &[u8], offset: usize, object: &Object<'_>, goes: impl Fn(&str) -> bool) {
         let mut kept_end = None;
         let mut members = object.spans(text).into_iter().peekable();
@@ -178,7 +178,7 @@ impl Splices {
             while let Some((_, next)) = members.next_if(|(name, _)| goes(name)) {
                 end = next.end;
             }
-            // With the comma before it where something stays there, else with the one behind it.
+            // With the comma before it if a kept member precedes it, otherwise with the one after it.
             let run = match (kept_end, members.peek()) {
                 (Some(kept), _) => kept..end,
                 (None, Some((_, next))) => span.start..next.start,
@@ -192,13 +192,13 @@ impl Splices {
         self.edits.is_empty()
     }
 
-    /// Writes `text` with every edit to `out`.
+    /// Writes `text` with all edits applied to `out`.
     pub(crate) fn apply(mut self, text: &[u8], out: &mut Vec<u8>) {
         self.edits.sort_by_key(|(span, _)| (span.start, span.end));
         let mut from = 0;
         for (span, with) in self.edits {
             debug_assert!(span.start >= from, "no two edits overlap");
-            // Were it otherwise, the first would count.
+            // If two edits did overlap, the first one would count.
             if span.start < from {
                 continue;
             }

@@ -1,20 +1,20 @@
 //! What do the bytes mean? Pure: the fields that the gateway reads and rewrites in each dialect, and nothing else.
 //!
-//! Bodies are never re-serialised. A parser here finds *spans* in the bytes as they came, and an edit splices into
-//! them; whatever the gateway does not know passes through unchanged. These are all the edits:
+//! Bodies are never re-serialised. A parser finds *spans* in the bytes as they arrived, and an edit replaces spans;
+//! everything that the gateway does not know passes through unchanged. These are all the edits:
 //!
 //! | where | edit | why |
 //! |---|---|---|
-//! | request | a byte order mark is taken off; bytes that are not UTF-8 and escaped half surrogates become U+FFFD | as Go's decoder reads them; other engines refuse them |
-//! | request | `stream_options.include_usage` is set to `true` on streams | a stream reports no tokens otherwise |
+//! | request | a byte order mark is removed; bytes that are not UTF-8 and escaped halves of surrogate pairs become U+FFFD | Go's decoder reads them that way; other engines refuse them |
+//! | request | `stream_options.include_usage` is set to `true` for streams | a stream reports no usage otherwise |
 //! | request | `max_tokens` is set from `max_completion_tokens` | Ollama ignores the newer name |
-//! | request | `max_tokens` (in the dialect's own words) is written as a plain whole number where it was `5.0` | nodes take no other |
-//! | request | `max_tokens` (in the dialect's own words) is added, or replaces -1, for users with a limit of tokens per minute or per day who name none | the limit must hold |
-//! | request, native | `keep_alive`, `shift`, `template` and the options that reload a model are checked and taken out | one user's would be everybody's |
-//! | request | `model` is replaced where the operator gave it another name or a fallback, or where the path names another (Azure's form) | |
-//! | answer | `id` is replaced by one made from the request id | Ollama's ids repeat |
-//! | answer | an answer that Ollama's token-repeat guard broke off gets `length` as the reason for its end, and a stream its terminal frames | clients wait for them |
-//! | stream | the usage chunk, and other `usage` members, are hidden from clients that did not ask for them | they come only because the gateway asks for them |
+//! | request | `max_tokens` (under the dialect's own name) is written as a whole number if it was `5.0` | nodes accept no other form |
+//! | request | `max_tokens` (under the dialect's own name) is added, or replaces -1, if the user has a limit of tokens per minute or per day | the limit must hold |
+//! | request, native | `keep_alive`, `shift`, `template` and the options that reload a model are checked and removed | one user's choice would apply to everybody |
+//! | request | `model` is replaced if the operator gave it another name or a fallback, or if the path names another model (Azure's form) | the node must be asked for the model that was chosen |
+//! | answer | `id` is replaced with one made from the request id | Ollama's ids repeat |
+//! | answer | an answer that Ollama's token-repeat guard broke off gets `length` as the reason for its end; a stream gets its terminal frames | clients wait for them |
+//! | stream | the usage chunk and other `usage` members are hidden from clients that did not ask for them | they come only because the gateway asks for them |
 //!
 //! What a node reports is a claim ([`Usage`]); what a request is charged ([`Tally`]) lies within what its body and its
 //! limit allow ([`ClaimBounds`]).

@@ -1,5 +1,5 @@
-//! What does a node list, of `/api/tags` and `/api/ps`? Read entry by entry: one that is odd hides no other, and what the
-//! gateway can do without may be of any kind.
+//! What does a node list in `/api/tags` and `/api/ps`? Read entry by entry, so that an odd entry does not hide the
+//! others; members that the gateway can do without may have any type.
 use std::collections::BTreeSet;
 
 use serde_json::Value;
@@ -17,9 +17,9 @@ const MAX_ENTRY: usize = 64 * 1024;
 /// A listing, as far as it could be read.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Listing<T> {
-    /// One for each name, in the node's order.
+    /// One entry for each name, in the node's order.
     pub entries: Vec<T>,
-    /// Entries that were left out: without a name that can be used, a second time, too large, or too many.
+    /// Entries left out: without a usable name, duplicate, too large, or too many.
     pub skipped: usize,
 }
 
@@ -28,17 +28,17 @@ pub struct Listing<T> {
 pub struct ListedModel {
     /// Printable and at most 256 characters.
     pub name: String,
-    /// Bytes; zero where the node does not say.
+    /// In bytes; zero if the node does not say.
     pub size_bytes: u64,
-    /// Of the weights and all that belongs to them; empty where the node does not say.
+    /// Digest of the manifest, which covers the weights and everything else; empty if the node does not say.
     pub digest: String,
-    /// RFC 3339, unchecked; empty where the node does not say.
+    /// In RFC 3339, unchecked; empty if the node does not say.
     pub modified_at: String,
-    /// Such as `llama`; empty where the node does not say.
+    /// Such as `llama`; empty if the node does not say.
     pub family: String,
-    /// It runs on somebody else's machines.
+    /// Whether it runs on a remote service.
     pub is_remote: bool,
-    /// The entry in the node's words.
+    /// The entry as the node sent it.
     pub said: Value,
 }
 
@@ -47,22 +47,21 @@ pub struct ListedModel {
 pub struct ListedProcess {
     /// Printable and at most 256 characters.
     pub name: String,
-    /// Bytes in all memories; zero where the node does not say.
+    /// In bytes, over all memories; zero if the node does not say.
     pub size_bytes: u64,
-    /// Bytes on the GPUs; zero also where there is none.
+    /// Bytes on the GPUs; zero also if there are none.
     pub vram_bytes: u64,
-    /// Tokens of context; `None` where the node does not say.
+    /// The context length in tokens; `None` if the node does not say.
     pub context_length: Option<u64>,
     /// See [`ListedModel`].
     pub digest: String,
-    /// The entry in the node's words.
+    /// The entry as the node sent it.
     pub said: Value,
 }
 
 /// Reads the answer to `/api/tags`.
 ///
-/// # Errors
-/// Why it is no listing at all.
+/// # Errors Why the body is not a listing.
 pub fn listed_models(body: &[u8]) -> Result<Listing<ListedModel>, String> {
     entries(body, |name, entry, said| ListedModel {
         name,
@@ -82,8 +81,7 @@ pub fn listed_models(body: &[u8]) -> Result<Listing<ListedModel>, String> {
 
 /// Reads the answer to `/api/ps`.
 ///
-/// # Errors
-/// Why it is no listing at all.
+/// # Errors Why the body is not a listing.
 pub fn listed_processes(body: &[u8]) -> Result<Listing<ListedProcess>, String> {
     entries(body, |name, entry, said| ListedProcess {
         name,
@@ -103,7 +101,7 @@ fn entries<T>(body: &[u8], read: impl Fn(String, &Object<'_>, Value) -> T) -> Re
     let mut entries = Vec::new();
     for raw in models.iter().take(MAX_LISTED) {
         let entry = Object::parse(raw.get().as_bytes()).ok().filter(|_| raw.get().len() <= MAX_ENTRY);
-        // What serde's values cannot hold, such as deep nesting, no client can, either.
+        // What serde cannot hold, such as deep nesting, clients could not read either.
         let said = serde_json::from_str(raw.get()).ok();
         if let Some((entry, said)) = entry.zip(said)
             && let Some(name) = name_of(&entry)
@@ -117,26 +115,26 @@ fn entries<T>(body: &[u8], read: impl Fn(String, &Object<'_>, Value) -> T) -> Re
     Ok(Listing { entries, skipped })
 }
 
-/// Ollama gives the name twice.
+/// Ollama gives the name twice, as `name` and as `model`.
 fn name_of(entry: &Object<'_>) -> Option<String> {
     let names =
         ["name", "model"].into_iter().filter_map(|key| serde_json::from_str::<String>(entry.present(key)?.get()).ok());
     names.into_iter().find(|name| !name.is_empty() && is_printable(name))
 }
 
-/// Whether a text can be shown on one line, and is not too long for that.
+/// Whether a text fits on one line: short enough, and only visible characters.
 fn is_printable(text: &str) -> bool {
-    // Marks that change the direction of a text, and those that cannot be seen.
+    // Characters that change the direction of the text or are invisible.
     let is_hidden = |letter| matches!(letter, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     text.chars().count() <= MAX_NAME && !text.chars().any(|letter| letter.is_control() || is_hidden(letter))
 }
 
-/// A whole number that is not negative.
+/// A whole number of at least zero.
 fn number(entry: &Object<'_>, key: &str) -> Option<u64> {
     entry.present(key)?.get().parse().ok()
 }
 
-/// A short text; empty where there is none.
+/// A short text; empty if there is none.
 fn word(entry: &Object<'_>, key: &str) -> String {
     let text = entry.present(key).and_then(|value| serde_json::from_str::<String>(value.get()).ok());
     text.filter(|text| is_printable(text)).unwrap_or_default()

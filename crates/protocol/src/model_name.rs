@@ -1,5 +1,5 @@
-//! When do two names mean the same model? As Ollama's own parser reads them: `Llama3.2`, `library/llama3.2` and
-//! `registry.ollama.ai/library/llama3.2:latest` are one.
+//! When do two names mean the same model? Read as Ollama's own parser does: `Llama3.2`, `library/llama3.2` and
+//! `registry.ollama.ai/library/llama3.2:latest` are the same.
 use std::fmt;
 
 const HOST: &str = "registry.ollama.ai";
@@ -10,15 +10,15 @@ const MAX_HOST: usize = 350;
 /// The longest of the other parts, in bytes.
 const MAX_PART: usize = 80;
 
-/// A model's name with what Ollama fills in: `[host/][namespace/]model[:tag]`. Two that are equal mean the same model.
+/// A model's name with Ollama's defaults filled in: `[host/][namespace/]model[:tag]`. Equal values mean the same model.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName {
-    /// All four parts, in lower case: Ollama compares without regard to case.
+    /// All four parts in lower case, because Ollama ignores case.
     whole: String,
 }
 
 impl ModelName {
-    /// Reads a name; `None` where Ollama would not take it for one.
+    /// Reads a name; `None` if Ollama would not accept it.
     pub fn parse(name: &str) -> Option<Self> {
         let name = ["http://", "https://"].into_iter().find_map(|scheme| name.strip_prefix(scheme)).unwrap_or(name);
         // A colon before the last slash belongs to the host's port.
@@ -37,13 +37,13 @@ impl ModelName {
         is_valid.then(|| Self { whole: format!("{host}/{namespace}/{model}:{tag}").to_ascii_lowercase() })
     }
 
-    /// Whether two names mean the same model. Those that are no names to Ollama do if they are equal.
+    /// Whether two names mean the same model. Names that Ollama would not accept must be equal.
     pub fn same(one: &str, other: &str) -> bool {
         one == other || Self::parse(one).is_some_and(|one| Self::parse(other) == Some(one))
     }
 }
 
-/// The shortest form that means the same, with its tag, as Ollama lists models.
+/// The shortest form with the same meaning, including the tag, as Ollama lists models.
 impl fmt::Display for ModelName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let short = self.whole.strip_prefix(HOST).and_then(|rest| rest.strip_prefix('/')).unwrap_or(&self.whole);
@@ -54,7 +54,7 @@ impl fmt::Display for ModelName {
     }
 }
 
-/// Whether a part of a name may be so: it begins with a letter, a digit or `_`.
+/// Whether this is a valid part of a name: it begins with a letter, a digit or `_`.
 fn is_part(part: &str, longest: usize, others: &[u8]) -> bool {
     let is_word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     part.len() <= longest

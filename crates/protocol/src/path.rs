@@ -1,10 +1,11 @@
-//! Which path does a client mean? Clients join paths carelessly, and some can say a key or a model only in the path.
+//! Which route does a client mean by its path? Clients join paths carelessly, and some can give a key or a model only
+//! in the path.
 use percent_encoding::percent_decode_str;
 
-/// Paths that are taken without their `/v1`, as clients ask for them whose base URL lacks it.
+/// Paths that are accepted without `/v1`, because clients whose base URL lacks it ask for them.
 const BARE: [&str; 6] = ["/chat/completions", "/completions", "/embeddings", "/models", "/responses", "/messages"];
 
-/// What a base URL that was joined to a whole path is made of.
+/// The parts that a base URL joined to a whole path consists of.
 const JOINED: [&str; 12] = [
     "v1",
     "api",
@@ -19,7 +20,7 @@ const JOINED: [&str; 12] = [
     "models",
     "tags",
 ];
-/// Where each last part of a path is found, the longer ones first.
+/// The route for the last part of a path, longer parts first.
 const LIKELY: [(&str, &str); 15] = [
     ("/messages/count_tokens", "/v1/messages/count_tokens"),
     ("/chat/completions", "/v1/chat/completions"),
@@ -38,19 +39,19 @@ const LIKELY: [(&str, &str); 15] = [
     ("/show", "/api/show"),
 ];
 
-/// What a path means, where it is not written as routes are.
+/// The meaning of a path that is not written as routes are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meant {
     /// In the form that routes have.
     pub path: String,
-    /// The key of `/k/<key>/…`. It is in no part of `path`.
+    /// The key in `/k/<key>/…`. `path` does not contain it.
     pub key: Option<String>,
-    /// The model of Azure's `/openai/deployments/<model>/…`.
+    /// The model in Azure's `/openai/deployments/<model>/…`.
     pub deployment: Option<String>,
 }
 
-/// The path that is meant: without `/k/<key>`, Azure's `/openai` and its deployment, doubled and trailing slashes, and a
-/// base URL that was joined twice; and with a missing `/v1`. `None` where nothing is to be done.
+/// The intended path: without `/k/<key>`, Azure's `/openai` and its deployment, doubled and trailing slashes, and a
+/// base URL that was joined twice; and with a missing `/v1` added. `None` if the path needs no change.
 pub fn meant(path: &str) -> Option<Meant> {
     let (rest, key) = part_behind(path, "k/");
     let (rest, azure) = match slashless(rest).strip_prefix("openai/") {
@@ -72,7 +73,7 @@ pub fn meant(path: &str) -> Option<Meant> {
     if BARE.iter().any(|bare| clean.strip_prefix(bare).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))) {
         clean.insert_str(0, "/v1");
     } else if deployment.is_some() {
-        // A deployment is of OpenAI's API alone: there is nothing at such a path.
+        // Deployments exist only in OpenAI's API, so the path is put back and leads nowhere.
         clean.insert_str(0, "/openai/deployments");
     }
     if let Some(last) = unjoined(&clean) {
@@ -81,16 +82,16 @@ pub fn meant(path: &str) -> Option<Meant> {
     (clean != path).then_some(Meant { path: clean, key: key.map(str::to_owned), deployment })
 }
 
-/// The route that a client probably wanted who asks for a path that is none.
+/// The route that was probably meant by a path that is no route.
 pub fn likely(path: &str) -> Option<&'static str> {
     let path = path.trim_end_matches('/');
     let found = LIKELY.iter().find(|(end, _)| path.ends_with(end));
     found.map(|(_, route)| *route).filter(|route| *route != path)
 }
 
-/// The last of several paths that were joined, as in `/v1/v1/messages` or `/v1/chat/completions/chat/completions`.
+/// The last of several joined paths, as in `/v1/v1/messages` or `/v1/chat/completions/chat/completions`.
 fn unjoined(path: &str) -> Option<String> {
-    // A model's name may hold anything.
+    // A model's name may contain anything.
     if path.starts_with("/v1/models/") {
         return None;
     }
@@ -108,7 +109,7 @@ fn slashless(path: &str) -> &str {
     path.trim_start_matches('/')
 }
 
-/// What follows `<name><part>` in a path, and the part; the path as it is where it does not begin so.
+/// For a path that begins with `<name><part>`: what follows, and the part. Otherwise the path unchanged.
 fn part_behind<'a>(path: &'a str, name: &str) -> (&'a str, Option<&'a str>) {
     match slashless(path).strip_prefix(name) {
         Some(rest) => {
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(key("/k/sk-a-1"), ("/".to_owned(), Some("sk-a-1".to_owned())));
         assert_eq!(key("/k/sk-a-1/"), ("/".to_owned(), Some("sk-a-1".to_owned())));
         assert_eq!(key("//k/sk-a-1//api/chat"), ("/api/chat".to_owned(), Some("sk-a-1".to_owned())));
-        // Somebody's key that was left empty, rather than a doubled slash.
+        // A key that was left empty, not a doubled slash.
         assert_eq!(key("/k//api/chat"), ("/api/chat".to_owned(), Some(String::new())));
     }
 

@@ -1,9 +1,10 @@
-//! How large is a prompt, and is it one? Checked and measured in each dialect, without looking at what it says.
+//! How large is a prompt, and is it well formed? Checked and measured in each dialect, without interpreting the text.
 //!
-//! Every token stands for at least a byte of text, and the JSON around a text only makes it longer. So the length of the
-//! whole body, with strings counted as what they stand for, is an upper bound: whichever field a node puts into its prompt
-//! is counted, and only what never is one is not. What is no text is taken out by what it *is*, wherever a node would look at it: images count by number,
-//! whatever their size; sound by its size, far below a token a byte.
+//! Every token stands for at least one byte of text, and the JSON around a text only makes it longer. So the length of
+//! the whole body, with strings counted decoded, is an upper bound: every field that a node may put into its prompt is
+//! counted, and only fields that never get there are left out. What is not text is counted by its *kind* wherever a
+//! node would look for it: images by their number, whatever their size; sound by its size, at far less than a token a
+//! byte.
 mod content;
 mod media;
 mod parts;
@@ -19,21 +20,21 @@ use super::field::{BadRequest, bad, field};
 use super::json::Object;
 use super::text::{Form, weight};
 
-/// Tokens that a chat template adds around the messages, at most, beyond the JSON that surrounded them.
+/// The most tokens that a chat template adds around the messages, beyond the JSON that surrounded them.
 const TEMPLATE_TOKENS: usize = 32;
 const MAX_IMAGES: usize = 128;
 /// Members that nodes write into the prompt as JSON.
 const RENDERED: [&str; 2] = ["tools", "functions"];
 
-/// Members that are never a part of the prompt.
+/// Members that are never part of the prompt.
 const NOT_PROMPT: [&str; 3] = ["model", "options", "stream_options"];
 
 /// A prompt's measure.
 #[derive(Debug)]
 pub(crate) struct Prompt {
-    /// No prompt of this size takes more tokens.
+    /// Upper bound: no prompt of this size has more tokens.
     pub(crate) bound: u64,
-    /// There is no prompt, which means something in Ollama's own dialect.
+    /// There is no prompt, which has a meaning in Ollama's own dialect.
     pub(crate) is_empty: bool,
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
             is_empty = text(object, "prompt")?.is_none_or(|prompt| prompt == "\"\"");
             images("images", object.present("images"), &mut media)?;
         }
-        // Ollama answers these without a text, too.
+        // Ollama also answers these without a text.
         Endpoint::EmbedOne => {
             text(object, "prompt")?;
         }
@@ -107,7 +108,7 @@ fn media_param(endpoint: Endpoint) -> &'static str {
     }
 }
 
-/// A string, which need not be valid Unicode, with its quotes.
+/// A string, including its quotes; it need not be valid Unicode.
 fn text<'a>(object: &Object<'a>, key: &'static str) -> Result<Option<&'a str>, BadRequest> {
     let Some(raw) = object.present(key).map(RawValue::get) else { return Ok(None) };
     if raw.starts_with('"') { Ok(Some(raw)) } else { Err(bad(key, format!("`{key}` must be a string"))) }

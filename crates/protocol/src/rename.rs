@@ -1,9 +1,9 @@
-//! How is a request's model called on one node? Another name is spliced into the body at the last moment.
+//! Which name does one node use for a request's model? It is put into the body at the last moment.
 use bytes::Bytes;
 
 use super::json::{Object, Splices, span};
 
-/// The body with this model in it; `None` where it names none.
+/// The body with this model in it; `None` if the body names no model.
 pub fn with_model(body: &Bytes, model: &str) -> Option<Bytes> {
     let object = Object::parse(body).ok()?;
     let mut splices = Splices::default();

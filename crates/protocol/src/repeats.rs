@@ -1,15 +1,15 @@
-//! Did a model fall into repeating itself? Ollama breaks off such an answer, after about thirty equal pieces in a row, without
-//! a word: a stream just ends, and a plain answer has no reason for its end. That is the model's doing and no failure.
+//! Did a model get stuck repeating itself? Ollama silently breaks off such an answer after about thirty equal pieces in
+//! a row: a stream just ends, and a plain answer has no reason for its end. The model did that, so it is no failure.
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Equal pieces in a row, some fewer than Ollama waits for.
+/// Equal pieces in a row; slightly fewer than Ollama waits for.
 const ENOUGH: usize = 28;
-/// The longest piece of a plain answer that is looked for, in bytes of its JSON.
+/// The longest repeated piece of a plain answer that is recognised, in bytes of its JSON.
 const MAX_PIECE: usize = 64;
-/// What Ollama calls it, where it says so.
+/// Ollama's words, in versions that report it.
 const WORDS: &str = "token repeat limit reached";
 
-/// Whether an error of a node says that it broke off a repetition.
+/// Whether a node's error says that it broke off a repetition.
 pub fn is_repetition(message: &str) -> bool {
     message.contains(WORDS)
 }
@@ -31,7 +31,7 @@ impl Repeats {
         self.last = piece;
     }
 
-    /// Whether the stream may have been broken off for it.
+    /// Whether the stream may have been broken off for repeating itself.
     pub(crate) fn are_many(&self) -> bool {
         self.count >= ENOUGH
     }
@@ -42,7 +42,7 @@ pub(crate) fn ends_in_repetition(raw: &str) -> bool {
     let bytes = raw.as_bytes().get(1..raw.len().saturating_sub(1)).unwrap_or_default();
     let tail = &bytes[bytes.len().saturating_sub(4 * ENOUGH * MAX_PIECE)..];
     if blanks_at_the_end(tail) >= ENOUGH {
-        // Blanks alone are equal pieces, too.
+        // Whitespace alone also consists of equal pieces.
         return true;
     }
     let tail: Vec<u8> = visible_bytes(tail).collect();
@@ -52,7 +52,7 @@ pub(crate) fn ends_in_repetition(raw: &str) -> bool {
     })
 }
 
-/// The bytes of a JSON string without its quotes and its white space, which Ollama leaves out of the comparison.
+/// The bytes of a JSON string without its quotes and its whitespace, which Ollama ignores when it compares.
 fn visible(raw: &str) -> impl Iterator<Item = u8> {
     visible_bytes(raw.as_bytes().get(1..raw.len().saturating_sub(1)).unwrap_or_default())
 }

@@ -1,4 +1,5 @@
-//! What does a client ask for? Reads the few fields that the gateway needs, and splices its edits into the rest.
+//! What does a client ask for? Reads the few fields that the gateway needs, and edits the body without touching the
+//! rest.
 mod output_limit;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ const MAX_MODEL_NAME: usize = 128;
 /// More options than any node knows.
 const MAX_OPTIONS: usize = 256;
 
-/// Why a request in Ollama's own dialect has no prompt: its clients begin and end a session with one.
+/// Why a request in Ollama's own dialect has no prompt: clients begin and end a session that way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Idle {
     /// The model is about to be used.
@@ -42,36 +43,36 @@ pub struct InferenceRequest {
     pub stream: bool,
     /// Whether the client of an OpenAI stream asked for the usage chunk.
     pub include_usage: bool,
-    /// How many tokens the answer may have, as the client says.
+    /// `max_tokens` as the client set it, under the dialect's own name.
     pub max_output: Option<u64>,
-    /// No prompt of this size takes more tokens.
+    /// Upper bound: no prompt of this size has more tokens.
     pub prompt_bound: u64,
-    /// Set where there is no prompt, so that no node is needed.
+    /// Set if there is no prompt, so no node is needed.
     pub idle: Option<Idle>,
-    /// Where the parts of the prompt stand in the body.
+    /// Where the parts of the prompt are in the body.
     parts: Vec<Range<usize>>,
     edits: Splices,
     cap: Cap,
     model_at: Place,
-    /// The model that the body names. One that the path names takes precedence.
+    /// The model that the body names. A model named by the path takes precedence.
     model_said: Option<String>,
 }
 
-/// Where a limit on the answer goes, if the gateway sets one.
+/// Where the gateway writes a limit on the answer, if it sets one.
 #[derive(Debug)]
 enum Cap {
-    /// Nowhere: the answer has no tokens.
+    /// Nowhere, because the answer has no tokens.
     None,
     /// A member of the request.
     Member(&'static str, Place),
-    /// `num_predict` among the options of Ollama's own dialect: the others that are kept, as they came.
+    /// `num_predict` in the options of Ollama's own dialect, with the other options that are kept, as they came.
     Option(Place, Vec<String>),
 }
 
 #[derive(Clone, Debug)]
 enum Place {
     Value(std::ops::Range<usize>),
-    /// Right behind the opening brace.
+    /// Directly after the opening brace.
     Front(usize),
 }
 
@@ -87,16 +88,14 @@ impl Place {
 impl InferenceRequest {
     /// Reads a body.
     ///
-    /// # Errors
-    /// [`BadRequest`] where it is not a request that a node could answer.
+    /// # Errors [`BadRequest`] if no node could answer it.
     pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, BadRequest> {
         Self::parse_for(endpoint, body, None)
     }
 
-    /// Reads a body whose model the path may name instead.
+    /// Reads a body whose model may be named by the path instead.
     ///
-    /// # Errors
-    /// [`BadRequest`] where it is not a request that a node could answer.
+    /// # Errors [`BadRequest`] if no node could answer it.
     pub fn parse_for(endpoint: Endpoint, body: &[u8], deployment: Option<&str>) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
@@ -142,7 +141,7 @@ impl InferenceRequest {
         Ok(request)
     }
 
-    /// The beginnings of the prompt, the shortest first. `body` is the one that was read.
+    /// The beginnings of the prompt, shortest first. `body` must be the one that was parsed.
     pub fn prefixes(&self, body: &[u8], seed: &impl BuildHasher) -> Vec<PromptPrefix> {
         prefixes(&self.parts, body, seed)
     }
@@ -182,7 +181,7 @@ impl InferenceRequest {
         Ok(())
     }
 
-    /// Reads `options`, and takes out of them what would reload the model.
+    /// Reads `options`, and removes those that would reload the model.
     fn read_options(&mut self, body: &[u8], object: &Object<'_>) -> Result<(), BadRequest> {
         let place = place(body, object, "options");
         let Some(raw) = object.present("options") else {
@@ -213,12 +212,12 @@ impl InferenceRequest {
         Ok(())
     }
 
-    /// Tokens that the prompt has, about.
+    /// Estimated tokens of the prompt.
     pub fn prompt_estimate(&self) -> u64 {
         self.prompt_bound / USUAL_BYTES_PER_TOKEN
     }
 
-    /// What a node may claim that the request took.
+    /// How many tokens a node may claim for the request.
     pub fn claim_bounds(&self) -> ClaimBounds {
         ClaimBounds {
             prompt_bound: self.prompt_bound,
@@ -228,21 +227,21 @@ impl InferenceRequest {
         }
     }
 
-    /// The model to ask the node for, which the body need not name yet.
+    /// Sets the model to ask the node for, which may differ from the one in the body.
     pub fn ask_for(&mut self, model: &str) {
         if self.model_said.as_deref() != Some(model) {
             self.model_at.set(&mut self.edits, "model", &quoted(model));
         }
     }
 
-    /// The body for the node, with `output_cap` where the client named no limit.
+    /// The body for the node, with `output_cap` if the client set no limit.
     pub fn rewrite(&mut self, body: Bytes, output_cap: Option<u64>) -> Bytes {
         let mut edits = std::mem::take(&mut self.edits);
         if let (Some(cap), None) = (output_cap, self.max_output) {
             match &mut self.cap {
                 Cap::None => {}
                 Cap::Member(key, place) => {
-                    // In the place of a limit that is none, and of what was to be done about that.
+                    // It replaces a `-1` of the client's, so an edit of that value is dropped.
                     if let Place::Value(span) = place {
                         edits.forget(span);
                     }
@@ -250,7 +249,8 @@ impl InferenceRequest {
                 }
                 Cap::Option(place, kept) => {
                     kept.push(format!("\"num_predict\":{cap}"));
-                    // In the place of the same edit without the cap, where there is one: the last of two counts.
+                    // It replaces the edit of `options` without the cap, if there is one; of two `options` the last
+                    // would count.
                     if let Place::Value(span) = place {
                         edits.forget(span);
                     }
@@ -267,7 +267,7 @@ impl InferenceRequest {
     }
 }
 
-/// Whether the client asks for the usage chunk; in one spelling, as for every field that is read.
+/// Whether the client asks for the usage chunk. Only one spelling is accepted, as for every field that is read.
 fn include_usage(object: &Object<'_>) -> Result<bool, BadRequest> {
     let Some(raw) = object.present("stream_options") else { return Ok(false) };
     let wrong = || bad("stream_options", "`stream_options` must be an object with one `include_usage`, true or false");
@@ -283,7 +283,7 @@ fn include_usage(object: &Object<'_>) -> Result<bool, BadRequest> {
     }
 }
 
-/// Where a member's value stands, or else where the member can be put.
+/// Where a member's value is, or where the member can be inserted.
 fn place(body: &[u8], object: &Object<'_>, key: &str) -> Place {
     let front = 1 + body.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
     object.get(key).map_or(Place::Front(front), |value| Place::Value(span(body, value)))
@@ -293,7 +293,7 @@ fn quoted(name: &str) -> String {
     serde_json::Value::from(name).to_string()
 }
 
-/// `keep_alive` of zero, as a number or a duration, asks for the model to be unloaded.
+/// A `keep_alive` of zero, as a number or a duration, asks for the model to be unloaded.
 fn idle_of(object: &Object<'_>) -> Idle {
     let zero = |value: &RawValue| {
         let digits = value.get().trim_matches('"').trim_end_matches(|letter: char| letter.is_ascii_alphabetic());

@@ -1,4 +1,4 @@
-//! What passes in a stream, and what is changed on the way? In each dialect, from the first frame to the terminal one.
+//! What passes through in a stream, and what is changed? In each dialect, from the first frame to the terminal one.
 #[cfg(test)]
 mod cut_tests;
 mod fault;
@@ -19,23 +19,23 @@ use super::repeats::{Repeats, is_repetition};
 use super::tally::AnswerProgress;
 
 /// Follows one stream up to its terminal frame (`data: [DONE]`, `"done":true`, `message_stop`, `response.completed`):
-/// counts, reads the usage, splices the edits in.
+/// counts tokens, reads the usage, and applies the edits.
 #[derive(Debug)]
 pub struct StreamEditor {
     frames: Frames,
     scan: Scan,
     limit: StreamLimit,
-    /// The gateway has ended the stream at its limit.
+    /// Whether the gateway has ended the stream at its limit.
     is_cut: bool,
-    /// The last frame that was good, for the terminal ones that the gateway makes after it.
+    /// The last good frame, which the gateway's own terminal frames are modelled on.
     last: Bytes,
-    /// Where the terminal frame began in what the last push appended to.
+    /// Where the terminal frame began in the buffer of the last push.
     terminal_at: usize,
 }
 
 impl StreamEditor {
-    /// A stream of `endpoint`, whose answer gets an id made from the request's; `hide_usage` when an OpenAI client did
-    /// not ask for the usage chunk.
+    /// An editor for a stream of `endpoint`, whose answer gets an id made from the request's. Set `hide_usage` if an
+    /// OpenAI client did not ask for the usage chunk.
     pub fn new(endpoint: Endpoint, request_id: &str, hide_usage: bool) -> Self {
         let framing = if endpoint.dialect() == Dialect::Ollama { Framing::Lines } else { Framing::Events };
         let scan = Scan {
@@ -50,7 +50,7 @@ impl StreamEditor {
         Self { frames: Frames::new(framing), scan, limit, is_cut: false, last: Bytes::new(), terminal_at: 0 }
     }
 
-    /// Ends the stream with `length` once it has as many tokens as `limit` says, should the node not do so itself.
+    /// Ends the stream with `length` once it has as many tokens as `limit` allows, if the node does not do so itself.
     pub fn limited(mut self, limit: StreamLimit) -> Self {
         self.limit = limit;
         self
@@ -61,15 +61,14 @@ impl StreamEditor {
         self.is_cut
     }
 
-    /// Takes the next bytes of the node and appends to `out` what the client gets of the frames that are complete.
+    /// Takes the node's next bytes and appends to `out` what the client gets of the frames that are complete.
     ///
-    /// # Errors
-    /// [`StreamFault`]; `out` then holds the good frames before it.
+    /// # Errors [`StreamFault`]; `out` then holds the good frames before it.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let mut result = Ok(());
         let mut frames = std::mem::replace(&mut self.frames, Frames::new(Framing::Lines));
         let pushed = frames.push(chunk, |frame| {
-            // What comes after the terminal frame belongs to nobody.
+            // Anything after the terminal frame is dropped.
             if result.is_ok() && !self.scan.progress.done {
                 result = self.take(frame, out);
             }
@@ -78,8 +77,8 @@ impl StreamEditor {
         result.and_then(|()| pushed.map_err(|error| StreamFault::Garbled(error.to_string())))
     }
 
-    /// The node's stream has ended properly. Where it broke off as the model repeated itself, appends the terminal frames to
-    /// `out`. Returns whether the answer is whole.
+    /// The node's stream has ended properly. If it was broken off because the model repeated itself, appends the
+    /// terminal frames to `out`. Returns whether the answer is complete.
     pub fn end(&mut self, out: &mut Vec<u8>) -> bool {
         if !self.scan.progress.done && self.frames.rest().is_empty() && self.scan.repeats.are_many() {
             self.break_off(out);
@@ -87,7 +86,7 @@ impl StreamEditor {
         self.scan.progress.done
     }
 
-    /// Cuts the terminal frame off what the push that found it has appended to `out`.
+    /// Splits the terminal frame off the buffer that the last push appended it to.
     pub fn split_terminal(&self, out: &mut Vec<u8>) -> Vec<u8> {
         if self.scan.progress.done { out.split_off(self.terminal_at.min(out.len())) } else { Vec::new() }
     }
@@ -97,7 +96,7 @@ impl StreamEditor {
         self.scan.progress
     }
 
-    /// The frame that tells the client of a failure, instead of the terminal one.
+    /// The frame that tells the client about a failure, in place of the terminal one.
     pub fn error_frame(&self, error: &ErrorObject<'_>) -> String {
         error.frame(self.scan.endpoint, &self.scan.id, self.scan.events)
     }
@@ -105,7 +104,7 @@ impl StreamEditor {
     fn take(&mut self, frame: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let before = out.len();
         match self.scan.frame(&frame, out) {
-            // The model's doing, and no failure of the node.
+            // The model repeated itself, which is no failure of the node.
             Err(StreamFault::Node(message)) if is_repetition(&message) && !self.last.is_empty() => self.break_off(out),
             Err(fault) => return Err(fault),
             Ok(()) if self.is_over(&frame) => {
@@ -121,7 +120,7 @@ impl StreamEditor {
         Ok(())
     }
 
-    /// Whether this frame is one token too many. A frame that says why the answer ends is none.
+    /// Whether this frame is one token too many. A frame with the reason for the end is not.
     fn is_over(&self, frame: &[u8]) -> bool {
         let progress = &self.scan.progress;
         let is_beyond = self.limit.output.is_some_and(|most| progress.counted() > most);
@@ -135,13 +134,13 @@ impl StreamEditor {
         self.finish(out);
     }
 
-    /// Ends the stream where its node has broken it off.
+    /// Ends the stream where its node broke it off.
     fn break_off(&mut self, out: &mut Vec<u8>) {
         self.terminal_at = out.len();
         self.finish(out);
     }
 
-    /// Writes the terminal frames after the last one of the node.
+    /// Appends the terminal frames after the node's last frame.
     fn finish(&mut self, out: &mut Vec<u8>) {
         let data = match event_data(&self.last) {
             EventData::One(data) if self.scan.endpoint.dialect() != Dialect::Ollama => &self.last[data],
@@ -150,7 +149,7 @@ impl StreamEditor {
         let terminal = Terminal {
             endpoint: self.scan.endpoint,
             id: &self.scan.id,
-            // It was read as an object before, unless it was a comment.
+            // It was parsed as an object before, unless it was a comment.
             after: Object::parse(data).ok(),
             prompt: self.limit.prompt,
             output: self.scan.progress.counted(),

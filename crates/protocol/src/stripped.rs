@@ -1,4 +1,4 @@
-//! Is what will be taken out of a request well formed? Ollama would refuse a mistake in it, so it stays one.
+//! Are the fields that will be removed from a request well formed? Ollama would refuse a mistake in them, so we do too.
 use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
@@ -8,21 +8,22 @@ use super::json::Object;
 
 /// Fields of Ollama's own dialect that one user could use to reload, pin, unload or rewrite a model for everybody.
 const FIELDS: [&str; 3] = ["keep_alive", "shift", "template"];
-/// Options that reload a model when they differ from those it runs with. The one that is true or false comes last.
+/// Options that reload a model if they differ from those it runs with. The last one is a boolean, the others are
+/// numbers.
 const OPTIONS: [&str; 7] =
     ["num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "draft_num_predict", "use_mmap"];
 
-/// Whether the field is taken out.
+/// Whether the field is removed.
 pub(crate) fn is_field(name: &str) -> bool {
     FIELDS.contains(&fold(name).as_ref())
 }
 
-/// Whether the option is taken out.
+/// Whether the option is removed.
 pub(crate) fn is_option(name: &str) -> bool {
     OPTIONS.contains(&fold(name).as_ref())
 }
 
-/// Checks the fields that are taken out, in any spelling that Ollama takes for theirs.
+/// Checks the fields that are removed, in any spelling that Ollama accepts for them.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
     let is_raw = endpoint == Endpoint::Generate && object.get("raw").is_some_and(|raw| raw.get() == "true");
     for (name, value) in object.members().filter(|(_, value)| value.get() != "null") {
@@ -42,7 +43,7 @@ pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRe
     Ok(())
 }
 
-/// Checks the options that are taken out.
+/// Checks the options that are removed.
 pub(crate) fn check_options(options: &Object<'_>) -> Result<(), BadRequest> {
     for (name, value) in options.members().filter(|(name, _)| is_option(name)) {
         let name = fold(name);
@@ -61,8 +62,8 @@ pub(crate) fn check_options(options: &Object<'_>) -> Result<(), BadRequest> {
     Ok(())
 }
 
-/// Whether Ollama reads this as how long to keep a model: a number of seconds, or a duration in Go's form. An empty string
-/// is what some clients send where they say nothing.
+/// Whether Ollama accepts this as the time to keep a model: a number of seconds, or a duration in Go's form. An empty
+/// string is accepted, because some clients send it for a field that they leave out.
 fn is_duration(value: &RawValue) -> bool {
     let raw = value.get();
     let Some(text) = raw.strip_prefix('"').and_then(|text| text.strip_suffix('"')) else {
@@ -83,7 +84,7 @@ fn is_duration(value: &RawValue) -> bool {
         }
         rest = &unit[end..];
     }
-    // A sign alone is no number.
+    // A sign alone is not a number.
     text.len() > 1
 }
 

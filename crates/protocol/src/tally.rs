@@ -1,15 +1,14 @@
-//! How many tokens is a request charged? What its node claims, within what its body and its limit allow, and not less than
-//! what has passed; where the node claims nothing, an estimate.
+//! How many tokens is a request charged? The number that its node claims, within what its body and its limit allow, and
+//! at least as many as have passed through. If the node claims nothing, an estimate.
 use super::usage::Usage;
 
-/// Bytes of text that a token stands for at most, on the average of an answer. The tokens of no text that people write are
-/// longer.
+/// The most bytes of text for each token, on the average of an answer. No text that people write has longer tokens.
 const BYTES_PER_TOKEN: u64 = 16;
-/// Bytes that are not counted so: a short answer may be one long token.
+/// Bytes that are exempt: a short answer may be one long token.
 const LONG_TOKEN: u64 = 128;
-/// Bytes of text that a token stands for usually.
+/// The usual number of bytes for each token.
 pub(crate) const USUAL_BYTES_PER_TOKEN: u64 = 4;
-/// Tokens that a model's own template and system prompt may add to a prompt, which its body does not show.
+/// Tokens that a model's own template and system prompt may add to a prompt; the body does not show them.
 const HIDDEN_PROMPT: u64 = 256;
 /// Tokens of reasoning that a node may leave out of an answer without a limit.
 const HIDDEN_OUTPUT: u64 = 131_072;
@@ -17,28 +16,28 @@ const HIDDEN_OUTPUT: u64 = 131_072;
 /// How far an answer has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AnswerProgress {
-    /// What the node reported, once it did.
+    /// The node's report, once it has come.
     pub usage: Option<Usage>,
-    /// Chunks with text, reasoning or a tool call so far: about one token each. Zero for a plain answer.
+    /// Chunks with text, reasoning or a tool call so far, about one token each. Zero for a plain answer.
     pub token_chunks: u64,
     /// Bytes of text that the model wrote so far.
     pub text_bytes: u64,
-    /// The answer is whole: the terminal frame has passed.
+    /// Whether the answer is complete: its terminal frame has passed.
     pub done: bool,
 }
 
 impl AnswerProgress {
-    /// Tokens of the answer so far, at least, whatever a node reports: a chunk may hold more than one.
+    /// At least this many tokens were answered so far, whatever the node reports: a chunk may hold more than one.
     pub fn counted(&self) -> u64 {
         self.token_chunks.max(self.passed())
     }
 
-    /// Tokens that the text must have, by its length alone.
+    /// At least this many tokens, judging by the length of the text alone.
     fn passed(&self) -> u64 {
         self.text_bytes.saturating_sub(LONG_TOKEN) / BYTES_PER_TOKEN
     }
 
-    /// As it is where the answer is cut after so many tokens.
+    /// Limits the progress to an answer that was cut after this many tokens.
     pub(crate) fn cut_at(&mut self, tokens: u64) {
         self.token_chunks = tokens;
         self.text_bytes = self.text_bytes.min(tokens.saturating_mul(BYTES_PER_TOKEN));
@@ -46,27 +45,27 @@ impl AnswerProgress {
     }
 }
 
-/// What a request allows its node to claim.
+/// How many tokens a node may claim for a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ClaimBounds {
-    /// No prompt of this body takes more tokens, but for what the model adds.
+    /// Upper bound: no prompt of this body has more tokens, except for what the model's template adds.
     pub prompt_bound: u64,
-    /// Tokens that the prompt has, about.
+    /// Estimated tokens of the prompt.
     pub prompt_estimate: u64,
     /// The most tokens that the answer may have; `None` = no limit.
     pub max_output: Option<u64>,
-    /// Whether the answer is vectors, which are no tokens.
+    /// Whether the answer is vectors, which have no tokens.
     pub embeds: bool,
 }
 
-/// Where a number of tokens comes from.
+/// The source of a number of tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TallySource {
     /// The node reported both numbers.
     Reported,
     /// The answer was counted as it passed.
     Counted,
-    /// At least one of the numbers is an estimate, or a claim that was not believed.
+    /// At least one of the numbers is an estimate, or a claim that was not accepted.
     Estimated,
 }
 
@@ -77,14 +76,14 @@ pub struct Tally {
     pub prompt: u64,
     /// Tokens of the answer.
     pub completion: u64,
-    /// Where they come from.
+    /// The source of these numbers.
     pub source: TallySource,
-    /// The node's claim was beyond what is possible, and was brought within it.
+    /// Whether the node's claim was impossible and was brought within its bounds.
     pub is_corrected: bool,
 }
 
 impl ClaimBounds {
-    /// What a request is charged whose answer has come so far.
+    /// What a request is charged if its answer ends here.
     pub fn tally(&self, progress: &AnswerProgress) -> Tally {
         let Usage { prompt_tokens, completion_tokens, .. } = progress.usage.unwrap_or_default();
         let prompt = prompt_tokens.map_or(self.prompt_estimate, |claim| claim.min(self.most_prompt()));
@@ -105,13 +104,13 @@ impl ClaimBounds {
     fn completion(&self, progress: &AnswerProgress, claim: Option<u64>) -> u64 {
         let counted = match (claim, progress.token_chunks) {
             (Some(claim), _) => claim.max(progress.passed()),
-            // A plain answer comes as a whole.
+            // A plain answer arrives in one piece.
             (None, 0) => progress.text_bytes.div_ceil(USUAL_BYTES_PER_TOKEN),
             (None, _) => progress.counted(),
         };
         let all = progress.text_bytes.saturating_add(progress.token_chunks);
         let most = self.max_output.unwrap_or_else(|| all.saturating_add(HIDDEN_OUTPUT));
-        // A plain answer whose node ignores the cap costs what it really wrote.
+        // If a node ignores the cap in a plain answer, what it really wrote is charged.
         counted.min(most.max(progress.passed()))
     }
 
@@ -143,7 +142,7 @@ mod tests {
     fn an_honest_claim_is_charged_as_it_is() {
         assert_eq!(tally(progress(Some(26), Some(7), 7, 30)), (26, 7, TallySource::Reported, false));
         assert_eq!(tally(progress(Some(26), Some(0), 0, 0)), (26, 0, TallySource::Reported, false));
-        // A template may add to a short prompt.
+        // A template may add tokens to a short prompt.
         let short = ClaimBounds { prompt_bound: 40, ..BOUNDS }.tally(&progress(Some(120), Some(7), 7, 30));
         assert_eq!((short.prompt, short.is_corrected), (120, false));
     }

@@ -1,5 +1,5 @@
-//! How long is a JSON value as what it stands for, and which of its strings did a model write? Read without decoding, and
-//! without a limit of depth: the texts are valid JSON of any shape.
+//! How long is a JSON value once decoded, and which of its strings did a model write? Read without decoding and without
+//! a limit on depth: the texts are valid JSON of any shape.
 
 /// Members whose string a model wrote, in any dialect.
 const WRITTEN: [&str; 11] = [
@@ -15,22 +15,22 @@ const WRITTEN: [&str; 11] = [
     "partial_json",
     "input",
 ];
-/// Members that are an object when the model wrote all of it: what it calls a tool with.
+/// Members that may be an object written entirely by the model: the arguments of a tool call.
 const WRITTEN_WHOLE: [&str; 2] = ["arguments", "input"];
-/// Nesting that is followed; nothing that a model writes lies deeper.
+/// How deep nesting is followed; nothing that a model writes is nested deeper.
 const MAX_DEPTH: usize = 64;
 
 /// How a string is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// As the text that it stands for, in UTF-8.
+    /// As decoded text in UTF-8.
     Text,
-    /// As a node writes it when it puts JSON into a prompt. Go escapes `<`, `>` and `&`, too.
+    /// As a node writes it when it puts JSON into a prompt. Go also escapes `<`, `>` and `&`.
     Json,
 }
 
-/// The length of any JSON value, in bytes: strings as `form` says, the rest as it stands but for the white space between
-/// tokens.
+/// The length of any JSON value in bytes: strings as `form` says, everything else as written, without the white space
+/// between tokens.
 pub(crate) fn weight(json: &str, form: Form) -> usize {
     let mut total = 0;
     for token in Tokens::of(json) {
@@ -42,7 +42,7 @@ pub(crate) fn weight(json: &str, form: Form) -> usize {
     total
 }
 
-/// The length of the text that a JSON string, given with its quotes, stands for; in bytes of UTF-8.
+/// The decoded length of a JSON string, which is given with its quotes; in bytes of UTF-8.
 pub(crate) fn text_len(raw: &str) -> usize {
     string_len(raw, Form::Text)
 }
@@ -63,11 +63,11 @@ fn string_len(raw: &str, form: Form) -> usize {
     total + plain(&inner[from..])
 }
 
-/// The length of what an escape at the start of `bytes` stands for, and that of the escape itself.
+/// The decoded length of the escape at the start of `bytes`, and the length of the escape itself.
 fn escape(bytes: &[u8], form: Form) -> (usize, usize) {
     let as_json = form == Form::Json;
     let Some(code) = unit(bytes) else {
-        // `\/` alone is written without its backslash.
+        // Only `\/` is written without its backslash.
         return (1 + usize::from(as_json && bytes.get(1) != Some(&b'/')), 2);
     };
     let is_pair = (0xd800..0xdc00).contains(&code)
@@ -78,7 +78,7 @@ fn escape(bytes: &[u8], form: Form) -> (usize, usize) {
         0x22 | 0x5c if as_json => (2, 6),
         0x00..0x80 => (1, 6),
         0x80..0x800 => (2, 6),
-        // Half a surrogate stands for U+FFFD, which is as long.
+        // Half of a surrogate pair becomes U+FFFD, which is as long.
         _ => (3, 6),
     }
 }
@@ -89,9 +89,9 @@ fn unit(bytes: &[u8]) -> Option<u16> {
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
-/// Hands every string that a model wrote to `each`, with its quotes. `json` is a part of an answer, in any dialect.
+/// Calls `each` for every string that a model wrote, with its quotes. `json` is part of an answer in any dialect.
 pub(crate) fn written<'a>(json: &'a str, mut each: impl FnMut(&'a str)) {
-    // Whether all strings of each open object or list are the model's, and whether those of the coming member are.
+    // For each open object or list: whether the model wrote all of its strings. Then the same for the next member.
     let mut whole: Vec<bool> = Vec::new();
     let (mut is_written, mut opens_whole, mut beyond) = (false, false, 0usize);
     let mut tokens = Tokens::of(json).peekable();
@@ -120,7 +120,7 @@ pub(crate) fn written<'a>(json: &'a str, mut each: impl FnMut(&'a str)) {
     }
 }
 
-/// The same of a member of an answer by its name.
+/// The same for a member of an answer, given its name.
 pub(crate) fn written_in<'a>(name: &str, value: &'a str, mut each: impl FnMut(&'a str)) {
     if !value.starts_with('"') {
         written(value, each);
@@ -131,7 +131,7 @@ pub(crate) fn written_in<'a>(name: &str, value: &'a str, mut each: impl FnMut(&'
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token<'a> {
-    /// With its quotes.
+    /// Including its quotes.
     String(&'a str),
     /// One byte of anything else: punctuation, a digit, a letter of `true`.
     Other(u8),

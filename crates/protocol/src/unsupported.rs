@@ -1,6 +1,6 @@
-//! Which requests ask for something that no node can give? Ollama silently ignores such fields. Where the answer would then
-//! have another shape, or belong to another conversation, than the client expects, the request is refused instead. A field
-//! whose absence merely loses an effect passes.
+//! Which requests ask for something that no node can do? Ollama silently ignores such fields. If the answer would then
+//! have a different shape from what the client expects, or belong to a different conversation, the request is refused
+//! instead. A field that merely has no effect is let through.
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -53,7 +53,7 @@ const RESPONSES: &[UnsupportedField] = &[
     UnsupportedField { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
 ];
 
-/// Refuses fields that a node would ignore with consequences.
+/// Refuses fields that a node would ignore with consequences for the client.
 pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRequest> {
     let refused = match endpoint {
         Endpoint::ChatCompletions => CHAT,

@@ -1,5 +1,5 @@
-//! How many tokens does a node say a request took? A claim: whatever cannot be read is not reported, which is not zero, and
-//! never makes a good answer fail.
+//! How many tokens does a node say a request took? This is a claim: what cannot be read counts as not reported, which
+//! is not the same as zero, and never makes a good answer fail.
 use std::time::Duration;
 
 use serde_json::value::RawValue;
@@ -7,31 +7,30 @@ use serde_json::value::RawValue;
 use super::endpoint::Endpoint;
 use super::json::Object;
 
-/// Tokens and times as the node reports them; `None` where it reports none.
+/// Tokens and times as the node reports them; `None` if it does not report them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// Cached tokens included.
+    /// Including cached tokens.
     pub prompt_tokens: Option<u64>,
-    /// Reasoning included.
+    /// Including reasoning.
     pub completion_tokens: Option<u64>,
-    /// The node's work on the prompt; told by Ollama's own dialect and by llama.cpp.
+    /// The node's time for the prompt; reported in Ollama's own dialect and by llama.cpp.
     pub prefill: Option<Duration>,
-    /// The node's work on the answer; told by the same.
+    /// The node's time for the answer; reported in the same cases.
     pub decode: Option<Duration>,
-    /// Until the node had the model ready, waiting for other loads included; only Ollama's own dialect tells.
+    /// The time until the node had the model ready, including waits for other loads; only in Ollama's own dialect.
     pub load: Option<Duration>,
 }
 
 impl Usage {
-    /// Of an answer or a chunk in OpenAI's or Anthropic's dialect: its `usage`, and llama.cpp's `timings` where there are
-    /// some.
+    /// From an answer or a chunk in OpenAI's or Anthropic's dialect: its `usage`, and llama.cpp's `timings` if present.
     pub(crate) fn of(endpoint: Endpoint, object: &Object<'_>) -> Self {
         let usage = object.present("usage").map(|usage| Self::parse(endpoint, usage)).unwrap_or_default();
         let timings = object.present("timings").map(|timings| Self::of_timings(endpoint, timings)).unwrap_or_default();
         usage.or(timings)
     }
 
-    /// From a `usage` object, in either spelling. Anthropic's count of the input leaves out what came from a cache.
+    /// From a `usage` object, in either spelling. Anthropic's count of the input leaves out cached tokens.
     pub(crate) fn parse(endpoint: Endpoint, usage: &RawValue) -> Self {
         let Ok(object) = Object::parse(usage.get().as_bytes()) else { return Self::default() };
         let mut prompt = count(&object, &["prompt_tokens", "input_tokens"]);
@@ -49,7 +48,7 @@ impl Usage {
     /// From the last object of Ollama's own dialect.
     pub(crate) fn of_native(endpoint: Endpoint, object: &Object<'_>) -> Self {
         let time = |key| count(object, &[key]).map(Duration::from_nanos);
-        // An embedding is all prompt, and reports only the whole.
+        // An embedding is all prompt, and reports only the total.
         let embedding = || Some(time("total_duration")?.saturating_sub(time("load_duration").unwrap_or_default()));
         let prefill = time("prompt_eval_duration");
         Self {
@@ -62,7 +61,7 @@ impl Usage {
         .unless_empty(endpoint)
     }
 
-    /// From llama.cpp's `timings`, which leave out of the prompt what came from a cache.
+    /// From llama.cpp's `timings`, whose prompt count leaves out cached tokens.
     fn of_timings(endpoint: Endpoint, timings: &RawValue) -> Self {
         let Ok(object) = Object::parse(timings.get().as_bytes()) else { return Self::default() };
         let time = |key| {
@@ -80,7 +79,7 @@ impl Usage {
         .unless_empty(endpoint)
     }
 
-    /// Fills what is not reported here from `other`.
+    /// Takes from `other` what is not reported here.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             prompt_tokens: self.prompt_tokens.or(other.prompt_tokens),
@@ -91,8 +90,8 @@ impl Usage {
         }
     }
 
-    /// A prompt that was answered with text has tokens: a node that says zero has not counted it, and where it says zero
-    /// twice, neither.
+    /// A prompt that was answered with text has tokens, so a node that says zero has not counted it. If it says zero
+    /// twice, it has counted neither.
     fn unless_empty(self, endpoint: Endpoint) -> Self {
         match self.prompt_tokens {
             Some(0) if !endpoint.embeds() => {
@@ -104,8 +103,7 @@ impl Usage {
     }
 }
 
-/// A count that stands under one of `names`, or under several that agree. Anything but a whole number that is not negative
-/// is no count.
+/// A count under one of `names`, or under several that agree. Only whole numbers of at least zero are counts.
 fn count(object: &Object<'_>, names: &[&str]) -> Option<u64> {
     let mut agreed = None;
     for (name, value) in object.members() {

@@ -1,4 +1,4 @@
-//! Does what the fuzzer has found hold still? Runs every target of `fuzz/src/protocol.rs` over its corpus, without a fuzzer.
+//! Do the fuzzer's findings still hold? Runs every target of `fuzz/src/protocol.rs` over its corpus, without a fuzzer.
 use std::path::Path;
 
 #[path = "../../../fuzz/src/packed.rs"]

@@ -1,7 +1,9 @@
-//! What does a decision cost? G9 of the design: a p99 under 50 us at 64 nodes, 1,000 users and 10,000 queued.
+//! How long does a decision take? G9 of the design: a p99 under 50 us with 64 nodes, 1,000 users and 10,000 queued
+//! requests.
 //!
-//! `cargo bench -p scheduler`. Each event of a long run over a full fleet is timed by itself, in the order in which a
-//! gateway would hear of it; p50, p99 and the worst by kind of event, in microseconds, and how long the lock would be held.
+//! `cargo bench -p scheduler`. A long run over a full fleet; each event is timed separately, in the order in which a
+//! gateway would receive it. Prints p50, p99 and the maximum for each kind of event in microseconds, and how long the
+//! lock would be held.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -31,7 +33,7 @@ impl Random {
         ((z ^ (z >> 31)) % bound as u64) as usize
     }
 
-    /// Each half as likely as the one before, roughly.
+    /// Each index about half as likely as the one before.
     fn popular(&mut self, count: usize) -> usize {
         let pick = self.below(1 << count);
         (count - 1 - (pick.max(1).ilog2() as usize)).min(count - 1)
@@ -126,7 +128,7 @@ impl Bench {
         self.hear("arrival", Event::Arrived(arrival));
     }
 
-    /// One request ends, another comes, and what a gateway hears meanwhile.
+    /// One request ends, another arrives, and the events that a gateway receives meanwhile.
     fn step(&mut self, random: &mut Random) {
         self.now += Duration::from_millis(10);
         if let Some(errand) = self.errands.pop_front() {

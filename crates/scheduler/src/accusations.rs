@@ -1,16 +1,16 @@
-//! Who met the failures that may be the request's own doing? One user's failures alone convict nobody: they may all come
-//! from what that user sends.
+//! Have several users met failures that may be the request's own fault? One user's failures alone do not convict the
+//! node: they may all come from what that user sends.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::ids::Time;
 
-/// From so many failures on, the user's own requests avoid the node.
+/// After this many failures, the user's own requests avoid the node.
 const FAILURES_TO_AVOID: u32 = 2;
-/// How long they do, after the last one.
+/// How long they avoid it, counted from the last failure.
 const AVOIDED: Duration = Duration::from_secs(30);
 
-/// Failures of a node, as met by one user since the node last worked for anybody.
+/// One user's failures on a node, since the node last worked for anybody.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Accusations(Option<Accuser>);
 
@@ -22,7 +22,7 @@ struct Accuser {
 }
 
 impl Accusations {
-    /// A request of `user` failed. True if another user has met a failure before.
+    /// Records that a request of `user` failed. True if a different user has met a failure before.
     pub(crate) fn add(&mut self, user: &Arc<str>, now: Time) -> bool {
         match &mut self.0 {
             Some(accuser) if accuser.user == *user => {
@@ -38,7 +38,7 @@ impl Accusations {
         }
     }
 
-    /// One of the failures counts in another way.
+    /// Takes one failure back, because it now counts in another way.
     pub(crate) fn withdraw_one(&mut self) {
         self.0 = self
             .0
@@ -51,12 +51,12 @@ impl Accusations {
         self.0 = None;
     }
 
-    /// Whether there is any.
+    /// Whether any failure is recorded.
     pub(crate) fn stand(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Whether requests of `user` go elsewhere if they can.
+    /// Whether requests of `user` should go to another node if they can.
     pub(crate) fn make_avoid(&self, user: &str, now: Time) -> bool {
         self.0.as_ref().is_some_and(|accuser| {
             accuser.failures >= FAILURES_TO_AVOID && &*accuser.user == user && now < accuser.last + AVOIDED

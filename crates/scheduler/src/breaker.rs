@@ -1,4 +1,4 @@
-//! May this node be used, judged by its probes and by the requests it served?
+//! May this node be used, judging by its probes and by the requests it served?
 //!
 //! ```text
 //! unseen --answered--> closed --failure(s)--> open until t
@@ -7,18 +7,17 @@
 //!                        |                      v      |
 //!                        +------------------ half-open-+
 //! ```
-//! Verdicts carry the epoch of their dispatch. Every opening starts a new one,
-//! so the requests that a dying node takes along count as one failure, and an
-//! old stream that still ends well does not vouch for the node.
+//! A verdict carries the epoch of its dispatch, and every opening starts a new epoch. So all the requests that a dying
+//! node takes down count as one failure, and an old stream that still ends well does not vouch for the node.
 //!
-//! | evidence | weighs |
+//! | evidence | weight |
 //! |---|---|
-//! | a failure that only the node can be the cause of; a probe that was not answered | 1 |
-//! | a failure that may be the request's doing, of one user | 1 beside other evidence, and nothing alone |
-//! | the same, of a second user with no success between | 1 more |
+//! | a failure that only the node can have caused; an unanswered probe | 1 |
+//! | a failure of one user that the request may have caused | 1 beside other evidence, 0 alone |
+//! | such a failure of a second user, with no success in between | 1 more |
 //! | such a failure of a request that another node then answered | 1; 2 if the node was stuck |
 //!
-//! Two open it, and one is enough on trial.
+//! A weight of two opens the breaker; on trial, one is enough.
 
 use std::{sync::Arc, time::Duration};
 
@@ -31,31 +30,30 @@ use crate::{
 
 const FAILURES_TO_OPEN: u32 = 2;
 const LONGEST_OPEN_SECONDS: u64 = 30;
-/// A node on trial that answers probes for so long, and that no request comes to, is used as before.
+/// If no request comes to try a node on trial, it is back in use after answering probes for this long.
 const UNTRIED: Duration = Duration::from_secs(10);
 
-/// Counts the openings of a breaker.
+/// Counts how often a breaker has opened.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct Epoch(u64);
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Breaker {
     state: State,
-    /// Consecutive ones. Only a request's success takes them back: a node that
-    /// answers probes may still be unable to answer requests.
+    /// Consecutive failures. Only a successful request resets them: a node that answers probes may still be unable to
+    /// answer requests.
     request_failures: u32,
-    /// Failures since the last success that may be the requests' doing.
+    /// Failures since the last success that the requests may have caused themselves.
     accusations: Accusations,
-    /// The same for answers that broke off, since the last whole answer: a first byte says nothing about what comes after
-    /// it.
+    /// Answers that broke off since the last complete answer. Counted separately from `accusations`, because a first
+    /// byte says nothing about what comes after it.
     broken_streams: Accusations,
-    /// Consecutive ones.
+    /// Consecutive failed probes.
     probe_failures: u32,
-    /// Since the last whole answer; each doubles the time the breaker stays open.
+    /// Openings since the last complete answer; each one doubles the time the breaker stays open.
     openings: u32,
     epoch: Epoch,
-    /// Never taken back.
+    /// Totals since the start; never reset.
     transitions: Transitions,
 }
 
@@ -68,7 +66,7 @@ enum State {
 }
 
 impl Breaker {
-    /// A node nobody has heard of yet.
+    /// The breaker of a node that has not been heard from yet.
     pub(crate) fn new() -> Self {
         Self {
             state: State::Unseen,
@@ -82,7 +80,7 @@ impl Breaker {
         }
     }
 
-    /// Whether requests may be sent now or as soon as a trial has ended.
+    /// Whether requests may be sent, either now or as soon as the trial has ended.
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.state, State::Closed | State::HalfOpen { .. })
     }
@@ -92,7 +90,7 @@ impl Breaker {
         matches!(self.state, State::Closed | State::HalfOpen { trial: None, .. })
     }
 
-    /// Whether nothing speaks against the node.
+    /// Whether there is no evidence against the node.
     pub(crate) fn is_faultless(&self) -> bool {
         self.state() == NodeState::Up
     }
@@ -110,7 +108,7 @@ impl Breaker {
         self.transitions
     }
 
-    /// When a probe may bring the node back, if it is out.
+    /// If the node is out: from when on an answered probe may bring it back.
     pub(crate) fn reopens_at(&self) -> Option<Time> {
         match self.state {
             State::Open { until } => Some(until),
@@ -118,7 +116,7 @@ impl Breaker {
         }
     }
 
-    /// A request is sent; its verdict is to come with the epoch returned.
+    /// A request is sent. Whoever reports its verdict passes the returned epoch.
     pub(crate) fn dispatched(&mut self, id: RequestId) -> Epoch {
         if let State::HalfOpen { trial, .. } = &mut self.state {
             *trial = Some(id);
@@ -126,7 +124,7 @@ impl Breaker {
         self.epoch
     }
 
-    /// A request ended; if it was the trial, another may go.
+    /// A request ended. If it was the trial, another request may be tried.
     pub(crate) fn released(&mut self, id: RequestId) {
         if let State::HalfOpen { trial, .. } = &mut self.state
             && *trial == Some(id)
@@ -153,7 +151,7 @@ impl Breaker {
         }
     }
 
-    /// The node failed a request by its own fault.
+    /// The node failed a request, and the fault is the node's.
     pub(crate) fn failed(&mut self, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.request_failures += 1;
@@ -161,7 +159,7 @@ impl Breaker {
         }
     }
 
-    /// A request of `user` failed, perhaps by its own fault.
+    /// A request of `user` failed; the fault may be the request's.
     pub(crate) fn accused(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.request_failures += u32::from(self.accusations.add(user, now));
@@ -169,7 +167,7 @@ impl Breaker {
         }
     }
 
-    /// A request of `user` failed that the node had begun to answer, perhaps by its own fault.
+    /// A request of `user` failed after the node had begun to answer; the fault may be the request's.
     pub(crate) fn broke_off(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
         if epoch != self.epoch {
             return;
@@ -181,7 +179,7 @@ impl Breaker {
         }
     }
 
-    /// Another node answered a request that had failed here: it was not the request's fault.
+    /// Another node answered a request that had failed here, so the request was not at fault.
     pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.accusations.withdraw_one();
@@ -190,17 +188,17 @@ impl Breaker {
         }
     }
 
-    /// Whether there is a user whose requests may have to go elsewhere.
+    /// Whether any user's requests may have to avoid this node.
     pub(crate) fn is_accused(&self) -> bool {
         self.accusations.stand() || self.broken_streams.stand()
     }
 
-    /// Whether requests of `user` are to go elsewhere if they can.
+    /// Whether requests of `user` should go to another node if they can.
     pub(crate) fn is_avoided_by(&self, user: &str, now: Time) -> bool {
         self.accusations.make_avoid(user, now) || self.broken_streams.make_avoid(user, now)
     }
 
-    /// The node could not be reached at all.
+    /// The node could not be reached.
     pub(crate) fn unreachable(&mut self, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.take_out(now);
@@ -208,7 +206,7 @@ impl Breaker {
         }
     }
 
-    /// It is known to be of no use, whatever its probes say.
+    /// Takes the node out at once, whatever its probes say.
     pub(crate) fn take_out(&mut self, now: Time) {
         if self.is_live() {
             self.open(now);
@@ -224,7 +222,7 @@ impl Breaker {
                 self.transitions.half_open += 1;
                 self.state = State::HalfOpen { trial: None, since: now };
             }
-            // Nobody needs it: it is as good as its probes say.
+            // No request came to try it, so its probes decide.
             State::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
                 self.transitions.closed += 1;
                 self.state = State::Closed;
@@ -244,7 +242,8 @@ impl Breaker {
         }
     }
 
-    /// Its absence explains the answers that broke off: they say nothing of how it works once it is back.
+    /// The node was away, which explains the answers that broke off. They say nothing about how well it works once it
+    /// is back.
     fn was_away(&mut self) {
         self.broken_streams.clear();
     }

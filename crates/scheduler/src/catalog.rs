@@ -1,32 +1,32 @@
-//! What do the configuration and the nodes themselves say of a node and its models?
+//! What do the configuration and the nodes' own listings say about a node and its models?
 
 use serde::{Deserialize, Serialize};
 
 /// What the configuration says about a node.
 #[derive(Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeSpec {
-    /// How the operator calls it.
+    /// The configured name.
     pub name: String,
-    /// Requests one model takes at a time there (`OLLAMA_NUM_PARALLEL`); `None` means that it is learned, from 1 on.
-    /// A node with zero slots is never used.
+    /// Requests that one model takes at a time there (`OLLAMA_NUM_PARALLEL`); `None` means that the number is learned,
+    /// starting at 1. A node with zero slots is never used.
     pub slots: Option<u32>,
-    /// Memory for models in bytes; `None` means that everything fits until the node itself was seen to push something
-    /// out, and from then on no more than was ever seen in it.
+    /// Memory for models in bytes. `None` means that everything fits until the node is seen to evict a model by itself;
+    /// from then on, the limit is the most that was ever seen in its memory.
     pub vram_bytes: Option<u64>,
 }
 
 /// A model on a node's disk, as `/api/tags` lists it.
 #[derive(Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Model {
-    /// The name as the node gives it.
+    /// The name as the node lists it.
     pub name: String,
-    /// Size on disk in bytes, which is about what it takes when loaded.
+    /// Size on disk in bytes, which is about the memory it needs when loaded.
     pub size_bytes: u64,
-    /// Digest of the manifest.
+    /// The manifest's digest.
     pub digest: String,
-    /// When it was last changed, in seconds since 1970.
+    /// When it was last modified, in seconds since 1970.
     pub modified_unix: i64,
-    /// The architecture, as `llama`; some take one request at a time whatever the node's setting.
+    /// The architecture, such as `llama`; some take only one request at a time, whatever the node's setting.
     #[serde(default)]
     pub family: String,
 }
@@ -34,11 +34,11 @@ pub struct Model {
 /// A model in a node's memory, as `/api/ps` lists it.
 #[derive(Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Loaded {
-    /// The name as the node gives it.
+    /// The name as the node lists it.
     pub name: String,
-    /// Video memory it takes, in bytes.
+    /// Video memory it uses, in bytes.
     pub vram_bytes: u64,
-    /// Tokens of context it was loaded with, where the node says so.
+    /// The context length in tokens that it was loaded with, if the node reports it.
     #[serde(default)]
     pub context_length: Option<u64>,
 }

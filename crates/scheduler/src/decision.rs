@@ -1,4 +1,4 @@
-//! What is the shell to do?
+//! What must the shell around the scheduler do next?
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,79 +7,80 @@ use crate::{
     ids::{NodeId, RequestId},
 };
 
-/// What the shell is to do.
+/// An instruction to the shell, which carries it out and reports back with events.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub enum Decision {
     /// Send the request to the node.
     Dispatch {
         /// The request.
         id: RequestId,
-        /// Where to.
+        /// The node it goes to.
         node: NodeId,
-        /// Counted from 1.
+        /// Starts at 1.
         attempt: u32,
     },
-    /// Tell the client no. The request is over; no [`Event::Left`] is needed.
+    /// Refuse the client. The request is over; no [`Event::Left`] is needed.
     Refuse {
         /// The request.
         id: RequestId,
-        /// Why, and when to come back.
+        /// The reason, and when to try again.
         refusal: Refusal,
     },
-    /// Break the running attempt off: its node fell silent. Before its first byte the request waits again, and no
-    /// [`Event::Failed`] is needed; after it the client is told, and [`Event::Left`] follows.
+    /// Break off the running attempt, because its node fell silent. A request without a first byte goes back to the
+    /// queue, and no [`Event::Failed`] is needed. After the first byte the client gets an error, and [`Event::Left`]
+    /// follows.
     Abandon {
         /// The request.
         id: RequestId,
     },
-    /// Take a model out of a node's memory, and tell by [`Event::Unloaded`].
+    /// Unload a model from a node's memory, and report [`Event::Unloaded`].
     Unload {
-        /// Which node.
+        /// The node to unload from.
         node: NodeId,
         /// The model as the node lists it.
         model: Arc<str>,
     },
-    /// Bring a model into a node's memory, with no request of a client's, and tell by [`Event::Loaded`].
+    /// Load a model into a node's memory by a request of the gateway's own, and report [`Event::Loaded`].
     Load {
-        /// Which node.
+        /// The node to load on.
         node: NodeId,
         /// The model as the node lists it.
         model: Arc<str>,
-        /// Whose request caused it; it may have ended by now. `None` for a hint.
+        /// The request that caused the load; it may have ended by now. `None` for a hint.
         cause: Option<RequestId>,
     },
 }
 
-/// Why a request is refused, and when to come back.
+/// Why a request is refused, and when the client may try again.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub reason: RefusalReason,
-    /// When another try may succeed; at least 1 s.
+    /// When a new try may succeed; at least 1 s.
     pub retry_after: Duration,
 }
 
 /// Why a request is refused.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub enum RefusalReason {
-    /// The user's own share of the queue is full.
+    /// The user's own part of the queue is full.
     UserQueueFull,
     /// The queue is full.
     QueueFull,
-    /// It waited as long as it may.
+    /// It waited for as long as it was allowed to.
     DeadlinePassed,
     /// No live node has the model.
     NoNode,
-    /// Live nodes have the model, and none of them the route.
+    /// Live nodes have the model, but none of them has the route.
     NoRoute,
-    /// The model could not be brought into any node's memory, and that is not tried again for a while.
+    /// No node could load the model, and loading is not tried again for a while.
     NotLoaded {
-        /// What the last load met.
+        /// How the last load failed.
         last: Failure,
     },
-    /// It was tried, and is not tried again.
+    /// Attempts failed, and no further one is allowed.
     Exhausted {
-        /// What the last attempt met.
+        /// How the last attempt failed.
         last: Failure,
     },
 }

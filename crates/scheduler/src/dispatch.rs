@@ -1,4 +1,4 @@
-//! A request goes to a node: it takes the slot, is charged, and leaves the queue.
+//! What changes when a request goes to a node? It takes a slot, its user is charged, and it leaves the queue.
 
 use crate::{
     decision::Decision,
@@ -69,7 +69,7 @@ impl Scheduler {
         }
     }
 
-    /// Tokens that an answer is expected to have, at least 1.
+    /// Tokens that the answer is expected to have, at least 1.
     pub(crate) fn expected_output(&self, request: &Request) -> f64 {
         let mean = self.models.get(request.model).output.get();
         request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use crate::ids::Time;
 
-/// The weight of the newest interval is one in this many.
+/// The newest interval weighs one part in this many.
 const SMOOTHING: u32 = 8;
 const SHORTEST_SECONDS: u64 = 1;
 const LONGEST_SECONDS: u64 = 120;
-/// Advised with a full queue before anything was measured.
+/// The advice for a full queue before anything was measured.
 const LONGEST_GUESS_SECONDS: f64 = 5.0;
 
-/// The mean time between two ends of requests while others wait. Idle times
-/// say nothing about how fast the fleet can go and are left out.
+/// The mean time between two ends of requests while others wait. Idle times are left out, because they say nothing
+/// about how fast the fleet can work.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Drain {
     last: Option<Time>,
@@ -32,16 +32,16 @@ impl Drain {
         self.last = is_backlogged.then_some(now);
     }
 
-    /// The mean time between two ends, if it was measured.
+    /// The mean time between two ends, once it was measured.
     pub(crate) fn interval(&self) -> Option<Duration> {
         self.mean_interval
     }
 
-    /// When a client refused now would about be served, from 1 s to 120 s.
+    /// About when a client that is refused now would be served, from 1 s to 120 s.
     pub(crate) fn retry_after(&self, queued: usize, max_queued: usize, now: Time) -> Duration {
         let advice = match self.mean_interval {
             Some(mean) => {
-                // A fleet that stands still is slower than it was.
+                // A fleet that has come to a standstill is slower than the mean says.
                 let since_last = self.last.map_or(Duration::ZERO, |last| now.saturating_sub(last));
                 let waiting = u32::try_from(queued).unwrap_or(u32::MAX);
                 mean.max(since_last).saturating_mul(waiting.saturating_add(1))

@@ -1,4 +1,4 @@
-//! How does an attempt or a request go on and end, and what does that teach about the node?
+//! How does an attempt or a request proceed and end, and what does that say about the node?
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// Advised while no node has the model and none is about to come back.
+/// The advice while no node has the model and none is about to come back.
 const NO_NODE_RETRY_AFTER: Duration = Duration::from_secs(5);
 const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -29,11 +29,11 @@ impl Scheduler {
         self.journal.note(id, What::FirstByte, now);
         self.fleet[node].began(id, model, now.as_secs_f64());
         self.judge(node, |node| node.started(epoch, now));
-        // It may have been a probe for a further slot.
+        // It may have been a probe for one more slot, whose result is now known.
         self.stirred.insert(model);
     }
 
-    /// A node answers a request: that others failed it was their own doing.
+    /// A node answers a request, so the nodes that failed it before are to blame.
     fn convict(&mut self, id: RequestId, now: Time) {
         let failures = self.requests.get_mut(&id).map(Request::answered).unwrap_or_default();
         for (node, epoch, failure) in failures {
@@ -41,7 +41,7 @@ impl Scheduler {
         }
     }
 
-    /// Takes note of tokens, and of the speed they show.
+    /// Records the tokens so far, and the speed that they show.
     pub(crate) fn progress(&mut self, id: RequestId, tokens: u64, now: Time) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
@@ -72,7 +72,7 @@ impl Scheduler {
             // 6.
             self.costly_retries += usize::from(request.is_budgeted_retry());
             self.enqueue(id, now);
-            // It may be barred from the only nodes that are left, without any of them having changed.
+            // The request may be barred from the only nodes that are left, although none of them has changed.
             self.has_losses = true;
         } else if let Some(request) = self.requests.remove(&id) {
             // 7.
@@ -95,8 +95,8 @@ impl Scheduler {
         }
     }
 
-    /// Gives the slot back, settles with the user, and lets the outcome speak for or against the node. The request is
-    /// still known, but has no attempt.
+    /// Frees the slot, settles the user's charge, and counts the outcome for or against the node. The request stays
+    /// known, but no longer has an attempt.
     fn end_attempt(&mut self, id: RequestId, attempt: &Attempt, outcome: Outcome, now: Time) {
         self.drain.ended(self.queue.len() > 0, now);
         let Some(request) = self.requests.get(&id) else { return };
@@ -118,7 +118,7 @@ impl Scheduler {
         });
     }
 
-    /// What an attempt cost in the end. The node is expected to have its prompt cached from now on.
+    /// Returns what an attempt cost in the end. From now on the node is expected to have its prompt cached.
     fn learn_from(&mut self, node: NodeId, model: ModelId, running: &Running, outcome: Outcome) -> f64 {
         let Some(instance) = self.fleet[node].instance(model) else { return 0.0 };
         let (bytes, slots) = (instance.model_bytes(), instance.slot_count());
@@ -134,7 +134,7 @@ impl Scheduler {
             self.memories[model.0].keep(node, &running.prefixes, running.prompt + running.delivered, slots);
         }
         match outcome {
-            // A failure before the answer began costs the user nothing.
+            // A failure before the first byte costs the user nothing.
             Outcome::Failed(_) if running.began_at.is_none() => 0.0,
             _ => cost(running.uncached, running.delivered, bytes),
         }
@@ -144,7 +144,7 @@ impl Scheduler {
         self.fleet.end_back_offs(now);
         self.fleet.look_for_probes();
         self.guess_speed();
-        // What comes back from a silent node may have waited as long as it may.
+        // Before the deadlines: what comes back from a silent node may have passed its own.
         self.listen(now, decisions);
         for id in self.queue.overdue(now) {
             self.refuse_queued(id, RefusalReason::DeadlinePassed, now, decisions);
@@ -188,7 +188,7 @@ impl Scheduler {
         }
     }
 
-    /// Ends a request that waits.
+    /// Ends a waiting request.
     fn forget(&mut self, id: RequestId, now: Time) -> Option<Request> {
         let request = self.requests.remove(&id)?;
         self.costly_retries -= usize::from(request.is_budgeted_retry());
@@ -210,7 +210,7 @@ impl Scheduler {
         }
     }
 
-    /// When a model that could not be loaded is tried again.
+    /// How long until a model that could not be loaded is tried again.
     fn loads_again_in(&self, model: ModelId, now: Time) -> Duration {
         let instances = self.fleet.of(model).shelves.iter().filter_map(|node| self.fleet[*node].instance(model));
         let again_at = instances.map(|instance| instance.load_again_at).fold(f64::INFINITY, f64::min);
@@ -218,7 +218,7 @@ impl Scheduler {
             .map_or(SHORTEST_RETRY_AFTER, |time| time.max(SHORTEST_RETRY_AFTER))
     }
 
-    /// When a node that has the model may be back.
+    /// How long until a node that has the model may be back.
     fn returns_in(&self, model: ModelId, now: Time) -> Duration {
         let having = self.fleet.iter().filter(|node| node.lists(model) && !node.has_left);
         let returns_at = having.filter_map(Node::reopens_at).min();

@@ -1,39 +1,38 @@
-//! How fast is a node, and how long will something take? Learned from what
-//! streams and loads show; optimistic before anything was seen, so that every
-//! node is tried.
+//! How fast is a node, and how long will something take? Learned from streams and loads. First guesses are optimistic,
+//! so that every node gets tried.
 //!
-//! | what | of | from | before anything is seen |
+//! | what | of | learned from | before anything is measured |
 //! |---|---|---|---|
-//! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens a second of a 5 GB model |
-//! | `correction` | a model on a node | the same, beside the node's own | 1 |
-//! | [`Line`] | prompts of a model on a node | dispatch to first byte | a 25th of a token's time for each token of the prompt |
-//! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB a second |
+//! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens/s of a 5 GB model |
+//! | `correction` | a model on a node | the same, relative to the node's speed | 1 |
+//! | [`Line`] | prompts of a model on a node | dispatch to first byte | 1/25 of a token's time for each prompt token |
+//! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB/s |
 
 use serde::{Deserialize, Serialize};
 
-/// The size that speeds are compared at: a model twice as large is taken to be half as fast.
+/// Speeds are compared at this model size: a model twice as large is taken to be half as fast.
 pub(crate) const REFERENCE_BYTES: f64 = 5e9;
-/// Seconds a token of a reference model takes on a node that nothing is known of, if no other node is known.
+/// Seconds a token for a reference model on an unknown node, if no other node was measured either.
 pub(crate) const FIRST_GUESS: f64 = 1.0 / 200.0;
-/// Tokens of a prompt that are read in the time one token is written.
+/// Prompt tokens that are read in the time it takes to write one token.
 pub(crate) const PREFILL_RATIO: f64 = 25.0;
-/// How much each other request of a node slows down the reading of a prompt.
+/// How much each other request on the node slows down reading a prompt.
 pub(crate) const PREFILL_SLOWDOWN: f64 = 0.5;
-/// How much each other stream slows a stream down, before it was measured.
+/// How much each other stream slows a stream down, before that was measured.
 const FIRST_SLOWDOWN: f64 = 0.3;
-/// What is shorter or longer is not a measurement, seconds a token.
+/// Measurements outside these bounds are clamped; seconds a token.
 const FASTEST: f64 = 1e-6;
 const SLOWEST: f64 = 1e4;
 const MOST_SLOWDOWN: f64 = 2.0;
-/// How much a second of news counts in a node's speed: most of a change is known after 5 s.
+/// The weight of one second of news in a node's speed: most of a change is known after 5 s.
 const SPEED_NEWS: f64 = 0.2;
-/// How much one sample counts in what changes seldom.
+/// The weight of one sample in a value that seldom changes.
 const SLOW_NEWS: f64 = 0.03;
-/// A model's own speed is learned from this, and no more of, a sample.
+/// The most that one sample may weigh in a model's own speed.
 const CORRECTION_NEWS: f64 = 0.1;
 
-/// How fast a node writes: seconds a token of a reference model takes when it runs alone, and how much each other stream
-/// slows it down.
+/// How fast a node writes: seconds a token for a reference model that runs alone, and how much each other stream slows
+/// it down.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Speed {
     alone: Option<f64>,
@@ -47,33 +46,34 @@ impl Default for Speed {
 }
 
 impl Speed {
-    /// What was measured for a stream that runs alone.
+    /// Seconds a token for a stream that runs alone; `None` before a measurement.
     pub(crate) fn alone(&self) -> Option<f64> {
         self.alone
     }
 
-    /// How much each other stream stretches the time of a token.
+    /// How much each other stream lengthens the time of a token.
     pub(crate) fn slowdown(&self) -> f64 {
         self.slowdown
     }
 
-    /// How much longer a token takes beside so many others.
+    /// The factor by which a token takes longer beside this many other streams.
     pub(crate) fn stretch(&self, others: f64) -> f64 {
         1.0 + self.slowdown * others
     }
 
-    /// A stream beside `others` took `seconds` for a token, sizes evened out; it was watched for `watched` seconds.
+    /// A stream beside `others` took `seconds` a token, scaled to the reference size; it was observed for `watched`
+    /// seconds.
     pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) {
         let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
         let Some(alone) = self.alone else {
             self.alone = Some(sample);
             return;
         };
-        // All streams of a node together count as one watcher.
+        // Together, all streams of a node weigh as much as one.
         let news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
         let ratio = sample / alone;
         self.alone = Some(alone * (1.0 + news * (ratio - 1.0)));
-        // A change of speed is not taken for a change of slow-down.
+        // A large jump is a change of speed, not of the slow-down.
         if (0.5..2.0).contains(&ratio) {
             let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
@@ -82,14 +82,14 @@ impl Speed {
 }
 
 impl Speed {
-    /// Keeps that share of what is known.
+    /// Keeps this share of what was learned; the rest returns to the first guess.
     pub(crate) fn fade(&mut self, kept: f64) {
         self.alone = self.alone.map(|alone| FIRST_GUESS + kept * (alone - FIRST_GUESS));
         self.slowdown = FIRST_SLOWDOWN + kept * (self.slowdown - FIRST_SLOWDOWN);
     }
 }
 
-/// A factor near 1 that is learned slowly.
+/// A factor near 1, learned slowly.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Correction {
     pub(crate) factor: f64,
@@ -110,7 +110,7 @@ impl Correction {
     }
 }
 
-/// A mean that forgets.
+/// A mean in which old samples fade.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mean {
     mean: f64,
@@ -126,13 +126,13 @@ impl Mean {
         self.mean
     }
 
-    /// What it was is a guess by now: new samples count the more.
+    /// The old mean is only a guess by now, so new samples weigh more.
     pub(crate) fn faded(mut self, kept: f64) -> Self {
         self.samples = (f64::from(self.samples) * kept) as u32;
         self
     }
 
-    /// The guess counts as ten samples.
+    /// The first guess weighs as much as ten samples.
     pub(crate) fn observe(&mut self, value: f64) {
         self.samples = self.samples.saturating_add(1);
         let news = (1.0 / (f64::from(self.samples) + 10.0)).max(SLOW_NEWS);
@@ -140,7 +140,7 @@ impl Mean {
     }
 }
 
-/// A straight line through what was seen, the newest counting most.
+/// A straight line through the samples; newer ones weigh more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Line {
     weight: f64,
@@ -163,17 +163,17 @@ impl Line {
         self.covariance = (1.0 - news) * (self.covariance + news * dx * dy);
     }
 
-    /// New samples count the more.
+    /// Makes new samples weigh more.
     pub(crate) fn fade(&mut self, kept: f64) {
         self.weight *= kept;
     }
 
-    /// What is to be expected at `x`; `None` before anything was seen.
+    /// The expected value at `x`; `None` before the first sample.
     pub(crate) fn at(&self, x: f64) -> Option<f64> {
         self.straight().map(|(at_zero, slope)| (at_zero + slope * x).max(0.0))
     }
 
-    /// The line's height at 0, and its slope. Where all samples lie close together, it leans towards the origin.
+    /// The line's value at 0, and its slope. If all samples lie close together, the line leans towards the origin.
     pub(crate) fn straight(&self) -> Option<(f64, f64)> {
         if self.weight == 0.0 {
             return None;
@@ -185,7 +185,7 @@ impl Line {
     }
 }
 
-/// How long a node takes to load a model: something fixed, and the reading.
+/// How long a node takes to load a model: a fixed time, and a time for each byte.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LoadTime {
     fixed: f64,
@@ -204,7 +204,7 @@ impl LoadTime {
         self.fixed + bytes * self.seconds_per_byte
     }
 
-    /// Of those of which a load was seen.
+    /// The mean over the nodes that have loaded something; `None` if there are none.
     pub(crate) fn mean<'a>(times: impl Iterator<Item = &'a Self>) -> Option<Self> {
         let (mut count, mut sum) = (0.0, (0.0, 0.0));
         for time in times.filter(|time| time.samples > 0) {
@@ -213,7 +213,7 @@ impl LoadTime {
         (count > 0.0).then(|| Self { fixed: sum.0 / count, seconds_per_byte: sum.1 / count, samples: 0 })
     }
 
-    /// As `usual`, until a load was seen.
+    /// Takes over `usual` until a load was seen here.
     pub(crate) fn guess(&mut self, usual: &Self) {
         if self.samples == 0 {
             self.clone_from(usual);
@@ -221,7 +221,7 @@ impl LoadTime {
     }
 
     pub(crate) fn observe(&mut self, bytes: f64, seconds: f64) {
-        // Nothing is known of what is fixed, but that it is less than the whole.
+        // All that is known of the fixed part is that it is less than the whole.
         self.fixed = self.fixed.min(0.5 * seconds);
         let sample = (seconds - self.fixed).max(0.0) / bytes.max(1.0);
         self.samples = self.samples.saturating_add(1);
@@ -230,11 +230,11 @@ impl LoadTime {
     }
 }
 
-/// How often a model is asked for, over about the last two minutes.
+/// How often a model was asked for over about the last two minutes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Demand {
     per_second: f64,
-    /// Seconds; the last time it was asked for.
+    /// When it was last asked for, in seconds.
     pub(crate) asked_at: Option<f64>,
 }
 

@@ -1,4 +1,4 @@
-//! What happened outside?
+//! What happened outside the scheduler?
 
 use std::sync::Arc;
 
@@ -11,71 +11,70 @@ use crate::{
     share::Reach,
 };
 
-/// A request, as the scheduler needs to know it.
+/// A request, as far as the scheduler needs to know it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Arrival {
-    /// The new request.
+    /// The new request's id.
     pub id: RequestId,
-    /// Whose turn it takes.
+    /// The user whose lane it joins.
     pub user: Arc<str>,
-    /// The user's share, beside others': twice the weight, twice the work. Above 0.
+    /// The user's weight: twice the weight gets twice the work. Above 0.
     pub weight: f64,
     /// The model as the client named it.
     pub model: Arc<str>,
-    /// Tokens of the prompt, about.
+    /// Estimated tokens of the prompt.
     pub prompt_tokens: u64,
-    /// The most tokens the answer may have, if there is a limit.
+    /// The most tokens the answer may have, if it is limited.
     pub max_output: Option<u64>,
-    /// How many it will have, where that is known: none for embeddings.
+    /// How many tokens it will have, if that is known: 0 for embeddings.
     pub known_output: Option<u64>,
-    /// The prompt up to the end of each message, the shortest first: what of it a node may still have cached. Empty
-    /// where nothing is known.
+    /// The prompt up to the end of each message, shortest first; a node may still have such a beginning cached. Empty
+    /// if the prompt was not digested.
     pub prefixes: Arc<[Prefix]>,
-    /// The route it came by.
+    /// The route it came in by.
     pub route: Route,
-    /// Whether the answer streams, so that tokens are seen as they come.
+    /// Whether the answer is streamed, so that tokens are seen as they come.
     pub is_stream: bool,
-    /// Until when it may wait in the queue.
+    /// How long it may wait in the queue, as a point in time.
     pub deadline: Time,
 }
 
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// A client asks. An id already known is ignored.
+    /// A client sent a request. An id that is already known is ignored.
     Arrived(Arrival),
-    /// Somebody is about to use this model: it may be loaded where there is room for it.
+    /// Somebody is about to use this model: it may be loaded if there is room for it.
     Wanted {
         /// The model as the client named it.
         model: Arc<str>,
     },
-    /// The node's first byte is here: never retried from now on.
+    /// The node sent its first byte: the request is never retried from now on.
     FirstByte {
         /// The running request.
         id: RequestId,
     },
-    /// The answer has come so far. Told of a stream about once a second, and of any answer at its end.
+    /// How far the answer has come. Sent about once a second for a stream, and at the end of every answer.
     Progress {
         /// The running request.
         id: RequestId,
-        /// Tokens so far.
+        /// Tokens of the answer so far.
         tokens: u64,
     },
-    /// The client of a stream does not take what the node sends: that nothing is heard of it says nothing of the node.
-    /// Told before each [`Event::Tick`].
+    /// The client of a stream is not reading what the node sends, so silence says nothing about the node. Sent before
+    /// each [`Event::Tick`].
     Stalled {
         /// The running request.
         id: RequestId,
     },
-    /// The running attempt failed before any byte reached the client; asks for
-    /// another attempt.
+    /// The running attempt failed before any byte reached the client; the request asks for another attempt.
     Failed {
         /// The running request.
         id: RequestId,
         /// What went wrong.
         failure: Failure,
     },
-    /// Queued or running: it is over.
+    /// A queued or running request is over.
     Left {
         /// The request that ended.
         id: RequestId,
@@ -84,84 +83,84 @@ pub enum Event {
     },
     /// `/api/tags` answered.
     Listed {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// All it has on disk. A report that is the same list as the last one changes nothing and costs nothing.
+        /// All models on its disk. A report equal to the last one changes nothing and costs nothing.
         models: Arc<[Model]>,
     },
     /// `/api/ps` answered.
     Resident {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// All it has in memory.
+        /// All models in its memory.
         loaded: Vec<Loaded>,
     },
-    /// What a node is now is known to have these routes, whatever it had before.
+    /// The routes of a node are now known. They replace what was known before.
     Routes {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// All it may be asked for.
+        /// All routes it may be asked for.
         routes: RouteSet,
     },
     /// The liveness probe was answered.
     Answered {
-        /// Which node.
+        /// The node.
         node: NodeId,
     },
     /// The liveness probe failed.
     Silent {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// What the probe met, for people.
+        /// How the probe failed, in words for operators.
         error: String,
     },
     /// A [`Decision::Load`] was carried out, or could not be.
     Loaded {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// The model as the node lists it.
         model: Arc<str>,
-        /// Why not, if it is not in memory now.
+        /// The failure, if the model is not in memory now.
         result: Result<(), Failure>,
     },
     /// A [`Decision::Unload`] was carried out, or could not be.
     Unloaded {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// The model as the node lists it.
         model: Arc<str>,
-        /// Why not, if it may still be in memory.
+        /// The failure, if the model may still be in memory.
         result: Result<(), Failure>,
     },
-    /// A node joins the fleet. Its id is the number of nodes so far: ids are never used again.
+    /// A node joins the fleet. Its id is the number of nodes so far; ids are never reused.
     NodeJoined {
         /// Its id.
         node: NodeId,
-        /// What is known of it.
+        /// Its configuration.
         spec: NodeSpec,
     },
-    /// What is configured of a node changed.
+    /// A node's configuration changed.
     NodeChanged {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// What is known of it now.
+        /// Its new configuration.
         spec: NodeSpec,
     },
-    /// A node leaves the fleet: nothing is sent to it from now on, and it is not shown any more.
+    /// A node leaves the fleet: nothing is sent to it any more, and it is no longer shown.
     NodeLeft {
-        /// Which node.
+        /// The node.
         node: NodeId,
     },
-    /// An operator wants a node to finish what runs there and take nothing new; or to take requests again.
+    /// An operator drains a node, or puts it back in use.
     Drain {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// Whether it drains from now on.
+        /// True to drain it, false to put it back in use.
         on: bool,
     },
-    /// Which slots this gateway may use has changed.
+    /// The slots that this gateway may use have changed.
     Shared {
-        /// The slots that it may use from now on.
+        /// The slots it may use from now on.
         reach: Reach,
     },
     /// Time passed.

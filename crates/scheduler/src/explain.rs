@@ -1,4 +1,4 @@
-//! Why did a request wait, and why was it sent to that node? What the scheduler considered, kept for the last requests.
+//! Why did a request wait, and why was it sent to that node? A record of what was considered for the latest requests.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,17 +8,17 @@ use crate::{
     ids::{NodeId, RequestId, Time},
 };
 
-/// Requests that are remembered, running ones included.
+/// Requests that are remembered, including running ones.
 const REMEMBERED: usize = 2048;
-/// Alternatives that are kept of a decision, the best first.
+/// Alternatives kept for each decision, best first.
 const ALTERNATIVES: usize = 5;
-/// Steps that are kept of a request.
+/// Steps kept for each request.
 const STEPS: usize = 12;
 
-/// Something that could be done with a request.
+/// A way to serve a request.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Kind {
-    /// Use a slot that is free.
+    /// Use a free slot.
     Now,
     /// Wait for a slot.
     Wait,
@@ -37,18 +37,18 @@ impl Kind {
     }
 }
 
-/// One of the things that could be done, and what it was expected to take, in seconds.
+/// A way to serve a request, and its expected cost in seconds.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Alternative {
-    /// Where.
+    /// The node.
     pub node: NodeId,
-    /// What.
+    /// How it would be served there.
     pub kind: Kind,
     /// Until a slot is free or, before a load, until the models that make room have drained.
     pub wait: f64,
     /// Loading the model.
     pub load: f64,
-    /// What others lose by the load.
+    /// What other requests lose by the load.
     pub regret: f64,
     /// Reading the prompt.
     pub prefill: f64,
@@ -56,34 +56,34 @@ pub struct Alternative {
     pub decode: f64,
     /// Tokens of the prompt.
     pub prompt: f64,
-    /// Of those, the tokens that the node is expected to have cached.
+    /// Prompt tokens that the node is expected to have cached.
     pub cached: f64,
 }
 
-/// What the queue contributed to a decision. Who stands ahead has been placed before, so that the slots that they are to
-/// use count as taken; who stands behind would have to wait longer still.
+/// How the queue influenced a decision. The requests ahead were placed before this one, so the slots that they will use
+/// count as taken; those behind would have to wait even longer.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Backlog {
     /// Requests that waited for the model.
     pub waiting: usize,
-    /// Of those, the requests that the plan placed before this one.
+    /// How many of them the plan placed before this one.
     pub ahead: usize,
-    /// Set where a free slot on a slower node was used because of the queue alone: so many requests could have been served
-    /// by the slots in use before this one would have ended here.
+    /// Set if a free slot on a slower node was used only because of the queue: the number of requests that the slots in
+    /// use could have served before this request would have ended in the free slot.
     pub absorbed: Option<usize>,
-    /// Users behind the look-ahead.
+    /// Users beyond the look-ahead.
     pub users_behind: usize,
-    /// What their wait added to the cost of not loading the model, in seconds.
+    /// What their wait adds to the cost of not loading the model, in seconds.
     pub behind_seconds: f64,
 }
 
 impl Alternative {
-    /// What is compared: the sum of the others.
+    /// The sum of all parts, by which alternatives are compared.
     pub fn total(&self) -> f64 {
         self.wait + self.load + self.regret + self.prefill + self.decode
     }
 
-    /// Until the first token.
+    /// Seconds until the first token.
     pub fn first_token(&self) -> f64 {
         self.wait + self.load + self.prefill
     }
@@ -92,11 +92,11 @@ impl Alternative {
 /// What happened to a request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum What {
-    /// It had to wait; only the first time is kept.
+    /// It had to wait; only the first time is recorded.
     Waits,
     /// A model was loaded for it on this node.
     AskedForLoad(NodeId),
-    /// It was sent to this node, in this attempt.
+    /// It was sent to this node, as this attempt.
     Dispatched(NodeId, u32),
     /// The node sent the first byte.
     FirstByte,
@@ -108,33 +108,34 @@ pub enum What {
     Ended(Outcome),
 }
 
-/// A step, and what could have been done instead.
+/// A step, and the alternatives at that moment.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Step {
-    /// When.
+    /// When it happened.
     pub at: Time,
     /// What happened.
     pub what: What,
-    /// What was weighed up, the best first; at most five.
+    /// The alternatives considered, best first; at most five.
     pub alternatives: Vec<Alternative>,
-    /// What the queue contributed; `None` where nothing else waited for the model.
+    /// How the queue influenced it; `None` if nothing else waited for the model.
     pub backlog: Option<Backlog>,
 }
 
-/// What is remembered of a request.
+/// The record of one request.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Story {
     /// When it arrived.
     pub arrived: Time,
-    /// How many waited when it arrived.
+    /// How many requests waited when it arrived.
     pub ahead: usize,
-    /// Seconds to the first token, as expected when it arrived; `None` if it was too far back to be planned.
+    /// Seconds to the first token, as expected at its arrival; `None` if it was too far back in the queue to be
+    /// planned.
     pub expected: Option<f64>,
-    /// In order; the last ones.
+    /// The latest steps, in order.
     pub steps: Vec<Step>,
 }
 
-/// The stories of the last requests.
+/// The stories of the latest requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
     stories: BTreeMap<RequestId, Story>,
@@ -156,7 +157,7 @@ impl Journal {
         self.stories.get(&id)
     }
 
-    /// A request waits. Only the first time is kept.
+    /// A request waits. Only the first time is recorded.
     pub(crate) fn waits(&mut self, id: RequestId, now: Time, weighed: Weighed<'_>) {
         let Some(story) = self.stories.get_mut(&id) else { return };
         story.expect(now, weighed.alternatives.first());
@@ -186,15 +187,15 @@ impl Journal {
     }
 }
 
-/// What was weighed up for a request.
+/// The alternatives that were considered for a request.
 #[derive(Copy, Clone, Default)]
 pub(crate) struct Weighed<'a> {
-    /// The best first.
+    /// Best first.
     pub(crate) alternatives: &'a [Alternative],
     pub(crate) backlog: Option<Backlog>,
 }
 
-/// The best alternatives so far, at most five, the best first.
+/// The best alternatives so far, at most five, best first.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Best(Vec<Alternative>);
 
@@ -213,7 +214,7 @@ impl Best {
 }
 
 impl Story {
-    /// When a request that has just arrived may expect its first token.
+    /// Sets the expected time of the first token of a request that has just arrived.
     fn expect(&mut self, now: Time, best: Option<&Alternative>) {
         if self.arrived == now {
             self.expected = self.expected.or(best.map(Alternative::first_token));
@@ -222,7 +223,7 @@ impl Story {
 
     fn add(&mut self, what: What, at: Time, weighed: Weighed<'_>) {
         if self.steps.len() == STEPS {
-            // The first says why it waited.
+            // Keep the first step, which says why it waited.
             self.steps.remove(1);
         }
         let (alternatives, backlog) = (weighed.alternatives.to_vec(), weighed.backlog);

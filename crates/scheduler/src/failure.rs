@@ -1,4 +1,4 @@
-//! How can an attempt, and a request, end? And to whom does a failed attempt point?
+//! How can an attempt or a request end, and who is to blame for a failed attempt?
 
 use std::fmt;
 
@@ -8,53 +8,54 @@ use serde::Serialize;
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Failure {
-    /// The connection was refused or not made in time. Takes the node out at once.
+    /// The connection was refused or not established in time. Takes the node out at once.
     Unreachable,
-    /// The connection closed before the answer was whole: before its head (perhaps a stale pooled one), or within it.
+    /// The connection closed before the answer was complete: before its head (perhaps a stale pooled connection), or
+    /// within it.
     Reset,
-    /// The node answered with a status of 500 or above (other than 503).
+    /// The node answered with a status of 500 or above, other than 503.
     Crashed,
     /// No first byte in time.
     TimedOut,
-    /// The answer is not what a node of its kind sends, or is not finished although it ended properly.
+    /// The answer is not what such a node sends, or stops early although the connection ended properly.
     Garbled,
-    /// 503 or 429. Not a health failure: the node gets no new request for 1 s.
+    /// The node answered 503 or 429. Not a health failure: the node gets no new request for 1 s.
     Busy,
-    /// 404 for the model: the node's listing is stale, so the model is
-    /// forgotten there until the next [`crate::Event::Listed`].
+    /// The node answered 404 for the model. Its listing is stale, so the model is forgotten there until the next
+    /// [`crate::Event::Listed`].
     Missing,
-    /// The node does not have the route: it gets no more requests of that route until the next
+    /// The node does not have the route. It gets no more requests for that route until the next
     /// [`crate::Event::Routes`].
     Unsupported,
-    /// The node could not bring the model into its memory. Not loaded there again for a while.
+    /// The node could not load the model. It is not loaded there again for a while.
     Unloadable,
-    /// 401, 403 or a redirect: a mistake in the node's configuration.
+    /// The node answered 401, 403 or a redirect: a mistake in its configuration.
     Denied,
-    /// The node produced nothing for any of several requests, or answers no probes either.
+    /// The node produced nothing for any of several requests, or did not answer probes either.
     Silent,
-    /// Far longer without a token than expected, but no other request on the node tells whether that is the node's doing.
+    /// No token for far longer than expected, but no other request on the node shows whether the node is at fault.
     Stuck,
-    /// The gateway itself had no file descriptor left. The request waits again.
+    /// The gateway itself ran out of file descriptors. The request waits again.
     Starved,
 }
 
 /// What a failed attempt is evidence against.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub enum Blame {
-    /// Nothing is wrong; it was the wrong moment.
+    /// Nothing is wrong; it was just the wrong moment.
     Nobody,
     /// The gateway itself.
     Gateway,
-    /// This model, or this route, on that node.
+    /// This model or this route, on that node.
     Model,
-    /// The node, whatever it is asked.
+    /// The node, whatever it is asked for.
     Node,
-    /// The node or the request: other users, or another node, have to tell which.
+    /// Either the node or the request. Failures of other users, or another node's answer, will tell which.
     Undecided,
 }
 
 impl Failure {
-    /// Every one.
+    /// Every variant.
     pub const ALL: [Self; 13] = [
         Self::Unreachable,
         Self::Reset,
@@ -101,18 +102,18 @@ impl Failure {
         }
     }
 
-    /// Whether the request itself may be the cause and may have cost the node dearly: such a failure is retried once.
+    /// Whether the request itself may be the cause and may have cost the node dearly. Such a failure is retried once.
     pub(crate) fn is_costly(self) -> bool {
         matches!(self, Self::Crashed | Self::TimedOut | Self::Garbled | Self::Stuck)
     }
 
-    /// Whether a retry after it counts against the budget of retries over all requests.
+    /// Whether a retry after it counts against the retry budget, which all requests share.
     pub(crate) fn is_budgeted(self) -> bool {
         // A request that moves away from a stuck node has waited long enough.
         self.is_costly() && self != Self::Stuck
     }
 
-    /// Whether it says so little about the request that it does not count as one of its attempts.
+    /// Whether it says so little about the request that it does not count as an attempt.
     pub(crate) fn is_excused(self) -> bool {
         matches!(self, Self::Silent | Self::Starved | Self::Unsupported)
     }
@@ -148,11 +149,11 @@ impl fmt::Display for Failure {
 pub enum Outcome {
     /// The whole answer was delivered.
     Completed,
-    /// The client left: no verdict on the node.
+    /// The client left. Not counted for or against the node.
     Cancelled,
-    /// The node refused it for what it is, as any other would: no verdict on the node either.
+    /// The node rejected the request itself, as any other node would. Not counted for or against the node either.
     Rejected,
-    /// After the first byte, or for good.
+    /// It failed after the first byte, or no further attempt was allowed.
     Failed(Failure),
 }
 

@@ -1,8 +1,8 @@
-//! Which nodes have which model, and where is a slot free? The nodes, and an index that is kept from event to event, so
-//! that no event looks at nodes or models that it does not concern.
+//! Which nodes have which model, and where is a slot free? Holds the nodes, and an index that is updated with every
+//! event, so that an event only looks at the nodes and models it concerns.
 //!
-//! Whoever changes a node borrows it from here, which marks it; [`Fleet::settle`] then brings the index up to date and
-//! tells for which models something has become possible.
+//! To change a node, borrow it from here, which marks it as touched. [`Fleet::settle`] then updates the index and
+//! reports the models that the queue should plan for again.
 
 use std::{
     collections::BTreeSet,
@@ -17,16 +17,16 @@ use crate::{
     node::Node,
 };
 
-/// Where a model is, among the nodes that are open. All lists are in the order of the nodes' ids.
+/// Where a model is, among the open nodes. All lists are in the order of node ids.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Whereabouts {
-    /// Nodes that have it in memory and keep it there.
+    /// Nodes that have it in memory and are not about to unload it.
     pub(crate) hosts: Vec<NodeId>,
-    /// Nodes that load it, or make room for it.
+    /// Nodes that are loading it or making room for it.
     pub(crate) loading: Vec<NodeId>,
     /// Nodes that have it on disk.
     pub(crate) shelves: Vec<NodeId>,
-    /// Hosts that would take one more request, health and back-offs aside.
+    /// Hosts that would take one more request, leaving health and back-offs aside.
     pub(crate) vacant: BTreeSet<NodeId>,
 }
 
@@ -37,39 +37,38 @@ struct Entered {
     listings: u64,
     layouts: u64,
     hosted: Vec<ModelId>,
-    /// In memory, whether open or leaving or not.
+    /// Models in memory, even if the node is not open or the model is about to be unloaded.
     resident: Vec<ModelId>,
     loading: Option<ModelId>,
     shelved: Vec<ModelId>,
-    /// Whether it takes a request at once, slots aside.
+    /// Whether it takes a request at once, provided that a slot is free.
     admits: bool,
 }
 
 /// What has changed for the queue since the index was last settled.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
-    /// Models for which something may have become possible.
+    /// Models to plan for again.
     pub(crate) models: BTreeSet<ModelId>,
-    /// A node closed, or lost a model: requests may be left without any.
+    /// A node closed or lost a model, so some requests may have no node left.
     pub(crate) has_losses: bool,
-    /// A node's memory is another than before: what is nowhere may fit now.
+    /// A node's memory has changed, so a model that is in no memory may fit now.
     pub(crate) has_moves: bool,
     /// Models that have left a node's memory.
     pub(crate) unloaded: Vec<(NodeId, ModelId)>,
 }
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Fleet {
     nodes: Vec<Node>,
     entered: Vec<Entered>,
     whereabouts: Vec<Whereabouts>,
     touched: Vec<NodeId>,
-    /// Nodes with a load under way.
+    /// Nodes with a load in progress.
     loading: BTreeSet<NodeId>,
-    /// Nodes that called themselves busy or were overdue, and until when.
+    /// Nodes in back-off, because they answered that they are busy or were overdue, and until when.
     busy: BTreeSet<(Time, NodeId)>,
-    /// Nodes that do not take every request: some routes, or some users, are not for them.
+    /// Nodes that do not take every request: they lack some routes, or some users avoid them.
     particular: BTreeSet<NodeId>,
     open: usize,
     news: News,
@@ -130,7 +129,8 @@ impl Fleet {
         }
     }
 
-    /// Nodes that have loaded nothing yet are taken to be as the others are. No node becomes another by that.
+    /// Gives nodes that have loaded nothing yet the load times of the others. Touches no node, since nothing about it
+    /// changes.
     pub(crate) fn guess_load_times(&mut self, usual: &LoadTime) {
         self.nodes.iter_mut().for_each(|node| node.load_time.guess(usual));
     }
@@ -140,7 +140,7 @@ impl Fleet {
         self.open
     }
 
-    /// Nodes that may not take a request of every route and user. The index must have been settled.
+    /// Nodes that may refuse some routes or users. The index must have been settled.
     pub(crate) fn particular(&self) -> impl Iterator<Item = NodeId> {
         self.particular.iter().copied()
     }
@@ -149,7 +149,7 @@ impl Fleet {
         self.loading.iter().copied()
     }
 
-    /// When the first node that gets nothing for a while is to be asked again.
+    /// When the next back-off ends.
     pub(crate) fn next_back_off_end(&self) -> Option<Time> {
         self.busy.first().map(|(until, _)| *until)
     }
@@ -176,7 +176,7 @@ impl Fleet {
         &mut self.whereabouts[model.0]
     }
 
-    /// Looks at slots whose number is learned: time alone may allow one more to be tried.
+    /// Touches the nodes whose number of slots is still being learned: the passing of time may allow another probe.
     pub(crate) fn look_for_probes(&mut self) {
         let learning = self.ids().filter(|node| self[*node].spec.slots.is_none() && self[*node].in_flight() > 0);
         for node in learning.collect::<Vec<_>>() {
@@ -184,7 +184,7 @@ impl Fleet {
         }
     }
 
-    /// Brings the index up to date and takes what is new.
+    /// Updates the index and returns what has changed.
     pub(crate) fn settle(&mut self, now: Time) -> News {
         for node in std::mem::take(&mut self.touched) {
             self.enter(node, now);
@@ -277,7 +277,7 @@ impl Fleet {
         self.news.has_losses = true;
     }
 
-    /// Notes where something is free.
+    /// Records where a slot is free.
     fn enter_vacancies(&mut self, id: NodeId, has_opened: bool, now: Time) {
         let hosted = std::mem::take(&mut self.entered[id.0].hosted);
         for model in &hosted {

@@ -1,4 +1,5 @@
-//! When will each slot of a model be free, and how long would a request take there? What a plan knows of one model.
+//! When will each slot of a model be free, and how long would a request take there? A plan has one forecast for its
+//! model.
 
 use crate::{
     estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN},
@@ -11,17 +12,17 @@ use crate::{
     prefix::Cached,
 };
 
-/// A slot that is taken is never mistaken for a free one, however soon it is expected to be free.
+/// The least time for which a taken slot counts as taken, so that it is never mistaken for a free one.
 const TAKEN_SECONDS: f64 = 1e-3;
 
-/// How long things take for a model on a node, without looking at either again.
+/// How long a model takes on a node; computed once for each plan.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Rates {
-    /// Seconds a token takes for a stream that runs alone.
+    /// Seconds a token for a stream that runs alone.
     token: f64,
-    /// How much each other stream stretches that.
+    /// How much each other stream lengthens that.
     slowdown: f64,
-    /// Seconds until the first token of an empty prompt, and for each token to be read.
+    /// Seconds until the first token of an empty prompt, and for each prompt token.
     prefill: (f64, f64),
 }
 
@@ -32,7 +33,7 @@ impl Rates {
         Self { token, slowdown: node.speed.slowdown(), prefill: instance.prefill.straight().unwrap_or(unmeasured) }
     }
 
-    /// Seconds to read a prompt and to write an answer beside so many others.
+    /// Seconds to read the prompt and to write the answer, beside this many other streams.
     pub(crate) fn service(&self, uncached: f64, output: f64, others: f64) -> (f64, f64) {
         let (fixed, each) = self.prefill;
         let prefill = (fixed + each * uncached).max(0.0) * (1.0 + PREFILL_SLOWDOWN * others);
@@ -40,35 +41,35 @@ impl Rates {
     }
 }
 
-/// What of a request decides how long it takes.
+/// A request's size in tokens, which decides how long it takes.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Work {
     pub(crate) prompt: f64,
     pub(crate) output: f64,
 }
 
-/// A node that has the model, or is about to have it.
+/// A node that has the model in memory, or will once a load has ended.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Place {
     pub(crate) node: NodeId,
     first: usize,
     count: usize,
     pub(crate) is_resident: bool,
-    /// Seconds until the node takes anything, slots aside.
+    /// Seconds until the node takes requests at all, free slots aside.
     pub(crate) opens_in: f64,
-    /// One more than the slots may be sent, to see whether it runs beside the others.
+    /// One request more than the slots may be sent, to see whether it runs in parallel.
     pub(crate) wants_probe: bool,
     rates: Rates,
-    /// Of what is expected to be cached in slots and in the host's memory, the share that is found.
+    /// How much of the prompt expected in slots and in the host's memory is really found there, as shares.
     trust: (f64, f64),
-    /// Other requests on the node, those included that this plan places there.
+    /// Other requests on the node, including those that this plan placed there.
     others: f64,
-    /// Of the request that is being weighed up: prompt tokens that the node is expected to have cached.
+    /// For the request being placed: prompt tokens that the node is expected to have cached.
     pub(crate) cached: f64,
     pub(crate) is_in_host: bool,
-    /// The same, before experience with the node is taken into account.
+    /// The same before `trust` is applied.
     pub(crate) remembered: f64,
-    /// The slot that is free first, and the seconds until then.
+    /// The slot that will be free first, and the seconds until then.
     soonest: (usize, f64),
 }
 
@@ -78,7 +79,7 @@ impl Place {
         self.soonest.1.max(self.opens_in)
     }
 
-    /// Whether a request that is placed here starts at once.
+    /// Whether a request placed here starts at once.
     pub(crate) fn starts_at_once(&self) -> bool {
         self.is_resident && self.opens_in == 0.0 && (self.soonest.1 == 0.0 || self.wants_probe)
     }
@@ -88,7 +89,7 @@ impl Place {
         self.rates.service(work.prompt - self.cached, work.output, (self.others - leaves).max(0.0))
     }
 
-    /// What it would take to serve a request here.
+    /// The expected cost of serving a request here.
     pub(crate) fn weigh(&self, work: Work) -> Alternative {
         let wait = self.wait();
         let (prefill, decode) = self.service(work, wait);
@@ -98,17 +99,16 @@ impl Place {
     }
 }
 
-/// See the module.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forecast {
-    /// In the order of the nodes' ids, the loads under way last.
+    /// In the order of node ids; loads in progress come last.
     pub(crate) places: Vec<Place>,
-    /// Seconds until each slot is free, place by place.
+    /// Seconds until each slot is free; the slots of one place are next to each other.
     slots: Vec<f64>,
 }
 
 impl Forecast {
-    /// The slots of a model as they are now.
+    /// Starts from the model's slots as they are now.
     pub(crate) fn begin(&mut self, fleet: &Fleet, model: ModelId, now: Time, guess: f64) {
         self.places.clear();
         self.slots.clear();
@@ -147,7 +147,7 @@ impl Forecast {
         self.find_soonest(self.places.len() - 1);
     }
 
-    /// Adds a node that has the model in memory after so many seconds.
+    /// Adds a node that will have the model in memory in `ready` seconds.
     pub(crate) fn add_load(&mut self, node: &Node, id: NodeId, model: ModelId, ready: f64, now: Time, guess: f64) {
         let Some(instance) = node.instance(model) else { return };
         let first = self.slots.len();
@@ -162,23 +162,23 @@ impl Forecast {
         self.places[place].soonest = soonest.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, *wait));
     }
 
-    /// The first slot of a place is taken for so long from now on.
+    /// Marks the first slot of a place as taken for this long from now.
     pub(crate) fn occupy(&mut self, place: usize, seconds: f64) {
         let (slot, _) = self.places[place].soonest;
-        // Who takes a slot after somebody else adds no stream. It is counted all the same: a node that many wait for is
-        // the one that will be full, and its streams slow.
+        // A request that takes over a slot adds no stream. It is counted all the same: a node with many requests
+        // planned is going to be full, and its streams slow.
         self.places[place].others += 1.0;
         self.slots[slot] = seconds.max(TAKEN_SECONDS);
         self.find_soonest(place);
     }
 
-    /// A request was sent to a place, which may now take no more.
+    /// A request was sent to a place, which may not take another one now.
     pub(crate) fn sent(&mut self, place: usize, node: &Node, instance: &Instance, now: Time) {
         self.places[place].opens_in = node.opens_in(now);
         self.places[place].wants_probe = instance.wants_probe(now.as_secs_f64());
     }
 
-    /// Whether a request may start somewhere at once.
+    /// Whether a request could start anywhere at once.
     pub(crate) fn has_start(&self) -> bool {
         self.places.iter().any(Place::starts_at_once)
     }
@@ -187,7 +187,7 @@ impl Forecast {
         self.slots.len()
     }
 
-    /// Sets what each node has cached of the request that is about to be weighed up.
+    /// Sets how much each node has cached of the request that is placed next.
     pub(crate) fn set_cached(&mut self, found: &[Cached]) {
         self.places.iter_mut().for_each(|place| (place.cached, place.remembered) = (0.0, 0.0));
         if found.is_empty() {
@@ -202,7 +202,7 @@ impl Forecast {
         }
     }
 
-    /// How many requests the slots that are taken can serve within so many seconds, each as large as this one.
+    /// How many requests of this size the taken slots can serve within this time.
     pub(crate) fn served_within(&self, seconds: f64, work: Work) -> usize {
         let mut served = 0_usize;
         for place in &self.places {

@@ -1,13 +1,13 @@
-//! Which models are known for no reason any more? A node that lists other names all the time must not fill the memory: what
-//! no node lists, and nothing runs or waits for, is forgotten.
+//! Which models can be forgotten? A node that keeps listing new names must not fill the memory, so a model is forgotten
+//! once no node lists it and nothing runs or waits for it.
 
 use crate::{ids::Time, model::ModelId, node::Node, prefix::PrefixMemory, scheduler::Scheduler};
 
 impl Scheduler {
-    /// After what may have taken models from a node's list.
+    /// Called after anything that may have removed models from a node's list.
     pub(crate) fn forget_unlisted(&mut self, now: Time) {
         self.settle(now);
-        // What is remembered of an earlier run waits until every node has said what it has.
+        // What was learned in an earlier run is kept until every node has listed its models.
         let have_all_listed = self.fleet.iter().all(|node| node.has_left || node.listings > 0);
         let may_go = |model: &ModelId| (self.models.was_listed(*model) || have_all_listed) && !self.needs(*model);
         let useless: Vec<ModelId> = self.models.ids().filter(may_go).collect();
@@ -19,7 +19,7 @@ impl Scheduler {
             let known: Vec<ModelId> = useless.iter().filter(known).copied().collect();
             known.into_iter().for_each(|model| self.fleet[node].drop_instance(model));
         }
-        // Before the ids are other models'.
+        // The index must be up to date before the ids are reused.
         self.settle(now);
         for model in useless {
             self.models.forget(model);
@@ -82,7 +82,7 @@ mod tests {
             scheduler.handle(rules::arrived(id, "a", "m"), Duration::ZERO);
         }
         list(&mut scheduler, ["n:latest".to_owned()].into_iter());
-        // The first runs on; the second is refused, as nobody has the model.
+        // The first runs on; the second is refused, as no node has the model.
         assert_eq!((scheduler.in_flight(), scheduler.queued()), (1, 0));
         scheduler.handle(rules::completed(1), Duration::ZERO);
         list(&mut scheduler, ["other:latest".to_owned()].into_iter());

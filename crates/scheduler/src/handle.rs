@@ -1,4 +1,4 @@
-//! What follows from an event? The steps of the crate's documentation, by their numbers.
+//! What follows from an event? The numbered steps in the crate's documentation, by their numbers.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// How often everything that waits is planned anew, and silent nodes are looked for, while nothing else happens.
+/// While nothing else happens, the scheduler plans everything again and looks for silent nodes this often.
 const BEAT: Duration = Duration::from_secs(1);
 
 impl Scheduler {
-    /// Takes note of an event and decides what follows from it. `now` must never go back. Events about unknown requests or
+    /// Records an event and decides what follows from it. `now` must never go back. Events about unknown requests or
     /// nodes are ignored.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Decision> {
         let mut decisions = Vec::new();
@@ -81,14 +81,14 @@ impl Scheduler {
         self.models = models;
     }
 
-    /// Does something to a node that may change what it takes.
+    /// Changes something about a node that may change which requests it takes.
     pub(crate) fn judge(&mut self, node: NodeId, verdict: impl FnOnce(&mut Node)) {
         if let Some(node) = self.fleet.get_mut(node) {
             verdict(node);
         }
     }
 
-    /// Steps 8 to 10. What is carried out may make more possible, so that it goes on until nothing more comes of it.
+    /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.
     fn go_on(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         loop {
             for node in self.fleet.loading().collect::<Vec<_>>() {
@@ -104,7 +104,7 @@ impl Scheduler {
                 self.refuse_unservable(now, decisions);
             }
             if has_moves {
-                // There may be room for what is nowhere.
+                // There may be room now for models that are in no memory.
                 let is_nowhere = |model: &ModelId| self.fleet.of(*model).hosts.is_empty();
                 self.stirred.extend(self.queue.models().filter(is_nowhere));
             }
@@ -195,7 +195,7 @@ impl Scheduler {
         self.queue.push(request.lane, entry, now);
     }
 
-    /// Loads a model that is about to be asked for, where that costs nobody anything.
+    /// Loads a model that is about to be asked for, if that costs nobody anything.
     fn want(&mut self, asked: &str, now: Time, decisions: &mut Vec<Decision>) {
         self.settle(now);
         let Some(model) = self.models.find(asked) else { return };
@@ -217,7 +217,7 @@ impl Scheduler {
         }
     }
 
-    /// What must hold after every event; in debug builds only.
+    /// Asserts what must hold after every event; in debug builds only.
     fn check(&self, now: Time) {
         self.queue.check();
         debug_assert!(self.stirred.is_empty() && self.newcomer.is_none());

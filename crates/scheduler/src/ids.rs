@@ -1,14 +1,14 @@
-//! How are requests, nodes and moments named?
+//! What identifies a request and a node, and how is time given?
 
 use std::time::Duration;
 
 /// Time since the gateway started.
 pub type Time = Duration;
 
-/// One request of a client, from arrival to end. Never used twice.
+/// One request of a client, from arrival to end. Never reused.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct RequestId(pub u64);
 
-/// A node's index in the fleet, in the order in which the nodes joined. Never used twice.
+/// A node's index in the fleet, in the order of joining. Never reused.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub struct NodeId(pub usize);

@@ -3,7 +3,7 @@
 //! ```text
 //! absent --Load--> (the node's `load`) --Loaded--> resident --drained, Unload--> absent
 //! ```
-//! A node's own report (`/api/ps`) makes a model resident or absent as well: others may load it, and a node may evict it.
+//! A node's own report (`/api/ps`) also makes a model resident or absent: others may load it, and a node may evict it.
 
 use std::sync::Arc;
 
@@ -20,44 +20,44 @@ use crate::{
 /// An answer that has outgrown its estimate is expected to go on for this share of the estimate.
 pub(crate) const LEAST_LEFT: f64 = 0.3;
 
-/// A request that runs.
+/// A running request.
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) id: RequestId,
     /// When it was sent, in seconds.
     pub(crate) sent_at: f64,
     pub(crate) is_stream: bool,
-    /// Tokens of the prompt that the node had to read: those that it was not expected to have cached.
+    /// Prompt tokens that the node had to read, because they were not expected to be cached.
     pub(crate) uncached: f64,
-    /// Tokens of the prompt in all.
+    /// All tokens of the prompt.
     pub(crate) prompt: f64,
-    /// Tokens that the answer is expected to have.
+    /// Expected tokens of the answer.
     pub(crate) output: f64,
-    /// Other requests on the node when it was sent.
+    /// Other requests on the node when this one was sent.
     pub(crate) others: f64,
     pub(crate) prefixes: Arc<[Prefix]>,
-    /// Tokens of the prompt that the node should have cached, before experience is taken into account.
+    /// Prompt tokens that the node should have cached, before `Trust` is applied.
     pub(crate) remembered: f64,
-    /// Whether what is expected to be cached is in the host's memory only.
+    /// Whether the cached part is expected in the host's memory only.
     pub(crate) is_in_host: bool,
     /// When its first token came, in seconds.
     pub(crate) began_at: Option<f64>,
     /// Tokens of the answer so far.
     pub(crate) delivered: f64,
-    /// When it was last heard of, in seconds.
+    /// When a token of it was last seen, in seconds.
     pub(crate) heard_at: f64,
-    /// When its client was last seen not to read what there is, in seconds.
+    /// When its client was last seen not reading, in seconds.
     pub(crate) stalled_at: Option<f64>,
 }
 
 impl Running {
-    /// Tokens still to come, by what is known now.
+    /// Tokens still to come, as expected now.
     pub(crate) fn tokens_left(&self) -> f64 {
         (self.output - self.delivered).max(LEAST_LEFT * self.output)
     }
 }
 
-/// A model in a node's list of what is on its disk. The list is shared, as it seldom changes.
+/// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Listing {
     pub(crate) all: Arc<[Model]>,
@@ -70,22 +70,22 @@ impl Listing {
     }
 }
 
-/// How much of the prompts that were sent to a model on a node it had cached, in tokens.
+/// How much of the prompts sent to a model on a node was cached, in tokens.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub(crate) struct CacheUse {
     pub(crate) prompt: f64,
     pub(crate) expected: f64,
     /// Prompt tokens of the streams whose first token was timed.
     pub(crate) timed: f64,
-    /// Of those, the tokens that were read too fast not to have been cached.
+    /// How many of them must have been cached, as they were read so fast.
     pub(crate) measured: f64,
-    /// How much of what was expected in a slot, and in the host's memory, was found, as a share. Not every runner saves
-    /// there what is pushed out of its slots.
+    /// How much of the prompt expected in a slot or in the host's memory was found there, as a share. Not every runner
+    /// saves to the host's memory what it pushes out of its slots.
     pub(crate) slot_trust: Trust,
     pub(crate) host_trust: Trust,
 }
 
-/// A share between 0 and 1; 1 until something else was seen.
+/// A share between 0 and 1; 1 before the first measurement.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub(crate) struct Trust(pub(crate) f64);
 
@@ -96,7 +96,7 @@ impl Default for Trust {
 }
 
 impl Trust {
-    /// What one measurement counts.
+    /// The weight of one measurement.
     const NEWS: f64 = 0.1;
 
     pub(crate) fn observe(&mut self, share: f64) {
@@ -104,26 +104,25 @@ impl Trust {
     }
 }
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
-    /// On disk, as the node lists it. A model that is only in memory serves no requests.
+    /// Set while the model is on the node's disk. A model that is only in memory serves no requests.
     pub(crate) listing: Option<Listing>,
-    /// The digest that was known here in an earlier run.
+    /// The digest it had here in an earlier run.
     pub(crate) recalled_digest: Option<String>,
-    /// The name as the node gives it.
+    /// The name as the node lists it.
     pub(crate) listed: Arc<str>,
-    /// Since when it is in memory, in seconds. Set by [`crate::node::Node::set_resident`] only.
+    /// Since when it is in memory, in seconds. Only [`crate::node::Node::set_resident`] sets it.
     pub(crate) resident_since: Option<f64>,
     /// When it was last unloaded, in seconds.
     pub(crate) left_at: Option<f64>,
-    /// What it takes in memory, as the node last reported.
+    /// Memory it uses, as the node last reported.
     pub(crate) vram_bytes: Option<u64>,
     pub(crate) context_length: Option<u64>,
-    /// About to be unloaded, as another model needs its memory. It takes nothing new.
+    /// About to be unloaded, because another model needs its memory. It takes no new requests.
     pub(crate) is_leaving: bool,
     pub(crate) slots: Slots,
-    /// What part of the slots this gateway may use; all of them where it is empty.
+    /// The parts of the slots that this gateway may use; empty means all slots.
     pub(crate) portions: Vec<Portion>,
     pub(crate) running: Vec<Running>,
     /// Speed relative to the node's own.
@@ -133,7 +132,7 @@ pub(crate) struct Instance {
     pub(crate) cache: CacheUse,
     pub(crate) load_failures: u32,
     pub(crate) last_load_failure: Option<Failure>,
-    /// Not to be loaded again before then, in seconds.
+    /// It is not loaded again before then, in seconds.
     pub(crate) load_again_at: f64,
 }
 
@@ -168,7 +167,7 @@ impl Instance {
         self.model().map_or("", |model| &model.family)
     }
 
-    /// How many slots it has, whoever may use them.
+    /// How many slots it has, for all gateways together.
     pub(crate) fn whole_slot_count(&self) -> u32 {
         self.slots.count(self.family())
     }
@@ -180,25 +179,25 @@ impl Instance {
         parts.fold(slots, u32::min) as usize
     }
 
-    /// Whether one more than its slots may be sent. More may be running already, if their number was lowered meanwhile.
+    /// Whether one request more than its slots may be sent. More may run already if the number was lowered meanwhile.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
-        // Among several gateways one cannot tell whether a probe ran beside everything else.
+        // With several gateways, nobody can tell whether a probe ran in parallel with everything else.
         self.portions.is_empty()
             && self.running.len() <= self.slot_count()
             && self.slots.wants_probe(self.family(), now)
     }
 
-    /// Whether it serves requests as far as its memory goes.
+    /// Whether it could serve requests, as far as its memory goes.
     pub(crate) fn is_serving(&self) -> bool {
         self.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
     }
 
-    /// Whether it would take one more request, its node permitting.
+    /// Whether it would take one more request, if its node does.
     pub(crate) fn has_vacancy(&self, now: f64) -> bool {
         self.is_serving() && (self.running.len() < self.slot_count() || self.wants_probe(now))
     }
 
-    /// Bytes it takes in memory, as far as is known.
+    /// Bytes it uses in memory, as far as is known.
     pub(crate) fn footprint(&self) -> u64 {
         self.vram_bytes.or(self.model().map(|model| model.size_bytes)).unwrap_or(0)
     }

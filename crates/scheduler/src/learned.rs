@@ -1,5 +1,5 @@
-//! What outlives a restart: speeds, load times, lengths of answers, numbers of slots. It fades: half of it, with each day
-//! that nobody looked.
+//! What is kept over a restart? Speeds, load times, lengths of answers and numbers of slots. Half of it fades with each
+//! day that the gateway is down.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimate::{Correction, Line, LoadTime, Mean, Speed};
 
-/// See the module. Nodes and models are told apart by their names.
+/// What was learned, for the next run. Nodes and models are identified by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Learned {
     #[serde(default)]
@@ -28,7 +28,7 @@ pub(crate) struct LearnedNode {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LearnedInstance {
-    /// Of the manifest it was learned of: another model of the same name is another model.
+    /// The manifest's digest when this was learned: the same name may stand for a different model by now.
     pub(crate) digest: String,
     pub(crate) correction: Correction,
     pub(crate) prefill: Line,

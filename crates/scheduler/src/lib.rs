@@ -1,23 +1,21 @@
 //! Which request goes to which node, and when? Pure: events in, decisions out.
 //!
-//! The shell tells [`Scheduler::handle`] what happened and when, and carries
-//! out what comes back. Nothing here reads a clock, does I/O or guesses: the
-//! same events make the same decisions, and a clone that is told the same
-//! events from then on makes the same decisions as well.
+//! The shell tells [`Scheduler::handle`] what happened and when, and carries out what it returns. Nothing here reads a
+//! clock, does I/O or draws random numbers: the same events make the same decisions, also in a clone.
 //!
 //! # Types
 //!
 //! | type | holds |
 //! |---|---|
-//! | `Request` | one live request: queued, or on one node; its failures so far |
-//! | `FairQueue` | the waiting ones, a lane per user, by least service, bounded, with deadlines |
-//! | `Node` | models, what runs, what is loaded, health, speed |
+//! | `Request` | one live request: queued or on one node, with its failures so far |
+//! | `FairQueue` | the waiting requests: a lane for each user, least service first, bounded, with deadlines |
+//! | `Node` | its models, what runs, what is loaded, health, speed |
 //! | `Instance` | one model on one node: in memory or not, slots, what runs |
-//! | `Load` | a model on its way into a node's memory |
-//! | `Plan` | where the next requests would go as things stand; the algorithm is there |
+//! | `Load` | a model being loaded into a node's memory |
+//! | `Plan` | where the next requests would go as things stand; the algorithm is described there |
 //! | `Breaker` | unseen, closed, open until t, half-open |
 //! | `Drain` | how fast the queue drains, for `Retry-After` |
-//! | `Journal` | why each of the last requests went where it went |
+//! | `Journal` | why each of the latest requests went where it went |
 //!
 //! # States of a request
 //!
@@ -26,38 +24,36 @@
 //!    |          |  Failed   |          ^
 //!    |          |  Abandon  +- Left, or Failed for the last time
 //!    |          +- Left, deadline, or no node left
-//!    +- refused at once, or straight to running when there is a free slot
+//!    +- refused at once, or straight to running if a slot is free
 //! ```
 //! # Invariants
 //!
-//! 1. A request is bound to a node only when that node has the model in memory and a free slot for it: never more than
-//!    `slots` run of one model on one node, and one more while the number of slots is being learned.
-//! 2. No slot is free for a request that waits, unless the plan expects it to be served sooner elsewhere.
-//! 3. Every request that arrives ends exactly once: by a refusal, or by
-//!    [`Event::Left`].
+//! 1. A request is bound to a node only when that node has the model in memory and a free slot for it. At most `slots`
+//!    requests of one model run on one node, or one more while the number of slots is being learned.
+//! 2. No slot stays free while a request for its model waits, unless the plan expects it to be served sooner elsewhere.
+//! 3. Every request that arrives ends exactly once: by a refusal, or by [`Event::Left`].
 //! 4. After its first byte a request is never sent anywhere else.
-//! 5. At most `max_queued` wait, and `max_queued_per_user` of one user, not
-//!    counting those that came back from a failed attempt.
-//! 6. Nothing is sent to a model that is to leave a node's memory, and it is unloaded only when nothing of it runs there.
+//! 5. At most `max_queued` requests wait, and at most `max_queued_per_user` of one user, not counting those that
+//!    returned from a failed attempt.
+//! 6. Nothing is sent to a model that is about to be unloaded, and it is unloaded only when nothing runs on it.
 //!
 //! # Steps
 //!
 //! A request that arrives:
 //! 1. is refused if its deadline has passed, or if no live node has the model;
-//! 2. is put into the queue, and goes straight on if the plan has a free slot for it;
-//! 3. is refused if it would have to wait, and its user's share or the queue is full;
-//! 4. else waits.
+//! 2. joins the queue, and goes straight to a node if the plan has a free slot for it;
+//! 3. is refused if it would have to wait, and the queue or its user's part of it is full;
+//! 4. otherwise waits.
 //!
 //! An attempt that failed, or was broken off because its node fell silent:
-//! 5. gives its slot back, and counts against whom it points at: the node, the model there, or nobody yet (see
-//!    [`Blame`]);
-//! 6. goes to the front of its user's lane, if it may be tried again;
-//! 7. else is refused.
+//! 5. frees its slot, and counts against what is to blame: the node, the model there, or nobody yet (see [`Blame`]);
+//! 6. goes to the front of its user's lane if it may be tried again;
+//! 7. otherwise is refused.
 //!
-//! Then, whatever happened:
+//! Then, after every event:
 //! 8. loads whose victims have drained go on;
-//! 9. what waits is placed (see [`plan`]);
-//! 10. where a node went, the requests that no node is left for are refused.
+//! 9. waiting requests are placed (see [`plan`]);
+//! 10. if a node was lost, requests with no node left are refused.
 
 mod accusations;
 mod breaker;

@@ -1,23 +1,23 @@
-//! A model on its way into a node's memory.
+//! A model that is being loaded into a node's memory.
 
 use crate::{failure::Failure, ids::RequestId, model::ModelId};
 
-/// A load under way on a node.
+/// A load in progress on a node.
 #[derive(Clone, Debug)]
 pub(crate) struct Load {
     pub(crate) model: ModelId,
-    /// What makes room for it.
+    /// The models that are unloaded to make room.
     pub(crate) victims: Vec<ModelId>,
     pub(crate) phase: Phase,
-    /// Whose request asked for it; `None` for a hint. One that leaves before the load begins hands it on to the next that
-    /// waits for the model: without that one nothing would be loaded.
+    /// The request that asked for it; `None` for a hint. If that request leaves before the load begins, the next
+    /// request that waits for the model takes its place, so that the load is not lost.
     pub(crate) cause: Option<RequestId>,
 }
 
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(crate) enum Phase {
     Draining,
-    /// So many are still to answer; one of them would not go.
+    /// `left` victims have not answered yet; `failed` is set if one of them could not be unloaded.
     Unloading {
         left: usize,
         failed: Option<Failure>,

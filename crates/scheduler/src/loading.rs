@@ -1,12 +1,13 @@
-//! How does a model get into a node's memory? The gateway loads it, never a user's request: a client that leaves must not
-//! abort a load that others wait for, and Ollama's choice of what to evict is arbitrary.
+//! How does a model get into a node's memory? The gateway loads it, never a user's request: a client that leaves must
+//! not abort a load that others wait for, and Ollama's choice of what to evict is arbitrary.
 //!
 //! ```text
 //! draining --victims have nothing running--> unloading --all are out--> loading --Loaded--> (resident)
 //!    |                                          |                          |
 //!    +-- nobody waits for it any longer         +-- Unloaded: Err          +-- Loaded: Err: not again for a while
 //! ```
-//! A node loads one model at a time, and a model is loaded on no more nodes at a time than have it, at least one.
+//! A node loads one model at a time. A model is loaded on at most as many nodes at a time as already have it, but at
+//! least one.
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ impl Scheduler {
         self.advance_load(node, now, decisions);
     }
 
-    /// Goes on with a load whose victims may have drained.
+    /// Continues a load if its victims have drained.
     pub(crate) fn advance_load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
         let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
         let node_state = &self.fleet[node];
@@ -67,7 +68,7 @@ impl Scheduler {
         }
     }
 
-    /// There is room.
+    /// Begins the load itself, now that there is room.
     fn load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
         let node_state = &mut self.fleet[node];
         let Some(load) = node_state.load_mut() else { return };
@@ -84,7 +85,7 @@ impl Scheduler {
         decisions.extend(listed.map(|model| Decision::Load { node, model, cause }));
     }
 
-    /// Lets the victims of a load that has not begun stay.
+    /// Calls off a load that has not begun; its victims stay.
     pub(crate) fn call_off_load(&mut self, node: NodeId) {
         let node = &mut self.fleet[node];
         if node.load().is_some_and(|load| load.phase == Phase::Draining)
@@ -116,7 +117,7 @@ impl Scheduler {
             return;
         }
         if let Some(failure) = *failed {
-            // The node refuses to unload: its memory is left alone for a while.
+            // The node refuses to unload, so its memory is left alone for a while.
             self.load_failed(node, failure, now);
         } else {
             self.load(node, now, decisions);
@@ -140,7 +141,7 @@ impl Scheduler {
         node_state.loads += 1;
         node_state.heard_at = seconds;
         if let Some(instance) = node_state.instance_mut(model) {
-            // What it lists from now on is this load, and not one that is on its way out.
+            // From now on a listing shows this load, not an earlier one on its way out.
             instance.left_at = None;
             instance.load_failures = 0;
             let bytes = instance.model_bytes();
@@ -150,7 +151,7 @@ impl Scheduler {
         self.guess_load_times();
     }
 
-    /// Nodes that have loaded nothing yet are taken to be as the others are.
+    /// Gives nodes that have loaded nothing yet the load times of the others.
     pub(crate) fn guess_load_times(&mut self) {
         if let Some(usual) = LoadTime::mean(self.fleet.iter().map(|node| &node.load_time)) {
             self.fleet.guess_load_times(&usual);
@@ -168,7 +169,7 @@ impl Scheduler {
         node.could_not_load(load.model, failure, now);
     }
 
-    /// Seconds until the model that a node loads is there.
+    /// Seconds until the model that a node is loading is in memory.
     pub(crate) fn ready_in(&self, node: NodeId, now: Time) -> f64 {
         let node = &self.fleet[node];
         let Some(load) = node.load() else { return 0.0 };
@@ -182,7 +183,7 @@ impl Scheduler {
         }
     }
 
-    /// Seconds until nothing of a model runs on a node.
+    /// Seconds until nothing of a model runs on a node any more.
     pub(crate) fn drained_in(&self, node: &Node, model: ModelId, now: Time) -> f64 {
         let Some(instance) = node.instance(model) else { return 0.0 };
         let seconds = now.as_secs_f64();

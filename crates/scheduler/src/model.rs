@@ -1,4 +1,4 @@
-//! What is known of a model over all nodes: its name, how often it is asked for, how long its answers are.
+//! What is known of a model across all nodes? Its name, how often it is asked for, and how long its answers are.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -7,40 +7,40 @@ use crate::{
     name::canonical,
 };
 
-/// Tokens of an answer, before one was seen.
+/// Tokens of an answer, before the first one was seen.
 const FIRST_OUTPUT: f64 = 200.0;
 
-/// Index of a model, the same on all nodes.
+/// A model's index, the same on all nodes.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct ModelId(pub(crate) usize);
 
-/// See the module.
+/// What is known of one model.
 #[derive(Clone, Debug)]
 pub(crate) struct ModelStats {
     pub(crate) name: Arc<str>,
     /// Tokens of an answer.
     pub(crate) output: Mean,
     pub(crate) demand: Demand,
-    /// Some node had it on disk in this run.
+    /// Whether a node has listed it on disk in this run.
     was_listed: bool,
 }
 
-/// Every model that a node ever listed.
+/// Every model that a node has listed or that an earlier run knew, until it is forgotten.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Models {
     by_name: BTreeMap<Arc<str>, ModelId>,
     stats: Vec<ModelStats>,
-    /// Ids whose models were forgotten, for the next ones.
+    /// Ids of forgotten models, to be reused.
     free: Vec<ModelId>,
 }
 
 impl Models {
-    /// The model of this name, in either spelling.
+    /// The model of this name, with or without the tag `:latest`.
     pub(crate) fn find(&self, asked: &str) -> Option<ModelId> {
         self.by_name.get(&*canonical(asked)).copied()
     }
 
-    /// The same, made if it is new.
+    /// The model that a node lists under this name; added if it is new.
     pub(crate) fn meet(&mut self, listed: &str) -> ModelId {
         if let Some(id) = self.find(listed) {
             return id;
@@ -61,7 +61,7 @@ impl Models {
         id
     }
 
-    /// A node has it on disk.
+    /// A node lists it on disk.
     pub(crate) fn listed(&mut self, id: ModelId) {
         self.get_mut(id).was_listed = true;
     }
@@ -70,7 +70,7 @@ impl Models {
         self.get(id).was_listed
     }
 
-    /// Nobody needs it any more: its id may be another model's from now on.
+    /// Nobody needs it any more: its id may be reused for another model.
     pub(crate) fn forget(&mut self, id: ModelId) {
         let name = self.get(id).name.clone();
         if self.by_name.get(&name) == Some(&id) {
@@ -83,13 +83,13 @@ impl Models {
         &self.stats[id.0]
     }
 
-    /// The one of this name, made if it is new.
+    /// The model of this name, added if it is new.
     pub(crate) fn get_mut_by_name(&mut self, name: &str) -> &mut ModelStats {
         let id = self.meet(name);
         self.get_mut(id)
     }
 
-    /// Those that are known, by name.
+    /// All known models, by name.
     pub(crate) fn ids(&self) -> impl Iterator<Item = ModelId> + '_ {
         self.by_name.values().copied()
     }

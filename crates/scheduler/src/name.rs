@@ -1,11 +1,11 @@
-//! When do two model names mean the same? A name without a tag means `:latest`, as in Ollama; apart from that, names are
+//! When do two model names mean the same model? A name without a tag means `:latest`, as in Ollama; otherwise names are
 //! compared as given.
 
 use std::borrow::Cow;
 
 const DEFAULT_TAG: &str = ":latest";
 
-/// The spelling with a tag.
+/// The name with its tag.
 pub(crate) fn canonical(given: &str) -> Cow<'_, str> {
     // A colon before the last slash belongs to a registry's port.
     let last = given.rsplit('/').next().unwrap_or(given);

@@ -1,4 +1,4 @@
-//! What is known of one node: its models, what runs there, what it loads, its health and its speed.
+//! What is known of one node? Its models, what runs there, what it loads, its health and its speed.
 
 pub(crate) mod health;
 mod listing;
@@ -21,48 +21,47 @@ use crate::{
     share::Reach,
 };
 
-/// When a node on trial may have answered.
+/// A guess of how long a node on trial takes to answer.
 const TRIAL_SECONDS: f64 = 2.0;
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) breaker: Breaker,
-    /// By [`ModelId`]. Boxed, as a node has few of the models of a large fleet.
+    /// By [`ModelId`]. Boxed, because a node has only a few of the models of a large fleet.
     instances: Vec<Option<Box<Instance>>>,
-    /// The models in memory and those of which something runs, in the order of their ids.
+    /// The models that are in memory or have requests running, in the order of their ids.
     active: Vec<ModelId>,
-    /// The last report of what is on disk, as it came.
+    /// The last report of its disk, as received.
     reported: Option<Arc<[Model]>>,
-    /// What it lists on disk, by name.
+    /// The models on its disk, by name.
     shelf: Arc<[Model]>,
-    /// Counts the changes of what it has on disk.
+    /// Counts changes of what is on disk.
     pub(crate) listings: u64,
-    /// Counts the changes of what it has in memory, or is about to have or to lose.
+    /// Counts changes of what is in memory, being loaded or being unloaded.
     pub(crate) layouts: u64,
     load: Option<Load>,
-    /// What it may be asked for, as far as is known.
+    /// The routes it has, as far as is known.
     pub(crate) routes: RouteSet,
     pub(crate) is_draining: bool,
     pub(crate) has_left: bool,
-    /// Which of its slots this gateway may use.
+    /// The slots that this gateway may use here.
     pub(crate) reach: Reach,
     in_flight: u32,
-    /// Requests that it takes at a time since its return; `None` when it takes all again.
+    /// After its return it takes only this many requests at a time; `None` once it takes all again.
     ramp: Option<u32>,
     busy_until: Option<Time>,
-    /// It was overdue with its streams, and gets no new request before then or before a token comes.
+    /// Its streams were overdue: it gets no new request before then, unless a token comes earlier.
     quiet_until: Option<Time>,
     /// When a token, an answer or a load of it was last seen, in seconds.
     pub(crate) heard_at: f64,
-    /// When it last began an answer, or gave a whole one.
+    /// When it last began an answer or completed one.
     pub(crate) worked_at: Option<Time>,
     pub(crate) speed: Speed,
     pub(crate) load_time: LoadTime,
-    /// The most ever seen in its memory, bytes.
+    /// The most that was ever in its memory, in bytes.
     most_resident: u64,
-    /// It was seen to evict a model by itself: its memory is no larger than what was seen in it.
+    /// It was seen to evict a model by itself, so its memory is no larger than `most_resident`.
     evicts: bool,
     last_error: Option<String>,
     completed: u64,
@@ -115,18 +114,18 @@ impl Node {
         self.instances.get_mut(model.0)?.as_deref_mut()
     }
 
-    /// Every model that was ever seen there.
+    /// Every model that was seen there and has not been forgotten.
     pub(crate) fn instances(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
         let indexed = self.instances.iter().enumerate();
         indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_deref()?)))
     }
 
-    /// The models in memory and those of which something runs.
+    /// The models that are in memory or have requests running.
     pub(crate) fn active(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
         self.active.iter().filter_map(|model| Some((*model, self.instance(*model)?)))
     }
 
-    /// What is in memory, whether it is to stay or not.
+    /// The models in memory, including those about to be unloaded.
     pub(crate) fn residents(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
         self.active().filter(|(_, instance)| instance.resident_since.is_some())
     }
@@ -142,7 +141,7 @@ impl Node {
         })
     }
 
-    /// A model is in memory since then, or no longer.
+    /// Sets since when a model is in memory, in seconds; `None` when it has left.
     pub(crate) fn set_resident(&mut self, model: ModelId, since: Option<f64>) {
         let Some(instance) = self.instance_mut(model) else { return };
         let is_new = std::mem::replace(&mut instance.resident_since, since).is_some() != since.is_some();
@@ -150,7 +149,7 @@ impl Node {
         self.settle_active(model);
     }
 
-    /// A model is about to leave memory, or stays after all.
+    /// Marks a model as about to be unloaded, or as staying after all.
     pub(crate) fn set_leaving(&mut self, model: ModelId, is_leaving: bool) {
         if let Some(instance) = self.instance_mut(model) {
             instance.is_leaving = is_leaving;
@@ -172,18 +171,18 @@ impl Node {
         self.load.as_ref()
     }
 
-    /// The load under way, whose model stays the same.
+    /// The load in progress. Its model must not be changed.
     pub(crate) fn load_mut(&mut self) -> Option<&mut Load> {
         self.load.as_mut()
     }
 
-    /// Begins a load, or ends the one that is under way.
+    /// Replaces the load in progress and returns the old one.
     pub(crate) fn set_load(&mut self, load: Option<Load>) -> Option<Load> {
         self.layouts += 1;
         std::mem::replace(&mut self.load, load)
     }
 
-    /// What was known of a model there is known no more.
+    /// Forgets what was known of a model there.
     pub(crate) fn drop_instance(&mut self, model: ModelId) {
         debug_assert!(self.instance(model).is_none_or(|instance| instance.running.is_empty()));
         self.set_resident(model, None);
@@ -197,7 +196,7 @@ impl Node {
         self.instance(model).is_some_and(|instance| instance.listing.is_some())
     }
 
-    /// The most ever seen in memory, bytes, and whether the node was seen to evict something by itself.
+    /// The most that was ever in memory, in bytes, and whether the node was seen to evict a model by itself.
     pub(crate) fn memory_seen(&self) -> (u64, bool) {
         (self.most_resident, self.evicts)
     }
@@ -206,17 +205,17 @@ impl Node {
         (self.most_resident, self.evicts) = (most_resident, evicts);
     }
 
-    /// Memory for models, bytes; `None` if nothing is known to be too much.
+    /// Memory for models in bytes; `None` while no limit is known.
     pub(crate) fn budget(&self) -> Option<u64> {
         self.spec.vram_bytes.or(self.evicts.then_some(self.most_resident))
     }
 
-    /// Bytes of memory that models take.
+    /// Bytes of memory that models use.
     pub(crate) fn taken_bytes(&self) -> u64 {
         self.residents().map(|(_, instance)| instance.footprint()).fold(0, u64::saturating_add)
     }
 
-    /// Whether a model fits beside what is in memory.
+    /// Whether a model fits beside those in memory.
     pub(crate) fn has_room_for(&self, instance: &Instance) -> bool {
         self.budget().is_none_or(|budget| self.taken_bytes().saturating_add(instance.footprint()) <= budget)
     }
@@ -235,7 +234,7 @@ impl Node {
         self.reach.loads_on(&self.spec.name)
     }
 
-    /// Whether this gateway may have it load something next.
+    /// Whether this gateway may start a load here now.
     pub(crate) fn may_load(&self) -> bool {
         self.load.is_none() && self.is_loader()
     }
@@ -268,19 +267,19 @@ impl Node {
         self.in_flight
     }
 
-    /// Seconds until it takes a request, slots aside.
+    /// Seconds until it takes requests, free slots aside.
     pub(crate) fn opens_in(&self, now: Time) -> f64 {
         let busy = self.closed_until().map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
         if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
     }
 
-    /// Whether there may be requests that are not for it, whatever runs there.
+    /// Whether some requests are kept away from it, however little runs there.
     pub(crate) fn is_particular(&self) -> bool {
         self.routes != RouteSet::ALL || self.breaker.is_accused()
     }
 
-    /// What must hold after every step.
+    /// Asserts what must hold after every step.
     pub(crate) fn check(&self) {
         debug_assert!(self.active.is_sorted());
         let is_active = |instance: &Instance| instance.resident_since.is_some() || !instance.running.is_empty();

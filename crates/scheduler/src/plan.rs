@@ -1,23 +1,23 @@
-//! Which of the requests that wait for a model goes where? Planned anew for every model that an event touches; nothing in
-//! a plan binds except what is carried out at once.
+//! Which of the requests that wait for a model goes where? Planned anew for every model that an event touches. Only
+//! what is carried out at once is binding; the rest of the plan is dropped.
 //!
-//! 1. *Forecast.* Each slot of the model is free now, or after what its request is still expected to take; the slots of a
-//!    load under way are free once the model is there.
-//! 2. *Order.* Requests that may go first as they have waited for long; then the users by least service, each pick charged
-//!    as if it were dispatched. The plan looks at twice as many requests as there are nodes, at least [`LEAST_LOOK`] and
-//!    at most [`MOST_LOOK`], and no further than something can come of it.
-//! 3. *Place* each request in that order where the sum of these is least:
-//!    `wait for a slot + load + regret + reading the prompt + writing the answer`, over the nodes that have the model,
-//!    and over those that could load it: `wait` is then for what must drain first, and `regret` what others lose by it.
-//!    * a slot that is free now: **dispatch**;
-//!    * one that will be free: it counts as taken for those behind in the line, and binds nobody;
-//!    * a load: begin it. Its slots count at once. Not loading is charged what the users behind the look-ahead would wait.
-//! 4. *Absorb.* Where a slot is still free, everybody looked at would rather wait for a faster node. The slots in use can
-//!    serve only so many requests before one would have ended in the free slot; if more wait, the first of the others
-//!    takes the free slot now.
-//! 5. *Guards*: a node loads one model at a time, a model is loaded on no more nodes at a time than have it (at least
-//!    one), an event begins at most [`MOST_LOADS`]; a model stays in memory for 30 s or two load times, unless whoever
-//!    asks has waited for 30 s, or nobody uses or wants it.
+//! 1. *Forecast.* Each slot of the model is free now, or once the request in it is expected to end; the slots of a load
+//!    in progress are free once the model is loaded.
+//! 2. *Order.* First the requests that may go first because they have waited long; then the users by least service,
+//!    each pick charged as if it were dispatched. The plan looks at twice as many requests as there are nodes, at least
+//!    [`LEAST_LOOK`] and at most [`MOST_LOOK`], and stops earlier when nothing more can be done.
+//! 3. *Place* each request in that order where the sum of these is smallest: `wait for a slot + load + regret + reading
+//!    the prompt + writing the answer`, over the nodes that have the model and those that could load it. For a load,
+//!    `wait` is for the victims to drain, and `regret` is what others lose by it.
+//!    * A slot that is free now: **dispatch**.
+//!    * A slot that will be free: it counts as taken for the requests behind, and binds nobody.
+//!    * A load: begin it. Its slots count at once. Not loading is charged the wait of the users beyond the look-ahead.
+//! 4. *Absorb.* If a slot is still free, every request looked at would rather wait for a faster node. But the slots in
+//!    use can only serve so many requests before one would have ended in the free slot. If more than that wait, the
+//!    first of the others takes the free slot now.
+//! 5. *Guards*: a node loads one model at a time; a model is loaded on at most as many nodes at a time as already have
+//!    it, but at least one; an event begins at most [`MOST_LOADS`] loads; a model stays in memory for 30 s or two load
+//!    times, unless the request that evicts it has waited for 30 s, or nobody uses or wants it.
 
 use std::collections::BTreeSet;
 
@@ -32,53 +32,54 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// Requests that a plan looks at in a small fleet, and in the largest.
+/// Requests that a plan looks at in a small fleet, and in the largest fleet.
 const LEAST_LOOK: usize = 32;
 const MOST_LOOK: usize = 128;
-/// Requests of one user that may have a model loaded, in one plan: a flood must not have models loaded that others use.
+/// At most this many requests of one user may begin loads in one plan: a flood must not evict models that others use.
 const MOST_LOADERS: usize = 2;
-/// Requests that go first by right, in one plan.
+/// Requests that may go first for having waited long, in one plan.
 const MOST_FIRST: usize = 4;
 /// Loads that one event may begin.
 const MOST_LOADS: usize = 4;
-/// A request that arrives is told when it may expect its first token if no more than this many wait for its model.
+/// A new request is given an expected time of its first token only if at most this many wait for its model.
 const MOST_FORETOLD: usize = 32;
-/// A request that has waited this long may evict what has only just been loaded.
+/// A request that has waited this long may evict a model that was loaded only recently.
 const IMPATIENT_SECONDS: f64 = 30.0;
-/// A look for loads at more pairs of request and node than this is not repeated for a while: so many seconds for each pair
-/// beyond. That bounds what it costs in a large fleet; a small one never comes there.
+/// Looking for loads over more pairs of request and node than this puts off the next look by `SECONDS_PER_PAIR` for
+/// each further pair. That bounds the work in a large fleet; a small one stays below it.
 const FREE_PAIRS: usize = 1000;
 const SECONDS_PER_PAIR: f64 = 1e-5;
-/// No request beyond this place in the line takes a slot by the absorb rule.
+/// Only requests up to this place in the line take a slot by the absorb rule.
 const MOST_ABSORBED: usize = 256;
 
-/// What a plan for one model knows.
+/// What a plan knows of its model.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     forecast: Forecast,
     line: Vec<Next>,
-    /// Where the model could be loaded by a request that is not impatient, and by one that is; once looked for.
+    /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
+    /// up.
     options: [Option<Vec<LoadOption>>; 2],
-    /// Requests that wait for the model, before anything was placed.
+    /// Requests that waited for the model before anything was placed.
     waiting: usize,
-    /// Of the requests looked at, those that still wait.
+    /// Requests looked at so far that still wait.
     ahead: usize,
-    /// Users behind the look-ahead.
+    /// Users beyond the look-ahead.
     users_behind: usize,
     may_load: bool,
 }
 
-/// Where a request goes.
+/// What the plan does with a request.
 #[derive(Copy, Clone)]
 enum Choice {
     Place(usize),
     Load(usize),
-    /// Nothing can be done for it now.
+    /// Nothing can be done for it at present.
     Nothing,
 }
 
 impl Scheduler {
-    /// Places what waits for these models, the most entitled request first.
+    /// Places the requests that wait for these models, the most entitled request first.
     pub(crate) fn plan(&mut self, models: BTreeSet<ModelId>, now: Time, decisions: &mut Vec<Decision>) {
         let mut models: Vec<ModelId> = models.into_iter().filter(|model| self.queue.waiting_for(*model) > 0).collect();
         if models.len() > 1 {
@@ -118,13 +119,13 @@ impl Scheduler {
         while self.absorb(plan, model, now, decisions) {}
     }
 
-    /// Whether a request that has just arrived is still to be told what it waits for.
+    /// Whether the request that has just arrived still needs an expected time of its first token.
     fn foretells(&self, plan: &Plan, model: ModelId) -> bool {
         let newcomer = self.newcomer.and_then(|id| self.requests.get(&id));
         newcomer.is_some_and(|request| request.model == model) && plan.waiting <= MOST_FORETOLD
     }
 
-    /// Whether one more load of a model may begin.
+    /// Whether one more load of the model may begin.
     fn may_load(&self, model: ModelId, now: Time) -> bool {
         let whereabouts = self.fleet.of(model);
         let (coming, there) = (whereabouts.loading.len(), whereabouts.hosts.len());
@@ -156,7 +157,7 @@ impl Scheduler {
 
     // 2.
 
-    /// Places the requests that wait, as far as something can come of it; how many were looked at.
+    /// Places waiting requests until nothing more can be done, and returns how many it looked at.
     fn look(
         &mut self,
         plan: &mut Plan,
@@ -166,7 +167,7 @@ impl Scheduler {
         decisions: &mut Vec<Decision>,
     ) -> usize {
         let mut looked = 0;
-        // Most often there is one slot, and the first request takes it.
+        // Usually there is one free slot, and the first request takes it.
         let mut count = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
         loop {
             let mut line = std::mem::take(&mut plan.line);
@@ -199,7 +200,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether whoever asks has as many of the model's slots as one user may have.
+    /// Whether the request's user already has as many of the model's slots as one user may have.
     fn has_its_share(&self, plan: &Plan, id: RequestId, now: Time) -> bool {
         let request = self.requests.get(&id);
         let slots = plan.forecast.slot_count();
@@ -268,7 +269,7 @@ impl Scheduler {
         })
     }
 
-    /// Notes what the nodes have cached of a request, unless that is known.
+    /// Looks up what the nodes have cached of a request's prompt, unless that is known already.
     fn look_up_cached(&mut self, id: RequestId) {
         let Some(request) = self.requests.get_mut(&id).filter(|request| !request.prefixes.is_empty()) else { return };
         let Some(memory) = self.memories.get(request.model.0) else { return };
@@ -287,7 +288,8 @@ impl Scheduler {
         }
     }
 
-    /// The best for a request, the alternative that takes least, and what the users behind added to not loading.
+    /// The choice for a request, the cheapest alternative, and what the users beyond the look-ahead added to not
+    /// loading.
     fn choose(
         &self,
         plan: &Plan,
@@ -354,7 +356,7 @@ impl Scheduler {
         plan.may_load = self.may_load(model, now);
         let ready = self.ready_in(node, now);
         plan.forecast.add_load(&self.fleet[node], node, model, ready, now, self.guess);
-        // The request itself takes the first of the slots to come.
+        // The request itself takes the first of the new slots.
         let place = plan.forecast.places.len() - 1;
         plan.forecast.occupy(place, ready + alternative.prefill + alternative.decode);
     }
@@ -372,7 +374,7 @@ impl Scheduler {
         let best = self.alternatives(plan, id, work, false);
         let chosen = plan.forecast.places[place];
         let alternative = chosen.weigh(work);
-        // A probe runs beside what is there; no slot is taken by it.
+        // A probe runs beside the slots and takes none of them.
         if alternative.wait == 0.0 {
             plan.forecast.occupy(place, alternative.total());
         }
@@ -384,7 +386,7 @@ impl Scheduler {
         }
     }
 
-    /// What could be done with a request, for whoever asks why.
+    /// The alternatives for a request, recorded so that operators can see why it went where it went.
     fn alternatives(&self, plan: &Plan, id: RequestId, work: Work, is_impatient: bool) -> Best {
         let mut best = Best::default();
         let Some(request) = self.requests.get(&id) else { return best };
@@ -398,8 +400,8 @@ impl Scheduler {
 
     // 4.
 
-    /// Gives a free slot that nobody looked at wants to the first request that waiting serves no better; false if there is
-    /// none.
+    /// Gives a free slot that no request looked at wants to the first request that would not be served sooner by
+    /// waiting; false if there is none.
     fn absorb(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) -> bool {
         if !plan.forecast.has_start() || self.queue.waiting_for(model) <= plan.ahead {
             return false;
@@ -426,14 +428,14 @@ impl Scheduler {
         true
     }
 
-    /// The request that stands so far behind the ones that were looked at, or the last that counts.
+    /// The request `count` places behind those that were looked at, or the last one that counts.
     fn beyond(&self, plan: &Plan, model: ModelId, count: usize, now: Time) -> Option<RequestId> {
         let mut line = Vec::new();
         self.queue.line(model, now, 0, (plan.ahead + count + 1).min(MOST_ABSORBED), &mut line);
         line.last().map(|next| next.id)
     }
 
-    /// Where a request could start at once and would be done first, and the seconds until then.
+    /// The place where a request could start at once and would end first, and the seconds until then.
     fn fastest_start(&mut self, plan: &mut Plan, id: RequestId) -> Option<(usize, f64)> {
         self.look_up_cached(id);
         let request = self.requests.get(&id)?;
@@ -447,7 +449,7 @@ impl Scheduler {
     }
 }
 
-/// What was weighed up, with what the queue contributed unless nothing else waited.
+/// The alternatives, and the queue's influence if anything else waited.
 fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
     Weighed { alternatives: best.as_slice(), backlog: Some(backlog).filter(|backlog| backlog.waiting > 1) }
 }

@@ -1,8 +1,8 @@
 //! Which part of a prompt does a node still have in a cache?
 //!
-//! A runner keeps the state of what its slots served last, and saves what a new prompt pushes out of a slot in the host's
-//! memory. So it remembers as many prompts as it has slots, and [`HOST_TOKENS`] tokens more. The gateway cannot see that;
-//! it remembers what it sent, and expects a prompt to be read only from where it first differs from one of those.
+//! A runner keeps the prompts that its slots served last, and saves to the host's memory what a new prompt pushes out
+//! of a slot. So it remembers one prompt for each slot, and [`HOST_TOKENS`] tokens more. The gateway cannot see that.
+//! It remembers what it sent, and expects a prompt to be read only from the point where it differs from all of those.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -11,28 +11,28 @@ use std::{
 
 use crate::ids::NodeId;
 
-/// The host cache holds 8 GiB a runner, which is about this many tokens of an 8B model, less a margin.
+/// The host cache holds 8 GiB for each runner: about this many tokens of an 8B model, less a margin.
 const HOST_TOKENS: f64 = 50_000.0;
-/// Prompts remembered for a model on a node.
+/// Prompts remembered for one model on one node.
 const MOST_KEPT: usize = 32;
-/// A runner that continues a prompt by at least this share of it overwrites it; of less it keeps a copy.
+/// A runner that continues at least this share of a kept prompt overwrites it; below that it keeps a copy.
 const CONSUMED_SHARE: f64 = 0.5;
 
-/// A prompt up to the end of one of its messages. Each digest covers everything before it, so that two prompts that share
-/// a digest share all that comes before.
+/// A prompt up to the end of one of its messages. The digest covers everything before that point, so two prompts with
+/// the same digest share that whole beginning.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub struct Prefix {
-    /// Differs between processes, so that it says nothing outside of this one.
+    /// Seeded differently in each process, so it reveals nothing outside this one.
     pub digest: u64,
-    /// Tokens up to there, about.
+    /// Estimated tokens up to that point.
     pub tokens: u32,
 }
 
-/// What one prompt has left on a node.
+/// A prompt that a node has kept.
 #[derive(Clone, Debug)]
 struct Kept {
     prefixes: Arc<[Prefix]>,
-    /// Prompt and answer.
+    /// Tokens of the prompt and its answer.
     tokens: f64,
 }
 
@@ -40,9 +40,9 @@ struct Kept {
 #[derive(Copy, Clone, Debug)]
 struct Holder {
     node: NodeId,
-    /// Prompts there that begin with it.
+    /// Prompts kept there that begin with it.
     prompts: u32,
-    /// Tokens of the longest that ends with it, its answer included; 0 if none does.
+    /// Tokens of the longest prompt that ends with this prefix, including the answer; 0 if none does.
     whole: f64,
 }
 
@@ -50,40 +50,40 @@ struct Holder {
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(crate) struct Cached {
     pub(crate) node: NodeId,
-    /// Tokens that need not be read again.
+    /// Tokens that the node need not read again.
     pub(crate) tokens: f64,
-    /// Whether that is in the host's memory only, rather than in a slot.
+    /// Whether they are in the host's memory only, not in a slot.
     pub(crate) is_in_host: bool,
 }
 
-/// What the nodes remember of the prompts of one model.
+/// What the nodes remember of one model's prompts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixMemory {
-    /// The newest first.
+    /// Newest first.
     kept: BTreeMap<NodeId, VecDeque<Kept>>,
     holders: BTreeMap<u64, Vec<Holder>>,
     version: u64,
-    /// By node: slots of the model there.
+    /// Slots of the model on each node.
     slots: BTreeMap<NodeId, usize>,
 }
 
 impl PrefixMemory {
-    /// Changes whenever [`PrefixMemory::find`] may answer otherwise.
+    /// Changes whenever [`PrefixMemory::find`] may give a different answer.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
-    /// The nodes that have read part of a prompt of so many tokens, in the order of their ids, and the tokens that each
-    /// need not read again.
+    /// Finds the nodes that have read the beginning of this prompt, which has `prompt` tokens, in the order of their
+    /// ids, and the tokens that each need not read again.
     pub(crate) fn find(&self, prefixes: &[Prefix], prompt: f64, into: &mut Vec<Cached>) {
         into.clear();
         for (depth, prefix) in prefixes.iter().enumerate() {
             let Some(holders) = self.holders.get(&prefix.digest) else { break };
-            // What follows a whole prompt in the next turn is its answer, which was never digested here.
+            // In the next turn a whole prompt is followed by its answer, which was never digested here.
             let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
             for holder in holders {
                 let tokens = if holder.whole > 0.0 { holder.whole.min(next) } else { f64::from(prefix.tokens) };
-                // At least one token is read, to have something to go on from.
+                // A runner always reads at least one token, to have something to continue from.
                 let tokens = tokens.min(prompt - 1.0).max(0.0);
                 match into.binary_search_by_key(&holder.node, |cached| cached.node) {
                     Ok(place) if tokens > into[place].tokens => into[place].tokens = tokens,
@@ -97,7 +97,7 @@ impl PrefixMemory {
         }
     }
 
-    /// Whether none of the prompts that a node's slots served last shares as much with this one as an older one does.
+    /// Whether an older prompt shares more with this one than any of those that the slots served last.
     fn is_in_host(&self, node: NodeId, prefixes: &[Prefix]) -> bool {
         let Some((kept, slots)) = self.kept.get(&node).zip(self.slots.get(&node)) else { return false };
         let deepest =
@@ -105,7 +105,7 @@ impl PrefixMemory {
         deepest.is_some_and(|place| place >= *slots)
     }
 
-    /// A prompt that shares `cached` tokens with one that a node has kept is sent there.
+    /// A prompt is sent to a node that had `cached` of its tokens.
     pub(crate) fn consume(&mut self, node: NodeId, prefixes: &[Prefix], cached: f64) {
         let Some(kept) = self.kept.get_mut(&node).filter(|_| cached > 0.0) else { return };
         let common = |each: &Kept| prefixes.iter().rposition(|prefix| each.prefixes.contains(prefix));
@@ -120,7 +120,7 @@ impl PrefixMemory {
         }
     }
 
-    /// A node of so many slots has read a prompt and written an answer, `tokens` in all.
+    /// A node with this many slots has read a prompt and written its answer; `tokens` counts both.
     pub(crate) fn keep(&mut self, node: NodeId, prefixes: &Arc<[Prefix]>, tokens: f64, slots: usize) {
         if prefixes.is_empty() {
             return;
@@ -140,7 +140,7 @@ impl PrefixMemory {
         forgotten.iter().for_each(|each| self.withdraw(node, each));
     }
 
-    /// The model has left a node's memory, and everything that it had read.
+    /// The model has left a node's memory, and its caches with it.
     pub(crate) fn forget(&mut self, node: NodeId) {
         self.slots.remove(&node);
         for each in self.kept.remove(&node).into_iter().flatten() {
@@ -183,7 +183,7 @@ impl PrefixMemory {
         }
     }
 
-    /// What must hold after every step.
+    /// Asserts what must hold after every step.
     #[cfg(test)]
     fn check(&self) {
         debug_assert!(self.kept.values().all(|kept| kept.len() <= MOST_KEPT));
@@ -219,7 +219,7 @@ mod tests {
         memory.keep(NodeId(1), &chain(&[1, 7]), 250.0, 4);
         assert_eq!(cached(&memory, &[1, 9], 250.0), [(NodeId(1), 100.0), (NODE, 100.0)]);
         assert_eq!(cached(&memory, &[1, 2, 3, 4], 450.0), [(NodeId(1), 100.0), (NODE, 230.0)]);
-        // The answer was cut short before it came back.
+        // The answer was cut short before the next turn came.
         assert_eq!(cached(&memory, &[1, 2], 210.0)[1], (NODE, 209.0));
         assert_eq!(cached(&memory, &[8], 210.0), []);
     }
@@ -240,7 +240,7 @@ mod tests {
         for digest in 0..5 {
             memory.keep(NODE, &chain(&[digest]), 30_000.0, 2);
         }
-        // Two in slots, one beside them.
+        // Two in slots, and one in the host's memory.
         let known = |memory: &PrefixMemory, digest| !cached(memory, &[digest], 1e6).is_empty();
         assert_eq!((0..5).filter(|digest| known(&memory, *digest)).collect::<Vec<_>>(), [2, 3, 4]);
         let mut found = Vec::new();

@@ -1,17 +1,18 @@
-//! Who is next? A bounded queue with a lane per user, served by least service received.
+//! Who is next? A bounded queue with a lane for each user; the user who has received the least service goes first.
 //!
-//! Every lane has a counter: the work its requests have cost (see [`crate::request::cost`]) over its weight. The lane with
-//! the lowest counter goes first; within a lane, requests that failed an attempt go first, then the oldest. A request is
-//! charged its expected cost when it is dispatched, and the difference to the true cost when it has ended.
+//! Every lane has a counter: the work its requests have cost (see [`crate::request::cost`]) divided by its weight. The
+//! lane with the lowest counter goes first. Within a lane, requests that failed an attempt go first, then the oldest. A
+//! request is charged its expected cost when it is dispatched, and the difference to its true cost when it has ended.
 //!
-//! An idle lane earns no credit: it resumes at the last-served lane's counter, as far as that one is settled. An estimate
-//! that is far too high, as before any answer was seen, would otherwise keep newcomers behind a flood for dozens of its
-//! requests. Of what a lane has used beyond that, half is forgiven every 30 s while it is idle. While lanes wait, nothing
-//! is forgiven, so that over any period the work done for two of them differs by at most twice the dearest request.
+//! An idle lane earns no credit: it resumes at the last-served lane's counter. Only the settled part of that counter
+//! counts. Otherwise an estimate that is far too high, as before the first answer, would keep newcomers behind a flood
+//! for dozens of its requests. If a lane has used more than that, half of the excess is forgiven every 30 s while it is
+//! idle. While lanes wait, nothing is forgiven, so that over any period the work done for two of them differs by at
+//! most twice the dearest request.
 //!
-//! For each model the lanes that wait for it are kept in the same order, so that finding the next request for a model does
-//! not depend on how many wait. Once a minute the oldest request of a lane, if it has waited for a minute, may go first
-//! ([`FairQueue::line`]): nobody starves, and a flood cannot age its way in.
+//! For each model, the lanes that wait for it are kept in the same order, so finding the next request for a model takes
+//! no longer when more requests wait. Once a minute, a lane's oldest request may go first if it has waited for a minute
+//! ([`FairQueue::line`]): nobody starves, and a flood cannot age its way to the front.
 
 mod lane;
 mod order;
@@ -42,26 +43,25 @@ const HALF_LIFE_SECONDS: f64 = 30.0;
 /// Users that are remembered while they have nothing queued or running.
 const REMEMBERED_LANES: usize = 4096;
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct FairQueue {
     limits: QueueLimits,
     lanes: Vec<Lane>,
     free: Vec<LaneId>,
     by_user: BTreeMap<Arc<str>, LaneId>,
-    /// Lanes with nothing queued or running, the longest idle first.
+    /// Lanes with nothing queued or running, longest idle first.
     idle: BTreeSet<(Time, LaneId)>,
     turns: BTreeSet<Turn>,
     /// By [`ModelId`].
     of_model: Vec<BTreeSet<Turn>>,
     waiting_for: Vec<usize>,
     users: Vec<Users>,
-    /// By the model of a lane's oldest request: when that one may go first.
+    /// For the model of each lane's oldest request: when that request may go first.
     dues: Vec<BTreeSet<(Time, LaneId)>>,
     deadlines: BTreeSet<(Time, RequestId)>,
     /// Requests that failed an attempt.
     retries: BTreeSet<RequestId>,
-    /// The counter of the lane that was served last, as far as it is settled. Never decreases.
+    /// The settled counter of the lane that was served last. Never decreases.
     served: f64,
     joins: u64,
     length: usize,
@@ -107,13 +107,13 @@ impl FairQueue {
         self.by_user.get(user).map_or(0, |id| self.lanes[id.0].waiting.len())
     }
 
-    /// Every model that somebody waits for.
+    /// Every model that a request waits for.
     pub(crate) fn models(&self) -> impl Iterator<Item = ModelId> {
         let waiting = self.waiting_for.iter().enumerate().filter(|(_, count)| **count > 0);
         waiting.map(|(index, _)| ModelId(index))
     }
 
-    /// Why a new request of this user must not wait, if so.
+    /// Why a new request of this user must not wait; `None` if it may.
     pub(crate) fn objection(&self, user: &str) -> Option<RefusalReason> {
         if self.waiting_of(user) >= self.limits.max_queued_per_user {
             Some(RefusalReason::UserQueueFull)
@@ -124,7 +124,7 @@ impl FairQueue {
         }
     }
 
-    /// The lane of a user, created if need be. The latest weight counts.
+    /// The user's lane, created if necessary. The latest weight counts.
     pub(crate) fn lane(&mut self, user: &Arc<str>, weight: f64, now: Time) -> LaneId {
         let weight = if weight.is_finite() && weight > 0.0 { weight } else { 1.0 };
         if let Some(id) = self.by_user.get(user).copied() {
@@ -144,7 +144,7 @@ impl FairQueue {
         id
     }
 
-    /// Forgetting an idle lane is no loss: its user resumes where everybody else does.
+    /// Forgets the lanes that were idle longest. Nothing is lost: such a user resumes where everybody else does.
     fn forget_idle(&mut self) {
         if self.by_user.len() < REMEMBERED_LANES {
             return;
@@ -155,7 +155,7 @@ impl FairQueue {
         }
     }
 
-    /// Adds a request. The bounds are not checked here: a request that was accepted and then failed an attempt returns even
+    /// Adds a request. The bounds are not checked here, because an accepted request that failed an attempt returns even
     /// to a full queue.
     pub(crate) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
         self.wake(id);
@@ -189,7 +189,7 @@ impl FairQueue {
         self.put_in(id);
     }
 
-    /// Removes a request, wherever it stands.
+    /// Removes a request from anywhere in its lane.
     pub(crate) fn remove(&mut self, id: LaneId, position: Position, now: Time) {
         if !self.lanes[id.0].waiting.contains_key(&position) {
             return;
@@ -214,7 +214,7 @@ impl FairQueue {
         self.rest(id);
     }
 
-    /// A lane that something is about to wait or to run in is not idle.
+    /// Ends a lane's idle time before something waits or runs in it.
     fn wake(&mut self, id: LaneId) {
         self.idle.remove(&(self.lanes[id.0].idle_since, id));
     }
@@ -226,7 +226,7 @@ impl FairQueue {
         }
     }
 
-    /// A request of this lane is sent to a node, queued before or not.
+    /// A request of this lane is sent to a node, whether it was queued before or not.
     pub(crate) fn dispatched(&mut self, id: LaneId, model: ModelId, cost: f64, now: Time) {
         self.wake(id);
         let lane = &mut self.lanes[id.0];
@@ -241,7 +241,8 @@ impl FairQueue {
         }
     }
 
-    /// A request of this lane has left its node: what it was charged when it was sent, and what it cost.
+    /// A request of this lane has left its node: `charged` is what it was charged at dispatch, `cost` what it really
+    /// cost.
     pub(crate) fn settled(&mut self, id: LaneId, model: ModelId, (charged, cost): (f64, f64), now: Time) {
         let lane = &mut self.lanes[id.0];
         lane.running -= 1;
@@ -249,7 +250,7 @@ impl FairQueue {
             *running -= 1;
             lane.running_of.retain(|_, running| *running > 0);
         }
-        // The weight may have changed since.
+        // The weight may have changed since the dispatch.
         lane.unsettled = if lane.running == 0 { 0.0 } else { (lane.unsettled - charged / lane.weight).max(0.0) };
         self.charge(id, cost - charged);
         self.note_use(id, model, now);
@@ -263,14 +264,14 @@ impl FairQueue {
         self.put_in(id);
     }
 
-    /// The lane's oldest has used its right to go first.
+    /// The lane's oldest request has used its right to go first.
     pub(crate) fn went_first(&mut self, id: LaneId, now: Time) {
         self.take_out(id);
         self.lanes[id.0].went_first_at = Some(now);
         self.put_in(id);
     }
 
-    /// Takes a lane out of every order, before something is changed that its place depends on.
+    /// Takes a lane out of every order; needed before changing anything that its place depends on.
     fn take_out(&mut self, id: LaneId) {
         let lane = &self.lanes[id.0];
         let turn = lane.turn(id);
@@ -312,7 +313,7 @@ impl FairQueue {
 }
 
 impl FairQueue {
-    /// What must hold after every step; in debug builds only.
+    /// Asserts what must hold after every step; in debug builds only.
     pub(crate) fn check(&self) {
         debug_assert_eq!(self.deadlines.len(), self.length);
         debug_assert_eq!(self.turns.len(), self.dues.iter().map(BTreeSet::len).sum::<usize>());

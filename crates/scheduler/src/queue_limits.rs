@@ -1,4 +1,4 @@
-//! How much may wait?
+//! How many requests may wait?
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! How does what was learned outlive a restart?
+//! How is what was learned carried over a restart?
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::{
 const HALF_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 impl Scheduler {
-    /// All that was learned so far, and what was recalled of nodes that are not here.
+    /// Everything learned so far, including what was recalled about nodes that are not in the fleet.
     pub fn learned(&self) -> Learned {
         let mut learned = self.recalled.clone();
         for node in self.fleet.iter().filter(|node| !node.has_left) {
@@ -40,7 +40,7 @@ impl Scheduler {
             };
             learned.nodes.insert(node.spec.name.clone(), of_node);
         }
-        // What was recalled of models that are forgotten by now is of no use.
+        // What was recalled of models that have been forgotten is of no use.
         learned.outputs.clear();
         for model in self.models.ids() {
             let stats = self.models.get(model);
@@ -49,7 +49,7 @@ impl Scheduler {
         learned
     }
 
-    /// Begins with what an earlier run learned, so long ago; told before anything else.
+    /// Starts with what an earlier run learned `age` ago. Call it before any event.
     pub fn recall(&mut self, learned: Learned, age: Duration) {
         self.recalled = learned;
         let kept = (-age.as_secs_f64() / HALF_LIFE.as_secs_f64()).exp2();
@@ -64,7 +64,7 @@ impl Scheduler {
         self.guess_speed();
     }
 
-    /// The same for a node that joins.
+    /// Recalls what was learned about a node that has just joined.
     pub(crate) fn recall_node(&mut self, node: NodeId) {
         let node = &mut self.fleet[node];
         let Some(of_node) = self.recalled.nodes.get(&node.spec.name).cloned() else {

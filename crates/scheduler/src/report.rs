@@ -1,4 +1,4 @@
-//! What do operators see of a node?
+//! In what form do operators see a node?
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,22 +16,22 @@ pub enum NodeState {
     Suspect,
     /// Not used: it failed, or was never heard of.
     Down,
-    /// Finishes what runs and takes nothing new, as an operator wants.
+    /// Finishes what runs and takes nothing new, as an operator asked.
     Draining,
 }
 
-/// Requests given to a node since the start.
+/// Requests sent to a node since the start.
 #[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
 pub struct Routed {
-    /// The model was in memory, or somebody else had it loaded.
+    /// The model was already in memory, perhaps loaded for another request.
     pub warm: u64,
     /// The model was loaded for this request.
     pub cold: u64,
-    /// Another attempt had failed before.
+    /// An earlier attempt had failed.
     pub fallback: u64,
 }
 
-/// Changes of a node's breaker since the start, by the state it came to.
+/// Changes of a node's breaker since the start, by new state.
 #[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
 pub struct Transitions {
     /// Back in use.
@@ -45,32 +45,32 @@ pub struct Transitions {
 /// A node as operators see it.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct NodeView {
-    /// Its configured name.
+    /// The configured name.
     pub name: String,
     /// Whether it can be used.
     pub state: NodeState,
-    /// Requests one model takes at a time, configured or as learned so far.
+    /// Requests that one model takes at a time, as configured or as learned so far.
     pub slots: u32,
     /// Requests running there now, over all models.
     pub in_flight: u32,
     /// Requests waiting for models it has.
     pub waiting: usize,
-    /// What it last listed on disk, by name.
+    /// Models on its disk, as it last listed them, by name.
     #[serde(serialize_with = "list")]
     pub models: Arc<[Model]>,
-    /// What it last listed in memory.
+    /// Models in its memory, as it last listed them.
     pub loaded: Vec<Loaded>,
-    /// What went wrong last, while the node is not healthy.
+    /// The latest error, while the node is not healthy.
     pub last_error: Option<String>,
     /// Requests completed there since the start.
     pub completed: u64,
     /// Attempts that failed there since the start.
     pub failed: u64,
-    /// What it was given since the start, and how well it fitted.
+    /// The requests it was sent since the start, by how well it fitted them.
     pub routed: Routed,
     /// How often it was taken out and brought back.
     pub transitions: Transitions,
-    /// The model it is about to have in memory, if it loads one.
+    /// The model it is loading, if any.
     pub loading: Option<String>,
     /// Models loaded there by the gateway since the start.
     pub loads: u64,

@@ -1,4 +1,4 @@
-//! What is known of one request, what it costs, and whether it may have another attempt.
+//! What is known of one request, what does it cost, and may it have another attempt?
 
 use std::sync::Arc;
 
@@ -16,41 +16,40 @@ use crate::{
 };
 
 const MOST_ATTEMPTS: u32 = 3;
-/// A request that brings nodes down must not visit them all.
+/// A request that takes nodes down must not visit all of them.
 const MOST_COSTLY_FAILURES: u32 = 2;
-/// Attempts that do not count as such, at most.
+/// At most this many attempts are excused, that is, not counted.
 const MOST_EXCUSED: u32 = 8;
-/// Retries of costly failures that are allowed however little goes on.
+/// Retries of costly failures that are always allowed, however few requests are active.
 const LEAST_RETRY_BUDGET: usize = 3;
-/// One active request in this many may be such a retry: 20 %.
+/// One in this many active requests may be such a retry: 20 %.
 const ACTIVE_PER_RETRY: usize = 5;
-/// Set on nodes that have failed the request: they are used only if there is no other.
+/// Added for nodes that have failed the request: they are used only if there is no other.
 const LAST_RESORT_SECONDS: f64 = 1e9;
-/// Tokens a second of the node that costs are given for.
+/// Costs are given in seconds of a node with this many tokens a second.
 const COST_SPEED: f64 = 100.0;
 
-/// What a request costs: the seconds a node of 100 tokens a second would work on it. The same wherever it runs, so that
-/// nobody pays for having been given a slow node.
+/// What a request costs: the seconds a node of 100 tokens a second would work on it. It is the same wherever the
+/// request runs, so nobody pays more for being given a slow node.
 pub(crate) fn cost(prompt: f64, output: f64, model_bytes: f64) -> f64 {
     (prompt / PREFILL_RATIO + output) * (model_bytes / REFERENCE_BYTES) / COST_SPEED
 }
 
-/// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) user: Arc<str>,
     pub(crate) lane: LaneId,
     pub(crate) model: ModelId,
-    /// Tokens.
+    /// In tokens.
     pub(crate) prompt: f64,
-    /// Most tokens of the answer.
+    /// The most tokens the answer may have.
     pub(crate) max_output: Option<f64>,
-    /// Tokens of the answer, where they are known.
+    /// Tokens of the answer, if known in advance.
     pub(crate) known_output: Option<f64>,
-    /// What of its prompt a node may have cached.
+    /// Beginnings of its prompt that a node may have cached.
     pub(crate) prefixes: Arc<[Prefix]>,
-    /// The nodes that have, in the order of their ids, and the tokens that each has; and the version of the memory that
-    /// says so.
+    /// The nodes that have some of the prompt cached, in the order of their ids, and the version of the memory that
+    /// this was looked up in.
     pub(crate) cached_on: Vec<Cached>,
     pub(crate) cached_version: Option<u64>,
     /// The last plan that looked at it.
@@ -62,26 +61,26 @@ pub(crate) struct Request {
     pub(crate) arrival: u64,
     /// The running attempt; `None` while queued.
     pub(crate) attempt: Option<Attempt>,
-    /// Counts the running one.
+    /// Attempts so far, including the running one.
     pub(crate) attempts: u32,
-    /// A model was loaded on its account.
+    /// A model was loaded for it.
     pub(crate) caused_load: bool,
-    /// What it waits for, by the last plan that came as far as to it.
+    /// What it waits for, by the last plan that got as far as this request.
     pub(crate) waits_for: Option<Alternative>,
     costly_failures: u32,
     last_failure: Option<Failure>,
     failed_on: Vec<FailedOn>,
-    /// Attempts that say nothing of it.
+    /// Attempts whose failure says nothing about the request.
     excused: u32,
-    /// Failures of which it is not known whether it was to blame or the node.
+    /// Failures that may be the request's fault or the node's.
     undecided: Vec<(NodeId, Epoch, Failure)>,
 }
 
-/// A node that failed a request, or is not to be asked for another reason.
+/// A node that failed the request, or should be avoided for another reason.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct FailedOn {
     pub(crate) node: NodeId,
-    /// Not to be tried again, even if no other node is left.
+    /// It must not be tried again, even if no other node is left.
     pub(crate) is_barred: bool,
 }
 
@@ -91,9 +90,9 @@ pub(crate) struct Attempt {
     pub(crate) node: NodeId,
     pub(crate) epoch: Epoch,
     pub(crate) has_first_byte: bool,
-    /// Broken off after its first byte: the client is being told.
+    /// Broken off after its first byte; the client is being told.
     pub(crate) is_abandoned: bool,
-    /// What the user was charged.
+    /// What the user was charged at dispatch.
     pub(crate) charged: f64,
 }
 
@@ -135,7 +134,7 @@ impl Request {
         self.last_failure
     }
 
-    /// Whether it weighs on the retry budget.
+    /// Whether it counts against the retry budget.
     pub(crate) fn is_budgeted_retry(&self) -> bool {
         self.last_failure.is_some_and(Failure::is_budgeted)
     }
@@ -150,7 +149,7 @@ impl Request {
         self.failed_on.is_empty()
     }
 
-    /// Seconds that are added to what a node would take; `None` if the request must not be sent there at all.
+    /// Seconds to add to a node's expected time; `None` if the request must not be sent there at all.
     pub(crate) fn penalty(&self, node: NodeId) -> Option<f64> {
         match self.failed_on(node) {
             Some(failed_on) if failed_on.is_barred => None,
@@ -159,7 +158,7 @@ impl Request {
         }
     }
 
-    /// An attempt on `node` failed, which had been dispatched in this epoch.
+    /// An attempt on `node` failed; `epoch` is that of its dispatch.
     pub(crate) fn failed(&mut self, node: NodeId, failure: Failure, epoch: Epoch) {
         self.last_failure = Some(failure);
         self.costly_failures += u32::from(failure.is_costly());
@@ -170,12 +169,12 @@ impl Request {
         self.avoid(node, !failure.allows_same_node());
     }
 
-    /// A node answers it: those that failed it before are to blame.
+    /// A node answers it, so the nodes that failed it before are to blame; returns their failures.
     pub(crate) fn answered(&mut self) -> Vec<(NodeId, Epoch, Failure)> {
         std::mem::take(&mut self.undecided)
     }
 
-    /// Another node is to be preferred, or `node` is not to be asked at all.
+    /// Prefers other nodes to `node`, or bars it altogether.
     pub(crate) fn avoid(&mut self, node: NodeId, is_barred: bool) {
         match self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node) {
             Ok(place) => self.failed_on[place].is_barred |= is_barred,
@@ -183,8 +182,7 @@ impl Request {
         }
     }
 
-    /// Whether it may be tried again, when `costly_retries` others of `active`
-    /// requests are retries of costly failures.
+    /// Whether it may be tried again, given that `costly_retries` of `active` requests are retries of costly failures.
     pub(crate) fn may_retry(&self, costly_retries: usize, active: usize) -> bool {
         let budget = LEAST_RETRY_BUDGET.max(active / ACTIVE_PER_RETRY);
         let is_budgeted = self.is_budgeted_retry();

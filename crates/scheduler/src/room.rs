@@ -1,4 +1,4 @@
-//! Where could a model be loaded, what would have to leave that node's memory, and what would others lose by it?
+//! Where could a model be loaded, what would have to be unloaded there, and what would others lose by it?
 
 use crate::{
     explain::{Alternative, Kind},
@@ -10,17 +10,17 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// Nodes that are examined for a load at a time. In a larger fleet the next look goes on where this one ended.
+/// Nodes examined in one look for a load. In a larger fleet the next look continues where this one ended.
 const MOST_CANDIDATES: usize = 32;
-/// Nodes that are passed over at a time, as they have the model, or load something.
+/// Nodes skipped in one look because they have the model or are loading.
 const MOST_PASSED_OVER: usize = 64;
-/// How much the loss of a model in memory counts, beside the time of the request that asks for another.
+/// The weight of losing a model in memory, relative to the time of the request that needs the room.
 const REGRET: f64 = 3.0;
-/// The same where other nodes have the model as well.
+/// The same if other nodes have the model as well.
 const REGRET_OF_COPY: f64 = 0.3;
-/// How far ahead demand is foreseen, seconds.
+/// How far ahead demand is extrapolated, in seconds.
 const FORESIGHT_SECONDS: f64 = 60.0;
-/// Of the requests that wait for a model with several copies, at most this many count for one copy.
+/// If a model has several copies, at most this many of its waiting requests count for one copy.
 const WAITING_FOR_COPY: f64 = 4.0;
 const LEAST_RESIDENCE_SECONDS: f64 = 30.0;
 
@@ -34,7 +34,7 @@ pub(crate) struct LoadOption {
     others: f64,
 }
 
-/// What must leave a node's memory, how long until it has drained, and what others lose by it.
+/// The models that must be unloaded, how long they need to drain, and what others lose by it.
 #[derive(Clone, Debug, Default)]
 struct Room {
     victims: Vec<ModelId>,
@@ -42,7 +42,7 @@ struct Room {
     regret: f64,
 }
 
-/// A model that may leave a node's memory.
+/// A model that may be unloaded.
 struct Victim {
     model: ModelId,
     regret: f64,
@@ -55,7 +55,7 @@ impl LoadOption {
         &self.room.victims
     }
 
-    /// What it would take to load the model here and then serve a request.
+    /// The expected cost of loading the model here and then serving a request.
     pub(crate) fn weigh(&self, work: Work) -> Alternative {
         let (prefill, decode) = self.rates.service(work.prompt, work.output, self.others);
         let Room { drain, regret, .. } = self.room;
@@ -65,7 +65,7 @@ impl LoadOption {
 }
 
 impl Scheduler {
-    /// Where a model could be loaded, if whoever asks may evict what has only just come or may not.
+    /// Finds where a model could be loaded. An impatient request may evict models that were loaded only recently.
     pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time, into: &mut Vec<LoadOption>) {
         into.clear();
         let shelves = &self.fleet.of(model).shelves;
@@ -82,7 +82,7 @@ impl Scheduler {
             if !may_load || instance.resident_since.is_some() {
                 continue;
             }
-            // A model larger than any memory is tried all the same; one that fits elsewhere is loaded there.
+            // A model too large for any memory is tried all the same; one that fits elsewhere is loaded there.
             if self.is_too_small(id, model) && *knows_fit.get_or_insert_with(fits_somewhere) {
                 continue;
             }
@@ -98,14 +98,14 @@ impl Scheduler {
         }
     }
 
-    /// Whether a model would not even fit if it were alone there.
+    /// Whether a model would not fit even if it were alone there.
     fn is_too_small(&self, node: NodeId, model: ModelId) -> bool {
         let node = &self.fleet[node];
         let footprint = node.instance(model).map_or(0, Instance::footprint);
         node.budget().is_some_and(|budget| footprint > budget)
     }
 
-    /// What has to leave a node's memory so that a model fits; `None` if it cannot be made to.
+    /// Chooses what to unload from a node so that the model fits; `None` if it cannot be made to fit.
     fn make_room(&self, id: NodeId, model: ModelId, is_impatient: bool, now: Time) -> Option<Room> {
         let node = &self.fleet[id];
         let (Some(budget), Some(wanted)) = (node.budget(), node.instance(model).map(Instance::footprint)) else {
@@ -132,7 +132,7 @@ impl Scheduler {
         });
         let needed = needed.count();
         victims.truncate(needed);
-        // A model larger than the whole memory is tried in an empty one, if there is no better node.
+        // A model larger than the whole memory is tried alone there, if there is no better node.
         if freed < missing && wanted <= budget {
             return None;
         }
@@ -148,7 +148,7 @@ impl Scheduler {
         is_young && !is_impatient && !is_unused
     }
 
-    /// What others lose, in seconds, if a model leaves a node.
+    /// What others lose, in seconds, if a model is unloaded from a node.
     fn regret(&self, node: &Node, model: ModelId, instance: &Instance, now: Time) -> f64 {
         let load = node.load_seconds(instance);
         let coming = (FORESIGHT_SECONDS * self.models.get(model).demand.at(now.as_secs_f64())).min(1.0);
@@ -161,7 +161,8 @@ impl Scheduler {
 }
 
 impl Room {
-    /// Of the victims only those that are needed: a small one taken first may not be needed beside a large one taken later.
+    /// Keeps only the victims that are needed: a small one chosen first may be unnecessary after a large one chosen
+    /// later.
     fn of(victims: Vec<Victim>, mut spare: u64) -> Self {
         let mut room = Self::default();
         for victim in victims.into_iter().rev() {

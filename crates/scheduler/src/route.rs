@@ -1,6 +1,6 @@
-//! Which routes does a request need, and a node have?
+//! Which route does a request need, and which routes does a node have?
 
-/// A route that requests come by, below [`RouteSet::MOST`]. The shell numbers them.
+/// The number of a route, below [`RouteSet::MOST`]. The shell assigns the numbers.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Default)]
 pub struct Route(pub u8);
 
@@ -9,25 +9,25 @@ pub struct Route(pub u8);
 pub struct RouteSet(u32);
 
 impl RouteSet {
-    /// Routes there may be.
+    /// The number of routes that a set can hold.
     pub const MOST: u8 = 32;
     /// Every route.
     pub const ALL: Self = Self(u32::MAX);
     /// No route.
     pub const NONE: Self = Self(0);
 
-    /// Whether it holds the route.
+    /// Whether the set contains the route.
     pub fn has(self, route: Route) -> bool {
         self.0 & Self::bit(route) != 0
     }
 
-    /// The same and this one.
+    /// The set with this route added.
     #[must_use]
     pub fn with(self, route: Route) -> Self {
         Self(self.0 | Self::bit(route))
     }
 
-    /// The same but for this one.
+    /// The set without this route.
     #[must_use]
     pub fn without(self, route: Route) -> Self {
         Self(self.0 & !Self::bit(route))

@@ -20,51 +20,51 @@ use crate::{
     share::Reach,
 };
 
-/// The fleet, the queue, and all that is known of both. [`Scheduler::handle`] is the way in.
+/// The fleet, the queue, and everything learned about both. Use it through [`Scheduler::handle`].
 #[derive(Clone)]
 pub struct Scheduler {
     pub(crate) limits: QueueLimits,
     pub(crate) fleet: Fleet,
     pub(crate) models: Models,
-    /// By [`ModelId`]: what the nodes have cached.
+    /// By [`ModelId`]: what the nodes have cached of its prompts.
     pub(crate) memories: Vec<PrefixMemory>,
-    /// Exactly the live ones: queued or running.
+    /// Exactly the live requests: queued or running.
     pub(crate) requests: BTreeMap<RequestId, Request>,
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
     pub(crate) reach: Reach,
-    /// The last plan's, kept to save allocations.
+    /// The last plan's forecast, kept to save allocations.
     pub(crate) forecast: Forecast,
-    /// The same.
+    /// Kept for the same reason.
     pub(crate) line: Vec<Next>,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
-    /// Seconds a token takes on a node that was not measured: as on the fastest of the others.
+    /// Seconds a token on a node that was not measured: as on the fastest node.
     pub(crate) guess: f64,
     pub(crate) arrivals: u64,
-    /// Live requests that count towards the retry budget.
+    /// Live requests that count against the retry budget.
     pub(crate) costly_retries: usize,
     pub(crate) beat_at: Option<Time>,
     /// Plans made so far.
     pub(crate) plans: u64,
-    /// Models to be planned for before the current event is done with.
+    /// Models to plan for before the current event is finished.
     pub(crate) stirred: BTreeSet<ModelId>,
     pub(crate) has_losses: bool,
     pub(crate) has_moves: bool,
-    /// The request that has just arrived, until a plan has come to it.
+    /// The request that has just arrived, until a plan has looked at it.
     pub(crate) newcomer: Option<RequestId>,
     /// Loads that the current event has begun.
     pub(crate) loads_begun: usize,
-    /// By [`ModelId`]: when loads are looked for again, in seconds.
+    /// By [`ModelId`]: when to look for loads again, in seconds.
     pub(crate) next_looks: Vec<f64>,
-    /// Where the next look for a node to load on begins.
+    /// The node at which the next look for a load begins.
     pub(crate) load_cursor: usize,
 }
 
 impl Scheduler {
-    /// A fleet of which nothing is known yet: every node is down until its first [`crate::Event::Answered`], and has no
-    /// models until its first [`crate::Event::Listed`].
+    /// Creates a scheduler for nodes that have not been heard from: each is down until its first
+    /// [`crate::Event::Answered`], and has no models until its first [`crate::Event::Listed`].
     pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>) -> Self {
         Self {
             limits,
@@ -94,7 +94,7 @@ impl Scheduler {
         }
     }
 
-    /// Brings the index of the fleet up to date, and notes what is to be planned.
+    /// Updates the fleet's index, and collects the models to plan for.
     pub(crate) fn settle(&mut self, now: Time) {
         let news = self.fleet.settle(now);
         for (node, model) in news.unloaded {
@@ -107,7 +107,7 @@ impl Scheduler {
         self.has_moves |= news.has_moves;
     }
 
-    /// Takes nodes that were not measured to be as fast as the fastest that was.
+    /// Assumes that unmeasured nodes are as fast as the fastest measured one.
     pub(crate) fn guess_speed(&mut self) {
         let measured = self.fleet.iter().filter_map(|node| node.speed.alone());
         self.guess = measured.min_by(f64::total_cmp).unwrap_or(FIRST_GUESS);

@@ -5,7 +5,7 @@ use crate::{
 };
 
 impl Scheduler {
-    /// Whether no node will ever take a request like this as things stand.
+    /// Whether, as things stand, no node will ever take such a request.
     pub(crate) fn has_no_node(&self, model: ModelId, request: Option<&Request>, now: Time) -> bool {
         let whereabouts = self.fleet.of(model);
         if request.is_none_or(Request::avoids_no_node) && !whereabouts.hosts.is_empty() {
@@ -19,7 +19,7 @@ impl Scheduler {
         })
     }
 
-    /// Whether nodes would take it if it had come by another route.
+    /// Whether nodes would take it if it had come in by another route.
     fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
         let mut shelves = self.fleet.of(model).shelves.iter().peekable();
         shelves.peek().is_some()

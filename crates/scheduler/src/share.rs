@@ -1,9 +1,9 @@
-//! Which slots may a gateway use where several gateways schedule for the same nodes?
+//! Which slots may a gateway use if several gateways schedule for the same nodes?
 //!
-//! A [`Share`] divides the slots of each model on each node: every gateway gets `slots / gateways`, and the slots left over
-//! go to those that a hash ranks first on that node. The first of them also loads and unloads there; it is never without a
-//! slot for what it loads. Every gateway computes the same
-//! division from the same list, so that all shares together are exactly the slots there are.
+//! A [`Share`] divides the slots of each model on each node: every gateway gets `slots / gateways`, and the left-over
+//! slots go to the gateways that a hash ranks first on that node. The first of them also loads and unloads there, so it
+//! always has a slot for what it loads. All gateways compute the same division from the same list, so all shares
+//! together are exactly the slots that exist.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ pub struct Share {
 }
 
 impl Share {
-    /// The part of `own` among `gateways`. Each `turn` hands the left-over slots, and the right to load, on to the next
-    /// gateway in the ranking.
+    /// The part of the gateway `own` among `gateways`. Each `turn` passes the left-over slots, and the right to load,
+    /// on to the next gateway in the ranking.
     pub fn new(own: Arc<str>, gateways: Arc<[Arc<str>]>, turn: u64) -> Self {
         Self { own, gateways, turn }
     }
 
-    /// How many of the slots of each model on a node it gets.
+    /// How many of the slots of each model on a node this gateway gets.
     pub fn slots(&self, node: &str, slots: u32) -> u32 {
         self.portion(node).of(slots)
     }
@@ -51,9 +51,9 @@ pub enum Reach {
     /// All of them.
     #[default]
     Whole,
-    /// None: what runs goes on, nothing new starts, nothing is loaded.
+    /// None: running requests go on, but nothing new starts and nothing is loaded.
     Nothing,
-    /// Those that every one of these divisions gives it: while one division replaces another, both hold.
+    /// Those that every one of these divisions gives it: while one division replaces another, both apply.
     Within(Arc<[Share]>),
 }
 
@@ -78,7 +78,7 @@ impl Reach {
     }
 }
 
-/// Of the slots of one model on one node, every `gateways`-th, beginning with number `rank`.
+/// Every `gateways`-th slot of one model on one node, beginning with number `rank`.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct Portion {
     gateways: u32,
@@ -97,8 +97,8 @@ impl Portion {
     }
 }
 
-/// FNV-1a with a finalizer, so that names that differ in one letter are ranked independently. Not `std`'s hasher, which
-/// differs from process to process.
+/// FNV-1a with a finalizer, so that names that differ in one letter are ranked independently. Not `std`'s hasher: all
+/// gateways must compute the same ranking, and its results may differ between processes.
 fn mix(gateway: &str, node: &str) -> u64 {
     let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
     for part in [gateway, node] {

@@ -1,4 +1,4 @@
-//! What does a scheduler do within its share of the slots?
+//! Is this gateway within its share of the slots, and does the share serve what waits?
 
 use crate::{ids::Time, model::ModelId, node::Node, scheduler::Scheduler, share::Reach};
 
@@ -13,8 +13,8 @@ impl Scheduler {
         &self.reach
     }
 
-    /// Whether no more than this gateway's share runs anywhere, and nothing is being loaded where another gateway loads.
-    /// Neither holds at once when the share shrinks: what runs goes on.
+    /// Whether nowhere more than this gateway's share runs, and nothing is loading where another gateway loads. When
+    /// the share shrinks, that takes time: running requests go on.
     pub fn is_within_reach(&self) -> bool {
         let fits = |node: &Node| {
             (node.load().is_none() || node.is_loader())
@@ -23,7 +23,7 @@ impl Scheduler {
         self.fleet.iter().all(fits)
     }
 
-    /// Whether a request waits for a model of which this gateway neither has a slot on any node nor can load it.
+    /// Whether a request waits for a model that this gateway has no slot for on any node and cannot load.
     pub fn is_starved(&self, now: Time) -> bool {
         let hopeless = |model: &ModelId| {
             let mut nodes = self.fleet.iter().filter(|node| node.is_open() && node.lists(*model)).peekable();

@@ -1,25 +1,25 @@
-//! Has a node stopped working although its connections stand? Probes do not tell: a node whose generation hangs answers
-//! them. Tokens do.
+//! Has a node stopped working although its connections stand? Probes do not tell, since a node whose generation hangs
+//! still answers them. Tokens do.
 //!
-//! | the node | is taken for silent, and all its streams broken off, when no token came from any of them for |
+//! | the node | counts as silent, and all its streams are broken off, when none of them sent a token for |
 //! |---|---|
-//! | answers no probes | 4 s; 20 s if it has only plain requests, which show no tokens |
+//! | answers no probes | 4 s; 20 s if it only has plain requests, which show no tokens |
 //! | has begun streams | 10 s, or 4 s and twice the longest prompt it still reads, as measured |
 //! | only reads prompts | 20 s, or 8 times what the prompt should take, as measured |
 //!
-//! A stream that has begun is lost by that. One that has not can go to another node that has its model, which costs
-//! little, so it goes much sooner:
+//! A stream that has begun is lost that way. One that has not begun can cheaply go to another node that has its model,
+//! so it goes much sooner:
 //!
-//! | overdue together on the node | those that have not begun go elsewhere when no token came for | and the node |
+//! | overdue together on the node | streams that have not begun move when no token came for | and the node |
 //! |---|---|---|
 //! | begun streams, or requests of several users | 2 s and 3 times the longest expected time | gets no new request for 10 s, or until a token comes; it is taken out if nothing has begun there |
 //! | requests of one user, none begun | 3 s and 3 times that | is accused (see [`crate::Blame`]): what the user sent may be the cause |
 //!
-//! A prompt is judged only by a rate that was measured for its model on that node: otherwise a long prompt on a slow card
-//! would be broken off for ever. What was not measured is left to the relay's deadlines.
+//! A prompt is judged only by a rate that was measured for its model on that node; otherwise a long prompt on a slow
+//! card would be broken off again and again. What was not measured is left to the relay's deadlines.
 //!
-//! A stream whose client does not take what there is proves nothing until it takes it again: a reader that sleeps would
-//! else take a node from everybody.
+//! A stream whose client is not reading proves nothing until the client reads again. Otherwise one sleeping reader
+//! would take a node away from everybody.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -39,9 +39,9 @@ const LEAST_STREAM_SECONDS: f64 = 10.0;
 const LEAST_PROMPT_SECONDS: f64 = 20.0;
 const PROMPTS_BESIDE_STREAMS: f64 = 2.0;
 const PROMPTS_ALONE: f64 = 8.0;
-/// A client that was last seen not to take anything so long ago takes it again: two beats, and something to spare.
+/// How long after it was last seen stalled a client counts as stalled: two beats and a margin.
 const STALL_SECONDS: f64 = 2.5;
-/// A stream is overdue after so long and twice its expected time.
+/// A stream is overdue after this time plus `OVERDUE_FACTOR` times its expected time.
 const OVERDUE_SECONDS: f64 = 1.0;
 const OVERDUE_FACTOR: f64 = 2.0;
 const SEVERAL_SECONDS: f64 = 2.0;
@@ -51,7 +51,7 @@ const EXPECTED_TIMES: f64 = 3.0;
 const QUIET: Duration = Duration::from_secs(10);
 
 impl Scheduler {
-    /// Finds silent nodes, takes them out and moves what can be moved.
+    /// Finds silent nodes, takes them out, and moves the requests that can be moved.
     pub(crate) fn listen(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         let seconds = now.as_secs_f64();
         let is_silent = |node: &Node| {
@@ -69,7 +69,7 @@ impl Scheduler {
         }
     }
 
-    /// Moves what has not begun away from a node that is overdue with it.
+    /// Moves requests that have not begun away from a node that is overdue with them.
     fn move_away(&mut self, node: NodeId, overdue: &Overdue, now: Time, decisions: &mut Vec<Decision>) {
         self.settle(now);
         let has_alternative = |id: &RequestId| {
@@ -96,7 +96,7 @@ impl Scheduler {
         }
     }
 
-    /// The client of a stream does not take what there is.
+    /// The client of a stream is not reading.
     pub(crate) fn stalled(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
@@ -125,19 +125,19 @@ impl Scheduler {
     }
 }
 
-/// Streams of a node that is quiet although they should have heard of it.
+/// The overdue streams of a node.
 struct Overdue {
-    /// Those that have not begun.
+    /// The overdue streams that have not begun.
     waiting: Vec<RequestId>,
     has_begun: bool,
-    /// One user's requests alone cannot have caused it.
+    /// Whether the requests of one user alone cannot be the cause.
     is_of_several: bool,
 }
 
 impl Overdue {
-    /// `None` while the node has time, or where what it has to do was not measured.
+    /// `None` while the node still has time, or if what it does was not measured.
     fn of(node: &Node, requests: &BTreeMap<RequestId, Request>, now: f64) -> Option<Self> {
-        // A plain answer shows no tokens, and whatever waits behind it is in its right.
+        // A plain answer shows no tokens, so a request that waits behind one is not overdue.
         let shows_tokens = running(node).all(|(_, running)| running.is_stream);
         if node.in_flight() == 0 || !node.breaker.is_live() || !shows_tokens {
             return None;
@@ -180,14 +180,14 @@ fn is_stalled(running: &Running, now: f64) -> bool {
     running.stalled_at.is_some_and(|stalled| now - stalled < STALL_SECONDS)
 }
 
-/// Seconds without a token, as far as somebody would have taken one.
+/// Seconds without a token, not counting the time in which no client was reading.
 fn quiet(node: &Node, now: f64) -> f64 {
     let taking = running(node).filter(|(_, running)| !is_stalled(running, now));
     let since = taking.map(|(_, running)| running.stalled_at.unwrap_or(0.0).max(node.heard_at));
     now - since.reduce(f64::min).unwrap_or(node.heard_at)
 }
 
-/// Seconds without a token after which the node is taken for silent; `None` if it is not to be judged.
+/// Seconds without a token after which the node counts as silent; `None` if it cannot be judged.
 fn patience(node: &Node, now: f64) -> Option<f64> {
     if !node.breaker.is_live() {
         let has_stream = running(node).any(|(_, running)| running.is_stream);
@@ -204,7 +204,8 @@ fn patience(node: &Node, now: f64) -> Option<f64> {
     }
 }
 
-/// Seconds that the longest prompt takes that a stream waits for; `None` if that was not measured for one of them.
+/// Seconds to read the longest prompt among the streams that have not begun; `None` if the rate of one was not
+/// measured.
 fn longest_prompt(node: &Node, now: f64) -> Option<f64> {
     let mut longest: f64 = 0.0;
     let streams = running(node).filter(|(_, running)| running.is_stream && !is_stalled(running, now));

@@ -2,12 +2,12 @@
 
 use crate::ids::RequestId;
 
-/// What Ollama runs one request at a time, whatever `OLLAMA_NUM_PARALLEL` says.
+/// Families that Ollama runs one request at a time, whatever `OLLAMA_NUM_PARALLEL` says.
 const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h"];
-/// Nobody runs more than this of one model on one card.
+/// Nobody runs more requests of one model than this on one card.
 const MOST_SLOTS: u32 = 32;
-/// After a probe that showed no further slot the next one follows in so long, then twice as long, up to ten minutes: it
-/// may have been its prompt, rather than the node, that kept it.
+/// After a probe that showed no further slot, the pause before the next one; it doubles each time, up to ten minutes.
+/// The probe is repeated because its own prompt, rather than the node, may have held it up.
 const PROBE_AGAIN_SECONDS: f64 = 10.0;
 const PROBE_SELDOM_SECONDS: f64 = 600.0;
 
@@ -17,20 +17,20 @@ pub(crate) enum Slots {
     Configured(u32),
     Learned {
         count: u32,
-        /// One more than `count`, to see whether it runs beside the others.
+        /// A request sent beyond `count`, to see whether it runs in parallel.
         probe: Option<Probe>,
-        /// No further probe before then, seconds.
+        /// No further probe before then, in seconds.
         settled_until: f64,
-        /// How long the next one that shows nothing puts off the one after it, seconds.
+        /// The pause after the next probe that shows no further slot, in seconds.
         pause: f64,
     },
 }
 
-/// A request sent though all slots are taken.
+/// A request sent although all slots are taken.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Probe {
     id: RequestId,
-    /// Another one ended since, so that it proves nothing to have begun.
+    /// Another request has ended since, so a first token of the probe no longer proves that it ran in parallel.
     is_spoilt: bool,
 }
 
@@ -42,7 +42,7 @@ impl Slots {
         }
     }
 
-    /// So many, as far as is known.
+    /// A number learned so far; probing goes on.
     pub(crate) fn learned(count: u32) -> Self {
         Self::Learned { count, probe: None, settled_until: 0.0, pause: PROBE_AGAIN_SECONDS }
     }
@@ -55,7 +55,7 @@ impl Slots {
         }
     }
 
-    /// Whether one more than `count` may be sent.
+    /// Whether one request more than `count` may be sent.
     pub(crate) fn wants_probe(&self, family: &str, now: f64) -> bool {
         match self {
             Self::Configured(_) => false,
@@ -72,7 +72,8 @@ impl Slots {
         }
     }
 
-    /// The first token of a request came. A probe that had to wait for another's end shows that there is no further slot.
+    /// A request's first token came. A probe that had to wait for another request's end shows that there is no further
+    /// slot.
     pub(crate) fn began(&mut self, id: RequestId, now: f64) {
         if let Self::Learned { count, probe, settled_until, pause } = self
             && let Some(ended) = probe.take_if(|probe| probe.id == id)
@@ -98,7 +99,7 @@ impl Slots {
         }
     }
 
-    /// The node said that it has too much to do with `running` requests.
+    /// The node answered that it is overloaded with `running` requests.
     pub(crate) fn overrun(&mut self, running: usize, now: f64) {
         if let Self::Learned { count, settled_until, .. } = self {
             *count = u32::try_from(running).unwrap_or(MOST_SLOTS).clamp(1, (*count).max(1));

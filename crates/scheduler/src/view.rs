@@ -1,5 +1,5 @@
-//! What may be asked of the scheduler? Answers are advice for people and clients: by the time they are read they may be
-//! stale.
+//! What may others ask the scheduler? Its answers are for people and clients to read: they may be out of date on
+//! arrival.
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
@@ -13,34 +13,34 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// A request that waits, in the order in which it would be looked at now.
+/// A waiting request. Such requests are listed in the order in which they would be considered now.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Waiting {
-    /// Which.
+    /// The request's id.
     pub id: RequestId,
-    /// Whose.
+    /// Its user.
     pub user: Arc<str>,
     /// The model, with its tag.
     pub model: Arc<str>,
-    /// How long so far.
+    /// How long it has waited.
     pub waited: Time,
-    /// What it waits for, by the last plan that came as far as to it.
+    /// What it waits for, by the last plan that got as far as this request.
     pub waits_for: Option<Alternative>,
 }
 
-/// How fast a request that runs is expected to be, as measured of its model on its node.
+/// How fast a running request is expected to be, as measured for its model on its node.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub struct Pace {
     /// Seconds until its first token.
     pub prefill: f64,
-    /// Seconds that each token takes.
+    /// Seconds a token.
     pub token: f64,
 }
 
 impl Pace {
-    /// Tokens that a node has written after so many seconds, about.
+    /// About how many tokens a node has written after this many seconds.
     pub fn tokens_after(&self, seconds: f64) -> u64 {
-        // Towards zero, and never beyond the largest.
+        // A cast rounds towards zero and saturates.
         ((seconds - self.prefill).max(0.0) / self.token.max(1e-6)) as u64
     }
 }
@@ -57,36 +57,36 @@ impl Scheduler {
         Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
     }
 
-    /// The model of this name on any node, in either spelling; also on dead nodes, as they listed it last.
+    /// The model of this name, with or without its tag, on any node; for dead nodes, as they last listed it.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
         self.listing(self.models.find(asked)?)
     }
 
-    /// A model as some node lists it: an open one if there is one, else a live one, else a dead one.
+    /// The model as a node lists it: an open node's listing if there is one, else a live node's, else a dead node's.
     pub(crate) fn listing(&self, model: ModelId) -> Option<&Model> {
         let open = self.fleet.of(model).shelves.iter().map(|node| &self.fleet[*node]);
         open.chain(self.others()).find_map(|node| node.instance(model)?.model())
     }
 
-    /// The nodes that take nothing, the live ones first.
+    /// The nodes that take no requests, live ones first.
     fn others(&self) -> impl Iterator<Item = &Node> {
         let closed = || self.fleet.iter().filter(|node| !node.has_left && !node.is_open());
         closed().filter(|node| node.is_live()).chain(closed().filter(|node| !node.is_live()))
     }
 
-    /// The live nodes that have the model, under either spelling of its name.
+    /// The live nodes that have the model, named with or without its tag.
     pub fn live_with(&self, asked: &str) -> Vec<NodeId> {
         let Some(model) = self.models.find(asked) else { return Vec::new() };
         self.fleet.ids().filter(|node| self.fleet[*node].is_live() && self.fleet[*node].lists(model)).collect()
     }
 
-    /// When a node last began an answer, or gave a whole one.
+    /// When a node last began an answer or completed one.
     pub fn worked_at(&self, node: NodeId) -> Option<Time> {
         self.fleet.get(node)?.worked_at
     }
 
-    /// Every model of the fleet under the names that the nodes give, the last modified first. What an open node lists
-    /// counts before what a closed one listed last.
+    /// Every model of the fleet, under the names that the nodes list, last modified first. What an open node lists
+    /// takes precedence over what a closed node listed last.
     pub fn models(&self) -> Vec<&Model> {
         let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model();
         let mut found: BTreeMap<ModelId, &Model> =
@@ -104,12 +104,12 @@ impl Scheduler {
         models
     }
 
-    /// Every node of the fleet, in the order in which they joined.
+    /// Every node of the fleet, in the order of joining.
     pub fn nodes(&self) -> Vec<NodeView> {
         self.nodes_from(NodeId(0), self.fleet.len())
     }
 
-    /// At most `most` nodes, from this one on. Those that have left the fleet are passed over, but count.
+    /// At most `most` nodes, starting with this one. Nodes that have left are skipped, but counted.
     pub fn nodes_from(&self, first: NodeId, most: usize) -> Vec<NodeView> {
         let waiting = |node: &Node| {
             let mine = self.queue.models().filter(|model| node.lists(*model));
@@ -119,34 +119,34 @@ impl Scheduler {
         present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
     }
 
-    /// Nodes that have not left.
+    /// How many nodes are in the fleet now.
     pub fn present_nodes(&self) -> usize {
         self.fleet.iter().filter(|node| !node.has_left).count()
     }
 
-    /// A node's state and what went wrong there last; `None` once it has left.
+    /// A node's state and its latest error; `None` once it has left.
     pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
         let node = self.fleet.get(node).filter(|node| !node.has_left)?;
         Some((node.state(), node.last_error()))
     }
 
-    /// Nodes that ever were in the fleet: the end of their ids.
+    /// How many nodes were ever in the fleet: one more than the largest id.
     pub fn node_count(&self) -> usize {
         self.fleet.len()
     }
 
-    /// Requests that wait.
+    /// How many requests wait.
     pub fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// Requests that wait for each model, under its name with a tag; no zeros.
+    /// How many requests wait for each model, by name with tag; models without any are left out.
     pub fn queued_by_model(&self) -> BTreeMap<Arc<str>, usize> {
         let name = |model| (self.models.get(model).name.clone(), self.queue.waiting_for(model));
         self.queue.models().map(name).collect()
     }
 
-    /// The first `most` of those that wait, whoever's turn it is first.
+    /// The first `most` waiting requests; whoever's turn comes first is first.
     pub fn waiting(&self, most: usize, now: Time) -> Vec<Waiting> {
         let mut ids = Vec::new();
         self.queue.first(most, &mut ids);
@@ -159,32 +159,32 @@ impl Scheduler {
         ids.into_iter().filter_map(waiting).collect()
     }
 
-    /// Whether this attempt of a request runs.
+    /// Whether this attempt of a request is running.
     pub fn runs(&self, id: RequestId, attempt: u32) -> bool {
         self.requests.get(&id).is_some_and(|request| request.attempt.is_some() && request.attempts == attempt)
     }
 
-    /// What is remembered of one of the last requests.
+    /// The record of one of the latest requests.
     pub fn story(&self, id: RequestId) -> Option<&Story> {
         self.journal.get(id)
     }
 
-    /// The node's name, also of one that has left.
+    /// The node's name, even after it has left.
     pub fn node_name(&self, node: NodeId) -> Option<&str> {
         self.fleet.get(node).map(|node| node.spec.name.as_str())
     }
 
-    /// How fast requests leave the queue: seconds between two of them, as measured while others wait.
+    /// Seconds between two requests that leave the queue, as measured while others wait.
     pub fn drain_interval(&self) -> Option<Time> {
         self.drain.interval()
     }
 
-    /// Requests on nodes.
+    /// How many requests run on nodes.
     pub fn in_flight(&self) -> usize {
         self.requests.len() - self.queue.len()
     }
 
-    /// Nodes that are up or suspect.
+    /// How many nodes are up or suspect.
     pub fn serving_nodes(&self) -> usize {
         self.fleet.open()
     }

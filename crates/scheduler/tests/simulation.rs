@@ -1,7 +1,7 @@
-//! A small fleet under virtual time: seeded, no clock, the same on every run.
+//! Does the scheduler serve a small fleet well in virtual time? Seeded, without a clock, and the same on every run.
 //!
-//! The fleet loads models as it is told, works at different speeds and dies; the scheduler
-//! sees only what a gateway would: probes, listings, and how requests end.
+//! The fleet loads models as told, works at different speeds, and dies. The scheduler sees only what a gateway would
+//! see: probes, listings, and how requests end.
 
 use std::{
     cmp::Reverse,
@@ -16,13 +16,13 @@ use scheduler::{
 };
 
 const MODELS: [(&str, u64); 4] = [("chat:8b", 5), ("code:7b", 5), ("tiny:1b", 2), ("large:14b", 9)];
-/// Tokens a node of speed one writes in a second.
+/// Tokens a second that a node of speed one writes.
 const TOKENS_PER_WORK: f64 = 50.0;
 const GB: u64 = 1_000_000_000;
 const LISTED: Duration = Duration::from_secs(10);
 const PROBED: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// More than this many events mean that the simulation does not end.
+/// A run with more events than this is stuck.
 const MOST_STEPS: usize = 1_000_000;
 
 /// splitmix64.
@@ -41,25 +41,25 @@ impl Random {
         self.next() % bound
     }
 
-    /// From 0 to 1, never 0.
+    /// Between 0 and 1, never 0.
     fn fraction(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Exponentially distributed around a mean of so many seconds.
+    /// Exponentially distributed with this mean.
     fn about(&mut self, mean_seconds: f64) -> Duration {
         Duration::from_secs_f64(-self.fraction().ln() * mean_seconds)
     }
 }
 
-/// A simulated node: what it has in memory, and whether it is there.
+/// A simulated node: what it has in memory, and whether it is up.
 struct Machine {
     slots: u32,
     vram: u64,
-    /// Of a request's work in a second.
+    /// Seconds of work done in one second.
     speed: f64,
     is_alive: bool,
-    /// Model and running requests, the longest unused first.
+    /// Models and how many requests each runs, longest unused first.
     memory: Vec<(usize, u32)>,
     loads: usize,
     served: usize,
@@ -70,7 +70,7 @@ impl Machine {
         Self { slots, vram, speed, is_alive: true, memory: Vec::new(), loads: 0, served: 0 }
     }
 
-    /// Takes a request and returns how long loading holds it up: of a node that nobody loads models for.
+    /// Takes a request; returns how long a load delays it on a node that nobody loads models for.
     fn start(&mut self, model: usize) -> Duration {
         if let Some(index) = self.memory.iter().position(|(loaded, _)| *loaded == model) {
             let (_, running) = self.memory.remove(index);
@@ -78,7 +78,7 @@ impl Machine {
             return Duration::ZERO;
         }
         let size = MODELS[model].1;
-        // Idle models go, the longest unused first; busy ones spill over.
+        // Idle models are evicted, longest unused first; busy ones spill over.
         while self.used() + size > self.vram {
             let Some(victim) = self.memory.iter().position(|(_, running)| *running == 0) else { break };
             self.memory.remove(victim);
@@ -88,7 +88,7 @@ impl Machine {
         Duration::from_secs(1 + size)
     }
 
-    /// Loads a model, for which there must be room, and returns how long that takes.
+    /// Loads a model that must fit; returns how long that takes.
     fn load(&mut self, model: usize) -> Duration {
         let size = MODELS[model].1;
         assert!(self.used() + size <= self.vram, "the scheduler makes room first");
@@ -128,7 +128,7 @@ struct Job {
     /// Seconds at speed one.
     work: f64,
     arrived: Time,
-    /// The client hangs up at this time if it is not done.
+    /// When the client hangs up if the request has not ended.
     patience: Option<Time>,
     running: Option<(usize, u32)>,
     has_begun: bool,
@@ -147,11 +147,11 @@ enum End {
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 enum Happening {
     Arrival(usize),
-    /// Of this attempt.
+    /// The request, and the attempt.
     FirstByte(usize, u32),
     Done(usize, u32),
     ConnectFailed(usize, u32),
-    /// On this node, this model.
+    /// The node, and the model.
     Loaded(usize, usize),
     HangUp(usize),
     Probe(usize),
@@ -168,7 +168,7 @@ struct World {
     planned: u64,
     now: Time,
     last_arrival: Time,
-    /// When a request was sent to which node.
+    /// When each attempt was sent, and to which node.
     sent: Vec<(Time, usize)>,
 }
 
@@ -308,7 +308,7 @@ impl World {
         self.again(LISTED, Happening::List(node));
     }
 
-    /// Probing goes on until all is over.
+    /// Repeats until every request has ended.
     fn again(&mut self, period: Duration, happening: Happening) {
         let is_over = self.now > self.last_arrival && self.jobs.iter().all(|job| !job.ends.is_empty());
         if !is_over {
@@ -316,7 +316,7 @@ impl World {
         }
     }
 
-    /// Breaks off what runs there. The gateway sees streams end at once.
+    /// Breaks off what runs there. The gateway sees those streams end at once.
     fn die(&mut self, node: usize) {
         self.machines[node].is_alive = false;
         self.machines[node].memory.clear();
@@ -365,7 +365,7 @@ impl World {
         }
     }
 
-    /// The scheduler broke it off; what had begun is over.
+    /// The scheduler broke the attempt off; if the answer had begun, the request is over.
     fn abandon(&mut self, job: usize) {
         let Some((node, _)) = self.jobs[job].running.take() else { return };
         self.machines[node].finish(self.jobs[job].model);
@@ -386,7 +386,7 @@ impl World {
         machine.served += 1;
         let held_up = machine.start(model);
         assert_eq!(held_up, Duration::ZERO, "sent only where the model is");
-        // Reading the prompt.
+        // The time to read the prompt.
         let start = self.now + Duration::from_millis(50);
         let done = start + Duration::from_secs_f64(work / machine.speed);
         self.jobs[job].waited = Some(self.now - arrived);
@@ -424,12 +424,12 @@ fn user_name(user: usize) -> Arc<str> {
     format!("user-{user}").into()
 }
 
-/// Slots 4, 2, 1; each slower than the one before.
+/// 4, 2 and 1 slots; each node slower than the one before.
 fn fleet() -> Vec<Machine> {
     vec![Machine::new(4, 24, 2.0), Machine::new(2, 16, 1.0), Machine::new(1, 10, 0.5)]
 }
 
-/// So many requests, at random times, of random users among `users`.
+/// `count` requests at random times, from random users among `users`.
 fn traffic(random: &mut Random, count: usize, rate: f64, users: std::ops::Range<usize>) -> Vec<Job> {
     let mut time = Duration::from_secs(1);
     let job = |_| {
@@ -459,7 +459,7 @@ fn in_order(mut jobs: Vec<Job>) -> Vec<Job> {
     jobs
 }
 
-/// The wait that so many per cent of these jobs do not exceed.
+/// The wait that `percent` of these jobs do not exceed.
 fn percentile<'a>(jobs: impl Iterator<Item = &'a Job>, percent: usize) -> Duration {
     let mut waits: Vec<Duration> = jobs.filter_map(|job| job.waited).collect();
     waits.sort();
@@ -534,7 +534,7 @@ fn quiet_users_wait_little_while_one_user_floods() {
     let is_quiet = |job: &&Job| job.user != 0 && job.patience.is_none();
     let (before, during) =
         (percentile(alone.jobs.iter().filter(is_quiet), 99), percentile(flooded.jobs.iter().filter(is_quiet), 99));
-    // Its share of the queue is full of the most wanted model.
+    // The flood's share of the queue is full of the model most in demand.
     let flood = percentile(flooded.jobs.iter().filter(|job| job.user == 0 && job.model == 0), 50);
     assert!(during < before + Duration::from_secs(5), "{during:?} instead of {before:?}");
     assert!(during * 3 < flood, "the quiet wait {during:?}, the flood {flood:?}");
@@ -551,7 +551,7 @@ fn loaded_models_are_used_far_more_often_than_by_chance() {
     let jobs = || traffic(&mut Random(8), 4000, 1.0, 0..20);
     let world = World::new(QueueLimits::default(), fleet(), jobs()).run();
     world.check_nothing_lost();
-    // The same requests, one after the other, each to any node.
+    // The same requests in order, each to any node.
     let (mut random, mut machines) = (Random(80), fleet());
     for job in jobs() {
         let node = random.below(3) as usize;

@@ -138,7 +138,7 @@ async fn what_the_model_was_not_loaded_with_loads_it_anew() {
         let mut body = json!({"model": "llama3.2", "prompt": "[[n=1]]"});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         post(&node, "/api/generate", &body.to_string()).await;
-        (node.stats().loads, node.requests().last().unwrap().found_loaded)
+        (node.stats().loads, node.requests().last().unwrap().found_loaded.unwrap())
     };
     let options = |options: serde_json::Value| json!({"options": options});
 

@@ -1,4 +1,4 @@
-//! Several gateways and the table that they share their limits in, simulated on one thread.
+//! What happens to several gateways and the table in which they share their limits? Simulated on one thread.
 use std::time::Duration;
 
 use crate::{
@@ -7,7 +7,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const PERCENT: u64 = 5;
-/// What can happen to one of the gateways, or to all.
+/// Something that happens to one of the gateways, or to all.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     Request {
@@ -20,7 +20,7 @@ pub(super) enum Step {
         which: usize,
         hundredths: u64,
     },
-    /// Rows come into the database, and a moment later the gateway hears of it.
+    /// Rows reach the database, and a moment later the gateway learns of it.
     Copy {
         gateway: usize,
     },
@@ -53,13 +53,13 @@ pub(super) struct Gateway {
     is_running: bool,
     until: Duration,
     requests: Vec<(Reservation, u64, Moment)>,
-    /// Tokens in the outbox, by day: not in the database, and those that are, unheard of.
+    /// Tokens in the outbox by day: those not in the database, and those that are without the gateway knowing.
     outbox: Vec<(i32, u64)>,
     copied: Vec<(i32, u64)>,
-    /// The table's row on it: when it was renewed, since when, whether it left, and what it holds.
+    /// Its row in the table: when it was renewed, since when without a gap, and whether the gateway left.
     renewed: Option<(Duration, Duration, bool)>,
     holding: Option<Holding>,
-    /// Whether it used what nobody knew of.
+    /// Whether it used what nobody knew about.
     was_secretive: bool,
 }
 
@@ -70,7 +70,7 @@ pub(super) struct World {
     pub(super) now: Moment,
     is_up: bool,
     database: Vec<(i32, u64)>,
-    /// Admissions: when, and of which tokens; those that ended with what they used.
+    /// Admissions: when, and how many tokens; after the end, the tokens really used.
     pub(super) log: Vec<(Duration, u64)>,
     used: Vec<(i32, u64)>,
 }
@@ -139,7 +139,7 @@ impl World {
         }
         let (now, day) = (self.now, self.now.day());
         let it = &mut self.gateways[gateway];
-        // What died with it left rows.
+        // Rows survive the gateway's death.
         it.outbox.append(&mut it.copied);
         let unsent = of_day(&it.outbox, day);
         let spent = PriorUse {
@@ -162,7 +162,7 @@ impl World {
         }
         let mut admitted = self.gateways[gateway].ledger.admit(&self.limits, need, now);
         if admitted.is_err() {
-            // What the leaser does.
+            // The same steps as the lease task of the gateway.
             let it = &self.gateways[gateway];
             let may_trade = it.renewed.is_some_and(|(at, _, left)| !left && now.uptime - at <= PATIENCE);
             if self.is_up && may_trade {
@@ -182,7 +182,7 @@ impl World {
         }
     }
 
-    /// A request ends, having used so many hundredths of its tokens.
+    /// A request ends and has used this many hundredths of its tokens.
     pub(super) fn end(&mut self, gateway: usize, which: usize, hundredths: u64) {
         let it = &mut self.gateways[gateway];
         if it.requests.is_empty() {
@@ -199,7 +199,7 @@ impl World {
     }
 
     fn die(&mut self, gateway: usize) {
-        // What was used in secret is the exception that the documentation names.
+        // Undeclared use is the exception that the documentation names.
         if self.gateways[gateway].was_secretive {
             return;
         }
@@ -251,7 +251,7 @@ impl World {
         }
     }
 
-    /// Time passes. No gateway is cut off alone: while the database is there each is heard of in time.
+    /// Time passes. No gateway is cut off alone: while the database is up, each is heard from in time.
     pub(super) fn wait(&mut self, mut millis: u64) {
         while millis > 0 {
             let step = millis.min(5_000);
@@ -266,7 +266,7 @@ impl World {
         }
     }
 
-    /// Nothing is over, together.
+    /// Checks that all gateways together exceed nothing.
     pub(super) fn check(&self) {
         let now = self.now.uptime;
         let minute = || self.log.iter().filter(|(at, _)| *at + Duration::from_secs(60) > now);

@@ -1,4 +1,4 @@
-//! Are these messages, and what do they carry? In each dialect, with what tools return nested in them.
+//! Are the messages well formed, and what do they contain? In each dialect, including what tools returned.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -7,10 +7,10 @@ use super::media::{self, ContentPart, Media};
 use crate::field::{BadRequest, bad, field};
 use crate::json::Object;
 
-/// Contents within contents that are followed; what lies deeper counts as text.
+/// How deeply nested contents are followed; anything deeper counts as text.
 const MAX_NESTING: usize = 8;
 
-/// A message of any dialect. Ollama's own carries its images beside the content.
+/// A message in any dialect. In Ollama's own, images are beside the content.
 #[derive(Deserialize)]
 struct PromptMessage<'a> {
     #[serde(borrow)]
@@ -23,17 +23,17 @@ struct PromptMessage<'a> {
     tool_calls: Option<&'a RawValue>,
 }
 
-/// An item of `/v1/responses`. Items that are no messages (calls, their outputs, reasoning) have no content.
+/// An item of `/v1/responses`. Items that are not messages (calls, their outputs, reasoning) have no content.
 #[derive(Deserialize)]
 struct InputItem<'a> {
     #[serde(borrow)]
     content: Option<&'a RawValue>,
-    /// What a tool returned: a text, parts, or one part.
+    /// What a tool returned: a text, a list of parts, or one part.
     #[serde(borrow)]
     output: Option<&'a RawValue>,
 }
 
-/// Checks the messages.
+/// Checks the messages and counts their media.
 pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), BadRequest> {
     let messages: Vec<PromptMessage> = field(object, "messages", "a list of messages, each an object")?
         .ok_or_else(|| bad("messages", "`messages` is missing"))?;
@@ -53,7 +53,7 @@ pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), Bad
     Ok(())
 }
 
-/// Checks the items of `/v1/responses`.
+/// Checks the items of `/v1/responses` and counts their media.
 pub(super) fn items(input: &RawValue, media: &mut Media) -> Result<(), BadRequest> {
     let items: Vec<InputItem> = serde_json::from_str(input.get())
         .map_err(|_| bad("input", "a list as `input` must hold items, each an object"))?;
@@ -71,7 +71,7 @@ fn content(param: &'static str, content: Option<&RawValue>, media: &mut Media) -
         Some(b'[') => {
             let parts: Vec<&RawValue> = serde_json::from_str(content).unwrap_or_default();
             for raw in parts {
-                // Items of the newer API may do without a type.
+                // In the newer API, items may lack a type.
                 let needs_kind = param != "input";
                 part(param, raw, needs_kind, media, 0)?;
             }
@@ -81,7 +81,7 @@ fn content(param: &'static str, content: Option<&RawValue>, media: &mut Media) -
     }
 }
 
-/// What a tool returned. Whatever is not made of parts is text.
+/// Checks what a tool returned. Anything not made of parts is text.
 fn nested(param: &'static str, content: Option<&RawValue>, media: &mut Media, depth: usize) -> Result<(), BadRequest> {
     let Some(content) = content.filter(|_| depth < MAX_NESTING) else { return Ok(()) };
     match content.get().as_bytes().first() {
@@ -111,7 +111,7 @@ fn part(
     if let Some(input) = part.input {
         media.add_rendered(input);
     }
-    // A tool's call holds no media, whatever its members are called.
+    // A tool call contains no media, whatever its members are called.
     if kind != "\"tool_use\"" {
         media::check(param, &part, media)?;
         nested(param, part.source.and_then(|source| source.content), media, depth)?;
@@ -171,7 +171,7 @@ mod tests {
         ] {
             assert_eq!(of(&parts).unwrap().weight, 0, "{}", &parts[..60]);
         }
-        // Deeper than anybody nests, it counts as text and is not followed.
+        // Nested deeper than anybody needs, it counts as text and is not followed.
         let image = r#"[{"type":"image","source":{"type":"base64","data":"AAAA"}}]"#.to_owned();
         let deep = (0..100).fold(image, |inner, _| format!(r#"[{{"type":"tool_result","content":{inner}}}]"#));
         assert_eq!(of(&deep).unwrap().images, 0);

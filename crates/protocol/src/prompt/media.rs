@@ -1,27 +1,27 @@
-//! What in a prompt is no text, and how many tokens does it take?
+//! What in a prompt is not text, and how many tokens does it take?
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::field::{BadRequest, bad, kind_of};
 use crate::text::{Form, weight};
 
-/// Tokens that one image takes at most.
+/// The most tokens that one image takes.
 const IMAGE_TOKENS: usize = 4096;
-/// Bytes of base64 that a token of sound stands for, at least: the tightest speech codecs beside the finest models.
+/// The least bytes of base64 for a token of sound: the tightest speech codecs with the finest models.
 const SOUND_BYTES_PER_TOKEN: usize = 32;
 const NOT_DATA: &str = "images must be given as base64 data URLs (`data:image/png;base64,…`); the gateway fetches none";
 const NO_FILES: &str =
     "`file_id` names a file that is kept elsewhere; this service keeps none, so send the content itself";
 
-/// What is no text, though it is written as text; and what text is longer in the prompt than in the body.
+/// What is written as text but is not text, and text that is longer in the prompt than in the body.
 #[derive(Debug, Default)]
 pub(super) struct Media {
     pub(super) images: usize,
-    /// Of the body: what media weighs there.
+    /// The media's weight in the body.
     pub(super) weight: usize,
-    /// Of the prompt: what it takes there.
+    /// The media's tokens in the prompt.
     pub(super) tokens: usize,
-    /// What text that is rendered as JSON weighs beyond its weight in the body.
+    /// How much heavier text is when a node writes it as JSON than it is in the body.
     pub(super) rendered: usize,
 }
 
@@ -37,13 +37,13 @@ impl Media {
         self.tokens += raw.get().len().div_ceil(SOUND_BYTES_PER_TOKEN);
     }
 
-    /// Text that a node puts into the prompt as JSON.
+    /// Counts text that a node puts into the prompt as JSON.
     pub(super) fn add_rendered(&mut self, raw: &RawValue) {
         self.rendered += weight(raw.get(), Form::Json).saturating_sub(weight(raw.get(), Form::Text));
     }
 }
 
-/// A part of a content, with every place where media may be: OpenAI's chat (`image_url`, `input_audio`, `file`), its
+/// A part of a content, with every member that may hold media: OpenAI's chat (`image_url`, `input_audio`, `file`), its
 /// responses (`image_url` as a string, `file_data`), Anthropic's (`source`).
 #[derive(Deserialize)]
 pub(super) struct ContentPart<'a> {
@@ -52,7 +52,7 @@ pub(super) struct ContentPart<'a> {
     /// What a tool returned, in Anthropic's dialect.
     #[serde(borrow)]
     pub(super) content: Option<&'a RawValue>,
-    /// What a tool is called with, in Anthropic's dialect.
+    /// A tool call's input, in Anthropic's dialect.
     #[serde(borrow)]
     pub(super) input: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -77,7 +77,7 @@ pub(super) struct MediaSource<'a> {
     data: Option<&'a RawValue>,
     #[serde(borrow)]
     file_id: Option<&'a RawValue>,
-    /// A document that is itself made of parts.
+    /// A document that itself consists of parts.
     #[serde(borrow)]
     pub(super) content: Option<&'a RawValue>,
 }
@@ -90,12 +90,12 @@ struct FileSource<'a> {
     file_data: Option<&'a RawValue>,
 }
 
-/// An empty string is no value: some clients send one for every field that they leave out.
+/// An empty string counts as absent: some clients send one for every field that they leave out.
 fn given(value: Option<&RawValue>) -> Option<&RawValue> {
     value.filter(|value| value.get() != "\"\"")
 }
 
-/// Checks the media of a part and counts it.
+/// Checks a part's media and counts it.
 pub(super) fn check(param: &'static str, part: &ContentPart<'_>, media: &mut Media) -> Result<(), BadRequest> {
     let nested = part.file.as_ref().and_then(|file| given(file.file_id));
     if given(part.file_id).or(nested).is_some() {
@@ -120,12 +120,12 @@ pub(super) fn check(param: &'static str, part: &ContentPart<'_>, media: &mut Med
     part.source.as_ref().map_or(Ok(()), |found| source(param, found, media))
 }
 
-/// Anthropic's place for media: base64, a text or parts of its own.
+/// Anthropic's member for media: base64, a text, or parts of its own.
 fn source(param: &'static str, source: &MediaSource<'_>, media: &mut Media) -> Result<(), BadRequest> {
     let kind = source.kind.map_or("", RawValue::get);
     match source.data {
         _ if given(source.file_id).is_some() => return Err(bad(param, NO_FILES)),
-        // A document that is plain text.
+        // A document in plain text.
         Some(_) if kind == "\"text\"" => {}
         Some(data) => media.add_image(data),
         None if source.content.is_some() => {}
@@ -134,7 +134,7 @@ fn source(param: &'static str, source: &MediaSource<'_>, media: &mut Media) -> R
     Ok(())
 }
 
-/// Counts the images of Ollama's own dialect, which stand beside the text.
+/// Counts the images of Ollama's own dialect, which are beside the text.
 pub(super) fn images(param: &'static str, list: Option<&RawValue>, media: &mut Media) -> Result<(), BadRequest> {
     let Some(list) = list.filter(|list| list.get() != "null") else { return Ok(()) };
     let images: Vec<&RawValue> = serde_json::from_str(list.get())
@@ -143,7 +143,7 @@ pub(super) fn images(param: &'static str, list: Option<&RawValue>, media: &mut M
     Ok(())
 }
 
-/// The URL of an image, with its quotes; `None` where it has none.
+/// The URL of an image, including its quotes; `None` if it has none.
 fn url_of(image: &RawValue) -> Option<&str> {
     #[derive(Deserialize)]
     struct Wrapped<'a> {

@@ -1,5 +1,5 @@
-//! Which parts does a prompt consist of, in the order in which a node reads them? Two prompts whose first parts are the
-//! same begin alike, so that a node may have read that beginning before.
+//! Which parts does a prompt consist of, in the order in which a node reads them? If the first parts of two prompts are
+//! equal, the prompts begin alike, so a node may have read that beginning before.
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
 
@@ -8,23 +8,23 @@ use serde_json::value::RawValue;
 use crate::endpoint::Endpoint;
 use crate::json::{Object, span};
 
-/// Parts that are told of a prompt.
+/// The most parts that are reported for a prompt.
 const MOST: usize = 64;
-/// Of a part, this much is looked at at either end. Only images are longer than twice that.
+/// How many bytes of a part are digested at each end. Only images are longer than both ends together.
 const LOOKED_AT: usize = 32 * 1024;
 /// What templates put before the messages, in this order.
 const BEFORE: [&str; 5] = ["tools", "functions", "system", "instructions", "suffix"];
 
-/// The end of a part: the digest of everything up to there, and how much of the whole prompt that is.
+/// The end of a part: the digest of everything up to there, and its share of the whole prompt.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub struct PromptPrefix {
-    /// Depends on the hasher that it was made with.
+    /// Depends on the hasher's seed.
     pub digest: u64,
     /// Between 0 and 1.
     pub share: f64,
 }
 
-/// Where the parts of a prompt stand in its body: what comes before the messages, then each message. Empty for endpoints
+/// Where the parts of a prompt are in its body: what comes before the messages, then each message. Empty for endpoints
 /// whose prompts no node caches.
 pub(crate) fn parts(endpoint: Endpoint, body: &[u8], object: &Object<'_>) -> Vec<Range<usize>> {
     let messages = match endpoint {
@@ -43,7 +43,7 @@ pub(crate) fn parts(endpoint: Endpoint, body: &[u8], object: &Object<'_>) -> Vec
     parts
 }
 
-/// The ends of the parts of a prompt, the first and the last ones if there are many.
+/// The prefixes up to the end of each part; the first and the last ones if there are many.
 pub(crate) fn prefixes(parts: &[Range<usize>], body: &[u8], seed: &impl BuildHasher) -> Vec<PromptPrefix> {
     let whole: usize = parts.iter().map(ExactSizeIterator::len).sum();
     let mut hasher = seed.build_hasher();
@@ -100,7 +100,7 @@ mod tests {
         assert_eq!(prompt("a", "b")[0], prompt("a", "c")[0]);
         assert_ne!(prompt("a", "b")[1], prompt("a", "c")[1]);
         assert_ne!(prompt("a", "b")[0].digest, prompt("d", "b")[0].digest);
-        // Where one part ends and the next begins is not a matter of chance.
+        // The boundary between two parts is part of the digest.
         assert_ne!(prompt("ab", "c")[1].digest, prompt("a", "bc")[1].digest);
     }
 

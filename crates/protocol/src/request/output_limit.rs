@@ -1,4 +1,4 @@
-//! How many tokens may an answer have, as the client says, and can a node read that?
+//! How many tokens may an answer have, and can a node read the number as the client wrote it?
 use std::fmt;
 
 use serde_json::value::RawValue;
@@ -6,16 +6,16 @@ use serde_json::value::RawValue;
 use crate::field::{BadRequest, bad};
 use crate::json::Object;
 
-/// A limit on the answer.
+/// A client's limit on the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OutputLimit {
-    /// `None` = no limit of the client's own, written as `-1`.
+    /// `None` = no limit, written as `-1`.
     pub(super) tokens: Option<u64>,
-    /// It is written as nodes read it. They take no `5.0`, and their integers end somewhere.
+    /// Whether nodes can read it as written. They reject `5.0`, and integers that are too large.
     pub(super) plain: bool,
 }
 
-/// As nodes read it.
+/// In the form that nodes read.
 impl fmt::Display for OutputLimit {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.tokens {
@@ -25,7 +25,7 @@ impl fmt::Display for OutputLimit {
     }
 }
 
-/// A member that limits the answer; `None` where it is absent.
+/// A member that limits the answer; `None` if it is absent.
 pub(super) fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option<OutputLimit>, BadRequest> {
     let Some(raw) = object.present(key) else { return Ok(None) };
     let wrong = || bad(key, format!("`{key}` must be a whole number of at least 1, or -1 for no limit"));
@@ -39,8 +39,8 @@ pub(super) fn output_of(object: &Object<'_>, key: &'static str) -> Result<Option
     Ok(Some(read))
 }
 
-/// `num_predict` as a node reads it: cut to a whole number; without end where it is not above zero. `None` where it is no
-/// number at all.
+/// `num_predict` as a node reads it: truncated to a whole number; unlimited unless above zero. `None` if it is not a
+/// number.
 pub(super) fn limit_of(limit: &RawValue) -> Option<Option<u64>> {
     let limit: f64 = serde_json::from_str(limit.get()).ok()?;
     let whole = limit.trunc().min(f64::from(i32::MAX));

@@ -1,4 +1,4 @@
-//! What of a request is read, refused and rewritten.
+//! What of a request is read, refused and rewritten?
 use proptest::prelude::*;
 
 use super::*;

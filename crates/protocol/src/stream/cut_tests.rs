@@ -1,10 +1,10 @@
-//! How a stream ends that is cut at its limit, in each dialect.
+//! How does a stream end that is cut at its limit, in each dialect?
 #![cfg(test)]
 use serde_json::{Value, json};
 
 use crate::{Endpoint, StreamEditor, StreamFault, StreamLimit};
 
-/// What a client gets of a node that says one word for ever, where it may say two.
+/// What a client gets from a node that repeats one word for ever, with a limit of two tokens.
 fn cut(endpoint: Endpoint, event: &str, hide_usage: bool) -> Result<String, StreamFault> {
     let limit = StreamLimit { output: Some(2), prompt: 7 };
     let mut editor = StreamEditor::new(endpoint, "1", hide_usage).limited(limit);
@@ -76,7 +76,7 @@ fn an_answer_of_just_the_allowed_length_is_left_alone() {
     let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "1", true).limited(limit);
     let token =
         "data: {\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\"a\"},\"finish_reason\":null}]}\n\n";
-    // Ollama's last chunk has a delta of its own.
+    // Ollama's last chunk has a delta too.
     let end = "data: {\"model\":\"m\",\"choices\":[{\"index\":0,\"delta\":{\"role\":\"assistant\",\"content\":\"\"},\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n";
     let mut out = Vec::new();
     editor.push(format!("{token}{end}").into(), &mut out).unwrap();
@@ -96,7 +96,7 @@ fn one_chunk_is_not_one_token_where_a_cap_ends_a_stream() {
     assert!(editor.is_cut() && editor.progress().counted() == 1000 && out.len() < 1000);
 }
 
-/// A stream that says one word for ever, as far as Ollama lets it, and ends without a terminal frame.
+/// A stream that repeats one word for as long as Ollama lets it, and ends without a terminal frame.
 fn repeated(endpoint: Endpoint, event: &str, times: usize, last: &str) -> (bool, String, Result<(), StreamFault>) {
     let mut editor = StreamEditor::new(endpoint, "1", false);
     let mut out = Vec::new();
@@ -115,14 +115,14 @@ fn a_stream_that_the_token_repeat_guard_broke_off_is_whole() {
     let line = "{\"model\":\"m\",\"message\":{\"role\":\"assistant\",\"content\":\" la\"},\"done\":false}\n";
     let (is_whole, out, _) = repeated(Endpoint::Chat, line, 31, "");
     assert!(is_whole && out.lines().last().unwrap().contains("\"done_reason\":\"length\""), "{out}");
-    // Newer ones say so.
+    // Newer versions of Ollama report it.
     let error = "{\"error\":\"prediction aborted, token repeat limit reached\"}\n";
     let (is_whole, out, result) = repeated(Endpoint::Chat, line, 31, error);
     assert!(is_whole && result.is_ok() && !out.contains("error"), "{out}");
     let event = "event: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" la\"}}\n\n";
     let (is_whole, out, _) = repeated(Endpoint::Messages, event, 31, "");
     assert!(is_whole && out.ends_with("event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n"), "{out}");
-    // Fewer pieces, or a part of a frame, are a stream that broke.
+    // With fewer pieces, or with half a frame, the stream just broke.
     assert!(!repeated(Endpoint::Chat, line, 20, "").0);
     assert!(!repeated(Endpoint::Chat, line, 31, "{\"mod").0);
 }

@@ -1,4 +1,4 @@
-//! What does one frame of a stream say, and what of it passes? In each dialect.
+//! What does one frame of a stream say, and how much of it passes through? In each dialect.
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,7 +11,7 @@ use crate::tally::AnswerProgress;
 use crate::text::{text_len, written};
 use crate::usage::Usage;
 
-/// Reads the frames of one stream, one after the other.
+/// Reads the frames of one stream in order.
 #[derive(Debug)]
 pub(super) struct Scan {
     pub(super) endpoint: Endpoint,
@@ -25,7 +25,7 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// Reads a frame and appends to `out` what passes of it.
+    /// Reads a frame and appends to `out` the part that passes through.
     pub(super) fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
         if self.endpoint.dialect() == Dialect::Ollama {
             return self.line(frame, out);
@@ -59,7 +59,7 @@ impl Scan {
         Ok(())
     }
 
-    /// OpenAI's chunks: says what to splice into one; `None` hides it.
+    /// Edits OpenAI's chunks: returns what to replace; `None` hides the chunk.
     fn chunk(
         &mut self,
         frame: &[u8],
@@ -67,7 +67,7 @@ impl Scan {
         offset: usize,
         object: &Object<'_>,
     ) -> Result<Option<Splices>, StreamFault> {
-        // Ollama's one sign of a failure in a stream: a chunk of no model, after which the stream just ends.
+        // The only sign of a failure in Ollama's streams: a chunk without a model, after which the stream just ends.
         if object.get("model").is_some_and(|model| model.get() == "\"\"") {
             return Err(StreamFault::Node("the model stopped unexpectedly".to_owned()));
         }
@@ -76,7 +76,7 @@ impl Scan {
             self.progress.token_chunks += 1;
         }
         self.take_text(object.present("choices").map_or("", RawValue::get));
-        // Before the last chunk, a usage says how far the node is; the chunks say so, too.
+        // Before the last chunk, a usage only shows the progress, which the chunks themselves show too.
         if choices.is_empty() || choices.iter().any(ChunkChoice::is_last) {
             self.report(Usage::of(self.endpoint, object));
         }
@@ -93,7 +93,7 @@ impl Scan {
         Ok(Some(splices))
     }
 
-    /// Anthropic's events and those of `/v1/responses`, which name their type.
+    /// Edits Anthropic's events and those of `/v1/responses`, which carry their type.
     fn typed_event(&mut self, frame: &[u8], data: &[u8], object: &Object<'_>) -> Result<Splices, StreamFault> {
         self.events += 1;
         let mut splices = Splices::default();
@@ -104,7 +104,7 @@ impl Scan {
         match kind {
             "message_start" => {
                 if let Some(message) = self.rename(frame, object.get("message"), &mut splices)? {
-                    // Nothing is written yet, whatever it says of the output.
+                    // Nothing has been written yet, whatever it says about the output.
                     let begun = Usage { completion_tokens: None, ..usage(&message) };
                     self.report(begun);
                 }
@@ -130,7 +130,7 @@ impl Scan {
         Ok(splices)
     }
 
-    /// Replaces the id of the object that an event carries, and returns the object.
+    /// Replaces the id of the object in an event, and returns the object.
     fn rename<'a>(
         &self,
         frame: &[u8],
@@ -145,10 +145,10 @@ impl Scan {
         Ok(Some(object))
     }
 
-    /// A line of Ollama's own dialect, which passes as it is.
+    /// A line of Ollama's own dialect, which passes through unchanged.
     fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
         if line.trim_ascii().is_empty() {
-            // No client of this dialect stands a blank line.
+            // Clients of this dialect do not accept blank lines.
             return Ok(());
         }
         let object = Object::parse(line).map_err(StreamFault::Garbled)?;
@@ -166,7 +166,7 @@ impl Scan {
         Ok(())
     }
 
-    /// Takes note of the text in a part of the answer.
+    /// Counts the text in a part of the answer.
     fn take_text(&mut self, json: &str) {
         written(json, |raw| {
             if raw != "\"\"" {
@@ -176,7 +176,7 @@ impl Scan {
         });
     }
 
-    /// Usage may come in pieces; a later number counts for more.
+    /// Usage may come in pieces; a later number takes precedence.
     fn report(&mut self, usage: Usage) {
         let whole = usage.or(self.progress.usage.unwrap_or_default());
         if whole != Usage::default() {
@@ -196,7 +196,7 @@ struct ChunkChoice<'a> {
 }
 
 impl ChunkChoice<'_> {
-    /// Ollama sends the finish reason in a chunk of its own, with an empty delta or text.
+    /// Ollama sends the finish reason in a separate chunk, with an empty delta or text.
     fn has_token(&self) -> bool {
         self.delta.is_some_and(|delta| delta.get() != "{}") || self.text.is_some_and(|text| text.get() != "\"\"")
     }
@@ -206,7 +206,7 @@ impl ChunkChoice<'_> {
     }
 }
 
-/// Whether an event without data says nothing to anybody.
+/// Whether an event without data is just a comment.
 fn is_comment(frame: &[u8]) -> bool {
     frame.split(|byte| *byte == b'\n').all(|line| matches!(line, [] | b"\r" | [b':', ..]))
 }

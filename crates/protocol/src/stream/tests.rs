@@ -1,4 +1,4 @@
-//! What of a stream passes, is hidden, and is a fault.
+//! What passes through in a stream, what is hidden, and what is a fault?
 use proptest::prelude::*;
 
 use super::*;
@@ -170,7 +170,7 @@ fn usage_travels_in_pieces() {
         editor.progress().usage.map(|usage| (usage.prompt_tokens, usage.completion_tokens))
     };
     let start = r#"{"type":"message_start","message":{"id":"m","usage":{"input_tokens":9,"cache_read_input_tokens":1,"output_tokens":1}}}"#;
-    // A client that leaves here has begun no answer.
+    // If the client leaves here, the answer has not begun.
     assert_eq!(run(&[start]), Some((Some(10), None)));
     assert_eq!(
         run(&[start, r#"{"type":"message_delta","delta":{},"usage":{"output_tokens":5}}"#]),
@@ -197,7 +197,7 @@ fn usage_may_stand_in_the_last_chunk_of_text() {
     );
     assert_eq!(usage, Some((Some(26), Some(7))));
     assert!(!out.contains("usage") && out.contains("stop"), "{out}");
-    // llama.cpp's streams of completions say it in their own words.
+    // llama.cpp's completion streams put it differently.
     let (usage, out) = stream(
         r#"{"choices":[{"text":"","finish_reason":"stop"}],"timings":{"prompt_n":5,"cache_n":21,"predicted_n":7}}"#,
     );

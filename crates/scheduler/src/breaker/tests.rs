@@ -1,4 +1,4 @@
-//! Rules of the circuit breaker.
+//! When does the circuit breaker open and close?
 
 use super::*;
 

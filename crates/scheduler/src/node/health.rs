@@ -1,4 +1,4 @@
-//! What do requests and probes tell of a node?
+//! What do requests and probes say about a node's health?
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,24 +14,24 @@ use crate::{
     slots::Slots,
 };
 
-/// How long a node that called itself busy is left alone.
+/// How long a node that answered that it is busy gets no new request.
 const BUSY_BACK_OFF: Duration = Duration::from_secs(1);
-/// Requests that a node takes at a time after its return; each answer that begins doubles them.
+/// Requests that a node takes at a time after its return; each answer that begins doubles the number.
 const FIRST_RAMP: u32 = 1;
 const WHOLE_RAMP: u32 = 64;
 
-/// After a load that failed; doubles with each further one.
+/// The back-off after a failed load; each further failure doubles it.
 const FIRST_BACK_OFF_SECONDS: f64 = 10.0;
 const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
 
-/// An attempt that failed, and what it was.
+/// A failed attempt.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Failed<'a> {
     pub(crate) user: &'a Arc<str>,
     pub(crate) model: ModelId,
     pub(crate) route: Route,
     pub(crate) failure: Failure,
-    /// Of its dispatch.
+    /// The epoch of its dispatch.
     pub(crate) epoch: Epoch,
 }
 
@@ -111,13 +111,13 @@ impl Node {
                     instance.slots.overrun(instance.running.len(), now.as_secs_f64());
                 }
             }
-            // Whatever it was asked next would fail for the same reason.
+            // The next request would fail for the same reason.
             Failure::Starved => self.busy_until = Some(now + BUSY_BACK_OFF),
             Failure::Missing => self.forget(model),
             Failure::Unsupported => self.routes = self.routes.without(route),
             Failure::Unloadable => self.could_not_load(model, failure, now),
             Failure::Unreachable => self.breaker.unreachable(epoch, now),
-            // Whoever found that out has judged the node by all that runs there.
+            // Whoever found that out has judged the node by everything that runs there.
             Failure::Silent => {}
             Failure::Denied => self.breaker.failed(epoch, now),
             Failure::Reset | Failure::Crashed | Failure::TimedOut | Failure::Garbled | Failure::Stuck => {
@@ -126,7 +126,7 @@ impl Node {
         }
     }
 
-    /// Another node answered what had failed here.
+    /// Another node answered a request that had failed here.
     pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
         self.breaker.convicted(failure, epoch, now);
         self.note_error(failure);
@@ -140,7 +140,7 @@ impl Node {
         self.went_out();
     }
 
-    /// A model could not be brought into memory: it is not tried again for a while, and twice as long each time.
+    /// A model could not be loaded: it is not tried again for a while, which doubles with every failure.
     pub(crate) fn could_not_load(&mut self, model: ModelId, failure: Failure, now: Time) {
         let Some(instance) = self.instance_mut(model) else { return };
         instance.last_load_failure = Some(failure);
@@ -152,7 +152,7 @@ impl Node {
         self.set_resident(model, None);
     }
 
-    /// It produces nothing, although it may answer probes.
+    /// It produces no tokens, although it may answer probes.
     pub(crate) fn fell_silent(&mut self, now: Time) {
         self.breaker.take_out(now);
         self.last_error = Some(Failure::Silent.to_string());
@@ -163,7 +163,8 @@ impl Node {
         self.last_error = Some(format!("could not load a model: it {failure}"));
     }
 
-    /// After what may have taken it out. It comes back slowly, and its next report says what is in its memory then.
+    /// Called after anything that may have taken the node out. It comes back gradually, and its next report says what
+    /// is in its memory then.
     fn went_out(&mut self) {
         if !self.breaker.is_live() {
             self.ramp = Some(FIRST_RAMP);
@@ -186,17 +187,17 @@ impl Node {
         self.went_out();
     }
 
-    /// When a node that called itself busy, or was overdue, is to be asked again.
+    /// When the node's back-off ends, if it is in one.
     pub(crate) fn closed_until(&self) -> Option<Time> {
         self.busy_until.into_iter().chain(self.quiet_until).max()
     }
 
-    /// It gets no new request for a while, or until a token of it comes.
+    /// It gets no new request until then, or until it sends a token.
     pub(crate) fn rest(&mut self, until: Time) {
         self.quiet_until = Some(until);
     }
 
-    /// Whether it is overdue with its streams.
+    /// Whether its streams are overdue.
     pub(crate) fn is_quiet(&self, now: Time) -> bool {
         self.quiet_until.is_some_and(|until| now < until)
     }

@@ -1,4 +1,4 @@
-//! What does a node report of its disk and its memory?
+//! What does a node report about its disk and its memory?
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::{
     model::{ModelId, Models},
 };
 
-/// A report of what is in memory may be older than the answer to a load or an unload; and Ollama lists a model until its
+/// A report of the memory may be older than the answer to a load or an unload. Also, Ollama lists a model until its
 /// memory is free again, seconds after it agreed to unload it.
 const LISTING_LAG_SECONDS: f64 = 5.0;
-/// A model that disappears within this time of a load was evicted by it, rather than expired.
+/// A model that disappears this soon after a load was evicted by it; otherwise it expired.
 const EVICTION_SECONDS: f64 = 10.0;
 
 impl Node {
-    /// Takes over a report of what is on disk.
+    /// Takes over a report of the disk.
     pub(crate) fn list(&mut self, listed: Arc<[Model]>, models: &mut Models) {
         if self.reported.as_ref().is_some_and(|known| Arc::ptr_eq(known, &listed)) {
             return;
@@ -43,12 +43,12 @@ impl Node {
         }
     }
 
-    /// The model is not there although it was listed.
+    /// The node does not have the model, although it listed it.
     pub(crate) fn forget(&mut self, model: ModelId) {
         if let Some(instance) = self.instance_mut(model) {
             instance.listing = None;
             self.listings += 1;
-            // The next report counts even if it says the same.
+            // The next report must count even if it is equal to the last one.
             self.reported = None;
             self.fill_shelf();
             self.set_resident(model, None);
@@ -67,7 +67,7 @@ impl Node {
         if !is_same {
             let before = instance.model().map(|before| &before.digest).or(instance.recalled_digest.as_ref());
             if before.is_some_and(|digest| *digest != model.digest) {
-                // Another model of the same name: what was learned was of the old one.
+                // A different model of the same name: what was learned of the old one does not apply.
                 (instance.correction, instance.prefill) = Default::default();
                 instance.vram_bytes = None;
             }
@@ -77,7 +77,7 @@ impl Node {
         !is_same
     }
 
-    /// Takes over a report of what is in memory. A model that others have loaded counts as resident from now on.
+    /// Takes over a report of the memory. A model that others have loaded counts as resident from now on.
     pub(crate) fn reside(&mut self, loaded: Vec<Loaded>, models: &mut Models, now: f64) {
         self.most_resident =
             self.most_resident.max(loaded.iter().map(|loaded| loaded.vram_bytes).fold(0, u64::saturating_add));

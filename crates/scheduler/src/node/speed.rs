@@ -7,13 +7,13 @@ use crate::{
 };
 
 impl Node {
-    /// Seconds a token takes for a stream that runs alone.
+    /// Seconds a token for a stream that runs alone.
     pub(crate) fn token_seconds(&self, instance: &Instance, guess: f64) -> f64 {
         let size = instance.model_bytes() / REFERENCE_BYTES;
         self.speed.alone().unwrap_or(guess) * size * instance.correction.factor
     }
 
-    /// Seconds until the first token of a prompt with so many tokens to read, beside so many others.
+    /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
     pub(crate) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
         let stretch = 1.0 + PREFILL_SLOWDOWN * others;
         let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;

@@ -1,4 +1,4 @@
-//! What do the streams of a node tell about its speed?
+//! What do a node's streams show about its speed?
 
 use super::Node;
 use crate::{
@@ -10,14 +10,14 @@ use crate::{
 
 /// A stream is measured over at least this time.
 const LEAST_WATCHED_SECONDS: f64 = 0.25;
-/// A plain answer of this many tokens tells something about the speed.
+/// A plain answer needs at least this many tokens to say something about the speed.
 const LEAST_PLAIN_TOKENS: f64 = 16.0;
 
-/// A prompt of which at least this share is expected to be read shows how fast the node reads.
+/// A prompt shows how fast the node reads if at least this share of it is expected to be uncached.
 const LEAST_UNCACHED_SHARE: f64 = 0.9;
 
 impl Node {
-    /// The first byte of a request came, which tells how long its prompt took.
+    /// The first byte of a request came, which shows how long its prompt took.
     pub(crate) fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
         (self.heard_at, self.quiet_until) = (now, None);
         let Some(instance) = self.instance_mut(model) else { return };
@@ -29,14 +29,15 @@ impl Node {
         let seconds = (now - running.sent_at) / (1.0 + PREFILL_SLOWDOWN * running.others);
         if running.is_stream {
             instance.measure_cache(prompt, (remembered, is_in_host), seconds);
-            // What was expected to be cached may not have been: it tells nothing of how fast the node reads.
+            // The part expected to be cached may not have been, so such a prompt says nothing about how fast the node
+            // reads.
             if remembered <= (1.0 - LEAST_UNCACHED_SHARE) * prompt {
                 instance.prefill.observe(prompt - remembered, seconds);
             }
         }
     }
 
-    /// Tokens of a request came, which tells how fast the node writes.
+    /// Tokens of a request came, which shows how fast the node writes.
     pub(crate) fn progressed(&mut self, id: RequestId, model: ModelId, tokens: f64, now: f64, guess: f64) {
         (self.heard_at, self.quiet_until) = (now, None);
         let others = f64::from(self.in_flight().saturating_sub(1));
@@ -50,7 +51,7 @@ impl Node {
                 (since, now - since >= LEAST_WATCHED_SECONDS && new >= 1.0)
             }
             None => {
-                // A plain answer: what reading the prompt took is not known apart.
+                // A plain answer: the time that its prompt took cannot be seen separately.
                 let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
                 (running.sent_at + prefill.min(0.5 * (now - running.sent_at)), new >= LEAST_PLAIN_TOKENS)
             }
@@ -73,7 +74,8 @@ impl Node {
 }
 
 impl Instance {
-    /// How much of a prompt must have been cached for its first token to come so soon, as far as the node's rate is known.
+    /// Derives how much of a prompt must have been cached for its first token to come so soon, if the reading rate is
+    /// known.
     fn measure_cache(&mut self, prompt: f64, (expected, is_in_host): (f64, bool), seconds: f64) {
         let Some((fixed, each)) = self.prefill.straight().filter(|(_, each)| *each > 0.0) else { return };
         let read = ((seconds - fixed) / each).clamp(0.0, prompt);

@@ -1,4 +1,4 @@
-//! What do operators see of a node?
+//! What do operators see of one node?
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +21,7 @@ impl Node {
         loaded.sort_by(|a, b| a.name.cmp(&b.name));
         let learned =
             |(_, instance): (ModelId, &Instance)| instance.listing.is_some().then(|| instance.whole_slot_count());
-        // What is in memory tells most, and there is little of it.
+        // The models in memory tell most, and there are few of them.
         let most = self.residents().filter_map(learned).max();
         let most_slots = || most.or_else(|| self.instances().filter_map(learned).max()).unwrap_or(1);
         NodeView {

@@ -1,4 +1,4 @@
-//! Numbers from a seed.
+//! Random numbers from a seed.
 
 /// xorshift64.
 pub(crate) struct Dice(u64);

@@ -1,4 +1,4 @@
-//! Who always has something waiting gets work by its weight (P3).
+//! Do users who always have something waiting get work by their weights (P3)?
 
 use super::{
     dice::Dice,
@@ -7,7 +7,7 @@ use super::{
     *,
 };
 
-/// Seconds of a node of 100 tokens a second, of a 5 GB model.
+/// Seconds that a node of 100 tokens a second works on such a request of a 5 GB model.
 fn cost(prompt: u64, output: u64) -> f64 {
     (prompt as f64 / 25.0 + output as f64) / 100.0
 }
@@ -28,7 +28,7 @@ fn work_goes_by_the_weights_over_nodes_and_models() {
             }
             fleet.step();
         }
-        // Who came first had the whole fleet for a moment. That counts, as it was not settled when the others came.
+        // Whoever came first had the whole fleet for a moment. That counts, as it was not settled when the others came.
         let mut shares = [0.0; 4];
         for asked in fleet.asked.values().filter(|asked| asked.sent_at.is_some()) {
             shares[asked.ask.user] += cost(asked.ask.prompt, asked.ask.output) / WEIGHTS[asked.ask.user];
@@ -37,7 +37,7 @@ fn work_goes_by_the_weights_over_nodes_and_models() {
             shares[1..].iter().fold((f64::MAX, 0.0_f64), |(a, b), share| (a.min(*share), b.max(*share)));
         let dearest = cost(1050, 200) / WEIGHTS[0];
         assert!(most - least <= 2.0 * dearest, "{shares:?}, seed {seed}");
-        // Part of its head start is its own: that was not settled when the others came.
+        // A part of its head start remains: the part that was not settled when the others came.
         assert!(shares[0] - least <= 4.0 * dearest && most - shares[0] <= 2.0 * dearest, "{shares:?}, seed {seed}");
         assert!(least > 10.0 * dearest, "too little was done to tell: {shares:?}");
     }
@@ -46,8 +46,8 @@ fn work_goes_by_the_weights_over_nodes_and_models() {
 proptest! {
     #![proptest_config(config(100))]
 
-    /// Of two users who always have something waiting, neither gets more work done than the other by more than twice the
-    /// dearest request, over any time.
+    /// Take two users who always have something waiting. Over any period, neither gets more work done than the other by
+    /// more than twice the dearest request.
     #[test]
     fn two_backlogged_users_are_served_by_their_weights(
         ends in prop::collection::vec(any::<usize>(), 1..300),

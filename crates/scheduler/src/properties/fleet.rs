@@ -1,20 +1,20 @@
-//! A fleet in virtual time that does as it is told: nodes with true slots and speeds, that load and unload, answer
-//! probes, and queue what is beyond their slots as Ollama does. It moves in steps of a tenth of a second and in whole
-//! tokens, so that equal runs are equal to the bit.
+//! An obedient fleet in virtual time: nodes with real slots and speeds that load and unload, answer probes, and queue
+//! what exceeds their slots as Ollama does. It moves in steps of a tenth of a second and in whole tokens, so that equal
+//! runs are equal to the bit.
 
 use super::*;
 
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 const TICKS_A_SECOND: u64 = 10;
-/// What every model here takes on disk and in memory.
+/// The size of every model here, on disk and in memory.
 pub(crate) const BYTES: u64 = 5_000_000_000;
-/// As the scheduler expects it before it has seen a load.
+/// The load time that the scheduler expects before it has seen a load.
 const LOAD_TICKS: u64 = 78;
-/// A prompt is read so many times faster than an answer is written.
+/// How many times faster a prompt is read than an answer is written.
 const READING: u64 = 25;
 pub(crate) const PATIENT: Time = Duration::from_secs(1_000_000);
 
-/// A request that works its way through a node.
+/// A request that a node works on.
 struct Job {
     id: RequestId,
     to_read: u64,
@@ -23,7 +23,7 @@ struct Job {
     ticks: u64,
 }
 
-/// A node as it truly is.
+/// A node as it really is.
 pub(crate) struct Machine {
     pub(crate) id: NodeId,
     /// Tokens a stream writes in a tick.
@@ -32,15 +32,15 @@ pub(crate) struct Machine {
     pub(crate) resident: BTreeSet<usize>,
     loading: Option<(usize, u64)>,
     unloaded: Vec<usize>,
-    /// By model, in the order in which they came: the first so many are worked on.
+    /// By model, in the order of arrival; as many as there are slots are worked on.
     jobs: BTreeMap<usize, Vec<Job>>,
-    /// Until then it answers nothing.
+    /// It answers nothing until then.
     dead_until: Time,
     /// Tokens written since the start.
     pub(crate) written: u64,
 }
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) user: usize,
@@ -50,17 +50,17 @@ pub(crate) struct Ask {
     pub(crate) output: u64,
 }
 
-/// What became of it.
+/// What became of a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) ask: Ask,
     pub(crate) at: Time,
-    /// Of the same user, so many waited before it.
+    /// How many requests of the same user waited before it.
     pub(crate) ahead: usize,
     pub(crate) sent_at: Option<Time>,
-    /// Where it runs.
+    /// The node it runs on.
     pub(crate) node: Option<NodeId>,
-    /// Where it ran last.
+    /// The node it ran on last.
     pub(crate) served_by: Option<NodeId>,
     pub(crate) ended_at: Option<Time>,
     pub(crate) refused: Option<RefusalReason>,
@@ -72,7 +72,7 @@ impl Asked {
     }
 }
 
-/// See the module.
+/// The nodes, the requests, and the scheduler under test.
 pub(crate) struct Fleet {
     pub(crate) scheduler: Scheduler,
     pub(crate) machines: Vec<Machine>,
@@ -96,9 +96,9 @@ fn model_of(listed: &str) -> usize {
 pub(crate) struct Setup {
     pub(crate) tokens: u64,
     pub(crate) slots: usize,
-    /// Whether the gateway is told of the slots.
+    /// Whether the gateway is told the number of slots.
     pub(crate) is_configured: bool,
-    /// Models that fit in its memory at a time.
+    /// How many models fit in its memory at a time.
     pub(crate) room: Option<u64>,
     pub(crate) resident: Vec<usize>,
 }
@@ -110,7 +110,7 @@ impl Setup {
 }
 
 impl Fleet {
-    /// Nodes whose ids are their places in `order`, all with `models` models on disk.
+    /// Creates nodes whose ids are their places in `order`, all with `models` models on disk.
     pub(crate) fn new(settings: QueueLimits, setups: &[Setup], ids: &[usize], models: usize) -> Self {
         let idle = NodeSpec { name: "idle".into(), slots: Some(4), vram_bytes: None };
         let mut specs = vec![idle; ids.iter().max().map_or(0, |most| most + 1)];
@@ -153,7 +153,7 @@ impl Fleet {
         fleet
     }
 
-    /// Lets the scheduler know how fast the nodes are, and how long answers are in the mean.
+    /// Teaches the scheduler how fast the nodes are and how long answers are on average.
     pub(crate) fn teach(&mut self, output: f64) {
         for machine in &self.machines {
             let seconds = TICK.as_secs_f64() / machine.tokens as f64;
@@ -204,7 +204,7 @@ impl Fleet {
         self.machines.iter_mut().find(|machine| machine.id == node).expect("a node that does something")
     }
 
-    /// Tells the scheduler, and does what it says.
+    /// Tells the scheduler about an event and carries out its decisions.
     fn hear(&mut self, event: Event) {
         let now = self.now;
         let decisions = self.scheduler.handle(event, now);
@@ -260,7 +260,7 @@ impl Fleet {
         self.hear(Event::Left { id, outcome });
     }
 
-    /// What runs on a node fails there.
+    /// A request that runs on a node fails there.
     pub(crate) fn fail(&mut self, id: RequestId, failure: Failure) {
         match self.take_job(id) {
             Some(job) if job.has_begun => self.end(id, Outcome::Failed(failure)),
@@ -269,7 +269,7 @@ impl Fleet {
         }
     }
 
-    /// A node is gone for a while, with all that is in its memory.
+    /// A node is away for a while, and its memory is lost.
     pub(crate) fn kill(&mut self, machine: usize, lasting: Duration) {
         let dead = &mut self.machines[machine];
         dead.dead_until = self.now + lasting;
@@ -286,7 +286,7 @@ impl Fleet {
         self.hear(Event::Resident { node: machine.id, loaded });
     }
 
-    /// A tenth of a second passes.
+    /// Advances the time by a tenth of a second.
     pub(crate) fn step(&mut self) {
         self.now += TICK;
         self.ticks += 1;
@@ -345,7 +345,7 @@ impl Fleet {
         }
     }
 
-    /// A request gets a tick of its node's time, if it is in a slot.
+    /// Gives a request one tick of its node's time, if it is in a slot.
     fn work(&mut self, machine: usize, id: RequestId) {
         let Some(asked) = self.asked.get(&id) else { return };
         let (model, output) = (asked.ask.model, asked.ask.output);

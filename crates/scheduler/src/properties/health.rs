@@ -1,4 +1,4 @@
-//! A node that becomes slow.
+//! What does the scheduler do about a node that becomes slow (P9)?
 
 use super::{
     dice::Dice,
@@ -9,10 +9,11 @@ use super::{
 const SECONDS: u64 = 160;
 /// When the node becomes slow.
 const SLOW_FROM: u64 = 60;
-/// From then on its share counts.
+/// From then on the node's share is counted.
 const COUNTED_FROM: u64 = SLOW_FROM + 10;
 
-/// Of what was sent and of what was written since [`COUNTED_FROM`], the share of a node that became slower, or did not.
+/// The share of one node in what was sent and in what was written since [`COUNTED_FROM`]; the node becomes `slower`
+/// times slower.
 fn shares(watched: usize, clients: usize, seed: u64, slower: u64) -> (f64, f64) {
     let setups = [Setup::new(20, 2, &[0]), Setup::new(10, 2, &[0]), Setup::new(10, 4, &[0])];
     let mut fleet = Fleet::new(QueueLimits::default(), &setups, &[0, 1, 2], 1);
@@ -33,7 +34,7 @@ fn shares(watched: usize, clients: usize, seed: u64, slower: u64) -> (f64, f64) 
             written = fleet.machines.iter().map(|machine| machine.written).collect();
         }
         for _ in 0..10 {
-            // Each client asks again when it has its answer.
+            // Each client sends its next request when it has its answer.
             while fleet.scheduler.queued() + fleet.scheduler.in_flight() < clients {
                 fleet.ask(next.next().expect("enough to ask"));
             }

@@ -1,4 +1,4 @@
-//! Slots that nobody configured.
+//! Are slots that nobody configured learned (P2)?
 
 use super::{
     dice::Dice,
@@ -8,7 +8,7 @@ use super::{
 
 const MINUTES: u64 = 15;
 
-/// In flight at most, and learned in the end, on a node of so many true slots that always has more to do.
+/// The most in flight, and the number learned in the end, on a node with `slots` real slots that always has more to do.
 fn learn(slots: usize, seed: u64) -> (usize, usize) {
     let setup = Setup { is_configured: false, ..Setup::new(5, slots, &[0]) };
     let mut fleet = Fleet::new(QueueLimits::default(), &[setup], &[0], 1);

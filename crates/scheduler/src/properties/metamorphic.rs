@@ -1,4 +1,4 @@
-//! What must not matter does not (P10).
+//! Are decisions independent of what must not matter (P10)?
 
 use super::{
     dice::Dice,
@@ -9,8 +9,8 @@ use super::{
 
 const TICKS: u64 = 6000;
 
-/// A run of three nodes, under such ids, where all lengths and speeds are so many times larger: its decisions, nodes
-/// under their places in the setup, sorted within a moment.
+/// Runs three nodes under these ids, with all lengths and speeds multiplied by `scale`. Returns the decisions, with
+/// nodes by their place in the setup, sorted within each moment.
 fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
     let setups = [
         Setup { room: Some(2), ..Setup::new(12 * scale, 2, &[0, 1]) },
@@ -18,7 +18,7 @@ fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
         Setup { room: Some(1), is_configured: false, ..Setup::new(5 * scale, 3, &[2]) },
     ];
     let mut fleet = Fleet::new(QueueLimits { max_queued: 30, max_queued_per_user: 10 }, &setups, ids, 3);
-    // One that has nothing and is always there, if there is an id left for it.
+    // If there is an unused id, it belongs to a node that has nothing and is always up.
     for id in (0..*ids.iter().max().unwrap()).filter(|id| !ids.contains(id)) {
         fleet.scheduler.handle(Event::Answered { node: NodeId(id) }, Time::ZERO);
     }
@@ -27,7 +27,7 @@ fn decisions(seed: u64, ids: &[usize; 3], scale: u64) -> Vec<(Time, String)> {
     for tick in 0..TICKS {
         if dice.below(7) == 0 {
             let (prompt, output) = (500 + dice.below(3000), 20 + dice.below(300));
-            // What most want changes with time.
+            // The model in demand changes over time.
             let favourite = (tick / 300) as usize;
             let (user, model) = (dice.below(5) as usize, (favourite + dice.below(6).saturating_sub(3) as usize) % 3);
             let ask = Ask { user, weight: 1.0 + user as f64, model, prompt: prompt * scale, output: output * scale };
@@ -61,7 +61,7 @@ fn the_same_seed_makes_the_same_run() {
     assert_equal(&run, &decisions(3, &[0, 1, 2], 1));
     assert_ne!(run, decisions(2, &[0, 1, 2], 1));
     let count = |what: &str| run.iter().filter(|(_, decision)| decision.starts_with(what)).count();
-    // Not only the easy part.
+    // The run must not be too easy.
     let counts = (count("dispatch"), count("load"), count("unload"));
     assert!(counts.0 > 200 && counts.1 > 2 && counts.2 > 0, "{counts:?}");
 }
@@ -86,7 +86,7 @@ fn tokens_of_another_size_change_no_decision() {
 proptest! {
     #![proptest_config(config(100))]
 
-    /// A node that lists nothing is in no use for anybody.
+    /// A node that lists nothing is of no use to anybody.
     #[test]
     fn a_node_that_cannot_serve_changes_no_decision(steps in prop::collection::vec(step(), 1..200)) {
         let mut run = Run::new();

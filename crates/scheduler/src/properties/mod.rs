@@ -1,4 +1,4 @@
-//! What holds under any interleaving of events.
+//! Which properties hold under any interleaving of events, and which test holds each?
 //!
 //! | | property | test |
 //! |---|---|---|
@@ -9,15 +9,15 @@
 //! | P5 | no thrash | [`random`]`::memory_is_not_thrashed` |
 //! | P6 | drain safety | every run of [`run`] and [`small`] |
 //! | P7 | one end each, no retry after the first byte | [`random`]`::every_request_ends_once_and_leaves_nothing_behind`, `::what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on` |
-//! | P8 | in-flight lists are what the nodes have | every run of [`run`], [`fleet`] and [`small`] |
+//! | P8 | the scheduler's in-flight lists match the nodes | every run of [`run`], [`fleet`] and [`small`] |
 //! | P9 | slower never gets more | [`health`]`::a_node_that_becomes_ten_times_slower_gets_no_larger_share` |
 //! | P10 | names, units and idle nodes do not matter | [`metamorphic`] |
 //! | P11 | same events, same decisions | [`random`]`::a_clone_that_hears_the_same_events_makes_the_same_decisions`, [`metamorphic`]`::the_same_seed_makes_the_same_run` |
 //! | P12 | regression gates | `tests/fleet` |
 //! | P13 | a small case in full | [`small`] |
 //!
-//! [`run`] throws random events at a scheduler and keeps its own account of them. [`fleet`] is a fleet in virtual time that
-//! does as it is told, at true speeds and with true slots. All seeds are fixed.
+//! [`run`] throws random events at a scheduler and keeps its own record of them. [`fleet`] is an obedient fleet in virtual
+//! time, with real speeds and slots. All seeds are fixed.
 
 pub(crate) mod dice;
 mod fairness;

@@ -1,4 +1,4 @@
-//! Random runs.
+//! What holds in random runs?
 
 use std::cell::Cell;
 
@@ -6,7 +6,7 @@ use proptest::test_runner::TestRunner;
 
 use super::{run::*, *};
 
-/// Now and then a share that replaces the one before.
+/// A new share that replaces the old one, now and then.
 fn reach() -> impl Strategy<Value = Option<Reach>> {
     let gateways: Arc<[Arc<str>]> = ["one", "two"].map(Arc::from).into();
     let share = any::<u64>().prop_map(move |turn| Share::new("one".into(), gateways.clone(), turn));
@@ -131,8 +131,8 @@ proptest! {
         }
     }
 
-    /// A model does not go and come again and again: between two loads of it on a node lie 30 s, or whoever asked had
-    /// waited so long, or nobody had use for it.
+    /// A model is not unloaded and loaded again and again: 30 s lie between two loads of it on a node, unless the
+    /// request that caused the unload had waited that long or nobody used the model.
     #[test]
     fn memory_is_not_thrashed(steps in prop::collection::vec(step(), 1..400)) {
         let mut run = Run::new();
@@ -174,7 +174,7 @@ fn a_node_nobody_measured_is_taken_to_be_fast() {
     assert_eq!(Run::new().scheduler.guess, FIRST_GUESS);
 }
 
-/// Both kinds of what a silent node leaves behind are met, and none is lost.
+/// The run must meet both kinds of requests that a silent node leaves behind, and lose none.
 #[test]
 fn what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on() {
     let (moved, ended) = (Cell::new(0), Cell::new(0));
@@ -187,7 +187,7 @@ fn what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on() {
         }
         for step in &steps {
             run.step(step);
-            // Nobody says anything for a minute.
+            // The nodes send nothing for a minute.
             if matches!(step, Move::Wait(milliseconds) if milliseconds % 4 == 0) {
                 let seen = run.log.len();
                 let begun: BTreeSet<_> =

@@ -1,9 +1,9 @@
-//! A scheduler that random events are thrown at, and an account of them kept from the outside.
+//! A scheduler that is fed random events, and a record of them kept outside it.
 
 use super::*;
 
 pub(crate) const NODES: usize = 3;
-/// The last one's are learned at first.
+/// `None`: the last node's slots are learned.
 pub(crate) const SLOTS: [Option<u32>; NODES] = [Some(1), Some(2), None];
 pub(crate) const MODELS: [&str; 3] = ["a", "b:7b", "c"];
 pub(crate) const LISTED: [&str; 3] = ["a:latest", "b:7b", "c:latest"];
@@ -24,7 +24,7 @@ const FAILURES: [Failure; 9] = [
 ];
 pub(crate) const SETTINGS: QueueLimits = QueueLimits { max_queued: 12, max_queued_per_user: 6 };
 
-/// A step of a random run. Requests are picked among the live ones, errands among those under way.
+/// A step of a random run. Requests are picked from the live ones, errands from those in progress.
 #[derive(Clone, Debug)]
 pub(crate) enum Move {
     Arrive { user: usize, model: usize, patience: u64, prompt: u64 },
@@ -65,7 +65,7 @@ pub(crate) fn step() -> impl Strategy<Value = Move> {
     ]
 }
 
-/// What the outside knows of a live request.
+/// What is known outside the scheduler of a live request.
 pub(crate) struct Known {
     pub(crate) user: usize,
     pub(crate) model: usize,
@@ -75,7 +75,7 @@ pub(crate) struct Known {
     /// Broken off after its first byte.
     pub(crate) is_abandoned: bool,
     attempts: u32,
-    /// Of those, attempts that may say nothing of the request.
+    /// Failed attempts that may say nothing about the request.
     excused: u32,
 }
 
@@ -85,7 +85,7 @@ pub(crate) enum Errand {
     Unload(usize, usize),
 }
 
-/// A scheduler, and an account of it kept from the outside.
+/// A scheduler, and a record of it kept outside.
 pub(crate) struct Run {
     pub(crate) scheduler: Scheduler,
     pub(crate) now: Time,
@@ -139,7 +139,7 @@ impl Run {
 
     pub(crate) fn pick(&self, pick: usize) -> RequestId {
         let ids: Vec<_> = self.known.keys().collect();
-        // Now and then one that is over or never was.
+        // Sometimes pick a request that is over or never existed.
         ids.get(pick % (ids.len() + 1)).map_or(RequestId(pick as u64 % (self.arrived + 1)), |id| **id)
     }
 
@@ -340,8 +340,8 @@ impl Run {
         self.known.iter().filter(|(_, known)| is_there(known)).map(|(id, _)| *id).collect()
     }
 
-    /// Where something was sent, no more run than there are slots, and one more where their number is learned. What ran
-    /// before it was lowered goes on, but nothing is added.
+    /// Where something was sent, no more requests run than there are slots, or one more if their number is learned.
+    /// What ran before the number was lowered may go on, but nothing is added.
     fn check_slots_after(&self, decision: &Decision) {
         let Decision::Dispatch { id, node, .. } = decision else { return };
         let model = self.known[id].model;
@@ -351,7 +351,7 @@ impl Run {
         assert!(self.running(node.0, model).len() <= most, "over-commitment on {node:?}");
     }
 
-    /// The scheduler's lists are what the nodes have.
+    /// The scheduler's lists match what the nodes have.
     pub(crate) fn check_occupancy(&self) {
         for (node, view) in self.scheduler.nodes().iter().enumerate() {
             let mut count = 0;

@@ -1,5 +1,6 @@
-//! A small case in full (P13): two nodes with a slot for each model and room for one of two models, three users, six
-//! requests; everything that may happen next, up to a depth. Two ways that come to the same sight are followed once.
+//! Does a small case hold in full (P13)? Two nodes with a slot for each model and room for one of two models, three
+//! users, six requests; every event that may happen next is tried, up to a depth. Sequences that lead to the same
+//! visible state are followed once.
 
 use super::*;
 
@@ -77,7 +78,7 @@ impl World {
         world
     }
 
-    /// A node says what it has in memory, and that it is there.
+    /// A node reports what it has in memory, and answers a probe.
     fn look(&mut self, node: usize) {
         let loaded = |model: usize| Loaded { name: LISTED[model].into(), vram_bytes: BYTES, context_length: None };
         let loaded = self.memory[node].into_iter().map(loaded).collect();
@@ -264,7 +265,7 @@ impl World {
         ids.map(|id| id as u64).collect()
     }
 
-    /// Whatever else may differ between two worlds, they look alike.
+    /// The visible state: two worlds with the same one are taken to be the same.
     fn sight(&self) -> String {
         let nodes = self.scheduler.fleet.iter().map(|node| (node.view().state, node.load()));
         let nodes: Vec<_> = nodes.collect();
@@ -275,7 +276,7 @@ impl World {
         )
     }
 
-    /// From now on everything goes well: does every request end?
+    /// Lets everything go well from now on; true if a request still does not end.
     fn is_stuck(&self) -> bool {
         let mut world = self.clone();
         for _ in 0..400 {
@@ -304,7 +305,7 @@ impl World {
     }
 }
 
-/// All that may come after a world in so many moves; what is seen on the way.
+/// Follows every sequence of `depth` events from a world; returns how many visible states it met.
 fn follow(root: World, depth: usize) -> usize {
     let mut seen = BTreeSet::new();
     let mut worlds = vec![root];

@@ -1,9 +1,9 @@
-//! Nobody starves (P4).
+//! Does nobody starve (P4)?
 //!
-//! Whoever is first in its lane has a right to go first after 60 s. Before it then go at most those of the other users
-//! that had such a right earlier, each of which may want another model: something drains, something is loaded, and
-//! something runs. Who stands further behind waits so long for each that stands before. A node that is out stays so for
-//! at most 30 s after it is back, and a probe more.
+//! Whoever is first in its lane may go first after 60 s. Before it come at most the requests of other users that had
+//! this right earlier. Each of them may want another model: something drains, something is loaded, and something runs.
+//! A request further back in its lane waits that long for each request before it. A node that is out stays out for at
+//! most 30 s after it is back, and one probe more.
 
 use super::{
     dice::Dice,
@@ -14,7 +14,7 @@ use super::{
 const USERS: u64 = 4;
 const AGED_SECONDS: f64 = 60.0;
 const LOAD_SECONDS: f64 = 7.8;
-/// How long a node is dead at most, and how long it takes to be used again.
+/// The longest time that a node is dead, and the time until it is used again.
 const OUTAGE_SECONDS: u64 = 15;
 const RETURN_SECONDS: f64 = 30.0 + 5.0 + 2.0;
 const MODELS: u64 = 3;
@@ -38,7 +38,7 @@ fn some(dice: &mut Dice, user: u64) -> Ask {
     Ask { user: user as usize, weight: 1.0, model: dice.below(MODELS) as usize, prompt, output }
 }
 
-/// A running request fails now and then, and a node dies now and then.
+/// Makes a running request fail, or a node die, now and then.
 fn meddle(fleet: &mut Fleet, dice: &mut Dice) {
     let running: Vec<RequestId> = fleet.machines.iter().flat_map(|machine| machine.running()).collect();
     if !running.is_empty() && dice.below(100) == 0 {
@@ -52,8 +52,8 @@ fn meddle(fleet: &mut Fleet, dice: &mut Dice) {
     }
 }
 
-/// One user floods, three ask now and then. The share of its bound that whoever waited longest has used up, and how many
-/// were served.
+/// One user floods, three ask now and then. Returns how much of its bound the request that waited longest used up, as a
+/// share, and how many requests were served.
 fn flooded(seed: u64, has_failures: bool) -> (f64, usize) {
     let settings = QueueLimits { max_queued: 100, max_queued_per_user: 6 };
     let setups = [
@@ -97,8 +97,8 @@ fn whoever_is_accepted_is_sent_or_told_within_the_bound_beside_a_flood_and_failu
     }
 }
 
-/// The node is kept busy with models 0 and 1; a model that is nowhere comes after 30 s, what runs, and the load, and so
-/// does the next one, which may have to wait until that has been there for 30 s.
+/// The node is kept busy with models 0 and 1. A model that is in no memory gets it after 30 s, the running requests and
+/// the load. So does the next one, which may also have to wait until the first has been there for 30 s.
 #[test]
 fn a_model_that_is_nowhere_gets_a_busy_node() {
     for seed in 1..=3 {

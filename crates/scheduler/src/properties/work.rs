@@ -1,9 +1,10 @@
-//! No slot is free for nothing (P1).
+//! Is no slot left free while a request could use it (P1)?
 
 use super::{run::*, *};
 use crate::{forecast::Rates, model::ModelId, node::Node, request::Request};
 
-/// Seconds that a request would take in a slot that is free, at most: those before it may be planned to go there as well.
+/// The most seconds that a request would take in a free slot: the requests before it may be planned to go there as
+/// well.
 fn seconds(scheduler: &Scheduler, node: &Node, request: &Request, others: f64) -> f64 {
     let Some(instance) = node.instance(request.model) else { return 0.0 };
     let rates = Rates::of(node, instance, scheduler.guess);
@@ -11,7 +12,7 @@ fn seconds(scheduler: &Scheduler, node: &Node, request: &Request, others: f64) -
     prefill + decode
 }
 
-/// How many requests the slots of a model that are taken can begin within so many seconds, at most.
+/// The most requests that the taken slots of a model can begin within this time.
 fn absorbed(scheduler: &Scheduler, model: ModelId, within: f64, now: Time) -> usize {
     let mut count = 0;
     for node in scheduler.fleet.iter().filter(|node| node.is_open()) {
@@ -35,7 +36,8 @@ fn absorbed(scheduler: &Scheduler, model: ModelId, within: f64, now: Time) -> us
 }
 
 impl Run {
-    /// Whoever waits beside a free slot expects to be served no later elsewhere, and no more wait than are.
+    /// A request that waits beside a free slot expects to be served no later elsewhere, and the slots in use can absorb
+    /// all who wait.
     pub(crate) fn check_work_conservation(&mut self) {
         self.step(&Move::Wait(0));
         let scheduler = &self.scheduler;

@@ -12,13 +12,13 @@ use crate::{
     model::ModelId,
 };
 
-/// A request that has waited this long may go first, one every so often for each user.
+/// A request that has waited this long may go first; each user may do so once in the same time.
 const AGED: Duration = Duration::from_secs(60);
 
-/// A place within a lane; the least is the front.
+/// A place within a lane; the smallest is at the front.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
 pub(crate) struct Position {
-    /// False sorts first: a request that failed an attempt goes to the front.
+    /// False sorts first, so requests that failed an attempt are at the front.
     pub(crate) is_fresh: bool,
     pub(crate) arrival: u64,
 }
@@ -31,11 +31,11 @@ pub(crate) struct Entry {
     pub(crate) position: Position,
     pub(crate) arrived: Time,
     pub(crate) deadline: Time,
-    /// What it is expected to cost.
+    /// Its expected cost.
     pub(crate) cost: f64,
 }
 
-/// Work over weight; never NaN.
+/// Work divided by weight; never NaN.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(super) struct Counter(pub(super) f64);
 
@@ -57,7 +57,7 @@ impl PartialOrd for Counter {
 #[derive(Copy, Clone, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct LaneId(pub(super) usize);
 
-/// A place among the lanes; the least goes next. No two lanes share one.
+/// A place among the lanes; the smallest goes next. No two lanes have the same.
 pub(super) type Turn = (Counter, u64, LaneId);
 
 #[derive(Clone, Debug)]
@@ -65,17 +65,17 @@ pub(super) struct Lane {
     pub(super) user: Arc<str>,
     pub(super) weight: f64,
     pub(super) counter: f64,
-    /// The number of the moment when it began to wait: equals go in that order.
+    /// A sequence number set when the lane began to wait; it breaks ties.
     pub(super) joined: u64,
-    /// Since when nothing waits.
+    /// Since when the lane has had nothing waiting.
     pub(super) idle_since: Time,
     pub(super) running: usize,
     pub(super) running_of: BTreeMap<ModelId, usize>,
-    /// The part of the counter that is charged for requests that still run.
+    /// The part of the counter that is charged for running requests.
     pub(super) unsettled: f64,
     pub(super) waiting: BTreeMap<Position, Entry>,
     pub(super) by_model: BTreeMap<ModelId, BTreeSet<Position>>,
-    /// When its oldest may go first, and the model that one waits for. Kept while something waits.
+    /// When its oldest request may go first, and that request's model. Meaningful only while something waits.
     pub(super) due: (Time, ModelId),
     pub(super) went_first_at: Option<Time>,
 }

@@ -1,4 +1,4 @@
-//! In which order are the requests that wait looked at?
+//! In which order are waiting requests considered?
 
 use std::{
     cmp::Reverse,
@@ -16,21 +16,21 @@ use crate::{
     model::ModelId,
 };
 
-/// A request in the order in which it is looked at.
+/// A request, in the order in which requests are considered.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct Next {
     pub(crate) id: RequestId,
-    /// Its lane, if it may go first as it has waited for long.
+    /// Its lane, if it may go first because it has waited long.
     pub(crate) by_right: Option<LaneId>,
     /// Requests of the same user ahead of it.
     pub(crate) ahead: usize,
 }
 
-/// A lane some of whose requests were taken already: where it goes on, and how many that were.
+/// A lane of which some requests were taken already: where to continue, and how many were taken.
 type Begun = Reverse<(Counter, u64, LaneId, Position, usize)>;
 
 impl FairQueue {
-    /// The first `count` requests in the order of their turns. Each is charged to its lane as if it were dispatched.
+    /// The first `count` requests by turn. Each pick is charged to its lane as if it were dispatched.
     pub(crate) fn first(&self, count: usize, into: &mut Vec<RequestId>) {
         let after = |lane: &Lane, position: Option<Position>| {
             let from = position.map_or(Bound::Unbounded, Bound::Excluded);
@@ -44,7 +44,8 @@ impl FairQueue {
         });
     }
 
-    /// The same for one model, after those that may go first by right: at most `most_first`, the longest overdue first.
+    /// The same for one model. Requests that may go first come before the others: at most `most_first`, longest overdue
+    /// first.
     pub(crate) fn line(&self, model: ModelId, now: Time, most_first: usize, count: usize, into: &mut Vec<Next>) {
         into.clear();
         let Some(turns) = self.of_model.get(model.0) else { return };
@@ -70,8 +71,8 @@ impl FairQueue {
         });
     }
 
-    /// Goes through lanes by their turns, and through each of them by `after`, which says what follows a position and
-    /// whether there is more; until `take` has enough.
+    /// Walks through lanes by turn, and through each lane with `after`, which returns what follows a position and
+    /// whether there is more. Stops when `take` has enough.
     fn merge(
         &self,
         turns: &BTreeSet<Turn>,
@@ -94,7 +95,7 @@ impl FairQueue {
         }
     }
 
-    /// The requests for a model, lane by lane in the order of their turns.
+    /// The requests for a model: lane by lane, by turn.
     pub(crate) fn for_model(&self, model: ModelId) -> impl Iterator<Item = RequestId> {
         let lanes = self.of_model.get(model.0).into_iter().flatten();
         lanes.flat_map(move |(_, _, id)| {
@@ -104,7 +105,7 @@ impl FairQueue {
         })
     }
 
-    /// How entitled whoever is first in line for a model is: what is less comes first.
+    /// A key that ranks models by how entitled the first request in line is; the smallest goes first.
     pub(crate) fn claim(&self, model: ModelId, now: Time) -> (Reverse<Time>, f64, u64) {
         let due = self.dues.get(model.0).and_then(BTreeSet::first);
         let overdue = due.map_or(Time::ZERO, |(due, _)| now.saturating_sub(*due));

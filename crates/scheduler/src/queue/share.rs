@@ -1,18 +1,17 @@
 //! How many of a model's slots may one user take while others use the model as well?
 //!
-//! One slot is kept free for each other user who used the model in the last minute and does not wait for it now, up to
-//! half of the slots, so that whoever comes back need not wait for one of a flood's long answers to end. Users who wait
-//! need no such slot: their turn comes by what was done for them. Where nobody else used a model, one user may take every
-//! slot.
+//! One slot is kept free for each other user who used the model in the last minute and is not waiting for it now, up to
+//! half of the slots. Such a user can come back without waiting for one of a flood's long answers to end. Users who
+//! wait need no kept slot: the fair order serves them. If nobody else used the model, one user may take every slot.
 
 use super::{FairQueue, lane::LaneId, users::Users};
 use crate::{ids::Time, model::ModelId};
 
-/// Of fewer slots than this none is kept: it would be too large a part of them.
+/// With fewer slots than this none is kept: one would be too large a part of them.
 const LEAST_SHARED: usize = 4;
 
 impl FairQueue {
-    /// A user asks for a model, or has had an answer of it.
+    /// Records that a user asked for a model or got an answer from it.
     pub(super) fn note_use(&mut self, lane: LaneId, model: ModelId, now: Time) {
         if self.users.len() <= model.0 {
             self.users.resize_with(model.0 + 1, Users::default);
@@ -20,7 +19,7 @@ impl FairQueue {
         self.users[model.0].note(lane, now);
     }
 
-    /// Whether a user has the share of a model's slots that one may have.
+    /// Whether a user runs as many requests of a model as one user may.
     pub(crate) fn has_its_share(&self, lane: LaneId, model: ModelId, slots: usize, now: Time) -> bool {
         let running = self.lanes[lane.0].running_of.get(&model).copied().unwrap_or(0);
         let most_kept = if slots < LEAST_SHARED { 0 } else { slots / 2 };

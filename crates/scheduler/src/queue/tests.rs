@@ -1,4 +1,4 @@
-//! Rules of the fair queue.
+//! In which order does the fair queue serve?
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn whoever_comes_back_has_saved_nothing_up_and_forgets_half_of_what_it_used_in_3
     queue.0.settled(b, MODEL, (1.0, 1.0), at(0));
     let b = queue.push(3, "b", 1.0, at(0));
     queue.dispatch(b, 3, 1.0, at(0));
-    // b's counter of 1 is where everybody begins now; a is at 8, and after 30 s at 1 + 7 / 2.
+    // b's counter of 1 is where everybody begins now; a's was 8, and after 30 s it is 1 + 7 / 2.
     let c = queue.push(4, "c", 1.0, at(30));
     let a = queue.push(5, "a", 1.0, at(30));
     assert!((queue.0.lanes[c.0].counter - 1.0).abs() < 1e-9);

@@ -1,4 +1,4 @@
-//! Which users used a model of late?
+//! Which users have used a model recently?
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use crate::ids::Time;
 /// How long a use counts.
 const ACTIVE: Duration = Duration::from_secs(60);
 
-/// Who used a model of late.
+/// The users of one model, by their last use.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Users {
     seen: BTreeMap<LaneId, Time>,
@@ -30,7 +30,7 @@ impl Users {
         }
     }
 
-    /// Who used it of late, the last first.
+    /// The recent users, the latest first.
     pub(super) fn recent(&self, now: Time) -> impl Iterator<Item = LaneId> {
         let recent = self.by_time.iter().rev().take_while(move |(seen, _)| *seen + ACTIVE >= now);
         recent.map(|(_, lane)| *lane)

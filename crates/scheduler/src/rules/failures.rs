@@ -1,4 +1,4 @@
-//! What failures, deaths and returns lead to.
+//! What follows from failures, deaths and returns?
 
 use super::*;
 
@@ -166,7 +166,7 @@ fn a_client_that_takes_nothing_does_not_make_a_node_silent_and_a_node_that_sends
         scheduler.handle(Event::Stalled { id: RequestId(1) }, at(second));
         assert_eq!(scheduler.handle(Event::Tick, at(second)), [], "{second}");
     }
-    // It takes again, and the node has as long as ever.
+    // It takes requests again, and the node has as long as ever.
     let silent = (31..60).find(|second| !scheduler.handle(Event::Tick, at(*second)).is_empty());
     assert_eq!(silent, Some(41));
     let mut scheduler = begun();
@@ -195,7 +195,7 @@ fn costly_retries_stop_at_the_budget_and_cheap_ones_do_not() {
     for id in 0..8 {
         scheduler.handle(arrived(id, "a", "m"), at(0));
     }
-    // Reset by a success each time, so that the node stays in use.
+    // The answers below reset the evidence after each failure, so that the node stays in use.
     let mut retried = 0;
     for id in 0..5 {
         let decisions = scheduler.handle(failed(id, Failure::TimedOut), at(0));
@@ -252,7 +252,7 @@ fn whatever_one_user_sends_the_node_serves_the_others() {
         scheduler.handle(arrived(id, "poisoner", "m"), at(id));
         let failure = [Failure::Crashed, Failure::Garbled, Failure::Reset, Failure::TimedOut][id as usize % 4];
         scheduler.handle(failed(id, failure), at(id));
-        // Of those that may try again.
+        // Ends the request, in case it may be tried again.
         scheduler.handle(left(id, Outcome::Cancelled), at(id));
     }
     assert_eq!(scheduler.nodes()[0].state, NodeState::Suspect);
@@ -299,7 +299,7 @@ fn a_route_that_a_node_does_not_have_is_tried_elsewhere_and_remembered() {
     let refused = scheduler.handle(by(2, 7), at(1));
     assert_eq!(reasons(&refused), [(2, RefusalReason::NoRoute)]);
     assert_eq!(scheduler.handle(by(3, 6), at(1)), [dispatch(3, 0, 1)]);
-    // Another version of it.
+    // A different version of Ollama runs there now.
     scheduler.handle(Event::Routes { node: NodeId(3), routes: RouteSet::ALL }, at(2));
     assert_eq!(scheduler.handle(by(4, 7), at(2)), [dispatch(4, 3, 1)]);
 }

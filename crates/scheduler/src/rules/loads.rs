@@ -1,4 +1,4 @@
-//! When models are loaded and unloaded.
+//! When are models loaded and unloaded?
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn a_model_that_was_unloaded_is_not_used_while_its_node_still_lists_it() {
     assert_eq!(scheduler.handle(arrived(2, "a", "m"), at(101)), []);
     let is_loaded = Event::Loaded { node, model: n, result: Ok(()) };
     assert_eq!(scheduler.handle(is_loaded, at(103)), [dispatch(1, 0, 1)]);
-    // Later it is somebody else's doing.
+    // `m` was unloaded 5 s ago, so another program must have loaded it again.
     assert_eq!(scheduler.handle(resident(&["m:latest", "n:latest"]), at(105)), [dispatch(2, 0, 1)]);
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn spec(slots: u32) -> NodeSpec {
     NodeSpec { name: "gpu".into(), slots: Some(slots), vram_bytes: None }
 }
 
-/// Nodes of so many slots each, all up, all with models `m` and `n` on disk and in memory.
+/// Nodes with this many slots each, all up, all with models `m` and `n` on disk and in memory.
 pub(crate) fn fleet(settings: QueueLimits, slots: &[u32]) -> Scheduler {
     let mut scheduler = Scheduler::new(settings, slots.iter().map(|slots| spec(*slots)).collect());
     for node in (0..slots.len()).map(NodeId) {

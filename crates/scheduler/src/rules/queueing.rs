@@ -1,4 +1,4 @@
-//! Who waits, who goes next, and who is refused.
+//! Who waits, who goes next, and who is refused?
 
 use super::*;
 
@@ -66,7 +66,7 @@ fn a_deadline_that_passed_is_refused() {
     scheduler.handle(waiting(2, at(10)), at(0));
     scheduler.handle(waiting(3, at(5)), at(0));
     assert_eq!(scheduler.handle(Event::Tick, at(4)), []);
-    // A beat, which is a deadline as well here.
+    // The next beat, which is also the deadline of request 3.
     assert_eq!(scheduler.next_deadline(), Some(at(5)));
     let refused = scheduler.handle(Event::Tick, at(5));
     assert_eq!(reasons(&refused), [(3, RefusalReason::DeadlinePassed)]);

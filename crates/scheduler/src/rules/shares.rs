@@ -1,4 +1,4 @@
-//! What a gateway does with a part of the slots.
+//! How does a gateway behave with only a part of the slots?
 
 use super::*;
 
@@ -10,7 +10,7 @@ fn within(own: &str, turns: &[u64]) -> Event {
     Event::Shared { reach: Reach::Within(shares.collect()) }
 }
 
-/// Two nodes of three slots have six slots of `m`, of which each gateway has three, and who has the odd one of a node
+/// Two nodes with three slots have six slots of `m`, three for each gateway. Which gateway gets a node's odd slot
 /// depends on the turn.
 #[test]
 fn two_gateways_together_send_no_more_than_there_are_slots() {

@@ -1,17 +1,17 @@
-//! What follows when a node that answers its probes produces nothing? Times are judged by what was measured before: here
+//! What follows when a node answers its probes but produces nothing? Times are judged by what was measured before: here
 //! a first token after 100 ms, and 20 tokens a second.
 
 use super::*;
 
 const FIRST_TOKEN: Duration = Duration::from_millis(100);
 
-/// Nodes that have shown how fast they are, and the time now.
+/// Nodes that have shown their speed, and the time now.
 fn measured(slots: &[u32]) -> (Scheduler, Time) {
     let mut scheduler = nodes(slots);
     let mut now = at(0);
     for round in 0..3 * slots.len() as u64 {
         let id = 1_000_000 + round;
-        // Each to another node: what runs already fills the others.
+        // Each goes to a different node, because running requests fill the others.
         let decisions = scheduler.handle(arrived(id, "warm-up", "m"), now);
         assert_eq!(decisions.len(), 1, "{decisions:?}");
         scheduler.handle(Event::FirstByte { id: RequestId(id) }, now + FIRST_TOKEN);
@@ -24,7 +24,7 @@ fn measured(slots: &[u32]) -> (Scheduler, Time) {
     (scheduler, now)
 }
 
-/// Lets time pass, a second at a time; what is decided, and when.
+/// Lets time pass, one second at a time; returns the decisions and their seconds.
 fn wait(scheduler: &mut Scheduler, now: Time, seconds: u64) -> Vec<(u64, Decision)> {
     let ticks = 1..=seconds;
     ticks.flat_map(|past| scheduler.handle(Event::Tick, now + at(past)).into_iter().map(move |it| (past, it))).collect()
@@ -83,7 +83,7 @@ fn beside_a_begun_stream_a_quiet_node_gets_nothing_new_and_the_stream_may_go_on(
     assert_eq!(decided, [(3, Decision::Abandon { id: RequestId(2) }), (3, dispatch(2, 1, 2))]);
     assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
     assert_eq!(scheduler.handle(arrived(3, "b", "m"), late + at(4)), [], "the quiet node is free, and not used");
-    // It had only paused. The other one is kept out of this, as it may seem faster now.
+    // It had only paused. The other node is kept out of this, as it may seem faster now.
     scheduler.handle(Event::Progress { id: RequestId(1), tokens: 30 }, late + at(5));
     let drained = scheduler.handle(Event::Drain { node: NodeId(1), on: true }, late + at(5));
     assert_eq!(drained, [dispatch(3, 0, 1)]);
@@ -114,7 +114,7 @@ fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
             })
             .collect();
         let began = now;
-        // Where each runs, and since when.
+        // The node on which each request runs, and since when.
         let mut running: BTreeMap<u64, (usize, Time)> = BTreeMap::new();
         let mut todo: Vec<Decision> = Vec::new();
         for each in &sent {
@@ -146,7 +146,7 @@ fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
                 break;
             }
         }
-        // It works again, and has shown that.
+        // The node works again, and has shown it.
         now += at(31);
         for node in 0..NODES {
             come_back(&mut scheduler, node, now);

@@ -1,4 +1,4 @@
-//! What can be asked.
+//! What do the scheduler's views show?
 
 use super::*;
 

@@ -1,22 +1,22 @@
-//! The caches of a runner as llama.cpp keeps them: a prompt's state in each slot, and what was pushed out of a slot in the
-//! host's memory.
+//! A runner's caches as llama.cpp keeps them: the state of one prompt in each slot, and in the host's memory what was
+//! pushed out of the slots.
 
 use std::collections::VecDeque;
 
 use crate::traffic::Ask;
 
-/// A free slot is taken for its prompt if that shares more than this part of the new one; the most similar first.
+/// A free slot is reused if its prompt shares more than this part of the new one; the most similar slot first.
 const SIMILAR: f64 = 0.1;
-/// A slot that keeps less than this part of its state saves it to the host's memory before.
+/// Before a slot's state is overwritten, it is saved to the host's memory if less than this part of it is kept.
 const OVERWRITTEN: f64 = 0.5;
-/// A state is brought back from the host's memory if at least this part of it is of use.
+/// A state is restored from the host's memory if at least this part of it is useful.
 const RESTORED: f64 = 0.25;
 /// 8 GiB of host memory for states that were pushed out of slots (`--cache-ram`).
 const HOST_BYTES: f64 = 8.0 * 1_073_741_824.0;
-/// Bringing a token's state back from the host's memory, seconds.
+/// Seconds to restore a token's state from the host's memory.
 const RESTORE_SECONDS: f64 = 0.000_02;
 
-/// Bytes of state for each token of a model of so many GB.
+/// Bytes of state for each token of a model of `size` GB.
 fn state_bytes(size: f64) -> f64 {
     let kibibytes = match size {
         ..4.0 => 112.0,
@@ -27,7 +27,7 @@ fn state_bytes(size: f64) -> f64 {
     1024.0 * kibibytes
 }
 
-/// The state of a prompt: the request that it is of, and the tokens of its answer.
+/// The state of a prompt: its request, and the tokens of its answer.
 #[derive(Copy, Clone)]
 pub struct State {
     pub job: usize,
@@ -39,7 +39,7 @@ impl State {
         asks[self.job].prompt + self.answer
     }
 
-    /// Tokens of another prompt that this state spares.
+    /// Tokens that this state saves another prompt from reading.
     fn shared(self, asks: &[Ask], job: usize) -> f64 {
         let (done, next) = (&asks[self.job], &asks[job]);
         if done.model != next.model {
@@ -77,14 +77,14 @@ impl Slot {
 /// The states that were pushed out of slots, oldest first; `None` for a runner that does not save them.
 pub struct Host(Option<VecDeque<State>>);
 
-/// What a request finds: its slot, the tokens that it need not read, and the seconds until they are in the slot.
+/// What a request finds: its slot, the tokens that need not be read, and the seconds to restore them.
 pub struct Hit {
     pub slot: usize,
     pub cached: f64,
     pub restore: f64,
 }
 
-/// The free slot that a request takes; `None` if there is none.
+/// Takes the best free slot for a request; `None` if there is none.
 pub fn take(slots: &mut [Slot], host: &mut Host, asks: &[Ask], job: usize, size: f64, now: f64) -> Option<Hit> {
     let prompt = asks[job].prompt;
     let free = || slots.iter().enumerate().filter(|(_, slot)| !slot.is_busy);
@@ -112,7 +112,7 @@ impl Host {
         Self(saves.then(VecDeque::new))
     }
 
-    /// Saves what is pushed out of a slot, and takes what is of more use there: its state, and the tokens it spares.
+    /// Saves what is pushed out of a slot, and restores a state that is more useful there, with the tokens it saves.
     fn exchange(
         &mut self,
         pushed: Option<State>,
@@ -124,7 +124,7 @@ impl Host {
     ) -> Option<(State, f64)> {
         let states = self.0.as_mut()?;
         if let Some(pushed) = pushed {
-            // What the new state holds whole is of no more use.
+            // States that the new one contains entirely are no longer useful.
             states.retain(|each| each.shared(asks, pushed.job) < each.tokens(asks) - 1.0);
             states.push_back(pushed);
         }

@@ -1,4 +1,4 @@
-//! What is simulated, and what comes of it.
+//! Which cases are simulated, and what is measured in a run?
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,10 +11,10 @@ pub const SEEDS: [u64; 5] = [101, 102, 103, 104, 105];
 /// Requests a second of the reference traffic at full load.
 pub const CAPACITY: f64 = 2.12;
 const REQUESTS: usize = 4000;
-/// A token is late after so many seconds.
+/// A token counts as late after this many seconds.
 const SLOW_TOKEN: f64 = 0.15;
 
-/// Who asks.
+/// The kind of traffic.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Traffic {
     /// Sessions as `fleets.json` describes them; the prompts are cached in slots only.
@@ -28,7 +28,8 @@ pub enum Traffic {
 impl Traffic {
     pub const FITTED: [Self; 4] = [Self::Azure, Self::Mooncake, Self::Bursts, Self::Agents];
 
-    /// Requests a second at which the near-oracle's mean time to the first token is about 8 s on eight nodes.
+    /// The rate, in requests a second, at which the near-oracle's mean time to the first token is about 8 s on eight
+    /// nodes.
     pub fn capacity(self) -> f64 {
         match self {
             Self::Reference => CAPACITY,
@@ -39,7 +40,7 @@ impl Traffic {
         }
     }
 
-    /// Seconds to the first token with which a request is well served.
+    /// A request is well served if its first token comes within this many seconds.
     fn patience(self) -> f64 {
         if self == Self::Reference { 10.0 } else { 5.0 }
     }
@@ -53,9 +54,9 @@ pub struct Case {
     pub rate: f64,
     pub requests: usize,
     pub is_bursty: bool,
-    /// Requests a second of one more user.
+    /// Requests a second of one additional user.
     pub flood: f64,
-    /// Over the same time as a flood.
+    /// Measure over the same period as with a flood.
     pub is_judged_as_flooded: bool,
     pub trouble: Trouble,
     pub fleet: Which,
@@ -112,7 +113,7 @@ impl Case {
     }
 }
 
-/// One run: seconds to the first byte, shares, and loads in a thousand requests.
+/// The result of one run: seconds to the first byte, shares, and loads for each thousand requests.
 #[derive(Copy, Clone, Debug)]
 pub struct Run {
     pub p50: f64,
@@ -122,11 +123,11 @@ pub struct Run {
     pub goodput: f64,
     pub loads: f64,
     pub failed: usize,
-    /// Of the slots of models that somebody waited for, the share that was free.
+    /// How many slots were free, as a share, of the models that requests waited for.
     pub idle: f64,
-    /// Of the prompts' tokens, the share that was in a cache.
+    /// How many of the prompts' tokens were cached, as a share.
     pub hits: f64,
-    /// Jain's index of the users' mean speed.
+    /// Jain's fairness index over the users' mean speeds.
     pub jain: f64,
 }
 
@@ -169,7 +170,7 @@ impl Run {
     }
 }
 
-/// The same case and policy over all seeds.
+/// The runs of one case and policy, one for each seed.
 pub struct Row(pub Vec<Run>);
 
 impl Row {
@@ -205,7 +206,7 @@ impl Row {
     pub const HEADER: &'static str = "| case | policy | p50 s | p99 s | mean s | max s | good % | loads ‰ | idle % | cached % | Jain | errors |\n\
                                       |---|---|---|---|---|---|---|---|---|---|---|---|";
 
-    /// A line of a table in markdown.
+    /// One row of a markdown table.
     pub fn line(&self, title: &str, policy: Policy) -> String {
         let percent = |of: fn(&Run) -> f64| 100.0 * self.mean(of);
         format!(
@@ -224,7 +225,7 @@ impl Row {
     }
 }
 
-/// Runs every case with each of its policies and every seed, on all processors, and prints a line for each.
+/// Runs every case with each of its policies and every seed, on all processors, and prints a row for each.
 pub fn run_all(cases: &[Case], seeds: &[u64]) -> Vec<(&'static str, Policy, Row)> {
     let policies: Vec<_> = cases.iter().flat_map(|case| case.policies.iter().map(move |it| (case, *it))).collect();
     let work: Vec<_> =

@@ -1,9 +1,9 @@
-//! The fleets that are simulated.
+//! Which fleets are simulated?
 
 use crate::machine::Kind;
 use crate::world::Fleet;
 
-/// Which nodes.
+/// A fleet by name.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Which {
     Four,

@@ -1,12 +1,12 @@
-//! A node as Ollama behaves: slots FIFO, one loader, its own eviction, the caches of its runners. Work is shared between the
-//! streams that run.
+//! A node that behaves as Ollama does: FIFO slots, one loader, its own eviction, and its runners' caches. Running
+//! streams share the compute.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::cache::{self, Host, Slot, State};
 use crate::traffic::Ask;
 
-/// What does not change about a node.
+/// A node's fixed properties.
 #[derive(Copy, Clone)]
 pub struct Kind {
     pub speed: f64,
@@ -16,12 +16,12 @@ pub struct Kind {
     pub slowdown: f64,
 }
 
-/// What a node tells about a request.
+/// What a node reports about a request.
 #[derive(Copy, Clone, Debug, PartialEq)]
 pub enum Note {
     FirstByte(usize),
     Done(usize),
-    /// A model that the gateway asked for is there.
+    /// A model that the gateway asked for is loaded.
     Loaded(usize),
 }
 
@@ -51,19 +51,19 @@ pub struct Machine {
     loading: Option<(usize, f64)>,
     streams: Vec<Stream>,
     now: f64,
-    /// 1; 0.1 for a grey node; 0 for a dead one.
+    /// 1 for a healthy node, 0.1 for a grey one, 0 for a dead one.
     pub health: f64,
-    /// Wakes of an older version are void.
+    /// Wake-ups of an older version are ignored.
     pub version: u64,
     pub loads: usize,
-    /// Of the prompts that were begun.
+    /// Prompt tokens of the requests that were begun.
     pub prompt_tokens: f64,
-    /// Of those, the tokens that were in no cache.
+    /// How many of them had to be read, because they were in no cache.
     pub read_tokens: f64,
     notes: Vec<Note>,
 }
 
-/// What came while its model was not in memory; without a job it is the gateway's own request to load.
+/// A request that came while its model was not in memory; without a job it is the gateway's own request to load.
 #[derive(Copy, Clone)]
 struct Pending {
     model: usize,
@@ -90,13 +90,13 @@ impl Machine {
         }
     }
 
-    /// An empty request: it loads the model, or finds it there.
+    /// An empty request: it loads the model, or finds it loaded.
     pub fn preload(&mut self, model: usize, asks: &[Ask]) {
         self.pending.push_back(Pending { model, job: None });
         self.serve_pending(asks);
     }
 
-    /// `keep_alive: 0`: the model leaves once it is idle.
+    /// `keep_alive: 0`: the model is unloaded once it is idle.
     pub fn unload(&mut self, model: usize) {
         if self.is_idle(model) {
             self.runners.remove(&model);
@@ -117,7 +117,7 @@ impl Machine {
         self.serve_pending(asks);
     }
 
-    /// What has come of the streams that have begun.
+    /// The tokens so far of the streams that have begun.
     pub fn progress(&self) -> Vec<(usize, u64)> {
         let begun = self.streams.iter().filter(|stream| stream.has_begun && self.health > 0.0);
         begun.map(|stream| (stream.job, stream.delivered as u64)).collect()
@@ -166,8 +166,8 @@ impl Machine {
         self.runners.keys().map(|model| self.sizes[*model]).sum()
     }
 
-    /// Ollama serves what was not loaded when it came strictly one after the other: the first of the line is waited for,
-    /// even if what it wants is not what the next ones want.
+    /// Ollama serves requests whose model was not loaded strictly one after the other: the first in line blocks those
+    /// behind it, even if their models are loaded by now.
     fn serve_pending(&mut self, asks: &[Ask]) {
         while let (None, Some(Pending { model, job })) = (self.loading, self.pending.front().copied()) {
             if let Some(runner) = self.runners.get_mut(&model) {
@@ -188,7 +188,7 @@ impl Machine {
     /// Makes room and begins to load; false while something must end first.
     fn load(&mut self, model: usize) -> bool {
         while self.used() + self.sizes[model] > self.kind.vram && !self.runners.is_empty() {
-            // Ollama waits for the one it marked, whatever else is idle by now.
+            // Ollama waits for the runner it has marked, even if another one is idle by now.
             if self.runners.values().any(|runner| runner.is_expiring) {
                 return false;
             }
@@ -240,14 +240,14 @@ impl Machine {
         }
     }
 
-    /// Tokens a second a stream gets now.
+    /// Tokens a second that a stream gets now.
     fn rate(&self, stream: &Stream) -> f64 {
         let others = self.streams.len() as f64 - 1.0;
         let speed = self.kind.speed * 5.0 / self.sizes[stream.model] * self.health;
         if stream.has_begun { speed / (1.0 + self.kind.slowdown * others) } else { 25.0 * speed / (1.0 + 0.5 * others) }
     }
 
-    /// Seconds until something happens here by itself.
+    /// Seconds until something happens here without an event from outside.
     pub fn next_change(&self) -> Option<f64> {
         if self.health == 0.0 {
             return None;
@@ -258,7 +258,7 @@ impl Machine {
         streams.chain(self.loading.map(|(_, left)| left.max(0.0))).min_by(f64::total_cmp)
     }
 
-    /// Lets time pass, and what is due by then happen.
+    /// Advances the time and carries out what is due by then.
     pub fn advance(&mut self, now: f64, asks: &[Ask]) {
         let passed = now - self.now;
         self.now = now;

@@ -1,13 +1,14 @@
-//! Fleets in virtual time: the scheduler beside simple routers and a near-oracle.
+//! How well does the scheduler serve fleets in virtual time, beside simple routers and a near-oracle?
 //!
-//! The *reference* is the design's: eight nodes under load from 50 to 95 %, in bursts, under a flood, a silent death, a grey
-//! node, on equal nodes, and on a smaller and a larger fleet. Its gates G1 to G8, as geometric means over five fixed seeds,
-//! hold with a margin of 10 %. *Fitted* traffic is as in public traces ([`traces`]), on 8 and 64 nodes.
+//! The *reference* is the design's: eight nodes under 50 to 95 % load, in bursts, under a flood, with a silent death
+//! and a grey node; also equal nodes, and a smaller and a larger fleet. Its gates G1 to G8 are geometric means over
+//! five fixed seeds, and hold with a margin of 10 %. *Fitted* traffic follows public traces ([`traces`]), on 8 and 64
+//! nodes.
 //!
-//! The nodes are as Ollama is: what was not in memory when it came waits in one line, request by request, whatever has come
-//! into memory since (`processPending` in Ollama's `sched.go`). It makes least-outstanding-requests (LOR) far worse than a
-//! line of models would, so that the other baselines tell more: what a simple router that knows Ollama reaches, and what
-//! could be reached at best.
+//! The nodes behave as Ollama does: requests whose model was not in memory on arrival wait in one line and are served
+//! strictly in order, whatever has been loaded since (`processPending` in Ollama's `sched.go`). That makes
+//! least-outstanding-requests (LOR) far worse than a line for each model would. The other baselines therefore say more:
+//! what a simple router that knows Ollama achieves, and what is possible at best.
 //!
 //! The relay's deadlines are left out. `cargo test -p scheduler --test fleet -- --nocapture` prints the tables.
 //!
@@ -34,7 +35,7 @@ use world::{Policy, Trouble, World};
 
 const CAPACITY_4: f64 = 1.76;
 const CAPACITY_16: f64 = 4.98;
-/// What the design allows for other seeds.
+/// The margin that the design allows for other seeds.
 const MARGIN: f64 = 1.1;
 const WITH_ORACLE: &[Policy] = &[Policy::Lor, Policy::LoadedFree, Policy::Core, Policy::Oracle];
 const EVERY_RULE: &[Policy] =
@@ -44,10 +45,10 @@ const HALF: Case = Case { policies: WITH_ORACLE, ..Case::at("50 %", 0.5) };
 const BUSY: Case = Case { policies: WITH_ORACLE, ..Case::at("85 %", 0.85) };
 const NEARLY_FULL: Case = Case { policies: WITH_ORACLE, ..Case::at("95 %", 0.95) };
 const BURSTY: Case = Case { is_bursty: true, ..Case::at("85 % in bursts", 0.85) };
-/// Half the capacity, and one user who asks for half as much, or half as much again as there is.
+/// Half the capacity, plus one user who asks for 50 % or 150 % of it.
 const FLOOD_50: Case = Case { flood: 0.5 * CAPACITY, ..Case::at("flood 50 %", 0.5) };
 const FLOOD_150: Case = Case { flood: 1.5 * CAPACITY, ..Case::at("flood 150 %", 0.5) };
-/// The others of those, without that user.
+/// The same without that user.
 const ALONE: Case = Case { is_judged_as_flooded: true, ..Case::at("no flood", 0.5) };
 const DEAD: Case = Case { trouble: Trouble::Death, ..Case::at("death", 0.6) };
 const GREY: Case = Case { trouble: Trouble::Grey, ..Case::at("grey", 0.6) };
@@ -66,7 +67,7 @@ impl Case {
         row.map(|(_, _, row)| row).expect("it was simulated")
     }
 
-    /// The slow ones' wait with the core, over that with another policy.
+    /// The slow requests' wait under our scheduler, divided by that under another policy.
     fn core_to(self, policy: Policy) -> f64 {
         self.row(Policy::Core).p99() / self.row(policy).p99()
     }
@@ -119,7 +120,7 @@ fn a_user_who_floods_the_fleet_delays_the_others_little() {
 fn a_node_that_dies_silently_or_turns_slow_does_not_hold_up_the_fleet() {
     assert_at_most("G6: p99 around a death to LOR", DEAD.core_to(Policy::Lor), 0.2 * MARGIN);
     assert_at_most("G6: p99 around a grey node to LOR", GREY.core_to(Policy::Lor), 0.2 * MARGIN);
-    // What had begun on the node that died, of at most four slots and as many models as fit.
+    // At most what had begun on the dead node: four slots for each model that fits there.
     let failed = DEAD.row(Policy::Core).mean(|run| run.failed as f64);
     assert_at_most("G6: streams that ended with an error", failed, 8.0);
     for case in CASES.iter().filter(|case| case.trouble != Trouble::Death) {
@@ -138,7 +139,7 @@ fn on_equal_nodes_little_is_lost_to_the_fewest_outstanding_requests() {
     assert_at_most("G7: p99 to LOR", EQUAL.core_to(Policy::Lor), 1.05 * MARGIN);
 }
 
-/// No gates of the design: what is reached today, and a quarter more.
+/// Not gates of the design: the bounds are today's results plus a quarter.
 #[test]
 fn bursts_and_other_fleets_change_little() {
     for (case, bound) in [(BURSTY, 0.35), (SMALL, 0.35), (LARGE, 0.9)] {
@@ -157,7 +158,7 @@ fn find(rows: &[(&'static str, Policy, Row)], title: &str, policy: Policy) -> us
     rows.iter().position(|(its, its_policy, _)| *its == title && *its_policy == policy).expect("it was simulated")
 }
 
-/// What must hold under fitted traffic; with fewer seeds the bounds are wider by `slack`.
+/// Checks the gates of the fitted traffic; with fewer seeds the bounds are wider by `slack`.
 fn check_fitted(rows: &[(&'static str, Policy, Row)], slack: f64) {
     let row = |title: &str, policy: Policy| &rows[find(rows, title, policy)].2;
     for title in ["64 nodes, Azure", "64 nodes, Mooncake"] {
@@ -186,7 +187,7 @@ fn fitted_cases() -> [Case; 6] {
     ]
 }
 
-/// One seed and fewer requests: the rest is for [`fitted_traffic_on_8_and_64_nodes`].
+/// One seed and fewer requests; [`fitted_traffic_on_8_and_64_nodes`] does the rest.
 #[test]
 fn a_short_run_of_fitted_traffic_on_8_and_64_nodes() {
     let policies: &[Policy] = &[Policy::LoadedFree, Policy::Core];
@@ -230,7 +231,7 @@ fn table_of_fleets_traffic_and_load() {
     }
 }
 
-/// The rate at which the near-oracle's mean time to the first token is 8 s on eight nodes, for each traffic.
+/// The rate for each traffic at which the near-oracle's mean time to the first token is 8 s on eight nodes.
 #[test]
 #[ignore = "finds the capacities that the cases are given as"]
 fn capacities_of_fitted_traffic() {

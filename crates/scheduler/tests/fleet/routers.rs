@@ -1,4 +1,4 @@
-//! The routers that the scheduler is compared with. Each binds a request to a node when it arrives.
+//! Which routers is the scheduler compared with? Each binds a request to a node on arrival.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,11 +6,11 @@ use crate::machine::Machine;
 use crate::traffic::{Ask, Random};
 use crate::world::Policy;
 
-/// What such a router remembers.
+/// The state of such a router.
 pub struct Router {
     policy: Policy,
     random: Random,
-    /// By node: seconds for each token of the answer, client to client.
+    /// By node: seconds for each token of the answer, as clients see them.
     latencies: Vec<f64>,
     /// By node and model: the prefixes that were sent there.
     sent: BTreeMap<(usize, usize), BTreeSet<u64>>,
@@ -21,12 +21,12 @@ impl Router {
         Self { policy, random: Random(77), latencies: vec![0.01; nodes], sent: BTreeMap::new() }
     }
 
-    /// A request took so long.
+    /// A request has ended after this many seconds.
     pub fn done(&mut self, node: usize, seconds: f64, ask: &Ask) {
         self.latencies[node] += 0.1 * (seconds / ask.output - self.latencies[node]);
     }
 
-    /// The node for a request, among those that could have its model in memory and are not known to be dead.
+    /// Chooses among the nodes whose memory can hold the model and that are not known to be dead.
     pub fn choose(&mut self, machines: &[Machine], nodes: &[usize], job: usize, ask: &Ask) -> usize {
         let model = ask.model;
         let is_free = |node: &usize| machines[*node].outstanding_of(model) < machines[*node].kind.slots;
@@ -51,7 +51,7 @@ impl Router {
         chosen.or_else(|| least(&mut all())).expect("some node fits")
     }
 
-    /// The node that has most of the prompt, unless the load is uneven; else the one with the fewest requests.
+    /// The node with most of the prompt cached, unless the load is uneven; otherwise the one with the fewest requests.
     fn with_most_cached(&mut self, machines: &[Machine], warm: &[usize], job: usize, ask: &Ask) -> usize {
         let loads = || warm.iter().map(|node| machines[*node].outstanding());
         let (most, fewest) = (loads().max().unwrap_or(0), loads().min().unwrap_or(0));
@@ -72,7 +72,7 @@ impl Router {
     }
 }
 
-/// The nodes that have the model and are not too full; all, if there are none.
+/// The nodes that have the model and are not too full; all nodes if there are none.
 fn warm(machines: &[Machine], nodes: &[usize], model: usize) -> Vec<usize> {
     let is_warm = |node: &usize| {
         machines[*node].has_loaded(model) && machines[*node].outstanding_of(model) < 2 * machines[*node].kind.slots
@@ -81,7 +81,7 @@ fn warm(machines: &[Machine], nodes: &[usize], model: usize) -> Vec<usize> {
     if warm.is_empty() { nodes.to_vec() } else { warm }
 }
 
-/// Among equals a router takes any: here the nodes are in order of speed.
+/// Breaks ties pseudo-randomly, because the nodes are listed in order of speed.
 fn tie(job: usize, node: usize) -> usize {
     (job.wrapping_mul(0x9E37_79B9) >> 7).wrapping_add(node * 0x85EB_CA6B) % 1009
 }

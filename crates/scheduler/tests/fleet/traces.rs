@@ -1,4 +1,4 @@
-//! Traffic fitted to public traces of language model services, and a real trace read from a file.
+//! Which traffic resembles real services? Fitted to public traces of language model services, or read from a file.
 //!
 //! | traffic | fitted to |
 //! |---|---|
@@ -7,8 +7,8 @@
 //! | [`bursts`] | not fitted: few heavy users in bursts, short answers, as ServeGen describes its language model clients |
 //! | [`agents`] | not fitted: tools in a loop over a long shared prompt, as tau-bench's airline and retail agents |
 //!
-//! Neither public trace has users or models: 40 users and 5 models are drawn from a Zipf distribution, one of each for a
-//! conversation. Lengths are drawn from the traces' own quantiles.
+//! Neither public trace has users or models: each conversation draws one of 40 users and one of 5 models from Zipf
+//! distributions. Lengths are drawn from the traces' own quantiles.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::traffic::{Ask, Random, turn_prefix};
 
 const USERS: usize = 40;
 const MODELS: usize = 5;
-/// Tokens of a block by which prompts share a beginning.
+/// Tokens in a block; prompts share whole blocks.
 const BLOCK: f64 = 128.0;
-/// Digests that the gateway keeps of a prompt.
+/// Digests that the gateway keeps for each prompt.
 const MOST_PREFIXES: usize = 64;
 
-/// A distribution by its quantiles: shares, and the values that they reach.
+/// A distribution by its quantiles: pairs of a share and the value it reaches.
 type Quantiles = [(f64, f64)];
 
 const AZURE_PROMPT: [(f64, f64); 8] = [
@@ -38,7 +38,7 @@ const AZURE_PROMPT: [(f64, f64); 8] = [
 ];
 const AZURE_ANSWER: [(f64, f64); 8] =
     [(0.0, 8.0), (0.05, 40.0), (0.25, 90.0), (0.5, 204.0), (0.75, 403.0), (0.9, 430.0), (0.99, 626.0), (1.0, 1000.0)];
-/// How much the rate of arrivals varies from window to window, and how long a window is, in mean gaps.
+/// How much the arrival rate varies between windows, and a window's length in mean gaps.
 const AZURE_SWAY: f64 = 0.15;
 const AZURE_WINDOW: f64 = 50.0;
 
@@ -54,15 +54,15 @@ const MOONCAKE_PROMPT: [(f64, f64); 8] = [
 ];
 const MOONCAKE_ANSWER: [(f64, f64); 8] =
     [(0.0, 1.0), (0.05, 10.0), (0.25, 160.0), (0.5, 362.0), (0.75, 481.0), (0.9, 606.0), (0.99, 1089.0), (1.0, 2000.0)];
-/// What a turn adds to the prompt and the answer of the one before.
+/// What each turn adds to the prompt and answer of the one before.
 const MOONCAKE_GROWTH: [(f64, f64); 6] =
     [(0.0, 1.0), (0.5, 5.0), (0.75, 20.0), (0.9, 959.0), (0.99, 4869.0), (1.0, 9085.0)];
-/// Of a first prompt, the share that others began with as well.
+/// How much of a first prompt is a beginning that others use as well.
 const MOONCAKE_SHARED: [(f64, f64); 7] =
     [(0.0, 0.01), (0.05, 0.02), (0.25, 0.04), (0.5, 0.09), (0.75, 0.34), (0.9, 0.57), (1.0, 0.98)];
-/// After a turn, another one comes with this chance.
+/// The chance that another turn follows.
 const MOONCAKE_GOES_ON: f64 = 0.26;
-/// Requests come in clusters of so many in the mean.
+/// The mean number of requests in a cluster.
 const MOONCAKE_CLUSTER: f64 = 1.5;
 /// How many beginnings there are to share.
 const BEGINNINGS: usize = 200;
@@ -72,7 +72,7 @@ fn sample(random: &mut Random, quantiles: &Quantiles) -> f64 {
     let above = quantiles.iter().position(|(reached, _)| *reached >= share).unwrap_or(quantiles.len() - 1).max(1);
     let ((low, from), (high, to)) = (quantiles[above - 1], quantiles[above]);
     let part = ((share - low) / (high - low)).clamp(0.0, 1.0);
-    // Straight on a logarithmic scale.
+    // Linear interpolation on a logarithmic scale.
     (from.ln() + part * (to.ln() - from.ln())).exp()
 }
 
@@ -85,11 +85,11 @@ struct Talk {
 }
 
 impl Talk {
-    /// One that begins with so many tokens of a beginning that it shares with others.
+    /// A conversation that begins with `shared` tokens of a beginning that others use as well.
     fn new(random: &mut Random, session: u64, beginning: usize, shared: f64) -> Self {
         let (user, model) = (random.zipf(USERS), random.zipf(MODELS));
         let blocks = (shared / BLOCK) as usize;
-        // Every so many blocks, so that prompts of different lengths are cut at the same places.
+        // At multiples of a power of two, so that prompts of different lengths are cut at the same places.
         let step = blocks.div_ceil(MOST_PREFIXES / 2).next_power_of_two().max(1);
         let block = |number: usize| Prefix {
             digest: Random((beginning as u64) << 32 | number as u64).next(),
@@ -110,7 +110,7 @@ impl Talk {
     }
 }
 
-/// Single turns whose rate sways a little.
+/// Single turns at a slightly varying rate.
 pub fn azure(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
     let mut random = Random(seed);
     let (mut at, mut window_ends, mut factor) = (0.0, 0.0, 1.0);
@@ -127,7 +127,7 @@ pub fn azure(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
     (0..count).map(ask).collect()
 }
 
-/// Conversations whose first prompts often begin alike, and whose turns come after some thought.
+/// Conversations whose first prompts often begin alike, with time to think between turns.
 pub fn mooncake(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
     let mut random = Random(seed);
     let mut asks: Vec<Ask> = Vec::with_capacity(count);
@@ -161,7 +161,7 @@ pub fn mooncake(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
 
 /// Few heavy users whose requests come in bursts; short answers.
 pub fn bursts(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
-    /// Requests of a burst, in the mean, and seconds between two of them.
+    /// The mean number of requests in a burst, and the seconds between two of them.
     const BURST: f64 = 40.0;
     const WITHIN_SECONDS: f64 = 0.05;
     let mut random = Random(seed);
@@ -183,10 +183,10 @@ pub fn bursts(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
     asks
 }
 
-/// Agents that call tools in a loop: a long beginning that all agents of a kind share, short answers, and little between
-/// two turns.
+/// Agents that call tools in a loop: a long beginning that all agents of a kind share, short answers, and short pauses
+/// between turns.
 pub fn agents(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
-    /// Tokens of the beginnings: policy and tools of each kind of agent.
+    /// Tokens of the shared beginnings: the policy and tools of each kind of agent.
     const BEGINNINGS: [f64; 3] = [4096.0, 3072.0, 2048.0];
     const TURNS: f64 = 12.0;
     let mut random = Random(seed);
@@ -215,11 +215,11 @@ pub fn agents(seed: u64, count: usize, rate: f64) -> Vec<Ask> {
     asks
 }
 
-/// Apart from those of conversations.
+/// Keeps them apart from those of conversations.
 const BEGINNINGS_OF_AGENTS: usize = 1 << 20;
 
-/// A recorded trace, scaled to a rate: one JSON array a line, `[at, user, model, session, parent, think, prompt, output,
-/// [block ids], block_tokens]`, where `parent` is the line of the turn before, or -1.
+/// Reads a recorded trace and scales it to a rate: each line is a JSON array, `[at, user, model, session, parent,
+/// think, prompt, output, [block ids], block_tokens]`, where `parent` is the line of the turn before, or -1.
 pub fn read(path: &str, rate: f64) -> Vec<Ask> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"));
     let mut asks: Vec<Ask> = Vec::new();
@@ -248,7 +248,7 @@ pub fn read(path: &str, rate: f64) -> Vec<Ask> {
     asks
 }
 
-/// The digests of a prompt's blocks, all but the last, which may be cut short.
+/// The digests of a prompt's blocks except the last, which may be incomplete.
 fn blocks(ids: &[serde_json::Value], model: usize, prompt: f64, block: f64) -> Vec<Prefix> {
     let step = ids.len().div_ceil(MOST_PREFIXES / 2).next_power_of_two().max(1);
     let mut digest = model as u64;

@@ -1,4 +1,4 @@
-//! Who asks for what, and when? Sessions of several turns, as `fleets.json` says.
+//! Who asks for what, and when? Sessions of several turns, as `fleets.json` describes them.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// From 0 to 1, never 0.
+    /// Between 0 and 1, never 0.
     pub fn fraction(&mut self) -> f64 {
         ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
     }
@@ -49,19 +49,19 @@ impl Random {
 /// One request.
 #[derive(Clone, Debug)]
 pub struct Ask {
-    /// Seconds; where it comes after another one, known only when that has ended.
+    /// Arrival in seconds; if it follows another request, known only once that one has ended.
     pub at: f64,
     pub user: usize,
     pub model: usize,
     pub session: u64,
-    /// Within its session, from 0.
+    /// The turn within its session, from 0.
     pub turn: usize,
     /// The request that must have ended `think` seconds before this one comes.
     pub after: Option<usize>,
     pub think: f64,
     pub prompt: f64,
     pub output: f64,
-    /// What it shares with others, and the prompts of the turns so far, its own included.
+    /// The beginning it shares with others, and the prompts of the session's turns up to this one.
     pub prefixes: Arc<[Prefix]>,
 }
 
@@ -86,8 +86,8 @@ fn first_prompt(random: &mut Random) -> f64 {
     random.lognormal(400.0, 1.0).clamp(20.0, 8000.0).round()
 }
 
-/// `count` requests in order of time, at `rate` a second in the mean; `bursty`: 2.2 times that for 120 s, 0.6 times for
-/// the next 360 s, and so on.
+/// `count` requests in order of time, at `rate` a second on average. If `bursty`: 2.2 times that for 120 s, 0.6 times
+/// for the next 360 s, and so on.
 pub fn sessions(seed: u64, count: usize, rate: f64, models: usize, bursty: bool) -> Vec<Ask> {
     let mut random = Random(seed);
     let mut asks: Vec<Ask> = Vec::new();

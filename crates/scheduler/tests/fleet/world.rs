@@ -1,4 +1,4 @@
-//! A run: traffic, machines, and whoever binds one to the other, in virtual time.
+//! How does one run proceed? Traffic, machines, and the policy that binds one to the other, in virtual time.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -21,29 +21,29 @@ use crate::{
 const POLLED_SECONDS: f64 = 2.0;
 const WATCHED_SECONDS: f64 = 1.0;
 const PROBED_SECONDS: f64 = 5.0;
-/// A router takes out a node that left so many probes in a row unanswered.
+/// A router takes a node out after this many unanswered probes in a row.
 const PROBES_TO_NOTICE: u32 = 2;
-/// Nobody is refused for having waited too long, or for others who wait.
+/// Far enough away that no request is refused for waiting.
 const FAR: Duration = Duration::from_secs(1_000_000);
 const UNBOUNDED: QueueLimits = QueueLimits { max_queued: 1_000_000, max_queued_per_user: 1_000_000 };
 const GB: f64 = 1e9;
 
-/// Who decides.
+/// The policy that decides.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Policy {
     /// Bound at arrival to the node with the fewest outstanding requests.
     Lor,
     /// Bound at arrival: loaded and a free slot, else a free slot, else the least busy.
     LoadedFree,
-    /// Bound at arrival: of two nodes at random the one with the lower latency, times what is under way there.
+    /// Bound at arrival: of two random nodes the one where latency times requests in progress is smaller.
     TwoChoices,
-    /// Bound at arrival: the node to which most of the prompt was sent before, unless the load is uneven.
+    /// Bound at arrival: the node that was sent most of the prompt before, unless the load is uneven.
     CacheAware,
     /// The scheduler of the gateway.
     Core,
-    /// The same, told nothing about prefixes.
+    /// The same without information about prefixes.
     Forgetful,
-    /// The same, told beforehand how long each answer will be, and how fast each node is: about the best there is.
+    /// The same, told in advance how long each answer will be and how fast each node is: about the best possible.
     Oracle,
 }
 
@@ -53,21 +53,21 @@ impl Policy {
     }
 }
 
-/// What befalls one node in the middle of the run.
+/// What happens to one node in the middle of the run.
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub enum Trouble {
     None,
     /// Node 2 hangs for 600 s and answers no probe. What runs there hangs until it is back.
     Death,
-    /// Node 1 runs at a tenth for 600 s.
+    /// Node 1 runs at a tenth of its speed for 600 s.
     Grey,
 }
 
 pub struct Fleet {
     pub kinds: Vec<Kind>,
-    /// Of the models, in GB.
+    /// The models' sizes in GB.
     pub sizes: Vec<f64>,
-    /// Whether runners save in the host's memory what is pushed out of their slots.
+    /// Whether runners save to the host's memory what is pushed out of their slots.
     pub has_host_cache: bool,
 }
 
@@ -75,9 +75,9 @@ pub struct Fleet {
 #[derive(Copy, Clone, Default, Debug)]
 pub struct Job {
     sent_to: Option<usize>,
-    /// When it came, seconds.
+    /// Arrival in seconds.
     pub at: f64,
-    /// Ended in an error.
+    /// Whether it ended in an error.
     pub has_failed: bool,
     pub first: Option<f64>,
     pub done: Option<f64>,
@@ -86,10 +86,10 @@ pub struct Job {
 #[derive(Copy, Clone, PartialEq)]
 enum Happening {
     Arrival(usize),
-    /// The machine has something to tell, unless its version has changed since.
+    /// The machine has something to report, unless its version has changed since.
     Wake(usize, u64),
     Poll,
-    /// A look at the streams.
+    /// The gateway looks at its streams.
     Watch,
     Probe,
     Health(usize, f64),
@@ -103,17 +103,17 @@ pub struct World<'a> {
     pub jobs: Vec<Job>,
     pub sizes: Vec<f64>,
     router: Router,
-    /// By model: requests that wait in the gateway.
+    /// Requests waiting in the gateway, by model.
     waiting: Vec<usize>,
-    /// Seconds that slots of a model were free while somebody waited for it, and all while somebody did.
+    /// For models that requests waited for: slot-seconds free, and slot-seconds in all.
     pub idle: f64,
     pub slot_seconds: f64,
-    /// Microseconds, and an index into `happenings`.
+    /// Times in microseconds, with an index into `happenings`.
     agenda: BinaryHeap<Reverse<(u64, usize)>>,
     happenings: Vec<Happening>,
     now: f64,
     over: usize,
-    /// By job: those that come after its end.
+    /// By job: the requests that follow its end.
     followers: Vec<Vec<usize>>,
     /// Unanswered probes in a row, by node.
     silences: Vec<u32>,
@@ -230,7 +230,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Brings a machine up to date, does something to it, and hears its news.
+    /// Brings a machine up to date, changes it, and handles what it reports.
     fn touch(&mut self, node: usize, act: impl FnOnce(&mut Machine, &[Ask])) {
         let machine = &mut self.machines[node];
         machine.advance(self.now, self.asks);
@@ -238,7 +238,7 @@ impl<'a> World<'a> {
         machine.version += 1;
         let (notes, wake) = (machine.take_notes(), Happening::Wake(node, machine.version));
         if let Some(seconds) = machine.next_change() {
-            // Never a hair before it is due.
+            // A little late rather than a hair too early.
             self.plan(self.now + seconds + 2e-6, wake);
         }
         notes.into_iter().for_each(|note| self.hear(node, note));
@@ -288,7 +288,7 @@ impl<'a> World<'a> {
         }));
     }
 
-    /// The node that a router of another kind would take.
+    /// The node that one of the simple routers chooses.
     fn bind(&mut self, job: usize) -> usize {
         let model = self.asks[job].model;
         let fits = |node: &usize| self.sizes[model] <= self.machines[*node].kind.vram;
@@ -338,7 +338,7 @@ impl<'a> World<'a> {
         if std::mem::replace(&mut self.is_telling, true) {
             return;
         }
-        // One after the other: what follows from a decision is told after the rest of the decisions.
+        // One after the other: the consequences of a decision are reported after the remaining decisions.
         while let Some(event) = self.inbox.pop_front() {
             for decision in self.scheduler.handle(event, Duration::from_secs_f64(self.now)) {
                 match decision {
@@ -388,7 +388,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the gateway sees of its streams, each second.
+    /// What the gateway sees of its streams, once a second.
     fn watch(&mut self) {
         self.count_idle();
         for node in 0..self.machines.len() {
@@ -422,7 +422,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Of the prompts' tokens, the share that was in a cache.
+    /// How many of the prompts' tokens were cached, as a share.
     pub fn hit_share(&self) -> f64 {
         let sum = |of: fn(&Machine) -> f64| self.machines.iter().map(of).sum::<f64>();
         1.0 - sum(|machine| machine.read_tokens) / sum(|machine| machine.prompt_tokens).max(1.0)
@@ -433,7 +433,7 @@ impl<'a> World<'a> {
     }
 }
 
-/// What the nodes are really like, as if it had been learned.
+/// The nodes' real properties, in the form of learned ones.
 fn truth(kinds: &[Kind]) -> Learned {
     let node = |(number, kind): (usize, &Kind)| {
         let known = json!({
