@@ -113,6 +113,7 @@ impl App {
             guesses: Arc::new(Guesses::new(config.server.guesses_per_minute)),
             pace: Arc::default(),
             reads: Arc::default(),
+            sessions: Arc::default(),
             memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
             parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
             requests: Arc::default(),

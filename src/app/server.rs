@@ -17,7 +17,7 @@ use super::error::StartError;
 use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
-use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads};
+use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads, Sessions};
 use crate::relay::{Meters, OpenRequests, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
 use crate::trace::Tracer;
@@ -30,6 +30,7 @@ pub(super) struct Parts {
     pub(super) guesses: Arc<Guesses>,
     pub(super) pace: Arc<Pace>,
     pub(super) reads: Arc<Reads>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) memory: Arc<BodyMemory>,
     pub(super) parsing: Arc<Semaphore>,
     pub(super) requests: Arc<OpenRequests>,
@@ -125,6 +126,7 @@ impl Parts {
             .app_data(Data::from(self.guesses.clone()))
             .app_data(Data::from(self.pace.clone()))
             .app_data(Data::from(self.reads.clone()))
+            .app_data(Data::from(self.sessions.clone()))
             .app_data(Data::from(self.accounts.clone()))
             .app_data(Data::new(self.admin_key))
             .app_data(Data::new(self.store.clone()))

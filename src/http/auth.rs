@@ -1,17 +1,20 @@
-//! Whose key is this? User keys open user routes, the admin key admin routes, and neither the other's.
+//! Whose key is this? User keys open user routes, administrators' keys admin routes, and neither the other's. A session at the
+//! console stands for the key that it was opened with.
 use std::future::{Ready, ready};
 use std::sync::Arc;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpMessage, HttpRequest};
 
+use super::cookies::token_of;
+use super::credentials::{Credential, credential, dependency, key_of, no_key, session_ended};
 use super::error::ApiError;
 use super::guesses::Guesses;
+use super::sessions::{Owner, Session, Sessions};
 use super::settings::ServerSettings;
 use crate::relay::Meters;
-use crate::store::{Access, Accounts, Found, KeyDigest};
+use crate::store::{Access, Accounts, Found, KeyDigest, Role};
 
 /// The digest of the admin key.
 #[derive(Clone, Copy, Debug)]
@@ -25,9 +28,30 @@ pub struct Caller(pub Access);
 #[derive(Clone, Copy, Debug)]
 pub struct Anybody;
 
-/// Proof that the admin calls.
-#[derive(Clone, Copy, Debug)]
+/// Proof that an administrator calls, whose role suffices.
+#[derive(Clone, Debug)]
 pub struct Admin;
+
+/// An administrator.
+#[derive(Clone, Debug)]
+pub(super) struct Actor {
+    pub(super) name: Arc<str>,
+    pub(super) role: Role,
+}
+
+/// Whom a key or a session stands for.
+#[derive(Clone, Debug)]
+pub(super) enum Identity {
+    Admin(Actor),
+    User(Access),
+}
+
+impl Actor {
+    /// Whoever has the admin key of the configuration. No administrator's name has a blank in it.
+    fn configured() -> Self {
+        Self { name: "configured key".into(), role: Role::Admin }
+    }
+}
 
 impl FromRequest for Caller {
     type Error = ApiError;
@@ -72,8 +96,11 @@ pub(super) fn caller(request: &HttpRequest) -> Result<Caller, ApiError> {
 
 fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let accounts = dependency::<Accounts>(request)?;
-    let Some(key) = key_of(request.headers())? else {
-        return trusted(request, accounts).ok_or_else(no_key);
+    let key = match credential(request)? {
+        Credential::Key(key) => key,
+        Credential::Session(session) => return caller_of(request, &session),
+        Credential::EndedSession => return trusted(request, accounts).ok_or_else(session_ended),
+        Credential::Nothing => return trusted(request, accounts).ok_or_else(no_key),
     };
     match accounts.find(key, dependency::<Meters>(request)?.clock.now()) {
         Found::Access(access) => Ok(Caller(access)),
@@ -83,6 +110,48 @@ fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
         ),
         Found::Unknown if !accounts.is_current() => Err(ApiError::users_away()),
         Found::Unknown => Err(wrong(request, "Incorrect API key. Ask the operator of this service for a key.")?),
+    }
+}
+
+fn caller_of(request: &HttpRequest, session: &Session) -> Result<Caller, ApiError> {
+    match identity_of(request, session)? {
+        Identity::User(access) => Ok(Caller(access)),
+        Identity::Admin(_) => Err(ApiError::unauthorized(
+            "You are signed in as an administrator, and this path is for users: sign in with a user's key.",
+        )),
+    }
+}
+
+/// Whom a session stands for. It ends with its key.
+pub(super) fn identity_of(request: &HttpRequest, session: &Session) -> Result<Identity, ApiError> {
+    let now = dependency::<Meters>(request)?.clock.now();
+    let identity = match session.owner {
+        Owner::ConfiguredKey => Some(Identity::Admin(Actor::configured())),
+        Owner::User(digest) => match dependency::<Accounts>(request)?.by_digest(&digest, now) {
+            Found::Access(access) => Some(Identity::User(access)),
+            Found::Expired | Found::Unknown => None,
+        },
+    };
+    if let (None, Some(token)) = (&identity, token_of(request.headers())) {
+        dependency::<Sessions>(request)?.end(token);
+    }
+    identity.ok_or_else(session_ended)
+}
+
+/// Whom a key that is presented stands for, whichever kind it is; and for how long, epoch milliseconds.
+pub(super) fn identify(request: &HttpRequest, key: &str) -> Result<(Owner, Identity, Option<i64>), ApiError> {
+    let (accounts, now) = (dependency::<Accounts>(request)?, dependency::<Meters>(request)?.clock.now());
+    if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) {
+        return Ok((Owner::ConfiguredKey, Identity::Admin(Actor::configured()), None));
+    }
+    match (accounts.digest_of(key, now), accounts.find(key, now)) {
+        (Some(digest), Found::Access(access)) => {
+            let ends_ms = access.expires_at_ms();
+            Ok((Owner::User(digest), Identity::User(access), ends_ms))
+        }
+        (_, Found::Expired) => Err(ApiError::unauthorized("This API key has expired. Ask the operator for a new one.")),
+        _ if !accounts.is_current() => Err(ApiError::users_away()),
+        _ => Err(wrong(request, "Incorrect API key. Sign in with a user's key or an administrator's.")?),
     }
 }
 
@@ -110,81 +179,28 @@ fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
-    let key = key_of(request.headers())?.ok_or_else(no_key)?;
+    let identity = match credential(request)? {
+        Credential::Key(key) => return admin_by_key(request, key),
+        Credential::Session(session) => identity_of(request, &session)?,
+        Credential::EndedSession => return Err(session_ended()),
+        Credential::Nothing => return Err(no_key()),
+    };
+    match identity {
+        Identity::Admin(_) => Ok(Admin),
+        Identity::User(_) => Err(not_for_users()),
+    }
+}
+
+fn admin_by_key(request: &HttpRequest, key: &str) -> Result<Admin, ApiError> {
     if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) {
         return Ok(Admin);
     }
     Err(match dependency::<Accounts>(request)?.find(key, dependency::<Meters>(request)?.clock.now()) {
-        Found::Access(_) | Found::Expired => {
-            ApiError::forbidden("A user's key does not open this path; it takes the admin key.")
-        }
+        Found::Access(_) | Found::Expired => not_for_users(),
         Found::Unknown => wrong(request, "Incorrect admin key.")?,
     })
 }
 
-fn no_key() -> ApiError {
-    ApiError::unauthorized("No API key. Send it as `Authorization: Bearer <key>` (or as `x-api-key`).")
-}
-
-fn dependency<T: 'static>(request: &HttpRequest) -> Result<&Data<T>, ApiError> {
-    request.app_data::<Data<T>>().ok_or_else(|| ApiError::internal("The service is not set up completely."))
-}
-
-/// The one key of a request, from any of the three headers that clients use; `None` where none of them is there.
-fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
-    let mut found: Option<&str> = None;
-    let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
-    let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
-    for (value, is_bearer) in bearers.chain(plain) {
-        let text = value.to_str().map_err(|_| ApiError::unauthorized("The API key has characters that no key has."))?;
-        let key = if is_bearer { bearer(text)? } else { text.trim() };
-        match found {
-            Some(other) if other != key => {
-                return Err(ApiError::invalid("The request carries two different API keys; send one."));
-            }
-            _ => found = Some(key),
-        }
-    }
-    if found.is_some_and(str::is_empty) { Err(no_key()) } else { Ok(found) }
-}
-
-fn bearer(value: &str) -> Result<&str, ApiError> {
-    match value.trim().split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
-        _ if value.trim().eq_ignore_ascii_case("bearer") => Ok(""),
-        _ => Err(ApiError::unauthorized("The Authorization header must be `Bearer <key>`.")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
-
-    use super::*;
-
-    fn key(headers: &[(&'static str, &'static str)]) -> Result<String, u16> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            map.append(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
-        key_of(&map).map(|key| key.unwrap_or_default().to_owned()).map_err(|error| error.code())
-    }
-
-    #[test]
-    fn a_key_is_taken_from_any_of_the_headers() {
-        assert_eq!(key(&[("authorization", "Bearer k")]), Ok("k".to_owned()));
-        assert_eq!(key(&[("authorization", "bEARER  k ")]), Ok("k".to_owned()));
-        assert_eq!(key(&[("x-api-key", "k")]), Ok("k".to_owned()));
-        assert_eq!(key(&[("api-key", "k"), ("authorization", "Bearer k")]), Ok("k".to_owned()));
-    }
-
-    #[test]
-    fn two_keys_are_a_mistake_and_none_is_not_allowed() {
-        assert_eq!(key(&[("x-api-key", "a"), ("authorization", "Bearer b")]), Err(400));
-        assert_eq!(key(&[]), Ok(String::new()));
-        assert_eq!(key(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), Err(400));
-        for headers in [&[("authorization", "Bearer")][..], &[("authorization", "Basic eA==")], &[("x-api-key", " ")]] {
-            assert_eq!(key(headers), Err(401), "{headers:?}");
-        }
-    }
+fn not_for_users() -> ApiError {
+    ApiError::forbidden("A user's key does not open this path; it takes the admin key.")
 }

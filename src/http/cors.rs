@@ -1,5 +1,5 @@
-//! May a page of another origin call the API? Any may by default: there are no cookies, only keys that the page must have.
-//! Never under `/admin`.
+//! May a page of another origin call the API? Any may by default, with a key that it must have: the console's session stays
+//! with the console. Never under `/admin` and `/console`.
 use actix_web::HttpResponse;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
@@ -23,7 +23,9 @@ impl Allowed {
     /// Whether this request's origin may read the answer.
     pub(super) fn of(request: &ServiceRequest, origins: &[String]) -> Option<Self> {
         let origin = request.headers().get(header::ORIGIN)?;
-        if request.path() == "/admin" || request.path().starts_with("/admin/") {
+        let is_under =
+            |root: &str| request.path().strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        if is_under("/admin") || is_under("/console") {
             return None;
         }
         if origins.iter().any(|allowed| allowed == "*") {

@@ -2,12 +2,13 @@
 use std::collections::BTreeMap;
 
 use utoipa::openapi::schema::{Schema, SchemaType, Type};
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{Content, RefOr, Required};
 use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
-use super::{admin, inference, me, models, native, ops, usage};
+use super::cookies::SESSION_COOKIE;
+use super::{admin, inference, me, models, native, ops, sign_in, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -20,6 +21,7 @@ use super::{admin, inference, me, models, native, ops, usage};
         (name = "inference", description = "OpenAI's API, with a user's key."),
         (name = "usage", description = "What one has used, with a user's key."),
         (name = "admin", description = "Users, limits and nodes, with the admin key."),
+        (name = "console", description = "Signing in with a browser."),
         (name = "operations", description = "Health and metrics, without a key."),
     ),
     paths(
@@ -75,6 +77,9 @@ use super::{admin, inference, me, models, native, ops, usage};
         admin::models::unload,
         admin::models::delete,
         admin::reload::reload,
+        sign_in::begin,
+        sign_in::retrieve,
+        sign_in::end,
         ops::root,
         ops::health,
         ops::live,
@@ -135,6 +140,8 @@ impl Modify for Keys {
         for key in ["user_key", "admin_key"] {
             components.add_security_scheme(key, SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
         }
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(SESSION_COOKIE)));
+        components.add_security_scheme("session", cookie);
     }
 }
 

@@ -4,7 +4,7 @@ use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
 use super::resource::{get, post, resource};
-use super::{admin, console, docs, inference, me, models, native, ops, plain_words, usage};
+use super::{admin, console, docs, inference, me, models, native, ops, plain_words, sign_in, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
@@ -41,6 +41,12 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/v1/me/requests").route(web::get().to(me::requests)))
         .service(resource("/v1/me/requests/{request_id}", "DELETE").route(web::delete().to(me::stop)))
         .configure(admin::routes)
+        .service(
+            resource("/console/session", "GET, HEAD, POST, DELETE")
+                .route(web::get().to(sign_in::retrieve))
+                .route(web::post().to(sign_in::begin))
+                .route(web::delete().to(sign_in::end)),
+        )
         .service(get("/").route(web::get().to(ops::root)))
         .service(get("/health").route(web::get().to(ops::health)))
         .service(get("/health/live").route(web::get().to(ops::live)))

@@ -342,6 +342,11 @@ impl Access {
         self.key.as_ref().map(|key| &key.id)
     }
 
+    /// When the key ends, epoch milliseconds; `None` = it does not, or there is none.
+    pub fn expires_at_ms(&self) -> Option<i64> {
+        self.key.as_ref()?.with(|state| state.spec.expires_at_ms)
+    }
+
     /// The models that may be asked for; `None` = all.
     pub fn allowed_models(&self) -> Option<AllowedModels> {
         self.key.as_ref()?.with(|state| state.spec.allowed_models.clone())

@@ -112,22 +112,33 @@ impl Accounts {
 
     /// Who may come in with what a caller presents.
     pub fn find(&self, presented: &str, now: Moment) -> Found {
-        for digest in self.peppers.digests(presented) {
-            // A guard that lived on would stand in the way of the one that wakes the key.
-            let found = self.read().present(&digest, now.unix_ms);
-            let key = match found {
-                None => continue,
-                Some(Presented::Ended) => return Found::Expired,
-                Some(Presented::Awake(key)) => key,
-                Some(Presented::Resting(_)) => match self.wake_presented(&digest, now) {
-                    Some(key) => key,
-                    None => return Found::Unknown,
-                },
-            };
-            key.used(now);
-            return Found::Access(Access::by_key(key));
-        }
-        Found::Unknown
+        let found = |digest: KeyDigest| match self.by_digest(&digest, now) {
+            Found::Unknown => None,
+            found => Some(found),
+        };
+        self.peppers.digests(presented).find_map(found).unwrap_or(Found::Unknown)
+    }
+
+    /// The digest under which what a caller presents is known, for [`Accounts::by_digest`].
+    pub fn digest_of(&self, presented: &str, now: Moment) -> Option<KeyDigest> {
+        self.peppers.digests(presented).find(|digest| self.read().present(digest, now.unix_ms).is_some())
+    }
+
+    /// Who may come in with the key of this digest.
+    pub fn by_digest(&self, digest: &KeyDigest, now: Moment) -> Found {
+        // A guard that lived on would stand in the way of the one that wakes the key.
+        let found = self.read().present(digest, now.unix_ms);
+        let key = match found {
+            None => return Found::Unknown,
+            Some(Presented::Ended) => return Found::Expired,
+            Some(Presented::Awake(key)) => key,
+            Some(Presented::Resting(_)) => match self.wake_presented(digest, now) {
+                Some(key) => key,
+                None => return Found::Unknown,
+            },
+        };
+        key.used(now);
+        Found::Access(Access::by_key(key))
     }
 
     fn wake_presented(&self, digest: &KeyDigest, now: Moment) -> Option<Arc<Key>> {

@@ -42,6 +42,7 @@ mod responses;
 mod roster;
 mod scheduling;
 mod scripted;
+mod sessions;
 mod sharing;
 mod shutdown;
 mod smoke;
