@@ -5,6 +5,7 @@ import { useEffect, useState } from "./html.js";
 /** Without an event for so long, what is shown may be old. */
 const STALE_MS = 5000;
 const RETRY_MS = [500, 1000, 2000, 5000];
+const CHANGES = 10;
 
 /** Follows the stream and calls `show(state)`; returns how to stop. */
 export function follow(show) {
@@ -20,14 +21,14 @@ export function follow(show) {
   const heard = (more) => {
     last = Date.now();
     failures = 0;
-    set({ ...more, stale: false, at: last });
+    set({ ...more, stale: false, heardAt: last });
   };
   const open = () => {
     close();
     source = new EventSource(address("admin/events"));
-    source.addEventListener("snapshot", (event) => heard(taken(JSON.parse(event.data))));
-    source.addEventListener("tick", (event) => heard(taken(JSON.parse(event.data))));
-    source.addEventListener("change", (event) => heard({ changes: [JSON.parse(event.data), ...state.changes].slice(0, 20) }));
+    source.addEventListener("snapshot", (event) => heard(snapshot(JSON.parse(event.data))));
+    source.addEventListener("tick", (event) => heard(JSON.parse(event.data)));
+    source.addEventListener("change", (event) => heard({ changes: [JSON.parse(event.data), ...state.changes].slice(0, CHANGES) }));
     source.addEventListener("error", () => {
       set({ stale: true });
       // The browser tries again by itself after a cut, but not after an answer that is an error.
@@ -53,14 +54,8 @@ export function follow(show) {
   };
 }
 
-/** What of an event is shown; what it does not tell stays. */
-function taken(event) {
-  const known = {};
-  for (const name of ["nodes", "running", "waiting", "queued"]) {
-    if (event[name] !== undefined) known[name] = event[name];
-  }
-  return known;
-}
+/** The newest changes come first here. */
+const snapshot = (event) => ({ ...event, changes: event.changes.slice(-CHANGES).reverse() });
 
 export function useLive() {
   const [state, set] = useState({ nodes: null, changes: [] });

@@ -94,7 +94,7 @@ export function Bar({ label, used, limit, write = compact }) {
 /** A table: `columns` are `[heading, cell(row), "number"?]`; `empty` is said where there is no row. */
 export function Table({ caption, columns, rows, rowKey, empty, rowClass }) {
   if (!rows.length) return html`<p class="quiet">${empty}</p>`;
-  return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
+  return html`<div class="scroll" tabindex="0" role="group" aria-label=${caption}>
     <table>
       <caption class="hidden">${caption}</caption>
       <thead><tr>${columns.map(([heading, , kind]) => html`<th scope="col" class=${kind}>${heading}</th>`)}</tr></thead>

@@ -19,7 +19,7 @@ const columns = [
   [say.changes.who, (row) => row.admin],
   [say.changes.what, (row) => row.action],
   [say.changes.target, (row) => row.target],
-  [say.changes.change, (row) => html`<${Difference} before=${row.before} after=${row.after} />`],
+  [say.changes.change, (row) => html`<${Difference} before=${row.before} after=${row.after} />`, "words"],
 ];
 
 /** The fields that differ, before and after. */

@@ -21,7 +21,7 @@ export default function Models() {
   const columns = [
     [say.model, (model) => html`${model.name}${model.drift && html` <${Badge} kind="warn">${say.models.drift}<//>`}`],
     [say.models.nodes, (model) => html`<ul class="on-nodes">${model.nodes.map((on) => html`<li key=${on.node}>
-      ${on.node} <span class="quiet"><code>${short(on.digest)}</code> ${gigabytes(on.size_bytes)}</span>${on.loaded && html` <${Badge} kind="good">${say.models.loaded}<//>`}</li>`)}</ul>`],
+      ${on.node} <span class="quiet"><code>${short(on.digest)}</code> ${gigabytes(on.size_bytes)}</span>${on.loaded && html` <${Badge} kind="good">${say.models.loaded}<//>`}</li>`)}</ul>`, "words"],
   ];
   if (may("operate")) {
     columns.push([say.action, (model) => html`<span class="actions">${["load", "unload", "delete"].map((name) => act(name)(model.name, model.nodes.map((on) => on.node)))}</span>`]);

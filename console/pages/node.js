@@ -1,7 +1,7 @@
-// What does one node do? Its state, its slots by user, what is in its memory, and draining it.
+// How is one node? Its state and since when, what it does, and draining it.
 import { html } from "../html.js";
 import { call, part } from "../api.js";
-import { decimal, gigabytes, percent, since } from "../format.js";
+import { since } from "../format.js";
 import { Badge, Confirm, Dialog, Field, Form } from "../parts.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
@@ -9,38 +9,17 @@ import { Slots } from "./slots.js";
 
 const kinds = { up: "good", suspect: "warn", draining: "warn", down: "bad" };
 
-export function NodeCard({ node, running, ask }) {
+export function NodeCard({ node, facts, running, ask }) {
   const drains = node.state === "draining";
   return html`<li class="card" data-node=${node.name}>
     <header><h3>${node.name}</h3><${Badge} kind=${kinds[node.state] ?? ""}>${say.states[node.state] ?? node.state}<//></header>
-    <p class="quiet">${node.since ? say.node.since(since(node.since)) : say.node.unheard}${node.version ? ` · ${node.version}` : ""}
-      ${node.tokens_per_second ? ` · ${say.node.speed(decimal(node.tokens_per_second))}` : ""}</p>
-    ${reason(node) && html`<p>${reason(node)}</p>`}
-    <${Slots} node=${node} running=${running} />
-    <${Memory} node=${node} />
-    ${node.last_error && html`<p class="failure">${node.last_error}</p>`}
+    <p class="quiet">${node.since ? say.node.since(since(node.since)) : say.node.unheard}${node.version ? ` · ${node.version}` : ""}</p>
+    ${node.why && html`<p class=${node.state === "draining" ? "" : "failure"}>${node.why}</p>`}
+    <${Slots} node=${node} running=${running} memory=${facts?.settings?.vram_gb ? facts.settings.vram_gb * 1e9 : null} />
+    ${node.last_error && node.last_error !== node.why && html`<p class="failure">${node.last_error}</p>`}
     ${may("operate") && html`<div class="actions"><button type="button" onClick=${() => ask({ node: node.name, drains })}>
       ${drains ? say.node.undrain : say.node.drain}<span class="hidden"> ${node.name}</span></button></div>`}
   </li>`;
-}
-
-/** Why it drains and until when, as far as it was said. */
-function reason(node) {
-  const { reason, until } = node.maintenance ?? {};
-  return node.state === "draining" && (reason || until) ? say.node.maintenance(reason, until && since(until)) : null;
-}
-
-function Memory({ node }) {
-  const total = node.settings?.vram_gb ? node.settings.vram_gb * 1e9 : null;
-  if (!node.loaded.length && !node.loading) return html`<p class="quiet">${say.node.empty}</p>`;
-  return html`<ul class="memory">
-    ${node.loaded.map((model) => html`<li key=${model.name}>
-      <span class="name">${model.name}</span>
-      <span class="figures">${gigabytes(model.vram_bytes)}${total ? ` · ${percent(model.vram_bytes / total)}` : ""}</span>
-      ${total && html`<progress max="1" value=${Math.min(1, model.vram_bytes / total)} aria-label=${say.node.share(model.name)}></progress>`}
-    </li>`)}
-    ${node.loading && html`<li><span class="name">${node.loading}</span><span class="figures">${say.node.loading}</span></li>`}
-  </ul>`;
 }
 
 /** What is asked before something is done with a node or a request. */

@@ -1,26 +1,37 @@
-// Who has the slots of a node? A square for each, with its user's letter in its user's colour.
+// What has a node in its memory, and who has the slots there? A square for each, with its user's letter and colour.
 import { html } from "../html.js";
+import { decimal, gigabytes, percent } from "../format.js";
 import { say } from "../strings.js";
 
 /** More squares than this are a number. */
 const MOST = 32;
 
-/** Models by what runs on them; a request may name one without its tag or by an alias. */
+/** The models of a node with what runs of each; a request may name one without its tag, or by an alias. */
 function lanes(node, running) {
-  const lanes = new Map(node.loaded.map(({ name }) => [name, []]));
+  const lanes = new Map(node.models.map((model) => [model.name, { model, requests: [] }]));
   for (const request of running) {
     const name = [request.model, `${request.model}:latest`].find((name) => lanes.has(name)) ?? request.model;
-    if (!lanes.has(name)) lanes.set(name, []);
-    lanes.get(name).push(request);
+    if (!lanes.has(name)) lanes.set(name, { model: { vram_bytes: 0, slots_total: 0 }, requests: [] });
+    lanes.get(name).requests.push(request);
   }
   return [...lanes];
 }
 
-export function Slots({ node, running }) {
-  return html`<ul class="lanes">${lanes(node, running).map(([model, requests]) => html`<li key=${model}>
-    <span class="hidden">${say.node.slots(model, requests.length, node.slots)}</span>
-    ${squares(requests, node.slots)}
-  </li>`)}</ul>`;
+/** `memory` is what the node has for models, in bytes, as far as it was configured. */
+export function Slots({ node, running, memory }) {
+  const shown = lanes(node, running);
+  return html`<ul class="lanes">
+    ${shown.map(([name, { model, requests }]) => html`<li key=${name}>
+      <span>${name}</span>
+      <span class="figures">${model.vram_bytes > 0 && gigabytes(model.vram_bytes)}${memory ? ` · ${percent(model.vram_bytes / memory)}` : ""}</span>
+      <span class="hidden">${say.node.slots(requests.length, Math.max(model.slots_total, requests.length))}</span>
+      ${squares(requests, model.slots_total)}
+      <span class="figures quiet">${model.tokens_per_second ? say.node.speed(decimal(model.tokens_per_second)) : ""}</span>
+      ${memory && html`<progress max="1" value=${Math.min(1, model.vram_bytes / memory)} aria-label=${say.node.share(name)}></progress>`}
+    </li>`)}
+    ${node.loading && html`<li key="loading"><span>${node.loading}</span><span class="figures">${say.node.loading}</span></li>`}
+    ${!shown.length && !node.loading && html`<li key="empty" class="quiet">${say.node.empty}</li>`}
+  </ul>`;
 }
 
 function squares(requests, slots) {

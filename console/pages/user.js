@@ -73,7 +73,7 @@ function ChangeLimits({ path, limits, close, done }) {
 }
 
 function ChangeAbout({ user, change, close, done }) {
-  const fields = ["display_name", "email", "note", "group"];
+  const fields = ["display_name", "email", "note", "group"].filter((name) => name in user);
   const submit = async (data) => {
     await change(Object.fromEntries(fields.map((name) => [name, data.get(name).trim() || null])));
     done();
@@ -82,7 +82,7 @@ function ChangeAbout({ user, change, close, done }) {
     <${Form} submit=${submit} action=${say.save} cancel=${close}>
       <${Field} label=${say.users.name} name="display_name" defaultValue=${user.display_name ?? ""} />
       <${Field} label=${say.users.email} name="email" type="email" defaultValue=${user.email ?? ""} />
-      <${Field} label=${say.users.group} name="group" defaultValue=${user.group ?? ""} />
+      ${"group" in user && html`<${Field} label=${say.users.group} name="group" defaultValue=${user.group ?? ""} />`}
       <${Field} label=${say.users.note} name="note" defaultValue=${user.note ?? ""} wide />
     <//><//>`;
 }
