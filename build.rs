@@ -1,4 +1,4 @@
-//! Packs what browsers load, as gzip, which they accept as it is.
+//! Packs what browsers load, as gzip, which they accept directly.
 //!
 //! Swagger UI: the files that the page at `/docs` loads come out of their zip archive, still deflated. Unpacked, they would
 //! be a tenth of the binary. The console: every file in `console/` that a browser may ask for, and a list of them for
@@ -23,12 +23,12 @@ const KINDS: [(&str, &str); 4] = [
 const PAGE: &str = "index.html";
 const BASE: &str = "@BASE@";
 
-/// What the page loads that is worth packing.
+/// The files that the page at `/docs` loads and that are worth packing.
 const FILES: [&str; 3] = ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js"];
 
-/// A zip archive ends with a record that begins like this, and a comment.
+/// A zip archive ends with a record that begins like this, followed by a comment.
 const END: &[u8] = b"PK\x05\x06";
-/// Sizes of its other records without what varies, and the method that gzip shares.
+/// Fixed sizes of the archive's other records, and the compression method that gzip shares.
 const ENTRY: usize = 46;
 const LOCAL: usize = 30;
 const DEFLATE: usize = 8;
@@ -105,7 +105,7 @@ fn number(at: usize, width: usize) -> Option<usize> {
     Some(bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte)))
 }
 
-/// The file as gzip; `None` if the archive does not hold it, or not deflated.
+/// The file as gzip; `None` if the archive does not contain it, or not deflated.
 fn gzip(name: &str) -> Option<Vec<u8>> {
     let end = ARCHIVE.windows(END.len()).rposition(|bytes| bytes == END)?;
     let (count, mut entry) = (number(end + 10, 2)?, number(end + 16, 4)?);
@@ -117,7 +117,7 @@ fn gzip(name: &str) -> Option<Vec<u8>> {
             let begin = local + LOCAL + number(local + 26, 2)? + number(local + 28, 2)?;
             let deflated = ARCHIVE.get(begin..begin + number(entry + 20, 4)?)?;
             let header = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
-            // Gzip ends as the archive describes the file: its checksum and its length, four bytes each.
+            // A gzip file ends with its checksum and its length, four bytes each; the archive has both.
             let (checksum, length) = (ARCHIVE.get(entry + 16..entry + 20)?, ARCHIVE.get(entry + 24..entry + 28)?);
             return Some([&header, deflated, checksum, length].concat());
         }

@@ -1,8 +1,8 @@
 //! How is everything put together, started, and stopped in order?
 //!
-//! Stop order: no new requests (they get 503, readiness says so) → running ones have their time → streams that still run
-//! end with an error frame → the server stops → background tasks stop → usage is flushed → shares of limits are
-//! given back → the last traces are sent → the database closes.
+//! Stop order: refuse new requests (503; readiness fails) → give running requests their grace period → end the
+//! remaining streams with an error frame → stop the server → stop background tasks → flush usage → give back shares of
+//! limits → send the last traces → close the database.
 mod descriptors;
 mod drain;
 mod error;
@@ -41,10 +41,10 @@ use protocol::Endpoint;
 use server::Parts;
 use thread::Task;
 
-/// Large bodies that are parsed at a time.
+/// How many large bodies are parsed at the same time.
 const PARSED_AT_ONCE: usize = 2;
 
-/// A gateway that listens and is ready to run.
+/// A gateway that is listening and ready to run.
 pub struct App {
     config: Config,
     clock: Clock,
@@ -57,14 +57,14 @@ pub struct App {
     address: SocketAddr,
 }
 
-/// What ends what, in this order.
+/// The tokens that end the parts of the gateway, in this order.
 #[derive(Clone, Default)]
 struct Stops {
-    /// No new request is taken.
+    /// Ends the acceptance of new requests.
     draining: CancellationToken,
-    /// What still runs when its time is over.
+    /// Ends requests that are still running after the grace period.
     streams: CancellationToken,
-    /// What goes on in the background.
+    /// Ends the background tasks.
     tasks: CancellationToken,
 }
 
@@ -78,7 +78,7 @@ impl App {
             .await
     }
 
-    /// The same with the names of nodes resolved by `resolver`, and the configuration read again by `read`.
+    /// The same, with `resolver` to resolve the names of nodes, and `read` to read the configuration again.
     ///
     /// # Errors
     /// [`StartError`]
@@ -134,7 +134,7 @@ impl App {
         Ok(Self { config, clock, memory, nodes, reloader, exporter, stops, server, address })
     }
 
-    /// Where it listens; the port is real also where 0 was asked for.
+    /// The address it listens on, with the real port even if 0 was configured.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -149,17 +149,17 @@ impl App {
         self.nodes.fleet.dispatcher.clone()
     }
 
-    /// The nodes that there are.
+    /// The present nodes.
     pub fn roster(&self) -> Arc<Roster> {
         self.nodes.roster.clone()
     }
 
-    /// Takes over a changed configuration.
+    /// Applies a changed configuration.
     pub fn reloader(&self) -> Reloader {
         self.reloader.clone()
     }
 
-    /// The clock of every part.
+    /// The clock that every part uses.
     pub fn clock(&self) -> Clock {
         self.clock
     }
@@ -167,7 +167,7 @@ impl App {
     /// Serves until `stop`, then stops in order.
     ///
     /// # Errors
-    /// When the server breaks.
+    /// The server failed.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let mut background = self.spawn_upkeep();
         let drain = Drain {
@@ -202,7 +202,7 @@ impl App {
         served.map_err(io::Error::other)?
     }
 
-    /// Starts what keeps the memory in order.
+    /// Starts the tasks that keep users, learned values, the clock and the database up to date.
     fn spawn_upkeep(&self) -> Vec<Task> {
         let (store, stop) = (&self.memory.store, &self.stops.tasks);
         let kept_days = self.config.database.usage_retention_days;

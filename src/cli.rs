@@ -1,4 +1,4 @@
-//! What can be said on the command line?
+//! Which commands and options does the command line have?
 mod admin_key;
 mod backup;
 mod check;
@@ -35,36 +35,36 @@ enum Command {
     /// Serve three simulated nodes and a throw-away database, to try things out
     #[cfg(feature = "demo")]
     Demo {
-        /// Where to listen
+        /// Address and port to listen on
         #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS:PORT")]
         bind: String,
     },
-    /// Check the configuration and name every mistake
+    /// Check the configuration and report every mistake
     Check,
-    /// Write a copy of the database to FILE, also while a gateway runs on it (SQLite)
+    /// Write a copy of the database to FILE, even while a gateway is using it (SQLite)
     Backup {
-        /// Where to; it must not exist yet
+        /// File to write; it must not exist yet
         file: PathBuf,
     },
-    /// Put a copy that `backup` made in the place of the database, while no gateway runs on it (SQLite)
+    /// Replace the database with a copy made by `backup`, while no gateway is using it (SQLite)
     Restore {
-        /// The copy
+        /// File to restore from
         file: PathBuf,
     },
-    /// Ask a running gateway whether it lives, for containers; exits with 0 or 1
+    /// Check whether the gateway on this machine is alive, for containers; exits with 0 or 1
     Healthcheck,
     /// Print the OpenAPI document
     Openapi,
 }
 
-/// The command line, described: docs/reference/cli.md is made from it.
+/// The definition of the command line, from which docs/reference/cli.md is generated.
 pub fn command() -> clap::Command {
     Arguments::command()
 }
 
-/// Reads the command line and does what it says.
+/// Parses the command line and runs the command.
 pub fn run() -> ExitCode {
-    // The one provider in the tree, named so that nothing has to guess.
+    // The only provider in the tree, installed explicitly so that rustls does not have to choose.
     drop(rustls::crypto::ring::default_provider().install_default());
     let arguments = Arguments::parse();
     let file = arguments.config.as_deref();

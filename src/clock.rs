@@ -1,18 +1,20 @@
-//! The one place where the clock is read. Whatever decides takes a [`Moment`] (or an uptime) as an argument.
+//! Which time does the gateway go by? The only place that reads the clock. Whatever decides takes a [`Moment`] (or an
+//! uptime) as an argument.
 //!
-//! The wall clock that others see runs with the monotonic one from the start on. It follows the system's clock in small
-//! corrections; a large step it follows only once that has lasted, so that a clock that jumps for a moment ends no day.
+//! The wall clock that the rest of the code sees runs with the monotonic one. It follows the system's clock in small
+//! corrections. It follows a large step only once that has lasted, so that a clock that jumps briefly does not end a
+//! day.
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use limits::Moment;
 
-/// What the system's clock may differ by and is followed at once, milliseconds.
+/// A difference of at most this much is followed at once, in milliseconds.
 const SMALL_MS: i64 = 2_000;
 /// How long a larger step must last before it is followed.
 const LASTING: Duration = Duration::from_secs(300);
 
-/// A handle on the machine's clocks; copies agree with each other.
+/// A handle on the machine's clocks; all copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
     started: Instant,
@@ -22,7 +24,7 @@ pub struct Clock {
 #[derive(Debug)]
 struct Wall {
     started_ms: i64,
-    /// What was corrected since the start.
+    /// The sum of all corrections since the start.
     corrected_ms: AtomicI64,
 }
 
@@ -30,13 +32,13 @@ impl Clock {
     /// Starts counting the uptime.
     #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
     pub fn start() -> Self {
-        // Lives as long as the process, so that every copy may hold it.
+        // It lives as long as the process, so every copy can refer to it.
         let wall = Box::leak(Box::new(Wall { started_ms: system_ms(), corrected_ms: AtomicI64::new(0) }));
         Self { started: Instant::now(), wall }
     }
 
-    /// Monotonic time since a minute before the gateway started: a minute, so that the admissions of the last minute,
-    /// which survive a restart, have a place on this clock too.
+    /// Monotonic time, which starts at one minute: the admissions of the last minute survive a restart, and need a
+    /// place on this clock.
     pub fn uptime(&self) -> Duration {
         self.started.elapsed() + Duration::from_secs(60)
     }
@@ -50,12 +52,12 @@ impl Clock {
         Moment { uptime: elapsed + Duration::from_secs(60), unix_ms }
     }
 
-    /// By how much the system's clock is ahead, milliseconds.
+    /// By how much the system's clock is ahead, in milliseconds.
     pub fn behind_ms(&self) -> i64 {
         system_ms().saturating_sub(self.now().unix_ms)
     }
 
-    /// Sets the wall clock forward, or back where `by_ms` is negative.
+    /// Sets the wall clock forward, or back if `by_ms` is negative.
     pub fn correct(&self, by_ms: i64) {
         self.wall.corrected_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
@@ -72,23 +74,23 @@ fn system_ms() -> i64 {
 pub enum Correction {
     /// Nothing.
     None,
-    /// Something that needs no word.
+    /// Follow a small difference silently.
     Small(i64),
-    /// A step was seen for the first time; it is not followed yet.
+    /// A large step was seen for the first time; do not follow it yet.
     Noticed(i64),
-    /// A step has lasted.
+    /// A large step has lasted; follow it.
     Lasting(i64),
 }
 
-/// The step of the system's clock that is being watched.
+/// The step of the system's clock that is being observed.
 #[derive(Debug, Default)]
 pub struct Steps {
-    /// Since which uptime, and by how much.
+    /// The uptime when it was first seen, and its size.
     watched: Option<(Duration, i64)>,
 }
 
 impl Steps {
-    /// Looks at how far the system's clock is ahead, milliseconds.
+    /// Decides what to do, given how far the system's clock is ahead, in milliseconds.
     pub fn look(&mut self, behind_ms: i64, uptime: Duration) -> Correction {
         let is_small = |difference: i64| difference.saturating_abs() <= SMALL_MS;
         if is_small(behind_ms) {

@@ -1,7 +1,7 @@
-//! What did the operator decide? `gateway.yaml` and the environment over the defaults, checked as a whole.
+//! What did the operator configure? `gateway.yaml` and the environment over the defaults, checked as a whole.
 //!
-//! Each module defines its own settings; here they are only put together and checked against each other. The names are a
-//! contract, and each is documented in `gateway.yaml`.
+//! Each module defines its own settings; here they are only combined and checked against each other. Their names are a
+//! contract, and each one is documented in `gateway.yaml`.
 pub mod document;
 
 use std::fmt;
@@ -17,30 +17,30 @@ use crate::relay::RelaySettings;
 use crate::trace::TracingSettings;
 use crate::{http, metrics, store, telemetry};
 
-/// The file that is read when none is named.
+/// The file that is read if no other is given.
 pub const DEFAULT_FILE: &str = "gateway.yaml";
-/// The key of the demo, known to everybody.
+/// The demo's admin key, which everybody knows.
 pub const DEMO_ADMIN_KEY: &str = "admin-secret-key";
-/// An admin key that others can reach must be at least so long.
+/// The least length of an admin key that others can reach.
 const MIN_ADMIN_KEY: usize = 32;
 
-/// Every setting.
+/// All settings.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// What is taken from clients.
+    /// What the gateway accepts from clients.
     pub server: ServerSettings,
     /// The admin key.
     pub admin: AdminSettings,
-    /// Where users and usage are kept.
+    /// Where users, keys and usage are stored.
     pub database: store::DatabaseSettings,
-    /// How users' keys are kept.
+    /// How users' keys are stored.
     pub keys: store::KeySettings,
-    /// The Ollama machines. Default: one at `http://127.0.0.1:11434`.
+    /// The Ollama nodes. Default: one at `http://127.0.0.1:11434`.
     pub nodes: Vec<NodeSettings>,
     /// The limits of new users.
     pub limits: limits::DefaultLimits,
-    /// Other names for models, and what to use instead of those that are not there.
+    /// Other names for models, and substitutes for missing ones.
     pub models: http::ModelNames,
     /// How many requests may wait.
     pub queue: scheduler::QueueLimits,
@@ -50,7 +50,7 @@ pub struct Config {
     pub health: HealthSettings,
     /// What is exported to Prometheus.
     pub metrics: metrics::MetricsSettings,
-    /// Where traces go.
+    /// Where traces are sent.
     pub tracing: TracingSettings,
     /// The log.
     pub log: telemetry::LogSettings,
@@ -68,7 +68,7 @@ pub struct AdminSettings {
     pub key_file: Option<PathBuf>,
 }
 
-/// The key stays out of logs.
+/// Keeps the key out of logs.
 impl fmt::Debug for AdminSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("AdminSettings").field("key_file", &self.key_file).finish_non_exhaustive()
@@ -96,7 +96,7 @@ impl Default for Config {
     }
 }
 
-/// Settings that had another name in earlier versions: three were called keep-alive and did not say of what.
+/// Settings that had different names in earlier versions: three were called keep-alive without saying of what.
 const RENAMED: [Renamed; 3] = [
     ("server.keep_alive_seconds", "server.idle_connection_seconds"),
     ("relay.keep_alive_seconds", "relay.heartbeat_seconds"),
@@ -109,18 +109,18 @@ pub enum ConfigError {
     /// The file cannot be read.
     #[error("{path}: {error}")]
     Unreadable {
-        /// Which file.
+        /// The file's name.
         path: String,
-        /// Why.
+        /// The reason.
         error: std::io::Error,
     },
-    /// Everything that is wrong, at once.
+    /// Every mistake that was found.
     #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Mistakes(Vec<Mistake>),
 }
 
-/// Reads and checks the configuration: defaults, then the file, then the environment. A missing default file is fine, a
-/// missing named one is not.
+/// Reads and checks the configuration: the defaults, then the file, then the environment. The default file may be
+/// missing; a file that was named may not.
 ///
 /// # Errors
 /// [`ConfigError`] with every mistake.
@@ -138,7 +138,7 @@ pub fn load(
     parse(text.as_deref().map(|text| (name.as_str(), text)), environment).map_err(ConfigError::Mistakes)
 }
 
-/// The same of a file that has been read: its name to show, and its text.
+/// The same for a file that has been read already: its name for messages, and its text.
 ///
 /// # Errors
 /// Every mistake.
@@ -150,21 +150,21 @@ pub fn parse(
 }
 
 impl Config {
-    /// Where to listen; checked by [`load`].
+    /// The address to listen on; [`load`] has checked it.
     pub fn bind(&self) -> Option<SocketAddr> {
         bind_address(&self.server.bind)
     }
 
-    /// The folder for what the gateway makes itself.
+    /// The folder for files that the gateway creates.
     pub fn data_folder(&self) -> PathBuf {
         let beside = self.database.local_path().parent().filter(|folder| !folder.as_os_str().is_empty());
         beside.unwrap_or(Path::new("data")).to_path_buf()
     }
 
-    /// Whether `key` may guard this address: anything that is not empty on loopback, a strong one elsewhere.
+    /// Whether `key` may protect this address: on loopback any key that is not empty, elsewhere only a strong one.
     ///
     /// # Errors
-    /// Why not; never the key.
+    /// The reason why not, without the key.
     pub fn accepts_admin_key(&self, key: &str) -> Result<(), String> {
         if key.trim().is_empty() {
             return Err("the admin key is empty".to_owned());
@@ -189,7 +189,7 @@ fn bind_address(text: &str) -> Option<SocketAddr> {
     text.replacen("localhost:", "127.0.0.1:", 1).parse().ok()
 }
 
-/// What types cannot say.
+/// Checks what types cannot express.
 struct Check<'a> {
     document: &'a Document<Config>,
     mistakes: Vec<Mistake>,
@@ -225,7 +225,7 @@ impl Check<'_> {
         }
         if config.server.body_memory_bytes < config.server.max_body_bytes {
             let message = "expected at least `server.max_body_bytes`";
-            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be taken");
+            self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be accepted");
         }
         self.admin();
         self.peppers();
@@ -300,7 +300,7 @@ impl Check<'_> {
             ("metrics.user_cap", config.metrics.user_cap as u64),
         ];
         for (path, number) in numbers {
-            // A year of anything is a mistake too, and would overflow a clock.
+            // More than a century of anything is a mistake as well, and would overflow a clock.
             if number == 0 || number > u64::from(u32::MAX) {
                 self.wrong(path, "expected a whole number of at least 1 (and below 2^32)", "");
             }
@@ -310,7 +310,7 @@ impl Check<'_> {
     fn nodes(&mut self) {
         let nodes = &self.document.value.nodes;
         if nodes.is_empty() {
-            self.wrong("nodes", "there is no node", "name at least one Ollama machine");
+            self.wrong("nodes", "no node is configured", "name at least one Ollama machine");
         }
         for (index, node) in nodes.iter().enumerate() {
             let path = |key: &str| format!("nodes[{index}].{key}");

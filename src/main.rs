@@ -1,6 +1,6 @@
 //! The `ollama-gateway` command.
 
-/// A request makes and frees hundreds of small values, on several threads.
+/// A request allocates and frees hundreds of small values, on several threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,9 +1,11 @@
-//! Every Prometheus family, declared once, with one method for each thing that happens.
+//! Which metrics exist, and what changes them? Every Prometheus family is declared once, with one method for each
+//! event.
 //!
-//! Labels are bounded: `model` only ever holds names that a node lists now (`_unknown` otherwise, `_other` for those
-//! beyond a number), `node` from those that there are (the series of one that leaves end), `route` is a template. Users are told apart only if the operator wants it, and then up to a cap. No key
-//! and no request id is a label. Series whose labels are known begin at 0 before their first event, since a counter that
-//! first appears at 1 shows no rise.
+//! Labels are bounded: `model` is only ever a name that a node lists now (`_unknown` otherwise, `_other` beyond a
+//! limit), `node` is one of the present nodes (the series of a node that leaves end), and `route` is a template. Users
+//! are told apart only if the operator wants it, and then up to a cap. Keys and request ids are never labels. A series
+//! whose labels are known begins at 0 before its first event, because a counter that first appears at 1 shows no
+//! increase.
 mod families;
 mod models;
 mod process;
@@ -24,13 +26,13 @@ pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
 use users::Users;
 
-/// The `model` label of names that no node lists.
+/// The `model` label for names that no node lists.
 pub const UNKNOWN_MODEL: &str = "_unknown";
 const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
 const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
-/// Nodes that left and are remembered, so that their last requests leave no series behind.
+/// How many nodes that left are remembered, so that their last requests do not begin new series.
 const MAX_DEPARTED: usize = 256;
 /// Why an attempt fails.
 const FAILURES: [&str; 13] = [
@@ -50,7 +52,7 @@ const FAILURES: [&str; 13] = [
 ];
 const REJECTIONS: [&str; 10] =
     ["user_full", "full", "deadline", "no_node", "no_route", "exhausted", "indicted", "stopping", "storage", "revoked"];
-/// The usual ways to end. A stream that breaks has said 200 before.
+/// The usual ways to end. A stream that breaks has already sent 200.
 const ENDS: [(&str, &str); 10] = [
     ("200", "ok"),
     ("200", "upstream_error"),
@@ -68,7 +70,7 @@ const ENDS: [(&str, &str); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MetricsSettings {
-    /// `off`, or `all` = metrics per user, labelled with the user's name. Whoever can reach `/metrics` can read the
+    /// `off`, or `all` = metrics per user, labelled with the user's name. Anybody who can reach `/metrics` can read the
     /// names. Default `off`.
     pub user_label: UserLabel,
     /// Users with metrics of their own, first come, first served; the rest share the label `_other`. Default `100`.
@@ -81,22 +83,22 @@ impl Default for MetricsSettings {
     }
 }
 
-/// All families of one gateway, in a registry of their own.
+/// All families of one gateway, in its own registry.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     families: Families,
     process: Process,
     users: Option<Users>,
-    /// Those that have series of their own.
+    /// Models that have their own series.
     known_models: Mutex<KnownModels>,
-    /// Two scrapes at a time would see each other's gauges half set, and count twice.
+    /// Two concurrent scrapes would see each other's half-set gauges, and count events twice.
     scraping: Mutex<()>,
-    /// By route, the models whose series have begun there.
+    /// By route, the models whose series have begun.
     begun: Mutex<BTreeMap<&'static str, BTreeSet<String>>>,
-    /// Nodes that left, whose last requests may still be counted.
+    /// Nodes that left; their last requests may still be counted.
     departed: Mutex<BTreeSet<String>>,
-    /// Where most requests go, so where the series of each model begin.
+    /// The route that gets most requests; the series of each model begin there.
     main_route: String,
 }
 
@@ -107,9 +109,9 @@ pub struct Ended<'a> {
     pub route: &'a str,
     /// A listed model, or [`UNKNOWN_MODEL`].
     pub model: &'a str,
-    /// Whether it streamed.
+    /// Whether it was streamed.
     pub stream: bool,
-    /// The status code that the client saw; 499 where it left before one.
+    /// The status code that the client saw; 499 if it left before that.
     pub code: u16,
     /// `ok`, `client_error`, `rate_limited`, `upstream_error`, `timeout`, `client_cancelled` or `overloaded`.
     pub outcome: &'a str,
@@ -121,7 +123,7 @@ impl Metrics {
     /// Declares every family, with the series of the `routes` that make nodes work, the main one first.
     ///
     /// # Errors
-    /// Only if two families had one name, which a test excludes.
+    /// Two families have the same name, which a test rules out.
     pub fn new(settings: &MetricsSettings, routes: &[&str]) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let users = match settings.user_label {
@@ -212,7 +214,7 @@ impl Metrics {
         self.families.end_nodes(&BTreeSet::from([node.to_owned()]));
     }
 
-    /// The label that a model has.
+    /// The label for a model.
     fn label<'a>(&self, model: &'a str) -> &'a str {
         if model == UNKNOWN_MODEL {
             return model;
@@ -224,7 +226,7 @@ impl Metrics {
         label
     }
 
-    /// The series of models begin and end with the lists of the nodes.
+    /// Begins and ends the series of models as the nodes' lists change.
     fn list_models(&self, listed: &BTreeSet<&str>) {
         let (new, gone) = self.known_models.lock().unwrap_or_else(PoisonError::into_inner).list(listed);
         new.iter().for_each(|model| self.meet_model(model));
@@ -254,20 +256,20 @@ impl Metrics {
         self.begin_ends(route, model);
     }
 
-    /// A user is known from before.
+    /// A user exists.
     pub fn meet_user(&self, user: &str) {
         if let Some(users) = &self.users {
             users.meet(user);
         }
     }
 
-    /// A request was understood. Pair it with [`Metrics::left`].
+    /// A request was parsed. Pair it with [`Metrics::left`].
     pub fn entered(&self, route: &'static str, model: &str) {
         let model = self.label(model);
         let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
         let models = begun.entry(route).or_default();
         if !models.contains(model) {
-            // So that the first failure on a route that is seldom used is seen to rise, too.
+            // So that the first failure on a rarely used route shows as an increase too.
             models.insert(model.to_owned());
             self.begin_ends(route, model);
         }
@@ -301,7 +303,7 @@ impl Metrics {
         self.families.first_token.with_label_values(&[self.label(model)]).observe(after.as_secs_f64());
     }
 
-    /// A stream ended whole: `tokens` in all, over `after_first`.
+    /// A complete stream ended: `tokens` in all, over `after_first`.
     pub fn decoded(&self, model: &str, tokens: u64, after_first: Duration) {
         if tokens > 1 {
             let per_token = after_first.as_secs_f64() / (tokens - 1) as f64;
@@ -314,14 +316,14 @@ impl Metrics {
         self.families.overhead.with_label_values(&[stage]).observe(spent.as_secs_f64());
     }
 
-    /// Tokens went into usage.
+    /// Tokens were recorded in usage.
     pub fn tokens(&self, model: &str, prompt: u64, completion: u64) {
         let model = self.label(model);
         self.families.tokens.with_label_values(&[model, "input"]).inc_by(prompt);
         self.families.tokens.with_label_values(&[model, "output"]).inc_by(completion);
     }
 
-    /// The configuration was read, with or without a mistake.
+    /// The configuration was read; `is_good` if it had no mistake.
     pub fn config_loaded(&self, is_good: bool, at_unix_ms: i64) {
         self.families.config_good.set(f64::from(u8::from(is_good)));
         if is_good {
@@ -329,22 +331,22 @@ impl Metrics {
         }
     }
 
-    /// Sums of usage were compared with the rows: so many differed.
+    /// Daily sums of usage were compared with the rows; this many differed.
     pub fn rollups_compared(&self, wrong: u64) {
         self.families.rollup_mismatches.set(wrong as f64);
     }
 
-    /// A user's limit refused a request: `requests_per_minute` or `tokens_per_day`.
+    /// A limit of a user or key refused a request; `limit` is its name in the configuration.
     pub fn rate_limited(&self, limit: &str) {
         self.families.rate_limited.with_label_values(&[limit]).inc();
     }
 
-    /// A node reported tokens that no request of this size can take.
+    /// A node reported more or fewer tokens than are possible for the request.
     pub fn claim_corrected(&self, node: &str) {
         self.families.claims_corrected.with_label_values(&[node]).inc();
     }
 
-    /// An SDK said that this is not its first try.
+    /// A client's SDK marked the request as a retry.
     pub fn client_retried(&self) {
         self.families.client_retries.inc();
     }
@@ -365,22 +367,22 @@ impl Metrics {
         self.families.node_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
-    /// Another attempt is made, after one that failed by this.
+    /// Another attempt follows one that failed in this way.
     pub fn retried(&self, failure: &str) {
         self.families.retries.with_label_values(&[failure]).inc();
     }
 
-    /// The gateway had a model loaded.
+    /// A load that the gateway ordered ended.
     pub fn loaded(&self, node: &str, duration: Duration) {
         self.families.model_load.with_label_values(&[node]).observe(duration.as_secs_f64());
     }
 
-    /// So many entries of a node's list could not be used.
+    /// This many entries of a node's list could not be used.
     pub fn listing_skipped(&self, node: &str, entries: u64) {
         self.families.listing_skipped.with_label_values(&[node]).inc_by(entries);
     }
 
-    /// A node was asked whether it is there.
+    /// A node was probed.
     pub fn probed(&self, node: &str, duration: Duration, at_unix_ms: i64) {
         self.families.probe_duration.with_label_values(&[node]).observe(duration.as_secs_f64());
         self.families.probed_at.with_label_values(&[node]).set(at_unix_ms as f64 / 1e3);

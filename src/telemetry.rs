@@ -1,7 +1,7 @@
-//! Where does the log go? One structured line an event, to standard error.
+//! Where does the log go? To standard error, as one structured line for each event.
 //!
-//! A busy gateway ends thousands of requests a second, each with a line: lines are gathered and written together, at the
-//! latest every [`FLUSH`], and at once from a warning on.
+//! A busy gateway ends thousands of requests a second, with a line for each. So lines are collected and written
+//! together: every [`FLUSH`] at the latest, and at once for warnings and errors.
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +15,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 /// How long a line may wait to be written.
 const FLUSH: Duration = Duration::from_millis(50);
-/// Lines are written when there are so many bytes of them.
+/// Lines are written once they add up to this many bytes.
 const BUFFER: usize = 64 * 1024;
 
-/// Libraries of which only warnings are written, whatever the level.
+/// Libraries that may only log warnings and errors, whatever the level.
 const QUIET: [&str; 3] = ["sqlx", "actix_server", "sea_orm_migration"];
 
-/// What a level may be called.
+/// The valid names of levels.
 const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
 
 /// The log, on standard error.
@@ -34,13 +34,13 @@ pub struct LogSettings {
     pub format: Format,
 }
 
-/// The form of a line.
+/// The format of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
     Text,
-    /// An object a line.
+    /// One JSON object for each line.
     Json,
 }
 
@@ -54,24 +54,25 @@ impl LogSettings {
     /// Which events are written.
     ///
     /// # Errors
-    /// Why the level cannot be understood.
+    /// Why the level is not valid.
     pub fn filter(&self) -> Result<Targets, String> {
         if !self.level.chars().all(|letter| letter == ' ' || letter.is_ascii_graphic()) {
-            return Err("a level is written in printable ASCII".to_owned());
+            return Err("a level must be printable ASCII".to_owned());
         }
-        // The library takes a word that is no level for the name of a module, and numbers for levels.
+        // The library would take an unknown level for the name of a module, and numbers for levels.
         for part in self.level.split(',') {
             let level = part.rsplit_once('=').map_or(part, |(_, level)| level).trim();
             if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-                return Err(format!("`{level}` is no level: one of {}", LEVELS.join(", ")));
+                return Err(format!("`{level}` is not a level: expected one of {}", LEVELS.join(", ")));
             }
         }
         let filter: Targets = self.level.parse().map_err(|error| format!("{error}"))?;
-        // At every start, sqlx notes as `info` that its table exists already.
+        // At every start, sqlx logs at `info` that its table exists already.
         Ok(QUIET.into_iter().fold(filter, |filter, target| filter.with_target(target, Level::WARN)))
     }
 
-    /// Starts logging; the second call in a process changes nothing. Dropping what it returns writes the last lines.
+    /// Starts logging; a second call in the same process changes nothing. Dropping the returned value writes the last
+    /// lines.
     pub fn install(&self) -> LogFlusher {
         let filter = self.filter().unwrap_or_else(|_| Targets::new().with_default(Level::INFO));
         let lines = Lines::default();
@@ -88,7 +89,7 @@ impl LogSettings {
     }
 }
 
-/// Lines that are not written yet.
+/// Lines that have not been written yet.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -107,7 +108,7 @@ impl Lines {
 }
 
 fn write_out(waiting: &mut Vec<u8>) {
-    // Where the log cannot be written there is nobody to tell.
+    // If the log cannot be written, there is nobody to tell.
     let _ = io::stderr().write_all(waiting);
     waiting.clear();
 }
@@ -141,11 +142,11 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
-/// Writes the lines that wait, as long as it runs and when it is dropped.
+/// Writes waiting lines while it runs and when it is dropped.
 pub struct LogFlusher(Lines);
 
 impl LogFlusher {
-    /// Writes what waits, again and again.
+    /// Writes waiting lines at intervals, for ever.
     pub async fn run(&self) -> std::convert::Infallible {
         loop {
             tokio::time::sleep(FLUSH).await;

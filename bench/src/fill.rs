@@ -1,7 +1,7 @@
-//! Fills a database as years of use would: users, keys, rows of usage, and the sums by day.
+//! How is a database filled as years of use would fill it? With users, keys, usage rows, and daily sums.
 //!
-//! Everything follows from its number, so that two runs make the same database. Key `n` belongs to user `n mod users`; its
-//! secret is [`secret`]. Rows are spread evenly over the days up to this moment; a fifth of the users make them all.
+//! Everything is derived from a number, so two runs make the same database. Key `n` belongs to user `n mod users`; its
+//! secret is [`secret`]. Rows are spread evenly over the days up to now, and all belong to a fifth of the users.
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -14,15 +14,15 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 const DAY_MS: i64 = 86_400_000;
-/// Users or keys of one statement.
+/// Users or keys for each statement.
 const BATCH: u64 = 10_000;
-/// Rows of one statement.
+/// Rows for each statement.
 const ROWS: u64 = 500_000;
 
-/// How much there is to be.
+/// How much to create.
 #[derive(Args, Debug)]
 pub struct Amounts {
-    /// `sqlite://PATH` or `postgres://…`, empty or not there yet
+    /// `sqlite://PATH` or `postgres://…`, empty or not existing yet
     #[arg(long)]
     url: String,
     /// Users
@@ -48,7 +48,7 @@ fn user(number: u64) -> String {
     format!("user-{number:07}")
 }
 
-/// Of the form of real ones; the statements below make the same of a number.
+/// An id in the form of real ones; the statements below derive the same id from a number.
 fn key_id(number: u64) -> String {
     format!("key_{number:016x}{:016x}", number * 7919)
 }
@@ -57,10 +57,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Makes the database.
+/// Creates and fills the database.
 ///
 /// # Errors
-/// When the database fails.
+/// The database fails.
 pub async fn fill(amounts: &Amounts) -> Result<(), DbErr> {
     let mut options = ConnectOptions::new(match amounts.url.strip_prefix("sqlite:") {
         Some(_) => format!("{}?mode=rwc", amounts.url),
@@ -82,7 +82,7 @@ pub async fn fill(amounts: &Amounts) -> Result<(), DbErr> {
 
 async fn people(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Result<(), DbErr> {
     let now_ms = now_ms();
-    // Nobody follows the log of changes while this goes on.
+    // Nobody reads the log of changes while this goes on.
     let switch = |state: &str| {
         format!(
             "ALTER TABLE users {state} TRIGGER USER; ALTER TABLE keys {state} TRIGGER USER; \
@@ -154,12 +154,12 @@ async fn rows(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Re
         transaction.execute_unprepared(&format!("ALTER TABLE usage ENABLE TRIGGER {trigger}")).await?;
     }
     transaction.commit().await?;
-    // What a database learns of itself in years.
+    // The statistics that a database would have gathered over the years.
     db.execute_unprepared("ANALYZE").await?;
     Ok(())
 }
 
-/// One statement for all of a stretch: the database makes the rows up.
+/// One statement for a range of rows, which the database generates itself.
 fn insert_rows(amounts: &Amounts, now_ms: i64, (first, last): (u64, u64), on_sqlite: bool) -> String {
     let Amounts { users, keys, rows, days, .. } = amounts;
     let span_ms = i64::try_from(*days).unwrap_or(i64::MAX).saturating_mul(DAY_MS);
@@ -191,7 +191,7 @@ fn insert_rows(amounts: &Amounts, now_ms: i64, (first, last): (u64, u64), on_sql
     };
     let (stream, mix) =
         if on_sqlite { ("n % 2", "(n * 7919) % 1000003") } else { ("n % 2 = 1", "(n * 7919) % 1000003") };
-    // A user's rows come with two of the user's keys, for two models, on three nodes.
+    // A user's rows use two of the user's keys, two models and three nodes.
     format!(
         "{numbers}, row_of AS (SELECT n, ({mix}) % {busy} AS who, ({mix}) AS mix, \
          {first_ms} + (n + 1) * {span_ms} / {rows} AS at_ms FROM number) \

@@ -1,23 +1,23 @@
-//! As much of HTTP/1.1 as a fake node and a load need: heads, bodies of a known length, and chunks.
+//! How do a fake node and a load speak HTTP/1.1? Only what they need: heads, bodies of a known length, and chunks.
 use std::io;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Longest head, and longest body.
+/// The longest head, and the longest body.
 const MOST: usize = 1 << 20;
 
-/// One connection and what has been read of it.
+/// A connection, and what has been read from it.
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-/// The length of a body, as its head tells.
+/// How the end of a body is marked, according to its head.
 pub enum Body {
-    /// So many bytes.
+    /// The body has this many bytes.
     Length(usize),
-    /// Chunks, up to an empty one.
+    /// The body consists of chunks, up to an empty one.
     Chunked,
 }
 
@@ -26,7 +26,7 @@ fn bad(what: &str) -> io::Error {
 }
 
 impl Connection {
-    /// A connection with nothing read.
+    /// A connection from which nothing was read yet.
     pub fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::with_capacity(16 * 1024) })
@@ -47,7 +47,7 @@ impl Connection {
         }
     }
 
-    /// Takes everything up to the first `end`, which is included.
+    /// Reads everything up to and including the first `end`.
     async fn until(&mut self, end: &[u8]) -> io::Result<Vec<u8>> {
         loop {
             if let Some(at) = self.buffer.windows(end.len()).position(|window| window == end) {
@@ -57,12 +57,12 @@ impl Connection {
         }
     }
 
-    /// The next head, as text in lower case.
+    /// Reads the next head, as text in lower case.
     pub async fn head(&mut self) -> io::Result<String> {
         Ok(String::from_utf8_lossy(&self.until(b"\r\n\r\n").await?).to_ascii_lowercase())
     }
 
-    /// A body of a known length.
+    /// Reads a body of a known length.
     pub async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             self.more().await?;
@@ -70,18 +70,18 @@ impl Connection {
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// The next chunk; empty at the end.
+    /// Reads the next chunk; empty at the end.
     pub async fn chunk(&mut self) -> io::Result<Vec<u8>> {
         let line = self.until(b"\r\n").await?;
         let digits = String::from_utf8_lossy(&line);
-        let length = usize::from_str_radix(digits.trim(), 16).map_err(|_| bad("no length of a chunk"))?;
+        let length = usize::from_str_radix(digits.trim(), 16).map_err(|_| bad("a chunk has no length"))?;
         let mut chunk = self.exactly(length + 2).await?;
         chunk.truncate(length);
         Ok(chunk)
     }
 }
 
-/// What follows a head.
+/// How the body after this head ends.
 pub fn body_of(head: &str) -> Body {
     let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     if value("transfer-encoding:").is_some_and(|value| value.contains("chunked")) {

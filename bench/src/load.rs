@@ -1,4 +1,4 @@
-//! Clients that ask one after the other, each as soon as its last answer is whole.
+//! How do clients put load on a gateway? Each sends its next request as soon as its last answer is complete.
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
@@ -10,10 +10,10 @@ use tokio::net::TcpStream;
 
 use crate::http::{Body, Connection, body_of};
 
-/// Longest wait for one answer.
+/// The longest wait for one answer.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How much is asked, and of whom.
+/// How many requests to send, and to whom.
 #[derive(Args, Clone, Debug)]
 pub struct Load {
     /// `ADDRESS:PORT`
@@ -25,16 +25,16 @@ pub struct Load {
     /// Clients
     #[arg(long, default_value_t = 64)]
     clients: usize,
-    /// Requests in all; 0 = as many as there is time for
+    /// Requests in total; 0 = as many as there is time for
     #[arg(long, default_value_t = 0)]
     requests: u64,
-    /// Seconds, at most
+    /// Duration at most, in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Ask for streams of so many chunks
+    /// Ask for streams of this many chunks
     #[arg(long)]
     chunks: Option<u64>,
-    /// Milliseconds between them
+    /// Milliseconds between two chunks
     #[arg(long, default_value_t = 0)]
     pause: u64,
 }
@@ -49,7 +49,7 @@ struct Seen {
     first_byte: Vec<f64>,
 }
 
-/// Asks, and says in one line of JSON what came of it.
+/// Sends the requests, and returns the results as one line of JSON.
 pub async fn run(load: Load) -> String {
     let (seen, began) = (Rc::new(RefCell::new(Seen::default())), now());
     let clients = (0..load.clients).map(|_| {
@@ -127,7 +127,7 @@ fn request(load: &Load) -> Vec<u8> {
     [head.as_bytes(), body.as_bytes()].concat()
 }
 
-/// Chunks, and when the first byte came.
+/// Returns the number of chunks, and when the first byte came.
 async fn exchange(
     load: &Load,
     connection: &mut Option<Connection>,
@@ -140,7 +140,7 @@ async fn exchange(
     };
     connection.send(request).await?;
     let head = connection.head().await?;
-    let failed = || io::Error::other("not 200, or no whole answer");
+    let failed = || io::Error::other("the status is not 200, or the answer is incomplete");
     if !head.starts_with("http/1.1 200") {
         return Err(failed());
     }

@@ -1,4 +1,4 @@
-//! What does the gateway cost beside nginx, and what with the database of a long life behind it? See bench/README.md.
+//! What does the gateway cost compared with nginx, and with the database of a long life behind it? See bench/README.md.
 mod fill;
 mod http;
 mod load;

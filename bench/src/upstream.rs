@@ -1,4 +1,4 @@
-//! A node that costs next to nothing: fixed answers, of as many chunks and with such pauses as the prompt says,
+//! How does a node answer that costs next to nothing? With fixed answers, whose chunks and pauses the prompt sets:
 //! `[[n=100,d=20]]` = 100 chunks, 20 ms apart.
 use std::io;
 use std::rc::Rc;
@@ -16,14 +16,14 @@ const MODELS: &str = r#"{"object":"list","data":[{"id":"fake","object":"model","
 /// Serves for ever.
 ///
 /// # Errors
-/// When it cannot listen.
+/// The address cannot be used.
 pub async fn serve(listen: &str) -> io::Result<()> {
     let listener = TcpListener::bind(listen).await?;
     loop {
         let (stream, _) = listener.accept().await?;
         actix_rt::spawn(async move {
             if let Ok(connection) = Connection::new(stream) {
-                // A client that leaves is no matter.
+                // A client may leave at any time.
                 let _ = answer_all(connection).await;
             }
         });
@@ -70,7 +70,7 @@ async fn answer_all(mut connection: Connection) -> io::Result<()> {
     }
 }
 
-/// The number behind this in the mark of a prompt.
+/// The number after `name` in the mark of a prompt.
 fn number(body: &str, name: &str) -> Option<u64> {
     let mark = body.split("[[").nth(1)?.split("]]").next()?;
     mark.split(',').find_map(|part| part.strip_prefix(name))?.parse().ok()

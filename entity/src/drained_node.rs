@@ -1,4 +1,4 @@
-//! A node, of whatever origin, that takes no new requests because an operator said so.
+//! A node, from any source, that takes no new requests because an operator drained it.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

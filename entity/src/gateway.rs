@@ -1,4 +1,4 @@
-//! A gateway on this database, among which limits are shared.
+//! A gateway on this database; the gateways share limits and slots.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -6,20 +6,20 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
-    /// When it last said that it lives, by the database's clock.
+    /// When it last reported that it is alive, by the database's clock.
     pub renewed_ms: i64,
-    /// Since when it has said so without a gap, likewise.
+    /// Since when it has reported without a gap, by the same clock.
     pub since_ms: i64,
-    /// How long it may say nothing before its leases end.
+    /// How long it may be silent before its leases end.
     pub patience_ms: i64,
-    /// Whether every limit is its alone, so that nobody else may use any.
+    /// Whether it has every limit to itself, so that no other gateway may use any.
     pub is_sole: bool,
-    /// Whether it has said that it ends.
+    /// Whether it has signed off.
     pub has_left: bool,
-    /// Among which gateways it wants the slots of nodes to be divided, with commas between their ids; none from a version
-    /// that does not divide them.
+    /// The gateways among which it wants to divide the nodes' slots, separated by commas; none from a version that does
+    /// not divide them.
     pub members: Option<String>,
-    /// Counts how often what is left over by the division was passed on.
+    /// Counts how often the left-over slots of the division were passed on.
     pub turn: Option<i64>,
     /// Whether it keeps to its share of this division.
     pub fits: Option<bool>,

@@ -1,4 +1,4 @@
-//! By which name this gateway goes among those on one Postgres. One row, in the local file.
+//! This gateway's name among the gateways on one Postgres. One row, in the local file.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

@@ -1,12 +1,12 @@
-//! A key of a user, by which requests are told apart: its name, its end and what it may be used for. What opens the door
-//! are its digests.
+//! A user's key, which identifies the sender of a request: its name, its expiry, and what it may be used for. Its
+//! secret is checked by its digests.
 use sea_orm::entity::prelude::*;
 use serde::Deserialize;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, DeriveEntityModel)]
 #[sea_orm(table_name = "keys")]
 pub struct Model {
-    /// `key_` and random digits; no secret.
+    /// `key_` and random digits; not secret.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: String,
     pub user_id: String,
@@ -17,12 +17,12 @@ pub struct Model {
     pub expires_at_ms: Option<i64>,
     /// A JSON list of names. `None` = every model.
     pub allowed_models: Option<String>,
-    /// The limits of this key alone, under those of the user; `None` = no limit.
+    /// The limits of this key alone, in addition to those of its user; `None` = no limit.
     pub requests_per_minute: Option<i64>,
     pub tokens_per_minute: Option<i64>,
     pub tokens_per_day: Option<i64>,
     pub max_concurrency: Option<i64>,
-    /// To the minute, written now and then.
+    /// To the minute; written at intervals.
     pub last_used_ms: Option<i64>,
 }
 

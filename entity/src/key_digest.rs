@@ -1,4 +1,4 @@
-//! What is kept of a key's secret. A key has one digest, or two for a while after it was rotated.
+//! What is stored of a key's secret. A key has one digest, or two for a while after it was rotated.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -9,13 +9,13 @@ pub struct Model {
     pub digest: Vec<u8>,
     /// How `digest` was made: 1 = plain SHA-256, 2 = HMAC-SHA-256 with a pepper.
     pub digest_version: i16,
-    /// Which pepper, by its fingerprint.
+    /// The pepper's fingerprint.
     pub pepper: Option<String>,
     pub key_id: String,
     /// The last four characters, for lists.
     pub last_four: String,
     pub created_at_ms: i64,
-    /// When it stops, after a rotation; `None` = with its key.
+    /// When it expires after a rotation; `None` = when its key does.
     pub expires_at_ms: Option<i64>,
 }
 

@@ -1,4 +1,4 @@
-//! Of the local file: what the scheduler learned of nodes and models. One row.
+//! What the scheduler learned about nodes and models. One row, in the local file.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

@@ -11,15 +11,15 @@ pub struct Model {
     pub gateway: String,
     /// Admissions in any 60 s.
     pub requests: i64,
-    /// Tokens of these.
+    /// Tokens of those admissions.
     pub minute_tokens: i64,
-    /// Requests at a time.
+    /// Concurrent requests.
     pub running: i64,
-    /// The UTC day of the tokens that follow, days since 1970-01-01.
+    /// The UTC day of the tokens below, as days since 1970-01-01.
     pub day: i32,
-    /// Tokens of the day that are not in `usage` yet, or may still be used.
+    /// The day's tokens that are not in `usage` yet, or may still be used.
     pub day_tokens: i64,
-    /// Of these, what stays taken if the gateway dies.
+    /// The part of them that stays used if the gateway dies.
     pub declared_tokens: i64,
 }
 

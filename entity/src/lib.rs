@@ -1,7 +1,7 @@
 //! The tables as sea-orm sees them. No logic lives here; `src/store` of the gateway is the only user.
 //!
 //! Instants are epoch milliseconds (UTC) in `BIGINT`: SQLite keeps timestamps as text and compares them as text.
-// The derive writes public items of its own (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
+// The derive macro generates public items (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
 #![allow(missing_docs)]
 
 pub mod drained_node;

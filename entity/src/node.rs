@@ -1,4 +1,4 @@
-//! A node that was added while the gateway ran. Those of the configuration file are not here.
+//! A node that was added while the gateway ran. Nodes of the configuration file are not stored here.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -6,7 +6,7 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub name: String,
-    /// What the configuration file would say of it, as JSON; credentials among it.
+    /// Its settings as the configuration file would have them, in JSON, including credentials.
     #[sea_orm(column_type = "Text")]
     pub settings: String,
     pub created_at_ms: i64,

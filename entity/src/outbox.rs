@@ -1,4 +1,4 @@
-//! Of the local file in front of Postgres: usage rows that are not there yet.
+//! Usage rows that Postgres does not have yet. In the local file in front of Postgres.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

@@ -1,4 +1,4 @@
-//! Of the local file in front of Postgres: usage rows that Postgres refuses, for somebody to look at.
+//! Usage rows that Postgres refused, for an operator to look at. In the local file in front of Postgres.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]

@@ -1,4 +1,4 @@
-//! How current the copy of users and keys is that the local file holds. At most one row, in the local file.
+//! How current is the local file's copy of users and keys? At most one row, in the local file.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -7,9 +7,9 @@ pub struct Model {
     /// Always 1.
     #[sea_orm(primary_key, auto_increment = false)]
     pub id: i32,
-    /// The last change that the copy has; `None` where that is unknown.
+    /// The last change that the copy contains; `None` if that is unknown.
     pub seq: Option<i64>,
-    /// False while the copy is being written anew.
+    /// False while the copy is being rewritten.
     pub is_whole: bool,
 }
 

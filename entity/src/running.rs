@@ -1,5 +1,4 @@
-//! Of the local file: requests that have not ended, as far as they are known. What is left here by a process that died
-//! becomes their usage.
+//! Requests that have not ended, as last noted. In the local file; what a process that died leaves here becomes usage.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -7,7 +6,7 @@ use sea_orm::entity::prelude::*;
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
     pub request_id: Uuid,
-    /// The usage row that it would leave now, as JSON.
+    /// The usage row that the request would leave now, as JSON.
     #[sea_orm(column_type = "Text")]
     pub row: String,
 }

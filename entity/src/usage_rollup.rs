@@ -1,4 +1,4 @@
-//! Sums of the rows of one day, user, key, model, node and status; the database keeps them. They outlive the rows.
+//! Sums of the rows of one day, user, key, model, node and status. The database keeps them; they outlive the rows.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -9,18 +9,18 @@ pub struct Model {
     pub day: i32,
     #[sea_orm(primary_key, auto_increment = false)]
     pub user_id: String,
-    /// `''` where a network stood for the user.
+    /// `''` if the user was identified by a trusted network.
     #[sea_orm(primary_key, auto_increment = false)]
     pub key_id: String,
     #[sea_orm(primary_key, auto_increment = false)]
     pub model: String,
-    /// `''` where none was reached.
+    /// `''` if no node was reached.
     #[sea_orm(primary_key, auto_increment = false)]
     pub node: String,
-    /// As in a row.
+    /// As in a usage row.
     #[sea_orm(primary_key, auto_increment = false)]
     pub status: String,
-    /// How many rows.
+    /// How many requests.
     pub requests: i64,
     pub prompt_tokens: i64,
     pub completion_tokens: i64,

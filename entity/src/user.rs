@@ -1,4 +1,4 @@
-//! A person or a program with a key, and the limits they live under.
+//! A person or a program with keys, and its limits.
 use sea_orm::entity::prelude::*;
 use serde::Deserialize;
 
@@ -15,9 +15,9 @@ pub struct Model {
     pub tokens_per_day: Option<i64>,
     /// Prompt and completion together, in any 60 s. `None` = no limit.
     pub tokens_per_minute: Option<i64>,
-    /// Requests at a time, waiting ones included. `None` = no limit.
+    /// Concurrent requests, including waiting ones. `None` = no limit.
     pub max_concurrency: Option<i64>,
-    /// The user's share of a busy service, in thousandths: 1000 is everybody's.
+    /// The user's weight in thousandths; 1000 is the default.
     pub weight_millis: i64,
 }
 

@@ -1,4 +1,4 @@
-//! What must hold for any bytes? The targets, as the fuzzer calls them and as the tests replay them over `corpus`.
+//! What must hold for any input? The targets, which the fuzzer calls and the tests replay over `corpus`.
 pub mod protocol;
 #[cfg(feature = "settings")]
 pub mod settings;

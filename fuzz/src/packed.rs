@@ -1,11 +1,11 @@
-//! What does a packed corpus hold? For the tests that replay it without a fuzzer.
+//! Which inputs does a packed corpus contain? For the tests that replay it without a fuzzer.
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
 use flate2::read::GzDecoder;
 
-/// The inputs of `corpus/<target>.tar.gz` below the folder `fuzz`, each with its name.
+/// The inputs in `corpus/<target>.tar.gz` of the folder `fuzz`, each with its name.
 pub fn inputs(fuzz: &Path, target: &str) -> Vec<(String, Vec<u8>)> {
     let path = fuzz.join("corpus").join(target).with_extension("tar.gz");
     let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -1,8 +1,8 @@
-//! The targets that need the gateway itself: its configuration.
+//! What must hold for any configuration? The targets that need the gateway itself.
 use ollama_gateway::config::{self, Config};
 use serde_json::Value;
 
-/// Settings whose value no message may show.
+/// Settings whose values must not appear in any message.
 const SECRETS: [&str; 2] = ["admin.key", "keys.pepper"];
 
 /// Every target by its name, which is also that of its corpus.
@@ -10,10 +10,10 @@ pub type Target = (&'static str, fn(&[u8]));
 
 pub const TARGETS: [Target; 2] = [("settings", settings), ("values", values)];
 
-/// Whatever an operator writes, every mistake says something.
+/// Whatever an operator writes, every mistake has a message.
 pub fn settings(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
-    // Behind a zero, what a variable says.
+    // The text after a zero byte is the value of a variable.
     let (file, variable) = text.split_once('\0').map_or((&*text, None), |(file, variable)| (file, Some(variable)));
     let variable = variable.and_then(|variable| variable.split_once('='));
     let environment = variable.map(|(name, value)| (format!("GATEWAY__{name}"), value.to_owned()));
@@ -25,8 +25,8 @@ pub fn settings(data: &[u8]) {
     }
 }
 
-/// Whatever value one setting is given: it changes nothing else, and no message shows a secret. The first two bytes choose
-/// the setting.
+/// Whatever value one setting is given, it changes no other setting, and no message contains a secret. The first two
+/// bytes choose the setting.
 pub fn values(data: &[u8]) {
     let Some(([first, second], value)) = data.split_first_chunk() else { return };
     let defaults = serde_json::to_value(Config::default()).expect("settings are plain values");
@@ -47,7 +47,7 @@ pub fn values(data: &[u8]) {
         Err(mistakes) => {
             assert!(!mistakes.is_empty());
             for mistake in mistakes.iter().map(ToString::to_string) {
-                // A short value may stand in any message by chance.
+                // A short value may be part of a message by chance.
                 let is_secret = SECRETS.contains(&name.as_str()) && value.trim().len() > 12;
                 assert!(!mistake.is_empty(), "{value}");
                 assert!(!is_secret || !mistake.contains(value.trim()), "{mistake}");
@@ -56,7 +56,7 @@ pub fn values(data: &[u8]) {
     }
 }
 
-/// The names of all settings that hold a value, as `server.bind`.
+/// The names of all settings that have a value, such as `server.bind`.
 fn collect(prefix: &str, value: &Value, names: &mut Vec<String>) {
     match value {
         Value::Object(members) if !members.is_empty() => {

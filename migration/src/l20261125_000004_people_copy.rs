@@ -1,4 +1,4 @@
-//! How current the copy of users and keys is that the local file holds.
+//! How current the local file's copy of users and keys is.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer_null, boolean, integer};
 

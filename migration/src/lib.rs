@@ -1,4 +1,4 @@
-//! The schema, one step a file, the same for SQLite and Postgres.
+//! The schema, one step for each file, the same for SQLite and Postgres.
 use sea_orm_migration::prelude::*;
 
 mod l20261125_000001_running_outbox;
@@ -20,7 +20,7 @@ pub use m20261125_000500_people_changes::{
 };
 pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 
-/// Every step in order. The caller holds the lock that lets several gateways start at once.
+/// Every step in order. The caller holds a lock, so that several gateways may start at once.
 #[derive(Debug)]
 pub struct Migrator;
 
@@ -41,7 +41,7 @@ impl MigratorTrait for Migrator {
     }
 }
 
-/// What only the local file has, beside the tables above: the way of usage from memory to the database.
+/// What only the local file has in addition: usage on its way from memory to the database.
 #[derive(Debug)]
 pub struct LocalMigrator;
 

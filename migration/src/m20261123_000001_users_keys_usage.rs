@@ -70,7 +70,7 @@ async fn create_usage(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
-    // A user's own rows, newest first, page by page.
+    // For a user's own rows, newest first, page by page.
     manager
         .create_index(
             Index::create()
@@ -81,7 +81,7 @@ async fn create_usage(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
                 .to_owned(),
         )
         .await?;
-    // The day's sums of all users, read at the start to restore the limits.
+    // For the day's sums of all users, which are read at the start to restore the limits.
     manager
         .create_index(
             Index::create().name("usage_day_user").table(Usage::Table).col(Usage::Day).col(Usage::UserId).to_owned(),

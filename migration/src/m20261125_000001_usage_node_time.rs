@@ -1,4 +1,4 @@
-//! What a request cost the node: loading, reading the prompt, making the answer.
+//! What a request cost the node: time to load, to read the prompt, and to write the answer.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::big_integer_null;
 
@@ -10,7 +10,7 @@ const COLUMNS: [&str; 3] = ["load_ms", "prefill_ms", "decode_ms"];
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite takes one column a statement.
+        // SQLite adds one column for each statement.
         for column in COLUMNS {
             let table = Table::alter().table("usage").add_column(big_integer_null(column)).to_owned();
             manager.alter_table(table).await?;

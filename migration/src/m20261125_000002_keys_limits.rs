@@ -1,4 +1,4 @@
-//! Several keys a user, each with a name, an end and limits of its own; further limits of users.
+//! Several keys for each user, each with a name, an expiry and limits of its own; further limits for users.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, big_integer_null, string, string_null, text_null};
 
@@ -41,7 +41,7 @@ impl MigrationTrait for Migration {
 }
 
 impl Migration {
-    /// What was a key becomes a key and its digest: every secret goes on working.
+    /// Splits each key into a key and its digest; every secret keeps working.
     async fn split_keys(&self, manager: &SchemaManager<'_>) -> Result<(), DbErr> {
         manager.rename_table(Table::rename().table("api_keys", "key_digests").to_owned()).await?;
         for column in
@@ -50,7 +50,7 @@ impl Migration {
             add(manager, "key_digests", column).await?;
         }
         let db = manager.get_connection();
-        // Ids of old keys are short numbers; those of new ones are long random digits.
+        // Ids of old keys are short numbers, those of new keys long random digits, so they cannot clash.
         db.execute_unprepared(
             "UPDATE key_digests SET key_id = numbered.id FROM (SELECT digest, \
              'key_' || row_number() OVER (ORDER BY created_at_ms, digest) AS id FROM key_digests) AS numbered \
@@ -69,7 +69,7 @@ impl Migration {
     }
 }
 
-/// SQLite takes one column a statement.
+/// SQLite adds one column for each statement.
 async fn add(manager: &SchemaManager<'_>, table: &'static str, column: ColumnDef) -> Result<(), DbErr> {
     manager.alter_table(Table::alter().table(table).add_column(column).to_owned()).await
 }

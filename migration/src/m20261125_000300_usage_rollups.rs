@@ -1,9 +1,9 @@
 //! Sums of usage by day, user, key, model, node and status, which outlive the rows.
 //!
-//! The database keeps them itself, as part of each statement that inserts rows: nothing that inserts can forget them, a row
-//! that is there already counts for nothing, and gateways of different versions agree. On Postgres the trigger is made
-//! here; the lock that this takes keeps other gateways' rows out until the rows before it are summed up. On SQLite it is
-//! made when the file is opened as the database: in front of Postgres the same tables hold rows on their way only.
+//! The database keeps them itself, in each statement that inserts rows. So no writer can forget them, a row that exists
+//! already is not counted again, and gateways of different versions agree. On Postgres the trigger is created here; its
+//! lock keeps other gateways' rows out until the existing rows are summed up. On SQLite it is created when the file is
+//! opened as the database: in front of Postgres, the same tables only hold rows on their way.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer, string};
 use sea_orm_migration::sea_orm::DbBackend;
@@ -11,38 +11,38 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// In the key's order. Where a row has no key or node, its sum has ''.
+/// The columns of the key, in order. If a row has no key or node, its sum has ''.
 const KEY: &str = "day, user_id, key_id, model, node, status";
-/// What is summed up, beside the number of rows.
+/// The columns that are summed up, besides the number of rows.
 const SUMS: [&str; 7] =
     ["prompt_tokens", "completion_tokens", "queue_ms", "duration_ms", "load_ms", "prefill_ms", "decode_ms"];
 
 const FOLLOW_ON_POSTGRES: &str = "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage \
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION add_to_usage_rollups()";
 
-/// How many requests a row stands for, as this step knew it.
+/// How many requests a row stands for, as of this step.
 const ONE_A_ROW: Requests = Requests { sum: "count(*)", of_new: "1" };
 
 /// How the requests of rows are counted.
 pub(crate) struct Requests {
-    /// Over several rows.
+    /// The SQL for several rows.
     pub(crate) sum: &'static str,
-    /// Of the row that a trigger of SQLite sees.
+    /// The SQL for the row that a SQLite trigger sees.
     pub(crate) of_new: &'static str,
 }
 
-/// The table whose one line says that a transaction sums up the rows after this place itself. No other transaction ever
-/// sees a line in it.
+/// A table whose single row says that a transaction itself sums up the rows after this place. No other transaction ever
+/// sees a row in it.
 const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL)";
 
 impl Requests {
-    /// Sums all rows up, where there are no sums yet.
+    /// Sums up all rows, if there are no sums yet.
     pub(crate) fn fill(&self) -> String {
         format!("{} {}", insert(), self.sums_of("usage"))
     }
 
-    /// SQLite's triggers see one row at a time, which costs as much as the row. A transaction that inserts many sums them up
-    /// at its end, see [`Requests::sum_up_on_sqlite`].
+    /// SQLite's triggers see one row at a time, which costs as much as the row itself. A transaction that inserts many
+    /// rows sums them up at its end; see [`Requests::sum_up_on_sqlite`].
     pub(crate) fn follow_on_sqlite(&self) -> String {
         let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
         let requests = self.of_new;
@@ -53,8 +53,8 @@ impl Requests {
         )
     }
 
-    /// What comes before and after the statements of a transaction that insert rows. Only rows that were really inserted are
-    /// beyond the place, so one that was there already counts for nothing.
+    /// What comes before and after the inserts of a transaction. Only rows that were really inserted are beyond the
+    /// place, so a row that existed already is not counted again.
     pub(crate) fn sum_up_on_sqlite(&self) -> (&'static str, String) {
         let sums = self.sums_of("usage WHERE rowid > (SELECT place FROM summing)");
         (
@@ -72,7 +72,7 @@ impl Requests {
         )
     }
 
-    /// The sums of some rows. In the key's order, so that two gateways never wait for each other's sums crosswise.
+    /// The sums of some rows, in the order of the key, so that two gateways never deadlock on each other's sums.
     fn sums_of(&self, rows: &str) -> String {
         let (requests, sums) = (self.sum, list(|sum| format!("coalesce(sum({sum}), 0)")));
         format!(
@@ -100,7 +100,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let on_sqlite = manager.get_database_backend() == DbBackend::Sqlite;
         manager.create_table(table(on_sqlite)).await?;
-        // A user's own sums.
+        // For a user's own sums.
         let index =
             Index::create().name("usage_rollups_user").table("usage_rollups").col("user_id").col("day").to_owned();
         manager.create_index(index).await?;
@@ -139,7 +139,7 @@ fn table(on_sqlite: bool) -> TableCreateStatement {
     }
     table.primary_key(&mut key);
     if on_sqlite {
-        // One tree instead of two: the key is most of a sum.
+        // One tree instead of two, because most of a sum is its key.
         table.extra("WITHOUT ROWID");
     }
     table.to_owned()

@@ -1,9 +1,9 @@
 //! Which users and keys have changed, in the order of the changes.
 //!
-//! The database writes the log itself, in the transaction that makes the change, so a change made by hand is in it as well.
-//! On Postgres the trigger is made here. It takes a lock until the transaction ends, which makes the order of the numbers
-//! the order of the commits: without it a reader could see number 8, and number 7 only after it had moved on. On SQLite,
-//! which has one writer at a time, the triggers are made when the file is opened as the database.
+//! The database writes the log itself, in the transaction that makes the change, so it also contains changes made by
+//! hand. On Postgres the trigger is created here. It takes a lock until the transaction ends, so that numbers are in
+//! the order of commits. Without it a reader could see number 8, and number 7 only after it had moved on. On SQLite,
+//! which has one writer at a time, the triggers are created when the file is opened as the database.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, string};
 use sea_orm_migration::sea_orm::DbBackend;
@@ -11,13 +11,13 @@ use sea_orm_migration::sea_orm::DbBackend;
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-/// Held by a transaction that changes users or keys, until it ends.
+/// The lock that a transaction holds until its end if it changes users or keys.
 pub const PEOPLE_LOCK: i64 = 0x6f6c_6c61_6d64;
-/// The channel on which Postgres tells of a change.
+/// The channel on which Postgres announces a change.
 pub const PEOPLE_CHANNEL: &str = "ollama_gateway_people";
 
-/// Table, kind of subject, the column with its name, and the columns whose change matters. When a key was last used does
-/// not.
+/// The table, the kind of subject, the column with its name, and the columns whose changes count. The last use of a key
+/// does not count.
 const WATCHED: [(&str, &str, &str, &str); 3] = [
     (
         "users",
@@ -35,7 +35,7 @@ const WATCHED: [(&str, &str, &str, &str); 3] = [
     ("key_digests", "key", "key_id", "digest, pepper, key_id, last_four, expires_at_ms"),
 ];
 
-/// Makes SQLite keep the log.
+/// The statements that make SQLite keep the log.
 pub fn follow_people_on_sqlite() -> Vec<String> {
     let mut statements = Vec::new();
     for (table, kind, name, columns) in WATCHED {
@@ -52,7 +52,7 @@ pub fn follow_people_on_sqlite() -> Vec<String> {
     statements
 }
 
-/// Makes SQLite stop keeping the log.
+/// The statements that make SQLite stop keeping the log.
 pub fn forget_people_on_sqlite() -> Vec<String> {
     let mut statements = vec!["DELETE FROM people_changes".to_owned()];
     for (table, ..) in WATCHED {
@@ -86,7 +86,7 @@ impl MigrationTrait for Migration {
         let mut seq = big_integer("seq");
         let changes = Table::create()
             .table("people_changes")
-            // Never a number twice, also after the newest line was deleted.
+            // A number is never reused, even if the newest row was deleted.
             .col(seq.primary_key().auto_increment())
             .col(string("subject"))
             .to_owned();
@@ -94,7 +94,7 @@ impl MigrationTrait for Migration {
         if manager.get_database_backend() == DbBackend::Postgres {
             manager.get_connection().execute_unprepared(&follow_people_on_postgres()).await?;
         }
-        // Days are found by the key, which begins with the time; limits begin with the sums.
+        // Days are found by the key, which begins with the time; limits are read from the sums.
         manager.drop_index(Index::drop().name("usage_day_user").table("usage").to_owned()).await
     }
 

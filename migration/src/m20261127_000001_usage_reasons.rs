@@ -1,6 +1,7 @@
 //! Why a request ended as it did, and how many requests a row stands for.
 //!
-//! Refusals beyond a user's first few in a minute share one row, so that sums add up what rows say instead of counting them.
+//! Refusals beyond a user's first few in a minute share one row. So sums add up the rows' counts instead of counting
+//! rows.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer_null, string_null};
 use sea_orm_migration::sea_orm::DbBackend;
@@ -12,17 +13,17 @@ pub struct Migration;
 
 const AS_ROWS_SAY: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests" };
 
-/// Sums all rows up, where there are no sums yet.
+/// Sums up all rows, if there are no sums yet.
 pub fn fill_rollups() -> String {
     AS_ROWS_SAY.fill()
 }
 
-/// Has SQLite add each new row to its sum.
+/// The statements that make SQLite add each new row to its sum.
 pub fn follow_rollups_on_sqlite() -> String {
     AS_ROWS_SAY.follow_on_sqlite()
 }
 
-/// What comes before and after the statements of a SQLite transaction that insert rows.
+/// What comes before and after the inserts of a SQLite transaction.
 pub fn sum_up_on_sqlite() -> (&'static str, String) {
     AS_ROWS_SAY.sum_up_on_sqlite()
 }
@@ -35,11 +36,11 @@ fn columns() -> [ColumnDef; 4] {
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite takes one column a statement.
+        // SQLite adds one column for each statement.
         for column in columns() {
             manager.alter_table(Table::alter().table("usage").add_column(column).to_owned()).await?;
         }
-        // SQLite's trigger is made anew where the file is opened.
+        // SQLite's trigger is created again when the file is opened.
         if manager.get_database_backend() != DbBackend::Sqlite {
             manager.get_connection().execute_unprepared(&AS_ROWS_SAY.function_on_postgres()).await?;
         }

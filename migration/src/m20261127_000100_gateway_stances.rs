@@ -1,4 +1,4 @@
-//! By which division of the nodes' slots each gateway goes.
+//! Which division of the nodes' slots each gateway uses.
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer_null, boolean_null, text_null};
 
@@ -8,7 +8,7 @@ pub struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite takes one column a statement.
+        // SQLite adds one column for each statement.
         for column in [text_null("members"), big_integer_null("turn"), boolean_null("fits")] {
             manager.alter_table(Table::alter().table("gateways").add_column(column).to_owned()).await?;
         }

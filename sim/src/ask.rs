@@ -38,7 +38,7 @@ pub(crate) struct Ask {
     pub(crate) tools: Vec<Tool>,
     /// When set, the answer is a JSON value that fits this schema (`Null`: any object).
     pub(crate) format: Option<Value>,
-    /// Whether the model is to reason first; `None` leaves it to the model.
+    /// Whether the model should reason first; `None` leaves that to the model.
     pub(crate) think: Option<bool>,
     /// `chat` or `generate`, for the error that an embedding model does not support it.
     pub(crate) purpose: &'static str,
@@ -168,7 +168,7 @@ pub(crate) fn answer(ask: &Ask, model: &SimModel) -> Answer {
     limited(pieces, ask.max_tokens)
 }
 
-/// So many tokens of prose. A vision model says first how many images it saw.
+/// `count` tokens of prose. A vision model first says how many images it saw.
 fn words(images: usize, count: u64, numbers: &mut Numbers) -> impl Iterator<Item = Piece> {
     let noun = if images == 1 { "image:" } else { "images:" };
     let mut sight = if images > 0 {

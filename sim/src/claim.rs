@@ -1,11 +1,11 @@
-//! What does a node claim that lies about its token counts?
+//! What does a node report if it lies about its token counts?
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-/// The names that the routes have for the tokens of the prompt.
+/// The names that routes use for the prompt's tokens.
 const PROMPT_NAMES: [&str; 4] = ["prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_n"];
-/// The names that they have for those of the answer.
+/// The names that routes use for the answer's tokens.
 const COMPLETION_NAMES: [&str; 4] = ["completion_tokens", "output_tokens", "eval_count", "predicted_n"];
 /// By how much the count under the second name differs.
 const DIFFERENCE: u64 = 1000;
@@ -13,18 +13,18 @@ const DIFFERENCE: u64 = 1000;
 /// What an answer says about its token counts instead of the truth.
 #[derive(Clone, Debug, PartialEq)]
 pub enum UsageClaim {
-    /// These, whether they are numbers or not.
+    /// These values, whether they are numbers or not.
     Counts {
-        /// In place of the prompt's tokens.
+        /// Reported as the prompt's tokens.
         prompt: Value,
-        /// In place of the answer's tokens.
+        /// Reported as the answer's tokens.
         completion: Value,
     },
     /// Nothing about the prompt.
     WithoutPrompt,
     /// Nothing about the answer.
     WithoutCompletion,
-    /// The truth, and 1000 more under the names of another dialect.
+    /// The true counts, and counts that are 1000 higher under the names of another dialect.
     Doubled,
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn wall() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
-/// Seconds since 1970, as the OpenAI shapes carry them.
+/// Seconds since 1970, for OpenAI's shapes.
 pub(crate) fn unix_seconds() -> i64 {
     wall().unix_timestamp()
 }

@@ -19,13 +19,13 @@ pub enum SimKind {
     Vllm,
 }
 
-/// Everything there is to set about one simulated node.
+/// All settings of one simulated node.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
     /// Which server the node imitates. Servers other than Ollama keep every model in memory, so the settings of loads
     /// and memory have no effect on them. Default Ollama.
     pub kind: SimKind,
-    /// Where to listen; port 0 takes any free port. Default 127.0.0.1:0.
+    /// Address to listen on; port 0 takes any free port. Default 127.0.0.1:0.
     pub listen: SocketAddr,
     /// Decode speed of one stream of a 5 GB model, in tokens per second; other sizes scale by 5 / size in GB.
     /// `f64::INFINITY` means no delay at all. Default 50.
@@ -44,11 +44,11 @@ pub struct SimConfig {
     pub keep_alive: Duration,
     /// The models on disk.
     pub models: Vec<SimModel>,
-    /// Models that can be pulled in addition to those of the start.
+    /// Models that can be pulled in addition to those on disk at the start.
     pub pullable: Vec<SimModel>,
     /// How fast models are pulled; `f64::INFINITY` means instant. Default 1 GB/s.
     pub pull_bytes_per_second: f64,
-    /// When set, every request must carry `Authorization: Bearer <key>`.
+    /// If set, every request must carry `Authorization: Bearer <key>`.
     pub api_key: Option<String>,
     /// The `a` of v / (1 + a (b - 1)): how much b streams at once slow each other down. Default 0.3.
     pub batch_slowdown: f64,
@@ -106,7 +106,7 @@ impl SimConfig {
         }
     }
 
-    /// The same with every model in memory from the start, so that no request waits for a load.
+    /// The same with every model in memory from the start, so no request waits for a load.
     pub fn warm() -> Self {
         Self { is_warm: true, ..Self::fast() }
     }

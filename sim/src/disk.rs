@@ -18,19 +18,19 @@ impl Disk {
         self.read().clone()
     }
 
-    /// The model that a request means by a name.
+    /// The model that a request means by this name.
     pub(crate) fn find(&self, name: &str) -> Option<SimModel> {
         find(&self.read(), name).cloned()
     }
 
-    /// Adds a model, in place of one with the same name.
+    /// Adds a model, replacing one with the same name.
     pub(crate) fn add(&self, model: SimModel) {
         let mut models = self.write();
         models.retain(|known| known.name != model.name);
         models.push(model);
     }
 
-    /// Takes the model off the disk that a request means by a name.
+    /// Removes the model that a request means by this name.
     pub(crate) fn remove(&self, name: &str) -> Option<SimModel> {
         let mut models = self.write();
         let name = find(&models, name)?.name.clone();
@@ -47,7 +47,7 @@ impl Disk {
     }
 }
 
-/// The model among these that a request means by a name.
+/// The one of `models` that a request means by this name.
 pub(crate) fn find<'a>(models: &'a [SimModel], name: &str) -> Option<&'a SimModel> {
     let means = |name: &str| {
         let name = ModelName::parse(name)?;

@@ -116,7 +116,7 @@ impl Engine {
         self.lock().loads = 0;
     }
 
-    /// Tokens per second of a stream now, if it would make `solo` alone.
+    /// Tokens per second of a stream now, if it had `solo` alone.
     pub(crate) fn shared_speed(&self, solo: f64) -> f64 {
         let others = self.active.load(Ordering::Relaxed).saturating_sub(1) as f64;
         let slowness = f64::from_bits(self.slowness.load(Ordering::Relaxed));
@@ -152,7 +152,7 @@ impl Engine {
             return Ok(hold);
         }
         let _turn = self.wait_for_loader().await?;
-        // The request before this one may have loaded the same model.
+        // The request ahead may have loaded the same model.
         if let Some(hold) = self.hold_loaded(model, keep_alive, options) {
             return Ok(hold);
         }
@@ -222,7 +222,7 @@ impl Engine {
     async fn idle_or_gone(&self, id: u64) {
         loop {
             let mut changed = std::pin::pin!(self.changed.notified());
-            // Registered before looking, so that no change between the look and the wait is missed.
+            // Registered before checking, so that no change in between is missed.
             changed.as_mut().enable();
             if !self.lock().loaded.values().any(|runner| runner.id == id && runner.users > 0) {
                 return;
@@ -243,7 +243,7 @@ impl Engine {
         ModelHold { engine: Arc::clone(self), runner: runner.id, slots: runner.slots.clone() }
     }
 
-    /// The models in memory, after those whose time is up have left.
+    /// The models in memory, after removing those whose time is up.
     fn lock(&self) -> MutexGuard<'_, Runners> {
         let mut runners = self.runners.lock().expect("no code panics while it holds the runners");
         runners.drop_expired();

@@ -66,7 +66,7 @@ impl ApiError {
         )
     }
 
-    /// The runner's words for it. Ollama passes its JSON on as a string.
+    /// The runner's message for it. Ollama passes its JSON on as a string.
     pub(crate) fn exceeds_context(tokens: u64, limit: u64) -> Self {
         let message =
             format!("request ({tokens} tokens) exceeds the available context size ({limit} tokens), try increasing it");
@@ -77,7 +77,7 @@ impl ApiError {
         Self::internal(RUNNER_STOPPED)
     }
 
-    /// What Ollama says with this status about this model.
+    /// Ollama's message with this status for this model.
     pub(crate) fn of_status(status: u16, model: &str) -> Self {
         let message = match status {
             400 => "invalid model name".to_owned(),
@@ -111,7 +111,7 @@ impl ApiError {
             Wire::LlamaServer => json(&serde_json::json!({
                 "error": {"code": self.status, "message": self.message, "type": self.llama_server_type()},
             })),
-            // The check of keys stands in front of the routes and does not speak their dialect.
+            // The key check is in front of the routes and does not speak their dialect.
             Wire::Vllm if self.status == 401 => json(&NativeError { error: "Unauthorized" }),
             Wire::Vllm => json(&serde_json::json!({
                 "error": {"message": self.message, "type": self.vllm_type(), "param": null, "code": self.status},

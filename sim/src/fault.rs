@@ -18,17 +18,17 @@ pub enum Fault {
     Refuse,
     /// The request takes its slot, and nothing is ever sent.
     HangBeforeHead,
-    /// Nothing more comes after so many chunks, and the connection stays open.
+    /// Nothing more comes after this many chunks, and the connection stays open.
     HangAfter(usize),
-    /// Nothing comes for so long after so many chunks; the rest of the answer follows.
+    /// After this many chunks nothing comes for this time; then the rest of the answer follows.
     PauseAfter(usize, Duration),
-    /// The connection closes without the body's terminator after so many chunks; 0 is right after the head.
+    /// The connection closes without the body's terminator after this many chunks; 0 means right after the head.
     DieAfter(usize),
     /// The first chunk is not JSON; the true answer follows.
     Garbage,
-    /// A chunk that is not JSON after so many chunks; the rest of the answer follows.
+    /// After this many chunks comes one that is not JSON; the rest of the answer follows.
     GarbageAfter(usize),
-    /// The answer comes so many times slower. An infinitely fast node is taken to make 1000 tokens per second.
+    /// The answer is this many times slower. An infinitely fast node is taken to make 1000 tokens per second.
     Slow(f64),
     /// This status with the server's own error body, in the route's dialect.
     Status(u16),
@@ -36,17 +36,17 @@ pub enum Fault {
     /// `"model":""` (OpenAI) or nothing (Responses, Messages), and an end without the terminal marker. Other servers
     /// send an `error` event.
     ErrorAfter(usize),
-    /// A clean end without the terminal marker after so many chunks.
+    /// A clean end without the terminal marker after this many chunks.
     EndAfter(usize),
     /// A full answer that reports no token counts.
     NoUsage,
-    /// A full answer that reports other token counts than the true ones.
+    /// A full answer that reports false token counts.
     Usage(UsageClaim),
-    /// The text of the answer comes in one chunk of so many bytes, a quarter as many tokens.
+    /// The text of the answer comes in one chunk of `bytes` bytes, and has a quarter as many tokens.
     OneChunk {
         /// The length of the text.
         bytes: usize,
-        /// Whether the answer tells the token counts.
+        /// Whether the answer reports its token counts.
         reports_usage: bool,
     },
     /// 307 to this URL.
@@ -79,8 +79,8 @@ impl FaultPlan {
         self.lock().poisons.push((marker.to_owned(), fault));
     }
 
-    /// The fault of the request with this body, which has just arrived. A poisonous body leaves the faults planned for
-    /// the next requests to those.
+    /// The fault for the request with this body, which has just arrived. A poisonous body does not use up the faults
+    /// planned for the next requests.
     pub(crate) fn take(&self, body: &[u8]) -> Option<Fault> {
         let mut planned = self.lock();
         if !planned.poisons.is_empty() {
@@ -123,12 +123,12 @@ impl Fault {
         }
     }
 
-    /// Whether the answer keeps its token counts to itself.
+    /// Whether the answer does not report its token counts.
     pub(crate) fn hides_usage(&self) -> bool {
         matches!(self, Fault::NoUsage | Fault::OneChunk { reports_usage: false, .. })
     }
 
-    /// What the answer says its token counts are.
+    /// The false token counts that the answer reports, if it does.
     pub(crate) fn usage_claim(&self) -> Option<&UsageClaim> {
         if let Fault::Usage(claim) = self { Some(claim) } else { None }
     }

@@ -54,12 +54,12 @@ pub(crate) struct Generation {
     over: bool,
 }
 
-/// What a generation starts from.
+/// What a generation needs to start.
 pub(crate) struct Start {
     pub(crate) dialect: Box<dyn Dialect>,
     pub(crate) answer: Answer,
     pub(crate) prompt_tokens: u64,
-    /// Tokens of the prompt that the node still had from earlier ones.
+    /// Prompt tokens that the node still had cached from earlier prompts.
     pub(crate) cached_tokens: u64,
     pub(crate) guard: Option<RepeatGuard>,
     pub(crate) pace: Pace,
@@ -163,7 +163,7 @@ impl Generation {
         Ok(Whole { body: self.claimed(body.into()), dies: how == Some(Break::Die) })
     }
 
-    /// Makes one piece and writes it down, or ends the answer.
+    /// Makes and writes one piece, or ends the answer.
     async fn write(&mut self) {
         if let Some(piece) = self.next_piece().await {
             self.dialect.piece(&piece, &mut self.written);
@@ -229,7 +229,7 @@ impl Generation {
             }
             Break::Garbage => Broken::Chunk(Some(Ok(self.dialect.garbage()))),
             Break::Die => {
-                // The chunks before leave for the client while this yields.
+                // The chunks before the break are sent while this yields.
                 yield_now().await;
                 self.close();
                 Broken::Chunk(Some(Err(Died)))
@@ -253,7 +253,7 @@ impl Generation {
     }
 }
 
-/// How a stream goes on after its fault.
+/// How a stream continues after its fault.
 enum Broken {
     /// As if nothing had happened.
     Mended,

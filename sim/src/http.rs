@@ -83,7 +83,7 @@ fn ollama_routes(config: &mut web::ServiceConfig) {
         );
 }
 
-/// Holds requests while the node is frozen, and refuses those that lack the node's key, if it has one.
+/// Holds requests while the node is frozen, and refuses those without the node's key, if it has one.
 pub(crate) async fn admit(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,

@@ -69,7 +69,7 @@ pub(crate) fn read(path: &str, body: &[u8]) -> Result<Work, ApiError> {
     }
 }
 
-/// The faults that strike before the request is understood.
+/// Handles faults that strike before the request is parsed.
 fn at_the_door(fault: Option<&Fault>, wire: Wire, body: &[u8], visit: &Visit) -> Option<HttpResponse> {
     let response = match fault? {
         // A body that breaks before its first byte takes the head with it.
@@ -88,7 +88,7 @@ fn at_the_door(fault: Option<&Fault>, wire: Wire, body: &[u8], visit: &Visit) ->
     Some(response)
 }
 
-/// A request that was understood, on its way through the node.
+/// A parsed request on its way through the node.
 struct Job<'a> {
     node: &'a NodeData,
     kind: SimKind,
@@ -240,7 +240,7 @@ impl Job<'_> {
     }
 }
 
-/// The head leaves with the first chunk, not before.
+/// The head is sent with the first chunk, not before.
 async fn streamed(mut generation: Generation) -> HttpResponse {
     let content_type = generation.dialect.stream_type();
     let first = if generation.breaks_at_once() { None } else { generation.next_chunk().await };
@@ -259,7 +259,7 @@ fn whole(whole: Whole, wire: Wire) -> HttpResponse {
     start.truncate(length / 2);
     let start = stream::iter([Ok(start)]);
     let end = stream::once(async {
-        // The half before leaves for the client while this yields.
+        // The first half is sent while this yields.
         yield_now().await;
         Err(Died)
     });

@@ -26,8 +26,8 @@ pub enum Outcome {
     Faulted,
 }
 
-/// One request as it arrived, and what became of it. Probes are not logged: `/`, `/api/version`, `/api/tags`,
-/// `/api/ps`, `/api/status`, and the pages of servers other than Ollama.
+/// A request as it arrived, and what became of it. Probes are not logged: `/`, `/api/version`, `/api/tags`, `/api/ps`,
+/// `/api/status`, and the pages of servers other than Ollama.
 #[derive(Clone, Debug)]
 pub struct SeenRequest {
     /// The path without the query.
@@ -40,14 +40,14 @@ pub struct SeenRequest {
     pub request_id: Option<String>,
     /// Tokens made so far, thinking included.
     pub tokens_generated: u64,
-    /// Tokens of the prompt, 0 until it is understood.
+    /// Tokens of the prompt; 0 until it is parsed.
     pub prompt_tokens: u64,
     /// Whether its model was in memory with the options it needs when it arrived, so that it waited for no load; `None`
     /// until the node has looked.
     pub found_loaded: Option<bool>,
     /// When it arrived.
     pub arrived: Instant,
-    /// When it ended, in whatever way.
+    /// When it ended, however it ended.
     pub ended: Option<Instant>,
     /// What became of it.
     pub outcome: Outcome,
@@ -168,8 +168,8 @@ impl Book {
     }
 }
 
-/// One request at the node. Dropped before its end, it counts as cancelled: that is what a client that hangs up looks
-/// like from inside a handler.
+/// One request at the node. If it is dropped before its end, it counts as cancelled: that is how a client that hangs up
+/// looks from inside a handler.
 #[derive(Debug)]
 pub(crate) struct Visit {
     ledger: Arc<Ledger>,
@@ -210,14 +210,14 @@ impl Visit {
         }
     }
 
-    /// Ends as answered in full.
+    /// The request was answered in full.
     pub(crate) fn complete(&mut self) {
         if self.end(Outcome::Completed) {
             self.ledger.lock().completed += 1;
         }
     }
 
-    /// Ends as answered with an error that was the request's own fault.
+    /// The request was answered with an error that was its own fault.
     pub(crate) fn reject(&mut self) {
         self.end(Outcome::Completed);
     }
@@ -229,7 +229,7 @@ impl Visit {
         }
     }
 
-    /// Ends the visit, unless it has ended. Returns whether it ended now and no fault had struck it: a fault stays the
+    /// Ends the visit unless it has ended before. Returns whether it ended now without a fault: a fault stays the
     /// outcome, no matter who hung up first.
     fn end(&mut self, outcome: Outcome) -> bool {
         if self.ended {

@@ -1,4 +1,4 @@
-//! How do models come to the node's disk and leave it? `/api/pull` and `/api/delete`.
+//! How do models get onto the node's disk and off it? `/api/pull` and `/api/delete`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -62,7 +62,7 @@ pub(crate) fn pull(node: &NodeData, body: &[u8]) -> Result<HttpResponse, ApiErro
         let lines = lines.map(|line| Ok::<_, Infallible>(Bytes::from(line + "\n")));
         return Ok(HttpResponse::Ok().content_type("application/x-ndjson").streaming(lines));
     }
-    // Not awaited here, so that the head leaves at once and the body when all is done.
+    // Not awaited here, so that the head is sent at once and the body when everything is done.
     let last = stream::once(async move {
         let lines: Vec<String> = lines.collect().await;
         Ok::<_, Infallible>(Bytes::from(lines.last().cloned().unwrap_or_default()))

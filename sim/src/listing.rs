@@ -15,14 +15,14 @@ const MOST_INVENTED: u64 = 1_000_000;
 /// What is odd about `/api/tags`, `/api/ps` and `/v1/models`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum OddListing {
-    /// They take so long.
+    /// The listings take this long.
     Slow(Duration),
     /// In the first entry, this field has this value; `None` leaves it out. A dot leads into a field, as in
     /// `details.family`.
     Field(String, Option<Value>),
-    /// One more entry, which comes first.
+    /// An additional entry, which comes first.
     Entry(Value),
-    /// So many new models a second: each listing has those of the last second after the true ones.
+    /// This many new models appear each second: each listing ends with those of the last second.
     Invented(u64),
     /// This body, whatever it is.
     Body(String),
@@ -37,7 +37,7 @@ impl Listings {
         *self.lock() = odd.map(|odd| (odd, clock::now()));
     }
 
-    /// The listing as the node tells it.
+    /// The listing as the node sends it.
     pub(crate) async fn answer(&self, body: String) -> String {
         let odd = self.lock().clone();
         let Some((odd, since)) = odd else { return body };

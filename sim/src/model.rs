@@ -1,4 +1,4 @@
-//! A model as it lies on a simulated node's disk.
+//! What is known of a model on a simulated node's disk?
 
 use crate::names::with_tag;
 use crate::text::digest;
@@ -6,11 +6,11 @@ use crate::text::digest;
 /// One model on the node's disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimModel {
-    /// The full name with its tag, as `llama3.2:latest`.
+    /// The full name with its tag, such as `llama3.2:latest`.
     pub name: String,
     /// Bytes on disk and in memory alike.
     pub size_bytes: u64,
-    /// The architecture, as `llama`.
+    /// The architecture, such as `llama`.
     pub family: String,
     /// Any of `completion`, `vision`, `embedding`, `tools`, `thinking`.
     pub capabilities: Vec<String>,
@@ -54,7 +54,7 @@ impl SimModel {
         Self { name: with_tag(name), ..self.clone() }
     }
 
-    /// A model over the same weights, as a Modelfile with `FROM` makes it: the digest differs, but both share a runner.
+    /// A model with the same weights, as a Modelfile with `FROM` makes it: the digest differs, but both share a runner.
     #[must_use]
     pub fn derived_as(&self, name: &str) -> Self {
         let name = with_tag(name);

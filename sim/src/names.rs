@@ -1,5 +1,5 @@
-//! Which names mean the same model? As Ollama's `types/model/name.go` reads them: host, namespace, model and tag, where
-//! what is left out has a default and upper and lower case mean the same.
+//! Which names mean the same model? Read as in Ollama's `types/model/name.go`: host, namespace, model and tag, with
+//! defaults for missing parts and without regard to case.
 
 const DEFAULT_HOST: &str = "registry.ollama.ai";
 const DEFAULT_NAMESPACE: &str = "library";
@@ -15,7 +15,7 @@ pub(crate) struct ModelName<'a> {
 }
 
 impl<'a> ModelName<'a> {
-    /// The parts of a name as a request gives it; `None` for what Ollama calls an invalid name.
+    /// The parts of a name in a request; `None` if Ollama calls the name invalid.
     pub(crate) fn parse(name: &'a str) -> Option<Self> {
         let (path, tag) = split_tag(name.trim());
         let mut segments = path.rsplitn(3, '/');
@@ -49,12 +49,12 @@ impl<'a> ModelName<'a> {
     }
 }
 
-/// A name with its tag, which is `latest` where it has none.
+/// A name with its tag, which is `latest` if it has none.
 pub(crate) fn with_tag(name: &str) -> String {
     if split_tag(name).1.is_some() { name.to_owned() } else { format!("{name}:{DEFAULT_TAG}") }
 }
 
-/// A name without `:local`, by which a request insists on a model of the node itself.
+/// A name without `:local`, by which a request insists on a model on the node itself.
 pub(crate) fn without_source(name: &str) -> &str {
     let suffix = name.len().checked_sub(":local".len()).and_then(|at| name.split_at_checked(at));
     suffix.filter(|(_, suffix)| suffix.eq_ignore_ascii_case(":local")).map_or(name, |(name, _)| name)

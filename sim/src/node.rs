@@ -1,4 +1,4 @@
-//! Starting, steering and stopping a node.
+//! How is a node started, steered and stopped?
 
 use std::io;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ impl SimNode {
         self.addr
     }
 
-    /// The base address, as `http://127.0.0.1:11434`.
+    /// The base address, such as `http://127.0.0.1:11434`.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
@@ -69,8 +69,8 @@ impl SimNode {
         self.node.listings.set(odd);
     }
 
-    /// Makes tokens take so many times longer from now on, also those of running answers; 1 ends it. A node that is
-    /// infinitely fast stays so.
+    /// Makes tokens take this many times longer from now on, including those of running answers; 1 ends it. An
+    /// infinitely fast node stays infinitely fast.
     pub fn slow_down(&self, factor: f64) {
         self.node.engine.slow_down(factor);
     }
@@ -150,10 +150,10 @@ fn serve(node: Arc<Node>, listen: SocketAddr) -> io::Result<(SocketAddr, ServerH
     .workers(1)
     .disable_signals()
     .shutdown_timeout(1)
-    // As Ollama: no time limit on idle connections, none on slow requests.
+    // Like Ollama: no time limit on idle connections, and none on slow requests.
     .keep_alive(KeepAlive::Os)
     .client_request_timeout(Duration::ZERO)
-    // A client that closes its half is gone: its request is dropped at once.
+    // A client that closes its half is gone, so its request is dropped at once.
     .h1_allow_half_closed(false)
     .tcp_nodelay(true)
     .bind(listen)?;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 
-/// Tokens of context of a model when the request that loads it does not say.
+/// A model's context length in tokens, if the request that loads it does not give one.
 pub(crate) const CONTEXT_LENGTH: u64 = 4096;
 const LEAST_CONTEXT_LENGTH: i64 = 4;
 const BATCH: i64 = 512;
@@ -33,10 +33,10 @@ pub(crate) struct RequestOptions {
 }
 
 impl RequestOptions {
-    /// Reads them as Ollama does: an unknown name is ignored.
+    /// Reads them as Ollama does: unknown names are ignored.
     ///
     /// # Errors
-    /// 500 for a value of the wrong type, though the mistake is the client's.
+    /// 500 for a value of the wrong type, although the mistake is the client's.
     pub(crate) fn read(options: &Map<String, Value>) -> Result<Self, ApiError> {
         let mut read = Self::default();
         for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {
@@ -84,7 +84,7 @@ pub(crate) struct LoadOptions {
     use_mmap: Option<bool>,
     num_thread: Option<i64>,
     draft_num_predict: Option<i64>,
-    /// A field of the request, not of its options.
+    /// A field of the request, not one of its options.
     shift: Option<bool>,
 }
 
@@ -98,14 +98,14 @@ impl LoadOptions {
         self.shift.unwrap_or(true)
     }
 
-    /// Tokens of context, as `/api/ps` tells them.
+    /// The context length in tokens, as `/api/ps` reports it.
     pub(crate) fn context_length(&self) -> u64 {
         self.num_ctx.map_or(CONTEXT_LENGTH, |tokens| tokens.max(LEAST_CONTEXT_LENGTH).unsigned_abs())
     }
 
-    /// Whether a model that was loaded with these has to be reloaded for a request with those.
+    /// Whether a model that was loaded with these options must be reloaded for `asked`.
     pub(crate) fn differ_for(&self, asked: &Self) -> bool {
-        // A negative number of layers leaves it to the node, which is content with any.
+        // A negative number of layers leaves the choice to the node, so any number suits it.
         let layers = asked.num_gpu.filter(|layers| *layers >= 0);
         let number = |number: Option<i64>| number.unwrap_or_default();
         self.context_length() != asked.context_length()

@@ -1,4 +1,4 @@
-//! How fast is one stream made?
+//! How fast does one stream advance?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use crate::fault::Fault;
 const SLOWED_INFINITE_SPEED: f64 = 1000.0;
 /// How many times faster a prompt is read than an answer is made.
 const PREFILL_SPEEDUP: f64 = 25.0;
-/// How much time a stream makes up for at most after a delay.
+/// The most time that a stream makes up after a delay.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// The pace of one stream.
 pub(crate) struct Pace {
     engine: Arc<Engine>,
-    /// Tokens per second when alone.
+    /// Tokens per second if it runs alone.
     solo: f64,
     due: Option<Instant>,
 }
@@ -37,12 +37,12 @@ impl Pace {
         Self { engine: Arc::clone(engine), solo, due: None }
     }
 
-    /// Waits as long as reading the prompt takes.
+    /// Waits for as long as reading the prompt takes.
     pub(crate) async fn prefill(&mut self, tokens: u64) {
         self.spend(tokens as f64 / PREFILL_SPEEDUP).await;
     }
 
-    /// Waits as long as making one token takes.
+    /// Waits for as long as making one token takes.
     pub(crate) async fn token(&mut self) {
         self.spend(1.0).await;
     }

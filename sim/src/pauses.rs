@@ -1,13 +1,13 @@
-//! Which parts of the node stand still?
+//! Which parts of the node are halted?
 
 use tokio::sync::watch;
 
-/// The switches that hold a node up.
+/// The switches that halt parts of a node.
 #[derive(Debug, Default)]
 pub(crate) struct Pauses {
     /// The whole process is stopped: nothing is read, loaded, made or answered.
     pub(crate) frozen: Switch,
-    /// Only generation and embedding stand still.
+    /// Only generation and embedding are halted.
     pub(crate) silent: Switch,
     /// `/api/version`, `/api/tags` and `/api/ps` do not answer.
     pub(crate) probes_frozen: Switch,

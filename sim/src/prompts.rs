@@ -5,9 +5,9 @@ use std::sync::Mutex;
 
 use crate::text::count_tokens;
 
-/// Prompts that are kept.
+/// How many prompts are kept.
 const MOST_PROMPTS: usize = 16;
-/// Characters of a prompt that are kept.
+/// How many characters of a prompt are kept.
 const MOST_CHARACTERS: usize = 64 * 1024;
 
 /// The latest prompts of a node.
@@ -15,7 +15,7 @@ const MOST_CHARACTERS: usize = 64 * 1024;
 pub(crate) struct PromptCache(Mutex<VecDeque<String>>);
 
 impl PromptCache {
-    /// Tokens that a prompt has in common with the beginning of an earlier one. Remembers the prompt.
+    /// Tokens that a prompt shares with the beginning of an earlier one. Remembers the prompt.
     pub(crate) fn reuse(&self, prompt: &str) -> u64 {
         let prompt: String = prompt.chars().take(MOST_CHARACTERS).collect();
         let mut kept = self.0.lock().expect("no code panics while it holds the prompts");
@@ -25,7 +25,7 @@ impl PromptCache {
         let whole: String = prompt.chars().take(longest).collect();
         kept.truncate(MOST_PROMPTS - 1);
         kept.push_front(prompt);
-        // The last token is always read again, since the answer starts from it.
+        // The last token is always read again, because the answer starts from it.
         count_tokens(&whole).saturating_sub(1)
     }
 }

@@ -1,4 +1,4 @@
-//! Which models are in memory, who uses them, and which one has to leave for another?
+//! Which models are in memory, who uses them, and which one must leave to make room?
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,19 +20,19 @@ pub(crate) struct Runner {
     /// Requests that run on it or wait for one of its slots.
     pub(crate) users: usize,
     pub(crate) keep_alive: Duration,
-    /// Moves only when the last user leaves.
+    /// Changes only when the last user leaves.
     pub(crate) expires_at: OffsetDateTime,
 }
 
 impl Runner {
-    /// Starts the time that an idle model stays.
+    /// Starts the time for which an idle model stays.
     pub(crate) fn start_idle_time(&mut self) {
         let keep_alive = self.keep_alive.min(FOREVER);
         self.expires_at = clock::wall().saturating_add(keep_alive.try_into().unwrap_or(time::Duration::MAX));
     }
 }
 
-/// All models in memory, and the counters of how they came and went.
+/// All models in memory, and counters of loads and unloads.
 #[derive(Debug, Default)]
 pub(crate) struct Runners {
     /// By weights, because copies of a model and models derived from it share its runner. Sorted, because the idle one
@@ -110,11 +110,11 @@ impl Runners {
         None
     }
 
-    /// Unloads idle models, lowest key first, until so many bytes fit. If none is idle, waits for the lowest key.
+    /// Unloads idle models, lowest key first, until `needed` bytes fit. If none is idle, waits for the lowest key.
     pub(crate) fn make_room(&mut self, needed: u64, memory: u64) -> Room {
         loop {
             let used: u64 = self.loaded.values().map(|runner| runner.model.size_bytes).sum();
-            // Alone, even a model that is too large is loaded: the rest of it stays in main memory.
+            // A model that is too large is loaded if it is alone; the rest of it stays in main memory.
             let Some(lowest) = self.loaded.values().next() else { return Room::Fits };
             if used.saturating_add(needed) <= memory {
                 return Room::Fits;

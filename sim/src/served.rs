@@ -57,7 +57,7 @@ pub(crate) fn is_open(kind: SimKind, path: &str) -> bool {
 pub(crate) fn page(engine: &Engine, stats: &SimStats, page: Page) -> String {
     let kind = engine.config().kind;
     match page {
-        // vLLM's is empty.
+        // vLLM's body is empty.
         Page::Health => if kind == SimKind::Vllm { "" } else { r#"{"status":"ok"}"# }.to_owned(),
         Page::Models => models(kind, &engine.disk().models()),
         Page::Slots => slots(engine),

@@ -1,5 +1,5 @@
-//! Who gets the next slot of a loaded model? First come, first served, except for requests that arrive so close to each
-//! other that Ollama does not keep their order.
+//! Who gets the next slot of a loaded model? First come, first served, except for requests that arrive so close
+//! together that Ollama does not keep their order.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::text::Numbers;
 
-/// How often a request lets others go first at most. Ollama renders and tokenises a prompt before it asks for the slot,
-/// so a later request can overtake.
+/// How often a request may let others go first. Ollama renders and tokenises a prompt before it asks for the slot, so a
+/// later request can overtake.
 const MOST_YIELDS: u64 = 3;
 
 /// The slots of one loaded model.
@@ -25,7 +25,7 @@ struct SlotQueue {
     total: usize,
     free: usize,
     waiting: VecDeque<Waiter>,
-    /// Requests that come within this time are served in any order.
+    /// Requests that arrive within this time of each other are served in any order.
     jitter: Duration,
     numbers: Numbers,
 }
@@ -39,7 +39,7 @@ struct Waiter {
 /// One slot, given to the next request on drop.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// `None` once the slot went to somebody else.
+    /// `None` once the slot was given to another request.
     slots: Option<Slots>,
 }
 
@@ -95,7 +95,7 @@ impl SlotQueue {
         if self.jitter.is_zero() { 0 } else { self.numbers.below(MOST_YIELDS + 1) }
     }
 
-    /// Removes the request from the queue that gets a free slot. If nobody waits, the slot stays free.
+    /// Removes the request that gets a free slot from the queue. If nobody waits, the slot stays free.
     fn next_waiter(&mut self) -> Option<Waiter> {
         self.waiting.retain(|waiter| !waiter.grant.is_closed());
         let Some(first) = self.waiting.iter().map(|waiter| waiter.since).min() else {
@@ -128,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// In which order requests that come at once get the only slot.
+    /// The order in which requests that arrive together get the only slot.
     async fn order(jitter: Duration) -> Vec<usize> {
         let (slots, order) = (Slots::new(1, jitter), RefCell::new(Vec::new()));
         join_all((0..20).map(|place| {
@@ -161,7 +161,7 @@ mod tests {
         let mut stayer = Box::pin(slots.take());
         assert!(stayer.as_mut().now_or_never().is_none());
         drop(first);
-        // The slot was granted already, but nobody takes it over.
+        // The slot was granted, but nobody takes it.
         drop(leaver);
         drop(stayer.await);
         assert_eq!(slots.lock().free, 1);

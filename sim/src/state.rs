@@ -1,4 +1,4 @@
-//! What the handlers of one node share.
+//! What do the handlers of one node share?
 
 use std::sync::Arc;
 

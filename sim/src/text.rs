@@ -1,6 +1,6 @@
-//! Words, token counts and vectors. They depend on the prompt alone, so that every node gives the same answer.
+//! Words, token counts and vectors. They depend on the prompt alone, so every node gives the same answer.
 
-/// Length of every embedding vector.
+/// The length of every embedding vector.
 pub(crate) const EMBEDDING_LENGTH: usize = 384;
 
 const WORDS: [&str; 64] = [
@@ -11,7 +11,7 @@ const WORDS: [&str; 64] = [
     "people", "walk", "to", "work", "under", "old", "trees", "near", "quiet", "shores",
 ];
 
-/// The word of answers that only have to be long.
+/// The word that fills answers in which only the length matters.
 pub(crate) const WORD: &str = "word ";
 
 /// A hash of parts, in order (FNV-1a, 64 bits).
@@ -25,7 +25,7 @@ pub(crate) fn hash<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
     state
 }
 
-/// An endless sequence of numbers that a seed determines (SplitMix64).
+/// An endless sequence of numbers, determined by a seed (SplitMix64).
 #[derive(Debug)]
 pub(crate) struct Numbers(u64);
 
@@ -65,7 +65,7 @@ pub(crate) fn length_mark(text: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-/// Whether a text asks for an answer that says the same word over and over, with the mark `[[repeat]]`.
+/// Whether a text asks, by the mark `[[repeat]]`, for an answer that repeats one word.
 pub(crate) fn repeat_mark(text: &str) -> bool {
     text.contains("[[repeat]]")
 }

@@ -1,17 +1,17 @@
-//! How many files may the process have open, and how many of them may be clients' connections?
+//! How many files may the process have open, and how many of them may be client connections?
 //!
-//! A gateway that runs out of file descriptors can neither reach its nodes nor write its local file. Clients beyond their
-//! share therefore wait to be accepted, which costs nothing here.
+//! A gateway that runs out of file descriptors can neither reach its nodes nor write its local file. So clients beyond
+//! their share wait to be accepted, which costs no descriptor.
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Databases, listeners, logs and what the runtime needs.
+/// For databases, listeners, logs and the runtime.
 const OWN: u64 = 64;
-/// Probes, listings, loads and idle connections.
+/// For probes, listings, loads and idle connections.
 const PER_NODE: u64 = 8;
-/// However few there are, somebody is served.
+/// This many clients are served even with very few descriptors.
 const LEAST_CLIENTS: u64 = 16;
 
-/// Raises the soft limit as far as it goes; what it is then. `None` = there is none.
+/// Raises the soft limit to the hard one, and returns it; `None` = no limit.
 pub(super) fn raise() -> Option<u64> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
@@ -20,20 +20,21 @@ pub(super) fn raise() -> Option<u64> {
     current
 }
 
-/// Connections of clients at a time: each may need one to a node as well.
+/// The most client connections at a time: each may need one to a node as well.
 pub(super) fn most_clients(descriptors: u64, nodes: usize) -> u64 {
     let kept = OWN + PER_NODE * nodes as u64;
     (descriptors.saturating_sub(kept) / 2).max(LEAST_CLIENTS)
 }
 
-/// What to tell the operator where so many clients are fewer than may wait.
+/// A warning for the operator if fewer clients can connect than requests may wait.
 pub(super) fn shortage(descriptors: u64, nodes: usize, max_queued: usize) -> Option<String> {
     let clients = most_clients(descriptors, nodes);
     let wanted = OWN + PER_NODE * nodes as u64 + 2 * max_queued as u64;
     (clients < max_queued as u64).then(|| {
         format!(
-            "{descriptors} file descriptors are enough for {clients} clients at a time, and queue.max_queued is \
-             {max_queued}: raise the limit to {wanted} (LimitNOFILE of systemd, ulimit -Hn), or the others wait to be accepted"
+            "{descriptors} file descriptors are enough for {clients} clients at a time, but queue.max_queued is \
+             {max_queued}: raise the limit to {wanted} (systemd's LimitNOFILE, or ulimit -Hn), or clients beyond that \
+             wait to be accepted"
         )
     })
 }

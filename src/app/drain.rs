@@ -1,4 +1,4 @@
-//! The end of serving: what runs has its time, and then its last frame.
+//! How does serving end? Running requests get their grace period, and then a last frame.
 use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
@@ -6,10 +6,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::store::Recorder;
 
-/// What streams get, after the grace period, to send their last frame.
+/// How long streams have, after the grace period, to send their last frame.
 pub(super) const LAST_FRAME: Duration = Duration::from_secs(2);
 
-/// What takes part in it.
+/// The parts that take part in the drain.
 pub(super) struct Drain {
     pub(super) draining: CancellationToken,
     pub(super) streams: CancellationToken,
@@ -20,7 +20,7 @@ pub(super) struct Drain {
 
 impl Drain {
     pub(super) async fn run(self) {
-        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: no new requests are taken");
+        tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: new requests are refused");
         self.draining.cancel();
         if tokio::time::timeout(self.grace, self.idle()).await.is_err() {
             tracing::warn!("the grace period is over: running requests are ended");

@@ -6,21 +6,21 @@ use crate::store::StoreError;
 /// Why the gateway did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The database.
+    /// The database failed.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The address.
+    /// The address cannot be used.
     #[error("cannot listen on {address}: {error}")]
     Bind {
-        /// Where.
+        /// The address.
         address: String,
-        /// Why not.
+        /// The reason.
         error: io::Error,
     },
-    /// A setting that [`crate::config::load`] would have refused.
+    /// A setting is invalid; [`crate::config::load`] would have refused it.
     #[error("{0}")]
     Setting(String),
-    /// Metrics that contradict each other.
+    /// Two metrics contradict each other.
     #[error("{0}")]
     Metrics(#[from] prometheus::Error),
 }

@@ -1,4 +1,5 @@
-//! The stage of what is stored: the database, users and keys, the way of usage to the database, and shares of limits.
+//! Which part of the gateway stores things? The database, users and keys, usage on its way to the database, and shares
+//! of limits.
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,19 +11,19 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::store::{Accounts, Broker, Copier, Leaser, Peppers, Recorder, Stances, Store, StoreError, Writer};
 
-/// How long usage of an earlier run is copied to the database before requests are taken.
+/// How long the start waits while usage of an earlier run is copied to the database.
 const CATCH_UP: Duration = Duration::from_secs(5);
-/// How long a local file that cannot be written, or a slow database, is waited for at the end.
+/// How long the stop waits for a local file that cannot be written, or for a slow database.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(20);
 
-/// The parts, built and not yet at work.
+/// The parts, built but not started.
 pub(super) struct Memory {
     pub(super) store: Store,
     pub(super) accounts: Arc<Accounts>,
     pub(super) recorder: Recorder,
-    /// The way to the shares of limits; `None` with SQLite.
+    /// Asks for shares of limits; `None` with SQLite.
     pub(super) broker: Option<Broker>,
-    /// Where gateways agree how they divide the nodes' slots; `None` with SQLite.
+    /// Where gateways agree on a division of the nodes' slots; `None` with SQLite.
     pub(super) stances: Option<Stances>,
     writer: Writer,
     copier: Option<Copier>,
@@ -30,11 +31,12 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Opens the database, copies what an earlier run left, reads users and keys, and looks who shares their limits.
+    /// Opens the database, copies what an earlier run left, reads users and keys, and looks for gateways that share
+    /// limits.
     pub(super) async fn open(config: &Config, clock: Clock) -> Result<Self, StoreError> {
         let store = Store::open(&config.database).await?.with_peppers(Peppers::load(&config.keys)?);
         if let Err(error) = store.seal_nodes().await {
-            tracing::warn!(%error, "settings of nodes that were added could not be sealed with the pepper");
+            tracing::warn!(%error, "the settings of nodes in the database could not be sealed with the pepper");
         }
         let (recorder, writer, mut copier) = Recorder::new(store.clone(), clock);
         if let Some(copier) = &copier {
@@ -53,10 +55,10 @@ impl Memory {
         Ok(Self { store, accounts, recorder, broker, stances, writer, copier, leaser })
     }
 
-    /// Starts what writes usage, copies it, and holds shares of limits.
+    /// Starts the tasks that write usage, copy it, and hold shares of limits.
     ///
     /// # Errors
-    /// When the operating system has no more threads.
+    /// The operating system has no more threads.
     pub(super) fn start(self) -> io::Result<Remembering> {
         let (flush, copy, share) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let (writer, flushed) = (self.writer, flush.clone());
@@ -68,15 +70,15 @@ impl Memory {
     }
 }
 
-/// The parts at work.
+/// The parts once they are started.
 pub(super) struct Remembering {
-    /// In the order in which they stop: usage is flushed, then copied, and only then are shares given back.
+    /// In the order of stopping: usage is flushed, then copied, and only then are shares given back.
     stages: [(CancellationToken, Option<Task>); 3],
     store: Store,
 }
 
 impl Remembering {
-    /// Stops one after the other, each with all that the one before it left. The database, which is still open.
+    /// Stops the stages in order, each with everything that the one before it left. Returns the database, still open.
     pub(super) async fn stop(self) -> Store {
         for (stop, task) in self.stages {
             stop.cancel();

@@ -1,4 +1,4 @@
-//! The stage of the nodes: who they are, what the scheduler knows of them, and the tasks that look after them.
+//! Which part of the gateway looks after the nodes? Their roster, what the scheduler knows of them, and their tasks.
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use crate::fleet::{Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, 
 use crate::metrics::Metrics;
 use crate::store::{Stances, Store};
 
-/// The parts, built and not yet at work.
+/// The parts, built but not started.
 pub(super) struct Nodes {
     pub(super) fleet: FleetContext,
     pub(super) roster: Arc<Roster>,
     watches: mpsc::Receiver<Watch>,
-    /// What the scheduler wants done to the nodes' memory.
+    /// The scheduler's errands for the nodes' memory.
     errands: mpsc::Receiver<Errand>,
     sharer: Option<Sharer>,
 }
 
 impl Nodes {
-    /// Reads the nodes of the configuration and of the database, and takes up what was learned of them. They may be
-    /// down. `stop` ends what looks after them.
+    /// Reads the nodes of the configuration and of the database, and recalls what was learned about them. They may be
+    /// down. `stop` ends the tasks.
     pub(super) async fn open(
         config: &Config,
         (store, stances): (&Store, Option<Stances>),
@@ -47,10 +47,10 @@ impl Nodes {
         Self { fleet, roster, watches, errands, sharer }
     }
 
-    /// Starts the tasks that watch the nodes, load their models, and look for changes of who they are.
+    /// Starts the tasks that watch the nodes, load their models, and look for changes of the roster.
     ///
     /// # Errors
-    /// When the operating system has no more threads.
+    /// The operating system has no more threads.
     pub(super) fn start(self, config: &Config, stop: &CancellationToken) -> io::Result<Vec<Task>> {
         let Self { fleet, roster, watches, errands, sharer } = self;
         let loader = {

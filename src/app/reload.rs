@@ -1,7 +1,7 @@
-//! How is a changed configuration taken over without a restart?
+//! How is a changed configuration applied without a restart?
 //!
-//! The whole of it is read and checked first; a mistake leaves everything as it is. Nodes, other names of models and the
-//! limits of new users change at once. What else differs is named and waits for a restart.
+//! First all of it is read and checked; if there is a mistake, nothing changes. Nodes, model names and the limits of
+//! new users change at once. Every other setting that differs is reported, and waits for a restart.
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -14,18 +14,18 @@ use crate::metrics::Metrics;
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 
-/// Takes over what the configuration says now.
+/// Applies the present configuration.
 #[derive(Clone)]
 pub struct Reloader(Arc<Inner>);
 
 struct Inner {
-    /// What is in force.
+    /// The configuration in force.
     current: tokio::sync::Mutex<Config>,
     read: Box<Read>,
     parts: Parts,
 }
 
-/// What a reload reaches.
+/// The parts that a reload changes.
 pub(super) struct Parts {
     pub(super) roster: Arc<Roster>,
     pub(super) names: Live<ModelNames>,
@@ -44,7 +44,7 @@ impl Reloader {
         Self(Arc::new(Inner { current: tokio::sync::Mutex::new(config.clone()), read: Box::new(read), parts }))
     }
 
-    /// Reads the configuration again and takes over what can be.
+    /// Reads the configuration again and applies what can be changed.
     ///
     /// # Errors
     /// Every mistake in it, in words without secrets; nothing has changed then.

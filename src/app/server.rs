@@ -1,4 +1,4 @@
-//! The HTTP server: how it listens, and what it hands to the handlers of each worker.
+//! How does the HTTP server listen, and what does it give to each worker's handlers?
 use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::relay::{Meters, OpenRequests, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
 use crate::trace::Tracer;
 
-/// What the server hands to its workers.
+/// What the server passes on to its workers.
 #[derive(Clone)]
 pub(super) struct Parts {
     pub(super) config: Config,
@@ -70,22 +70,22 @@ impl Parts {
             .workers(workers)
             .max_connections(connections)
             .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
-            // Otherwise a client that leaves while we wait for a node is never noticed.
+            // Otherwise a client that leaves while we wait for a node would not be noticed.
             .h1_allow_half_closed(false)
-            // Otherwise small events wait for the client's delayed acknowledgement.
+            // Otherwise small events would wait for the client's delayed acknowledgement.
             .tcp_nodelay(true)
             .shutdown_timeout(LAST_FRAME.as_secs())
             .disable_signals()
             .on_connect(move |connection, _| watch_client(connection, stall))
-            // HTTP/1.1 alone. With HTTP/2 no handler hears that its client left, and its request would hold its slot to
-            // the end; and a connection that says nothing would have no deadline.
+            // HTTP/1.1 only. With HTTP/2 a handler does not learn that its client has left, so the request would hold
+            // its slot to the end, and a silent connection would have no deadline.
             .bind(bind)
             .map_err(failed)?;
         let address = server.addrs().first().copied().unwrap_or(bind);
         Ok((server.run(), address))
     }
 
-    /// Clients that a worker accepts at a time.
+    /// How many client connections one worker accepts at a time.
     fn connections_of_each(&self, workers: usize) -> usize {
         let nodes = self.config.nodes.len();
         let Some(descriptors) = descriptors::raise() else { return usize::MAX };
@@ -96,7 +96,7 @@ impl Parts {
         (clients / workers).max(1)
     }
 
-    /// What the handlers of one worker need. The client to the nodes is the worker's own: it cannot leave its thread.
+    /// What one worker's handlers need. Each worker has its own client to the nodes, which cannot leave its thread.
     fn provide(&self, config: &mut ServiceConfig) {
         let meters =
             Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone(), requests: self.requests.clone() };
@@ -152,8 +152,8 @@ impl Parts {
     }
 }
 
-/// Closes the connection of a client that reads nothing for `stall`: without this a stream to it would hold its slot for
-/// ever, because a body is not asked for more while the socket is full.
+/// Closes the connection of a client that has read nothing for `stall`. Otherwise a stream to it would hold its slot
+/// for ever, because a body is not asked for more while the socket is full.
 fn watch_client(connection: &dyn Any, stall: Duration) {
     if let Some(stream) = connection.downcast_ref::<actix_rt::net::TcpStream>()
         && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stall))

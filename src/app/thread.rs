@@ -1,5 +1,5 @@
-//! What goes on in the background: on the main thread, or on one of its own where it must not wait for others, as the
-//! writer of usage, the probes of nodes and deadlines must not.
+//! On which thread does a background task run? On the main thread, or on its own if it must not wait for others: the
+//! usage writer, the probes and the deadlines have their own.
 use std::future::Future;
 use std::io;
 
@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::LocalBoxFuture;
 use tokio::sync::oneshot;
 
-/// Ends with what goes on in the background.
+/// Resolves when the background task has ended.
 pub(super) type Task = LocalBoxFuture<'static, ()>;
 
 /// Runs `work` on the main thread.
@@ -16,16 +16,16 @@ pub(super) fn spawn(work: impl Future<Output = ()> + 'static) -> Task {
     async move { drop(task.await) }.boxed_local()
 }
 
-/// Runs what `make` makes on a new thread.
+/// Runs the future that `make` returns on a new thread.
 ///
 /// # Errors
-/// When the operating system has no more threads.
+/// The operating system has no more threads.
 pub(super) fn run<Make, Work>(name: &str, make: Make) -> io::Result<Task>
 where
     Make: FnOnce() -> Work + Send + 'static,
     Work: Future<Output = ()> + 'static,
 {
-    // Never sent through: it closes with the thread, also if that panics.
+    // Nothing is sent through it: it closes when the thread ends, even if that panics.
     let (end, ended) = oneshot::channel::<()>();
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
         actix_rt::System::new().block_on(make());

@@ -1,4 +1,5 @@
-//! What goes on in the background beside the requests: users are kept up to date, and what the scheduler learns is kept.
+//! What happens in the background beside the requests? Users are kept up to date, and what the scheduler learns is
+//! saved.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,16 @@ use crate::dispatch::Dispatcher;
 use crate::store::{Accounts, Changes, Store};
 use scheduler::Scheduler;
 
-/// How often what the scheduler learned is kept.
+/// How often what the scheduler learned is saved.
 const REMEMBER: Duration = Duration::from_secs(60);
-/// How often changes that other gateways made to users and keys are looked for, in case they went unheard.
+/// How often to look for changes that other gateways made to users and keys, in case a notification was missed.
 const REFRESH: Duration = Duration::from_secs(2);
-/// How often it is written down when keys were last used, milliseconds.
+/// How often the last uses of keys are written, in milliseconds.
 const LAST_USED_MS: i64 = 60_000;
-/// Between two looks at the system's clock.
+/// The time between two looks at the system's clock.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
-/// Takes up what other gateways on the same database change, and writes down when keys were last used.
+/// Applies what other gateways on the same database change, and writes when keys were last used.
 pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock: Clock, stop: CancellationToken) {
     let mut written_ms = clock.now().unix_ms;
     loop {
@@ -28,13 +29,13 @@ pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock
         };
         let now_ms = clock.now().unix_ms;
         if is_last || now_ms - written_ms >= LAST_USED_MS {
-            // Times are to the minute, so that the minute before counts too.
+            // Times are rounded to the minute, so the minute before must be included.
             match accounts.write_last_used(written_ms - LAST_USED_MS).await {
                 Ok(()) => {
                     written_ms = now_ms;
                     accounts.rest(clock.now());
                 }
-                Err(error) => tracing::warn!(%error, "when keys were last used could not be written down"),
+                Err(error) => tracing::warn!(%error, "the last uses of keys could not be written"),
             }
         }
         if is_last {
@@ -45,12 +46,12 @@ pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock
             refreshed = accounts.refresh(clock.now()) => refreshed,
         };
         if let Err(error) = refreshed {
-            tracing::warn!(%error, "users could not be read; the last ones known stay in force");
+            tracing::warn!(%error, "users could not be read again; the known ones stay in force");
         }
     }
 }
 
-/// Follows the system's clock; before that sets another day, what was used of it is learned.
+/// Follows the system's clock. Before that changes the day, reads what was used on the new day.
 pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: CancellationToken) {
     let mut steps = Steps::default();
     while tokio::time::timeout(CLOCK_LOOK, stop.cancelled()).await.is_err() {
@@ -61,7 +62,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
             Correction::Noticed(by_ms) => {
                 tracing::warn!(
                     by_ms,
-                    "the system's clock was set; it is followed once it has stayed so for five minutes"
+                    "the system's clock was changed; it is followed once the change has lasted for five minutes"
                 );
             }
             Correction::Lasting(by_ms) => {
@@ -69,7 +70,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
                 if after.day() != now.day()
                     && let Err(error) = accounts.prepare_day(after).await
                 {
-                    tracing::warn!(%error, "the clock is not followed yet: what was used of the day could not be read");
+                    tracing::warn!(%error, "the clock is not followed yet: the usage of the new day could not be read");
                     continue;
                 }
                 clock.correct(by_ms);
@@ -78,29 +79,29 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
                     by_ms,
                     from,
                     to,
-                    "the system's clock is followed; limits count this day (since 1970-01-01)"
+                    "the system's clock is followed; limits now count for this day (days since 1970-01-01)"
                 );
             }
         }
     }
 }
 
-/// Takes up what the scheduler had learned when it was last kept. Without it everything is learned anew.
+/// Recalls what the scheduler had learned when it was last saved. Without it, everything is learned anew.
 pub(super) async fn recall(store: &Store, dispatcher: &Dispatcher, clock: Clock) {
     let kept = match store.learned().await {
         Ok(kept) => kept,
-        Err(error) => return tracing::warn!(%error, "what was learned of the nodes could not be read"),
+        Err(error) => return tracing::warn!(%error, "what was learned about the nodes could not be read"),
     };
     let Some((learned, saved_at_ms)) = kept else { return };
     let age = u64::try_from(clock.now().unix_ms - saved_at_ms).unwrap_or_default();
     match serde_json::from_str(&learned) {
         Ok(learned) => dispatcher.recall(learned, Duration::from_millis(age)),
-        // Of another version.
-        Err(error) => tracing::info!(%error, "what was learned of the nodes is not understood any more"),
+        // Written by a different version.
+        Err(error) => tracing::info!(%error, "what an earlier version learned about the nodes cannot be read"),
     }
 }
 
-/// Keeps what the scheduler learns, now and then and at the end.
+/// Saves what the scheduler learns, at intervals and at the end.
 pub(super) async fn remember(store: Store, dispatcher: Arc<Dispatcher>, clock: Clock, stop: CancellationToken) {
     let mut stopped = false;
     while !stopped {
@@ -111,7 +112,7 @@ pub(super) async fn remember(store: Store, dispatcher: Arc<Dispatcher>, clock: C
             Err(error) => Err(error.to_string()),
         };
         if let Err(error) = kept {
-            tracing::warn!(error, "what was learned of the nodes could not be kept");
+            tracing::warn!(error, "what was learned about the nodes could not be saved");
         }
     }
 }

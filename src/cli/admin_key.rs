@@ -1,4 +1,4 @@
-//! Which admin key is in force? The configured one, the one in a file, or one that is made now and shown once.
+//! Which admin key is in force? The configured one, the one in a file, or a new one that is shown once.
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::store::random_hex;
 
-/// The admin key, and where it was just written, if it is new.
+/// The admin key and, if it is new, the file it was written to.
 pub(super) struct Found {
     pub(super) key: String,
     pub(super) made: Option<PathBuf>,
 }
 
-/// Finds the admin key, or makes one.
+/// Finds the admin key, or generates one.
 pub(super) fn find(config: &Config) -> Result<Found, String> {
     if let Some(key) = &config.admin.key {
         return Ok(Found { key: key.clone(), made: None });
@@ -22,7 +22,7 @@ pub(super) fn find(config: &Config) -> Result<Found, String> {
     let key = match std::fs::read_to_string(path) {
         Ok(text) => text.trim().to_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.admin.key_file.is_none() => {
-            let key = random_hex().map_err(|error| format!("no randomness for an admin key: {error}"))?;
+            let key = random_hex().map_err(|error| format!("no random bytes for an admin key: {error}"))?;
             write_private(path, &key).map_err(|error| format!("{}: {error}", path.display()))?;
             return Ok(Found { key, made: Some(path.to_path_buf()) });
         }

@@ -1,4 +1,4 @@
-//! Is the configuration right? Every mistake at once, and no secret in what is printed.
+//! Is the configuration valid? Prints every mistake at once, and never a secret.
 use std::path::Path;
 
 use super::load::load;

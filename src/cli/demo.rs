@@ -1,4 +1,4 @@
-//! The demo: three simulated nodes, a throw-away database, a user with a key, and lines to paste.
+//! What does the demo consist of? Simulated nodes, a temporary database, a user with a key, and commands to paste.
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::metrics::UserLabel;
 use crate::store::{ApiKey, KeyDigest, NewUser, Terms, UserId, random_hex};
 
 const USER: &str = "user-123";
-/// Name, tokens a second of a 5 GB model, slots a model, memory in GB.
+/// Name, tokens a second with a 5 GB model, slots for each model, memory in GB.
 const NODES: [(&str, f64, u32, f64); 3] = [("fast", 120.0, 4, 24.0), ("middle", 60.0, 2, 16.0), ("slow", 25.0, 1, 8.0)];
 
 pub(super) fn run(bind: String) -> Result<(), String> {
@@ -43,7 +43,7 @@ pub(super) fn run(bind: String) -> Result<(), String> {
     })
 }
 
-/// A folder that goes when the demo ends.
+/// A folder that is removed when the demo ends.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -99,7 +99,7 @@ async fn make_user(app: &App) -> Result<ApiKey, String> {
     Ok(made.secret)
 }
 
-/// Shows the lines to paste once they work: when every node has been heard of.
+/// Prints the commands to paste as soon as they work, that is, once every node is up.
 async fn greet(dispatcher: Arc<Dispatcher>, base: String, config: Config, key: ApiKey) {
     let all_up = async {
         while dispatcher.read(|scheduler| scheduler.serving_nodes()) < config.nodes.len() {

@@ -1,4 +1,4 @@
-//! Does the gateway on this machine live? Asked over loopback, with the port of the same configuration.
+//! Is the gateway on this machine alive? Asked over loopback, at the port in the same configuration.
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -21,7 +21,7 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     })
 }
 
-/// An address of every interface is reached through loopback.
+/// If the gateway listens on all interfaces, it is reached through loopback.
 fn reachable(bind: SocketAddr) -> SocketAddr {
     let ip = match bind.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,15 +1,14 @@
-//! The configuration that a command works with.
+//! Which configuration does a command use?
 use std::path::Path;
 
 use crate::config::{self, Config, ConfigError};
 
-/// Reads the file, or the default one if it is there, and the environment.
-/// What has been renamed is said on stderr.
+/// Reads the file, or the default one if it exists, and the environment. Reports renamed settings on stderr.
 ///
 /// # Errors
-/// Every mistake on a line of its own, then how many there are.
+/// Each mistake on a line of its own, then the number of mistakes.
 pub(super) fn load(file: Option<&Path>) -> Result<Config, String> {
-    // A name or value that is no Unicode cannot be one of ours.
+    // A name or value that is not Unicode cannot be one of ours.
     let environment =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     match config::load(file, environment) {

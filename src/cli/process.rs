@@ -1,11 +1,11 @@
-//! What a process that serves has around it: its log and its signals.
+//! What surrounds a serving process? Its log and its signals.
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::app::Reloader;
 use crate::telemetry::LogFlusher;
 
-/// Writes the log while `work` goes on.
+/// Writes the log while `work` is running.
 pub(super) async fn logged<T>(log: &LogFlusher, work: impl Future<Output = T>) -> T {
     tokio::select! {
         done = work => done,
@@ -13,10 +13,10 @@ pub(super) async fn logged<T>(log: &LogFlusher, work: impl Future<Output = T>) -
     }
 }
 
-/// A token that is cancelled by SIGTERM or ctrl-c.
+/// A token that SIGTERM or ctrl-c cancels.
 ///
 /// # Errors
-/// When the process may not listen for signals.
+/// The process cannot listen for signals.
 pub(super) fn stop_signal() -> Result<CancellationToken, String> {
     let (mut terminate, mut interrupt) = (listen_for(SignalKind::terminate())?, listen_for(SignalKind::interrupt())?);
     let token = CancellationToken::new();
@@ -31,10 +31,10 @@ pub(super) fn stop_signal() -> Result<CancellationToken, String> {
     Ok(token)
 }
 
-/// SIGHUP reads the configuration again, as `POST /admin/reload` does; the outcome is in the log.
+/// SIGHUP reads the configuration again, as `POST /admin/reload` does; the outcome is logged.
 ///
 /// # Errors
-/// When the process may not listen for signals.
+/// The process cannot listen for signals.
 pub(super) fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     actix_rt::spawn(async move {
@@ -46,5 +46,5 @@ pub(super) fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
 }
 
 fn listen_for(kind: SignalKind) -> Result<Signal, String> {
-    signal(kind).map_err(|error| format!("signals cannot be listened for: {error}"))
+    signal(kind).map_err(|error| format!("cannot listen for signals: {error}"))
 }

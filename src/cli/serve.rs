@@ -1,4 +1,4 @@
-//! Serves for real.
+//! How is a real gateway started, and what does it print?
 use std::path::Path;
 
 use super::load::load;
@@ -40,14 +40,14 @@ fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
     }
     println!("  users     {}", app.accounts().count());
     if let Some(path) = &admin.made {
-        println!("\n  admin key {}\n  It is shown this once, and kept in {} (mode 0600).", admin.key, path.display());
+        println!("\n  admin key {}\n  Shown only this once, and kept in {} (mode 0600).", admin.key, path.display());
     }
     if app.accounts().count() == 0 {
-        println!("\nMake a user:\n");
+        println!("\nCreate a user:\n");
         println!("  curl {base}/admin/users -H 'Authorization: Bearer <admin key>' -d '{{\"user_id\":\"user-123\"}}'");
     }
     if !app.address().ip().is_loopback() {
-        println!("\nKeys travel in the clear: put TLS in front of an address that others reach.");
+        println!("\nKeys are sent unencrypted: put TLS in front of an address that others can reach.");
     }
     println!();
 }

@@ -1,7 +1,8 @@
-//! How do defaults, a strict YAML file and `GATEWAY__*` variables become one value, and which of them gave what?
+//! How do the defaults, a strict YAML file and `GATEWAY__*` variables become one value, and which of them gave which
+//! part?
 //!
 //! Later sources win: defaults, then the file, then the environment. Every mistake in any of them is found at once,
-//! with its place. No message holds a value that may be secret.
+//! with its place. No message contains a value that may be secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,7 +29,7 @@ pub use environment::PREFIX;
 pub use origin::Mistake;
 pub use renamed::Renamed;
 
-/// A configuration that was read without a mistake, and where each part of it came from.
+/// A configuration without mistakes, and the source of each part.
 pub struct Document<T> {
     /// The merged settings.
     pub value: T,
@@ -38,19 +39,19 @@ pub struct Document<T> {
 }
 
 impl<T> Document<T> {
-    /// What is no mistake yet, but worth changing: settings under names that they no longer have.
+    /// Hints that are no mistakes: settings that are still given under their old names.
     pub fn notes(&self) -> &[Mistake] {
         &self.notes
     }
 
-    /// The source that gave the value at `path`, and the line if that is the file. A path that nobody gave is located
-    /// at the nearest group or list around it.
+    /// The source of the value at `path`, and the line if the source is the file. If nobody gave that path, the source
+    /// of the nearest group or list around it.
     pub fn locate(&self, path: &str) -> (String, Option<usize>) {
         let origin = self.origins.of(path);
         (origin.source, origin.line)
     }
 
-    /// A mistake that the caller found in a value that reads well; `message` and `hint` must not hold secrets.
+    /// A mistake that the caller found in a readable value; `message` and `hint` must not contain secrets.
     pub fn mistake(&self, path: &str, message: impl Into<String>, hint: Option<String>) -> Mistake {
         self.origins.mistake(path, message.into(), hint)
     }
@@ -61,15 +62,16 @@ impl<T> Document<T> {
     }
 }
 
-// Not derived: the value may hold secrets.
+// Not derived, because the value may contain secrets.
 impl<T> fmt::Debug for Document<T> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Document").field("overrides", &self.overrides).finish_non_exhaustive()
     }
 }
 
-/// Merges the defaults of `T`, the file (the name to show and its text) and the variables that start with [`PREFIX`], and
-/// has the whole checked by `check` for what types cannot say. Settings in `renamed` may be given under their old names.
+/// Merges the defaults of `T`, the file (its name for messages, and its text) and the variables that start with
+/// [`PREFIX`]. `check` then checks the whole for what types cannot express. Settings in `renamed` may be given under
+/// their old names.
 ///
 /// # Errors
 /// Every mistake of every source: those of the file in the order of its lines, then those of the environment.
@@ -91,7 +93,7 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     let overrides = variables.into_iter().map(|variable| variable.name).collect::<BTreeSet<_>>();
     let document = value.map(|value| Document { value, origins, overrides: overrides.into_iter().collect(), notes });
     if let Some(document) = &document {
-        // Where something was mended, what is checked is not what was written.
+        // Where a mistake was mended, the checks do not see what was written.
         let found = check(document).into_iter().filter(|found| !mistakes.iter().any(|known| hides(known, found)));
         let found: Vec<Mistake> = found.collect();
         mistakes.extend(found);
@@ -109,8 +111,8 @@ pub fn load<T: Serialize + DeserializeOwned + Default>(
     }
 }
 
-/// Whether `found` may only be a consequence of `known`: at or around its place, or in a list of which an incomplete
-/// entry was taken out.
+/// Whether `found` may only be a consequence of `known`: at or around the same place, or in a list from which an
+/// incomplete entry was removed.
 fn hides(known: &Mistake, found: &Mistake) -> bool {
     let list = found.path.split_once('[').map(|(list, _)| list);
     let incomplete = known.path.contains('[') && known.message == faults::REQUIRED;
@@ -123,7 +125,8 @@ fn hides(known: &Mistake, found: &Mistake) -> bool {
 struct Loading<'a> {
     renamed: &'a [Renamed],
     defaults: Value,
-    /// Everything merged so far; a mistake of the file is mended here, so that it hides none of the environment.
+    /// Everything merged so far. Mistakes of the file are mended here, so that they do not hide mistakes of the
+    /// environment.
     tree: Value,
     origins: Origins,
     variables: Vec<Variable>,
@@ -148,7 +151,7 @@ impl<'a> Loading<'a> {
         let merged = self.merged(&tree);
         let Findings { value, tree, faults } = examine::<T>(merged, &self.defaults, BTreeMap::new());
         for fault in faults {
-            // The environment may still give what is missing, but never a part of a list.
+            // The environment may still supply a missing value, but never a part of a list.
             let may_follow = fault.kind == Kind::Missing && !fault.path.contains('[');
             let is_consequence = flaws.iter().any(|flaw| !flaw.path.is_empty() && is_within(&fault.path, &flaw.path));
             if !may_follow && !is_consequence {
@@ -203,7 +206,7 @@ impl<'a> Loading<'a> {
         self.variables.push(variable);
     }
 
-    /// Reads the merged tree; what is wrong with it now is the environment's doing, or missing altogether.
+    /// Reads the merged tree. Anything wrong with it now comes from the environment, or is missing altogether.
     fn finish<T: Serialize + DeserializeOwned>(&mut self) -> Option<T> {
         let as_written = |variable: &Variable| (variable.path.clone(), Value::String(variable.raw.clone()));
         let is_ambiguous = |variable: &&Variable| !variable.value.is_string();
@@ -233,10 +236,10 @@ impl<'a> Loading<'a> {
     }
 }
 
-/// Merges by the rules of figment: groups key by key, anything else as a whole.
+/// Merges by figment's rules: groups key by key, everything else as a whole.
 fn layer(below: &Value, above: &impl Serialize) -> Result<Value, Mistake> {
     let figment = Figment::from(Serialized::defaults(below)).merge(Serialized::defaults(above));
-    // The words of figment are dropped, for they hold the value.
+    // figment's own message is dropped, because it contains the value.
     figment.extract().map_err(|_| Mistake {
         source: DEFAULTS.to_owned(),
         line: None,
@@ -305,7 +308,7 @@ mod tests {
         allowed: Vec<String>,
     }
 
-    /// A type that reads itself and, on a mistake, says the value.
+    /// A type with its own parser, whose error message contains the value.
     #[derive(Clone, Debug, Default, Serialize, Deserialize)]
     #[serde(try_from = "String")]
     struct Pin(String);

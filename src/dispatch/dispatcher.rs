@@ -175,6 +175,7 @@ impl Dispatcher {
     fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut core, self.clock.uptime());
+        // The deadline task sleeps until `armed`, so it must be woken if an earlier deadline has come up.
         let sooner = match (core.scheduler.next_deadline(), core.armed) {
             (Some(next), Some(armed)) => next < armed,
             (next, armed) => next.is_some() && armed.is_none(),
@@ -222,7 +223,7 @@ impl Core {
 
     fn send(&self, errand: Errand) {
         if self.errands.try_send(errand).is_err() {
-            tracing::error!("nobody loads models: the loader is gone or stuck");
+            tracing::error!("models cannot be loaded: the loader has ended or is stuck");
         }
     }
 }

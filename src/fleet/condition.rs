@@ -117,8 +117,8 @@ mod tests {
             condition.hear_models("a", many.iter().map(String::as_str).chain(["x", "z"]));
         });
         assert_eq!(lines.len(), 3, "the first list is no change: {lines:#?}");
-        assert!(lines[0].contains("new on the node") && lines[0].contains("models=\"z\""), "{lines:#?}");
-        assert!(lines[1].contains("gone") && lines[1].contains("models=\"y\""), "{lines:#?}");
+        assert!(lines[0].contains("has new models") && lines[0].contains("models=\"z\""), "{lines:#?}");
+        assert!(lines[1].contains("no longer has") && lines[1].contains("models=\"y\""), "{lines:#?}");
         assert!(lines[2].contains("m04 and 35 more") && !lines[2].contains("m05"), "{lines:#?}");
     }
 }

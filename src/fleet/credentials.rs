@@ -31,7 +31,8 @@ const RESERVED: [&str; 12] = [
 
 /// The headers of every request to the node: its credentials, and any others.
 ///
-/// # Errors The first setting, or file named by one, that cannot be used.
+/// # Errors
+/// The first setting, or file named by one, that cannot be used.
 pub(super) fn headers(settings: &NodeSettings) -> Result<Vec<(HeaderName, HeaderValue)>, Flaw> {
     let mut headers = Vec::new();
     if let Some(credentials) = credentials(settings)? {

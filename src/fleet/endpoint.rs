@@ -76,7 +76,8 @@ impl fmt::Debug for NodeEndpoint {
 impl NodeEndpoint {
     /// Builds an endpoint, and reads the files that the settings name.
     ///
-    /// # Errors The first setting that cannot be used.
+    /// # Errors
+    /// The first setting that cannot be used.
     pub fn new(settings: &NodeSettings) -> Result<Self, Flaw> {
         let base = base_of(settings);
         let uri = |path: &str| uri(base, path);

@@ -239,6 +239,7 @@ impl Prober {
         asked.listed = if lists { Some(now) } else { asked.listed };
         asked.looked = if looks { Some(now) } else { asked.looked };
         let is_new = !self.state.is_listed.get() && self.state.answers.get();
+        // If the node went away and came back meanwhile, this listing says nothing about it.
         if is_new && self.state.returns.get() == returns {
             self.state.is_listed.set(true);
             self.report(Event::Answered { node });

@@ -12,11 +12,11 @@ pub struct HealthSettings {
     pub probe_timeout_ms: u64,
     /// Longest wait for a node's list of models, seconds. Default `30`.
     pub listing_timeout_seconds: u64,
-    /// Time between two looks at the models in a node's memory, seconds. Default `2`.
+    /// Time between two listings of the models in a node's memory, seconds. Default `2`.
     pub loaded_interval_seconds: u64,
-    /// Time between two looks at the models on a node's disk, seconds. Default `10`.
+    /// Time between two listings of the models on a node's disk, seconds. Default `10`.
     pub models_interval_seconds: u64,
-    /// Time between two looks at the list of nodes, seconds: in the database, where other gateways may have changed
+    /// Time between two checks of the list of nodes, seconds: in the database, where other gateways may have changed
     /// it, and in DNS, for nodes that are discovered. Default `5`.
     pub fleet_interval_seconds: u64,
 }

@@ -73,7 +73,8 @@ impl Upstream {
 
     /// Makes a node delete a model from its disk.
     ///
-    /// # Errors Why the model was not deleted.
+    /// # Errors
+    /// Why the model was not deleted.
     pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
         let body = json!({ "model": model });
         self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
@@ -81,7 +82,8 @@ impl Upstream {
 
     /// Makes a node load a model within `deadline`, or unload it.
     ///
-    /// # Errors Why that was not done.
+    /// # Errors
+    /// Why that was not done.
     pub async fn set_loaded(
         &self,
         node: &Arc<NodeEndpoint>,
@@ -168,7 +170,7 @@ impl Lines {
             }
             match next_chunk(&mut self.response, PULL_PATIENCE).await.map_err(|error| error.detail)? {
                 Some(chunk) => self.held.extend_from_slice(&chunk),
-                None => return Err("the node ended the pull before its success".to_owned()),
+                None => return Err("the node ended the pull before it succeeded".to_owned()),
             }
         }
     }

@@ -146,7 +146,8 @@ impl Roster {
 
     /// Applies what other gateways have changed, and the current DNS answers.
     ///
-    /// # Errors The database does not answer.
+    /// # Errors
+    /// The database does not answer.
     pub async fn refresh(&self) -> Result<Changes, StoreError> {
         let names = self.sources.lock().await.to_resolve();
         let found = self.resolver.resolve_all(names).await;
@@ -186,7 +187,8 @@ impl Roster {
 
     /// Changes a node that was added while the gateway ran.
     ///
-    /// # Errors [`RosterError`]
+    /// # Errors
+    /// [`RosterError`]
     pub async fn change(&self, name: &str, change: impl FnOnce(&mut NodeSettings)) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         let mut settings = self.added(&sources, name)?.clone();
@@ -201,7 +203,8 @@ impl Roster {
 
     /// Removes a node that was added while the gateway ran; its running requests may finish.
     ///
-    /// # Errors [`RosterError`]
+    /// # Errors
+    /// [`RosterError`]
     pub async fn remove(&self, name: &str) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         self.added(&sources, name)?;
@@ -214,7 +217,8 @@ impl Roster {
 
     /// Drains a node, or all nodes that an entry discovers; or puts them back in use.
     ///
-    /// # Errors [`RosterError`]
+    /// # Errors
+    /// [`RosterError`]
     pub async fn drain(&self, name: &str, on: bool) -> Result<(), RosterError> {
         let mut sources = self.sources.lock().await;
         if !sources.knows(name) && !self.list().contains_key(name) {
@@ -321,7 +325,7 @@ impl Roster {
         let (id, dispatcher) = (known.id, &self.context.dispatcher);
         if known.desired.is_draining != desired.is_draining {
             dispatcher.report(Event::Drain { node: id, on: desired.is_draining });
-            tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drained or back");
+            tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drain state changed");
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {

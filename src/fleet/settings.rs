@@ -1,4 +1,4 @@
-//! What does the operator say about a node, and is it sound?
+//! Which settings does a node have?
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::kind::NodeKind;
 use scheduler::NodeSpec;
 
-/// One entry of `nodes`: an Ollama node, or several that DNS tells of.
+/// One entry of `nodes`: one node, or several that are discovered through DNS.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeSettings {
@@ -22,19 +22,19 @@ pub struct NodeSettings {
     #[serde(default)]
     pub discover: Discover,
     /// The API that the node speaks: `ollama`; `openai` = another server of OpenAI's API (vLLM, SGLang, llama.cpp, LM
-    /// Studio, TGI, a cloud endpoint); `auto` = the node is asked. Default `auto`.
+    /// Studio, TGI, a cloud endpoint); `auto` = ask the node. Default `auto`.
     #[serde(default)]
     pub kind: NodeKind,
-    /// Path that answers while an `openai` node is well. `null` = `/health` where the node has it, else `/v1/models`.
-    /// Default `null`.
+    /// Path that answers while an `openai` node is healthy. `null` = `/health` if the node has it, otherwise
+    /// `/v1/models`. Default `null`.
     #[serde(default)]
     pub health_path: Option<String>,
-    /// Names that models of an `openai` node have here, and their names there:
+    /// Names here for the models of an `openai` node, and the node's own names for them:
     /// `{llama3.2: meta-llama/Llama-3.2-3B-Instruct}`. Default none.
     #[serde(default)]
     pub aliases: BTreeMap<String, String>,
-    /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned,
-    /// starting at 1, by trying one more now and then. Default `null`.
+    /// The node's `OLLAMA_NUM_PARALLEL`: requests that one loaded model serves at a time. `null` = learned, starting at
+    /// 1, by occasionally trying one more. Default `null`.
     #[serde(default)]
     pub slots: Option<u32>,
     /// Memory for models, GB (10^9 bytes); the gateway never loads more than that. `null` = no limit until the node

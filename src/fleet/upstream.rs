@@ -170,7 +170,8 @@ impl Upstream {
 
     /// Asks a node about a model. The caller sets a deadline.
     ///
-    /// # Errors Why there is no answer.
+    /// # Errors
+    /// Why there is no answer.
     pub async fn show(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, String> {
         if node.found_kind() == Kind::OpenAi {
             return Err("only an Ollama node can show its models".to_owned());

@@ -1,4 +1,4 @@
-//! What is exported: each family once, with its name, help, labels and buckets.
+//! Which families are exported? Each one once, with its name, help, labels and buckets.
 use std::collections::{BTreeSet, HashMap};
 
 use prometheus::core::Collector;
@@ -58,12 +58,12 @@ pub(super) struct Families {
     pub(super) sharing_settled: IntGauge,
 }
 
-/// Declares families in one registry, each under its full name.
+/// Declares families in one registry, adding the common prefix.
 pub(super) struct Declare<'a>(pub(super) &'a Registry);
 
 impl Families {
     /// # Errors
-    /// When two families have one name.
+    /// Two families have the same name.
     pub(super) fn declare(registry: &Registry) -> Result<Self, Error> {
         let declare = Declare(registry);
         let build = declare.int_gauges("build_info", "The running version; always 1.", &["version"])?;
@@ -275,7 +275,7 @@ impl Families {
     }
 }
 
-/// Has those of a family's series removed whose label has one of the values.
+/// Removes a family's series whose label has one of the values.
 fn end(family: &impl Collector, (name, values): (&str, &BTreeSet<String>), remove: impl Fn(&HashMap<&str, &str>)) {
     for series in family.collect().iter().flat_map(|family| family.get_metric()) {
         let labels: HashMap<&str, &str> =
@@ -325,12 +325,12 @@ impl Declare<'_> {
         self.register(HistogramVec::new(options, labels)?)
     }
 
-    /// A gauge of the process, under the name that Prometheus' own libraries give it.
+    /// A gauge of the process, under the name that Prometheus' own libraries use.
     pub(super) fn process_gauge(&self, name: &str, help: &str) -> Result<Gauge, Error> {
         self.register(Gauge::with_opts(Opts::new(format!("process_{name}"), help))?)
     }
 
-    /// As above, for what only grows.
+    /// The same for a counter.
     pub(super) fn process_counter(&self, name: &str, help: &str) -> Result<Counter, Error> {
         self.register(Counter::with_opts(Opts::new(format!("process_{name}"), help))?)
     }

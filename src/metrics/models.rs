@@ -1,15 +1,14 @@
-//! Which models have series of their own? Those that are used, and the first of those that nodes list; the rest share one
-//! label, so that a node that lists names without end does not fill the memory.
+//! Which models have series of their own? Those in use, and the first of those that nodes list. The rest share one
+//! label, so a node that lists endless names does not fill the memory.
 use std::collections::BTreeSet;
 
-/// The `model` label of all that have none of their own.
+/// The `model` label for all models without series of their own.
 pub(super) const OTHER_MODELS: &str = "_other";
-/// Models whose series begin before anybody uses them.
+/// How many models have series before anybody uses them.
 const MOST_UNUSED: usize = 100;
-/// Models with series of their own.
+/// How many models have series of their own.
 const MOST: usize = 1000;
 
-/// See the module.
 #[derive(Debug, Default)]
 pub(super) struct KnownModels {
     used: BTreeSet<String>,
@@ -17,7 +16,7 @@ pub(super) struct KnownModels {
 }
 
 impl KnownModels {
-    /// The label of a model that is used, and whether its series are to begin.
+    /// The label of a model in use, and whether its series must begin now.
     pub(super) fn label<'a>(&mut self, model: &'a str) -> (&'a str, bool) {
         if self.used.contains(model) {
             return (model, false);
@@ -35,12 +34,12 @@ impl KnownModels {
         self.used.contains(model) || self.unused.contains(model)
     }
 
-    /// Those that have one.
+    /// The models that have a label of their own.
     pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
         self.used.iter().chain(&self.unused).map(String::as_str)
     }
 
-    /// The models that nodes list now: those whose series are to begin, and those whose series end.
+    /// Takes the models that nodes list now; returns those whose series must begin, and those whose series must end.
     pub(super) fn list(&mut self, listed: &BTreeSet<&str>) -> (Vec<String>, Vec<String>) {
         let mut gone = Vec::new();
         for known in [&mut self.used, &mut self.unused] {

@@ -1,12 +1,13 @@
-//! What does this process take from its machine? Read from `/proc` at each scrape; elsewhere than on Linux nothing moves.
+//! What does this process use of its machine? Read from `/proc` at each scrape; on systems other than Linux, values
+//! never change.
 use prometheus::{Counter, Error, Gauge, Registry};
 
 use super::families::Declare;
 
-/// Of Linux' interface to programs: the same on every machine, whatever its kernel counts in.
+/// Fixed by Linux' interface for programs, whatever unit the kernel counts in.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// The families that Prometheus' own libraries have, too.
+/// The families that Prometheus' own libraries export as well.
 #[derive(Debug)]
 pub(super) struct Process {
     cpu: Counter,
@@ -66,7 +67,7 @@ fn number_after(text: &str, name: &str) -> Option<f64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// A field of `/proc/self/stat`, counted from the one after the name, which may hold blanks and brackets.
+/// A field of `/proc/self/stat`, counted from the one after the name, which may contain spaces and brackets.
 fn stat(index: usize) -> Option<f64> {
     let text = read("/proc/self/stat")?;
     let (_, fields) = text.rsplit_once(')')?;

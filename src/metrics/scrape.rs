@@ -1,4 +1,4 @@
-//! The state of the moment, taken over when Prometheus asks.
+//! How does the present state get into the metrics? It is taken over whenever Prometheus asks.
 use std::sync::PoisonError;
 
 use prometheus::{Encoder, IntCounterVec, TextEncoder};
@@ -6,12 +6,12 @@ use prometheus::{Encoder, IntCounterVec, TextEncoder};
 use super::models::KnownModels;
 use super::{BREAKER_STATES, Metrics, NODE_STATES, ROUTING, UNKNOWN_MODEL};
 
-/// Everything that is looked up and not counted along the way.
+/// Everything that is looked up at a scrape rather than counted as it happens.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Every node.
     pub nodes: Vec<NodeGauges>,
-    /// Requests that wait, by the model's listed name.
+    /// Waiting requests, by the model's listed name.
     pub queued: Vec<(String, usize)>,
     /// Usage rows in memory.
     pub usage_backlog: usize,
@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub usage_ready: bool,
     /// Gateways that share the nodes' slots, and whether the division is settled; `None` if this one is alone.
     pub gateways: Option<(usize, bool)>,
-    /// The way on from the local file; `None` where that is the database.
+    /// Rows on their way from the local file to Postgres; `None` if the local file is the database.
     pub outbox: Option<OutboxGauges>,
 }
 
@@ -28,20 +28,20 @@ pub struct Snapshot {
 pub struct OutboxGauges {
     /// Not copied yet.
     pub waiting: u64,
-    /// Refused by Postgres, for somebody to look at.
+    /// Rows that Postgres refused, for an operator to look at.
     pub parked: u64,
     /// Whether Postgres answered the last time.
     pub database_up: bool,
 }
 
-/// A node at the moment of a scrape.
+/// A node at the time of a scrape.
 #[derive(Clone, Debug)]
 pub struct NodeGauges {
     /// Its configured name.
     pub name: String,
     /// `up`, `suspect`, `down` or `draining`.
     pub state: &'static str,
-    /// Slots of one model.
+    /// Slots for each model.
     pub slots: u32,
     /// Requests running.
     pub in_flight: usize,
@@ -49,17 +49,17 @@ pub struct NodeGauges {
     pub models: Vec<String>,
     /// Loaded models and their memory in bytes.
     pub loaded: Vec<(String, u64)>,
-    /// Requests given to it since the start: warm, cold, fallback.
+    /// Requests sent to it since the start: warm, cold, fallback.
     pub routed: [u64; 3],
     /// Changes of its breaker since the start: to closed, open, half-open.
     pub transitions: [u64; 3],
 }
 
 impl Metrics {
-    /// Takes over the state of the moment and writes everything in the text format.
+    /// Takes over the present state and returns all metrics in the text format.
     ///
     /// # Errors
-    /// When a family cannot be encoded.
+    /// A family cannot be encoded.
     pub fn scrape(&self, snapshot: &Snapshot) -> Result<Vec<u8>, prometheus::Error> {
         let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
         self.list_models(&snapshot.nodes.iter().flat_map(|node| &node.models).map(String::as_str).collect());
@@ -113,7 +113,7 @@ impl Metrics {
             families.node_loaded.with_label_values(&[name, model.as_str()]).set(0);
         }
         let mut vram = 0;
-        // What a node said before it went down is no news of its memory.
+        // What a node said before it went down says nothing about its memory now.
         for (model, bytes) in node.loaded.iter().filter(|_| is_up) {
             if known.has(model) {
                 families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
@@ -126,7 +126,7 @@ impl Metrics {
     }
 }
 
-/// Lets counters catch up with what was counted elsewhere.
+/// Raises counters to totals that were counted elsewhere.
 fn raise<const N: usize>(family: &IntCounterVec, node: &str, labels: [&str; N], counts: [u64; N]) {
     for (label, count) in labels.into_iter().zip(counts) {
         let counter = family.with_label_values(&[node, label]);
@@ -173,7 +173,7 @@ mod tests {
         let queued = vec![("m:latest".to_owned(), 2), ("m:latest".to_owned(), 1), ("gone".to_owned(), 9)];
         let snapshot =
             Snapshot { nodes: vec![node()], queued, usage_backlog: 7, usage_ready: true, ..Snapshot::default() };
-        // A second look counts nothing twice.
+        // A second scrape must not count anything twice.
         text(&metrics, &snapshot);
         let said = text(&metrics, &snapshot);
         for line in [

@@ -1,4 +1,4 @@
-//! Metrics by user, for those who want them: a label with at most so many values.
+//! Which users have metrics of their own, if the operator wants any? A label with a capped number of values.
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::families::Declare;
 
-/// All users beyond the cap together.
+/// The label for all users beyond the cap.
 const OTHERS: &str = "_other";
 
 /// Whether users are told apart in metrics.
@@ -25,7 +25,7 @@ pub(super) struct Users {
     cap: usize,
     tokens: IntCounterVec,
     requests: IntCounterVec,
-    /// Those that have a label of their own: the first ones.
+    /// Users with a label of their own: the first ones seen.
     named: Mutex<BTreeSet<String>>,
 }
 
@@ -50,7 +50,7 @@ impl Users {
         Ok(users)
     }
 
-    /// A user is known: its series begin at 0.
+    /// A user exists: its series begin at 0.
     pub(super) fn meet(&self, user: &str) {
         let label = self.label(user);
         self.begin(label);

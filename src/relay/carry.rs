@@ -70,7 +70,8 @@ impl Relay {
 
     /// Takes a request to a node and returns its answer.
     ///
-    /// # Errors [`CarryError`] if no node gave a complete plain answer, or the first byte of a stream.
+    /// # Errors
+    /// [`CarryError`] if no node gave a complete plain answer, or the first byte of a stream.
     pub async fn carry(&self, upstream: &Upstream, mut job: Job) -> Result<Answer, CarryError> {
         let until = job.meter.received() + self.settings.total();
         let now = self.clock.uptime();
@@ -158,6 +159,7 @@ impl Relay {
                 continue;
             };
             job.meter.granted(&node, grant.attempt);
+            // A plain answer shows no tokens: if its client leaves, the pace tells what the node has written.
             if !job.stream {
                 job.meter.paced(ticket.pace());
             }
@@ -167,6 +169,7 @@ impl Relay {
                 result = self.attempt(upstream, &node, job) => Ok(result),
             };
             let error = match result {
+                // From its first byte on a stream is never retried, so the core must agree before the client sees it.
                 Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt) => {
                     return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
                 }

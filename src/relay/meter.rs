@@ -62,7 +62,8 @@ impl Meter {
     /// Reserves what the request needs under its user's limits; returns the output cap to send to the node, if there is
     /// one.
     ///
-    /// # Errors [`Exceeded`] if the request does not fit a limit.
+    /// # Errors
+    /// [`Exceeded`] if the request does not fit a limit.
     pub fn admit(&mut self, need: Need) -> Result<Option<u64>, Exceeded> {
         let Some(open) = &mut self.open else { return Ok(None) };
         let reserved = open.admission.access.admit(need, open.admission.received)?;

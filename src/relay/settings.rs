@@ -78,7 +78,7 @@ impl RelaySettings {
         Duration::from_secs(self.commit_seconds)
     }
 
-    /// Between two heartbeats of a stream that waits.
+    /// The time between two heartbeats of a waiting stream.
     pub fn heartbeat(&self) -> Duration {
         Duration::from_secs(self.heartbeat_seconds)
     }

@@ -18,9 +18,9 @@ use scheduler::{Blame, Failure};
 /// A node's time; `None` if unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Spent {
-    /// On the prompt.
+    /// Time spent on the prompt.
     pub(super) prefill: Option<Duration>,
-    /// On the answer.
+    /// Time spent on the answer.
     pub(super) decode: Option<Duration>,
 }
 

@@ -1,7 +1,7 @@
 //! How do spans reach the collector without anybody waiting for it?
 //!
-//! OpenTelemetry's batch processor keeps at most [`QUEUE`] spans and drops what is more; its own thread encodes batches
-//! (OTLP, protobuf) and hands each to [`Exporter::run`], which sends it with a deadline. `OTEL_EXPORTER_OTLP_HEADERS`,
+//! OpenTelemetry's batch processor keeps at most [`QUEUE`] spans and drops further ones. Its own thread encodes batches
+//! (OTLP, protobuf) and passes each to [`Exporter::run`], which sends it with a deadline. `OTEL_EXPORTER_OTLP_HEADERS`,
 //! `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` are read as OpenTelemetry specifies.
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,21 +14,21 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanProcessor};
 use tokio::sync::{mpsc, oneshot};
 
-/// Spans that may wait; a request has about four.
+/// The most spans that may wait; a request has about four.
 const QUEUE: usize = 8192;
-/// Spans are sent when there are so many of them, at the latest every [`DELAY`].
+/// Spans are sent in batches of at most this many, every [`DELAY`] at the latest.
 const BATCH: usize = 512;
 const DELAY: Duration = Duration::from_secs(2);
-/// Longest wait for the collector.
+/// The longest wait for the collector.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long the last spans are waited for at the end.
+/// The longest wait for the last spans when the gateway stops.
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
-/// As much of the collector's answer as is read.
+/// How much of the collector's answer is read.
 const MAX_ANSWER: usize = 64 * 1024;
 
 type Delivery = (Request<Bytes>, oneshot::Sender<Result<Response<Bytes>, HttpError>>);
 
-/// The way of spans to the collector.
+/// Sends spans to the collector.
 #[derive(Debug)]
 pub struct Exporter {
     processor: Arc<BatchSpanProcessor>,
@@ -66,13 +66,13 @@ impl Exporter {
         self.processor.clone()
     }
 
-    /// Sends batches, until `stopped`; then what is left.
+    /// Sends batches until `stopped`, then the remaining spans.
     pub async fn run(mut self, stopped: impl Future<Output = ()>) {
         let client = awc::Client::builder().disable_redirects().timeout(PATIENCE).finish();
         let processor = self.processor.clone();
         let last = async {
             stopped.await;
-            // It waits for its thread, which waits for us.
+            // On a thread of its own: it waits for its worker, which waits for us to send.
             let _ = tokio::task::spawn_blocking(move || processor.shutdown_with_timeout(LAST_PATIENCE)).await;
         };
         tokio::pin!(last);
@@ -85,7 +85,7 @@ impl Exporter {
     }
 
     async fn deliver_next(&mut self, client: &awc::Client) {
-        // The sender lives as long as the processor, which is ours.
+        // The sender lives as long as the processor, which we own.
         let Some((request, answer)) = self.deliveries.recv().await else { return std::future::pending().await };
         let delivered = tokio::time::timeout(PATIENCE, deliver(client, request)).await;
         let delivered = delivered.unwrap_or_else(|_| Err("no answer in time".into()));
@@ -93,7 +93,7 @@ impl Exporter {
         let _ = answer.send(delivered);
     }
 
-    /// One line when it begins to fail and one when it works again, rather than one for each batch.
+    /// Logs one line when sending begins to fail and one when it works again, not one for each batch.
     fn note(&mut self, delivered: &Result<Response<Bytes>, HttpError>) {
         let failure = match delivered {
             Ok(response) if response.status().is_success() => None,
@@ -125,7 +125,7 @@ async fn deliver(client: &awc::Client, request: Request<Bytes>) -> Result<Respon
     Ok(Response::builder().status(status).body(body)?)
 }
 
-/// Hands a batch from the processor's thread to [`Exporter::run`].
+/// Passes a batch from the processor's thread to [`Exporter::run`].
 #[derive(Debug)]
 struct Courier(mpsc::Sender<Delivery>);
 

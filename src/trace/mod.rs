@@ -1,4 +1,4 @@
-//! Where did the time of a request go, and who is told?
+//! Where do traces of requests come from, and where do they go?
 mod export;
 mod request;
 mod settings;

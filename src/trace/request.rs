@@ -1,12 +1,12 @@
-//! Where did the time of a request go, and to whose trace does it belong?
+//! Where did a request's time go, and whose trace does it belong to?
 //!
-//! A [`Trace`] goes along with a request. Its spans are made of times that are measured anyway: one for the request, and
-//! within it one for the look at the key (`auth`), one for each wait for a slot (`queue`) and one for each attempt on a
-//! node (`upstream`). A client's W3C `traceparent` makes them part of the client's trace, and each attempt hands the node
-//! one with a span id of its own. Whether spans are recorded is decided with the client's flag, or else by chance
-//! ([`TracingSettings::sample_ratio`]); where nothing is exported, a client's trace is still passed on.
+//! A [`Trace`] accompanies a request. Its spans are made from times that are measured anyway: one span for the request,
+//! and within it one for the key check (`auth`), one for each wait for a slot (`queue`) and one for each attempt on a
+//! node (`upstream`). A client's W3C `traceparent` makes them part of the client's trace, and each attempt sends the
+//! node a `traceparent` with its own span id. The client's flag decides whether spans are recorded, or else chance
+//! ([`TracingSettings::sample_ratio`]). If nothing is exported, a client's trace is still passed on.
 //!
-//! No span holds a prompt, an answer or a key.
+//! Spans never contain prompts, answers or keys.
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +22,7 @@ use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{BatchSpanProcessor, IdGenerator, RandomIdGenerator, SpanData, SpanProcessor};
 
 impl TracingSettings {
-    /// The setting that cannot be used, and why.
+    /// The setting that is invalid, and why.
     pub fn flaw(&self) -> Option<(&'static str, &'static str)> {
         let is_url = |url: &str| {
             let parsed = url.parse::<awc::http::Uri>().ok();
@@ -44,17 +44,17 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// A tracer, and what carries its spans to the collector if there is one.
+    /// A tracer, and the exporter for its spans if a collector is configured.
     ///
     /// # Errors
-    /// When there can be no exporter with these settings.
+    /// No exporter can be built with these settings.
     pub fn new(settings: &TracingSettings, clock: Clock) -> Result<(Self, Option<Exporter>), String> {
         let exporter = settings.otlp_endpoint.as_deref().map(Exporter::new).transpose()?;
         let sink = exporter.as_ref().map(Exporter::sink);
         Ok((Self { clock, sample_ratio: settings.sample_ratio, sink }, exporter))
     }
 
-    /// The trace of a request with these headers; `None` where there is nothing to record and nothing to pass on.
+    /// The trace of a request with these headers; `None` if there is nothing to record and nothing to pass on.
     pub fn begin(&self, traceparent: Option<&str>, tracestate: Option<&str>, received: Moment) -> Option<Trace> {
         let parent = traceparent.and_then(|traceparent| parent(traceparent, tracestate.unwrap_or("")));
         let ids = RandomIdGenerator::default();
@@ -105,9 +105,9 @@ fn parent(traceparent: &str, tracestate: &str) -> Option<SpanContext> {
 pub struct Trace {
     clock: Clock,
     received: Moment,
-    /// `None` where the client's flag says that nothing is recorded, or nothing is exported.
+    /// `None` if the client's flag says that nothing is recorded, or if nothing is exported.
     sink: Option<Arc<BatchSpanProcessor>>,
-    /// Of the request's own span.
+    /// The context of the request's own span.
     context: SpanContext,
     parent: Option<SpanContext>,
     asking: Option<Asking>,
@@ -131,18 +131,18 @@ pub struct Closing<'a> {
     pub code: u16,
     /// Whether it failed through no fault of the client.
     pub is_failure: bool,
-    /// What else is known, by its name.
+    /// Further attributes by name.
     pub attributes: Vec<(&'static str, Attribute)>,
 }
 
-/// A value of an attribute.
+/// The value of an attribute.
 #[derive(Clone, Debug)]
 pub enum Attribute {
     /// Text.
     Text(String),
     /// A number.
     Number(u64),
-    /// Yes or no.
+    /// A boolean.
     Flag(bool),
 }
 
@@ -152,12 +152,12 @@ impl Trace {
         self.context.trace_id().to_string()
     }
 
-    /// The look at the key took from one uptime to another.
+    /// The key check took from one uptime to the other.
     pub fn authenticated(&self, since: Duration, until: Duration) {
         self.child("auth", SpanKind::Internal, self.new_span(), (since, until), Vec::new, Status::Unset);
     }
 
-    /// A wait for a slot ended, with one or without.
+    /// A wait for a slot ended, with or without one.
     pub(crate) fn waited(&self, since: Duration, until: Duration, is_granted: bool) {
         let status = if is_granted { Status::Unset } else { Status::error("no slot") };
         self.child("queue", SpanKind::Internal, self.new_span(), (since, until), Vec::new, status);
@@ -168,7 +168,7 @@ impl Trace {
         self.asking = Some(Asking { span: self.new_span(), node, attempt, since });
     }
 
-    /// What the node that is asked is told: `traceparent` and, if there is one, `tracestate`.
+    /// The headers for the node that is asked: `traceparent` and, if there is one, `tracestate`.
     pub(crate) fn headers(&self) -> Option<(String, Option<String>)> {
         let span = self.asking.as_ref()?.span;
         let (trace, flags) = (self.context.trace_id(), self.context.trace_flags().to_u8() & 1);
@@ -176,7 +176,7 @@ impl Trace {
         Some((format!("00-{trace}-{span}-{flags:02x}"), Some(state).filter(|state| !state.is_empty())))
     }
 
-    /// The attempt ended like this.
+    /// The attempt ended with this outcome.
     pub(crate) fn answered(&mut self, outcome: &str, until: Duration) {
         let Some(Asking { span, node, attempt, since }) = self.asking.take() else { return };
         let status = match outcome {
@@ -193,7 +193,7 @@ impl Trace {
         self.child("upstream", SpanKind::Client, span, (since, until), attributes, status);
     }
 
-    /// The request ended: its own span is complete.
+    /// The request ended, which completes its own span.
     pub fn finish(self, closing: Closing<'_>) {
         let now = self.clock.uptime();
         let attributes = || {
@@ -267,7 +267,7 @@ impl Trace {
         });
     }
 
-    /// An uptime as the time of day.
+    /// An uptime as wall-clock time.
     fn at(&self, uptime: Duration) -> SystemTime {
         let received = UNIX_EPOCH + Duration::from_millis(u64::try_from(self.received.unix_ms).unwrap_or(0));
         match uptime.checked_sub(self.received.uptime) {

@@ -117,7 +117,8 @@ impl Budget {
 
     /// Admits a request and reserves what it needs.
     ///
-    /// # Errors [`Exceeded`] if the request does not fit a limit; nothing is reserved then.
+    /// # Errors
+    /// [`Exceeded`] if the request does not fit a limit; nothing is reserved then.
     pub fn admit(&mut self, limits: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
         let allowance = need.allowance(self.room(limits, need, now)?);
         Ok((self.take(limits, need, allowance, now), allowance))
@@ -152,6 +153,7 @@ impl Budget {
         if need.smallest() <= left {
             return Ok(left - need.prompt);
         }
+        // Running requests may release what they reserved; what is settled stays used until midnight.
         Err(if need.smallest() <= limit.saturating_sub(self.settled) {
             Exceeded::TokensReserved { limit, left, retry_after: RESERVED_RETRY }
         } else {
@@ -218,6 +220,7 @@ impl Budget {
     pub fn settle(&mut self, reservation: Reservation, tokens: u64, now: Moment) {
         self.advance(now);
         self.running = self.running.saturating_sub(1);
+        // A request counts towards the day of its admission, even if another day has begun.
         if reservation.day == self.day {
             self.reserved = self.reserved.saturating_sub(reservation.tokens);
             self.settled = self.settled.saturating_add(tokens);

@@ -13,7 +13,7 @@ pub struct DefaultLimits {
     pub tokens_per_minute: Option<u64>,
     /// Prompt and completion tokens together, per UTC day. Default `null`.
     pub tokens_per_day: Option<u64>,
-    /// Concurrent requests, waiting ones included. Default `null`.
+    /// Concurrent requests, including waiting ones. Default `null`.
     pub max_concurrency: Option<u32>,
     /// Output tokens that a request without `max_tokens` reserves, and may use at most, when its user has a token
     /// limit. Default `2048`.

@@ -33,7 +33,8 @@ impl Ledger {
 
     /// Admits a request. See [`Budget::admit`].
     ///
-    /// # Errors [`Exceeded`], in terms of the whole limits.
+    /// # Errors
+    /// [`Exceeded`], in terms of the whole limits.
     pub fn admit(&mut self, whole: &Limits, need: Need, now: Moment) -> Result<(Reservation, Allowance), Exceeded> {
         let (limits, room) = self.room(whole, need, now)?;
         let allowance = need.allowance(room);
@@ -43,7 +44,8 @@ impl Ledger {
 
     /// Admits a request under two ledgers, the user's and the key's.
     ///
-    /// # Errors [`Exceeded`] if the request does not fit a limit of either; nothing is reserved in either then.
+    /// # Errors
+    /// [`Exceeded`] if the request does not fit a limit of either; nothing is reserved in either then.
     pub fn admit_both(
         (whole, ledger): (&Limits, &mut Self),
         (own_whole, own): (&Limits, &mut Self),

@@ -1,4 +1,4 @@
-//! What time is it? On a clock that only runs forward, and on the wall clock.
+//! How is a point in time given? On a clock that only runs forward, and on the wall clock.
 use std::time::Duration;
 
 const DAY_MS: i64 = 86_400_000;

@@ -284,6 +284,7 @@ impl Share {
             Exceeded::TooLarge { needed, .. } if needed > limit.minute_tokens => {
                 Exceeded::TooLarge { limit: limit.minute_tokens, needed }
             }
+            // Too large for this gateway's share, but not for the whole limit: the others may give room back.
             Exceeded::TooLarge { .. } => {
                 Exceeded::TokensOfMinute { limit: limit.minute_tokens, left: left.minute_tokens, retry_after: BACK }
             }

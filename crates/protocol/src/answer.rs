@@ -13,7 +13,8 @@ use super::usage::Usage;
 /// usage. An answer that the node broke off because the model repeated itself counts as complete, and is given the
 /// reason for its end.
 ///
-/// # Errors What is wrong with it, in words for an operator.
+/// # Errors
+/// What is wrong with it, in words for an operator.
 pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<(Bytes, AnswerProgress), String> {
     let object = Object::parse(&body).map_err(|error| format!("the answer is not a JSON object: {error}"))?;
     if let Some(error) = object.present("error") {
@@ -121,7 +122,7 @@ fn unfinished<'a>(endpoint: Endpoint, object: &Object<'a>) -> Result<Vec<Missing
         Endpoint::ChatCompletions | Endpoint::Completions => {
             let choices = object.present("choices").map_or("[]", RawValue::get);
             let choices: Vec<&RawValue> =
-                serde_json::from_str(choices).map_err(|_| "the choices are of another kind".to_owned())?;
+                serde_json::from_str(choices).map_err(|_| "`choices` is not a list of choices".to_owned())?;
             let mut ends = Vec::new();
             for choice in choices {
                 ends.extend(missing(

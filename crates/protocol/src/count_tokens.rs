@@ -21,7 +21,8 @@ pub struct TokenCount {
 
 /// Estimates the prompt of a body for `/v1/messages`, which may lack `max_tokens` here.
 ///
-/// # Errors [`BadRequest`] if the body is no such request.
+/// # Errors
+/// [`BadRequest`] if the body is no such request.
 pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
     let object = Object::parse(body)
         .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;

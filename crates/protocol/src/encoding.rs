@@ -22,8 +22,8 @@ const SIGNATURES: [(&[u8], &str); 9] = [
 /// The body as text: without a byte order mark, and with U+FFFD for each byte that is not UTF-8 and for each escaped
 /// half of a surrogate pair, as Go's decoder reads them. A body that needs no repair is not copied.
 ///
-/// # Errors [`BadRequest`] for a body in UTF-16 or UTF-32, and for a compressed body without a `Content-Encoding`
-/// header.
+/// # Errors
+/// [`BadRequest`] for a body in UTF-16 or UTF-32, and for a compressed body without a `Content-Encoding` header.
 pub fn repaired(mut body: Bytes) -> Result<Bytes, BadRequest> {
     while body.starts_with(BYTE_ORDER_MARK) {
         body.advance(BYTE_ORDER_MARK.len());

@@ -39,8 +39,8 @@ impl Frames {
     /// Takes the next bytes and calls `each` for every frame that is complete now. A frame that lies within `chunk` is
     /// not copied.
     ///
-    /// # Errors [`FrameTooLong`] if the incomplete frame exceeds the limit; the splitter must not be used any more
-    /// then.
+    /// # Errors
+    /// [`FrameTooLong`] if the incomplete frame exceeds the limit; the splitter must not be used any more then.
     pub fn push(&mut self, mut chunk: Bytes, mut each: impl FnMut(Bytes)) -> Result<(), FrameTooLong> {
         if self.held.is_empty() {
             while let Some(end) = end_of_frame(self.framing, &chunk, 0) {

@@ -61,7 +61,8 @@ pub struct ListedProcess {
 
 /// Reads the answer to `/api/tags`.
 ///
-/// # Errors Why the body is not a listing.
+/// # Errors
+/// Why the body is not a listing.
 pub fn listed_models(body: &[u8]) -> Result<Listing<ListedModel>, String> {
     entries(body, |name, entry, said| ListedModel {
         name,
@@ -81,7 +82,8 @@ pub fn listed_models(body: &[u8]) -> Result<Listing<ListedModel>, String> {
 
 /// Reads the answer to `/api/ps`.
 ///
-/// # Errors Why the body is not a listing.
+/// # Errors
+/// Why the body is not a listing.
 pub fn listed_processes(body: &[u8]) -> Result<Listing<ListedProcess>, String> {
     entries(body, |name, entry, said| ListedProcess {
         name,

@@ -69,7 +69,7 @@ pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
             let input = texts(object, "`input` must be a string or a list of strings")?;
             let input = input.ok_or_else(|| bad("input", "`input` is missing"))?;
             if input.get()[1..].trim_start() == "]" {
-                return Err(bad("input", "`input` must hold at least one text"));
+                return Err(bad("input", "`input` must contain at least one text"));
             }
         }
         Endpoint::Responses => {
@@ -81,7 +81,7 @@ pub(crate) fn measure(endpoint: Endpoint, object: &Object<'_>) -> Result<Prompt,
         }
     }
     if media.images > MAX_IMAGES {
-        let message = format!("at most {MAX_IMAGES} images are taken in a request");
+        let message = format!("at most {MAX_IMAGES} images are accepted in a request");
         return Err(bad(media_param(endpoint), message));
     }
     Ok(Prompt { bound: bound(object, &media), is_empty })

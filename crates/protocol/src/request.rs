@@ -88,14 +88,16 @@ impl Place {
 impl InferenceRequest {
     /// Reads a body.
     ///
-    /// # Errors [`BadRequest`] if no node could answer it.
+    /// # Errors
+    /// [`BadRequest`] if no node could answer it.
     pub fn parse(endpoint: Endpoint, body: &[u8]) -> Result<Self, BadRequest> {
         Self::parse_for(endpoint, body, None)
     }
 
     /// Reads a body whose model may be named by the path instead.
     ///
-    /// # Errors [`BadRequest`] if no node could answer it.
+    /// # Errors
+    /// [`BadRequest`] if no node could answer it.
     pub fn parse_for(endpoint: Endpoint, body: &[u8], deployment: Option<&str>) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
@@ -190,7 +192,7 @@ impl InferenceRequest {
         };
         let options = Object::parse(raw.get().as_bytes()).map_err(|_| bad("options", "`options` must be an object"))?;
         if options.keys().count() > MAX_OPTIONS {
-            return Err(bad("options", format!("at most {MAX_OPTIONS} options are taken")));
+            return Err(bad("options", format!("at most {MAX_OPTIONS} options are accepted")));
         }
         stripped::check_options(&options)?;
         if options.keys().filter(|name| *name == "num_predict").count() > 1 {

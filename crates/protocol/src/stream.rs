@@ -63,7 +63,8 @@ impl StreamEditor {
 
     /// Takes the node's next bytes and appends to `out` what the client gets of the frames that are complete.
     ///
-    /// # Errors [`StreamFault`]; `out` then holds the good frames before it.
+    /// # Errors
+    /// [`StreamFault`]; `out` then holds the good frames before it.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let mut result = Ok(());
         let mut frames = std::mem::replace(&mut self.frames, Frames::new(Framing::Lines));

@@ -21,12 +21,8 @@ const CHAT: &[UnsupportedField] = &[
         harmless: is_one,
         why: "a node gives one choice; send as many requests as you want choices",
     },
-    UnsupportedField {
-        field: "functions",
-        harmless: is_empty,
-        why: "nodes know `tools` alone, which came in its place",
-    },
-    UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text alone" },
+    UnsupportedField { field: "functions", harmless: is_empty, why: "nodes only know `tools`, which replaced it" },
+    UnsupportedField { field: "modalities", harmless: is_text, why: "nodes answer with text only" },
 ];
 
 const COMPLETIONS: &[UnsupportedField] = &[
@@ -35,7 +31,7 @@ const COMPLETIONS: &[UnsupportedField] = &[
         harmless: is_one,
         why: "a node gives one choice; send as many requests as you want choices",
     },
-    UnsupportedField { field: "best_of", harmless: is_one, why: "a node makes one choice" },
+    UnsupportedField { field: "best_of", harmless: is_one, why: "a node generates one choice" },
     UnsupportedField { field: "echo", harmless: is_false, why: "nodes do not repeat the prompt" },
 ];
 
@@ -43,14 +39,18 @@ const RESPONSES: &[UnsupportedField] = &[
     UnsupportedField {
         field: "previous_response_id",
         harmless: is_empty,
-        why: "no response is kept; send the whole `input`",
+        why: "responses are not stored; send the whole `input`",
     },
     UnsupportedField {
         field: "conversation",
         harmless: is_empty,
-        why: "no conversation is kept; send the whole `input`",
+        why: "conversations are not stored; send the whole `input`",
     },
-    UnsupportedField { field: "background", harmless: is_false, why: "no response is kept for later; use `stream`" },
+    UnsupportedField {
+        field: "background",
+        harmless: is_false,
+        why: "responses are not stored for later; use `stream`",
+    },
 ];
 
 /// Refuses fields that a node would ignore with consequences for the client.

@@ -175,6 +175,7 @@ impl Scheduler {
             let is_whole = line.len() < count || count == most;
             for next in &line {
                 let Some(request) = self.requests.get_mut(&next.id) else { continue };
+                // A second, longer line begins with requests that this plan has looked at already.
                 if std::mem::replace(&mut request.plan, self.plans) == self.plans {
                     continue;
                 }
@@ -310,6 +311,7 @@ impl Scheduler {
             let Some(penalty) = request.penalty(place.node) else { continue };
             let alternative = place.weigh(work);
             offer(alternative);
+            // A request that goes first by right has waited long enough, so only its first token counts.
             let total = if next.by_right.is_some() { alternative.first_token() } else { alternative.total() };
             if penalty + total < best {
                 (best, choice) = (penalty + total, Choice::Place(index));
@@ -319,6 +321,7 @@ impl Scheduler {
         if !may_load {
             return (choice, least, 0.0);
         }
+        // Without a load, the users beyond the look-ahead wait for the same slots, one service time each.
         let behind = plan.users_behind as f64 * service / plan.forecast.slot_count().max(1) as f64;
         best += behind;
         for (index, option) in plan.options[usize::from(is_impatient)].iter().flatten().enumerate() {
@@ -408,6 +411,7 @@ impl Scheduler {
         }
         let Some(id) = self.beyond(plan, model, 0, now) else { return false };
         let Some((_, seconds)) = self.fastest_start(plan, id) else { return false };
+        // The first of the others stands for all of them when the slots' capacity is estimated.
         let absorbed = plan.forecast.served_within(seconds, self.work(id));
         if self.queue.waiting_for(model) - plan.ahead <= absorbed {
             return false;
@@ -443,6 +447,7 @@ impl Scheduler {
         let work = self.work(id);
         let places = plan.forecast.places.iter().enumerate();
         let starts = places.filter(|(_, place)| place.starts_at_once() && place.wait() == 0.0);
+        // The rule must not push a request onto a node that has failed it.
         let allowed = starts.filter(|(_, place)| request.penalty(place.node) == Some(0.0));
         let totals = allowed.map(|(index, place)| (index, place.weigh(work).total()));
         totals.min_by(|a, b| a.1.total_cmp(&b.1))

@@ -123,6 +123,7 @@ impl Scheduler {
                 victims.push(Victim { model, regret, drain, bytes: instance.footprint() });
             }
         }
+        // Cheapest first: what others lose, plus the wait until the model has drained.
         victims.sort_by(|a, b| (a.regret + a.drain).total_cmp(&(b.regret + b.drain)));
         let mut freed: u64 = 0;
         let needed = victims.iter().take_while(|victim| {

@@ -90,6 +90,7 @@ impl Slots {
 
     pub(crate) fn ended(&mut self, id: RequestId) {
         if let Self::Learned { probe, .. } = self {
+            // A request that ends may make room for the probe, whose first token would prove nothing then.
             let is_probe = probe.as_ref().is_some_and(|probe| probe.id == id);
             if is_probe {
                 *probe = None;

@@ -73,7 +73,7 @@ pub(crate) fn messages(body: &[u8]) -> Result<Work, ApiError> {
         max_tokens: limit(request.max_tokens),
         tools: tools.map(|tool| Tool { name: tool.name, parameters: tool.input_schema }).collect(),
         format: None,
-        // This route alone lets any model be asked to think; those that cannot do not.
+        // Only this route lets any model be asked to think; models that cannot, do not.
         think: request.thinking.filter(|thinking| thinking.kind.as_deref() != Some("enabled")).map(|_| false),
         purpose: "chat",
     };
@@ -110,7 +110,7 @@ pub(crate) struct Messages {
     model: String,
     id: String,
     kind: SimKind,
-    /// What `message_start` reports of the prompt: a rough guess in Ollama, the true count elsewhere.
+    /// The counts that `message_start` reports: a rough guess in Ollama, the true counts elsewhere.
     prompt: Usage,
     started: bool,
     /// Blocks begun so far.
@@ -134,7 +134,7 @@ impl Messages {
         Self { model, id, kind: SimKind::Ollama, prompt, started: false, blocks: 0, open: None }
     }
 
-    /// As another server writes them.
+    /// In the form of another server.
     pub(crate) fn of_kind(kind: SimKind, model: String, ask: &Ask) -> Self {
         Self { kind, ..Self::new(model, ask) }
     }
@@ -252,7 +252,7 @@ impl Dialect for Messages {
         event("message_stop", json!({}), out);
     }
 
-    /// On this route a stream just ends when there is an error.
+    /// On this route, an error just ends the stream.
     fn error(&mut self) -> Option<Bytes> {
         None
     }
@@ -271,7 +271,7 @@ impl Dialect for Messages {
                 content.push(json!({"type": "tool_use", "id": id, "name": name, "input": arguments}));
             }
         }
-        // A list without elements is `nil` in Go, and `null` on the wire.
+        // An empty list is `nil` in Go, and `null` on the wire.
         let is_nil = content.is_empty() && self.kind == SimKind::Ollama;
         let content = if is_nil { Value::Null } else { Value::Array(content) };
         self.message(content, end.reason.map(stop_reason), end.usage).to_string()

@@ -74,7 +74,7 @@ impl Compatible {
         self.body(self.object(), choices)
     }
 
-    /// A chunk with one choice, which says this.
+    /// A chunk with one choice that contains `said`.
     fn said(&self, said: Value, finish_reason: Option<&str>) -> Map<String, Value> {
         let name = if self.is_chat() { "delta" } else { "text" };
         let mut choice = json!({"index": 0, "logprobs": null, "finish_reason": finish_reason});
@@ -149,7 +149,7 @@ impl Dialect for Compatible {
         self.begin(out);
         let said = if self.is_chat() { json!({}) } else { json!("") };
         let mut last = self.said(said, end.reason.map(finish_reason));
-        // Streams of text have no chunk of usage of their own in llama.cpp's server.
+        // In llama.cpp's server, text streams have no separate usage chunk.
         let has_usage_chunk = self.include_usage && (self.is_chat() || self.kind == SimKind::Vllm);
         if !has_usage_chunk {
             self.add_timings(&mut last, end);

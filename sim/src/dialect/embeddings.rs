@@ -90,7 +90,7 @@ impl Embed {
         ApiError { status, message: "This server does not support embeddings. Start it with `--embeddings`".to_owned() }
     }
 
-    /// Tokens of all inputs. An input that is too long is cut.
+    /// Tokens of all inputs. An input that is too long is truncated.
     pub(crate) fn prompt_tokens(&self) -> u64 {
         self.inputs.iter().map(|input| count_tokens(input).clamp(1, CONTEXT_LENGTH)).sum()
     }
@@ -99,7 +99,7 @@ impl Embed {
     pub(crate) fn body(&self, timings: &Timings, usage: Option<u64>) -> String {
         let length = self.dimensions.map_or(EMBEDDING_LENGTH, |dimensions| dimensions.min(EMBEDDING_LENGTH));
         let vectors: Vec<Vec<f32>> = self.inputs.iter().map(|input| embedding(input, length)).collect();
-        // A request without input only loads the model, and says nothing else.
+        // A request without input only loads the model, and reports nothing else.
         let worked = !self.is_empty();
         match self.shape {
             Shape::Native => json(&NativeBody {

@@ -26,7 +26,7 @@ struct EmbedRequest {
 /// Reads a request to `/api/embed`.
 pub(crate) fn native(body: &[u8]) -> Result<Work, ApiError> {
     let request: EmbedRequest = read(body)?;
-    // An empty text is no input here, though one in a list is.
+    // An empty text counts as no input here, but not within a list.
     let input = request.input.as_ref().filter(|input| input.as_str() != Some(""));
     let inputs = inputs(input)?;
     embed(request, inputs, Shape::Native)
@@ -41,7 +41,7 @@ pub(crate) fn native_old(body: &[u8]) -> Result<Work, ApiError> {
 
 /// Reads a request to `/v1/embeddings`.
 pub(crate) fn openai(body: &[u8]) -> Result<Work, ApiError> {
-    // Ollama's own wishes mean nothing here.
+    // Ollama's own fields have no meaning on this route.
     let request = EmbedRequest { keep_alive: None, options: None, ..read(body)? };
     let shape = match request.encoding_format.as_deref() {
         None | Some("" | "float") => Shape::OpenAiFloat,

@@ -1,4 +1,4 @@
-//! How long does a request want the model to stay?
+//! How long does a request want the model to stay in memory?
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::clock::FOREVER;
 use crate::error::{ApiError, json};
 
-/// Parses a number of seconds, of which a negative one means forever, or a Go duration.
+/// Parses a number of seconds, where a negative number means for ever, or a Go duration.
 pub(crate) fn keep_alive(value: Option<&Value>) -> Result<Option<Duration>, ApiError> {
     let unsupported = |kind| Err(ApiError::bad_request(format!("Unsupported type: '{kind}'")));
     let seconds = match value {

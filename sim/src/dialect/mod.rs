@@ -61,12 +61,12 @@ impl Timings {
     }
 }
 
-/// How an answer ends.
+/// The end of an answer.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
-    /// `None` when the runner stopped without saying why.
+    /// `None` if the runner stopped without a reason.
     pub(crate) reason: Option<Reason>,
-    /// `None` when no counts are reported.
+    /// `None` if no counts are reported.
     pub(crate) usage: Option<Usage>,
     pub(crate) timings: Timings,
 }

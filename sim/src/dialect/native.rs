@@ -113,7 +113,7 @@ pub(super) fn chat_residence(model: &str, reason: &str) -> String {
     json(&Line { message, ..Line::closing(model, reason) })
 }
 
-/// The same on `/api/generate`.
+/// The same for `/api/generate`.
 pub(super) fn generate_residence(model: &str, reason: &str) -> String {
     json(&Line { response: Some(String::new()), ..Line::closing(model, reason) })
 }
@@ -129,7 +129,7 @@ impl Native {
         Self { route, model, raw, calls: 0, tokens: 0 }
     }
 
-    /// A line that says this.
+    /// A line with this content.
     fn line(&mut self, content: String, thinking: String, pieces: &[Piece]) -> Line<'_> {
         let tool_calls = self.calls(pieces);
         let line = Line { model: &self.model, created_at: clock::timestamp(), ..Line::default() };

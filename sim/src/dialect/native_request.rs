@@ -117,7 +117,7 @@ fn work(request: NativeRequest, turns: Vec<Turn>, route: Route) -> Result<Work, 
     }))
 }
 
-/// The schema of the answer. Ollama notices a mistake in it only in the runner, so the error comes along.
+/// The schema of the answer. Ollama notices a mistake in it only in the runner, so the error is passed along.
 fn format(format: Option<Value>) -> (Option<Value>, Option<ApiError>) {
     match format {
         None | Some(Value::Null) => (None, None),

@@ -21,7 +21,7 @@ pub(super) const FINGERPRINT: &str = "fp_ollama";
 pub(super) struct Chat {
     model: String,
     include_usage: bool,
-    /// Fixed by the first chunk.
+    /// Set by the first chunk.
     opening: Option<Opening>,
     role_sent: bool,
     calls: usize,
@@ -56,7 +56,7 @@ impl From<Usage> for UsageBody {
     }
 }
 
-/// The word for the end of an answer.
+/// The name for the end of an answer.
 pub(super) fn finish_reason(reason: Reason) -> &'static str {
     match reason {
         Reason::Stop => "stop",
@@ -206,7 +206,7 @@ impl Dialect for Chat {
             tool_calls,
         };
         let finish_reason = end.reason.map(finish_reason);
-        // A runner that stopped without counts leaves zeros, as opposed to no counts at all.
+        // A runner that stopped without counts reports zeros rather than no counts.
         let usage = if end.reason.is_none() { Some(UsageBody::default()) } else { end.usage.map(UsageBody::from) };
         let choices = [Choice { index: 0, delta: None, message: Some(message), finish_reason }];
         json(&self.body("chat.completion", &choices, usage))

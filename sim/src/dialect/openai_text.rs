@@ -55,7 +55,7 @@ pub(crate) fn complete(body: &[u8]) -> Result<Work, ApiError> {
 struct Text {
     model: String,
     include_usage: bool,
-    /// Id and time, fixed by the first chunk.
+    /// Id and time, set by the first chunk.
     opening: Option<(String, i64)>,
 }
 
@@ -100,7 +100,7 @@ impl Text {
 }
 
 impl Dialect for Text {
-    /// Thoughts are dropped: the shape has no place for them.
+    /// Thinking is dropped, because the shape has no place for it.
     fn piece(&mut self, piece: &Piece, out: &mut VecDeque<Bytes>) {
         let chunk = self.chunk(text_of(std::slice::from_ref(piece)), None);
         out.push_back(chunk);

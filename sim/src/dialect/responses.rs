@@ -192,7 +192,7 @@ impl Dialect for Responses {
         self.event("response.completed", json!({"response": response}), out);
     }
 
-    /// On this route a stream just ends when there is an error.
+    /// On this route, an error just ends the stream.
     fn error(&mut self) -> Option<Bytes> {
         None
     }

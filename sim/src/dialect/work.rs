@@ -1,4 +1,4 @@
-//! What does a request want of the node?
+//! What does a request ask of the node?
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::ask::Ask;
 use crate::error::ApiError;
 use crate::options::LoadOptions;
 
-/// What a request wants.
+/// A request, as the node handles it.
 pub(crate) enum Work {
     Generate(Generate),
     /// Load the model.
@@ -18,14 +18,14 @@ pub(crate) enum Work {
     Embed(Embed),
 }
 
-/// A generation request: what is asked, and how to write the answer.
+/// A generation request, and how to write its answer.
 pub(crate) struct Generate {
     pub(crate) ask: Ask,
     pub(crate) stream: bool,
     /// Whether an OpenAI stream is to end with its token counts.
     pub(crate) include_usage: bool,
     pub(crate) keep_alive: Option<Duration>,
-    /// A mistake in the options is noticed only when the model is to be loaded.
+    /// A mistake in the options is noticed only when the model is loaded.
     pub(crate) options: Result<LoadOptions, ApiError>,
     /// Whether a prompt that is too long loses its oldest messages.
     pub(crate) truncates: bool,
@@ -35,7 +35,7 @@ pub(crate) struct Generate {
 }
 
 impl Generate {
-    /// For a route that cannot say how the model is to be loaded.
+    /// For a route that has no options for loading the model.
     pub(crate) fn plain(ask: Ask, stream: bool, dialect: Box<dyn Dialect>) -> Self {
         Self {
             ask,
@@ -57,6 +57,6 @@ pub(crate) struct Residence {
     pub(crate) options: Result<LoadOptions, ApiError>,
     /// `chat` or `generate`, for the error that an embedding model does not support it.
     pub(crate) purpose: &'static str,
-    /// The answer once it is done.
+    /// The answer once that is done.
     pub(crate) reply: fn(model: &str, reason: &str) -> String,
 }

@@ -1,4 +1,4 @@
-//! A tiny HTTP client on a raw socket, which sees bytes as they arrive and hangs up when told.
+//! A tiny HTTP client on a raw socket, which sees bytes as they arrive and hangs up on demand.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -47,7 +47,7 @@ impl Call {
         Self::send_with(addr, method, path, "", body).await
     }
 
-    /// `headers` are whole lines, each with its end.
+    /// `headers` are whole lines, each with its line end.
     pub async fn send_with(addr: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Call {
         let mut socket = TcpStream::connect(addr).await.unwrap();
         let length = body.len();
@@ -68,7 +68,7 @@ impl Call {
         }
     }
 
-    /// Everything up to the end of the answer; `None` if the connection closed without one.
+    /// Reads everything up to the end of the answer; `None` if the connection closed before that.
     pub async fn reply(mut self, method: &str) -> Option<Reply> {
         loop {
             if let Some(reply) = parse(&self.received, method, false) {
@@ -148,7 +148,7 @@ pub async fn post(node: &SimNode, path: &str, body: &str) -> Reply {
     call(node, "POST", path, body).await
 }
 
-/// Waits until a claim about the node holds.
+/// Waits until a claim about the node is true.
 pub async fn eventually(claim: impl Fn() -> bool) {
     let wait = async {
         while !claim() {

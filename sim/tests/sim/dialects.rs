@@ -5,7 +5,7 @@ use crate::fast_node;
 
 const CHAT: &str = "/v1/chat/completions";
 
-/// The data of every event with what differs between runs put to zero.
+/// The data of every event, with everything that differs between runs zeroed.
 fn masked(reply: &Reply) -> Vec<String> {
     let mask = |event: &&str| {
         let Ok(value) = serde_json::from_str::<Value>(event) else { return event.to_string() };

@@ -1,4 +1,4 @@
-//! Servers that are no Ollama.
+//! How do simulated servers other than Ollama answer?
 
 use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};

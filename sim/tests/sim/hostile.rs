@@ -1,4 +1,4 @@
-//! What a bad node does, and what a bad prompt does to a node.
+//! What does a bad node do, and what does a bad prompt do to a node?
 
 use std::time::Duration;
 

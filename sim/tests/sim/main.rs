@@ -1,4 +1,4 @@
-//! The simulated node from outside, over real sockets.
+//! How does the simulated node behave from outside, over real sockets?
 
 #![expect(clippy::unwrap_used, reason = "a test that panics is a test that fails")]
 

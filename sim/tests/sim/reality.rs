@@ -1,4 +1,4 @@
-//! What real Ollama 0.33.0 does that its documentation does not say.
+//! What does real Ollama 0.33.0 do that its documentation does not mention?
 
 use std::time::Duration;
 

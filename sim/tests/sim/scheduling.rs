@@ -49,7 +49,7 @@ async fn slots_are_given_first_come_first_served() {
 
     for (place, call) in waiting.into_iter().enumerate().rev() {
         call.reply("POST").await.unwrap();
-        // The holder is the first in the log. All who came before this one are done by now.
+        // The holder is the first in the log. All requests that came before this one have ended.
         let before = &node.requests()[1..=place + 1];
         assert!(before.iter().all(|request| request.outcome == Outcome::Completed), "{place}");
     }

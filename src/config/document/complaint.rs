@@ -1,10 +1,10 @@
-//! What does `serde` mean, in words for somebody who edits a file, and without the value it speaks of?
+//! What does a `serde` error mean, in words for a person who edits a file, and without quoting the value?
 
 use serde_json::{Map, Value};
 
 const GROUP: &str = "a group of settings, written as `key: value`";
 
-/// What `serde` says is wrong, without the value it says it about.
+/// A `serde` error without the value it is about.
 pub(super) enum Complaint {
     Unknown {
         field: String,
@@ -13,7 +13,7 @@ pub(super) enum Complaint {
     Missing {
         field: String,
     },
-    /// Without an expectation, `text` is the words of a type that reads itself.
+    /// Without an expectation, `text` is the message of a type with its own parser.
     Wrong {
         expected: Option<String>,
         text: String,
@@ -47,7 +47,7 @@ impl Complaint {
         }
     }
 
-    /// Whether the value is an enum, which lists the names it takes only to somebody who gives a wrong name.
+    /// Whether the value is an enum. An enum lists its names only if it is given a wrong name.
     pub fn hides_the_names(&self) -> bool {
         self.expected() == "string or map"
     }
@@ -77,7 +77,7 @@ impl Complaint {
         }
     }
 
-    /// A value that satisfies the expectation, so that the mistakes after this one can be found.
+    /// A value that fits the expectation, so that later mistakes can be found.
     pub fn stand_in(&self) -> Option<Value> {
         let expected = self.expected();
         match expected {
@@ -124,7 +124,7 @@ pub(super) fn hint_for_unknown(field: &str, known: &[String]) -> Option<String> 
 
 fn quoted_after(message: &str, start: &str) -> Option<String> {
     let rest = message.strip_prefix(start)?;
-    // Names of keys are anyone's choice and may hold a backquote; what follows the closing one is `serde`'s.
+    // Key names are free text and may contain a backquote; what follows the closing one is `serde`'s.
     let end = rest.find("`, expected ").or_else(|| rest.find("`, there are no ")).or_else(|| rest.rfind('`'))?;
     Some(rest[..end].to_owned())
 }
@@ -141,7 +141,7 @@ fn holds_secret(value: &Value) -> bool {
     }
 }
 
-/// The known name that a mistyped one most likely stands for.
+/// The known name that was most likely meant.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let length = word.chars().count();
     let allowed = (length / 3).clamp(1, 3);
@@ -155,7 +155,7 @@ pub(super) fn is_secret(path: &str) -> bool {
     ["key", "password", "token", "secret", "url"].iter().any(|word| path.contains(word))
 }
 
-/// How many letters to insert, delete, change or swap with their neighbour.
+/// How many letters to insert, delete, change or swap with a neighbour.
 fn distance(left: &str, right: &str) -> usize {
     let (left, right): (Vec<char>, Vec<char>) = (left.chars().collect(), right.chars().collect());
     let mut rows: Vec<Vec<usize>> = vec![(0..=right.len()).collect()];

@@ -7,7 +7,7 @@ use super::faults::{Fault, Kind};
 use super::origin::Mistake;
 use super::yaml::{child, is_within};
 
-/// What the names of all variables that set something start with.
+/// The prefix of all variables that set something.
 pub const PREFIX: &str = "GATEWAY__";
 
 /// An environment variable that sets something.
@@ -16,14 +16,14 @@ pub(super) struct Variable {
     pub keys: Vec<String>,
     pub path: String,
     pub raw: String,
-    /// The JSON reading if there is one, else the text as it is.
+    /// The value as JSON if the text is valid JSON, otherwise the text itself.
     pub value: Value,
     /// What is wrong with text that looks like JSON.
     broken: Option<String>,
 }
 
 impl Variable {
-    /// Splits the name into keys, and reads the value as JSON if it is JSON.
+    /// Splits the name into keys, and parses the value as JSON if possible.
     pub fn read(name: String, raw: String) -> Result<Self, Mistake> {
         let keys: Vec<String> = name[PREFIX.len()..].split("__").map(str::to_lowercase).collect();
         let mistake = |message: &str, hint| {
@@ -70,12 +70,12 @@ impl Variable {
         None
     }
 
-    /// Whether the variable gave what the fault complains about.
+    /// Whether the fault is in what this variable set.
     pub fn is_to_blame_for(&self, fault: &Fault) -> bool {
         fault.path == self.path || fault.kind == Kind::Unknown && is_within(&self.path, &fault.path)
     }
 
-    /// The fault in terms of this variable; `known` are the names of variables that exist, without the prefix.
+    /// The fault, restated for this variable; `known` are the names of existing variables, without the prefix.
     pub fn mistake(&self, fault: &Fault, known: &[String]) -> Mistake {
         let (mut message, mut hint) = (fault.message.clone(), fault.hint.clone());
         if let Some(error) = &self.broken {
@@ -91,7 +91,7 @@ impl Variable {
     }
 }
 
-/// The names, without the prefix, of the variables that would set something in `settings`.
+/// The names, without the prefix, of all variables that could set something in `settings`.
 pub(super) fn names(settings: &Value) -> Vec<String> {
     fn collect(group: &Value, path: &str, names: &mut Vec<String>) {
         for (key, value) in group.as_object().into_iter().flatten() {

@@ -1,7 +1,7 @@
-//! What is wrong with a tree of settings, all of it at once?
+//! What is wrong with a tree of settings? All of it at once.
 //!
-//! `serde` stops at the first mistake. So each mistake is noted, mended with a default or a stand-in, and the tree is
-//! read again, until it can be read or nothing is left to mend.
+//! `serde` stops at the first mistake. So each mistake is recorded and mended with a default or a stand-in, and the
+//! tree is read again, until it is readable or nothing is left to mend.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use serde_path_to_error::Segment;
 use super::complaint::{Complaint, hint_for_unknown};
 use super::yaml::{child, element, is_within};
 
-/// What is said where a key that has no default is not there.
+/// The message for a missing key that has no default.
 pub(super) const REQUIRED: &str = "a value is required";
 
 /// How a setting is wrong.
@@ -23,11 +23,11 @@ pub(super) enum Kind {
     Unknown,
     /// The key is required and was not given.
     Missing,
-    /// The value is not one that the key takes.
+    /// The value is not valid for the key.
     Wrong,
 }
 
-/// One mistake; its texts never hold a value that may be secret.
+/// One mistake; its texts never contain a value that may be secret.
 pub(super) struct Fault {
     pub kind: Kind,
     pub path: String,
@@ -37,16 +37,16 @@ pub(super) struct Fault {
 
 /// Everything that one examination found.
 pub(super) struct Findings<T> {
-    /// The settings, mended where needed; absent when mending failed.
+    /// The settings, mended if necessary; absent if mending failed.
     pub value: Option<T>,
     /// The mended tree, without the required keys that nobody gave.
     pub tree: Value,
-    /// In the order they were met.
+    /// In the order in which they were found.
     pub faults: Vec<Fault>,
 }
 
-/// Reads `tree` as a `T` and finds every mistake. `readings` holds, by path, a second way to read a value, taken when
-/// the first does not fit.
+/// Reads `tree` as a `T` and finds every mistake. `readings` contains, by path, an alternative value, used if the first
+/// one does not fit.
 pub(super) fn examine<T: Serialize + DeserializeOwned>(
     tree: Value,
     defaults: &Value,
@@ -89,14 +89,14 @@ enum Step {
 struct Examination<'a> {
     tree: Value,
     defaults: &'a Value,
-    /// The second reading of a value; `None` once it was taken, or once the value was asked for its names.
+    /// The alternative reading of a value; `None` once it was used, or once the value was asked for its names.
     readings: BTreeMap<String, Option<Value>>,
     faults: Vec<Fault>,
-    /// How often each path was mended. What is met at, above or below such a path is a consequence of the mending.
+    /// How often each path was mended. A fault at, above or below such a path is a consequence of the mending.
     mended: BTreeMap<String, usize>,
-    /// By the path of a list, the indices that were taken out of it.
+    /// By the path of a list, the indices that were removed from it.
     dropped: BTreeMap<String, Vec<usize>>,
-    /// Required keys outside of lists that hold a stand-in.
+    /// Required keys outside lists that contain a stand-in.
     absent: Vec<Vec<Step>>,
 }
 
@@ -113,7 +113,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Notes what `serde` says about the value at `steps` and mends it; false if that is impossible.
+    /// Records what `serde` says about the value at `steps` and mends it; false if that is impossible.
     fn note(&mut self, mut steps: Vec<Step>, message: &str) -> bool {
         let complaint = Complaint::read(message);
         match &complaint {
@@ -151,7 +151,7 @@ impl<'a> Examination<'a> {
         }
         let value = at(&self.tree, steps).cloned().unwrap_or_default();
         let message = complaint.message(&path, &value);
-        // A value that was read twice has no one type that a hint could speak of.
+        // With two readings, the value has no single type that a hint could refer to.
         let hint = if self.readings.contains_key(&path) { None } else { complaint.hint(&path, &value) };
         self.record(Kind::Wrong, path, message, hint);
         self.mend(steps, complaint)
@@ -164,7 +164,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// Tries the default, then a stand-in of the expected type, then to do without, then the same one level up.
+    /// Tries the default, then a stand-in of the expected type, then removal, then the same one level up.
     fn mend(&mut self, steps: &[Step], complaint: &Complaint) -> bool {
         let path = self.path(steps);
         loop {
@@ -172,7 +172,7 @@ impl<'a> Examination<'a> {
             *attempts += 1;
             let replacement = match *attempts {
                 1 => at(self.defaults, steps).cloned(),
-                // Twice, since only the second complaint about an enum lists the names it takes.
+                // Twice, because only the second complaint about an enum lists its names.
                 2 | 3 => complaint.stand_in(),
                 4 if !steps.is_empty() => return self.take_out(steps),
                 _ => break,
@@ -192,7 +192,7 @@ impl<'a> Examination<'a> {
         remove(&mut self.tree, steps)
     }
 
-    /// The path as the author of the settings knows it: elements that were taken out still count.
+    /// The path as the author of the settings knows it: removed elements still count.
     fn path(&self, steps: &[Step]) -> String {
         let mut path = String::new();
         for (position, step) in steps.iter().enumerate() {
@@ -214,7 +214,7 @@ impl<'a> Examination<'a> {
     }
 }
 
-/// Where a list stands for a group: `serde` would take its elements for the fields, in the order of the source code.
+/// A list in place of a group: `serde` would take its elements for the fields, in the order of the source code.
 fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>> {
     fn search(given: &Value, read: &Value, steps: &mut Vec<Step>) -> bool {
         let mut descend = |step: Step, given: &Value, read: Option<&Value>| {
@@ -241,7 +241,7 @@ fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>>
     search(tree, &read, &mut steps).then_some(steps)
 }
 
-/// The reported path as far as it exists: the rest may be made from a value, such as the name of a variant.
+/// The part of the reported path that exists: the rest may come from a value, such as the name of a variant.
 fn existing_steps(tree: &Value, path: &serde_path_to_error::Path) -> Vec<Step> {
     let mut steps = Vec::new();
     for segment in path {

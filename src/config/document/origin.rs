@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::yaml::{child, element, is_within};
 
-/// The source of what neither the file nor the environment gave.
+/// The source of everything that neither the file nor the environment gave.
 pub(super) const DEFAULTS: &str = "defaults";
 
 /// One mistake in the configuration, shown as `gateway.yaml:12: nodes[1].slots: expected a list (hint)`.
@@ -17,11 +17,11 @@ pub struct Mistake {
     pub source: String,
     /// The line in the file, counted from 1; absent for other sources.
     pub line: Option<usize>,
-    /// The key, such as `nodes[1].slots`; empty when the mistake belongs to no key.
+    /// The key, such as `nodes[1].slots`; empty if the mistake concerns no key.
     pub path: String,
-    /// What is wrong; never holds a value that may be secret.
+    /// What is wrong; never contains a value that may be secret.
     pub message: String,
-    /// How to put it right.
+    /// How to correct it.
     pub hint: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl std::error::Error for Mistake {}
 #[derive(Clone, Debug)]
 pub(super) struct Origin {
     pub source: String,
-    /// Counted from 1; absent for anything but a file.
+    /// Starts at 1; absent unless the source is a file.
     pub line: Option<usize>,
 }
 
@@ -60,12 +60,12 @@ impl Origins {
         origins
     }
 
-    /// Notes that a group at `path` exists because of something below it.
+    /// Records that a group at `path` exists because of something below it.
     pub fn open(&mut self, path: &str, origin: Origin) {
         self.0.insert(path.to_owned(), origin);
     }
 
-    /// Notes that `value` was merged in at `path`.
+    /// Records that `value` was merged in at `path`.
     pub fn overlay(&mut self, path: &str, value: &Value, origin: &dyn Fn(&str) -> Origin) {
         if !value.is_object() {
             self.0.retain(|known, _| !is_within(known, path));

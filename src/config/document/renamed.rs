@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 use super::environment::Variable;
 use super::origin::Mistake;
 
-/// A setting's old path and its new one. Both lie in the same group, and neither is part of a list.
+/// A setting's old path and its new one. Both are in the same group, and neither is part of a list.
 pub type Renamed = (&'static str, &'static str);
 
-/// Moves what a file says under old names to the new ones. The first list holds what to tell the operator, the second
-/// what cannot be decided: settings that are given under both names.
+/// Moves a file's settings from their old names to the new ones. The first list contains notes for the operator, the
+/// second conflicts: settings that are given under both names.
 pub(super) fn of_file(
     renamed: &[Renamed],
     source: &str,
@@ -62,6 +62,12 @@ fn note(source: &str, line: Option<usize>, old: &str, new: &str) -> Mistake {
 }
 
 fn both(source: &str, line: Option<usize>, old: &str, new: &str) -> Mistake {
-    let message = format!("`{new}` is given as well, which is its new name");
-    Mistake { source: source.to_owned(), line, path: old.to_owned(), message, hint: Some("keep only that".to_owned()) }
+    let message = format!("its new name `{new}` is given as well");
+    Mistake {
+        source: source.to_owned(),
+        line,
+        path: old.to_owned(),
+        message,
+        hint: Some("keep only the new name".to_owned()),
+    }
 }

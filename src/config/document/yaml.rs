@@ -1,16 +1,16 @@
-//! Which settings does a YAML text hold, and on which line does each of them stand?
+//! Which settings does a YAML text contain, and on which line is each of them?
 
 use std::collections::BTreeMap;
 
 use saphyr::{AnnotatedMapping, LoadableYamlNode, MarkedYaml, Scalar, ScanError, YamlData};
 use serde_json::{Map, Number, Value};
 
-/// What was read; when `flaws` is not empty, the tree is only good for finding further mistakes.
+/// The result of reading a text. If there are `flaws`, the tree only serves to find further mistakes.
 #[derive(Default)]
 pub(super) struct Tree {
-    /// The settings, with numbers, booleans and nulls by the core rules of YAML 1.2.
+    /// The settings; numbers, booleans and nulls follow the core rules of YAML 1.2.
     pub tree: Map<String, Value>,
-    /// The line (from 1) of every path, such as `nodes[1].slots`.
+    /// The line of every path such as `nodes[1].slots`, starting at 1.
     pub lines: BTreeMap<String, usize>,
     /// Everything that is wrong with the text itself, whatever the settings mean.
     pub flaws: Vec<Flaw>,
@@ -18,19 +18,19 @@ pub(super) struct Tree {
 
 /// One thing that is wrong with the text.
 pub(super) struct Flaw {
-    /// Counted from 1.
+    /// Starts at 1.
     pub line: usize,
-    /// Empty when the flaw belongs to no key.
+    /// Empty if the flaw concerns no key.
     pub path: String,
-    /// Never holds a value.
+    /// Never contains a value.
     pub message: String,
-    /// How to put it right.
+    /// How to correct it.
     pub hint: Option<&'static str>,
 }
 
-/// Reads the one document of `text`; an empty text holds no settings.
+/// Reads the only document in `text`; an empty text contains no settings.
 pub(super) fn read(text: &str) -> Tree {
-    // The parser takes a byte order mark for a part of the first key.
+    // The parser would take a byte order mark for part of the first key.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut reader = Reader { characters: text.chars().collect(), settings: Tree::default() };
     match MarkedYaml::load_from_str(text) {
@@ -50,7 +50,7 @@ pub(super) fn element(path: &str, index: usize) -> String {
     format!("{path}[{index}]")
 }
 
-/// Whether `path` is `ancestor` or lies below it.
+/// Whether `path` is `ancestor` or below it.
 pub(super) fn is_within(path: &str, ancestor: &str) -> bool {
     path.strip_prefix(ancestor)
         .is_some_and(|rest| ancestor.is_empty() || rest.is_empty() || rest.starts_with(['.', '[']))
@@ -76,7 +76,7 @@ impl Reader {
     }
 
     fn syntax(&mut self, error: &ScanError) {
-        // The parser quotes the character it stumbled over, which may belong to a secret.
+        // The parser quotes the offending character, which may be part of a secret.
         let is_character = error.info().starts_with("unexpected character");
         let info = if is_character { "unexpected character" } else { error.info() };
         let hint = is_character.then_some("a value that starts with a special character needs quotes");
@@ -149,7 +149,7 @@ impl Reader {
             Scalar::Boolean(value) => Some(Value::Bool(*value)),
             Scalar::Integer(value) => Some(Value::from(*value)),
             Scalar::FloatingPoint(value) => {
-                // Whole numbers above `i64::MAX` reach us as floating point numbers.
+                // The parser returns whole numbers above `i64::MAX` as floating point numbers.
                 let whole = written.parse::<u64>().ok().map(Value::from);
                 let number = whole.or_else(|| Number::from_f64(value.into_inner()).map(Value::Number));
                 if number.is_none() {
@@ -157,7 +157,7 @@ impl Reader {
                 }
                 number
             }
-            // The parser leaves out these spellings of the core rules; quoted ones are written differently.
+            // The parser misses these spellings of the core rules; quoted strings are written differently.
             Scalar::String(text) if *text == written => Some(match &**text {
                 "True" | "TRUE" => Value::Bool(true),
                 "False" | "FALSE" => Value::Bool(false),
@@ -168,14 +168,14 @@ impl Reader {
         }
     }
 
-    /// The line on which a key stands a second time, if it does.
+    /// The line on which a key is repeated, if it is.
     ///
-    /// Of equal keys the parser keeps the first key and the last value and drops the rest, so a repetition is
-    /// found in the text between the two.
+    /// Of equal keys the parser keeps the first key and the last value and drops the rest, so a repetition is found in
+    /// the text between those two.
     fn line_of_repetition(&self, key: &MarkedYaml<'_>, value: &MarkedYaml<'_>, name: &str) -> Option<usize> {
         let mut between = self.between(key.span.end.index(), value.span.start.index());
         if value.span.start.index() == value.span.end.index() {
-            // The mark of an absent value stands before the colon.
+            // The mark of a missing value is before the colon.
             between.push(':');
         }
         let lines: Vec<&str> = between.split('\n').map(without_comment).collect();

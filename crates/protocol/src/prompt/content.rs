@@ -38,7 +38,7 @@ pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), Bad
     let messages: Vec<PromptMessage> = field(object, "messages", "a list of messages, each an object")?
         .ok_or_else(|| bad("messages", "`messages` is missing"))?;
     if messages.is_empty() {
-        return Err(bad("messages", "`messages` must hold at least one message"));
+        return Err(bad("messages", "`messages` must contain at least one message"));
     }
     for message in messages {
         if !message.role.is_some_and(|role| role.get().starts_with('"')) {
@@ -56,7 +56,7 @@ pub(super) fn messages(object: &Object<'_>, media: &mut Media) -> Result<(), Bad
 /// Checks the items of `/v1/responses` and counts their media.
 pub(super) fn items(input: &RawValue, media: &mut Media) -> Result<(), BadRequest> {
     let items: Vec<InputItem> = serde_json::from_str(input.get())
-        .map_err(|_| bad("input", "a list as `input` must hold items, each an object"))?;
+        .map_err(|_| bad("input", "a list as `input` must contain items, each an object"))?;
     for item in items {
         content("input", item.content, media)?;
         nested("input", item.output, media, 0)?;
@@ -102,7 +102,7 @@ fn part(
     media: &mut Media,
     depth: usize,
 ) -> Result<(), BadRequest> {
-    let wrong = |_| bad(param, "a list as `content` must hold parts, each an object");
+    let wrong = |_| bad(param, "a list as `content` must contain parts, each an object");
     let part: ContentPart = serde_json::from_str(raw.get()).map_err(wrong)?;
     let kind = part.kind.map_or("", RawValue::get);
     if (needs_kind || !kind.is_empty()) && !kind.starts_with('"') {

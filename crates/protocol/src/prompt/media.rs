@@ -9,9 +9,10 @@ use crate::text::{Form, weight};
 const IMAGE_TOKENS: usize = 4096;
 /// The least bytes of base64 for a token of sound: the tightest speech codecs with the finest models.
 const SOUND_BYTES_PER_TOKEN: usize = 32;
-const NOT_DATA: &str = "images must be given as base64 data URLs (`data:image/png;base64,…`); the gateway fetches none";
+const NOT_DATA: &str =
+    "images must be given as base64 data URLs (`data:image/png;base64,…`); the gateway does not fetch images";
 const NO_FILES: &str =
-    "`file_id` names a file that is kept elsewhere; this service keeps none, so send the content itself";
+    "`file_id` names a file that is stored elsewhere; this service stores no files, so send the content itself";
 
 /// What is written as text but is not text, and text that is longer in the prompt than in the body.
 #[derive(Debug, Default)]
@@ -129,7 +130,7 @@ fn source(param: &'static str, source: &MediaSource<'_>, media: &mut Media) -> R
         Some(_) if kind == "\"text\"" => {}
         Some(data) => media.add_image(data),
         None if source.content.is_some() => {}
-        None => return Err(bad(param, "images must be given as base64; the gateway fetches none")),
+        None => return Err(bad(param, "images must be given as base64; the gateway does not fetch images")),
     }
     Ok(())
 }

@@ -215,6 +215,6 @@ fn choices_of<'a>(object: &Object<'a>) -> Result<Vec<ChunkChoice<'a>>, StreamFau
     match object.present("choices") {
         None => Ok(Vec::new()),
         Some(choices) => serde_json::from_str(choices.get())
-            .map_err(|_| StreamFault::Garbled("the choices are of another kind".to_owned())),
+            .map_err(|_| StreamFault::Garbled("`choices` is not a list of choices".to_owned())),
     }
 }

@@ -89,12 +89,14 @@ impl Node {
             let instance = self.meet(id, &name);
             (instance.vram_bytes, instance.context_length) =
                 (Some(vram_bytes).filter(|bytes| *bytes > 0), context_length);
+            // Such a listing may still show a model that is on its way out, or one that is only being loaded.
             let has_left = instance.left_at.is_some_and(|left| now < left + LISTING_LAG_SECONDS);
             if loading != Some(id) && !has_left && instance.resident_since.is_none() {
                 self.set_resident(id, Some(now));
             }
         }
         let is_gone = |(id, instance): &(ModelId, &Instance)| {
+            // A listing that is older than the load does not show the model yet.
             let is_old = instance.resident_since.is_some_and(|since| since + LISTING_LAG_SECONDS < now);
             is_old && !seen.contains(id) && instance.running.is_empty()
         };
@@ -106,6 +108,7 @@ impl Node {
         }
         let is_fresh =
             |instance: &Instance| instance.resident_since.is_some_and(|since| now - since < EVICTION_SECONDS);
+        // Without a load nearby, the model was unloaded by somebody or expired: no sign of a full memory.
         let had_load = loading.is_some() || self.residents().any(|(_, instance)| is_fresh(instance));
         self.evicts |= evicted && had_load;
     }
