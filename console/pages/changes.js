@@ -28,7 +28,7 @@ function Difference({ before, after }) {
   const changed = names.filter((name) => text(before?.[name]) !== text(after?.[name]));
   if (!changed.length) return say.none;
   return html`<ul class="plain">${changed.map((name) => html`<li key=${name}><code>${name}</code>:
-    ${before && html` ${say.changes.from} ${text(before[name])}`}${after && html` ${say.changes.to} ${text(after[name])}`}</li>`)}</ul>`;
+    ${[before, after].filter(Boolean).map((side) => text(side[name])).join(" → ")}</li>`)}</ul>`;
 }
 
 const text = (value) => (value === undefined ? say.none : typeof value === "string" ? value : JSON.stringify(value));

@@ -35,7 +35,7 @@ export default function Me() {
       ${resets(me.resets) && html`<p class="quiet">${resets(me.resets)}</p>`}`}<//>
     <${Loaded} of=${requests}>${(requests) => html`<${Own} requests=${requests} />`}<//>
     <section aria-labelledby="try"><h2 id="try">${say.me.try}</h2><${Try} models=${names} /></section>
-    <${Keys} base="v1/me" owner=${say.me.you} writes=${true} rotates=${false} />
+    <${Keys} base="v1/me" writes=${true} rotates=${false} />
     <section aria-labelledby="models"><h2 id="models">${say.pages.models}</h2>
       <${Loaded} of=${models}>${() => html`<ul class="tags">${names.map((name) => html`<li key=${name}><code>${name}</code></li>`)}</ul>`}<//></section>
     <${OwnUsage} />

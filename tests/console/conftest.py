@@ -2,7 +2,6 @@
 another origin."""
 
 import dataclasses
-import os
 import pathlib
 import shutil
 import urllib.parse
@@ -16,7 +15,6 @@ from support import Gateway, demo
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that would ask anybody but the gateway.
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
-PICTURES = pathlib.Path(__file__).resolve().parents[2] / "docs/pictures"
 # Kept by the browser's window over changes of the page.
 REPORTS = """addEventListener("securitypolicyviolation", (event) =>
     console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`));"""
@@ -71,21 +69,13 @@ def windows(fleet, browser):
         context.add_init_script(REPORTS)
         window = Window(context.new_page(), console, [])
         watch(window)
-        opened.append(context)
+        opened.append(window)
         return window
 
-    opened_windows = []
-
-    def remembered(*given, **options) -> Window:
-        window = open_window(*given, **options)
-        opened_windows.append(window)
-        return window
-
-    yield remembered
-    for context in opened:
-        context.close()
-    for window in opened_windows:
-        assert window.wrong == []
+    yield open_window
+    for window in opened:
+        window.page.context.close()
+    assert [wrong for window in opened for wrong in window.wrong] == []
 
 
 def watch(window: Window):
@@ -125,7 +115,3 @@ def axe() -> str:
     import axe_playwright_python
 
     return (pathlib.Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text()
-
-
-def are_pictures_wanted() -> bool:
-    return os.environ.get("PICTURES") == "1"

@@ -19,6 +19,8 @@ class Front(http.server.ThreadingHTTPServer):
         self.console = f"http://127.0.0.1:{self.server_address[1]}{PREFIX}/console"
         self.up = threading.Event()
         self.up.set()
+        # What is said in the place of the gateway's events, if anything is.
+        self.events = None
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -33,6 +35,9 @@ class Visit(http.server.BaseHTTPRequestHandler):
     def pass_on(self):
         if not self.path.startswith(PREFIX + "/") or not self.server.up.is_set():
             self.send_error(502)
+            return
+        if self.server.events and self.path == f"{PREFIX}/admin/events":
+            self.tell()
             return
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length) if length else None
@@ -54,6 +59,17 @@ class Visit(http.server.BaseHTTPRequestHandler):
             pass
         finally:
             connection.close()
+
+    def tell(self):
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        try:
+            for event in self.server.events():
+                self.wfile.write(event)
+                self.wfile.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            pass
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
 

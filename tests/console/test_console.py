@@ -36,11 +36,11 @@ def confirm(page, action):
 def test_a_user_is_made_and_the_key_works_and_the_row_appears(admin, fleet):
     user = f"made-{uuid.uuid4().hex[:8]}"
     page = admin.open("users")
-    page.get_by_role("button", name="Make a user").click()
+    page.get_by_role("button", name="Create user").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("User id").fill(user)
-    dialog.get_by_label("Requests a minute").fill("5")
-    confirm(page, "Make a user")
+    dialog.get_by_label("Requests per minute").fill("5")
+    confirm(page, "Create user")
 
     secret = dialog.get_by_label("The key", exact=True).inner_text()
     assert secret.startswith(f"sk-{user}-")
@@ -55,7 +55,7 @@ def test_a_user_is_made_and_the_key_works_and_the_row_appears(admin, fleet):
 
     assert ask(fleet, secret).status_code == 200
     page.reload()
-    expect(page.locator(".bar").filter(has_text="Requests a minute")).to_contain_text("1 of 5")
+    expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("1 of 5")
     page.get_by_role("link", name="Requests of this user").click()
     expect(row_of(page, user)).to_contain_text("completed")
     row_of(page, user).get_by_role("link").click()
@@ -63,9 +63,9 @@ def test_a_user_is_made_and_the_key_works_and_the_row_appears(admin, fleet):
     expect(page.locator("main .verdict")).to_contain_text("It was answered whole")
 
     admin.open(f"users/{user}").get_by_role("button", name="Change limits").click()
-    page.get_by_role("dialog").get_by_label("Requests a minute").fill("")
+    page.get_by_role("dialog").get_by_label("Requests per minute").fill("")
     confirm(page, "Save")
-    expect(page.locator(".bar").filter(has_text="Requests a minute")).to_contain_text("no limit")
+    expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("no limit")
     page.get_by_role("button", name="Delete", exact=True).click()
     confirm(page, "Delete")
     expect(page.get_by_role("heading", name="Users")).to_be_visible()
@@ -76,17 +76,17 @@ def test_a_key_is_rotated_with_an_overlap_and_revoked(admin, fleet):
     with fleet.user() as (user, old):
         page = admin.open(f"users/{user}")
         page.get_by_role("button", name="Rotate default").click()
-        page.get_by_label("The old secret works on for").select_option("an hour")
+        page.get_by_label("Keep the old secret valid for").select_option("an hour")
         confirm(page, "Rotate")
         new = page.get_by_role("dialog").get_by_label("The key", exact=True).inner_text()
         confirm(page, "I have copied it")
 
-        expect(row_of(page, "default")).to_contain_text(f"…{old[-4:]} works until")
+        expect(row_of(page, "default")).to_contain_text(f"…{old[-4:]} is valid until")
         assert new != old
         assert [ask(fleet, key).status_code for key in (old, new)] == [200, 200]
         page.get_by_role("button", name="Revoke default").click()
         confirm(page, "Revoke")
-        expect(page.get_by_text("No key.")).to_be_visible()
+        expect(page.get_by_text("No keys.")).to_be_visible()
         assert [ask(fleet, key).status_code for key in (old, new)] == [401, 401]
 
 
@@ -99,7 +99,7 @@ def test_a_node_that_drains_gets_nothing(admin, fleet, user_key):
 
     expect(card).to_contain_text("draining")
     expect(card).to_contain_text("a new disk")
-    expect(page.locator("main .verdict")).to_contain_text("fast takes nothing new")
+    expect(page.locator("main .verdict")).to_contain_text("1 of 3 nodes is draining: fast")
     nodes = {ask(fleet, user_key).headers["x-gateway-node"] for _ in range(6)}
     assert nodes and "fast" not in nodes
     card.get_by_role("button", name="Undrain fast").click()
@@ -133,7 +133,7 @@ def test_those_who_wait_are_told_why(admin, fleet):
         answers = [in_background(lambda: ask(fleet, key, tokens=150)) for _ in range(24)]
         waiting = page.get_by_role("region", name="Queue").locator("tbody tr").filter(has_text=user)
         expect(waiting.first).to_contain_text("waits for")
-        expect(page.locator("main .verdict")).to_contain_text("wait, the longest for")
+        expect(page.locator("main .verdict")).to_contain_text("waiting, the longest for")
         wait_until("all are answered", lambda: all(answers), seconds=60)
         expect(waiting).to_have_count(0)
 
@@ -219,8 +219,8 @@ def test_a_user_sees_limits_and_tries_a_model(windows, fleet):
 
         expect(page.get_by_role("log")).not_to_be_empty()
         expect(page.get_by_role("log")).to_have_attribute("aria-busy", "false")
-        expect(page.locator(".bar").filter(has_text="Requests a minute")).to_contain_text("1 of 9")
-        recent = page.get_by_role("region", name="What has ended").locator("tbody tr")
+        expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("1 of 9")
+        recent = page.get_by_role("region", name="Recent requests").locator("tbody tr")
         expect(recent.first).to_contain_text("completed")
         assert len(page.get_by_role("log").inner_text()) > 20
 
@@ -261,7 +261,7 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
 
         front.up.clear()
         expect(live).to_have_attribute("data-live", "stale")
-        expect(page.get_by_role("alert")).to_contain_text("The connection to the gateway is cut.")
+        expect(page.get_by_role("alert")).to_contain_text("The connection to the gateway is lost.")
         front.up.set()
         expect(live).to_have_attribute("data-live", "live", timeout=20_000)
         expect(page.get_by_role("alert")).to_have_count(0)
@@ -282,7 +282,7 @@ def test_usage_adds_up_and_comes_as_a_file(admin, fleet):
         expect(row.locator("td").nth(1)).to_have_text("3")
         expect(row.locator("td").nth(4)).to_have_text("15")
         with page.expect_download() as download:
-            page.get_by_role("link", name="As CSV").click()
+            page.get_by_role("link", name="Download CSV").click()
         assert download.value.path().read_text().splitlines()[1].startswith(f"{user},3,")
 
 
