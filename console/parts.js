@@ -105,6 +105,15 @@ export function Table({ caption, columns, rows, rowKey, empty, rowClass }) {
   </div>`;
 }
 
+/** A table of which the first rows are shown, and the rest where it is asked for. */
+export function LongTable({ rows, ...rest }) {
+  const [all, set] = useState(false);
+  return html`<${Table} rows=${all ? rows : rows.slice(0, FIRST)} ...${rest} />
+    ${rows.length > FIRST && html`<button type="button" onClick=${() => set(!all)}>${all ? say.fewer : say.all(number(rows.length))}</button>`}`;
+}
+
+const FIRST = 50;
+
 export function More({ list }) {
   const [busy, set] = useState(false);
   if (!list.more) return null;

@@ -8,6 +8,8 @@ export const say = {
   none: "–", any: "any", action: "Action", again: "Try again", cancel: "Cancel", close: "Close", copy: "Copy",
   copied: "Copied", loading: "Loading…", model: "Model", more: "Show more", refresh: "Refresh", save: "Save",
   search: "Search", show: "Show", signOut: "Sign out", skip: "Skip to the content", user: "User", pagesLabel: "Pages",
+  all: (count) => `Show all ${count}`,
+  fewer: "Show fewer",
   of: (used, limit) => `${used} of ${limit}`,
   noLimit: (used) => `${used}, no limit`,
 
@@ -95,8 +97,6 @@ export const say = {
   queue: {
     title: "Queue", position: "Position", waited: "Waited", expected: "Expected in", why: "Why",
     empty: "Nothing is waiting.",
-    all: (count) => `Show all ${count}`,
-    fewer: "Show fewer",
   },
   running: { title: "Running", since: "For", tokens: "Tokens so far", state: "State", empty: "Nothing is running." },
   stop: {

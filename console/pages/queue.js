@@ -1,17 +1,13 @@
 // Who waits, for how long still, and why?
-import { html, useState } from "../html.js";
+import { html } from "../html.js";
 import { duration, number } from "../format.js";
-import { Count, Table } from "../parts.js";
+import { Count, LongTable } from "../parts.js";
 import { link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
 import { Whose } from "./whose.js";
 
-const SHOWN = 50;
-
 export function Queue({ waiting, leftOut, ask }) {
-  const [all, showAll] = useState(false);
-  const rows = all ? waiting : waiting.slice(0, SHOWN);
   const columns = [
     [say.queue.position, (request) => number(request.position), "number"],
     [say.user, (request) => html`<${Whose} user=${request.user_id} />`],
@@ -22,7 +18,6 @@ export function Queue({ waiting, leftOut, ask }) {
   ];
   if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
   return html`<section aria-labelledby="queue"><h2 id="queue">${say.queue.title} <${Count} of=${waiting.length + leftOut} /></h2>
-    <${Table} caption=${say.queue.title} columns=${columns} rows=${rows} rowKey=${(row) => row.request_id} empty=${say.queue.empty} />
-    ${waiting.length > SHOWN && html`<button type="button" onClick=${() => showAll(!all)}>${all ? say.queue.fewer : say.queue.all(number(waiting.length))}</button>`}
+    <${LongTable} caption=${say.queue.title} columns=${columns} rows=${waiting} rowKey=${(row) => row.request_id} empty=${say.queue.empty} />
   </section>`;
 }

@@ -1,7 +1,7 @@
 // What runs, where, and how far is it?
 import { html } from "../html.js";
 import { duration, number } from "../format.js";
-import { Count, Table } from "../parts.js";
+import { Count, LongTable } from "../parts.js";
 import { link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
@@ -18,6 +18,6 @@ export function Running({ running, leftOut, ask }) {
   ];
   if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
   return html`<section aria-labelledby="running"><h2 id="running">${say.running.title} <${Count} of=${running.length + leftOut} /></h2>
-    <${Table} caption=${say.running.title} columns=${columns} rows=${running} rowKey=${(row) => row.request_id} empty=${say.running.empty} />
+    <${LongTable} caption=${say.running.title} columns=${columns} rows=${running} rowKey=${(row) => row.request_id} empty=${say.running.empty} />
   </section>`;
 }

@@ -25,7 +25,7 @@ def request(number: int, tick: int, is_running: bool) -> dict:
         "since_ms": 1000 * tick + number,
         "node": node,
         "completion_tokens": 40 * tick,
-        "position": None if is_running else number + 1,
+        "position": None if is_running else number + 1 - 20 * tick,
         "expected_ms": None if is_running else 100 * number,
         "summary": f"{node} answers" if is_running else "waits for a slot on node-007, expected in 4.1 s",
     }
@@ -34,7 +34,7 @@ def request(number: int, tick: int, is_running: bool) -> dict:
 def node(number: int, tick: int) -> dict:
     models = [
         {"name": f"model-{each}:latest", "vram_bytes": 4_000_000_000, "slots_used": 1, "slots_total": 4,
-         "tokens_per_second": 50 + tick}
+         "tokens_per_second": 50}
         for each in range(3)
     ]
     return {"name": f"node-{number:03}", "state": "up", "since": "2026-11-27T00:00:00Z", "why": None, "version": "0.33.0",
@@ -45,8 +45,8 @@ def events():
     for tick in itertools.count():
         fleet = {
             "at": "2026-11-27T00:00:00Z", "tick": tick, "nodes": [node(number, tick) for number in range(NODES)],
-            "nodes_left_out": 0, "running": [request(number, tick, True) for number in range(SHOWN)],
-            "running_left_out": 0, "waiting": [request(number, tick, False) for number in range(SHOWN)],
+            "nodes_left_out": 0, "running": [request(number + 20 * tick, tick, True) for number in range(SHOWN)],
+            "running_left_out": 0, "waiting": [request(number + 20 * tick, tick, False) for number in range(SHOWN)],
             "waiting_left_out": WAITING - SHOWN,
         }
         name, fleet = ("tick", fleet) if tick else ("snapshot", fleet | {"changes": []})
@@ -65,12 +65,14 @@ def test_a_large_fleet_holds_up_no_frame(windows, fleet):
         # The thread's own time, since other programs share the machine.
         cdp.send("Performance.setTimeDomain", {"timeDomain": "threadTicks"})
         cdp.send("Performance.enable")
-        before = busy(cdp)
-        page.wait_for_timeout(1000 * TICKS)
-        spent = 1000 * (busy(cdp) - before) / TICKS
+        totals = []
+        for _ in range(TICKS + 1):
+            totals.append(busy(cdp))
+            page.wait_for_timeout(1000)
 
-    print(f"{spent:.1f} ms a tick")
-    assert spent < FRAME_MS
+    spent = sorted(1000 * (after - before) for before, after in itertools.pairwise(totals))
+    print(f"{spent[TICKS // 2]:.0f} ms a tick; all: {[round(each) for each in spent]}")
+    assert spent[TICKS // 2] < FRAME_MS
 
 
 def busy(cdp) -> float:
