@@ -2,7 +2,7 @@
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::uri::PathAndQuery;
 
 use protocol::{Meant, meant};
@@ -18,8 +18,12 @@ pub(super) fn normalise(request: &mut ServiceRequest) {
         set_path(request, path);
     }
     let Some(Meant { path, key, deployment }) = meant(request.path()) else { return };
-    if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
-        request.headers_mut().append(HeaderName::from_static("x-api-key"), key);
+    if let Some(key) = key.filter(|key| !key.is_empty()).and_then(|key| HeaderValue::try_from(key).ok()) {
+        // Somebody put it there on purpose. What comes in a header beside it is often a placeholder of the client's.
+        let headers = request.headers_mut();
+        headers.remove(AUTHORIZATION);
+        headers.remove("api-key");
+        headers.insert(HeaderName::from_static("x-api-key"), key);
     }
     if let Some(model) = deployment {
         request.extensions_mut().insert(Deployment(model));

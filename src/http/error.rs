@@ -488,7 +488,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::RETRY_AFTER, whole.to_string()));
             response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
         }
-        if self.0.hopeless {
+        if self.0.hopeless || self.0.kind.is_final() {
             response.insert_header(("x-should-retry", "false"));
         }
         if self.0.kind.status == 401 {

@@ -16,6 +16,13 @@ pub struct ErrorKind {
     pub remedy: &'static str,
 }
 
+impl ErrorKind {
+    /// Whether the same request is bound to fail again, so that a client should not repeat it by itself.
+    pub fn is_final(&self) -> bool {
+        matches!(self.status, 400 | 401 | 403 | 404 | 405 | 413 | 415 | 422)
+    }
+}
+
 /// Declares the kinds, and `ALL` of them in the order of this file.
 macro_rules! kinds {
     ($($name:ident = $status:literal $kind:literal $code:expr; $when:literal; $remedy:literal;)*) => {
@@ -123,5 +130,13 @@ mod tests {
             assert!(twin.is_none(), "{kind:?}");
         }
         assert!(ALL.is_sorted_by_key(|kind| kind.status));
+    }
+
+    #[test]
+    fn whatever_sdks_repeat_by_themselves_is_worth_repeating() {
+        for kind in ALL {
+            let is_repeated = matches!(kind.status, 408 | 409 | 429) || kind.status >= 500;
+            assert_eq!(kind.is_final(), !is_repeated, "{kind:?}");
+        }
     }
 }

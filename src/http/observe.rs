@@ -1,8 +1,8 @@
 //! Gives every request its id, and every request that has no account of its own its metrics and its log line.
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
@@ -77,6 +77,7 @@ pub async fn observe(
     if let Some(meters) = &meters {
         hold_back(&mut response, meters).await;
     }
+    end_by_closing(&mut response);
     let in_openais_words = dialect == Dialect::OpenAi && response.request().path().starts_with("/v1/");
     let headers = response.headers_mut();
     if let Some(spent) = spent.filter(|_| in_openais_words) {
@@ -95,6 +96,16 @@ pub async fn observe(
         headers.insert(CLIENT_REQUEST_ID, client_id);
     }
     Ok(response)
+}
+
+/// HTTP/1.0 knows no chunked coding: there the end of the connection ends a body whose length is not known beforehand.
+fn end_by_closing<B: MessageBody>(response: &mut ServiceResponse<B>) {
+    let is_old = response.request().version() < Version::HTTP_11;
+    if is_old && response.response().body().size() == BodySize::Stream {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
 }
 
 /// Lets whoever is refused again and again wait for it.

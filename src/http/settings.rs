@@ -23,8 +23,8 @@ pub struct ServerSettings {
     /// How long a client may leave its answer unread before its connection is closed, seconds. Default `30`.
     pub client_stall_seconds: u64,
     /// Networks whose clients need no key, for programs that cannot send one: `[{cidr: 10.1.0.0/16, user: lab}]`.
-    /// The user must exist. Do not list a reverse proxy's address: every client would appear to come from it.
-    /// Default none.
+    /// The user must exist. A key that is not known counts as none there: programs that talk to Ollama send a
+    /// placeholder. Do not list a reverse proxy's address: every client would appear to come from it. Default none.
     pub trusted_networks: Vec<TrustedNetwork>,
     /// Wrong keys that one network (an IPv4 address or an IPv6 /64) may send per minute before it gets 429. A valid
     /// key is never throttled. Behind a reverse proxy, all clients share one allowance. Default `10`.

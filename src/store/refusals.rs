@@ -23,19 +23,19 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Refusals on their way to the local file. Shared by all requests.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    state: Mutex<Tally>,
+    state: Mutex<RefusalTally>,
     some: Notify,
 }
 
 /// The refusals of this minute, by user.
 #[derive(Debug, Default)]
-struct Tally {
-    users: HashMap<Arc<str>, OfUser>,
+struct RefusalTally {
+    users: HashMap<Arc<str>, RefusalsOfUser>,
     ready: Vec<UsageRow>,
 }
 
 #[derive(Debug)]
-struct OfUser {
+struct RefusalsOfUser {
     minute: i64,
     own_rows: u32,
     shared: HashMap<Alike, UsageRow>,
@@ -77,21 +77,21 @@ impl Refusals {
         self.lock().complete(|_| true)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tally> {
+    fn lock(&self) -> MutexGuard<'_, RefusalTally> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tally {
+impl RefusalTally {
     fn is_counting(&self) -> bool {
         self.users.values().any(|user| !user.shared.is_empty())
     }
 
     fn take(&mut self, row: &UsageRow) -> bool {
         let minute = row.created_at_ms.div_euclid(MINUTE_MS);
-        let user = self.users.entry(row.user.clone()).or_insert_with(|| OfUser::new(minute));
+        let user = self.users.entry(row.user.clone()).or_insert_with(|| RefusalsOfUser::new(minute));
         if user.minute != minute {
-            let before = std::mem::replace(user, OfUser::new(minute));
+            let before = std::mem::replace(user, RefusalsOfUser::new(minute));
             self.ready.extend(before.shared.into_values());
         }
         if user.own_rows < ROWS_A_MINUTE && self.ready.len() < MOST {
@@ -123,7 +123,7 @@ impl Tally {
     }
 }
 
-impl OfUser {
+impl RefusalsOfUser {
     fn new(minute: i64) -> Self {
         Self { minute, own_rows: 0, shared: HashMap::new() }
     }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn beyond_the_first_ten_of_a_minute_refusals_share_a_row_for_each_reason() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         let own = (0..1_000).filter(|_| tally.take(&refused("ann", "requests_per_minute", 5))).count();
         for _ in 0..7 {
             assert!(!tally.take(&refused("ann", "max_concurrency", 59_999)));
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_new_minute_begins_with_rows_of_their_own_and_loses_none_of_the_last() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         for _ in 0..12 {
             tally.take(&refused("ann", "requests_per_minute", 0));
         }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn rows_that_nobody_writes_do_not_pile_up() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         for user in 0..2 * MOST {
             tally.take(&refused(&user.to_string(), "requests_per_minute", 0));
         }

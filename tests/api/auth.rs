@@ -131,6 +131,42 @@ async fn without_a_good_key_every_route_says_401_in_one_form() {
 }
 
 #[actix_rt::test]
+async fn an_empty_key_or_a_proxys_own_scheme_beside_a_key_is_not_looked_at() {
+    let app = app_without_nodes_that_are_up().await;
+    let key = app.user("ann").await;
+    let bearer = format!("Bearer {key}");
+    for headers in [
+        [("authorization", "Basic dXNlcjpwYXNz"), ("x-api-key", key.as_str())],
+        [("authorization", "Bearer "), ("x-api-key", &key)],
+        [("authorization", ""), ("api-key", &key)],
+        [("authorization", &bearer), ("x-api-key", "")],
+    ] {
+        let reply = app.send_with(Method::GET, "/v1/models", &headers, "").await;
+        assert_eq!(reply.status, 200, "{headers:?}: {}", reply.text());
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn no_client_is_to_repeat_what_is_bound_to_fail_again() {
+    let app = app_without_nodes_that_are_up().await;
+    let key = app.user("ann").await;
+    for (method, path, key, status) in [
+        (Method::POST, "/v1/chat/completions", "noop", 401),
+        (Method::POST, "/v1/messages", "noop", 401),
+        (Method::POST, "/api/chat", "noop", 401),
+        (Method::POST, "/v1/messages", key.as_str(), 400),
+        (Method::POST, "/api/pull", &key, 403),
+        (Method::GET, "/v1/nothing", &key, 404),
+        (Method::GET, "/v1/messages", &key, 405),
+    ] {
+        let reply = app.send(method, path, Some(key), "{}").await;
+        assert_eq!((reply.status.as_u16(), reply.header("x-should-retry")), (status, Some("false")), "{path}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn a_key_with_bytes_that_no_key_has_is_401() {
     let app = app_without_nodes_that_are_up().await;
     for header in [&b"Authorization: Bearer \xff\xfe"[..], b"x-api-key: \xc3\xa9"] {
