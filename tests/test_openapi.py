@@ -24,7 +24,7 @@ use_after_free.enabled = false
 # address can be reached: no form of them tells.
 BEYOND_FORM = [
     "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "GET /admin/requests",
-    "POST /admin/users/{id}/keys",
+    "PATCH /admin/users/{id}", "POST /admin/users/{id}/keys",
     "PATCH /admin/users/{id}/keys/{key_id}",
     "POST /admin/nodes", "PATCH /admin/nodes/{name}",
     "POST /admin/models/pull", "POST /admin/models/load", "POST /admin/models/unload", "DELETE /admin/models/{model}",

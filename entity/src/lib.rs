@@ -5,6 +5,7 @@
 #![allow(missing_docs)]
 
 pub mod drained_node;
+pub mod former_user;
 pub mod gateway;
 pub mod identity;
 pub mod key;

@@ -60,6 +60,9 @@ pub enum OllamaAuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(OllamaErrorBody),
+    /// The user is suspended.
+    #[response(status = 403)]
+    Suspended(OllamaErrorBody),
     /// Too many wrong keys came from the caller's network.
     #[response(status = 429)]
     Guessed(OllamaErrorBody),
@@ -74,6 +77,9 @@ pub enum AuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
+    /// The user is suspended.
+    #[response(status = 403)]
+    Suspended(ErrorBody),
     /// Too many wrong keys came from the caller's network.
     #[response(status = 429)]
     Guessed(ErrorBody),
@@ -120,6 +126,9 @@ macro_rules! inference_errors {
             /// No key, or an unknown one.
             #[response(status = 401)]
             Unauthorized($body),
+            /// The key is not for this model, the user is suspended, or the request was stopped.
+            #[response(status = 403)]
+            Forbidden($body),
             /// No node has the model.
             #[response(status = 404)]
             UnknownModel($body),

@@ -99,11 +99,11 @@ fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
     let key = match credential(request)? {
         Credential::Key(key) => key,
         Credential::Session(session) => return caller_of(request, &session),
-        Credential::EndedSession => return trusted(request, accounts).ok_or_else(session_ended),
-        Credential::Nothing => return trusted(request, accounts).ok_or_else(no_key),
+        Credential::EndedSession => return trusted(request, accounts).ok_or_else(session_ended).and_then(let_in),
+        Credential::Nothing => return trusted(request, accounts).ok_or_else(no_key).and_then(let_in),
     };
     match accounts.find(key, dependency::<Meters>(request)?.clock.now()) {
-        Found::Access(access) => Ok(Caller(access)),
+        Found::Access(access) => let_in(access),
         Found::Expired => Err(ApiError::unauthorized("This API key has expired. Ask the operator for a new one.")),
         Found::Unknown if dependency::<AdminKey>(request)?.0.matches(&KeyDigest::of(key)) => Err(
             ApiError::unauthorized("The admin key is no user key. Make a user with POST /admin/users and use its key."),
@@ -132,7 +132,7 @@ pub(super) fn identity_of(request: &HttpRequest, session: &Session) -> Result<Id
     let identity = match session.owner {
         Owner::ConfiguredKey => Some(Identity::Admin(Actor::configured())),
         Owner::User(digest) => match dependency::<Accounts>(request)?.by_digest(&digest, now) {
-            Found::Access(access) => Some(Identity::User(access)),
+            Found::Access(access) => Some(Identity::User(let_in(access)?.0)),
             Found::Expired | Found::Unknown => None,
         },
     };
@@ -150,7 +150,7 @@ pub(super) fn identify(request: &HttpRequest, key: &str) -> Result<(Owner, Ident
     }
     match (accounts.digest_of(key, now), accounts.find(key, now)) {
         (Some(digest), Found::Access(access)) => {
-            let ends_ms = access.expires_at_ms();
+            let (ends_ms, Caller(access)) = (access.expires_at_ms(), let_in(access)?);
             Ok((Owner::User(digest), Identity::User(access), ends_ms))
         }
         (_, Found::Expired) => Err(ApiError::unauthorized("This API key has expired. Ask the operator for a new one.")),
@@ -173,13 +173,18 @@ fn wrong(request: &HttpRequest, message: &str) -> Result<ApiError, ApiError> {
     })
 }
 
-fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Caller> {
+/// A key may be good, and its user suspended all the same.
+fn let_in(access: Access) -> Result<Caller, ApiError> {
+    if access.account().is_suspended() { Err(ApiError::suspended()) } else { Ok(Caller(access)) }
+}
+
+fn trusted(request: &HttpRequest, accounts: &Accounts) -> Option<Access> {
     let networks = &request.app_data::<Data<ServerSettings>>()?.trusted_networks;
     // Of the connection itself: what headers say of an address can be forged.
     let address = request.peer_addr()?.ip().to_canonical();
     let network = networks.iter().find(|network| network.cidr.contains(&address))?;
     let now = dependency::<Meters>(request).ok()?.clock.now();
-    accounts.by_user(&network.user, now).map(|account| Caller(Access::without_key(account)))
+    accounts.by_network(&network.user, now)
 }
 
 fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {

@@ -81,6 +81,12 @@ impl ApiError {
         Self::new(&error_kind::FORBIDDEN, message)
     }
 
+    /// 403: the operator lets nothing in for this user.
+    pub fn suspended() -> Self {
+        let message = "Your account is suspended. Ask the operator of this service.";
+        Self::new(&error_kind::SUSPENDED, message).with(|words| words.hopeless = true)
+    }
+
     /// 403: the key is not for this model.
     pub fn model_not_allowed(model: &str) -> Self {
         let message = format!(

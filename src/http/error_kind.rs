@@ -47,6 +47,9 @@ kinds! {
     FORBIDDEN = 403 "permission_error" Some("not_allowed");
         "A user's key was sent to /admin, or the request would change the models of everybody.";
         "Use the admin key, or ask the operator.";
+    SUSPENDED = 403 "permission_error" Some("user_suspended");
+        "The operator has suspended the user: none of the user's keys opens anything.";
+        "Ask the operator.";
     STOPPED = 403 "permission_error" Some("request_stopped");
         "An operator, or somebody with a key of the same user, stopped the request.";
         "Read the message: it says who and why.";

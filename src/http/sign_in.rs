@@ -94,7 +94,10 @@ pub async fn begin(
 /// Who is signed in
 #[utoipa::path(
     get, path = "/console/session", tag = "console", security(("session" = [])),
-    responses((status = 200, body = SignedIn), (status = 401, description = "Nobody.", body = answers::ErrorBody)),
+    responses(
+        (status = 200, body = SignedIn), (status = 401, description = "Nobody.", body = answers::ErrorBody),
+        (status = 403, description = "The user is suspended.", body = answers::ErrorBody),
+    ),
 )]
 pub async fn retrieve(
     request: HttpRequest,

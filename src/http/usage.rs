@@ -234,30 +234,30 @@ impl From<&ModelTotals> for Sum {
     }
 }
 
-/// A user's rows. Rows of answers that are already out are in, so that one sees one's own last request.
+/// The rows of a user, by the id in usage. Rows of answers that are already out are in, so that one sees one's own last request.
 pub(super) async fn rows(
     store: &Store,
     recorder: &Recorder,
-    user: &str,
+    usage_id: &str,
     query: &PageQuery,
 ) -> Result<UsageList, ApiError> {
     let page = query.page()?;
     recorder.flush().await;
-    let (rows, more) = store.usage_page(user, page).await?;
+    let (rows, more) = store.usage_page(usage_id, page).await?;
     let next = rows.last().filter(|_| more).map(|row| cursor(row.request_id.as_bytes()));
     Ok(UsageList { object: "list", data: rows.into_iter().map(UsageRecord::from).collect(), next })
 }
 
-/// A user's sums.
+/// The sums of a user, by the id in usage.
 pub(super) async fn summary(
     store: &Store,
     recorder: &Recorder,
-    user: &str,
+    usage_id: &str,
     query: &PeriodQuery,
 ) -> Result<UsageSummary, ApiError> {
     let period = query.period()?;
     recorder.flush().await;
-    let totals = store.usage_totals(user, period).await?;
+    let totals = store.usage_totals(usage_id, period).await?;
     let mut total = Sum::default();
     for sum in totals.iter().map(Sum::from) {
         total.requests = total.requests.saturating_add(sum.requests);
@@ -284,7 +284,7 @@ pub async fn own_rows(
     query: Query<PageQuery>,
 ) -> Result<Json<UsageList>, ApiError> {
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
-    rows(&store, &recorder, access.user().as_str(), &query).await.map(Json)
+    rows(&store, &recorder, access.usage_id(), &query).await.map(Json)
 }
 
 /// Own usage by model
@@ -302,7 +302,7 @@ pub async fn own_summary(
     query: Query<PeriodQuery>,
 ) -> Result<Json<UsageSummary>, ApiError> {
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
-    summary(&store, &recorder, access.user().as_str(), &query).await.map(Json)
+    summary(&store, &recorder, access.usage_id(), &query).await.map(Json)
 }
 
 #[cfg(test)]

@@ -108,7 +108,7 @@ impl OpenAccount {
         let loads = self.load_cost.so_far(now.uptime).into_iter().chain(self.node_load);
         UsageRow {
             request_id: admission.request_id,
-            user: admission.access.user().shared(),
+            user: admission.access.usage_id().clone(),
             key: admission.access.key_id().cloned(),
             created_at_ms: admission.received.unix_ms,
             day: admission.received.day(),

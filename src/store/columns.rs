@@ -1,14 +1,34 @@
 //! What do the columns of users and keys mean to the request path, and the other way around?
+use std::sync::Arc;
+
 use entity::{key, key_digest, user};
 
-use super::access::{AllowedModels, KeySpec, Terms, UserId};
-use super::directory::{KeyEntry, SecretEntry, UserEntry};
+use super::account::{Profile, Terms, UserEntry, UserId};
+use super::directory::{KeyEntry, SecretEntry};
+use super::key::{AllowedModels, KeySpec};
 use super::keys::{KeyDigest, Peppers, SecretEnd};
 use limits::Limits;
 
 /// `None` where the name cannot be one.
 pub(super) fn user_entry(row: &user::Model) -> Option<UserEntry> {
-    Some(UserEntry { user: UserId::parse(&row.id)?, created_at_ms: row.created_at_ms, terms: terms_of(row) })
+    Some(UserEntry {
+        user: UserId::parse(&row.id)?,
+        created_at_ms: row.created_at_ms,
+        generation: u32::try_from(row.generation).unwrap_or(u32::MAX),
+        terms: terms_of(row),
+        profile: profile_of(row),
+        last_seen_ms: row.last_seen_ms.unwrap_or_default(),
+    })
+}
+
+fn profile_of(row: &user::Model) -> Option<Arc<Profile>> {
+    let profile = Profile {
+        suspended_at_ms: row.suspended_at_ms,
+        display_name: row.display_name.clone(),
+        email: row.email.clone(),
+        note: row.note.clone(),
+    };
+    (profile != Profile::default()).then(|| Arc::new(profile))
 }
 
 pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {

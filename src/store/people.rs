@@ -198,7 +198,7 @@ fn put_secret(directory: &mut Directory, row: &key_digest::Model, peppers: &Pepp
 async fn read_texts(db: &DatabaseConnection, peppers: &Peppers, directory: &mut Directory) -> Result<(), DbErr> {
     // In the order of the models' fields.
     let columns = "id, created_at_ms, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, \
-                   weight_millis";
+                   weight_millis, suspended_at_ms, display_name, email, note, generation, last_seen_ms";
     each_line(db, "users", columns, |row: user::Model| _ = put_user(directory, &row)).await?;
     let columns = "id, user_id, name, created_at_ms, expires_at_ms, allowed_models, requests_per_minute, \
                    tokens_per_minute, tokens_per_day, max_concurrency, last_used_ms";

@@ -6,6 +6,8 @@ use entity::usage::{Entity, Model};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
+use super::account::name_of;
+
 /// A UTC day in milliseconds.
 pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -67,7 +69,7 @@ impl TokensFrom {
 pub struct UsageRow {
     /// UUIDv7; what the answer carried as `x-request-id`.
     pub request_id: Uuid,
-    /// The user's name.
+    /// Whose, by the id that tells users of one name apart.
     pub user: Arc<str>,
     /// The id of the key; `None` where a trusted network stood for the user.
     pub key: Option<Arc<str>>,
@@ -135,6 +137,11 @@ impl Reason {
 }
 
 impl UsageRow {
+    /// The user's name.
+    pub fn user_name(&self) -> &str {
+        name_of(&self.user)
+    }
+
     pub(super) fn into_model(self) -> Model {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         Model {

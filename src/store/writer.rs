@@ -181,9 +181,10 @@ impl Writer {
         patience: Duration,
     ) -> bool {
         for row in rows.iter().filter(|row| row.requests > 1) {
-            let UsageRow { user, reason, requests, .. } = row;
+            let UsageRow { reason, requests, .. } = row;
+            let user = row.user_name();
             let (code, limit) = (reason.code.as_deref(), reason.limit.as_deref());
-            tracing::warn!(%user, code, limit, requests, "requests were refused in one minute");
+            tracing::warn!(user, code, limit, requests, "requests were refused in one minute");
         }
         for rows in rows.chunks(BATCH) {
             if !self.write(committer, rows, &NoteBatch::default(), stop, patience).await {

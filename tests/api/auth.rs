@@ -18,10 +18,11 @@ const USER_ROUTES: [(Method, &str); 7] = [
 ];
 
 /// A route for the admin and its method.
-const ADMIN_ROUTES: [(Method, &str); 13] = [
+const ADMIN_ROUTES: [(Method, &str); 14] = [
     (Method::GET, "/admin/users"),
     (Method::POST, "/admin/users"),
     (Method::GET, "/admin/users/ann"),
+    (Method::PATCH, "/admin/users/ann"),
     (Method::DELETE, "/admin/users/ann"),
     (Method::GET, "/admin/users/ann/usage"),
     (Method::GET, "/admin/users/ann/limits"),

@@ -50,4 +50,5 @@ mod streams;
 mod tracing;
 mod unsupported;
 mod usage;
+mod users;
 mod waiting;

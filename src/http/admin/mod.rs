@@ -11,6 +11,8 @@ pub mod requests;
 mod routes;
 pub mod story;
 pub mod usage;
+pub mod user_fields;
+pub mod user_list;
 pub mod users;
 
 pub(super) use routes::routes;

@@ -12,7 +12,7 @@ use crate::http::ops::Lifecycle;
 use crate::http::time::{moment, moment_schema};
 use crate::http::usage::{PageQuery, UsageRecord, cursor};
 use crate::relay::{Meters, OpenRequest, Stopped, StoppedBy};
-use crate::store::{Page, Period, Recorder, Search, Store};
+use crate::store::{Accounts, Page, Period, Recorder, Search, Store};
 
 /// Characters of a reason.
 const LONGEST_REASON: usize = 200;
@@ -135,6 +135,7 @@ pub async fn list(
     _: Admin,
     lifecycle: Data<Lifecycle>,
     meters: Data<Meters>,
+    accounts: Data<Accounts>,
     store: Data<Store>,
     recorder: Data<Recorder>,
     Query(query): Query<RequestQuery>,
@@ -144,10 +145,14 @@ pub async fn list(
         Some(state) => open_page(&query, state, page, &lifecycle, &meters)?,
         None => {
             recorder.flush().await;
-            let (rows, more) = store.search(query.search()?, page).await?;
+            let mut search = query.search()?;
+            if let Some(user) = search.user.as_mut() {
+                *user = accounts.usage_id(user).await?.to_string();
+            }
+            let (rows, more) = store.search(search, page).await?;
             let next = rows.last().filter(|_| more).map(|row| row.request_id);
             let entry = |row: crate::store::UsageRow| {
-                let (user_id, key_id) = (row.user.to_string(), row.key.as_ref().map(ToString::to_string));
+                let (user_id, key_id) = (row.user_name().to_owned(), row.key.as_ref().map(ToString::to_string));
                 RequestEntry::Ended(Box::new(EndedRequest { user_id, key_id, record: row.into() }))
             };
             (rows.into_iter().map(entry).collect(), next)

@@ -1,19 +1,20 @@
 //! Which handler answers which of the operator's paths?
 use actix_web::web::{self, ServiceConfig};
 
-use super::{keys, limits, models, nodes, queue, reload, requests, story, usage, users};
+use super::{keys, limits, models, nodes, queue, reload, requests, story, usage, user_list, users};
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
     config
         .service(
             resource("/admin/users", "GET, HEAD, POST")
-                .route(web::get().to(users::list))
+                .route(web::get().to(user_list::list))
                 .route(web::post().to(users::create)),
         )
         .service(
-            resource("/admin/users/{id}", "GET, HEAD, DELETE")
+            resource("/admin/users/{id}", "GET, HEAD, PATCH, DELETE")
                 .route(web::get().to(users::retrieve))
+                .route(web::patch().to(users::change))
                 .route(web::delete().to(users::delete)),
         )
         .service(
