@@ -143,8 +143,12 @@ export const say = {
   },
 
   users: {
-    id: "User id", idHint: "Letters, digits, and . _ @ -", filter: "Filter by id", make: "Create user",
+    id: "User id", idHint: "Letters, digits, and . _ @ -", find: "Search", sort: "Sort by", make: "Create user",
     made: (user) => `${user} has been created`,
+    orders: {
+      user_id: "user id", created_at: "newest first", last_seen: "last seen", tokens_today: "tokens today",
+      tokens_this_month: "tokens this month",
+    },
     none: "No users.", back: "All users", name: "Name", email: "E-mail", note: "Note", group: "Group", since: "Created",
     seen: "Last seen", keys: "Keys", today: "Tokens today", month: "Tokens this month", suspended: "suspended",
     change: "Edit", changeLimits: "Change limits", suspend: "Suspend",

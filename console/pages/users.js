@@ -3,7 +3,7 @@ import { html, useState } from "../html.js";
 import { call, get } from "../api.js";
 import { compact, number, since } from "../format.js";
 import { Loaded, useList } from "../load.js";
-import { Badge, Dialog, Field, Form, More, Table } from "../parts.js";
+import { Badge, Dialog, Field, Form, More, Select, Table } from "../parts.js";
 import { go, link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
@@ -12,22 +12,29 @@ import { given, LimitFields } from "./limits.js";
 import { OneUser } from "./user.js";
 import { Whose } from "./whose.js";
 
+const orders = ["user_id", "created_at", "last_seen", "tokens_today", "tokens_this_month"];
+
 export default function Users({ route }) {
   if (route.rest.length) return html`<${OneUser} key=${route.rest[0]} id=${route.rest[0]} />`;
-  return html`<${List} />`;
+  return html`<${List} query=${route.query} />`;
 }
 
-function List() {
-  const list = useList((after, signal) => get("admin/users", { after, limit: 100 }, signal), []);
+function List({ query: { search = "", sort = "user_id" } }) {
+  const list = useList((after, signal) => get("admin/users", { search, sort, after, limit: 100 }, signal), [search, sort]);
   const [makes, setMakes] = useState(false);
-  const [found, find] = useState("");
-  const rows = list.rows.filter((user) => user.user_id.toLowerCase().includes(found.toLowerCase()));
-  return html`<div class="bar-of-tools">
-      <${Field} label=${say.users.filter} name="filter" type="search" value=${found} onInput=${(event) => find(event.currentTarget.value)} data-search />
+  const find = (event) => {
+    event.preventDefault();
+    const data = new FormData(event.currentTarget);
+    go("users", [], { search: data.get("search").trim(), sort: data.get("sort") });
+  };
+  return html`<form class="bar-of-tools" role="search" onSubmit=${find}>
+      <${Field} label=${say.users.find} name="search" type="search" defaultValue=${search} maxlength="128" data-search />
+      <${Select} label=${say.users.sort} name="sort" value=${sort} options=${orders.map((order) => [order, say.users.orders[order]])} />
+      <button>${say.search}</button>
       ${may("people") && html`<button type="button" class="primary" onClick=${() => setMakes(true)}>${say.users.make}</button>`}
-    </div>
+    </form>
     <${Loaded} of=${list}>${() => html`
-      <${Table} caption=${say.pages.users} columns=${columns} rows=${rows} rowKey=${(user) => user.user_id} empty=${say.users.none} />
+      <${Table} caption=${say.pages.users} columns=${columns} rows=${list.rows} rowKey=${(user) => user.user_id} empty=${say.users.none} />
       <${More} list=${list} />`}<//>
     ${makes && html`<${Make} close=${() => setMakes(false)} done=${list.reload} />`}`;
 }
@@ -36,8 +43,9 @@ const columns = [
   [say.user, (user) => html`<a href=${link("users", [user.user_id])}><${Whose} user=${user.user_id} /></a>${user.suspended && html` <${Badge} kind="warn">${say.users.suspended}<//>`}`],
   [say.users.name, (user) => user.display_name ?? say.none],
   [say.users.group, (user) => user.group ?? say.none],
-  [say.limits.requests_per_minute, (user) => number(user.requests_per_minute), "number"],
-  [say.limits.tokens_per_day, (user) => compact(user.tokens_per_day), "number"],
+  [say.users.keys, (user) => number(user.key_count), "number"],
+  [say.users.today, (user) => html`${compact(user.tokens_today)}${user.tokens_per_day === null ? "" : ` / ${compact(user.tokens_per_day)}`}`, "number"],
+  [say.users.month, (user) => compact(user.tokens_this_month), "number"],
   [say.users.seen, (user) => since(user.last_seen ?? null)],
 ];
 
