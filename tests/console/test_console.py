@@ -90,6 +90,30 @@ def test_a_key_is_rotated_with_an_overlap_and_revoked(admin, fleet):
         assert [ask(fleet, key).status_code for key in (old, new)] == [401, 401]
 
 
+def test_a_user_is_edited_found_and_suspended(admin, fleet):
+    with fleet.user() as (user, key):
+        page = admin.open(f"users/{user}")
+        page.get_by_role("button", name="Edit").click()
+        page.get_by_role("dialog").get_by_label("Name").fill(MARKUP)
+        page.get_by_role("dialog").get_by_label("Note").fill(f"note-of-{user}")
+        confirm(page, "Save")
+        expect(page.get_by_text(MARKUP)).to_be_visible()
+        page.get_by_role("button", name="Suspend").click()
+        confirm(page, "Suspend")
+        expect(page.locator("main .badge")).to_have_text("suspended")
+        assert ask(fleet, key).status_code == 403
+
+        admin.open("users")
+        page.get_by_label("Search", exact=True).fill(f"NOTE-OF-{user}")
+        page.keyboard.press("Enter")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        row_of(page, user).get_by_role("link").click()
+        page.get_by_role("button", name="Resume").click()
+        confirm(page, "Resume")
+        expect(page.locator("main .badge")).to_have_count(0)
+        assert ask(fleet, key).status_code == 200
+
+
 def test_a_node_that_drains_gets_nothing(admin, fleet, user_key):
     page = admin.open("now")
     card = page.locator("[data-node=fast]")
