@@ -29,9 +29,9 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{Resolver, Roster};
-use crate::http::{AdminKey, BodyMemory, Guesses, Live};
+use crate::http::{AdminKey, BodyMemory, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
-use crate::relay::Relay;
+use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Upkeep};
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
@@ -50,6 +50,7 @@ pub struct App {
     clock: Clock,
     memory: Memory,
     nodes: Nodes,
+    events: Arc<EventFeed>,
     reloader: Reloader,
     exporter: Option<Exporter>,
     stops: Stops,
@@ -103,10 +104,13 @@ impl App {
             names: Live::new(config.models.clone()),
             limits: Live::new(config.limits.clone()),
             metrics: nodes.fleet.metrics.clone(),
+            changes: nodes.fleet.changes.clone(),
             clock,
         };
         let (names, limits) = (live.names.clone(), live.limits.clone());
         let reloader = Reloader::new(&config, live, read);
+        let meters = Meters { clock, metrics: nodes.fleet.metrics.clone(), requests: Arc::default() };
+        let events = Arc::new(EventFeed::new(nodes.fleet.clone(), meters.clone(), stops.draining.clone()));
         let parts = Parts {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
@@ -116,7 +120,8 @@ impl App {
             sessions: Arc::default(),
             memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
             parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
-            requests: Arc::default(),
+            meters,
+            events: events.clone(),
             accounts: memory.accounts.clone(),
             broker: memory.broker.clone(),
             store: memory.store.clone(),
@@ -131,7 +136,7 @@ impl App {
             draining: stops.draining.clone(),
         };
         let (server, address) = parts.listen()?;
-        Ok(Self { config, clock, memory, nodes, reloader, exporter, stops, server, address })
+        Ok(Self { config, clock, memory, nodes, events, reloader, exporter, stops, server, address })
     }
 
     /// The address it listens on, with the real port even if 0 was configured.
@@ -213,6 +218,7 @@ impl App {
             thread::spawn(upkeep::remember(store.clone(), self.dispatcher(), self.clock, stop.clone())),
             thread::spawn(upkeep::follow_clock(self.clock, self.accounts(), stop.clone())),
             thread::spawn(stored.run(stop.clone())),
+            thread::spawn(self.events.clone().run(stop.clone())),
         ]
     }
 }

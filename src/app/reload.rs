@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::fleet::Roster;
+use crate::fleet::{ChangeLog, Roster};
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
 
@@ -31,6 +31,7 @@ pub(super) struct Parts {
     pub(super) names: Live<ModelNames>,
     pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) changes: Arc<ChangeLog>,
     pub(super) clock: Clock,
 }
 
@@ -58,15 +59,15 @@ impl Reloader {
             parts.metrics.config_loaded(false, now);
             tracing::error!(mistakes, "the configuration was not reloaded");
         })?;
-        let (applied, needs_restart) = differences(&current, &new).into_iter().partition(|path| is_live(path));
+        let (applied, needs_restart): (Vec<String>, Vec<String>) =
+            differences(&current, &new).into_iter().partition(|path| is_live(path));
         parts.names.set(new.models.clone());
         parts.limits.set(new.limits.clone());
         let nodes = parts.roster.replace_file(new.nodes.clone()).await;
         (current.nodes, current.models, current.limits) = (new.nodes, new.models, new.limits);
         parts.metrics.config_loaded(true, now);
-        let report = ReloadReport::new(applied, needs_restart, nodes);
-        tracing::info!(?report, "the configuration was reloaded");
-        Ok(report)
+        parts.changes.tell_reloaded(&applied, &needs_restart, parts.clock.now());
+        Ok(ReloadReport::new(applied, needs_restart, nodes))
     }
 }
 

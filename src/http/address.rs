@@ -1,4 +1,4 @@
-//! Puts a request's path into the form that routes have, before anything looks at it: no log holds a key from a path.
+//! Normalises a request's path before anything else reads it, so that a key in a path never reaches a log.
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
@@ -7,12 +7,12 @@ use actix_web::http::uri::PathAndQuery;
 
 use protocol::{Meant, meant};
 
-/// The model that a path in Azure's form names.
+/// The model that an Azure-style path names.
 #[derive(Clone, Debug)]
 pub(super) struct Deployment(pub(super) String);
 
-/// Rewrites the path to the one that is meant: a key in it becomes a header, a model in it a [`Deployment`]. What is written
-/// as `%61` and the like becomes what it stands for first, as the router reads it.
+/// Rewrites the path to the route that it means. A key in the path becomes a header, and a model a [`Deployment`].
+/// Needless escapes such as `%61` are decoded first, as the router would do.
 pub(super) fn normalise(request: &mut ServiceRequest) {
     if let Some(path) = plain(request.path()) {
         set_path(request, path);
@@ -44,8 +44,7 @@ fn set_path(request: &mut ServiceRequest, path: String) {
     }
 }
 
-/// The path without escapes of letters, digits and `-._~`, which mean the same as what they stand for; `None` where there are
-/// none.
+/// Decodes the escapes of letters, digits and `-._~`, which mean the same with and without. `None` if there are none.
 fn plain(path: &str) -> Option<String> {
     let mut parts = path.split('%');
     let mut plain = parts.next()?.to_owned();

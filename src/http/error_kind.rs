@@ -8,11 +8,11 @@ pub struct ErrorKind {
     pub status: u16,
     /// `error.type`, in OpenAI's words.
     pub kind: &'static str,
-    /// `error.code`; absent where `error.param` or the status says all there is to say.
+    /// `error.code`; absent if `error.param` or the status says it all.
     pub code: Option<&'static str>,
-    /// When it is answered.
+    /// When a client gets it.
     pub when: &'static str,
-    /// What whoever wrote the client should do.
+    /// What the author of the client should do about it.
     pub remedy: &'static str,
 }
 

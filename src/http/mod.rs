@@ -1,4 +1,4 @@
-//! What may a client say, and what does it hear? The only module with handlers, status codes and the OpenAPI document.
+//! The HTTP interface: the only module with handlers, status codes and the OpenAPI document.
 mod address;
 pub mod admin;
 pub mod answers;
@@ -16,6 +16,7 @@ mod credentials;
 mod docs;
 mod error;
 pub mod error_kind;
+pub mod events;
 mod guesses;
 mod inference;
 mod live;
@@ -44,6 +45,7 @@ pub use admin::reload::{Reload, ReloadReport};
 pub use auth::AdminKey;
 pub use body_memory::BodyMemory;
 pub use error::ApiError;
+pub use events::EventFeed;
 pub use guesses::Guesses;
 pub use live::Live;
 pub use names::ModelNames;

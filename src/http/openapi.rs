@@ -8,6 +8,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
 use super::cookies::SESSION_COOKIE;
+use super::events::{ChangeRecord, EndRecord, LiveFleet, LiveSnapshot};
 use super::{admin, inference, me, models, native, ops, sign_in, usage};
 
 #[derive(OpenApi)]
@@ -62,6 +63,7 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         admin::limits::retrieve,
         admin::limits::change,
         admin::nodes::list,
+        admin::events::listen,
         admin::queue::list,
         admin::story::explain,
         admin::requests::list,
@@ -87,7 +89,9 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         ops::ready,
         ops::metrics,
     ),
-    components(schemas(ErrorBody, OllamaErrorBody, AnthropicErrorBody)),
+    components(schemas(
+        ErrorBody, OllamaErrorBody, AnthropicErrorBody, LiveSnapshot, LiveFleet, ChangeRecord, EndRecord
+    )),
     modifiers(&Keys, &Requests),
 )]
 struct Document;

@@ -1,4 +1,4 @@
-//! What is taken from clients, and for how long are they waited for?
+//! The settings of the server: what it accepts from clients, and how long it waits for them.
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 

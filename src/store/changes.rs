@@ -1,4 +1,4 @@
-//! When have users or keys changed? Postgres says so at once; a look now and then stands behind it.
+//! When have users or keys changed? Postgres notifies gateways at once; a look now and then covers lost notifications.
 use std::time::Duration;
 
 use migration::{PEOPLE_CHANNEL, PEOPLE_LOCK};
@@ -9,7 +9,7 @@ use super::database::Store;
 use super::deadline::STATEMENT_DEADLINE;
 use super::transactions::immediate;
 
-/// Hears of changes.
+/// Waits for changes of users and keys.
 #[derive(Debug)]
 pub struct Changes {
     store: Store,
@@ -17,12 +17,12 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Listens to the database, as far as it speaks.
+    /// Will listen once [`Changes::wait`] is called. SQLite has no notifications.
     pub fn of(store: Store) -> Self {
         Self { store, listener: None }
     }
 
-    /// Waits until something has changed, and for `longest` at most: a change may go unheard.
+    /// Waits until something has changed, but at most for `longest`, because a notification may be lost.
     pub async fn wait(&mut self, longest: Duration) {
         let _ = tokio::time::timeout(longest, self.heard()).await;
     }
@@ -33,7 +33,7 @@ impl Changes {
         }
         if self.listener.is_none() {
             match tokio::time::timeout(STATEMENT_DEADLINE, self.listen()).await {
-                // What changed before we listened is looked for now.
+                // Something may have changed before we listened, so this counts as a change.
                 Ok(Ok(listener)) => return self.listener = Some(listener),
                 Ok(Err(_)) | Err(_) => std::future::pending::<()>().await,
             }

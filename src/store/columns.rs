@@ -1,4 +1,4 @@
-//! What do the columns of users and keys mean to the request path, and the other way around?
+//! Converts the columns of users and keys to the types of the request path, and back.
 use std::sync::Arc;
 
 use entity::{key, key_digest, user};
@@ -41,7 +41,7 @@ pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {
     }
 }
 
-/// `None` where the digest has another length.
+/// `None` if the digest has the wrong length.
 pub(super) fn secret_entry(row: &key_digest::Model, peppers: &Peppers) -> Option<SecretEntry> {
     let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
     let end = SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms };
@@ -56,14 +56,14 @@ fn terms_of(row: &user::Model) -> Terms {
 fn spec_of(row: &key::Model) -> KeySpec {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
     let allowed_models = row.allowed_models.as_deref().map(|names| {
-        // A list that cannot be read allows nothing, rather than everything.
+        // An unreadable list allows no model, rather than every model.
         AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
     });
     KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
 }
 
 pub(super) fn to_millis(weight: f64) -> i64 {
-    // Between 0.001 and 1000: the door checks that.
+    // A weight is between 0.001 and 1000, which `http` checks.
     ((weight * 1000.0).round() as i64).max(1)
 }
 

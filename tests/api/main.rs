@@ -14,6 +14,7 @@ mod cloud;
 mod console;
 mod dialects;
 mod durability;
+mod events;
 mod failures;
 mod fidelity;
 mod forecast;

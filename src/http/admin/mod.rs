@@ -1,4 +1,5 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
+pub mod events;
 mod given;
 pub mod keys;
 pub mod limits;

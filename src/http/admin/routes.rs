@@ -1,7 +1,7 @@
 //! Which handler answers which of the operator's paths?
 use actix_web::web::{self, ServiceConfig};
 
-use super::{keys, limits, models, nodes, queue, reload, requests, story, usage, user_list, users};
+use super::{events, keys, limits, models, nodes, queue, reload, requests, story, usage, user_list, users};
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
@@ -35,6 +35,7 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(limits::retrieve))
                 .route(web::put().to(limits::change)),
         )
+        .service(get("/admin/events").route(web::get().to(events::listen)))
         .service(get("/admin/queue").route(web::get().to(queue::list)))
         .service(get("/admin/requests").route(web::get().to(requests::list)))
         .service(
