@@ -54,9 +54,14 @@ export function Form({ submit, action, danger, cancel, children }) {
 export function Dialog({ title, close, children, wide }) {
   const ref = useRef();
   useEffect(() => {
+    const dialog = ref.current;
     const before = document.activeElement;
-    ref.current.showModal();
-    return () => before?.isConnected && before.focus();
+    dialog.showModal();
+    return () => {
+      // Nothing outside can have the focus while it is open.
+      dialog.close();
+      if (before?.isConnected) before.focus();
+    };
   }, []);
   return html`<dialog ref=${ref} class=${wide ? "wide" : ""} aria-labelledby="dialog-title" onCancel=${(event) => {
     event.preventDefault();

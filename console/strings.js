@@ -90,9 +90,6 @@ export const say = {
     undrain: "Undrain",
     undrainTitle: (node) => `Undrain ${node}`,
     undrainText: "The node gets requests again.",
-    reason: "Reason",
-    reasonHint: "Clients see it if no other node has their model.",
-    until: "Until",
   },
   queue: {
     title: "Queue", position: "Position", waited: "Waited", expected: "Expected in", why: "Why",

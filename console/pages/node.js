@@ -48,19 +48,9 @@ export function NodeDialog({ asked, close }) {
     return html`<${Dialog} title=${say.node.undrainTitle(asked.node)} close=${close}>
       <${Form} submit=${() => act(() => call("POST", `${path}undrain`))} action=${say.node.undrain} cancel=${close}><p>${say.node.undrainText}</p><//><//>`;
   }
-  const drain = (data) => act(() => call("POST", `${path}drain`, { body: drainOrder(data) }));
+  const drain = () => act(() => call("POST", `${path}drain`));
   return html`<${Dialog} title=${say.node.drainTitle(asked.node)} close=${close}>
     <${Form} submit=${drain} action=${say.node.drain} cancel=${close}>
       <p>${say.node.drainText}</p>
-      <${Field} label=${say.node.reason} hint=${say.node.reasonHint} name="reason" maxlength="200" wide />
-      <${Field} label=${say.node.until} name="until" type="datetime-local" />
     <//><//>`;
-}
-
-/** What is left empty is left out. */
-function drainOrder(data) {
-  const order = {};
-  if (data.get("reason").trim()) order.reason = data.get("reason").trim();
-  if (data.get("until")) order.until = new Date(data.get("until")).toISOString();
-  return order;
 }

@@ -19,7 +19,7 @@ pub(super) fn normalise(request: &mut ServiceRequest) {
     }
     let Some(Meant { path, key, deployment }) = meant(request.path()) else { return };
     if let Some(key) = key.filter(|key| !key.is_empty()).and_then(|key| HeaderValue::try_from(key).ok()) {
-        // Somebody put it there on purpose. What comes in a header beside it is often a placeholder of the client's.
+        // A key in the path was put there on purpose, while one in a header is often the client's placeholder.
         let headers = request.headers_mut();
         headers.remove(AUTHORIZATION);
         headers.remove("api-key");

@@ -1,4 +1,4 @@
-//! Is there memory for another request body, of all bodies' part and of its user's?
+//! Is there memory for another request body, within the bounds for all bodies and for those of one user?
 //!
 //! A [`Hold`] reserves the memory of one body from before it is read until its last copy is dropped: while the body
 //! arrives, waits in the queue and is sent to a node.
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::web::Bytes;
 
-/// The bodies of one user may take one in so many parts of the memory.
+/// One user's bodies may take the memory for all, divided by this.
 const SHARE: usize = 4;
 
 /// Bytes of all request bodies in memory. Shared by all workers.

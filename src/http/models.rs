@@ -41,7 +41,7 @@ impl From<&Model> for ModelObject {
 
 /// List models
 ///
-/// The models of all nodes, and the other names that the operator gave them, as far as the key is for them.
+/// The models of all nodes and their aliases, as far as the key may use them.
 #[utoipa::path(
     get, path = "/v1/models", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = ModelList), super::answers::AuthResponses),

@@ -26,7 +26,7 @@ const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 
 /// List models (Ollama)
 ///
-/// The models of all nodes, as the nodes list them, and the other names that the operator gave them.
+/// The models of all nodes, as the nodes list them, and their aliases, as far as the key may use them.
 #[utoipa::path(
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
@@ -59,7 +59,7 @@ fn with_name(model: &Value, name: &str) -> Value {
 
 /// List loaded models (Ollama)
 ///
-/// The models that are in the memory of any node.
+/// The models in the memory of any node, as far as the key may use them.
 #[utoipa::path(
     get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
@@ -72,8 +72,8 @@ pub async fn ps(fleet: Data<FleetContext>, Caller(access): Caller) -> Json<Value
 
 /// Version (Ollama)
 ///
-/// The oldest version among the nodes. It needs no key, as clients ask for it first; a wrong key is refused, as some
-/// applications check their connection by this path alone.
+/// The oldest version among the nodes. It needs no key, because clients ask for it first. A wrong key is refused,
+/// because some applications check their connection with this path alone.
 #[utoipa::path(
     get, path = "/api/version", tag = "inference",
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),

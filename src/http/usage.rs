@@ -289,7 +289,7 @@ pub async fn own_rows(
 
 /// Own usage by model
 ///
-/// Sums over a span of time. Those of whole days (UTC) also tell of days whose rows are not kept any more.
+/// Sums over a period. Whole days (UTC) are included even if their rows are no longer kept.
 #[utoipa::path(
     get, path = "/v1/usage/summary", tag = "usage", params(PeriodQuery), security(("user_key" = [])),
     responses((status = 200, body = UsageSummary), super::answers::AuthResponses, super::answers::StorageResponse),

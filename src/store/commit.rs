@@ -204,7 +204,7 @@ fn bind<'q>(mut query: Bound<'q>, group: Group<'q>, places: Places) -> Bound<'q>
 /// A row as the text of a note.
 ///
 /// # Errors
-/// If it cannot be written as JSON, which is true of no known row.
+/// If the row cannot be written as JSON, which should not happen.
 fn note_text(row: &UsageRow) -> Result<(Uuid, String), StoreError> {
     let row = row.clone().into_model();
     let text = serde_json::to_string(&row).map_err(|error| DbErr::Custom(error.to_string()))?;

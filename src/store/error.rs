@@ -1,4 +1,4 @@
-//! Why could the store not do what was asked?
+//! The errors of the store, most of which say what an operator can do about them.
 use std::path::PathBuf;
 use std::time::Duration;
 

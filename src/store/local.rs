@@ -149,8 +149,8 @@ fn look_for_a_cut(path: &Path) -> Result<(), DbErr> {
     }
 }
 
-/// Checks the whole file, unless it is so large that the start would take minutes. Damage to a larger file is found when
-/// that part is read, or by an operator's `PRAGMA quick_check`.
+/// Checks the whole file, up to [`CHECKED_WHOLE`]: a large one would delay the start by minutes. Damage to a larger file
+/// is found when that part is read, or by an operator's `PRAGMA quick_check`.
 async fn check(db: &DatabaseConnection, path: &Path) -> Result<(), DbErr> {
     if path.metadata().map_or(0, |file| file.len()) > CHECKED_WHOLE {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Which nodes were added while the gateway ran, and which are drained? Settings are kept as the JSON that the caller
-//! gives, so that a new setting of a node needs no new column.
+//! Keeps the nodes that were added over the API, and which nodes are drained. A node's settings are kept as the JSON that
+//! the caller gives, so a new setting needs no new column.
 use std::collections::BTreeSet;
 
 use entity::{drained_node, node};
@@ -10,12 +10,12 @@ use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::seal;
 
-/// A node as it is kept.
+/// A node as the database keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {
     /// Its name.
     pub name: String,
-    /// Its settings, JSON.
+    /// Its settings as JSON, not sealed.
     pub settings: String,
 }
 
@@ -32,7 +32,7 @@ impl Store {
             None => {
                 tracing::error!(
                     node = row.name,
-                    "a node that was added is left out: its settings are sealed with a pepper that is not configured"
+                    "a node is left out: its settings are sealed with a pepper that is not configured"
                 );
                 None
             }
@@ -40,7 +40,7 @@ impl Store {
         Ok(opened.collect())
     }
 
-    /// Seals the settings that were kept before there was a pepper.
+    /// Seals the settings that were stored before a pepper was configured.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -54,7 +54,7 @@ impl Store {
             let update = node::Entity::update_many()
                 .set(node::ActiveModel { settings: Set(settings), ..Default::default() })
                 .filter(node::Column::Name.eq(row.name))
-                // Another gateway may have changed it.
+                // Another gateway may have changed the row since.
                 .filter(node::Column::Settings.eq(row.settings));
             within_deadline(update.exec(&self.db)).await?;
         }
@@ -101,7 +101,7 @@ impl Store {
         }
     }
 
-    /// Forgets a node that was added, and that it was drained.
+    /// Removes a node that was added, together with its drain.
     ///
     /// # Errors
     /// [`StoreError::NoNode`], or when the database does not answer.
@@ -122,7 +122,8 @@ impl Store {
         Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
-    /// Keeps that a node is drained since then, or that it is not.
+    /// Records since when a node is drained, epoch milliseconds; `None` ends the drain. A node that is drained already keeps
+    /// its earlier time.
     ///
     /// # Errors
     /// When the database does not answer.

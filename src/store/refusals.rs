@@ -1,7 +1,7 @@
-//! Which refusals leave a row of their own? A user's first few in a minute; the others of that minute share one row for each
-//! reason, which says how many they were.
+//! Which refusals get a row of their own? A user's first few in a minute do. The others of that minute share one row for
+//! each reason, which counts them.
 //!
-//! Nobody waits for these rows, so that they have a place of their own, apart from the queue of rows that answers wait for.
+//! Nobody waits for these rows, so they are kept apart from the queue of rows that answers wait for.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,11 +13,11 @@ use super::usage_row::{Reason, UsageRow};
 /// Refusals of one user that leave a row of their own in a minute.
 const ROWS_A_MINUTE: u32 = 10;
 const MINUTE_MS: i64 = 60_000;
-/// Rows that may wait to be written; beyond them refusals are only counted.
+/// Rows that may wait to be written; beyond that, refusals are only counted.
 const MOST: usize = 1_024;
 /// How long rows gather before they are written.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often those that share a row are looked at: a minute may be over.
+/// How often to check whether the minute of a shared row is over.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Refusals on their way to the local file. Shared by all requests.
@@ -27,7 +27,7 @@ pub(super) struct Refusals {
     some: Notify,
 }
 
-/// The refusals of this minute, by user.
+/// The refusals of this minute by user, and the rows that are ready to be written.
 #[derive(Debug, Default)]
 struct RefusalTally {
     users: HashMap<Arc<str>, RefusalsOfUser>,
@@ -41,7 +41,7 @@ struct RefusalsOfUser {
     shared: HashMap<Alike, UsageRow>,
 }
 
-/// What refusals that share a row have in common.
+/// What the refusals of a shared row have in common.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Alike {
     key: Option<Arc<str>>,
@@ -50,7 +50,7 @@ struct Alike {
 }
 
 impl Refusals {
-    /// Takes note of a refusal; whether it leaves a row of its own.
+    /// Counts a refusal. Returns whether it gets a row of its own.
     pub(super) fn take(&self, row: &UsageRow) -> bool {
         let is_own = self.lock().take(row);
         self.some.notify_one();
@@ -67,12 +67,12 @@ impl Refusals {
         tokio::time::sleep(GATHER).await;
     }
 
-    /// The rows that are complete at `now_ms`.
+    /// Takes the rows that no later refusal can change at `now_ms`.
     pub(super) fn complete(&self, now_ms: i64) -> Vec<UsageRow> {
         self.lock().complete(|minute| minute != now_ms.div_euclid(MINUTE_MS))
     }
 
-    /// Every row, as the gateway stops.
+    /// Takes every row, for when the gateway stops.
     pub(super) fn all(&self) -> Vec<UsageRow> {
         self.lock().complete(|_| true)
     }
@@ -103,7 +103,7 @@ impl RefusalTally {
         match user.shared.get_mut(&alike) {
             Some(shared) => shared.requests = shared.requests.saturating_add(row.requests),
             None => {
-                // Of several models, it can name none.
+                // A shared row may stand for several models, so it names none.
                 user.shared.insert(alike, UsageRow { model: String::new(), ..row.clone() });
             }
         }

@@ -1,11 +1,11 @@
-//! Whose limits? A user's or a key's, under one name in the table `leases`.
+//! A user or a key, as a holder of limits with one name in the table `leases`.
 use std::sync::Arc;
 
 use super::account::Account;
 use super::key::Key;
 use limits::{Ledger, Limits};
 
-/// Whose limits they are.
+/// The user or key that limits belong to.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
     User(Arc<Account>),

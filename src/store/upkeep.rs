@@ -1,9 +1,8 @@
-//! What does stored usage need now and then? Rows that nobody wants any more are deleted, and the sums are compared with the
-//! rows.
+//! Looks after stored usage: deletes rows that are too old, and compares the daily sums with the rows.
 //!
-//! Rows go in small batches with a pause after each, so that no writer waits long; what is not done today is done in the
-//! next hour. Sums stay. Limits count the rows of today and yesterday, and the comparison reads them, so that those stay,
-//! too, whatever is set. Of several gateways on one Postgres one deletes at a time.
+//! Rows are deleted in small batches with a pause after each, so that no writer waits long; a round that failed is
+//! repeated. The sums stay. The rows of today and yesterday stay as well, whatever the setting, because limits count them
+//! and the comparison reads them. Of several gateways on one Postgres, only one deletes at a time.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,17 +22,17 @@ use super::usage_row::{DAY_MS, first_id};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
-/// Days that are kept at least: limits count today and yesterday.
+/// Fewest days to keep rows: limits count those of today and yesterday.
 pub const MIN_RETENTION_DAYS: u32 = 2;
-/// Between two rounds.
+/// Time between two rounds.
 const ROUND: Duration = Duration::from_secs(3600);
-/// After a round that failed, or found the database away.
+/// Time to the next round after one that failed or found the database away.
 const RETRY: Duration = Duration::from_secs(300);
-/// Before the first round on a large database.
+/// Time before the first round on a large database.
 const LATER: Duration = Duration::from_secs(60);
-/// Rows a statement.
+/// Rows deleted by one statement.
 const BATCH: u64 = 1_000;
-/// Between two batches.
+/// Time between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The task that looks after stored usage.
@@ -52,9 +51,9 @@ impl Upkeep {
         Self { store, retention_days, clock, metrics }
     }
 
-    /// Does its work at once and every hour until `stop`.
+    /// Does a round at once, or after a minute on a large database, and then every hour until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        // Half a round does no harm.
+        // An interrupted round does no harm.
         let _ = stop.run_until_cancelled(self.run_for_ever()).await;
     }
 
@@ -69,7 +68,7 @@ impl Upkeep {
         }
     }
 
-    /// One round; whether all of it could be done.
+    /// Does one round. Returns whether all of it succeeded.
     async fn round(&self) -> bool {
         let swept = match self.sweep().await {
             Ok(0) => true,
@@ -122,7 +121,7 @@ impl Upkeep {
     }
 }
 
-/// Deletes some rows of the days before this one; how many.
+/// Deletes a batch of rows from before the day `first_kept`. Returns how many.
 async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
     let transaction = store.db.begin_with_options(immediate()).await?;
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
@@ -140,8 +139,8 @@ async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
     Ok(gone.rows_affected)
 }
 
-/// The oldest rows of the days before this one. Ids begin with the time, so that these are the first of the table's key,
-/// and no others are read.
+/// The oldest rows from before the day `first_kept`. Ids begin with the time, so these come first in the primary key, and
+/// no others are read.
 pub(super) fn old_rows(first_kept: i32) -> Select<Entity> {
     Entity::find()
         .select_only()

@@ -118,11 +118,9 @@ def test_a_node_that_drains_gets_nothing(admin, fleet, user_key):
     page = admin.open("now")
     card = page.locator("[data-node=fast]")
     card.get_by_role("button", name="Drain fast").click()
-    page.get_by_role("dialog").get_by_label("Reason").fill("a new disk")
     confirm(page, "Drain")
 
     expect(card).to_contain_text("draining")
-    expect(card).to_contain_text("a new disk")
     expect(page.locator("main .verdict")).to_contain_text("1 of 3 nodes is draining: fast")
     nodes = {ask(fleet, user_key).headers["x-gateway-node"] for _ in range(6)}
     assert nodes and "fast" not in nodes
@@ -197,7 +195,7 @@ def test_what_others_name_is_text(admin, fleet, windows):
             page = admin.open("models")
             wait_until("the node is heard of", lambda: MARKUP in fleet.admin("GET", "/models").text)
             page.get_by_role("button", name="Refresh").click()
-            expect(page.get_by_text(MARKUP, exact=True)).to_be_visible()
+            expect(page.get_by_role("cell", name=MARKUP, exact=True)).to_be_visible()
             admin.open("now")
             expect(page.locator("[data-node=evil]")).to_contain_text(MARKUP)
         finally:
