@@ -1,4 +1,4 @@
-// How is a program told where the service is and with which key? Lines to paste; code is the same in every language.
+// How is a program told where the service is and with which key? Lines to paste, as docs/applications.md explains them.
 import { html, useState } from "../html.js";
 import { serviceUrl } from "../api.js";
 import { Copy } from "../parts.js";
@@ -17,15 +17,19 @@ answer = client.chat.completions.create(
 print(answer.choices[0].message.content)`],
   ["Open WebUI", `OPENAI_API_BASE_URL=${url}/v1
 OPENAI_API_KEY=${key}`],
-  ["Continue", `models:
+  ["Continue", `name: gateway
+version: 1.0.0
+schema: v1
+models:
   - name: ${model}
     provider: openai
     model: ${model}
     apiBase: ${url}/v1
-    apiKey: ${key}`],
+    apiKey: ${key}
+    roles: [chat, edit, apply]`],
   ["Claude Code", `export ANTHROPIC_BASE_URL=${url}
 export ANTHROPIC_AUTH_TOKEN=${key}
-export ANTHROPIC_MODEL=${model}
+export ANTHROPIC_MODEL=${model} ANTHROPIC_DEFAULT_HAIKU_MODEL=${model}
 claude`],
   ["Codex", `# ~/.codex/config.toml
 model = "${model}"
@@ -36,6 +40,7 @@ name = "gateway"
 base_url = "${url}/v1"
 env_key = "GATEWAY_KEY"
 wire_api = "responses"
+stream_idle_timeout_ms = 600000
 
 # and in the shell
 export GATEWAY_KEY=${key}`],

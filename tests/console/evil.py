@@ -15,7 +15,12 @@ ANSWERS = {
             {"name": MARKUP, "model": MARKUP, "size": 1000, "digest": "0" * 64, "modified_at": "2026-01-01T00:00:00Z"}
         ]
     },
-    "/api/ps": {"models": []},
+    "/api/ps": {
+        "models": [
+            {"name": MARKUP, "model": MARKUP, "size": 1000, "size_vram": 1000, "digest": "0" * 64,
+             "expires_at": "2100-01-01T00:00:00Z", "context_length": 4096}
+        ]
+    },
 }
 
 

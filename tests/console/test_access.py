@@ -87,6 +87,7 @@ def test_everything_is_reached_by_keyboard(windows, fleet):
     page.keyboard.press("n")
     tab_to(page, "Drain slow")
     page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
     tab_to(page, "Cancel")
     page.keyboard.press("Enter")
     expect(page.get_by_role("button", name="Drain slow")).to_be_focused()
