@@ -1,10 +1,11 @@
 // How does somebody sign in? With a key that is sent once.
-import { html } from "./html.js";
+import { html, useEffect } from "./html.js";
 import { Field, Form } from "./parts.js";
 import { signIn } from "./session.js";
 import { say } from "./strings.js";
 
 export function SignIn({ done, notice }) {
+  useEffect(() => document.getElementById("f-key").focus(), []);
   const submit = async (data, form) => {
     const session = await signIn(data.get("key").trim());
     form.reset();
@@ -14,7 +15,7 @@ export function SignIn({ done, notice }) {
     <h1>${say.name}</h1>
     ${notice && html`<p role="status">${notice}</p>`}
     <${Form} submit=${submit} action=${say.signIn.action}>
-      <${Field} label=${say.signIn.key} hint=${say.signIn.hint} name="key" type="password" required autofocus autocomplete="off" spellcheck="false" wide />
+      <${Field} label=${say.signIn.key} hint=${say.signIn.hint} name="key" type="password" required autocomplete="off" spellcheck=${false} wide />
     <//>
   </main>`;
 }

@@ -111,7 +111,7 @@ fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
         Found::Unknown if !accounts.is_current() => Err(ApiError::users_away()),
         // Programs that talk to Ollama send a placeholder where they have no key.
         Found::Unknown => match trusted(request, accounts) {
-            Some(access) => let_in(access),
+            Some(caller) => let_in(caller),
             None => Err(wrong(request, "Incorrect API key. Ask the operator of this service for a key.")?),
         },
     }
