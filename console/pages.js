@@ -7,10 +7,8 @@ export const adminPages = [
   page("now", "n", () => import("./pages/now.js")),
   page("requests", "r", () => import("./pages/requests.js")),
   page("users", "u", () => import("./pages/users.js")),
-  page("groups", "o", () => import("./pages/groups.js")),
   page("models", "m", () => import("./pages/models.js")),
   page("usage", "s", () => import("./pages/usage.js")),
-  page("changes", "c", () => import("./pages/changes.js")),
 ];
 
 export const userPages = [page("me", "m", () => import("./pages/me.js"))];

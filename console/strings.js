@@ -14,8 +14,7 @@ export const say = {
   noLimit: (used) => `${used}, no limit`,
 
   pages: {
-    now: "Now", requests: "Requests", users: "Users", groups: "Groups", models: "Models", usage: "Usage",
-    changes: "Changes", me: "Me",
+    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", me: "Me",
   },
   roles: { admin: "admin", operator: "operator", viewer: "viewer" },
   error: {
@@ -176,14 +175,6 @@ export const say = {
     grace: "Keep the old secret valid for", day: "a day", hour: "an hour", week: "a week", now: "no time at all",
     revoke: "Revoke",
     revokeText: (name, owner) => `The key ${name} of ${owner} stops working at once, and requests sent with it end.`,
-    revokeOwn: (name) => `Your key ${name} stops working at once, and requests sent with it end.`,
-  },
-  groups: {
-    id: "Group id", make: "Create group", change: "Edit",
-    changeTitle: (group) => `Edit ${group}`,
-    delete: "Delete",
-    deleteText: (group) => `The users of ${group} will belong to no group.`,
-    none: "No groups.",
   },
   models: {
     nodes: "Nodes", none: "No node has a model.", drift: "▲ drift: nodes have different content", loaded: "● in memory",
@@ -213,7 +204,6 @@ export const say = {
     more: (count) => `These are the first ${count} rows; the CSV has all of them.`,
     noKey: "without a key", noNode: "no node",
   },
-  changes: { who: "Who", what: "What", target: "Target", change: "Change", none: "No changes." },
   me: {
     hello: (user, group) => (group ? `You are ${user}, in the group ${group}.` : `You are ${user}.`),
     requestsBack: (time) => `More requests in ${time}.`,

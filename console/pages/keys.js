@@ -1,4 +1,4 @@
-// Which keys does somebody have, and what is done with them? The same for an operator and for the user.
+// Which keys does a user have, and what is done with them?
 import { html, useState } from "../html.js";
 import { call, get, part } from "../api.js";
 import { since, time } from "../format.js";
@@ -7,8 +7,8 @@ import { Confirm, Dialog, Field, Form, Select, Table } from "../parts.js";
 import { say } from "../strings.js";
 import { KeyShown } from "./key-shown.js";
 
-/** `base` is the path of the owner, below which `/keys` is; `owner` whose they are, if not one's own. */
-export function Keys({ base, owner, writes, rotates = writes }) {
+/** `base` is the path of the owner, below which `/keys` is, `owner` whose they are. */
+export function Keys({ base, owner, writes }) {
   const keys = useLoad((signal) => get(`${base}/keys`, {}, signal), [base]);
   const [asked, ask] = useState(null);
   const [made, setMade] = useState(null);
@@ -29,7 +29,7 @@ export function Keys({ base, owner, writes, rotates = writes }) {
   ];
   if (writes) {
     columns.push([say.action, (key) => html`<span class="actions">
-      ${rotates && html`<button type="button" onClick=${() => ask({ rotate: key })}>${say.keysOf.rotate}<span class="hidden"> ${key.name}</span></button>`}
+      <button type="button" onClick=${() => ask({ rotate: key })}>${say.keysOf.rotate}<span class="hidden"> ${key.name}</span></button>
       <button type="button" class="danger" onClick=${() => ask({ revoke: key })}>${say.keysOf.revoke}<span class="hidden"> ${key.name}</span></button></span>`]);
   }
   return html`<section aria-labelledby="keys"><h3 id="keys">${say.keysOf.title}</h3>
@@ -37,7 +37,7 @@ export function Keys({ base, owner, writes, rotates = writes }) {
     ${writes && html`<div class="actions"><button type="button" onClick=${() => ask({ make: true })}>${say.keysOf.make}</button></div>`}
     ${asked?.make && html`<${Make} base=${base} close=${close} shown=${shown} />`}
     ${asked?.rotate && html`<${Rotate} path=${path(asked.rotate)} name=${asked.rotate.name} close=${close} shown=${shown} />`}
-    ${asked?.revoke && html`<${Confirm} title=${say.keysOf.revoke} text=${owner ? say.keysOf.revokeText(asked.revoke.name, owner) : say.keysOf.revokeOwn(asked.revoke.name)} action=${say.keysOf.revoke}
+    ${asked?.revoke && html`<${Confirm} title=${say.keysOf.revoke} text=${say.keysOf.revokeText(asked.revoke.name, owner)} action=${say.keysOf.revoke}
       act=${() => call("DELETE", path(asked.revoke)).then(keys.reload)} close=${close} />`}
     ${made && html`<${KeyShown} title=${say.keysOf.shown(made.name)} secret=${made.api_key} close=${() => setMade(null)} />`}
   </section>`;

@@ -5,7 +5,6 @@ import { duration, number, time } from "../format.js";
 import { Loaded, useLoad } from "../load.js";
 import { Confirm, Table } from "../parts.js";
 import { say } from "../strings.js";
-import { Keys } from "./keys.js";
 import { LimitBars } from "./limits.js";
 import { OwnUsage } from "./own-usage.js";
 import { Snippets } from "./snippets.js";
@@ -35,7 +34,6 @@ export default function Me() {
       ${resets(me.resets) && html`<p class="quiet">${resets(me.resets)}</p>`}`}<//>
     <${Loaded} of=${requests}>${(requests) => html`<${Own} requests=${requests} />`}<//>
     <section aria-labelledby="try"><h2 id="try">${say.me.try}</h2><${Try} models=${names} /></section>
-    <${Keys} base="v1/me" writes=${true} rotates=${false} />
     <section aria-labelledby="models"><h2 id="models">${say.pages.models}</h2>
       <${Loaded} of=${models}>${() => html`<ul class="tags">${names.map((name) => html`<li key=${name}><code>${name}</code></li>`)}</ul>`}<//></section>
     <${OwnUsage} />

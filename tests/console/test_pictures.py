@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from support import wait_until
 
-ADMIN_PAGES = ["now", "requests", "users", "groups", "models", "usage", "changes"]
+ADMIN_PAGES = ["now", "requests", "users", "models", "usage"]
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs/pictures"
 # Names, how many requests each keeps open, and the model.
 PEOPLE = [("alice", 6, "llama3.2"), ("bob", 5, "llava"), ("carol", 4, "llama3.2:1b"), ("dan", 4, "llama3.2")]
@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 
 
 def take(page, path: pathlib.Path):
-    expect(page.locator("main table, main .card").first).to_be_visible()
+    expect(page.locator("main table, main .card, main .line").first).to_be_visible()
     expect(page.get_by_text("Loading…")).to_have_count(0)
     # The plot, where there is one, draws itself a moment later.
     page.wait_for_timeout(500)
