@@ -204,7 +204,7 @@ impl ApiError {
         Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
     }
 
-    /// 500: a mistake of ours.
+    /// 500: a fault of the gateway itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)
     }

@@ -9,6 +9,7 @@ mod body_memory;
 mod bounds;
 mod call;
 mod coding;
+mod console;
 mod cookies;
 mod cors;
 mod counters;
