@@ -15,7 +15,7 @@ use super::error_kind::{self, ErrorKind};
 use super::over::{Worded, seconds, worded};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Over, Reason, Status, StorageFull, StoreError};
+use crate::store::{Over, Reason, Role, Status, StorageFull, StoreError};
 use limits::{Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
@@ -78,6 +78,14 @@ impl ApiError {
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(&error_kind::FORBIDDEN, message)
+    }
+
+    /// 403: an administrator whose role does not suffice.
+    pub(super) fn role_too_low(role: Role, needed: Role) -> Self {
+        let (role, needed) = (role.as_str(), needed.as_str());
+        Self::forbidden(format!(
+            "Your role is `{role}`, and this takes the role `{needed}`. Ask an administrator with it."
+        ))
     }
 
     /// 403: the operator lets nothing in for this user.
@@ -189,7 +197,13 @@ impl ApiError {
         error.with(|words| words.retry_after = Some(retry_after))
     }
 
-    /// 500: a mistake of ours.
+    /// 503: as many listen to events as may.
+    pub(super) fn too_many_listeners() -> Self {
+        let message = "As many listen to events already as may. Please try again in 5s.";
+        Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
+    }
+
+    /// 500: a fault of the gateway itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)
     }
@@ -375,13 +389,14 @@ impl From<BadRequest> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) | StoreError::KeyExists(_) | StoreError::NodeExists(_) => {
-                Self::conflict(error.to_string())
-            }
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => {
+            StoreError::Exists(_)
+            | StoreError::KeyExists(_)
+            | StoreError::NodeExists(_)
+            | StoreError::AdminExists(_) => Self::conflict(error.to_string()),
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) | StoreError::NoAdmin(_) => {
                 Self::not_found(error.to_string())
             }
-            StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
+            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }

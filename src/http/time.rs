@@ -4,14 +4,7 @@ use time::{Date, OffsetDateTime};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
 
 use super::error::ApiError;
-
-/// A time as answers show it: RFC 3339, in UTC.
-pub(super) fn rfc3339(unix_ms: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
-        .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .unwrap_or_default()
-}
+pub(super) use crate::clock::rfc3339;
 
 /// Parses a time, or a UTC date as its first moment, to milliseconds since 1970; `None` if it is not given.
 pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {

@@ -236,7 +236,7 @@ async fn a_request_with_a_bad_key_reaches_no_node_and_its_body_is_not_waited_for
 async fn what_is_public_needs_no_key_and_minds_no_bad_one() {
     let simulated = fast_node().await;
     let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
-    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/metrics"] {
+    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/console", "/metrics"] {
         for headers in [&[][..], &[("authorization", "Bearer noop")]] {
             assert_eq!(app.send_with(Method::GET, path, headers, "").await.status, 200, "{path}");
         }

@@ -9,7 +9,7 @@ here=$(realpath "$(dirname "$0")")
 cd "$here/../.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-gateway=$(realpath "${GATEWAY_BIN:-$target/debug/ollama-gateway}")
+gateway=$(realpath -m "${GATEWAY_BIN:-$target/debug/ollama-gateway}")
 homes=$target/clients
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/gateway-clients.XXXXXX")
 export ADMIN_API_KEY=admin-secret-key PYTHONDONTWRITEBYTECODE=1 DO_NOT_TRACK=1

@@ -113,7 +113,7 @@ impl Bench {
     fn arrive(&mut self, random: &mut Random) {
         self.next += 1;
         let arrival = Arrival {
-            id: RequestId(self.next),
+            id: RequestId(u128::from(self.next)),
             user: format!("user-{}", random.below(self.users)).into(),
             weight: 1.0,
             model: name(random.popular(SIZES.len())),

@@ -24,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     accusations::Accusations,
     failure::Failure,
+    health_log::BreakerPhase,
     ids::{RequestId, Time},
     report::{NodeState, Transitions},
 };
@@ -101,6 +102,15 @@ impl Breaker {
             Circuit::HalfOpen { .. } => NodeState::Suspect,
             Circuit::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
             Circuit::Closed => NodeState::Up,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> BreakerPhase {
+        match self.state {
+            Circuit::Unseen => BreakerPhase::Unseen,
+            Circuit::Closed => BreakerPhase::Closed,
+            Circuit::Open { .. } => BreakerPhase::Open,
+            Circuit::HalfOpen { .. } => BreakerPhase::HalfOpen,
         }
     }
 

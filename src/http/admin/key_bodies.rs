@@ -8,7 +8,7 @@ use super::given::{ShownLimits, body_with_limits, limits_over, present};
 use crate::http::error::ApiError;
 use crate::http::known_models::KnownModels;
 use crate::http::time::{moment, rfc3339};
-use crate::store::{AllowedModels, Key, KeyChange, KeySpec, LimitsChange, MadeKey};
+use crate::store::{AllowedModels, Key, KeyChange, KeySpec, LimitsChange, MadeKey, SecretEnd};
 use limits::Limits;
 
 const MAX_MODELS: usize = 100;
@@ -119,16 +119,21 @@ pub struct KeyList {
     data: Vec<UserKey>,
 }
 
+impl PreviousSecret {
+    /// `None` where it has stopped.
+    pub(super) fn new(secret: SecretEnd, now_ms: i64) -> Option<Self> {
+        let until = secret.until_ms.filter(|until| *until > now_ms)?;
+        Some(Self { last_four: secret.last_four, expires_at: rfc3339(until) })
+    }
+}
+
 impl UserKey {
     pub(in crate::http) fn new(key: &Key, now_ms: i64) -> Self {
         let user = key.account().user().as_str();
         let spec = key.spec();
         let mut secrets = key.secrets();
         let in_force = secrets.pop();
-        let previous = secrets.pop().and_then(|secret| {
-            let until = secret.until_ms.filter(|until| *until > now_ms)?;
-            Some(PreviousSecret { last_four: secret.last_four, expires_at: rfc3339(until) })
-        });
+        let previous = secrets.pop().and_then(|secret| PreviousSecret::new(secret, now_ms));
         Self {
             id: key.id().to_string(),
             user_id: user.to_owned(),
@@ -219,7 +224,7 @@ fn checked(name: String) -> Result<String, ApiError> {
     Ok(name)
 }
 
-fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiError> {
+pub(super) fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiError> {
     let end_ms = moment("expires_at", given)?;
     if end_ms.is_some_and(|end_ms| end_ms <= now_ms) {
         return Err(ApiError::invalid_field("expires_at", "`expires_at` is in the past."));

@@ -4,9 +4,10 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Json, Path};
 use serde::Deserialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::key_bodies::{ChangeKey, ChangedKey, CreateKey, CreatedKey, KeyList, RevokedKey};
+use super::key_bodies::{ChangeKey, ChangedKey, CreateKey, CreatedKey, KeyList, RevokedKey, UserKey};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::{JsonObject, JsonOrNothing};
@@ -14,6 +15,7 @@ use crate::http::error::ApiError;
 use crate::http::known_models::KnownModels;
 use crate::relay::Meters;
 use crate::store::Accounts;
+use limits::Moment;
 
 /// Longest overlap of two secrets of one key: 7 days.
 const MAX_GRACE_SECONDS: u64 = 7 * 86_400;
@@ -27,6 +29,22 @@ pub struct RotateKey {
     #[serde(default)]
     #[schema(minimum = 0, maximum = 604_800, default = 0, example = 86400)]
     grace_seconds: u64,
+}
+
+impl RotateKey {
+    pub(super) fn grace(&self) -> Result<Duration, ApiError> {
+        if self.grace_seconds > MAX_GRACE_SECONDS {
+            let message = format!("`grace_seconds` must be 0 to {MAX_GRACE_SECONDS}.");
+            return Err(ApiError::invalid_field("grace_seconds", message));
+        }
+        Ok(Duration::from_secs(self.grace_seconds))
+    }
+}
+
+/// A key as it is now, for the audit log.
+async fn shown(accounts: &Accounts, user: &str, id: &str, now: Moment) -> Option<Value> {
+    let keys = accounts.keys_of(user, now).await.ok()?;
+    keys.iter().find(|key| **key.id() == *id).map(|key| json!(UserKey::new(key, now.unix_ms)))
 }
 
 /// Make a key
@@ -43,7 +61,7 @@ pub struct RotateKey {
     ),
 )]
 pub async fn create(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     models: KnownModels,
@@ -52,6 +70,7 @@ pub async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let now = meters.clock.now();
     let (name, spec) = body.spec(now.unix_ms)?;
+    admin.changes_from(&id, None);
     let made = accounts.create_key(&id, name, spec, now).await?;
     tracing::info!(user = id.as_str(), key = &**made.key.id(), "key made");
     Ok(HttpResponse::Created().json(CreatedKey::new(&made, now.unix_ms).with_warnings(&models)))
@@ -90,7 +109,7 @@ pub async fn list(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     models: KnownModels,
@@ -98,6 +117,7 @@ pub async fn change(
     JsonObject(body): JsonObject<ChangeKey>,
 ) -> Result<Json<ChangedKey>, ApiError> {
     let ((user, id), now) = (path.into_inner(), meters.clock.now());
+    admin.changes_from(&format!("{user}/{id}"), shown(&accounts, &user, &id, now).await);
     let key = accounts.change_key(&user, &id, body.change(now.unix_ms)?, now).await?;
     tracing::info!(user, key = id, "key changed");
     Ok(Json(ChangedKey::new(&key, now.unix_ms, &models)))
@@ -114,11 +134,13 @@ pub async fn change(
     ),
 )]
 pub async fn revoke(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
+    meters: Data<Meters>,
     path: Path<(String, String)>,
 ) -> Result<Json<RevokedKey>, ApiError> {
     let (user, id) = path.into_inner();
+    admin.changes(&format!("{user}/{id}"), shown(&accounts, &user, &id, meters.clock.now()).await, None);
     accounts.revoke_key(&user, &id).await?;
     tracing::info!(user, key = id, "key revoked");
     Ok(Json(RevokedKey::new(id)))
@@ -137,19 +159,15 @@ pub async fn revoke(
     ),
 )]
 pub async fn rotate(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     path: Path<(String, String)>,
     JsonOrNothing(body): JsonOrNothing<RotateKey>,
 ) -> Result<Json<CreatedKey>, ApiError> {
-    if body.grace_seconds > MAX_GRACE_SECONDS {
-        let message = format!("`grace_seconds` must be 0 to {MAX_GRACE_SECONDS}.");
-        return Err(ApiError::invalid_field("grace_seconds", message));
-    }
-    let ((user, id), now) = (path.into_inner(), meters.clock.now());
-    let grace = Duration::from_secs(body.grace_seconds);
+    let ((user, id), now, grace) = (path.into_inner(), meters.clock.now(), body.grace()?);
+    admin.changes_from(&format!("{user}/{id}"), shown(&accounts, &user, &id, now).await);
     let made = accounts.rotate_key(&user, &id, grace, now).await?;
-    tracing::info!(user, key = id, grace_seconds = body.grace_seconds, "key rotated");
+    tracing::info!(user, key = id, grace_seconds = grace.as_secs(), "key rotated");
     Ok(Json(CreatedKey::new(&made, now.unix_ms)))
 }
