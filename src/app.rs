@@ -32,7 +32,7 @@ use crate::fleet::{Resolver, Roster};
 use crate::http::{AdminKey, BodyMemory, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
-use crate::store::{Accounts, Changes, KeyDigest, Upkeep};
+use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
 use memory::Memory;
@@ -104,6 +104,7 @@ impl App {
             names: Live::new(config.models.clone()),
             limits: Live::new(config.limits.clone()),
             metrics: nodes.fleet.metrics.clone(),
+            store: memory.store.clone(),
             changes: nodes.fleet.changes.clone(),
             clock,
         };
@@ -210,8 +211,10 @@ impl App {
     /// Starts the tasks that keep users, learned values, the clock and the database up to date.
     fn spawn_upkeep(&self) -> Vec<Task> {
         let (store, stop) = (&self.memory.store, &self.stops.tasks);
-        let kept_days = self.config.database.usage_retention_days;
-        let stored = Upkeep::new(store.clone(), kept_days, self.clock, self.nodes.fleet.metrics.clone());
+        let settings = &self.config.database;
+        let retention =
+            Retention { usage_days: settings.usage_retention_days, audit_days: settings.audit_retention_days };
+        let stored = Upkeep::new(store.clone(), retention, self.clock, self.nodes.fleet.metrics.clone());
         let (accounts, changes) = (self.accounts(), Changes::of(store.clone()));
         vec![
             thread::spawn(upkeep::refresh(accounts, changes, self.clock, stop.clone())),

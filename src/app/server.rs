@@ -134,6 +134,7 @@ impl Parts {
             .app_data(Data::new(self.recorder.clone()))
             .app_data(Data::new(self.broker.clone()))
             .app_data(Data::new(self.config.server.clone()))
+            .app_data(Data::new(http::SelfService(self.config.keys.self_service)))
             .app_data(Data::new(self.limits.clone()))
             .app_data(Data::from(self.roster.clone()))
             .app_data(Data::new(self.fleet.clone()))

@@ -94,7 +94,7 @@ pub enum AdminResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// A user's key.
+    /// A user's key, or a role that does not suffice.
     #[response(status = 403)]
     Forbidden(ErrorBody),
     /// Too many wrong keys came from the caller's network.

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::audited;
 use super::bounds;
 use super::coding::Coding;
 use super::error::ApiError;
@@ -87,8 +88,12 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let reading = FullBody::from_request(request, payload);
-        Box::pin(async move { parse(&reading.await?.0).map(Self) })
+        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
+        Box::pin(async move {
+            let body = reading.await?.0;
+            audited::note_body(draft, &body);
+            parse(&body).map(Self)
+        })
     }
 }
 
@@ -101,9 +106,10 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonOrNothing<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let reading = FullBody::from_request(request, payload);
+        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
         Box::pin(async move {
             let body = reading.await?.0;
+            audited::note_body(draft, &body);
             parse(if body.is_empty() { b"{}" } else { &body }).map(Self)
         })
     }

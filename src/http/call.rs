@@ -80,8 +80,8 @@ impl Call {
         if promise.is_more_than(SMALL) {
             let now = self.inference.meters.clock.now();
             let arriving = self.inference.memory.arriving(access.user().as_str());
-            if let Err(exceeded) = access.has_room(arriving, now) {
-                return Err(refuse(ApiError::exceeded(exceeded, access.headroom(now))));
+            if let Err(over) = access.has_room(arriving, now) {
+                return Err(refuse(ApiError::over(&over, access.headroom(now))));
             }
         }
         let user = access.user().shared();

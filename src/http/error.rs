@@ -12,17 +12,16 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
+use super::over::{Worded, seconds, worded};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Reason, Status, StorageFull, StoreError};
-use limits::{Exceeded, Headroom, Remaining};
+use crate::store::{Over, Reason, Role, Status, StorageFull, StoreError};
+use limits::{Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
 
 /// `Retry-After` while the store cannot be read or written.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// An error answer, worded in OpenAI's dialect. Boxed to keep every `Result` small.
 #[derive(Clone, Debug)]
@@ -79,6 +78,14 @@ impl ApiError {
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(&error_kind::FORBIDDEN, message)
+    }
+
+    /// 403: an administrator whose role does not suffice.
+    pub(super) fn role_too_low(role: Role, needed: Role) -> Self {
+        let (role, needed) = (role.as_str(), needed.as_str());
+        Self::forbidden(format!(
+            "Your role is `{role}`, and this takes the role `{needed}`. Ask an administrator with it."
+        ))
     }
 
     /// 403: the operator lets nothing in for this user.
@@ -196,7 +203,7 @@ impl ApiError {
         Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
     }
 
-    /// 500: a mistake of ours.
+    /// 500: a fault of the gateway itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)
     }
@@ -206,74 +213,14 @@ impl ApiError {
         Self::unavailable(&error_kind::STOPPING, "The service is shutting down.", Duration::from_secs(5))
     }
 
-    /// 429 by a user's limit, with where the user stands.
-    pub fn exceeded(exceeded: Exceeded, headroom: Headroom) -> Self {
-        let (kind, message, retry_after, hopeless) = match exceeded {
-            Exceeded::Requests { limit, retry_after } => (
-                &error_kind::RATE_LIMITED,
-                format!(
-                    "Rate limit reached: {limit} requests per minute. Please try again in {}.",
-                    seconds(retry_after)
-                ),
-                retry_after,
-                false,
-            ),
-            Exceeded::Concurrency { limit, retry_after } => (
-                &error_kind::RATE_LIMITED,
-                format!(
-                    "You have {limit} requests running or waiting, which is your limit. Please try again in {}.",
-                    seconds(retry_after)
-                ),
-                retry_after,
-                false,
-            ),
-            Exceeded::TokensOfMinute { limit, left, retry_after } => (
-                &error_kind::RATE_LIMITED,
-                format!(
-                    "Rate limit reached: {left} of {limit} tokens per minute are left, and this request needs more. Please \
-                     try again in {}.",
-                    seconds(retry_after)
-                ),
-                retry_after,
-                false,
-            ),
-            Exceeded::TooLarge { limit, needed } => (
-                &error_kind::QUOTA_USED_UP,
-                format!(
-                    "This request needs up to {needed} tokens, more than your {limit} tokens per minute: send a shorter \
-                     prompt or a smaller `max_tokens`. Please try again in {}.",
-                    seconds(MINUTE)
-                ),
-                MINUTE,
-                true,
-            ),
-            Exceeded::TokensReserved { limit, left, retry_after } => (
-                &error_kind::RATE_LIMITED,
-                format!(
-                    "{left} of your {limit} tokens per day are free, and this request needs more; running requests hold \
-                     the rest. Please try again in {}.",
-                    seconds(retry_after)
-                ),
-                retry_after,
-                false,
-            ),
-            Exceeded::TokensUsedUp { limit, used, retry_after } => (
-                &error_kind::QUOTA_USED_UP,
-                format!(
-                    "You have used {used} of your {limit} tokens per day (UTC), which leaves too little for this request. \
-                     Please try again in {}.",
-                    seconds(retry_after)
-                ),
-                retry_after,
-                true,
-            ),
-        };
-        let error = Self::new(kind, message);
-        error.with(|words| {
+    /// 429 by a limit, with where the user stands.
+    pub fn over(over: &Over, headroom: Headroom) -> Self {
+        let Worded { kind, message, retry_after, is_hopeless, limit } = worded(over);
+        Self::new(kind, message).with(|words| {
             words.retry_after = Some(retry_after);
-            words.hopeless = hopeless;
+            words.hopeless = is_hopeless;
             words.headroom = Some(headroom);
-            words.limit = Some(exceeded.limit_name());
+            words.limit = Some(limit);
         })
     }
 
@@ -442,11 +389,14 @@ impl From<BadRequest> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) | StoreError::NodeExists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => {
+            StoreError::Exists(_)
+            | StoreError::KeyExists(_)
+            | StoreError::NodeExists(_)
+            | StoreError::AdminExists(_) => Self::conflict(error.to_string()),
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) | StoreError::NoAdmin(_) => {
                 Self::not_found(error.to_string())
             }
-            StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
+            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
@@ -542,11 +492,6 @@ fn go_duration(duration: Duration) -> String {
         (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
         (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
     }
-}
-
-/// Whole seconds, at least one, in the form that clients parse out of the message: `5s`.
-fn seconds(duration: Duration) -> String {
-    format!("{}s", duration.as_millis().div_ceil(1000).max(1))
 }
 
 /// A client's own text, cut to 128 characters and without control characters.

@@ -45,7 +45,8 @@ kinds! {
         "There is no key, or it is unknown, expired or revoked.";
         "Send a valid key. Under /admin that is the admin key, everywhere else a user's.";
     FORBIDDEN = 403 "permission_error" Some("not_allowed");
-        "A user's key was sent to /admin, or the request would change the models of everybody.";
+        "A user's key was sent to /admin; or the request would change the models of everybody, manage keys where the operator \
+         does not allow it, or give a key more rights than the one that was used.";
         "Use the admin key, or ask the operator.";
     SUSPENDED = 403 "permission_error" Some("user_suspended");
         "The operator has suspended the user: none of the user's keys opens anything.";
@@ -72,7 +73,7 @@ kinds! {
         "The body did not arrive within `server.body_seconds`.";
         "Send it again over a faster connection.";
     CONFLICT = 409 "invalid_request_error" Some("already_exists");
-        "A user or node of this name exists already.";
+        "A user or node of this name exists already, or the user has a key of this name.";
         "Choose another name, or change the existing one.";
     NOT_CHANGEABLE = 409 "invalid_request_error" Some("not_changeable");
         "The node comes from `gateway.yaml` or from DNS and is not changed by REST.";

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::open::{OpenRecord, open_requests};
 use super::ops::Lifecycle;
 use super::reads::Reads;
+use super::standing::{Standing, standings};
 use super::usage::{PageQuery, UsageRecord, rows};
 use crate::relay::{Meters, OpenRequest, StoppedBy};
 use crate::store::{Broker, Recorder, Store};
@@ -30,6 +31,8 @@ pub struct Me {
     allowed_models: Option<Vec<String>>,
     /// When more may be used, under the tightest limit of this key and its user.
     resets: Resets,
+    /// Every limit that holds for this key, its user's among them.
+    limits: Vec<Standing>,
 }
 
 /// When more may be used.
@@ -71,12 +74,19 @@ pub async fn retrieve(
     broker: Data<Option<Broker>>,
     Caller(access): Caller,
 ) -> Result<Json<Me>, ApiError> {
-    let user = UserLimits::of(access.account(), &broker, &meters).await;
+    if let Some(broker) = &**broker
+        && let Err(why) = broker.look_at(&access).await
+    {
+        tracing::debug!(%why, "what other gateways hold of a limit is what was last known");
+    }
+    let now = meters.clock.now();
+    let user = UserLimits::known(access.account(), now);
     Ok(Json(Me {
         user,
         key_id: access.key_id().map(ToString::to_string),
         allowed_models: access.allowed_models().map(|models| models.names().to_vec()),
-        resets: access.headroom(meters.clock.now()).into(),
+        resets: access.headroom(now).into(),
+        limits: standings(&access, now),
     }))
 }
 

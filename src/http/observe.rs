@@ -9,6 +9,7 @@ use actix_web::{Error, HttpMessage, HttpRequest};
 use uuid::Uuid;
 
 use super::address::normalise;
+use super::audited;
 use super::auth::CalledBy;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
@@ -66,7 +67,7 @@ pub async fn observe(
     let allowed = Allowed::of(&request, origins);
     let mut response = match allowed.as_ref().and_then(|_| preflight(&request, private_network)) {
         Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),
-        None => in_words_of(dialect, next.call(request).await?),
+        None => in_words_of(dialect, audited::carry(request, next, id).await?),
     };
     let spent = meters.as_ref().zip(received).map(|(meters, received)| meters.clock.uptime().saturating_sub(received));
     if let (Some(meters), Some(spent)) = (&meters, spent)

@@ -9,7 +9,7 @@ use utoipa::{Modify, OpenApi};
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
 use super::cookies::SESSION_COOKIE;
 use super::events::{ChangeRecord, EndRecord, LiveFleet, LiveSnapshot};
-use super::{admin, inference, me, models, native, ops, sign_in, usage};
+use super::{admin, inference, me, models, native, ops, own_keys, sign_in, usage};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -21,7 +21,7 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
     tags(
         (name = "inference", description = "OpenAI's API, with a user's key."),
         (name = "usage", description = "What one has used, with a user's key."),
-        (name = "admin", description = "Users, limits and nodes, with the admin key."),
+        (name = "admin", description = "Users, limits and nodes, with an administrator's key."),
         (name = "console", description = "Signing in with a browser."),
         (name = "operations", description = "Health and metrics, without a key."),
     ),
@@ -47,6 +47,9 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         usage::own_summary,
         me::retrieve,
         me::requests,
+        own_keys::list,
+        own_keys::create,
+        own_keys::revoke,
         me::stop,
         admin::users::create,
         admin::user_list::list,
@@ -81,6 +84,13 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         admin::models::unload,
         admin::models::delete,
         admin::reload::reload,
+        admin::admins::create,
+        admin::admins::list,
+        admin::admins::retrieve,
+        admin::admins::change,
+        admin::admins::delete,
+        admin::admins::rotate,
+        admin::audit::list,
         sign_in::begin,
         sign_in::retrieve,
         sign_in::end,

@@ -4,7 +4,7 @@ use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
 use super::resource::{get, post, resource};
-use super::{admin, docs, inference, me, models, native, ops, plain_words, sign_in, usage};
+use super::{admin, console, docs, inference, me, models, native, ops, own_keys, plain_words, sign_in, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
@@ -38,6 +38,12 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/v1/usage").route(web::get().to(usage::own_rows)))
         .service(get("/v1/usage/summary").route(web::get().to(usage::own_summary)))
         .service(get("/v1/me").route(web::get().to(me::retrieve)))
+        .service(
+            resource("/v1/me/keys", "GET, HEAD, POST")
+                .route(web::get().to(own_keys::list))
+                .route(web::post().to(own_keys::create)),
+        )
+        .service(resource("/v1/me/keys/{key_id}", "DELETE").route(web::delete().to(own_keys::revoke)))
         .service(get("/v1/me/requests").route(web::get().to(me::requests)))
         .service(resource("/v1/me/requests/{request_id}", "DELETE").route(web::delete().to(me::stop)))
         .configure(admin::routes)
@@ -53,6 +59,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/health/ready").route(web::get().to(ops::ready)))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
         .configure(docs::routes)
+        .configure(console::routes)
         .default_service(web::to(unknown_path));
 }
 

@@ -24,9 +24,9 @@ use crate::dispatch::Dispatcher;
 use crate::fleet::Upstream;
 use crate::metrics::UNKNOWN_MODEL;
 use crate::relay::{Admission, Answer, CarryError, Content, Job, Meter, Meters, Relay, Served, prefixes};
-use crate::store::{Access, Broker, NotLeased, Recorder, Status};
+use crate::store::{Access, Broker, NotLeased, Over, Recorder, Status};
 use crate::trace::{Trace, Tracer};
-use limits::{Exceeded, Moment, Need};
+use limits::{Moment, Need};
 use protocol::{ClaimBounds, Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
@@ -74,14 +74,14 @@ pub struct Inference {
 #[derive(Debug, thiserror::Error)]
 enum Refused {
     #[error("over a limit")]
-    Exceeded(Exceeded),
+    Over(Over),
     #[error(transparent)]
     NotLeased(#[from] NotLeased),
 }
 
-impl From<Exceeded> for Refused {
-    fn from(exceeded: Exceeded) -> Self {
-        Self::Exceeded(exceeded)
+impl From<Over> for Refused {
+    fn from(over: Over) -> Self {
+        Self::Over(over)
     }
 }
 
@@ -192,9 +192,9 @@ impl Inference {
     fn refuse(&self, refused: Refused, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
         let headroom = access.headroom(received);
         let error = match refused {
-            Refused::Exceeded(exceeded) => {
-                self.meters.metrics.rate_limited(exceeded.limit_name());
-                ApiError::exceeded(exceeded, headroom)
+            Refused::Over(over) => {
+                self.meters.metrics.rate_limited(over.exceeded.limit_name());
+                ApiError::over(&over, headroom)
             }
             Refused::NotLeased(why) => {
                 tracing::debug!(%why, "the shares of a limit could not be changed");

@@ -35,6 +35,8 @@ pub struct ServerSettings {
     /// Whether pages of public sites may reach a gateway on a private network, which Chromium asks for first. Default
     /// `false`.
     pub cors_private_network: bool,
+    /// Whether `/console` shows the web console. Default `true`.
+    pub console: bool,
     /// How long running requests may continue after SIGTERM, seconds; 0 = they are ended at once. Default `120`.
     pub drain_seconds: u64,
 }
@@ -63,6 +65,7 @@ impl Default for ServerSettings {
             guesses_per_minute: 10,
             cors_origins: vec!["*".to_owned()],
             cors_private_network: false,
+            console: true,
             drain_seconds: 120,
         }
     }

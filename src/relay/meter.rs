@@ -18,9 +18,9 @@ use crate::clock::Clock;
 use crate::dispatch::Ticket;
 use crate::fleet::NodeEndpoint;
 use crate::metrics::{Ended, Metrics};
-use crate::store::{Reason, Receipt, Status, StorageFull, UsageRow};
+use crate::store::{Over, Reason, Receipt, Status, StorageFull, UsageRow};
 use crate::trace::Trace;
-use limits::{Exceeded, Need};
+use limits::Need;
 use protocol::{AnswerProgress, ClaimBounds, Endpoint, StreamLimit};
 use scheduler::{Failure, Pace};
 
@@ -63,8 +63,8 @@ impl Meter {
     /// one.
     ///
     /// # Errors
-    /// [`Exceeded`] if the request does not fit a limit.
-    pub fn admit(&mut self, need: Need) -> Result<Option<u64>, Exceeded> {
+    /// [`Over`] if the request does not fit a limit.
+    pub fn admit(&mut self, need: Need) -> Result<Option<u64>, Over> {
         let Some(open) = &mut self.open else { return Ok(None) };
         let reserved = open.admission.access.admit(need, open.admission.received)?;
         let output_cap = reserved.allowance.output.filter(|_| reserved.allowance.is_cap);

@@ -5,7 +5,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, UserId};
 use super::key::{AllowedModels, Key};
-use limits::{Allowance, Exceeded, Headroom, Ledger, Moment, Need, Reservation};
+use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 /// Whoever calls: an account and the key that was presented. Without a key, a trusted network stands for the user.
 #[derive(Clone, Debug)]
@@ -45,7 +45,7 @@ impl Access {
     }
 
     /// The key, where there is one.
-    pub(super) fn key(&self) -> Option<&Arc<Key>> {
+    pub fn key(&self) -> Option<&Arc<Key>> {
         self.key.as_ref()
     }
 
@@ -74,42 +74,58 @@ impl Access {
         self.account.terms().weight
     }
 
-    /// Admits a request under the limits of the user and of the key. See [`Ledger::admit_both`].
+    /// Admits a request under the limits of the user and of the key. See [`Ledger::admit_all`].
     ///
     /// # Errors
-    /// [`Exceeded`] when a limit stands in the way.
-    pub fn admit(&self, need: Need, now: Moment) -> Result<Reserved, Exceeded> {
-        self.account.with_ledger(|limits, ledger| {
-            let Some(key) = &self.key else {
-                let (of_user, allowance) = ledger.admit(limits, need, now)?;
-                return Ok(Reserved { of_user, of_key: None, allowance });
-            };
-            let ([of_user, of_key], allowance) =
-                key.with_ledger(|own_limits, own| Ledger::admit_both((limits, ledger), (own_limits, own), need, now))?;
-            Ok(Reserved { of_user, of_key: Some(of_key), allowance })
+    /// [`Over`] when a limit stands in the way.
+    pub fn admit(&self, need: Need, now: Moment) -> Result<Reserved, Over> {
+        let admitted = self.with_ledgers(|ledgers| Ledger::admit_all(ledgers, need, now));
+        let (held, allowance) =
+            admitted.map_err(|(place, exceeded)| Over { whose: self.whose().swap_remove(place), exceeded })?;
+        Ok(Reserved { held, allowance })
+    }
+
+    /// Acts on the ledgers of the user and of the key, with their limits, in the order of [`Access::whose`].
+    fn with_ledgers<T>(&self, act: impl FnOnce(&mut [(&Limits, &mut Ledger)]) -> T) -> T {
+        self.account.with_ledger(|limits, ledger| match &self.key {
+            None => act(&mut [(limits, ledger)]),
+            Some(key) => key.with_ledger(|own_limits, own| act(&mut [(limits, ledger), (own_limits, own)])),
         })
+    }
+
+    /// Whose limits hold for the caller.
+    fn whose(&self) -> Vec<Whose> {
+        let key = self.key.as_ref().map(|key| Whose::Key(key.spec().name));
+        std::iter::once(Whose::User(self.user().clone())).chain(key).collect()
+    }
+
+    /// What is used and left of each of these limits.
+    pub fn balances(&self, now: Moment) -> Vec<(Whose, Balance)> {
+        let balances: Vec<Balance> = self
+            .with_ledgers(|ledgers| ledgers.iter_mut().map(|(limits, ledger)| ledger.balance(**limits, now)).collect());
+        self.whose().into_iter().zip(balances).collect()
     }
 
     /// Whether one more request might be admitted, as far as that can be said before its body is read; `arriving` more of
     /// the user's are being read.
     ///
     /// # Errors
-    /// [`Exceeded`] when a limit stands in the way.
-    pub fn has_room(&self, arriving: u32, now: Moment) -> Result<(), Exceeded> {
+    /// [`Over`] when a limit stands in the way.
+    pub fn has_room(&self, arriving: u32, now: Moment) -> Result<(), Over> {
         if self.is_shared() {
             // What others hold may be had for the asking.
             return Ok(());
         }
-        let own = self.key.as_ref().map(|key| key.balance(now));
-        for balance in [Some(self.account.balance(now)), own].into_iter().flatten() {
+        for (whose, balance) in self.balances(now) {
             let retry_after = std::time::Duration::from_secs(1);
             if let Some(limit) = balance.limits.max_concurrency
                 && balance.running.saturating_add(arriving) >= limit
             {
-                return Err(Exceeded::Concurrency { limit, retry_after });
+                return Err(Over { whose, exceeded: Exceeded::Concurrency { limit, retry_after } });
             }
             if let (Some(limit), Some(0)) = (balance.limits.requests_per_minute, balance.requests_left()) {
-                return Err(Exceeded::Requests { limit, retry_after: balance.requests_reset.max(retry_after) });
+                let retry_after = balance.requests_reset.max(retry_after);
+                return Err(Over { whose, exceeded: Exceeded::Requests { limit, retry_after } });
             }
         }
         Ok(())
@@ -117,32 +133,70 @@ impl Access {
 
     /// Settles an ended request. See [`Ledger::settle`].
     pub fn settle(&self, reserved: Reserved, tokens: u64, now: Moment) {
-        self.account.with_ledger(|_, ledger| ledger.settle(reserved.of_user, tokens, now));
-        if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
-            key.with_ledger(|_, ledger| ledger.settle(reservation, tokens, now));
-        }
+        self.with_ledgers(|ledgers| {
+            for ((_, ledger), held) in ledgers.iter_mut().zip(reserved.held) {
+                ledger.settle(held, tokens, now);
+            }
+        });
     }
 
     /// Takes an admission back. See [`Ledger::cancel`].
     pub fn cancel(&self, reserved: Reserved, now: Moment) {
-        self.account.with_ledger(|_, ledger| ledger.cancel(reserved.of_user, now));
-        if let Some((key, reservation)) = self.key.as_ref().zip(reserved.of_key) {
-            key.with_ledger(|_, ledger| ledger.cancel(reservation, now));
-        }
+        self.with_ledgers(|ledgers| {
+            for ((_, ledger), held) in ledgers.iter_mut().zip(reserved.held) {
+                ledger.cancel(held, now);
+            }
+        });
     }
 
-    /// What is left under the tighter of the user's and the key's limits.
+    /// What is left under the tightest of these limits.
     pub fn headroom(&self, now: Moment) -> Headroom {
-        let of_user = self.account.balance(now).headroom();
-        self.key.as_ref().map_or(of_user, |key| of_user.and(key.balance(now).headroom()))
+        let headrooms = self.balances(now).into_iter().map(|(_, balance)| balance.headroom());
+        headrooms.reduce(Headroom::and).unwrap_or_default()
     }
 }
 
 /// What one admitted request holds until it ends.
 #[derive(Debug)]
 pub struct Reserved {
-    of_user: Reservation,
-    of_key: Option<Reservation>,
+    /// In the order of the ledgers.
+    held: Vec<Reservation>,
     /// What the request may use.
     pub allowance: Allowance,
+}
+
+/// Whose limit it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// The user's.
+    User(UserId),
+    /// A key's, by its name.
+    Key(String),
+}
+
+impl Whose {
+    /// The word in the API.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Key(_) => "key",
+        }
+    }
+
+    /// The name of the user or key.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::User(user) => user.as_str(),
+            Self::Key(name) => name,
+        }
+    }
+}
+
+/// A limit stands in the way of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Whose limit.
+    pub whose: Whose,
+    /// Which, and by how much.
+    pub exceeded: Exceeded,
 }

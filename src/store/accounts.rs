@@ -8,6 +8,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::access::Access;
 use super::account::{Account, UserEntry, name_of};
+use super::administrators::Administrators;
 use super::database::Store;
 use super::directory::{Directory, KeyIndex, Presented};
 use super::error::StoreError;
@@ -24,6 +25,7 @@ pub struct Accounts {
     pub(super) store: Store,
     pub(super) peppers: Peppers,
     pub(super) directory: RwLock<Directory>,
+    pub(super) admins: Administrators,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
     pub(super) changing: tokio::sync::Mutex<Position>,
     /// How many secrets need a pepper that is not configured, as last said in the log.
@@ -235,7 +237,7 @@ impl Accounts {
         if let Some(prior) = prior {
             budget.restore(limits, prior.clone(), now);
         }
-        let mut ledger = Ledger::of(budget, prior.map_or(0, |prior| prior.unsent_today), now.day());
+        let mut ledger = Ledger::of(budget, prior.map_or(0, |prior| prior.unsent_today), now);
         if self.sharing.load(Ordering::Relaxed) {
             ledger.begin_sharing(now);
         }

@@ -5,6 +5,7 @@ use migration::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 use sea_orm::sqlx::postgres::PgListener;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DatabaseTransaction, DbErr, TransactionTrait};
 
+use super::audit::append_pending;
 use super::database::Store;
 use super::deadline::STATEMENT_DEADLINE;
 use super::transactions::immediate;
@@ -53,12 +54,20 @@ impl Changes {
     }
 }
 
-/// A transaction that changes users or keys. The lock that the log of changes takes comes first, so that no two of these
-/// wait for each other crosswise.
+/// A transaction that changes users, keys or administrators, with the audit entry of the request at hand in it. The lock that
+/// the log of changes takes comes first, so that no two of these wait for each other crosswise.
 pub(super) async fn begin_change(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
     let transaction = db.begin_with_options(immediate()).await?;
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
         transaction.execute_unprepared(&format!("SELECT pg_advisory_xact_lock({PEOPLE_LOCK})")).await?;
     }
+    append_pending(&transaction).await?;
+    Ok(transaction)
+}
+
+/// A transaction that changes something else, with the audit entry of the request at hand in it.
+pub(super) async fn begin_other_change(db: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
+    let transaction = db.begin_with_options(immediate()).await?;
+    append_pending(&transaction).await?;
     Ok(transaction)
 }

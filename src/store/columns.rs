@@ -1,4 +1,4 @@
-//! What do the columns of users and keys mean to the request path, and the other way around?
+//! Converts the columns of users and keys to the types of the request path, and back.
 use std::sync::Arc;
 
 use entity::{key, key_digest, user};

@@ -166,6 +166,23 @@ pub(super) fn explained(error: StoreError) -> StoreError {
     }
 }
 
+/// How the database is opened by a command that only reads, also while a gateway runs on it.
+pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, StoreError> {
+    let password = settings.password_file.as_deref().map(read_password).transpose()?;
+    if settings.sqlite_path().is_none() {
+        return Ok(postgres(&settings.url, password));
+    }
+    let path = settings.local_path().to_path_buf();
+    let mut options = ConnectOptions::new("sqlite://".to_owned());
+    options
+        .max_connections(1)
+        .acquire_timeout(STATEMENT_DEADLINE)
+        .connect_timeout(STATEMENT_DEADLINE)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&path).read_only(true).busy_timeout(STATEMENT_DEADLINE));
+    Ok(options)
+}
+
 fn read_password(path: &Path) -> Result<String, StoreError> {
     let text =
         std::fs::read_to_string(path).map_err(|error| StoreError::PasswordFile { path: path.to_path_buf(), error })?;

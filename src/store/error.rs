@@ -19,6 +19,15 @@ pub enum StoreError {
     /// The user has as many keys as one user may have.
     #[error("a user may have at most {0} keys; revoke one that is no longer used")]
     TooManyKeys(usize),
+    /// An administrator of this name exists already.
+    #[error("administrator `{0}` exists already")]
+    AdminExists(String),
+    /// There is no such administrator.
+    #[error("there is no administrator `{0}`")]
+    NoAdmin(String),
+    /// There are as many administrators as there may be.
+    #[error("there may be {0} administrators; delete one that is not needed any more")]
+    TooManyAdmins(usize),
     /// The operating system has no randomness for a key.
     #[error("the operating system gave no random bytes: {0}")]
     Randomness(#[from] getrandom::Error),
@@ -30,6 +39,9 @@ pub enum StoreError {
         /// What is wrong with it.
         error: std::io::Error,
     },
+    /// The user has a key of this name already.
+    #[error("the user has a key called `{0}` already")]
+    KeyExists(String),
     /// A node of this name exists already.
     #[error("node `{0}` exists already")]
     NodeExists(String),

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::account::UserEntry;
 use super::accounts::{Accounts, Position};
+use super::administrators::{AdminRows, Administrators};
 use super::columns::{key_entry, secret_entry};
 use super::database::Store;
 use super::directory::Directory;
@@ -37,7 +38,9 @@ impl Accounts {
             }
             Err(error) => return Err(error),
         };
+        let admins = read_admins(&store).await?;
         let accounts = Self {
+            admins: Administrators::new(&admins),
             current: AtomicBool::new(store.is_online()),
             store,
             peppers,
@@ -63,11 +66,15 @@ impl Accounts {
     /// When the database fails; memory is then as it was.
     pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
         let mut position = self.changing.lock().await;
-        let refreshed = self.catch_up(&mut position, now).await;
+        let mut refreshed = self.catch_up(&mut position, now).await;
+        if refreshed.is_ok() && !self.is_current() {
+            // The copy may be that of a version which knew no administrators.
+            refreshed = self.take_up_admins(&mut position).await;
+        }
         self.current.store(refreshed.is_ok(), Ordering::Relaxed);
         refreshed?;
         if let (true, Some(seq)) = (self.store.local.is_outbox && position.copied != position.seq, position.seq) {
-            match self.store.copy_everybody(seq).await {
+            match self.copy_all(seq).await {
                 Ok(()) => position.copied = Some(seq),
                 Err(error) => {
                     tracing::warn!(%error, "users and keys could not be copied for a start without the database");
@@ -93,6 +100,9 @@ impl Accounts {
                         let copied = self.store.copy_changes(&people, &changed, seq).await;
                         position.copied = copied.is_ok().then_some(seq);
                     }
+                    if changed.admins {
+                        self.take_up_admins(position).await?;
+                    }
                     position.seq = Some(seq);
                 }
                 Since::Unknown => {
@@ -105,11 +115,30 @@ impl Accounts {
                         *old = directory;
                     }
                     self.begin_with(&spent, now);
+                    self.take_up_admins(position).await?;
                     position.seq = Some(seq);
                 }
             }
             self.say_foreign();
         }
+    }
+
+    async fn copy_all(&self, seq: i64) -> Result<(), StoreError> {
+        self.store.copy_admins(&AdminRows::read(&self.store.db).await?).await?;
+        self.store.copy_everybody(seq).await
+    }
+
+    /// Takes up all administrators: there are few.
+    async fn take_up_admins(&self, position: &mut Position) -> Result<(), StoreError> {
+        let rows = AdminRows::read(&self.store.db).await?;
+        self.admins.set(&rows);
+        if self.store.local.is_outbox
+            && let Err(error) = self.store.copy_admins(&rows).await
+        {
+            tracing::warn!(%error, "administrators could not be copied for a start without the database");
+            position.copied = None;
+        }
+        Ok(())
     }
 
     async fn take_up(&self, people: &People, changed: &Changed, now: Moment) -> Result<(), StoreError> {
@@ -175,4 +204,27 @@ async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position),
     }
     let seq = newest_change(&store.db).await?;
     Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }))
+}
+
+/// All administrators: those of the database, or of the copy while it is away.
+async fn read_admins(store: &Store) -> Result<AdminRows, StoreError> {
+    if !store.is_online() {
+        return AdminRows::read(&store.local.db).await;
+    }
+    match AdminRows::read(&store.db).await {
+        Ok(rows) => {
+            if store.local.is_outbox
+                && let Err(error) = store.copy_admins(&rows).await
+            {
+                tracing::warn!(%error, "administrators could not be copied for a start without the database");
+            }
+            Ok(rows)
+        }
+        Err(error) if store.local.is_outbox => {
+            tracing::warn!(%error, "the database went away: administrators are those of the last copy");
+            store.go_offline();
+            AdminRows::read(&store.local.db).await
+        }
+        Err(error) => Err(error),
+    }
 }

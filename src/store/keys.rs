@@ -34,6 +34,9 @@ pub struct KeySettings {
     pub pepper_file: Option<PathBuf>,
     /// Earlier peppers, whose keys keep working. A key whose pepper is missing here is unknown. Default none.
     pub previous_peppers: Vec<String>,
+    /// Whether users may list, make and revoke their own keys under `/v1/me/keys`, with at most the rights of the key that
+    /// they use. Default `false`.
+    pub self_service: bool,
 }
 
 /// The peppers stay out of logs.

@@ -7,7 +7,10 @@ use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use migration::{LocalMigrator, Migrator, follow_people_on_sqlite, forget_people_on_sqlite};
+use migration::{
+    LocalMigrator, Migrator, follow_admins_on_sqlite, follow_people_on_sqlite, forget_admins_on_sqlite,
+    forget_people_on_sqlite,
+};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement, TransactionTrait,
@@ -69,10 +72,10 @@ impl Local {
             transaction.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
             let people = if is_outbox {
                 rollups::forget(&transaction).await?;
-                forget_people_on_sqlite()
+                [forget_people_on_sqlite(), forget_admins_on_sqlite()].concat()
             } else {
                 rollups::follow(&transaction).await?;
-                follow_people_on_sqlite()
+                [follow_people_on_sqlite(), follow_admins_on_sqlite()].concat()
             };
             for statement in people {
                 transaction.execute_unprepared(&statement).await?;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use entity::{drained_node, node};
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, SqlErr, sea_query::OnConflict};
 
+use super::changes::begin_other_change;
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
@@ -73,13 +74,18 @@ impl Store {
             created_at_ms: Set(now_ms),
             changed_at_ms: Set(now_ms),
         };
-        match within_deadline(row.insert(&self.db)).await {
+        let insert = async {
+            let transaction = begin_other_change(&self.db).await?;
+            row.insert(&transaction).await?;
+            transaction.commit().await
+        };
+        match within_deadline(insert).await {
             Err(StoreError::Database(error))
                 if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
             {
                 Err(StoreError::NodeExists(new.name))
             }
-            result => result.map(drop),
+            result => result,
         }
     }
 
@@ -95,9 +101,14 @@ impl Store {
             changed_at_ms: Set(now_ms),
             ..Default::default()
         };
-        match within_deadline(row.update(&self.db)).await {
+        let update = async {
+            let transaction = begin_other_change(&self.db).await?;
+            row.update(&transaction).await?;
+            transaction.commit().await
+        };
+        match within_deadline(update).await {
             Err(StoreError::Database(sea_orm::DbErr::RecordNotUpdated)) => Err(StoreError::NoNode(changed.name)),
-            result => result.map(drop),
+            result => result,
         }
     }
 
@@ -106,11 +117,19 @@ impl Store {
     /// # Errors
     /// [`StoreError::NoNode`], or when the database does not answer.
     pub async fn remove_node(&self, name: &str) -> Result<(), StoreError> {
-        let removed = within_deadline(node::Entity::delete_by_id(name).exec(&self.db)).await?;
-        if removed.rows_affected == 0 {
-            return Err(StoreError::NoNode(name.to_owned()));
+        let remove = async {
+            let transaction = begin_other_change(&self.db).await?;
+            let removed = node::Entity::delete_by_id(name).exec(&transaction).await?;
+            drained_node::Entity::delete_by_id(name).exec(&transaction).await?;
+            if removed.rows_affected > 0 {
+                transaction.commit().await?;
+            }
+            Ok(removed.rows_affected)
+        };
+        match within_deadline(remove).await? {
+            0 => Err(StoreError::NoNode(name.to_owned())),
+            _ => Ok(()),
         }
-        self.set_drained(name, None).await
     }
 
     /// The names of all nodes that are drained.
@@ -128,13 +147,19 @@ impl Store {
     /// # Errors
     /// When the database does not answer.
     pub async fn set_drained(&self, name: &str, since_ms: Option<i64>) -> Result<(), StoreError> {
-        let Some(since_ms) = since_ms else {
-            return within_deadline(drained_node::Entity::delete_by_id(name).exec(&self.db)).await.map(drop);
+        let set = async {
+            let transaction = begin_other_change(&self.db).await?;
+            if let Some(since_ms) = since_ms {
+                let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
+                let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
+                let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
+                insert.exec_without_returning(&transaction).await?;
+            } else {
+                drained_node::Entity::delete_by_id(name).exec(&transaction).await?;
+            }
+            transaction.commit().await
         };
-        let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
-        let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
-        let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
-        within_deadline(insert.exec_without_returning(&self.db)).await.map(drop)
+        within_deadline(set).await
     }
 }
 

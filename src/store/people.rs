@@ -43,6 +43,8 @@ pub(super) struct People {
 pub(super) struct Changed {
     pub(super) users: Vec<String>,
     pub(super) keys: Vec<String>,
+    /// Whether any administrator has.
+    pub(super) admins: bool,
 }
 
 /// What the log of changes says to somebody who has read it up to a line.
@@ -100,6 +102,7 @@ impl Changed {
             match subject.split_once(':') {
                 Some(("user", name)) => changed.users.push(name.to_owned()),
                 Some(("key", id)) => changed.keys.push(id.to_owned()),
+                Some(("admin", _)) => changed.admins = true,
                 // Of a later version.
                 _ => {}
             }

@@ -32,6 +32,9 @@ pub struct DatabaseSettings {
     /// their daily sums stay and `GET /admin/usage` still reports them. `null` = keep rows for ever. Default
     /// `null`.
     pub usage_retention_days: Option<u32>,
+    /// Days to keep audit log entries, today (UTC) included, at least 1. Older entries are deleted at the start and hourly;
+    /// `audit verify` can still check the rest. `null` = keep entries for ever. Default `null`.
+    pub audit_retention_days: Option<u32>,
 }
 
 /// What an acknowledged row survives.
@@ -55,6 +58,7 @@ impl Default for DatabaseSettings {
             lease_percent: 5,
             lease_seconds: 60,
             usage_retention_days: None,
+            audit_retention_days: None,
         }
     }
 }

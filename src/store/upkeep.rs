@@ -35,20 +35,28 @@ const BATCH: u64 = 1_000;
 /// Time between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The task that looks after stored usage.
+/// For how many days is what kept, today included? `None` = for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// Usage rows.
+    pub usage_days: Option<u32>,
+    /// Entries of the audit log.
+    pub audit_days: Option<u32>,
+}
+
+/// The task that looks after stored usage and the audit log.
 #[derive(Debug)]
 pub struct Upkeep {
     store: Store,
-    /// `None` = for ever.
-    retention_days: Option<u32>,
+    retention: Retention,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Upkeep {
-    /// Rows are kept for so many days, today included; `None` = for ever.
-    pub fn new(store: Store, retention_days: Option<u32>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { store, retention_days, clock, metrics }
+    /// Keeps what `retention` says.
+    pub fn new(store: Store, retention: Retention, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { store, retention, clock, metrics }
     }
 
     /// Does a round at once, or after a minute on a large database, and then every hour until `stop`.
@@ -85,7 +93,11 @@ impl Upkeep {
         if let Err(error) = &pruned {
             tracing::warn!(%error, "the log of changes of users and keys could not be shortened");
         }
-        self.compare().await && swept && pruned.is_ok()
+        let forgotten = self.forget_audit().await;
+        if let Err(error) = &forgotten {
+            tracing::warn!(%error, "old audit log entries could not be deleted");
+        }
+        self.compare().await && swept && pruned.is_ok() && forgotten.is_ok()
     }
 
     async fn compare(&self) -> bool {
@@ -104,9 +116,29 @@ impl Upkeep {
         }
     }
 
+    /// Deletes the audit log entries that are too old.
+    async fn forget_audit(&self) -> Result<(), StoreError> {
+        let Some(days) = self.retention.audit_days else { return Ok(()) };
+        let days = i32::try_from(days.max(1)).unwrap_or(i32::MAX);
+        let first_kept = self.clock.now().day().saturating_sub(days - 1);
+        let mut entries = 0;
+        loop {
+            let gone = self.store.forget_audit(i64::from(first_kept).saturating_mul(DAY_MS)).await?;
+            entries += gone;
+            if gone == 0 {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if entries > 0 {
+            tracing::info!(entries, "old audit log entries were deleted");
+        }
+        Ok(())
+    }
+
     /// Deletes the rows that are too old, unless another gateway is at it; how many.
     async fn sweep(&self) -> Result<u64, StoreError> {
-        let Some(days) = self.retention_days else { return Ok(0) };
+        let Some(days) = self.retention.usage_days else { return Ok(0) };
         let days = i32::try_from(days.max(MIN_RETENTION_DAYS)).unwrap_or(i32::MAX);
         let first_kept = self.clock.now().day().saturating_sub(days - 1);
         let mut swept = 0;

@@ -1,13 +1,14 @@
 //! How do users get keys, and lose them? Made, changed, rotated with an overlap, revoked: in the database, and then in
 //! memory.
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use entity::{key, key_digest};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, IntoActiveModel,
-    QueryFilter, QuerySelect,
+    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait,
+    IntoActiveModel, QueryFilter, QuerySelect,
 };
 
 use super::account::LimitsChange;
@@ -17,7 +18,7 @@ use super::columns::{key_entry, secret_entry, to_i64};
 use super::deadline::within_deadline;
 use super::directory::SecretEntry;
 use super::error::StoreError;
-use super::key::{AllowedModels, Key, KeySpec, MadeKey};
+use super::key::{AllowedModels, DEFAULT_NAME, Key, KeySpec, MadeKey};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use limits::Moment;
 
@@ -27,8 +28,8 @@ const MAX_KEYS: usize = 100;
 /// A change of a key: `None` = as it was.
 #[derive(Clone, Debug, Default)]
 pub struct KeyChange {
-    /// For lists.
-    pub name: Option<String>,
+    /// For lists; `Some(None)` = one that is free.
+    pub name: Option<Option<String>>,
     /// Epoch milliseconds; `Some(None)` = it does not end.
     pub expires_at_ms: Option<Option<i64>>,
     /// `Some(None)` = every model.
@@ -38,7 +39,7 @@ pub struct KeyChange {
 }
 
 impl KeyChange {
-    fn of(self, id: &str) -> key::ActiveModel {
+    fn of(self, id: &str, name: Option<String>) -> key::ActiveModel {
         fn set<T, Column: Into<sea_orm::Value>>(
             given: Option<T>,
             column: impl FnOnce(T) -> Column,
@@ -47,7 +48,7 @@ impl KeyChange {
         }
         key::ActiveModel {
             id: ActiveValue::Unchanged(id.to_owned()),
-            name: set(self.name, |name| name),
+            name: set(name, |name| name),
             expires_at_ms: set(self.expires_at_ms, |end| end),
             allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
             requests_per_minute: set(self.limits.requests_per_minute, |limit| limit.map(i64::from)),
@@ -169,8 +170,15 @@ impl Accounts {
     /// Makes a further key, which works as soon as this returns.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] without the user, [`StoreError::TooManyKeys`], or when the database fails.
-    pub async fn create_key(&self, user: &str, spec: KeySpec, now: Moment) -> Result<MadeKey, StoreError> {
+    /// [`StoreError::NotFound`] without the user, [`StoreError::TooManyKeys`], [`StoreError::KeyExists`], or when the
+    /// database fails.
+    pub async fn create_key(
+        &self,
+        user: &str,
+        name: Option<String>,
+        spec: KeySpec,
+        now: Moment,
+    ) -> Result<MadeKey, StoreError> {
         let _changing = self.changing.lock().await;
         if !self.has_user(user) {
             return Err(StoreError::NotFound(user.to_owned()));
@@ -178,19 +186,25 @@ impl Accounts {
         if self.read().keys_of(user).len() >= MAX_KEYS {
             return Err(StoreError::TooManyKeys(MAX_KEYS));
         }
-        let draft = self.draft(user, spec, now)?;
+        let mut draft = self.draft(user, spec, now)?;
         let insert = async {
             let transaction = begin_change(&self.store.db).await?;
             // Another gateway may have deleted the user.
             let user = entity::user::Entity::find_by_id(user).lock_shared().one(&transaction).await?;
-            if user.is_none() {
-                return Ok(false);
-            }
+            let Some(user) = user else { return Ok(Named::NoUser) };
+            let Some(name) = free_name(&transaction, &user.id, name.as_deref(), draft.key_id()).await? else {
+                return Ok(Named::Taken);
+            };
+            draft.row.name = name;
             draft.insert(&transaction).await?;
             transaction.commit().await?;
-            Ok(true)
+            Ok(Named::Free)
         };
-        let made = if within_deadline(insert).await? { self.adopt(draft, now) } else { None };
+        let made = match within_deadline(insert).await? {
+            Named::Free => self.adopt(draft, now),
+            Named::NoUser => None,
+            Named::Taken => return Err(StoreError::KeyExists(name.unwrap_or_default())),
+        };
         made.ok_or_else(|| StoreError::NotFound(user.to_owned()))
     }
 
@@ -240,7 +254,7 @@ impl Accounts {
     /// Changes a key, for the next request on; those that run go on.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
+    /// [`StoreError::NotFound`], [`StoreError::NoKey`] or [`StoreError::KeyExists`], or when the database fails.
     pub async fn change_key(
         &self,
         user: &str,
@@ -252,10 +266,17 @@ impl Accounts {
         let key = self.key_of(user, id, now)?;
         let update = async {
             let transaction = begin_change(&self.store.db).await?;
+            let name = match &change.name {
+                None => None,
+                Some(wanted) => match free_name(&transaction, user, wanted.as_deref(), id).await? {
+                    None => return Ok(None),
+                    free => free,
+                },
+            };
             // Only what is given: another gateway may be changing something else.
-            let row = change.of(id).update(&transaction).await?;
+            let row = change.clone().of(id, name).update(&transaction).await?;
             transaction.commit().await?;
-            Ok(row)
+            Ok(Some(row))
         };
         let row = within_deadline(update).await.map_err(|error| match error {
             // Another gateway has revoked it, and we have not heard of it yet.
@@ -264,6 +285,7 @@ impl Accounts {
             }
             other => other,
         })?;
+        let row = row.ok_or_else(|| StoreError::KeyExists(change.name.flatten().unwrap_or_default()))?;
         self.write().put_key(&key_entry(&row));
         Ok(key)
     }
@@ -290,4 +312,28 @@ impl Accounts {
         self.write().remove_key(id);
         Ok(())
     }
+}
+
+/// What became of the name for a new key.
+enum Named {
+    Free,
+    Taken,
+    NoUser,
+}
+
+/// The name that a key may have, beside those of the user's other keys; `None` if the wanted one is taken.
+async fn free_name(
+    db: &DatabaseTransaction,
+    user: &str,
+    wanted: Option<&str>,
+    id: &str,
+) -> Result<Option<String>, DbErr> {
+    let others = key::Entity::find().filter(key::Column::UserId.eq(user)).filter(key::Column::Id.ne(id));
+    let others: BTreeSet<String> =
+        others.select_only().column(key::Column::Name).into_tuple().all(db).await?.into_iter().collect();
+    if let Some(wanted) = wanted {
+        return Ok(Some(wanted.to_owned()).filter(|wanted| !others.contains(wanted)));
+    }
+    let numbered = (2..).map(|number| format!("{DEFAULT_NAME}-{number}"));
+    Ok(std::iter::once(DEFAULT_NAME.to_owned()).chain(numbered).find(|name| !others.contains(name)))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::harness::{ADMIN_KEY, TestApp, chat_body, error_of, fast_node, node, spawn_app};
 
 /// A route for users and its method.
-const USER_ROUTES: [(Method, &str); 7] = [
+const USER_ROUTES: [(Method, &str); 10] = [
     (Method::POST, "/v1/chat/completions"),
     (Method::POST, "/v1/completions"),
     (Method::POST, "/v1/embeddings"),
@@ -15,6 +15,9 @@ const USER_ROUTES: [(Method, &str); 7] = [
     (Method::GET, "/v1/models/llama3.2"),
     (Method::GET, "/v1/usage"),
     (Method::GET, "/v1/usage/summary"),
+    (Method::GET, "/v1/me/keys"),
+    (Method::POST, "/v1/me/keys"),
+    (Method::DELETE, "/v1/me/keys/key_1"),
 ];
 
 /// A route for the admin and its method.
@@ -233,7 +236,7 @@ async fn a_request_with_a_bad_key_reaches_no_node_and_its_body_is_not_waited_for
 async fn what_is_public_needs_no_key_and_minds_no_bad_one() {
     let simulated = fast_node().await;
     let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
-    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/metrics"] {
+    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/console", "/metrics"] {
         for headers in [&[][..], &[("authorization", "Bearer noop")]] {
             assert_eq!(app.send_with(Method::GET, path, headers, "").await.status, 200, "{path}");
         }

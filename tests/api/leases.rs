@@ -190,7 +190,7 @@ async fn requests_of_a_minute_are_never_over_in_total_however_many_race() {
             let refused = error_of(reply, 429);
             assert_eq!(
                 refused["message"].as_str().unwrap().split('.').next(),
-                Some("Rate limit reached: 40 requests per minute")
+                Some("Rate limit reached: 40 requests per minute, all of them used in the last 60 s")
             );
         }
     }
@@ -213,7 +213,10 @@ async fn requests_at_a_time_are_counted_over_all_gateways_and_a_key_has_limits_o
     two.simulated.set_fault(None);
     for app in [&two.first, &two.second] {
         let refused = error_of(&ask(app, key, 1).await, 429);
-        assert!(refused["message"].as_str().unwrap().starts_with("You have 3 requests running"), "{refused}");
+        assert!(
+            refused["message"].as_str().unwrap().starts_with("Your key `default-2` has 3 requests running"),
+            "{refused}"
+        );
         // The user's other key is free.
         assert_eq!(ask(app, &two.key, 1).await.status, 200);
     }

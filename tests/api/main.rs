@@ -5,12 +5,15 @@
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
 mod admin;
+mod admins;
 mod anthropic;
+mod audit;
 mod auth;
 mod bytes;
 mod checklist;
 mod cli;
 mod cloud;
+mod console;
 mod dialects;
 mod durability;
 mod events;
@@ -32,6 +35,7 @@ mod node_time;
 mod openapi;
 mod ops;
 mod other_servers;
+mod own_keys;
 mod paths;
 mod queue;
 mod relay;
@@ -39,6 +43,7 @@ mod reload;
 mod reports;
 mod requests;
 mod responses;
+mod roles;
 mod roster;
 mod scheduling;
 mod scripted;

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::amounts::Amounts;
+use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::headroom::Balance;
 use super::limit::Limits;
@@ -51,6 +52,8 @@ pub struct Budget {
     /// Tokens of the last minute's admissions, oldest first; kept only if there is a limit.
     slices: VecDeque<Slice>,
     running: u32,
+    calendar: Calendar,
+    /// The day, or month, of the tokens.
     day: i32,
     settled: u64,
     reserved: u64,
@@ -96,6 +99,15 @@ impl Reservation {
 }
 
 impl Budget {
+    /// An unused budget whose `tokens_per_day` is over a stretch of this calendar.
+    pub fn of(calendar: Calendar) -> Self {
+        Self { calendar, ..Self::default() }
+    }
+
+    pub(crate) fn calendar(&self) -> Calendar {
+        self.calendar
+    }
+
     /// Takes over what was used before a restart. As everywhere, the minute's requests and tokens are counted only if
     /// there is a limit.
     pub fn restore(&mut self, limits: &Limits, mut spent: PriorUse, now: Moment) {
@@ -154,10 +166,11 @@ impl Budget {
             return Ok(left - need.prompt);
         }
         // Running requests may release what they reserved; what is settled stays used until midnight.
+        let per = self.calendar;
         Err(if need.smallest() <= limit.saturating_sub(self.settled) {
-            Exceeded::TokensReserved { limit, left, retry_after: RESERVED_RETRY }
+            Exceeded::TokensReserved { per, limit, used: self.settled, left, retry_after: RESERVED_RETRY }
         } else {
-            Exceeded::TokensUsedUp { limit, used: self.settled, retry_after: now.until_midnight() }
+            Exceeded::TokensUsedUp { per, limit, used: self.settled, retry_after: per.until_next(now) }
         })
     }
 
@@ -181,7 +194,7 @@ impl Budget {
         let aged = enough.map_or(MINUTE, |slice| (slice.last + MINUTE).saturating_sub(now.uptime));
         let may_come_back = needed <= limit.saturating_sub(tokens.saturating_sub(reserved));
         let retry_after = if may_come_back { aged.min(RESERVED_RETRY) } else { aged };
-        Err(Exceeded::TokensOfMinute { limit, left, retry_after })
+        Err(Exceeded::TokensOfMinute { limit, left, reserved, retry_after })
     }
 
     /// Reserves what [`Budget::room`] has just found room for; takes the same arguments.
@@ -270,19 +283,22 @@ impl Budget {
         let leaves = |oldest: Duration| (oldest + MINUTE).saturating_sub(now.uptime);
         Balance {
             limits,
+            calendar: self.calendar,
             running: self.running,
             requests_used: u32::try_from(self.admissions.len()).unwrap_or(u32::MAX),
             requests_reset: self.admissions.front().map(|oldest| leaves(*oldest)).unwrap_or_default(),
             minute_tokens: self.slices.iter().map(Slice::tokens).fold(0, u64::saturating_add),
+            minute_reserved: self.slices.iter().map(|slice| slice.reserved).fold(0, u64::saturating_add),
             minute_reset: self.slices.front().map(|oldest| leaves(oldest.last)).unwrap_or_default(),
             tokens_used: self.settled,
             tokens_reserved: self.reserved,
-            tokens_reset: now.until_midnight(),
+            tokens_reset: self.calendar.until_next(now),
         }
     }
 
     /// The clock is about to be set to another day, on which `tokens` are used already.
     pub fn prepare_day(&mut self, day: i32, tokens: u64) {
+        let day = self.calendar.of_day(day);
         if day != self.day {
             self.other = Some(Day { day, settled: tokens, reserved: 0 });
         }
@@ -301,10 +317,11 @@ impl Budget {
         while self.slices.front().is_some_and(|slice| slice.last + MINUTE <= now.uptime) {
             self.slices.pop_front();
         }
-        let known = self.other.filter(|other| other.day == now.day());
-        if now.day() > self.day || (now.day() < self.day && is_newest && known.is_some()) {
+        let today = self.calendar.of(now);
+        let known = self.other.filter(|other| other.day == today);
+        if today > self.day || (today < self.day && is_newest && known.is_some()) {
             let left = Day { day: self.day, settled: self.settled, reserved: self.reserved };
-            let entered = known.unwrap_or(Day { day: now.day(), settled: 0, reserved: 0 });
+            let entered = known.unwrap_or(Day { day: today, settled: 0, reserved: 0 });
             (self.day, self.settled, self.reserved) = (entered.day, entered.settled, entered.reserved);
             self.other = is_begun.then_some(left);
         }

@@ -1,6 +1,8 @@
 //! Which limit does a request exceed, and when is it worth trying again?
 use std::time::Duration;
 
+use super::calendar::Calendar;
+
 /// Why a request is not admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exceeded {
@@ -24,6 +26,8 @@ pub enum Exceeded {
         limit: u64,
         /// Tokens neither used nor reserved.
         left: u64,
+        /// Tokens that running requests hold.
+        reserved: u64,
         /// Until enough tokens have left the window, or a short while if running requests may release them.
         retry_after: Duration,
     },
@@ -36,20 +40,26 @@ pub enum Exceeded {
     },
     /// Too few of the day's tokens are left now, but running requests may release some.
     TokensReserved {
-        /// Tokens per day.
+        /// Of a day or a month.
+        per: Calendar,
+        /// Tokens per day or month.
         limit: u64,
+        /// Tokens used by requests that have ended.
+        used: u64,
         /// Tokens neither used nor reserved.
         left: u64,
-        /// A short while, as a running request may end at any moment.
+        /// A short while.
         retry_after: Duration,
     },
-    /// Too few of the day's tokens are left for this request, even if running requests release theirs.
+    /// Not enough is left of the day or month for this request, whatever the running ones give back.
     TokensUsedUp {
-        /// Tokens per day.
+        /// Of a day or a month.
+        per: Calendar,
+        /// Tokens per day or month.
         limit: u64,
-        /// Tokens used today.
+        /// Tokens used by requests that have ended.
         used: u64,
-        /// Until midnight UTC.
+        /// Until the next day or month begins, in UTC.
         retry_after: Duration,
     },
 }
@@ -61,7 +71,7 @@ impl Exceeded {
             Self::Requests { .. } => "requests_per_minute",
             Self::Concurrency { .. } => "max_concurrency",
             Self::TokensOfMinute { .. } | Self::TooLarge { .. } => "tokens_per_minute",
-            Self::TokensReserved { .. } | Self::TokensUsedUp { .. } => "tokens_per_day",
+            Self::TokensReserved { per, .. } | Self::TokensUsedUp { per, .. } => per.limit_name(),
         }
     }
 }

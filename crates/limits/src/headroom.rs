@@ -1,6 +1,7 @@
 //! How much is used, and how much is left? In full for the administrator, and as `x-ratelimit-*` for clients.
 use std::time::Duration;
 
+use super::calendar::Calendar;
 use super::limit::Limits;
 
 /// What is used and what is left, for the administrator.
@@ -8,6 +9,8 @@ use super::limit::Limits;
 pub struct Balance {
     /// The limits in force.
     pub limits: Limits,
+    /// Over what stretch `tokens_used` and `tokens_reserved` count.
+    pub calendar: Calendar,
     /// Requests that run or wait.
     pub running: u32,
     /// Admissions in the last 60 s; counted only if there is a limit.
@@ -16,6 +19,8 @@ pub struct Balance {
     pub requests_reset: Duration,
     /// Tokens used and reserved by the requests of the last 60 s; counted only if there is a limit.
     pub minute_tokens: u64,
+    /// The part of `minute_tokens` that running requests hold.
+    pub minute_reserved: u64,
     /// Until the oldest of them leave the window; zero if there are none.
     pub minute_reset: Duration,
     /// Tokens of the requests that ended today.

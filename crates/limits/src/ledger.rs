@@ -27,8 +27,9 @@ pub struct Ledger {
 
 impl Ledger {
     /// Continues from a budget; `unsent` of its day's tokens are not in the database yet.
-    pub fn of(budget: Budget, unsent: u64, day: i32) -> Self {
-        Self { budget, share: None, unsent, unsent_day: day, last: Duration::ZERO }
+    pub fn of(budget: Budget, unsent: u64, now: Moment) -> Self {
+        let unsent_day = budget.calendar().of(now);
+        Self { budget, share: None, unsent, unsent_day, last: Duration::ZERO }
     }
 
     /// Admits a request. See [`Budget::admit`].
@@ -42,24 +43,25 @@ impl Ledger {
         Ok((self.budget.take(&limits, need, allowance, now), allowance))
     }
 
-    /// Admits a request under two ledgers, the user's and the key's.
+    /// Admits a request under several ledgers, with the limits of each; all of them admit, or none.
     ///
     /// # Errors
-    /// [`Exceeded`] if the request does not fit a limit of either; nothing is reserved in either then.
-    pub fn admit_both(
-        (whole, ledger): (&Limits, &mut Self),
-        (own_whole, own): (&Limits, &mut Self),
+    /// [`Exceeded`] and the place of the first whose limit stands in the way; nothing is taken from any then.
+    pub fn admit_all(
+        ledgers: &mut [(&Limits, &mut Self)],
         need: Need,
         now: Moment,
-    ) -> Result<([Reservation; 2], Allowance), Exceeded> {
-        let (limits, room) = ledger.room(whole, need, now)?;
-        let (own_limits, own_room) = own.room(own_whole, need, now)?;
-        let allowance = need.allowance([room, own_room].into_iter().flatten().min());
-        for ledger in [&mut *ledger, &mut *own] {
-            ledger.last = ledger.last.max(now.uptime);
+    ) -> Result<(Vec<Reservation>, Allowance), (usize, Exceeded)> {
+        let mut found = Vec::with_capacity(ledgers.len());
+        for (place, (whole, ledger)) in ledgers.iter_mut().enumerate() {
+            found.push(ledger.room(whole, need, now).map_err(|exceeded| (place, exceeded))?);
         }
-        let taken = ledger.budget.take(&limits, need, allowance, now);
-        Ok(([taken, own.budget.take(&own_limits, need, allowance, now)], allowance))
+        let allowance = need.allowance(found.iter().filter_map(|(_, room)| *room).min());
+        let taken = ledgers.iter_mut().zip(&found).map(|((_, ledger), (limits, _))| {
+            ledger.last = ledger.last.max(now.uptime);
+            ledger.budget.take(limits, need, allowance, now)
+        });
+        Ok((taken.collect(), allowance))
     }
 
     fn room(&mut self, whole: &Limits, need: Need, now: Moment) -> Result<(Limits, Option<u64>), Exceeded> {
@@ -95,7 +97,7 @@ impl Ledger {
 
     /// Tokens of a day have reached the database.
     pub fn sent(&mut self, tokens: u64, day: i32) {
-        if day == self.unsent_day {
+        if self.budget.calendar().of_day(day) == self.unsent_day {
             self.unsent = self.unsent.saturating_sub(tokens);
         }
     }
@@ -134,8 +136,8 @@ impl Ledger {
 
     /// From now on other gateways may have a share as well: keeps only what is in use.
     pub fn begin_sharing(&mut self, now: Moment) {
-        let counted = self.budget.counted(now);
-        self.share.get_or_insert_with(|| Share::of_used(counted, now.day()));
+        let (counted, calendar) = (self.budget.counted(now), self.budget.calendar());
+        self.share.get_or_insert_with(|| Share::of_used(counted, calendar, now));
     }
 
     /// No other gateway has a share any more, or has used anything that this ledger does not know about.
@@ -146,7 +148,7 @@ impl Ledger {
     /// What this gateway asks to keep; it gives up what it holds beyond `most`. `None` if nothing is shared.
     pub fn claim(&mut self, most: Option<&Most>, now: Moment) -> Option<Claim> {
         let counted = self.budget.counted(now);
-        let unsent = if self.unsent_day == now.day() { self.unsent } else { 0 };
+        let unsent = if self.unsent_day == self.budget.calendar().of(now) { self.unsent } else { 0 };
         let unsent = unsent.saturating_add(self.budget.reserved());
         self.share.as_mut().map(|share| share.claim(counted, unsent, most, now))
     }

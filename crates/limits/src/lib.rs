@@ -18,6 +18,7 @@
 //! Invariant: every [`Reservation`] is given back exactly once, to [`Budget::settle`] or to [`Budget::cancel`].
 mod amounts;
 mod budget;
+mod calendar;
 mod default_limits;
 mod exceeded;
 mod headroom;
@@ -34,6 +35,7 @@ mod sharing;
 
 pub use amounts::Amounts;
 pub use budget::{Budget, PriorUse, Reservation};
+pub use calendar::Calendar;
 pub use default_limits::DefaultLimits;
 pub use exceeded::Exceeded;
 pub use headroom::{Balance, Headroom, Remaining};

@@ -17,8 +17,4 @@ impl Moment {
     pub fn day(&self) -> i32 {
         i32::try_from(self.unix_ms.div_euclid(DAY_MS)).unwrap_or(i32::MAX)
     }
-
-    pub(crate) fn until_midnight(&self) -> Duration {
-        Duration::from_millis(u64::try_from(DAY_MS - self.unix_ms.rem_euclid(DAY_MS)).unwrap_or_default())
-    }
 }

@@ -96,6 +96,27 @@ fn midnight_utc_begins_a_new_day_and_old_reservations_take_nothing_from_it() {
 }
 
 #[test]
+fn the_first_of_a_month_begins_a_new_one_and_old_reservations_take_nothing_from_it() {
+    // The last second of February, in 2027 and in the leap year 2028.
+    for last_day in [20_877, 21_243] {
+        let moment = |seconds: u64| at(last_day * 86_400 + seconds);
+        let mut budget = Budget::of(Calendar::Month);
+        let (late, _) = budget.admit(&tpd(100), need(10, Some(90)), moment(0)).unwrap();
+        let refused = budget.admit(&tpd(100), need(1, Some(1)), moment(86_399)).unwrap_err();
+        assert_eq!(refused.limit_name(), "tokens_per_month");
+        let (early, _) = budget.admit(&tpd(100), need(10, Some(90)), moment(86_400)).unwrap();
+        budget.settle(late, 100, moment(86_401));
+        budget.settle(early, 60, moment(86_401));
+        assert_eq!(budget.balance(tpd(100), moment(86_402)).tokens_left(), Some(40));
+        let refused = budget.admit(&tpd(100), need(41, None), moment(2 * 86_400)).unwrap_err();
+        let left_of_march = Duration::from_secs(30 * 86_400);
+        let expected =
+            Exceeded::TokensUsedUp { per: Calendar::Month, limit: 100, used: 60, retry_after: left_of_march };
+        assert_eq!(refused, expected, "the next day is the same month");
+    }
+}
+
+#[test]
 fn a_wall_clock_that_jumps_resets_nothing_but_the_day_that_is_over() {
     let mut budget = Budget::default();
     let both = Limits { requests_per_minute: Some(1), ..tpd(100) };
@@ -138,10 +159,16 @@ fn tokens_of_a_minute_leave_with_their_admission() {
     let (first, _) = budget.admit(&tpm(100), need(10, Some(50)), at(0)).unwrap();
     let refused = budget.admit(&tpm(100), need(10, Some(50)), at(10)).unwrap_err();
     // The missing tokens may be released at any moment.
-    assert_eq!(refused, Exceeded::TokensOfMinute { limit: 100, left: 40, retry_after: Duration::from_secs(2) });
+    assert_eq!(
+        refused,
+        Exceeded::TokensOfMinute { limit: 100, left: 40, reserved: 60, retry_after: Duration::from_secs(2) }
+    );
     budget.settle(first, 55, at(20));
     let refused = budget.admit(&tpm(100), need(10, Some(50)), at(20)).unwrap_err();
-    assert_eq!(refused, Exceeded::TokensOfMinute { limit: 100, left: 45, retry_after: Duration::from_secs(40) });
+    assert_eq!(
+        refused,
+        Exceeded::TokensOfMinute { limit: 100, left: 45, reserved: 0, retry_after: Duration::from_secs(40) }
+    );
     assert!(budget.admit(&tpm(100), need(10, Some(50)), at_ms(59_999)).is_err());
     let (second, allowance) = budget.admit(&tpm(100), need(10, None), at(60)).unwrap();
     assert_eq!(allowance, Allowance { output: Some(90), is_cap: true });
@@ -194,11 +221,22 @@ fn a_restored_budget_goes_on_where_it_was() {
 fn the_tighter_of_two_budgets_decides_and_a_refusal_takes_nothing_of_either() {
     let (mut user, mut key) = (Ledger::default(), Ledger::default());
     let (users, keys) = (tpd(1000), Limits { requests_per_minute: Some(1), ..tpd(100) });
-    let (held, allowance) = Ledger::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap();
-    assert_eq!(allowance.output, Some(90));
-    let refused = Ledger::admit_both((&users, &mut user), (&keys, &mut key), need(10, None), at(1)).unwrap_err();
-    assert_eq!(refused.limit_name(), "requests_per_minute");
-    let [of_user, of_key] = held;
+    let (groups, mut group) = (tpd(95), Ledger::of(Budget::of(Calendar::Month), 0, at(1)));
+    let admit = |user: &mut Ledger, key: &mut Ledger, group: &mut Ledger| {
+        Ledger::admit_all(&mut [(&users, user), (&keys, key), (&groups, group)], need(10, None), at(1))
+    };
+    let (mut held, allowance) = admit(&mut user, &mut key, &mut group).unwrap();
+    assert_eq!(allowance.output, Some(85));
+    let (place, refused) = admit(&mut user, &mut key, &mut group).unwrap_err();
+    assert_eq!((place, refused.limit_name()), (1, "requests_per_minute"));
+    assert_eq!(group.balance(groups, at(1)).tokens_reserved, 95, "what one refuses is taken from none");
+    key.cancel(held.remove(1), at(1));
+    let (place, refused) = admit(&mut user, &mut key, &mut group).unwrap_err();
+    assert_eq!((place, refused.limit_name()), (2, "tokens_per_month"));
+    group.cancel(held.remove(1), at(1));
+    user.cancel(held.remove(0), at(1));
+    let (held, _) = Ledger::admit_all(&mut [(&users, &mut user), (&keys, &mut key)], need(10, None), at(1)).unwrap();
+    let [of_user, of_key] = <[Reservation; 2]>::try_from(held).unwrap();
     assert_eq!(user.balance(users, at(1)).tokens_reserved, 100);
     user.settle(of_user, 20, at(2));
     key.settle(of_key, 20, at(2));

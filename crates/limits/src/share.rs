@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::amounts::Amounts;
+use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::limit::Limits;
 use super::moment::Moment;
@@ -33,7 +34,8 @@ pub(crate) struct Share {
     up_to: Amounts,
     /// The day's tokens that the others know about, counted the same way.
     declared: u64,
-    /// The day of these tokens.
+    calendar: Calendar,
+    /// The day, or month, of these tokens.
     day: i32,
     /// What is unavailable at the moment, because others hold or have used it.
     elsewhere: Amounts,
@@ -180,15 +182,15 @@ impl Elsewhere {
 
 impl Share {
     /// A share of exactly what is in use.
-    pub(crate) fn of_used(counted: Amounts, day: i32) -> Self {
-        let declared = counted.day_tokens;
+    pub(crate) fn of_used(counted: Amounts, calendar: Calendar, now: Moment) -> Self {
+        let (declared, day) = (counted.day_tokens, calendar.of(now));
         let (elsewhere, used_elsewhere, until) = (Amounts::default(), 0, Duration::ZERO);
-        Self { up_to: counted, declared, day, elsewhere, used_elsewhere, until }
+        Self { up_to: counted, declared, calendar, day, elsewhere, used_elsewhere, until }
     }
 
     /// The limits to admit by.
     pub(crate) fn within(&self, whole: &Limits, now: Moment) -> Limits {
-        let day_tokens = if self.day == now.day() { self.declared } else { 0 };
+        let day_tokens = if self.is_of(now) { self.declared } else { 0 };
         let share = match now.uptime < self.until {
             true => Amounts { day_tokens, ..self.up_to },
             false => Amounts::default(),
@@ -199,10 +201,10 @@ impl Share {
     /// What is used and held. `counted` is what the budget counts; `unsent` is the part of the day's tokens that is not
     /// in the database. What is free beyond `most` is given up.
     pub(crate) fn claim(&mut self, counted: Amounts, unsent: u64, most: Option<&Most>, now: Moment) -> Claim {
-        if self.day != now.day() {
+        if !self.is_of(now) {
             let day_tokens = counted.day_tokens;
             self.up_to.day_tokens = day_tokens;
-            (self.declared, self.day, self.used_elsewhere) = (day_tokens, now.day(), 0);
+            (self.declared, self.day, self.used_elsewhere) = (day_tokens, self.calendar.of(now), 0);
         }
         if let Some(most) = most {
             self.up_to = self.up_to.min(counted.plus(most.free));
@@ -245,7 +247,7 @@ impl Share {
     /// already.
     pub(crate) fn extend(&mut self, counted: Amounts, until: Duration, now: Moment) {
         if self.until <= now.uptime {
-            *self = Self::of_used(counted, now.day());
+            *self = Self::of_used(counted, self.calendar, now);
         }
         self.until = until;
     }
@@ -259,7 +261,7 @@ impl Share {
 
     /// What is unavailable at the moment, whatever is left here.
     pub(crate) fn elsewhere(&self, now: Moment) -> Amounts {
-        if self.day == now.day() { self.elsewhere } else { Amounts { day_tokens: 0, ..self.elsewhere } }
+        if self.is_of(now) { self.elsewhere } else { Amounts { day_tokens: 0, ..self.elsewhere } }
     }
 
     /// Restates the share's refusal in terms of the whole limit. `counted` and `reserved` are the budget's numbers.
@@ -285,22 +287,29 @@ impl Share {
                 Exceeded::TooLarge { limit: limit.minute_tokens, needed }
             }
             // Too large for this gateway's share, but not for the whole limit: the others may give room back.
-            Exceeded::TooLarge { .. } => {
-                Exceeded::TokensOfMinute { limit: limit.minute_tokens, left: left.minute_tokens, retry_after: BACK }
-            }
-            Exceeded::TokensOfMinute { retry_after, .. } => {
-                Exceeded::TokensOfMinute { limit: limit.minute_tokens, left: left.minute_tokens, retry_after }
+            Exceeded::TooLarge { .. } => Exceeded::TokensOfMinute {
+                limit: limit.minute_tokens,
+                left: left.minute_tokens,
+                reserved: 0,
+                retry_after: BACK,
+            },
+            Exceeded::TokensOfMinute { reserved, retry_after, .. } => {
+                Exceeded::TokensOfMinute { limit: limit.minute_tokens, left: left.minute_tokens, reserved, retry_after }
             }
             Exceeded::TokensReserved { .. } | Exceeded::TokensUsedUp { .. } => {
-                let used_elsewhere = if self.day == now.day() { self.used_elsewhere } else { 0 };
+                let used_elsewhere = if self.is_of(now) { self.used_elsewhere } else { 0 };
                 let used = counted.day_tokens.saturating_sub(reserved).saturating_add(used_elsewhere);
-                let limit = limit.day_tokens;
+                let (per, limit) = (self.calendar, limit.day_tokens);
                 match need.smallest() <= limit.saturating_sub(used) {
-                    true => Exceeded::TokensReserved { limit, left: left.day_tokens, retry_after: BACK },
-                    false => Exceeded::TokensUsedUp { limit, used, retry_after: now.until_midnight() },
+                    true => Exceeded::TokensReserved { per, limit, used, left: left.day_tokens, retry_after: BACK },
+                    false => Exceeded::TokensUsedUp { per, limit, used, retry_after: per.until_next(now) },
                 }
             }
         }
+    }
+
+    fn is_of(&self, now: Moment) -> bool {
+        self.day == self.calendar.of(now)
     }
 
     /// Asserts what must hold after every trade.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use self::world::{Step, World};
-use crate::Limits;
+use crate::{Calendar, Limits};
 
 /// In each of these, a different limit is the one that is reached.
 const LIMITS: [Limits; 4] = [
@@ -26,7 +26,7 @@ const NONE: Limits =
 
 /// A world of two gateways with these limits.
 fn two(limits: Limits) -> World {
-    World::new(2, limits, 3_600_000)
+    World::new(2, limits, Calendar::Day, 3_600_000)
 }
 
 fn admitted(world: &mut World, gateway: usize, prompt: u64, output: u64) -> bool {
@@ -134,9 +134,10 @@ proptest! {
 
     #[test]
     fn together_gateways_never_go_over_whatever_happens(
-        steps in steps(3), limits in prop::sample::select(LIMITS.to_vec()), until_midnight in 1_000..600_000i64,
+        steps in steps(3), limits in prop::sample::select(LIMITS.to_vec()), until_next in 1_000..600_000i64,
+        calendar in prop::sample::select(vec![Calendar::Day, Calendar::Month]),
     ) {
-        let mut world = World::new(3, limits, until_midnight);
+        let mut world = World::new(3, limits, calendar, until_next);
         for step in steps {
             world.step(step);
         }

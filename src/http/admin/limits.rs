@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use actix_web::web::{Data, Json, Path};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
@@ -12,7 +13,7 @@ use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
 use crate::relay::Meters;
 use crate::store::{Account, Accounts, Broker, StoreError, Terms};
-use limits::Balance;
+use limits::{Balance, Moment};
 
 body_with_limits! {
     /// A change of limits: absent = unchanged, null = no limit.
@@ -71,6 +72,11 @@ impl UserLimits {
         Self::new(account, account.balance(meters.clock.now()))
     }
 
+    /// As they stand, as far as this gateway knows.
+    pub(in crate::http) fn known(account: &Account, now: Moment) -> Self {
+        Self::new(account, account.balance(now))
+    }
+
     fn new(account: &Account, balance: Balance) -> Self {
         Self {
             user_id: account.user().as_str().to_owned(),
@@ -101,6 +107,11 @@ async fn look(broker: &Option<Broker>, account: &Arc<Account>) {
     }
 }
 
+/// Terms as the audit log has them.
+fn shown(terms: Terms) -> Value {
+    json!({"weight": terms.weight, "limits": ShownLimits::from(terms.limits)})
+}
+
 /// Read limits
 #[utoipa::path(
     get, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])),
@@ -121,7 +132,7 @@ pub async fn retrieve(
 
 /// Change limits
 ///
-/// In force from the next request on.
+/// In force from the next request on. It merges, as PATCH does elsewhere: a limit that is absent stays as it is.
 #[utoipa::path(
     put, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])), request_body = ChangeLimits,
     params(("id" = String, Path, description = "The user.")),
@@ -130,7 +141,7 @@ pub async fn retrieve(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     broker: Data<Option<Broker>>,
     meters: Data<Meters>,
@@ -142,6 +153,7 @@ pub async fn change(
     let before = account.terms();
     let weight = checked_weight(body.weight.unwrap_or(before.weight))?;
     let terms = Terms { limits: limits_over(before.limits, body.limits())?, weight };
+    admin.changes(&id, Some(shown(before)), Some(shown(terms)));
     let account = accounts.set_terms(&id, terms, now).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
     Ok(Json(UserLimits::of(&account, &broker, &meters).await))

@@ -1,6 +1,9 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
+pub mod admins;
+pub mod audit;
 pub mod events;
 mod given;
+pub mod key_bodies;
 pub mod keys;
 pub mod limits;
 pub mod models;
@@ -10,6 +13,7 @@ pub mod queue;
 pub mod reload;
 pub mod requests;
 mod routes;
+pub(super) mod rules;
 pub mod series;
 pub mod story;
 pub mod usage;

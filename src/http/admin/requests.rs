@@ -1,6 +1,7 @@
 //! Which requests run, wait, or have ended, whoever's they are; and a way to stop one.
 use actix_web::web::{Data, Json, Path, Query};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -193,7 +194,7 @@ fn open_page(
     responses((status = 200, body = StoppedRequest), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn stop(
-    _: Admin,
+    admin: Admin,
     meters: Data<Meters>,
     request_id: Path<String>,
     Query(query): Query<StopQuery>,
@@ -201,6 +202,9 @@ pub async fn stop(
     let reason = query.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
         return Err(ApiError::invalid_field("reason", "`reason` must have at most 200 characters."));
+    }
+    if request_id.parse().is_ok_and(|id| meters.requests.get(id).is_some()) {
+        admin.begins(&request_id, reason.as_ref().map(|reason| json!({ "reason": reason }))).await?;
     }
     stop_open(&meters, &request_id, StoppedBy::Operator, reason, |_| true).map(Json)
 }

@@ -1,7 +1,9 @@
 //! Which handler answers which of the operator's paths?
 use actix_web::web::{self, ServiceConfig};
 
-use super::{events, keys, limits, models, nodes, queue, reload, requests, series, story, usage, user_list, users};
+use super::{
+    admins, audit, events, keys, limits, models, nodes, queue, reload, requests, series, story, usage, user_list, users,
+};
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
@@ -63,5 +65,18 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
         .service(post("/admin/models/unload").route(web::post().to(models::unload)))
         // A model's name may hold slashes.
         .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)))
+        .service(
+            resource("/admin/admins", "GET, HEAD, POST")
+                .route(web::get().to(admins::list))
+                .route(web::post().to(admins::create)),
+        )
+        .service(
+            resource("/admin/admins/{name}", "GET, HEAD, PATCH, DELETE")
+                .route(web::get().to(admins::retrieve))
+                .route(web::patch().to(admins::change))
+                .route(web::delete().to(admins::delete)),
+        )
+        .service(post("/admin/admins/{name}/rotate").route(web::post().to(admins::rotate)))
+        .service(get("/admin/audit").route(web::get().to(audit::list)))
         .service(post("/admin/reload").route(web::post().to(reload::reload)));
 }

@@ -2,9 +2,10 @@
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpResponse, Responder};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::given::{body_with_limits, checked_weight, limits_over, present};
+use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
 use super::user_fields::{ChangeUser, User};
 use crate::http::Live;
 use crate::http::answers;
@@ -14,6 +15,7 @@ use crate::http::error::ApiError;
 use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, rows, summary};
 use crate::relay::Meters;
 use crate::store::{Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
+use limits::Moment;
 
 body_with_limits! {
     /// A user to be made. A limit that is absent is the default for new users; null is no limit.
@@ -58,6 +60,11 @@ pub struct UserUsage {
     summary: UsageSummary,
 }
 
+/// A user as it is now, for the audit log.
+async fn shown(accounts: &Accounts, id: &str, now: Moment) -> Option<Value> {
+    Some(json!(User::from(accounts.user(id, now).await.ok()?)))
+}
+
 /// Make a user
 ///
 /// Answers with the user's first key, which works at once and is shown this once.
@@ -70,7 +77,7 @@ pub struct UserUsage {
     ),
 )]
 pub async fn create(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     defaults: Data<Live<limits::DefaultLimits>>,
     meters: Data<Meters>,
@@ -82,6 +89,7 @@ pub async fn create(
     let limits = limits_over(defaults.get().for_new_user(), body.limits())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
     let now = meters.clock.now();
+    admin.changes(user.as_str(), None, Some(json!({"weight": terms.weight, "limits": ShownLimits::from(limits)})));
     let made = accounts.create(NewUser { user, terms }, now).await?;
     let user = made.key.account().user().as_str();
     meters.metrics.meet_user(user);
@@ -121,13 +129,14 @@ pub async fn retrieve(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     id: Path<String>,
     JsonObject(body): JsonObject<ChangeUser>,
 ) -> Result<Json<User>, ApiError> {
     let now = meters.clock.now();
+    admin.changes_from(&id, shown(&accounts, &id, now).await);
     let account = accounts.change_user(&id, body.change()?, now).await?;
     tracing::info!(user = id.as_str(), suspended = account.is_suspended(), "user changed");
     Ok(Json(accounts.user(&id, now).await?.into()))
@@ -143,7 +152,13 @@ pub async fn change(
         (status = 200, body = DeletedUser), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
-pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<DeletedUser>, ApiError> {
+pub async fn delete(
+    admin: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    id: Path<String>,
+) -> Result<Json<DeletedUser>, ApiError> {
+    admin.changes(&id, shown(&accounts, &id, meters.clock.now()).await, None);
     accounts.delete(&id).await?;
     tracing::info!(user = id.as_str(), "user deleted");
     Ok(Json(DeletedUser { user_id: id.into_inner(), deleted: true }))

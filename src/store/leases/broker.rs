@@ -57,9 +57,15 @@ impl Broker {
     /// # Errors
     /// [`NotLeased`] when nobody can say whether there is room.
     pub async fn ask(&self, access: &Access, need: &Need) -> Result<(), NotLeased> {
-        let user = Some(Subject::User(access.account().clone()));
-        let subjects = user.into_iter().chain(access.key().cloned().map(Subject::Key)).collect();
-        self.trade(subjects, Some(wish(need))).await
+        self.trade(subjects_of(access), Some(wish(need))).await
+    }
+
+    /// Learns what others hold and have used of every limit that holds for a caller, to show it.
+    ///
+    /// # Errors
+    /// [`NotLeased`] when nobody can say; what was last known stands.
+    pub async fn look_at(&self, access: &Access) -> Result<(), NotLeased> {
+        if access.is_shared() { self.trade(subjects_of(access), None).await } else { Ok(()) }
     }
 
     /// Learns what others hold and have used of an account's limits, to show it.
@@ -88,4 +94,9 @@ impl Broker {
         };
         tokio::time::timeout(PATIENCE, asked).await.unwrap_or(Err(NotLeased::Away))
     }
+}
+
+fn subjects_of(access: &Access) -> Vec<Subject> {
+    let key = access.key().cloned().map(Subject::Key);
+    std::iter::once(Subject::User(access.account().clone())).chain(key).collect()
 }

@@ -2,7 +2,8 @@
 use std::time::Duration;
 
 use crate::{
-    Amounts, Budget, Elsewhere, Holding, Ledger, Limits, Moment, Most, Need, Peer, PriorUse, Reservation, trade, wish,
+    Amounts, Budget, Calendar, Elsewhere, Holding, Ledger, Limits, Moment, Month, Most, Need, Peer, PriorUse,
+    Reservation, trade, wish,
 };
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -66,6 +67,7 @@ pub(super) struct Gateway {
 #[derive(Debug)]
 pub(super) struct World {
     limits: Limits,
+    calendar: Calendar,
     gateways: Vec<Gateway>,
     pub(super) now: Moment,
     is_up: bool,
@@ -75,16 +77,29 @@ pub(super) struct World {
     used: Vec<(i32, u64)>,
 }
 
-fn of_day(rows: &[(i32, u64)], day: i32) -> u64 {
-    rows.iter().filter(|row| row.0 == day).map(|row| row.1).sum()
+fn of_stretch(rows: &[(i32, u64)], calendar: Calendar, stretch: i32) -> u64 {
+    rows.iter().filter(|row| calendar.of_day(row.0) == stretch).map(|row| row.1).sum()
 }
 
 impl World {
-    pub(super) fn new(gateways: usize, limits: Limits, until_midnight: i64) -> Self {
-        let now = Moment { uptime: Duration::from_secs(600), unix_ms: 86_400_000 - until_midnight };
+    /// It begins so many milliseconds before the next day or month.
+    pub(super) fn new(gateways: usize, limits: Limits, calendar: Calendar, until_next: i64) -> Self {
+        let next = match calendar {
+            Calendar::Day => 1,
+            Calendar::Month => i64::from(Month(1).first_day()),
+        };
+        let now = Moment { uptime: Duration::from_secs(600), unix_ms: next * 86_400_000 - until_next };
         let gateways = (0..gateways).map(|_| Gateway::default()).collect();
-        let mut world =
-            Self { limits, gateways, now, is_up: true, database: Vec::new(), log: Vec::new(), used: Vec::new() };
+        let mut world = Self {
+            limits,
+            calendar,
+            gateways,
+            now,
+            is_up: true,
+            database: Vec::new(),
+            log: Vec::new(),
+            used: Vec::new(),
+        };
         (0..world.gateways.len()).for_each(|gateway| world.start(gateway));
         world
     }
@@ -94,14 +109,17 @@ impl World {
     }
 
     fn elsewhere(&self, gateway: usize) -> Elsewhere {
-        let (watched, day) = (self.watched(gateway), self.now.day());
+        let (watched, day) = (self.watched(gateway), self.calendar.of(self.now));
         let others = self.gateways.iter().enumerate().filter(|(other, _)| *other != gateway);
         let held = others.filter_map(|(_, other)| {
             let (renewed, _, left) = other.renewed?;
             let peer = Peer { silent: self.now.uptime - renewed, patience: PATIENCE, left };
             Some(peer.keeps(&other.holding?, watched, day))
         });
-        Elsewhere { held: held.fold(Amounts::default(), Amounts::plus), in_database: of_day(&self.database, day) }
+        Elsewhere {
+            held: held.fold(Amounts::default(), Amounts::plus),
+            in_database: of_stretch(&self.database, self.calendar, day),
+        }
     }
 
     fn renew(&mut self, gateway: usize) {
@@ -137,19 +155,20 @@ impl World {
         if self.gateways[gateway].is_running || !self.is_up {
             return;
         }
-        let (now, day) = (self.now, self.now.day());
+        let (now, day) = (self.now, self.calendar.of(self.now));
+        let calendar = self.calendar;
         let it = &mut self.gateways[gateway];
         // Rows survive the gateway's death.
         it.outbox.append(&mut it.copied);
-        let unsent = of_day(&it.outbox, day);
+        let unsent = of_stretch(&it.outbox, calendar, day);
         let spent = PriorUse {
-            tokens_today: of_day(&self.database, day) + unsent,
+            tokens_today: of_stretch(&self.database, self.calendar, day) + unsent,
             unsent_today: unsent,
             recent: self.log.iter().map(|(at, tokens)| (now.uptime - *at, *tokens)).collect(),
         };
-        let mut budget = Budget::default();
+        let mut budget = Budget::of(calendar);
         budget.restore(&self.limits, spent, now);
-        it.ledger = Ledger::of(budget, unsent, day);
+        it.ledger = Ledger::of(budget, unsent, now);
         it.ledger.begin_sharing(now);
         it.is_running = true;
         self.beat(gateway);
@@ -278,10 +297,11 @@ impl World {
         assert!(within(tokens, limits.minute_tokens), "{tokens} tokens in a minute");
         let running = self.gateways.iter().map(|gateway| gateway.requests.len() as u64).sum();
         assert!(within(running, limits.running), "{running} at a time");
-        let day = self.now.day();
+        let day = self.calendar.of(self.now);
         let held = self.gateways.iter().flat_map(|gateway| &gateway.requests);
-        let held: u64 = held.filter(|(_, _, admitted)| admitted.day() == day).map(|(_, tokens, _)| tokens).sum();
-        let used = of_day(&self.used, day) + held;
+        let held: u64 =
+            held.filter(|(_, _, admitted)| self.calendar.of(*admitted) == day).map(|(_, tokens, _)| tokens).sum();
+        let used = of_stretch(&self.used, self.calendar, day) + held;
         assert!(within(used, limits.day_tokens), "{used} tokens of a day");
     }
 }
