@@ -24,6 +24,7 @@ use_after_free.enabled = false
 # that is there, and its address can be reached: no form of them tells.
 BEYOND_FORM = [
     "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "GET /admin/requests",
+    "GET /admin/series",
     "PATCH /admin/users/{id}", "POST /admin/users/{id}/keys", "POST /v1/me/keys", "POST /admin/admins",
     "PATCH /admin/admins/{name}", "GET /admin/audit", "POST /console/session",
     "PATCH /admin/users/{id}/keys/{key_id}",
