@@ -45,10 +45,24 @@ struct State {
     returns: Cell<u64>,
     came_back: Notify,
     condition: Condition,
+    /// The models as last reported.
+    models: RefCell<Arc<[Model]>>,
     /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
     /// The number of slots that the node reported.
     slots: Cell<Option<u32>>,
+}
+
+impl State {
+    /// The models in the allocation of the last report if they are the same, by which the scheduler knows at once that
+    /// nothing has changed.
+    fn shared(&self, models: Vec<Model>) -> Arc<[Model]> {
+        let mut known = self.models.borrow_mut();
+        if **known != *models {
+            *known = models.into();
+        }
+        known.clone()
+    }
 }
 
 /// When the node was last asked for its lists.
@@ -223,7 +237,7 @@ impl Prober {
             Some(Ok(models)) => {
                 let names = models.iter().map(|model| model.name.as_str());
                 self.state.condition.hear_models(&inquiry.endpoint.name, names);
-                self.report(Event::Listed { node, models: models.into() });
+                self.report(Event::Listed { node, models: self.state.shared(models) });
             }
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));
