@@ -1,10 +1,29 @@
-//! Packs Swagger UI: takes the files that the page at `/docs` loads out of their zip archive, still deflated, and wraps
-//! each as gzip, which browsers accept directly. Unpacked, they would be a tenth of the binary.
-use std::path::Path;
+//! Packs what browsers load, as gzip, which they accept directly.
+//!
+//! Swagger UI: the files that the page at `/docs` loads come out of their zip archive, still deflated. Unpacked, they would
+//! be a tenth of the binary. The console: every file in `console/` that a browser may ask for, and a list of them for
+//! `src/http/console.rs`. The same files always give the same bytes.
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use flate2::{Compression, write::GzEncoder};
 
 use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED as ARCHIVE;
 
-/// The files that the page loads and that are worth packing.
+/// Where the console's files are, and what kinds of them there are.
+const CONSOLE: &str = "console";
+const KINDS: [(&str, &str); 4] = [
+    ("js", "text/javascript; charset=utf-8"),
+    ("mjs", "text/javascript; charset=utf-8"),
+    ("css", "text/css; charset=utf-8"),
+    ("svg", "image/svg+xml"),
+];
+/// The page, and what stands in it for the path of the files.
+const PAGE: &str = "index.html";
+const BASE: &str = "@BASE@";
+
+/// The files that the page at `/docs` loads and that are worth packing.
 const FILES: [&str; 3] = ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js"];
 
 /// A zip archive ends with a record that begins like this, followed by a comment.
@@ -16,11 +35,68 @@ const DEFLATE: usize = 8;
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");
-    let folder = std::env::var_os("OUT_DIR").expect("cargo names the folder");
+    println!("cargo::rerun-if-changed={CONSOLE}");
+    let folder = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo names the folder"));
     for name in FILES {
         let packed = gzip(name).unwrap_or_else(|| panic!("{name} is not deflated in the archive of Swagger UI"));
-        std::fs::write(Path::new(&folder).join(format!("{name}.gz")), packed).expect("the folder can be written");
+        std::fs::write(folder.join(format!("{name}.gz")), packed).expect("the folder can be written");
     }
+    pack_console(&folder).expect("the console's files can be read, and the folder written");
+}
+
+fn pack_console(folder: &Path) -> std::io::Result<()> {
+    let mut files = Vec::new();
+    collect(Path::new(CONSOLE), "", &mut files)?;
+    files.sort();
+    let page = std::fs::read_to_string(Path::new(CONSOLE).join(PAGE))?;
+    let digest = digest(files.iter().flat_map(|(path, content)| [path.as_bytes(), content]).chain([page.as_bytes()]));
+    let page = page.replace(BASE, &format!("{CONSOLE}/{digest}"));
+
+    let mut list = format!("const DIGEST: &str = {digest:?};\n");
+    let page = packed(folder, PAGE, "text/html; charset=utf-8", page.as_bytes())?;
+    let _ = writeln!(list, "static PAGE: Packed = {page};\nstatic FILES: [Packed; {}] = [", files.len());
+    for (path, content) in &files {
+        let kind = kind_of(path).expect("only files of a known kind are collected");
+        let _ = writeln!(list, "{},", packed(folder, path, kind, content)?);
+    }
+    list.push_str("];\n");
+    std::fs::write(folder.join("console.rs"), list)
+}
+
+/// Compresses a file, and names it in Rust.
+fn packed(folder: &Path, path: &str, content_type: &str, content: &[u8]) -> std::io::Result<String> {
+    let target = folder.join(format!("console-{}.gz", path.replace('/', "-")));
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(content)?;
+    std::fs::write(&target, encoder.finish()?)?;
+    Ok(format!("Packed {{ path: {path:?}, content_type: {content_type:?}, gzip: include_bytes!({target:?}) }}"))
+}
+
+/// Every file below a folder that a browser may ask for, by its path there.
+fn collect(folder: &Path, prefix: &str, files: &mut Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = format!("{prefix}{}", entry.file_name().to_string_lossy());
+        if entry.file_type()?.is_dir() {
+            collect(&entry.path(), &format!("{path}/"), files)?;
+        } else if kind_of(&path).is_some() {
+            files.push((path, std::fs::read(entry.path())?));
+        }
+    }
+    Ok(())
+}
+
+fn kind_of(path: &str) -> Option<&'static str> {
+    let (_, extension) = path.rsplit_once('.')?;
+    KINDS.iter().find(|(name, _)| *name == extension).map(|(_, kind)| *kind)
+}
+
+/// FNV-1a over all parts, which is enough to tell one version from another.
+fn digest<'a>(parts: impl Iterator<Item = &'a [u8]>) -> String {
+    let bytes = parts.flat_map(|part| part.iter().chain(&[0]));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    format!("{hash:016x}")
 }
 
 /// A little-endian number of `width` bytes.

@@ -29,10 +29,10 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{Resolver, Roster};
-use crate::http::{AdminKey, BodyMemory, Guesses, Live};
+use crate::http::{AdminKey, BodyMemory, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
-use crate::relay::Relay;
-use crate::store::{Accounts, Changes, KeyDigest, Upkeep};
+use crate::relay::{Meters, Relay};
+use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
 use memory::Memory;
@@ -50,6 +50,7 @@ pub struct App {
     clock: Clock,
     memory: Memory,
     nodes: Nodes,
+    events: Arc<EventFeed>,
     reloader: Reloader,
     exporter: Option<Exporter>,
     stops: Stops,
@@ -103,10 +104,14 @@ impl App {
             names: Live::new(config.models.clone()),
             limits: Live::new(config.limits.clone()),
             metrics: nodes.fleet.metrics.clone(),
+            store: memory.store.clone(),
+            changes: nodes.fleet.changes.clone(),
             clock,
         };
         let (names, limits) = (live.names.clone(), live.limits.clone());
         let reloader = Reloader::new(&config, live, read);
+        let meters = Meters { clock, metrics: nodes.fleet.metrics.clone(), requests: Arc::default() };
+        let events = Arc::new(EventFeed::new(nodes.fleet.clone(), meters.clone(), stops.draining.clone()));
         let parts = Parts {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
@@ -116,7 +121,8 @@ impl App {
             sessions: Arc::default(),
             memory: Arc::new(BodyMemory::new(config.server.body_memory_bytes, config.server.max_body_bytes)),
             parsing: Arc::new(Semaphore::new(PARSED_AT_ONCE)),
-            requests: Arc::default(),
+            meters,
+            events: events.clone(),
             accounts: memory.accounts.clone(),
             broker: memory.broker.clone(),
             store: memory.store.clone(),
@@ -131,7 +137,7 @@ impl App {
             draining: stops.draining.clone(),
         };
         let (server, address) = parts.listen()?;
-        Ok(Self { config, clock, memory, nodes, reloader, exporter, stops, server, address })
+        Ok(Self { config, clock, memory, nodes, events, reloader, exporter, stops, server, address })
     }
 
     /// The address it listens on, with the real port even if 0 was configured.
@@ -205,14 +211,17 @@ impl App {
     /// Starts the tasks that keep users, learned values, the clock and the database up to date.
     fn spawn_upkeep(&self) -> Vec<Task> {
         let (store, stop) = (&self.memory.store, &self.stops.tasks);
-        let kept_days = self.config.database.usage_retention_days;
-        let stored = Upkeep::new(store.clone(), kept_days, self.clock, self.nodes.fleet.metrics.clone());
+        let settings = &self.config.database;
+        let retention =
+            Retention { usage_days: settings.usage_retention_days, audit_days: settings.audit_retention_days };
+        let stored = Upkeep::new(store.clone(), retention, self.clock, self.nodes.fleet.metrics.clone());
         let (accounts, changes) = (self.accounts(), Changes::of(store.clone()));
         vec![
             thread::spawn(upkeep::refresh(accounts, changes, self.clock, stop.clone())),
             thread::spawn(upkeep::remember(store.clone(), self.dispatcher(), self.clock, stop.clone())),
             thread::spawn(upkeep::follow_clock(self.clock, self.accounts(), stop.clone())),
             thread::spawn(stored.run(stop.clone())),
+            thread::spawn(self.events.clone().run(stop.clone())),
         ]
     }
 }

@@ -1,5 +1,6 @@
 //! Which commands and options does the command line have?
 mod admin_key;
+mod audit;
 mod backup;
 mod check;
 #[cfg(feature = "demo")]
@@ -51,10 +52,25 @@ enum Command {
         /// File to restore from
         file: PathBuf,
     },
+    /// Work with the audit log
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Check whether the gateway on this machine is alive, for containers; exits with 0 or 1
     Healthcheck,
     /// Print the OpenAPI document
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Check that no entry was changed, moved or removed, even while a gateway is using the database; exits with 0 or 1
+    Verify {
+        /// An entry that an earlier run printed and that must still be the same
+        #[arg(long, value_name = "NUMBER:DIGEST")]
+        expect: Option<String>,
+    },
 }
 
 /// The definition of the command line, from which docs/reference/cli.md is generated.
@@ -75,6 +91,9 @@ pub fn run() -> ExitCode {
         Command::Check => check::run(file),
         Command::Backup { file: to } => load(file).and_then(|config| backup::back_up(&config.database, &to)),
         Command::Restore { file: from } => load(file).and_then(|config| backup::restore(&config.database, &from)),
+        Command::Audit { command: AuditCommand::Verify { expect } } => {
+            load(file).and_then(|config| audit::verify(&config.database, expect.as_deref()))
+        }
         Command::Healthcheck => healthcheck::run(file),
         Command::Openapi => print_openapi(),
     };

@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use limits::Moment;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// A difference of at most this much is followed at once, in milliseconds.
 const SMALL_MS: i64 = 2_000;
@@ -52,6 +54,13 @@ impl Clock {
         Moment { uptime: elapsed + Duration::from_secs(60), unix_ms }
     }
 
+    /// The time of day at an uptime of this process.
+    pub fn unix_ms_at(&self, uptime: Duration) -> i64 {
+        let now = self.now();
+        let ago = i64::try_from(now.uptime.saturating_sub(uptime).as_millis()).unwrap_or(i64::MAX);
+        now.unix_ms.saturating_sub(ago)
+    }
+
     /// By how much the system's clock is ahead, in milliseconds.
     pub fn behind_ms(&self) -> i64 {
         system_ms().saturating_sub(self.now().unix_ms)
@@ -67,6 +76,14 @@ impl Clock {
 fn system_ms() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A time for people and programs, from milliseconds since 1970: RFC 3339, in UTC.
+pub fn rfc3339(unix_ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
+        .ok()
+        .and_then(|moment| moment.format(&Rfc3339).ok())
+        .unwrap_or_default()
 }
 
 /// What to do about a difference between the clocks.

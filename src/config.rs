@@ -213,6 +213,13 @@ impl Check<'_> {
         {
             self.wrong("database.url", &message, hint);
         }
+        if config.database.audit_retention_days == Some(0) {
+            self.wrong(
+                "database.audit_retention_days",
+                "expected at least 1 day, or null",
+                "null keeps the audit log for ever",
+            );
+        }
         if config.database.usage_retention_days.is_some_and(|days| days < store::MIN_RETENTION_DAYS) {
             let message = format!("expected at least {} days, or null", store::MIN_RETENTION_DAYS);
             self.wrong("database.usage_retention_days", &message, "limits count the rows of today and yesterday");
@@ -454,6 +461,9 @@ mod tests {
 
     #[test]
     fn rows_that_limits_count_cannot_be_let_go() {
+        let kept = |days: &str| check(&format!("database:\n  audit_retention_days: {days}\n"), &[]);
+        assert_eq!(kept("1").unwrap().database.audit_retention_days, Some(1));
+        assert!(kept("0").unwrap_err().contains(":2: database.audit_retention_days: expected at least 1 day"));
         let days = |days: &str| check(&format!("database:\n  usage_retention_days: {days}\n"), &[]);
         assert_eq!(days("2").unwrap().database.usage_retention_days, Some(2));
         assert_eq!(days("null").unwrap().database.usage_retention_days, None);

@@ -24,7 +24,7 @@ use models::{KnownModels, OTHER_MODELS};
 use process::Process;
 pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
-use users::Users;
+use users::UserLabelSet;
 
 /// The `model` label for names that no node lists.
 pub const UNKNOWN_MODEL: &str = "_unknown";
@@ -89,7 +89,7 @@ pub struct Metrics {
     registry: Registry,
     families: Families,
     process: Process,
-    users: Option<Users>,
+    users: Option<UserLabelSet>,
     /// Models that have their own series.
     known_models: Mutex<KnownModels>,
     /// Two concurrent scrapes would see each other's half-set gauges, and count events twice.
@@ -128,7 +128,7 @@ impl Metrics {
         let registry = Registry::new();
         let users = match settings.user_label {
             UserLabel::Off => None,
-            UserLabel::All => Some(Users::declare(&registry, settings.user_cap)?),
+            UserLabel::All => Some(UserLabelSet::declare(&registry, settings.user_cap)?),
         };
         let metrics = Self {
             families: Families::declare(&registry)?,

@@ -114,12 +114,12 @@ fn write_out(waiting: &mut Vec<u8>) {
 }
 
 /// Writes one event's line.
-struct Line<'a> {
+struct LogLine<'a> {
     lines: &'a Lines,
     at_once: bool,
 }
 
-impl Write for Line<'_> {
+impl Write for LogLine<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.lines.append(line, self.at_once);
         Ok(line.len())
@@ -131,14 +131,14 @@ impl Write for Line<'_> {
 }
 
 impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line<'a>;
+    type Writer = LogLine<'a>;
 
-    fn make_writer(&'a self) -> Line<'a> {
-        Line { lines: self, at_once: false }
+    fn make_writer(&'a self) -> LogLine<'a> {
+        LogLine { lines: self, at_once: false }
     }
 
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
-        Line { lines: self, at_once: *event.level() <= Level::WARN }
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> LogLine<'a> {
+        LogLine { lines: self, at_once: *event.level() <= Level::WARN }
     }
 }
 

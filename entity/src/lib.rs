@@ -4,7 +4,12 @@
 // The derive macro generates public items (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
 #![allow(missing_docs)]
 
+pub mod admin;
+pub mod admin_digest;
+pub mod audit;
+pub mod audit_chain;
 pub mod drained_node;
+pub mod former_user;
 pub mod gateway;
 pub mod identity;
 pub mod key;

@@ -19,6 +19,16 @@ pub struct Model {
     pub max_concurrency: Option<i64>,
     /// The user's weight in thousandths; 1000 is the default.
     pub weight_millis: i64,
+    /// Since when no key of the user opens anything. `None` = they do.
+    pub suspended_at_ms: Option<i64>,
+    /// For people, as are `email` and `note`.
+    pub display_name: Option<String>,
+    pub email: Option<String>,
+    pub note: Option<String>,
+    /// Which user of this name: 1 for the first, one more each time the name is used again after a deletion.
+    pub generation: i64,
+    /// To the minute, written now and then.
+    pub last_seen_ms: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -14,11 +14,13 @@ mod m20261125_000400_leases;
 mod m20261125_000500_people_changes;
 mod m20261127_000001_usage_reasons;
 mod m20261127_000100_gateway_stances;
+mod m20261127_000200_administration;
+mod m20261127_000300_user_fields;
 
-pub use m20261125_000500_people_changes::{
-    PEOPLE_CHANNEL, PEOPLE_LOCK, follow_people_on_sqlite, forget_people_on_sqlite,
-};
+pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
+pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
+pub use m20261127_000300_user_fields::{follow_people_on_sqlite, forget_people_on_sqlite};
 
 /// Every step in order. The caller holds a lock, so that several gateways may start at once.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000500_people_changes::Migration),
             Box::new(m20261127_000001_usage_reasons::Migration),
             Box::new(m20261127_000100_gateway_stances::Migration),
+            Box::new(m20261127_000200_administration::Migration),
+            Box::new(m20261127_000300_user_fields::Migration),
         ]
     }
 }

@@ -16,29 +16,31 @@ pub const PEOPLE_LOCK: i64 = 0x6f6c_6c61_6d64;
 /// The channel on which Postgres announces a change.
 pub const PEOPLE_CHANNEL: &str = "ollama_gateway_people";
 
+/// What this step watches.
+const WATCHED: [Watched; 3] = [USERS, KEYS, DIGESTS];
 /// The table, the kind of subject, the column with its name, and the columns whose changes count. The last use of a key
 /// does not count.
-const WATCHED: [(&str, &str, &str, &str); 3] = [
-    (
-        "users",
-        "user",
-        "id",
-        "id, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, weight_millis",
-    ),
-    (
-        "keys",
-        "key",
-        "id",
-        "id, user_id, name, expires_at_ms, allowed_models, requests_per_minute, tokens_per_minute, tokens_per_day, \
-         max_concurrency",
-    ),
-    ("key_digests", "key", "key_id", "digest, pepper, key_id, last_four, expires_at_ms"),
-];
+pub(crate) type Watched = (&'static str, &'static str, &'static str, &'static str);
+const USERS: Watched = (
+    "users",
+    "user",
+    "id",
+    "id, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, weight_millis",
+);
+pub(crate) const KEYS: Watched = (
+    "keys",
+    "key",
+    "id",
+    "id, user_id, name, expires_at_ms, allowed_models, requests_per_minute, tokens_per_minute, tokens_per_day, \
+     max_concurrency",
+);
+pub(crate) const DIGESTS: Watched =
+    ("key_digests", "key", "key_id", "digest, pepper, key_id, last_four, expires_at_ms");
 
-/// The statements that make SQLite keep the log.
-pub fn follow_people_on_sqlite() -> Vec<String> {
+/// The statements that make SQLite keep the log of these.
+pub(crate) fn follow_on_sqlite(watched: &[Watched]) -> Vec<String> {
     let mut statements = Vec::new();
-    for (table, kind, name, columns) in WATCHED {
+    for (table, kind, name, columns) in watched {
         let update = format!("UPDATE OF {columns}");
         for (event, word, row) in
             [("INSERT", "insert", "NEW"), (&*update, "update", "NEW"), ("DELETE", "delete", "OLD")]
@@ -52,10 +54,10 @@ pub fn follow_people_on_sqlite() -> Vec<String> {
     statements
 }
 
-/// The statements that make SQLite stop keeping the log.
-pub fn forget_people_on_sqlite() -> Vec<String> {
+/// The statements that make SQLite stop keeping the log of these.
+pub(crate) fn forget_on_sqlite(watched: &[Watched]) -> Vec<String> {
     let mut statements = vec!["DELETE FROM people_changes".to_owned()];
-    for (table, ..) in WATCHED {
+    for (table, ..) in watched {
         for word in ["insert", "update", "delete"] {
             statements.push(format!("DROP TRIGGER IF EXISTS {table}_{word}_to_changes"));
         }
@@ -71,13 +73,18 @@ fn follow_people_on_postgres() -> String {
          INSERT INTO people_changes (subject) VALUES (TG_ARGV[0] || ':' || (changed ->> TG_ARGV[1])); \
          PERFORM pg_notify('{PEOPLE_CHANNEL}', ''); RETURN NULL; END $$"
     );
-    for (table, kind, name, columns) in WATCHED {
-        statements.push_str(&format!(
-            "; CREATE TRIGGER {table}_to_changes AFTER INSERT OR DELETE OR UPDATE OF {columns} ON {table} \
-             FOR EACH ROW EXECUTE FUNCTION log_people_change('{kind}', '{name}')"
-        ));
+    for watched in WATCHED {
+        statements.push_str(&format!("; {}", follow_on_postgres(watched)));
     }
     statements
+}
+
+/// Makes Postgres log the changes of a table.
+pub(crate) fn follow_on_postgres((table, kind, name, columns): Watched) -> String {
+    format!(
+        "CREATE TRIGGER {table}_to_changes AFTER INSERT OR DELETE OR UPDATE OF {columns} ON {table} \
+         FOR EACH ROW EXECUTE FUNCTION log_people_change('{kind}', '{name}')"
+    )
 }
 
 #[async_trait::async_trait]
@@ -101,7 +108,7 @@ impl MigrationTrait for Migration {
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let db = manager.get_connection();
         if manager.get_database_backend() == DbBackend::Sqlite {
-            for statement in forget_people_on_sqlite() {
+            for statement in forget_on_sqlite(&WATCHED) {
                 db.execute_unprepared(&statement).await?;
             }
         } else {

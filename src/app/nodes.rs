@@ -12,7 +12,9 @@ use super::upkeep::recall;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Errand, Sharer};
-use crate::fleet::{Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, Upstream, Watch, Watchers};
+use crate::fleet::{
+    Chronicler, Fleet, FleetContext, Loader, NodeSettings, Resolver, Roster, Upstream, Watch, Watchers,
+};
 use crate::metrics::Metrics;
 use crate::store::{Stances, Store};
 
@@ -41,7 +43,14 @@ impl Nodes {
             Some(stances) => Some(Sharer::begin(stances, dispatcher.clone(), clock).await),
             None => None,
         };
-        let fleet = FleetContext { nodes: Fleet::default(), catalog: Arc::default(), dispatcher, clock, metrics };
+        let fleet = FleetContext {
+            nodes: Fleet::default(),
+            catalog: Arc::default(),
+            changes: Arc::default(),
+            dispatcher,
+            clock,
+            metrics,
+        };
         let (roster, watches) = Roster::open(config.nodes.clone(), fleet.clone(), store.clone(), resolver, stop).await;
         recall(store, &fleet.dispatcher, clock).await;
         Self { fleet, roster, watches, errands, sharer }
@@ -57,6 +66,7 @@ impl Nodes {
             let upstream = Upstream::new(config.relay.connect());
             Loader::new(fleet.clone(), config.relay.load_terms(), upstream, errands)
         };
+        let chronicler = Chronicler { context: fleet.clone() };
         let interval = Duration::from_secs(config.health.fleet_interval_seconds);
         let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
         let (watching, ticking) = (stop.clone(), stop.clone());
@@ -64,6 +74,7 @@ impl Nodes {
         let tasks = [
             thread::spawn(roster.run(interval)),
             thread::spawn(loader.run(stop.clone())),
+            thread::spawn(chronicler.run(stop.clone())),
             thread::run("probes", move || {
                 let upstream = Upstream::new(connect);
                 Watchers { context, upstream, health, wanted: watches }.run(watching)

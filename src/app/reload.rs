@@ -5,12 +5,14 @@
 use std::sync::Arc;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::fleet::Roster;
+use crate::fleet::{ChangeLog, Roster};
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
+use crate::store::{AuditEntry, Role, Store};
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 
@@ -31,6 +33,8 @@ pub(super) struct Parts {
     pub(super) names: Live<ModelNames>,
     pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) store: Store,
+    pub(super) changes: Arc<ChangeLog>,
     pub(super) clock: Clock,
 }
 
@@ -58,15 +62,40 @@ impl Reloader {
             parts.metrics.config_loaded(false, now);
             tracing::error!(mistakes, "the configuration was not reloaded");
         })?;
-        let (applied, needs_restart) = differences(&current, &new).into_iter().partition(|path| is_live(path));
+        let (applied, needs_restart): (Vec<String>, Vec<String>) =
+            differences(&current, &new).into_iter().partition(|path| is_live(path));
         parts.names.set(new.models.clone());
         parts.limits.set(new.limits.clone());
         let nodes = parts.roster.replace_file(new.nodes.clone()).await;
         (current.nodes, current.models, current.limits) = (new.nodes, new.models, new.limits);
         parts.metrics.config_loaded(true, now);
-        let report = ReloadReport::new(applied, needs_restart, nodes);
-        tracing::info!(?report, "the configuration was reloaded");
-        Ok(report)
+        parts.changes.tell_reloaded(&applied, &needs_restart, parts.clock.now());
+        Ok(ReloadReport::new(applied, needs_restart, nodes))
+    }
+
+    /// Does it because of a signal, which the audit log says afterwards. Whoever sends signals might as well start the gateway
+    /// anew, so that a log which cannot be written does not stand in the way.
+    pub async fn reload_on_signal(&self) {
+        let (status, after) = match self.reload().await {
+            Ok(report) => (200, serde_json::to_string(&report).ok()),
+            Err(_) => (400, None),
+        };
+        let Parts { store, clock, .. } = &self.0.parts;
+        let entry = AuditEntry {
+            at_ms: clock.now().unix_ms,
+            actor: "operating system".to_owned(),
+            role: Role::Admin.as_str(),
+            method: "SIGNAL".to_owned(),
+            route: "SIGHUP".to_owned(),
+            target: "configuration".to_owned(),
+            before: None,
+            after,
+            request_id: Uuid::now_v7(),
+            status: Some(status),
+        };
+        if let Err(error) = store.audit(entry).await {
+            tracing::error!(%error, "a reload of the configuration could not be written to the audit log");
+        }
     }
 }
 

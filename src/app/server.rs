@@ -17,8 +17,10 @@ use super::error::StartError;
 use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
-use crate::http::{self, AdminKey, BodyMemory, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads, Sessions};
-use crate::relay::{Meters, OpenRequests, Relay};
+use crate::http::{
+    self, AdminKey, BodyMemory, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads, Sessions,
+};
+use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
 use crate::trace::Tracer;
 
@@ -33,7 +35,8 @@ pub(super) struct Parts {
     pub(super) sessions: Arc<Sessions>,
     pub(super) memory: Arc<BodyMemory>,
     pub(super) parsing: Arc<Semaphore>,
-    pub(super) requests: Arc<OpenRequests>,
+    pub(super) meters: Meters,
+    pub(super) events: Arc<EventFeed>,
     pub(super) accounts: Arc<Accounts>,
     pub(super) broker: Option<Broker>,
     pub(super) store: Store,
@@ -98,15 +101,13 @@ impl Parts {
 
     /// What one worker's handlers need. Each worker has its own client to the nodes, which cannot leave its thread.
     fn provide(&self, config: &mut ServiceConfig) {
-        let meters =
-            Meters { clock: self.fleet.clock, metrics: self.fleet.metrics.clone(), requests: self.requests.clone() };
         let upstream = Upstream::new(self.config.relay.connect());
         let inference = Inference {
             relay: self.relay.clone(),
             upstream: upstream.clone(),
             dispatcher: self.fleet.dispatcher.clone(),
             tracer: self.tracer.clone(),
-            meters: meters.clone(),
+            meters: self.meters.clone(),
             recorder: self.recorder.clone(),
             broker: self.broker.clone(),
             names: self.names.clone(),
@@ -146,7 +147,8 @@ impl Parts {
                     async move { reloader.reload().await }
                 }
             })))
-            .app_data(Data::new(meters))
+            .app_data(Data::new(self.meters.clone()))
+            .app_data(Data::from(self.events.clone()))
             .app_data(Data::new(inference))
             .app_data(Data::new(lifecycle));
     }

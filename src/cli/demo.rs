@@ -78,6 +78,7 @@ async fn start_nodes() -> Result<(Vec<SimNode>, Vec<NodeSettings>), String> {
                 SimModel::vision("llava:latest", 4.7),
                 SimModel::embedding("all-minilm:latest", 0.05),
             ],
+            pullable: vec![SimModel::chat("gemma3:1b", 0.8), SimModel::chat("qwen3:4b", 2.6)],
             ..SimConfig::default()
         };
         let node = SimNode::start(config).await.map_err(|error| format!("a simulated node did not start: {error}"))?;
@@ -114,11 +115,15 @@ async fn greet(dispatcher: Arc<Dispatcher>, base: String, config: Config, key: A
 fn print_banner(base: &str, config: &Config, key: &ApiKey) {
     let key = key.reveal();
     println!("ollama-gateway {} demo: everything here is simulated and goes when it ends", env!("CARGO_PKG_VERSION"));
-    println!("\n  API        {base}/v1\n  docs       {base}/docs\n  metrics    {base}/metrics");
+    println!(
+        "\n  console    {base}/console\n  API        {base}/v1\n  docs       {base}/docs\n  metrics    {base}/metrics"
+    );
     for ((name, speed, slots, _), node) in NODES.iter().zip(&config.nodes) {
         println!("  node       {name:<7} {} ({speed} tokens/s with a 5 GB model, {slots} slots a model)", node.url);
     }
-    println!("  models     llama3.2, llama3.2:1b, llava (vision), all-minilm (embeddings)");
+    println!(
+        "  models     llama3.2, llama3.2:1b, llava (vision), all-minilm (embeddings); gemma3:1b and qwen3:4b to pull"
+    );
     println!("  admin key  {DEMO_ADMIN_KEY}\n  user       {USER}\n  user key   {key}");
     println!("\nTry it:\n\n  export KEY={key}");
     println!("  curl {base}/v1/models -H \"Authorization: Bearer $KEY\"");

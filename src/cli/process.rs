@@ -39,7 +39,7 @@ pub(super) fn reload_on_hangup(reloader: Reloader) -> Result<(), String> {
     let mut hangup = listen_for(SignalKind::hangup())?;
     actix_rt::spawn(async move {
         while hangup.recv().await.is_some() {
-            let _ = reloader.reload().await;
+            reloader.reload_on_signal().await;
         }
     });
     Ok(())

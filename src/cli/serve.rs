@@ -28,6 +28,9 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
 fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
     let base = format!("http://{}", app.address());
     println!("ollama-gateway {}", env!("CARGO_PKG_VERSION"));
+    if config.server.console {
+        println!("  console   {base}/console");
+    }
     println!("  API       {base}/v1");
     println!("  docs      {base}/docs");
     println!("  health    {base}/health");

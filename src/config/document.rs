@@ -21,7 +21,7 @@ mod renamed;
 mod yaml;
 
 use environment::Variable;
-use faults::{Findings, Kind, examine};
+use faults::{FaultKind, Findings, examine};
 use origin::{DEFAULTS, Origin, Origins};
 use yaml::{child, is_within};
 
@@ -152,7 +152,7 @@ impl<'a> Loading<'a> {
         let Findings { value, tree, faults } = examine::<T>(merged, &self.defaults, BTreeMap::new());
         for fault in faults {
             // The environment may still supply a missing value, but never a part of a list.
-            let may_follow = fault.kind == Kind::Missing && !fault.path.contains('[');
+            let may_follow = fault.kind == FaultKind::Missing && !fault.path.contains('[');
             let is_consequence = flaws.iter().any(|flaw| !flaw.path.is_empty() && is_within(&fault.path, &flaw.path));
             if !may_follow && !is_consequence {
                 self.mistakes.push(self.origins.mistake(&fault.path, fault.message, fault.hint));

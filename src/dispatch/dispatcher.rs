@@ -18,8 +18,8 @@ use super::load_cost::LoadCost;
 use super::sharing::Sharing;
 use crate::clock::Clock;
 use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Reach, Refusal,
-    RefusalReason, RequestId, Scheduler, Story, Waiting,
+    Arrival, Decision, Event, Failure, HealthChange, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Reach,
+    Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
 /// More than a ticket ever receives: a grant and an end for each of three attempts, and a refusal.
@@ -60,6 +60,8 @@ pub struct Dispatcher {
     clock: Clock,
     /// Wakes the deadline task when its next deadline has moved forward.
     sooner: Notify,
+    /// Wakes whoever tells of changes of nodes' health.
+    health: Notify,
 }
 
 /// A request that has not ended.
@@ -91,16 +93,16 @@ impl Dispatcher {
         let (errands, wanted) = mpsc::channel(ERRANDS);
         let scheduler = Scheduler::new(limits, nodes);
         let core = Core { scheduler, sharing: Sharing::ALONE, tickets: HashMap::new(), errands, armed: None };
-        (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new() }), wanted)
+        (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new(), health: Notify::new() }), wanted)
     }
 
-    /// Adds a request, which gets its scheduler id here; it may wait for `patience`.
+    /// Queues a request, which may wait for `patience`.
     pub(crate) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
         let (teller, words) = mpsc::channel(WORDS);
         let is_taking = Arc::new(AtomicBool::new(true));
         let load_cost = Arc::<LoadCost>::default();
         let live = Live { request_id, teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
-        let id = short(request_id);
+        let id = id_of(request_id);
         self.with(|core, now| {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
@@ -110,7 +112,7 @@ impl Dispatcher {
 
     /// The record of one of the latest requests.
     pub fn story(&self, request_id: Uuid) -> Option<Story> {
-        self.read(|scheduler| scheduler.story(short(request_id)).cloned())
+        self.read(|scheduler| scheduler.story(id_of(request_id)).cloned())
     }
 
     /// The first `most` waiting requests, next in turn first, each with its request id.
@@ -128,6 +130,17 @@ impl Dispatcher {
     /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+    }
+
+    /// What has become of the health of nodes since this was asked last; waits until there is something. For one task.
+    pub(crate) async fn health_changes(&self) -> Vec<HealthChange> {
+        loop {
+            let changes = self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler.take_health_changes();
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.health.notified().await;
+        }
     }
 
     /// Restricts this gateway to these slots from now on.
@@ -180,7 +193,11 @@ impl Dispatcher {
             (Some(next), Some(armed)) => next < armed,
             (next, armed) => next.is_some() && armed.is_none(),
         };
+        let has_health_changes = core.scheduler.has_health_changes();
         drop(core);
+        if has_health_changes {
+            self.health.notify_one();
+        }
         if sooner {
             self.sooner.notify_one();
         }
@@ -228,9 +245,9 @@ impl Core {
     }
 }
 
-/// A request's id within the core: the low half of its UUIDv7, which holds no timestamp.
-fn short(request_id: Uuid) -> RequestId {
-    RequestId(request_id.as_u128() as u64)
+/// A request's id within the core: the whole of it.
+fn id_of(request_id: Uuid) -> RequestId {
+    RequestId(request_id.as_u128())
 }
 
 /// A request's place in the queue, and then on a node.

@@ -10,11 +10,11 @@ use scheduler::NodeId;
 /// Each node's latest listing, as the probers received it.
 #[derive(Debug, Default)]
 pub struct Catalog {
-    nodes: DashMap<NodeId, Said>,
+    nodes: DashMap<NodeId, NodeReport>,
 }
 
 #[derive(Debug, Default)]
-struct Said {
+struct NodeReport {
     version: Option<String>,
     /// When it entered its present state, as Unix time in milliseconds.
     since_ms: Option<i64>,
@@ -40,7 +40,7 @@ pub struct NodeFacts {
 impl Catalog {
     /// The node's facts; empty if nothing is known of it.
     pub fn facts(&self, node: NodeId) -> NodeFacts {
-        let facts = |said: &Said| NodeFacts {
+        let facts = |said: &NodeReport| NodeFacts {
             version: said.version.clone(),
             since_ms: said.since_ms,
             probed_at_ms: said.probed_at_ms,
@@ -106,7 +106,7 @@ impl Catalog {
         self.nodes.iter().filter_map(|said| said.version.clone()).min_by_key(|version| numbers(version))
     }
 
-    fn union(&self, list: impl Fn(&Said) -> &Vec<Value>) -> Vec<Value> {
+    fn union(&self, list: impl Fn(&NodeReport) -> &Vec<Value>) -> Vec<Value> {
         let mut nodes: Vec<NodeId> = self.nodes.iter().map(|said| *said.key()).collect();
         nodes.sort_unstable();
         let mut names = BTreeSet::new();

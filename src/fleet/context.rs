@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use super::catalog::Catalog;
+use super::change_log::ChangeLog;
 use super::nodes::Fleet;
 use crate::clock::Clock;
 use crate::dispatch::Dispatcher;
@@ -14,6 +15,8 @@ pub struct FleetContext {
     pub nodes: Fleet,
     /// What the nodes say about their models.
     pub catalog: Arc<Catalog>,
+    /// What has changed lately.
+    pub changes: Arc<ChangeLog>,
     /// The queue and its scheduler.
     pub dispatcher: Arc<Dispatcher>,
     /// The clock.

@@ -4,6 +4,7 @@
 //! delay the probes. A node counts as there only once it has listed its models. Whether it also *generates* is judged
 //! by the requests themselves.
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use futures_util::future::join;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::condition::Condition;
+use super::change::{ChangeKind, FleetChange};
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
 use super::health_settings::HealthSettings;
 use super::inquiry::{Inquiry, Sign};
 use super::kind::Kind;
 use super::upstream::{AskError, Upstream};
-use scheduler::{Event, Loaded, Model, NodeId, NodeSpec, Scheduler};
+use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
 
 /// Watches one node.
 #[derive(Debug)]
@@ -44,9 +45,10 @@ struct State {
     /// Counts its returns: a listing requested before a return says nothing about the time after it.
     returns: Cell<u64>,
     came_back: Notify,
-    condition: Condition,
+    /// Names of the models on its disk, once it has listed them.
+    models: RefCell<Option<BTreeSet<String>>>,
     /// The models as last reported.
-    models: RefCell<Arc<[Model]>>,
+    reported: RefCell<Arc<[Model]>>,
     /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
     /// The number of slots that the node reported.
@@ -57,7 +59,7 @@ impl State {
     /// The models in the allocation of the last report if they are the same, by which the scheduler knows at once that
     /// nothing has changed.
     fn shared(&self, models: Vec<Model>) -> Arc<[Model]> {
-        let mut known = self.models.borrow_mut();
+        let mut known = self.reported.borrow_mut();
         if **known != *models {
             *known = models.into();
         }
@@ -117,7 +119,6 @@ impl Prober {
     async fn keep_probing(&self) {
         while let Some(inquiry) = self.inquiry() {
             self.probe(&inquiry).await;
-            self.look(&inquiry.endpoint.name);
             tokio::time::sleep(self.interval()).await;
         }
     }
@@ -148,25 +149,14 @@ impl Prober {
             }
             // The gateway could not ask, which says nothing about the node.
             Err(AskError::Starved) => {
-                tracing::warn!(node = &**name, "a node could not be probed: the gateway has no file descriptors left");
+                let error = "the gateway has no file descriptors left".to_owned();
+                self.context.changes.warn(name, "a node could not be probed", error, heard.uptime);
             }
             Err(error) => {
                 self.state.answers.set(false);
                 self.state.sign.replace(Sign::Unknown);
                 self.went_silent(format!("{}: {error}", inquiry.endpoint.probed_path()));
             }
-        }
-    }
-
-    /// Logs what probes, or requests since the last probe, have changed about the node's state.
-    fn look(&self, name: &str) {
-        let state = |scheduler: &Scheduler| {
-            let (state, error) = scheduler.condition(self.node)?;
-            Some((state, error.map(str::to_owned)))
-        };
-        let Some((state, error)) = self.context.dispatcher.read(state) else { return };
-        if self.state.condition.is_new(name, state, error.as_deref()) {
-            self.context.catalog.state_changed(self.node, self.context.clock.now().unix_ms);
         }
     }
 
@@ -232,11 +222,10 @@ impl Prober {
             // All models that it offers are in its memory.
             Kind::OpenAi => (models.await, loaded.await),
         };
-        let warn = |error, message| tracing::warn!(node = &*inquiry.endpoint.name, error, "{message}");
+        let warn = |error, message| self.context.changes.warn(&inquiry.endpoint.name, message, error, now);
         match models {
             Some(Ok(models)) => {
-                let names = models.iter().map(|model| model.name.as_str());
-                self.state.condition.hear_models(&inquiry.endpoint.name, names);
+                self.hear_models(&inquiry.endpoint.name, models.iter().map(|model| model.name.clone()).collect());
                 self.report(Event::Listed { node, models: self.state.shared(models) });
             }
             Some(Err(error)) if !self.state.is_listed.get() => {
@@ -258,6 +247,20 @@ impl Prober {
             self.state.is_listed.set(true);
             self.report(Event::Answered { node });
         }
+    }
+
+    /// Tells of models that came and went.
+    fn hear_models(&self, node: &str, names: BTreeSet<String>) {
+        let before = self.state.models.replace(Some(names.clone()));
+        let Some(before) = before.filter(|before| *before != names) else { return };
+        let now = self.context.clock.now();
+        let tell = |kind, models| {
+            if let Some(change) = FleetChange::of_models(kind, node, models, now.unix_ms) {
+                self.context.changes.tell(change, now);
+            }
+        };
+        tell(ChangeKind::ModelsNew, names.difference(&before).map(String::as_str).collect());
+        tell(ChangeKind::ModelsGone, before.difference(&names).map(String::as_str).collect());
     }
 
     async fn models(&self, inquiry: &Inquiry) -> Result<Vec<Model>, String> {

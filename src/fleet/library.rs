@@ -151,7 +151,7 @@ impl Lines {
     async fn next(&mut self) -> Result<Progress, String> {
         #[derive(Deserialize)]
         #[serde(untagged)]
-        enum Line {
+        enum PullLine {
             Failed { error: String },
             Progressed(Progress),
         }
@@ -159,8 +159,8 @@ impl Lines {
             if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
                 let line = self.held.split_to(end + 1);
                 return match serde_json::from_slice(&line) {
-                    Ok(Line::Progressed(progress)) => Ok(progress),
-                    Ok(Line::Failed { error }) => Err(error),
+                    Ok(PullLine::Progressed(progress)) => Ok(progress),
+                    Ok(PullLine::Failed { error }) => Err(error),
                     Err(_) if line.trim_ascii().is_empty() => continue,
                     Err(_) => Err("the node's progress cannot be read".to_owned()),
                 };

@@ -136,10 +136,10 @@ pub(crate) fn total_slots(body: &[u8]) -> Option<u32> {
 /// Reads `/api/version`; `None` if this is not Ollama.
 pub(crate) fn version(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
-    struct Said {
+    struct VersionReport {
         version: String,
     }
-    let Said { version } = serde_json::from_slice(body).ok()?;
+    let VersionReport { version } = serde_json::from_slice(body).ok()?;
     (!version.is_empty() && version.len() <= LONGEST_FIELD).then_some(version)
 }
 

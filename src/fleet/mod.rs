@@ -1,14 +1,17 @@
 //! What are the nodes, and how does the gateway talk to them? The roster of nodes, the probes that watch them, the
 //! client that asks them, and the errands for their memory and disks.
 mod catalog;
+mod change;
+mod change_log;
 mod check;
-mod condition;
+mod chronicler;
 mod connector;
 mod context;
 mod credentials;
 mod discovery;
 mod endpoint;
 mod flaw;
+mod floods;
 mod health;
 mod health_settings;
 mod inquiry;
@@ -27,6 +30,9 @@ mod verdict;
 mod watchers;
 
 pub use catalog::Catalog;
+pub use change::{ChangeKind, FleetChange};
+pub use change_log::{ChangeLog, ToldChange};
+pub use chronicler::Chronicler;
 pub use context::FleetContext;
 pub use discovery::Resolver;
 pub use endpoint::NodeEndpoint;

@@ -16,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::change::{ChangeKind, FleetChange};
 use super::context::FleetContext;
 use super::discovery::Resolver;
 use super::endpoint::NodeEndpoint;
@@ -315,7 +316,10 @@ impl Roster {
         if desired.is_draining {
             self.context.dispatcher.report(Event::Drain { node: id, on: true });
         }
-        tracing::info!(node = name, url = desired.settings.url, source = desired.source.as_str(), "node joined");
+        self.tell(FleetChange {
+            why: Some(format!("{} ({})", desired.settings.url, desired.source.as_str())),
+            ..FleetChange::new(ChangeKind::NodeJoined, Some(&name), self.context.clock.now().unix_ms)
+        });
         running.insert(name, Running { id, desired, stop: stop.clone() });
         Some(Watch { node: id, stop })
     }
@@ -325,7 +329,6 @@ impl Roster {
         let (id, dispatcher) = (known.id, &self.context.dispatcher);
         if known.desired.is_draining != desired.is_draining {
             dispatcher.report(Event::Drain { node: id, on: desired.is_draining });
-            tracing::info!(node = desired.settings.name, draining = desired.is_draining, "node drain state changed");
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
@@ -349,7 +352,11 @@ impl Roster {
         self.context.nodes.remove(id);
         self.context.catalog.forget(id);
         self.context.metrics.node_left(name);
-        tracing::info!(node = name, "node left");
+        self.tell(FleetChange::new(ChangeKind::NodeLeft, Some(name), self.context.clock.now().unix_ms));
+    }
+
+    fn tell(&self, change: FleetChange) {
+        self.context.changes.tell(change, self.context.clock.now());
     }
 
     /// Rebuilds every endpoint at the next change, because the files it names may have changed.

@@ -1,25 +1,29 @@
-//! Puts a request's path into the form that routes have, before anything looks at it: no log holds a key from a path.
+//! Normalises a request's path before anything else reads it, so that a key in a path never reaches a log.
 use actix_web::HttpMessage;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Uri;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_web::http::uri::PathAndQuery;
 
 use protocol::{Meant, meant};
 
-/// The model that a path in Azure's form names.
+/// The model that an Azure-style path names.
 #[derive(Clone, Debug)]
 pub(super) struct Deployment(pub(super) String);
 
-/// Rewrites the path to the one that is meant: a key in it becomes a header, a model in it a [`Deployment`]. What is written
-/// as `%61` and the like becomes what it stands for first, as the router reads it.
+/// Rewrites the path to the route that it means. A key in the path becomes a header, and a model a [`Deployment`].
+/// Needless escapes such as `%61` are decoded first, as the router would do.
 pub(super) fn normalise(request: &mut ServiceRequest) {
     if let Some(path) = plain(request.path()) {
         set_path(request, path);
     }
     let Some(Meant { path, key, deployment }) = meant(request.path()) else { return };
-    if let Some(key) = key.and_then(|key| HeaderValue::try_from(key).ok()) {
-        request.headers_mut().append(HeaderName::from_static("x-api-key"), key);
+    if let Some(key) = key.filter(|key| !key.is_empty()).and_then(|key| HeaderValue::try_from(key).ok()) {
+        // A key in the path was put there on purpose, while one in a header is often the client's placeholder.
+        let headers = request.headers_mut();
+        headers.remove(AUTHORIZATION);
+        headers.remove("api-key");
+        headers.insert(HeaderName::from_static("x-api-key"), key);
     }
     if let Some(model) = deployment {
         request.extensions_mut().insert(Deployment(model));
@@ -40,8 +44,7 @@ fn set_path(request: &mut ServiceRequest, path: String) {
     }
 }
 
-/// The path without escapes of letters, digits and `-._~`, which mean the same as what they stand for; `None` where there are
-/// none.
+/// Decodes the escapes of letters, digits and `-._~`, which mean the same with and without. `None` if there are none.
 fn plain(path: &str) -> Option<String> {
     let mut parts = path.split('%');
     let mut plain = parts.next()?.to_owned();

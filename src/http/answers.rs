@@ -1,4 +1,4 @@
-//! What may routes answer besides what they are for? The bodies and responses that they share, for the OpenAPI document.
+//! The errors that many routes share, in each dialect, as the OpenAPI document describes them.
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
@@ -12,15 +12,15 @@ pub struct ErrorBody {
 /// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct ErrorDetail {
-    /// For people; says what to do next.
+    /// For people: what went wrong, and what to do next.
     #[schema(example = "Incorrect API key. Ask the operator of this service for a key.")]
     message: String,
-    /// The family.
+    /// The class of errors that it belongs to.
     #[schema(example = "authentication_error")]
     r#type: String,
-    /// The field of the request that is wrong, if it is one.
+    /// The field of the request that is wrong; null if no single field is.
     param: Option<String>,
-    /// For programs.
+    /// For programs: what exactly went wrong. Null if `param` or the status says it all.
     #[schema(example = "invalid_api_key")]
     code: Option<String>,
 }
@@ -28,7 +28,7 @@ pub struct ErrorDetail {
 /// An error, in Ollama's words.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OllamaErrorBody {
-    /// For people; says what to do next.
+    /// For people: what went wrong, and what to do next.
     error: String,
 }
 
@@ -44,14 +44,14 @@ pub struct AnthropicErrorBody {
 /// What went wrong, in Anthropic's words.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AnthropicErrorDetail {
-    /// The family.
+    /// The class of errors that it belongs to.
     #[schema(example = "overloaded_error")]
     r#type: String,
-    /// For people; says what to do next.
+    /// For people: what went wrong, and what to do next.
     message: String,
 }
 
-/// What a route of Ollama's own API may answer where no node has to work.
+/// The errors of a route of Ollama's own API that runs no model.
 #[derive(Debug, IntoResponses)]
 pub enum OllamaAuthResponses {
     /// Bad input, such as two different keys.
@@ -60,12 +60,15 @@ pub enum OllamaAuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(OllamaErrorBody),
+    /// The user is suspended.
+    #[response(status = 403)]
+    Suspended(OllamaErrorBody),
     /// Too many wrong keys came from the caller's network.
     #[response(status = 429)]
     Guessed(OllamaErrorBody),
 }
 
-/// What every route with a user's key may answer.
+/// The errors of every route that takes a user's key.
 #[derive(Debug, IntoResponses)]
 pub enum AuthResponses {
     /// Bad input, such as two different keys.
@@ -74,12 +77,15 @@ pub enum AuthResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
+    /// The user is suspended.
+    #[response(status = 403)]
+    Suspended(ErrorBody),
     /// Too many wrong keys came from the caller's network.
     #[response(status = 429)]
     Guessed(ErrorBody),
 }
 
-/// What every admin route may answer.
+/// The errors of every admin route.
 #[derive(Debug, IntoResponses)]
 pub enum AdminResponses {
     /// Bad input.
@@ -88,7 +94,7 @@ pub enum AdminResponses {
     /// No key, or an unknown one.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// A user's key.
+    /// A user's key, or a role that does not suffice.
     #[response(status = 403)]
     Forbidden(ErrorBody),
     /// Too many wrong keys came from the caller's network.
@@ -96,7 +102,7 @@ pub enum AdminResponses {
     Guessed(ErrorBody),
 }
 
-/// What is named in the path is not there.
+/// The thing that the path names does not exist.
 #[derive(Debug, IntoResponses)]
 #[response(status = 404, description = "It does not exist.")]
 #[expect(dead_code, reason = "only described, never made")]
@@ -108,10 +114,10 @@ pub struct NotFoundResponse(ErrorBody);
 #[expect(dead_code, reason = "only described, never made")]
 pub struct StorageResponse(ErrorBody);
 
-/// The errors of a route that makes a node work, in one dialect's words.
+/// Declares the errors of a route that makes a node work, in the format of one dialect.
 macro_rules! inference_errors {
     ($name:ident, $body:ty, $dialect:literal) => {
-        #[doc = concat!("What a route that makes a node work may answer instead of an answer, in ", $dialect, " words.")]
+        #[doc = concat!("The errors of a route that makes a node work, in ", $dialect, " format.")]
         #[derive(Debug, IntoResponses)]
         pub enum $name {
             /// Not a request that a node could answer, or one that the node refused.
@@ -120,6 +126,9 @@ macro_rules! inference_errors {
             /// No key, or an unknown one.
             #[response(status = 401)]
             Unauthorized($body),
+            /// The key is not for this model, the user is suspended, or the request was stopped.
+            #[response(status = 403)]
+            Forbidden($body),
             /// No node has the model.
             #[response(status = 404)]
             UnknownModel($body),

@@ -1,5 +1,4 @@
-//! Reads a request's body whole: not larger than the limit, not slower than a client has reason to be, and only while there
-//! is room for it.
+//! Reads a whole request body, within bounds on its size, its time to arrive and the memory for all bodies.
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -12,32 +11,33 @@ use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::audited;
 use super::bounds;
 use super::coding::Coding;
 use super::error::ApiError;
 use super::plain_words;
 use super::settings::ServerSettings;
 
-/// The largest body of a request that no node answers.
+/// Largest body of a request that the gateway answers by itself, bytes.
 const MAX_OBJECT: usize = 1024 * 1024;
 
-/// A whole body, of a request that no node answers.
+/// The whole body of a request that the gateway answers by itself.
 #[derive(Clone, Debug)]
 pub struct FullBody(pub Bytes);
 
-/// What a request's head says of its body.
+/// What a request's headers say about its body.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Promise {
-    /// As it is sent.
+    /// Length as sent, before unpacking; `None` if the headers do not say.
     bytes: Option<usize>,
     coding: Option<Coding>,
 }
 
 impl Promise {
-    /// Reads the head.
+    /// Reads `Content-Length` and `Content-Encoding`.
     ///
     /// # Errors
-    /// When the body is larger than `limit`, or in a coding that is not known here.
+    /// 413 if the body is larger than `limit`, 415 if its coding is not supported.
     pub(super) fn of(request: &HttpRequest, limit: usize) -> Result<Self, ApiError> {
         let headers = request.headers();
         let coding = Coding::of(headers)?;
@@ -48,12 +48,12 @@ impl Promise {
         }
     }
 
-    /// The bytes to come; zero where the head does not say.
+    /// The announced length, bytes; 0 if the headers do not say.
     pub(super) fn bytes(self) -> usize {
         self.bytes.unwrap_or(0)
     }
 
-    /// Whether the body may be longer than this.
+    /// Whether the body may turn out longer than `bytes`, as any compressed one may, and any of unknown length.
     pub(super) fn is_more_than(self, bytes: usize) -> bool {
         self.coding.is_some() || self.bytes.is_none_or(|promised| promised > bytes)
     }
@@ -88,12 +88,16 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let reading = FullBody::from_request(request, payload);
-        Box::pin(async move { parse(&reading.await?.0).map(Self) })
+        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
+        Box::pin(async move {
+            let body = reading.await?.0;
+            audited::note_body(draft, &body);
+            parse(&body).map(Self)
+        })
     }
 }
 
-/// A JSON object with the fields of `T`; no body at all stands for `{}`.
+/// A JSON object with the fields of `T`; an empty body counts as `{}`.
 #[derive(Clone, Debug)]
 pub struct JsonOrNothing<T>(pub T);
 
@@ -102,9 +106,10 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonOrNothing<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let reading = FullBody::from_request(request, payload);
+        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
         Box::pin(async move {
             let body = reading.await?.0;
+            audited::note_body(draft, &body);
             parse(if body.is_empty() { b"{}" } else { &body }).map(Self)
         })
     }
@@ -112,18 +117,18 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonOrNothing<T> {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     bounds::check(body).map_err(|why| ApiError::invalid(format!("{why}.")))?;
-    // serde would also take a list of the values in the order of the fields.
+    // serde would also accept an array of the fields' values in order.
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(ApiError::invalid("The body must be a JSON object."));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(body);
     let read = serde_path_to_error::deserialize(&mut deserializer);
     if read.is_ok() {
-        // Nothing may follow.
+        // Nothing may follow the object.
         deserializer.end().map_err(|error| plain_words::of_body(".", &error))?;
     }
     read.or_else(|error| {
-        // `5.0` is a whole number to JSON, and none to serde.
+        // `5.0` is a whole number in JSON, but serde does not accept it as one.
         let floating = error.inner().to_string().starts_with("invalid type: floating point");
         let plain = floating.then(|| serde_json::from_slice(body).ok().map(with_plain_numbers)).flatten();
         plain
@@ -136,7 +141,7 @@ fn with_plain_numbers(mut value: Value) -> Value {
     match &mut value {
         Value::Number(number) => {
             let float = number.as_f64().filter(|float| float.fract() == 0.0 && number.is_f64());
-            // As far as every whole number is a float.
+            // Up to here every whole number is exact as a float.
             if let Some(float) = float.filter(|float| (0.0..9e15).contains(float)) {
                 value = (float as u64).into();
             }
@@ -148,8 +153,7 @@ fn with_plain_numbers(mut value: Value) -> Value {
     value
 }
 
-/// Reads a body whole, and unpacks it if need be. `make_room` is asked before more than what was promised is kept, with the
-/// bytes in all.
+/// Reads a whole body and unpacks it if necessary. `make_room` is called with the total, bytes, before a buffer grows.
 pub(super) async fn read(
     payload: Payload,
     limit: usize,
@@ -177,11 +181,11 @@ async fn collect(
             return Err(ApiError::body_too_large(limit));
         }
         if whole.is_empty() && part.len() == promised {
-            // The usual case, which needs no copy.
+            // The usual case: the body came in one part, which needs no copy.
             return Ok(part);
         }
         if length > whole.capacity() {
-            // As large as promised at once; else twice as large each time, which is what takes memory.
+            // The announced length is reserved at once; a longer or unannounced body doubles its buffer each time.
             let capacity = if length <= promised { promised } else { (2 * length).min(limit) };
             make_room(capacity)?;
             whole.reserve_exact(capacity - whole.len());

@@ -1,16 +1,16 @@
-//! How many bytes of request bodies are in memory, whose are they, and is there room for more?
+//! Is there memory for another request body, within the bounds for all bodies and for those of one user?
 //!
-//! A [`Hold`] stands for a body from before it is read to when its last copy is gone: while it arrives, waits in the queue and
-//! is sent to a node.
+//! A [`Hold`] reserves the memory of one body from before it is read until its last copy is dropped: while the body
+//! arrives, waits in the queue and is sent to a node.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use actix_web::web::Bytes;
 
-/// The part of the memory that one user's bodies may take.
+/// One user's bodies may take the memory for all, divided by this.
 const SHARE: usize = 4;
 
-/// The bodies of all requests. Shared by all workers.
+/// Bytes of all request bodies in memory. Shared by all workers.
 #[derive(Debug)]
 pub struct BodyMemory {
     most: usize,
@@ -28,32 +28,32 @@ struct State {
 struct OfUser {
     held: usize,
     bodies: usize,
-    /// Bodies that have not arrived whole.
+    /// Bodies that have not arrived completely.
     arriving: u32,
 }
 
-/// There is no room.
+/// Why there is no room for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Full {
-    /// The gateway's memory is used up.
+    /// The memory for all bodies is used up.
     ForAll,
-    /// This user's part of it is.
+    /// This user's part of it is used up.
     ForUser,
 }
 
 impl BodyMemory {
-    /// Room for `most` bytes in all, a quarter of it for one user; but for one body of `largest` bytes at least.
+    /// Room for `most` bytes in all. One user may take a quarter of it, or one body of `largest` bytes if that is more.
     pub fn new(most: usize, largest: usize) -> Self {
         let most_of_user = (most / SHARE).max(largest).min(most);
         Self { most, most_of_user, state: Mutex::default() }
     }
 
-    /// Bodies of the user that are arriving.
+    /// How many bodies of the user are still arriving.
     pub(super) fn arriving(&self, user: &str) -> u32 {
         self.lock().users.get(user).map_or(0, |user| user.arriving)
     }
 
-    /// Room for a body of `bytes` that is about to arrive.
+    /// Reserves `bytes` for a body that is about to arrive.
     pub(super) fn hold(self: &Arc<Self>, user: &Arc<str>, bytes: usize) -> Result<Hold, Full> {
         let mut hold = Hold { memory: self.clone(), user: user.clone(), bytes: 0, is_arriving: true };
         {
@@ -71,7 +71,7 @@ impl BodyMemory {
     }
 }
 
-/// Room for one body.
+/// The memory reserved for one body; freed on drop.
 #[derive(Debug)]
 pub(super) struct Hold {
     memory: Arc<BodyMemory>,
@@ -81,7 +81,7 @@ pub(super) struct Hold {
 }
 
 impl Hold {
-    /// Room for `bytes` in all.
+    /// Raises the reservation to `bytes` in all.
     pub(super) fn grow_to(&mut self, bytes: usize) -> Result<(), Full> {
         let more = bytes.saturating_sub(self.bytes);
         let (most, most_of_user) = (self.memory.most, self.memory.most_of_user);
@@ -100,7 +100,7 @@ impl Hold {
         Ok(())
     }
 
-    /// It is here, and this large.
+    /// The body has arrived and has `bytes`: frees what was reserved beyond them.
     pub(super) fn arrived(&mut self, bytes: usize) {
         let mut state = self.memory.lock();
         let less = self.bytes.saturating_sub(bytes);
@@ -113,7 +113,7 @@ impl Hold {
         self.is_arriving = false;
     }
 
-    /// The body, which holds its room until its last copy is gone.
+    /// Ties the reservation to the body: it lasts until the last copy is dropped.
     pub(super) fn keep(self, body: Bytes) -> Bytes {
         struct Kept(Bytes, #[expect(dead_code, reason = "held until the body is gone")] Hold);
         impl AsRef<[u8]> for Kept {

@@ -1,14 +1,14 @@
-//! Is a body one that can be parsed at little cost? Counts its members and values, and how deep they are nested, in one pass
-//! that keeps nothing.
+//! Is a body cheap enough to parse? Counts its members, values and levels in one pass that allocates nothing.
 //!
-//! A member takes some hundred bytes while it is parsed, however short it is, so that a bound on bytes alone bounds little.
+//! Each member takes about a hundred bytes while it is parsed, however short its text, so a limit on the body's bytes
+//! alone does not bound the memory.
 use memchr::memchr2;
 
-/// Far more than any prompt has: the context of a million tokens is one value each.
+/// More than any prompt needs: a `context` of a million tokens has one value for each.
 const MAX_VALUES: usize = 1_100_000;
-/// Of all objects together; a conversation of ten thousand messages has about 40,000.
+/// In all objects together; a conversation of ten thousand messages has about 40,000.
 const MAX_MEMBERS: usize = 200_000;
-/// As deep as this program's parser and most others go.
+/// Where `serde_json` and most other parsers stop.
 const MAX_DEPTH: usize = 128;
 
 /// Why a body is not parsed.
@@ -22,7 +22,7 @@ pub(super) enum OutOfBounds {
     Depth,
 }
 
-/// Looks at a body, whether it is JSON or not.
+/// Checks a body, which need not be valid JSON.
 pub(super) fn check(body: &[u8]) -> Result<(), OutOfBounds> {
     let (mut values, mut members, mut depth, mut at) = (0usize, 0usize, 0usize, 0usize);
     while let Some(byte) = body.get(at) {
@@ -51,14 +51,14 @@ pub(super) fn check(body: &[u8]) -> Result<(), OutOfBounds> {
     Ok(())
 }
 
-/// Where the quote stands that ends the string from `at` on; the end of the body where none does.
+/// The index of the quote that ends the string from `at` on, or the body's length if there is none.
 fn end_of_string(body: &[u8], mut at: usize) -> usize {
     while let Some(found) = body.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
         if body[at] == b'"' {
             return at;
         }
-        // What follows a backslash ends nothing.
+        // An escaped quote does not end the string.
         at += 2;
     }
     body.len()

@@ -1,4 +1,4 @@
-//! A request for a node before its body is read: who calls, under which id, and whether there is room for what they send.
+//! A request for a node before its body is read: whose it is, its id, and whether there is room for the body.
 use std::future::{Ready, ready};
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use super::serve::Inference;
 use super::settings::ServerSettings;
 use protocol::{Endpoint, TokenCount};
 
-/// Bodies up to this size are read before the limits that need no body are looked at, so that a refusal can name the model.
+/// Bodies up to this size, bytes, are read before any limit is checked, so that a refusal can name the model.
 const SMALL: usize = 64 * 1024;
 
-/// A request for a node.
+/// A request for a node, with its body still to come.
 pub struct Call {
     inference: Data<Inference>,
     settings: Data<ServerSettings>,
@@ -53,7 +53,7 @@ impl Call {
         Ok(Self { inference, settings, id, caller: caller?, http: request.clone(), payload: payload.take() })
     }
 
-    /// Answers it.
+    /// Reads the body and answers the request.
     pub(super) async fn serve(mut self, endpoint: Endpoint) -> Result<HttpResponse, ApiError> {
         if self.inference.draining.is_cancelled() {
             self.inference.meters.metrics.queue_rejected("stopping");
@@ -71,7 +71,7 @@ impl Call {
         Ok(count)
     }
 
-    /// Reads the body, if its user may have one more and there is room for it.
+    /// Reads the body, if the user may send one more request and there is memory for it.
     async fn receive(&mut self, endpoint: Endpoint) -> Result<(Bytes, Hold), ApiError> {
         let access = &self.caller.0;
         let limit = self.settings.max_body_bytes;

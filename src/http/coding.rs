@@ -1,7 +1,7 @@
-//! In which coding does a request's body come, and what is in it?
+//! Unpacks the bodies of requests that come compressed.
 //!
-//! A body counts by what it is once unpacked: a kilobyte can hold a gigabyte, so that it is unpacked piece by piece, and
-//! given up where it exceeds the limit or the room there is.
+//! The limit holds for the unpacked size. As a kilobyte can unpack to a gigabyte, a body is unpacked piece by piece, and
+//! abandoned as soon as it exceeds the limit or the free memory.
 use std::io::{self, Read};
 
 use actix_web::http::header::{CONTENT_ENCODING, HeaderMap};
@@ -10,14 +10,14 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::error::ApiError;
 
-/// What is unpacked in one go.
+/// Bytes that are unpacked in one go.
 const PIECE: usize = 64 * 1024;
-/// After so many pieces, other requests of the thread have their turn.
+/// After this many pieces, unpacking yields to the other requests of the thread.
 const PIECES_A_TURN: usize = 16;
-/// The memory that a Zstandard body may ask for, as a power of two: 8 MiB, which is what RFC 8878 tells decoders to support.
+/// Largest window of a Zstandard body, as a power of two: 8 MiB, which RFC 8878 recommends that decoders support.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
-/// A content coding of requests.
+/// A compression that request bodies may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     Gzip,
@@ -25,10 +25,10 @@ pub(super) enum Coding {
 }
 
 impl Coding {
-    /// What the head of a request says; `None` where the body comes as it is.
+    /// The coding that the headers name; `None` if the body is not compressed.
     ///
     /// # Errors
-    /// 415 for any other coding, and for several on top of each other.
+    /// 415 for any other coding, and for more than one.
     pub(super) fn of(headers: &HeaderMap) -> Result<Option<Self>, ApiError> {
         let mut found = None;
         for value in headers.get_all(CONTENT_ENCODING) {
@@ -47,10 +47,10 @@ impl Coding {
         Ok(found)
     }
 
-    /// Unpacks a body of at most `limit` bytes. `make_room` is asked before more memory is taken, with the bytes in all.
+    /// Unpacks a body to at most `limit` bytes. `make_room` is called with the total, bytes, before a buffer grows.
     ///
     /// # Errors
-    /// 400 where the body is not in this coding, 413 above the limit, and what `make_room` refuses.
+    /// 400 if the body is not in this coding, 413 if it exceeds the limit, and the errors of `make_room`.
     pub(super) async fn unpack(
         self,
         packed: Bytes,
@@ -61,7 +61,7 @@ impl Coding {
         let mut whole = Vec::new();
         for piece in 1_usize.. {
             if whole.capacity() - whole.len() < PIECE {
-                // One byte more than the limit, so that a body that exceeds it is told from one that ends there.
+                // One byte more than the limit, to tell a body that exceeds it from one that just fits.
                 let capacity = (2 * whole.len()).max(2 * PIECE).min(limit + 1 + PIECE);
                 make_room(packed.len() + capacity)?;
                 whole.reserve_exact(capacity - whole.len());

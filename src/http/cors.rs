@@ -1,12 +1,12 @@
-//! May a page of another origin call the API? Any may by default, with a key that it must have: the console's session stays
-//! with the console. Never under `/admin` and `/console`.
+//! May a page of another origin call the API? By default any may, but it needs a key: the session of the console works
+//! for the console alone. `/admin` and `/console` are closed to other origins.
 use actix_web::HttpResponse;
 use actix_web::dev::ServiceRequest;
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 const METHODS: &str = "GET, HEAD, POST, OPTIONS";
-/// Named by a browser that is on a public page and wants to reach a private network.
+/// Sent by a browser when a public page wants to reach a private network.
 const REQUEST_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-request-private-network");
 const PREFLIGHT_VARY: &str = "origin, access-control-request-headers";
 const ALLOW_PRIVATE_NETWORK: HeaderName = HeaderName::from_static("access-control-allow-private-network");
@@ -15,12 +15,12 @@ const RESPONSE_HEADERS: &str = "x-request-id, request-id, x-client-request-id, o
     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens, \
     x-gateway-node, x-gateway-queue-ms, x-gateway-queue-position, x-gateway-expected-ms, x-gateway-attempts";
 
-/// What to tell the browser: `*`, or the one origin that asked.
+/// The origin to allow: `*`, or the one that asked.
 #[derive(Clone, Debug)]
 pub(super) struct Allowed(HeaderValue);
 
 impl Allowed {
-    /// Whether this request's origin may read the answer.
+    /// `None` if the request names no origin, or one that may not read the answer.
     pub(super) fn of(request: &ServiceRequest, origins: &[String]) -> Option<Self> {
         let origin = request.headers().get(header::ORIGIN)?;
         let is_under =
@@ -34,9 +34,9 @@ impl Allowed {
         origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()).then(|| Self(origin.clone()))
     }
 
-    /// Puts the headers on any answer, an error too: without them a page cannot even read why.
+    /// Adds the headers to any answer, errors included: without them a page cannot read what went wrong.
     pub(super) fn put(self, headers: &mut HeaderMap) {
-        // A preflight's answer varies with the headers that were asked for, whatever the origin.
+        // The answer to a preflight also varies with the headers that were asked for.
         if self.0 != "*" {
             let varies = if headers.contains_key(header::VARY) { PREFLIGHT_VARY } else { "origin" };
             headers.insert(header::VARY, HeaderValue::from_static(varies));
@@ -46,8 +46,10 @@ impl Allowed {
     }
 }
 
-/// The answer to a browser that asks before it sends; without a key, as browsers send none then.
-/// Any header that the page asks for may be sent: no cookie is among them, and nodes receive none that is not known.
+/// Answers a preflight, which needs no key, as browsers send none with it; `None` for any other request.
+///
+/// The page may send any header that it asks for: cookies are not among them, and nodes get only headers that the
+/// gateway knows.
 pub(super) fn preflight(request: &ServiceRequest, private_network: bool) -> Option<HttpResponse> {
     let headers = request.headers();
     if request.method() != Method::OPTIONS || !headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {

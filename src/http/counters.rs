@@ -1,5 +1,5 @@
-//! How often did something happen in the last minute? A fixed number of counters, whoever comes: no flood of names or
-//! addresses takes memory. That two of them share a counter costs the one a little patience.
+//! How often did something happen in the last minute? The number of counters is fixed, so a flood of names or addresses
+//! takes no memory. Two names may share a counter; then both reach their bound a little early.
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
@@ -8,17 +8,17 @@ use std::time::Duration;
 const WINDOW: Duration = Duration::from_secs(60);
 const COUNTERS: usize = 4096;
 
-/// Counters by the minute. Shared by all workers.
+/// Counters for windows of a minute. Shared by all workers.
 #[derive(Debug)]
 pub(super) struct Counters {
     counters: Mutex<Vec<Counter>>,
-    /// Seeded, so that nobody can choose whom to share with.
+    /// Randomly seeded, so that nobody can choose whose counter to share.
     hasher: RandomState,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Counter {
-    /// Uptime of the first one.
+    /// Uptime at the first event of the window.
     began: Duration,
     count: u32,
 }
@@ -30,7 +30,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Counts one more of `what`: how many there were in its minute, this one included, and how long that still lasts.
+    /// Counts one more of `what`. Returns the count of its window, this one included, and how long the window still lasts.
     pub(super) fn count(&self, what: impl Hash, now: Duration) -> (u32, Duration) {
         // The remainder is below COUNTERS.
         let index = (self.hasher.hash_one(what) % COUNTERS as u64) as usize;
@@ -44,8 +44,7 @@ impl Counters {
     }
 }
 
-/// The network of an address, as clients get them: an IPv4 address, or an IPv6 /64. What one client can choose freely is
-/// left out.
+/// The network of an address: all of an IPv4 address, or the /64 of an IPv6 one, as a client can choose the rest freely.
 pub(super) fn network(address: IpAddr) -> u128 {
     match address.to_canonical() {
         IpAddr::V4(address) => u128::from(u32::from(address)),

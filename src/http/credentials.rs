@@ -58,30 +58,36 @@ pub(super) fn dependency<T: 'static>(request: &HttpRequest) -> Result<&Data<T>, 
     request.app_data::<Data<T>>().ok_or_else(|| ApiError::internal("The service is not set up completely."))
 }
 
-/// The one key of a request, from any of the three headers that clients use; `None` where none of them is there.
+/// The one key of a request, from any of the three headers that clients use; `None` where none of them holds one. Programs
+/// without a key send an empty one, and a proxy in front may add a scheme of its own beside the key.
 pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut found: Option<&str> = None;
+    let mut has_other_scheme = false;
     let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
     let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
     for (value, is_bearer) in bearers.chain(plain) {
         let text = value.to_str().map_err(|_| ApiError::unauthorized("The API key has characters that no key has."))?;
-        let key = if is_bearer { bearer(text)? } else { text.trim() };
-        match found {
-            Some(other) if other != key => {
+        let key = if is_bearer { bearer(text) } else { Some(text.trim()) };
+        match (key, found) {
+            (None, _) => has_other_scheme = true,
+            (Some(""), _) => {}
+            (Some(key), Some(other)) if other != key => {
                 return Err(ApiError::invalid("The request carries two different API keys; send one."));
             }
-            _ => found = Some(key),
+            (Some(key), _) => found = Some(key),
         }
     }
-    if found.is_some_and(str::is_empty) { Err(no_key()) } else { Ok(found) }
+    if found.is_none() && has_other_scheme {
+        return Err(ApiError::unauthorized("The Authorization header must be `Bearer <key>`."));
+    }
+    Ok(found)
 }
 
-fn bearer(value: &str) -> Result<&str, ApiError> {
-    match value.trim().split_once(' ') {
-        Some((scheme, key)) if scheme.eq_ignore_ascii_case("bearer") => Ok(key.trim()),
-        _ if value.trim().eq_ignore_ascii_case("bearer") => Ok(""),
-        _ => Err(ApiError::unauthorized("The Authorization header must be `Bearer <key>`.")),
-    }
+/// The key in an Authorization header, empty where there is none; `None` where the scheme is another.
+fn bearer(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let (scheme, key) = value.split_once(' ').unwrap_or((value, ""));
+    (scheme.is_empty() || scheme.eq_ignore_ascii_case("bearer")).then(|| key.trim())
 }
 
 #[cfg(test)]
@@ -107,12 +113,23 @@ mod tests {
     }
 
     #[test]
-    fn two_keys_are_a_mistake_and_none_is_not_allowed() {
+    fn two_keys_are_a_mistake() {
         assert_eq!(key(&[("x-api-key", "a"), ("authorization", "Bearer b")]), Err(400));
-        assert_eq!(key(&[]), Ok(String::new()));
         assert_eq!(key(&[("authorization", "Bearer a"), ("authorization", "Bearer b")]), Err(400));
-        for headers in [&[("authorization", "Bearer")][..], &[("authorization", "Basic eA==")], &[("x-api-key", " ")]] {
-            assert_eq!(key(headers), Err(401), "{headers:?}");
+    }
+
+    #[test]
+    fn an_empty_key_is_none_and_another_scheme_counts_only_where_there_is_no_key() {
+        for none in
+            [("authorization", "Bearer"), ("authorization", "Bearer "), ("authorization", ""), ("x-api-key", " ")]
+        {
+            assert_eq!(key(&[none]), Ok(String::new()), "{none:?}");
+            assert_eq!(key(&[none, ("api-key", "k")]), Ok("k".to_owned()), "{none:?}");
+        }
+        assert_eq!(key(&[]), Ok(String::new()));
+        for other in ["Basic eA==", "k"] {
+            assert_eq!(key(&[("authorization", other)]), Err(401), "{other}");
+            assert_eq!(key(&[("authorization", other), ("x-api-key", "k")]), Ok("k".to_owned()), "{other}");
         }
     }
 }

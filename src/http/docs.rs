@@ -1,5 +1,4 @@
-//! The documentation to try things out in: the OpenAPI document, and a page of Swagger UI that shows it and loads nothing
-//! from elsewhere.
+//! Serves the OpenAPI document, and Swagger UI to try the API with; the page loads nothing from elsewhere.
 use std::sync::LazyLock;
 
 use actix_web::http::header::{CONTENT_ENCODING, ContentEncoding};
@@ -36,12 +35,12 @@ const INITIALIZER: &str = r##"window.ui = SwaggerUIBundle({
 });
 "##;
 
-/// Files of Swagger UI as `build.rs` packed them.
+/// Files of Swagger UI, compressed by `build.rs`.
 const STYLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui.css.gz"));
 const BUNDLE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-bundle.js.gz"));
 const PRESET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/swagger-ui-standalone-preset.js.gz"));
 
-/// It stays the same while the program runs.
+/// The OpenAPI document as JSON, made once: it does not change while the program runs.
 static DOCUMENT: LazyLock<String> = LazyLock::new(|| openapi::document().to_json().unwrap_or_default());
 
 pub(super) fn routes(config: &mut ServiceConfig) {
@@ -65,7 +64,7 @@ async fn file(name: web::Path<String>) -> Result<HttpResponse, ApiError> {
         "swagger-ui-standalone-preset.js" => (SCRIPT, PRESET),
         _ => return Err(ApiError::not_found("There is nothing at this path.")),
     };
-    // Every browser takes gzip, so that nothing here unpacks it for others.
+    // Every browser takes gzip, so there is no uncompressed copy.
     let encoding = (CONTENT_ENCODING, ContentEncoding::Gzip);
     Ok(HttpResponse::Ok().content_type(content_type).insert_header(encoding).body(content))
 }

@@ -1,7 +1,7 @@
 //! What does a client see when something goes wrong? The one place that knows every error and its status.
 //!
-//! Statuses are chosen for what SDKs do with them: 408, 409, 429 and 5xx are tried again, `Retry-After` (whole seconds)
-//! and `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+//! Statuses are chosen for what SDKs do with them. They retry 408, 409, 429 and 5xx; `Retry-After` (whole seconds) and
+//! `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Reason, Status, StorageFull, StoreError};
+use crate::store::{Reason, Role, Status, StorageFull, StoreError};
 use limits::{Exceeded, Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
 
-/// When to come back to a store that cannot be written or read.
+/// `Retry-After` while the store cannot be read or written.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// An answer that is an error, in OpenAI's words. Boxed, as it is far larger than what it is returned instead of.
+/// An error answer, worded in OpenAI's dialect. Boxed to keep every `Result` small.
 #[derive(Clone, Debug)]
 pub struct ApiError(Box<Words>);
 
@@ -34,11 +34,11 @@ struct Words {
     message: String,
     param: Option<Cow<'static, str>>,
     retry_after: Option<Duration>,
-    /// Whether another try of the same request could help.
+    /// Whether no retry of the same request can help.
     hopeless: bool,
     headroom: Option<Headroom>,
     allow: Option<&'static str>,
-    /// The limit that refuses, by its name in the configuration.
+    /// The limit that refuses the request, by its name in the configuration.
     limit: Option<&'static str>,
 }
 
@@ -71,7 +71,7 @@ impl ApiError {
         Self::invalid(message).with(|words| words.param = Some(param.into()))
     }
 
-    /// 401: no key, or none that is known.
+    /// 401: no key, or an unknown one.
     pub fn unauthorized(message: impl Into<String>) -> Self {
         Self::new(&error_kind::UNAUTHORIZED, message)
     }
@@ -79,6 +79,20 @@ impl ApiError {
     /// 403: a known key in the wrong place.
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(&error_kind::FORBIDDEN, message)
+    }
+
+    /// 403: an administrator whose role does not suffice.
+    pub(super) fn role_too_low(role: Role, needed: Role) -> Self {
+        let (role, needed) = (role.as_str(), needed.as_str());
+        Self::forbidden(format!(
+            "Your role is `{role}`, and this takes the role `{needed}`. Ask an administrator with it."
+        ))
+    }
+
+    /// 403: the operator lets nothing in for this user.
+    pub fn suspended() -> Self {
+        let message = "Your account is suspended. Ask the operator of this service.";
+        Self::new(&error_kind::SUSPENDED, message).with(|words| words.hopeless = true)
     }
 
     /// 403: the key is not for this model.
@@ -91,10 +105,10 @@ impl ApiError {
         error.with(|words| words.param = Some("model".into()))
     }
 
-    /// 429: too many keys that are none came from the caller's network.
+    /// 429: too many wrong keys came from the caller's network.
     pub fn guessed_too_often(retry_after: Duration) -> Self {
         let message = format!(
-            "Incorrect API key, and too many of those came from your network. Please try again in {}.",
+            "Incorrect API key, and too many wrong keys came from your network. Please try again in {}.",
             seconds(retry_after)
         );
         let error = Self::new(&error_kind::RATE_LIMITED, message);
@@ -104,12 +118,12 @@ impl ApiError {
         })
     }
 
-    /// 404 for a thing named in the path.
+    /// 404: the thing that the path names does not exist.
     pub fn not_found(message: impl Into<String>) -> Self {
         Self::new(&error_kind::NOT_FOUND, message)
     }
 
-    /// 404 for a part of OpenAI's API that the service does not have.
+    /// 404: OpenAI's API has this path, but the gateway or the node does not.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Self::new(&error_kind::UNSUPPORTED_ENDPOINT, message)
     }
@@ -156,23 +170,23 @@ impl ApiError {
         Self::new(&error_kind::BODY_TOO_LARGE, message)
     }
 
-    /// 415: the body is in a coding that is not known here.
+    /// 415: the body's coding is not supported.
     pub fn unknown_coding() -> Self {
-        let message = "The request's body is in a coding that is not known here. Send it as it is, or in gzip or zstd.";
+        let message = "The request's body is in a coding that is not supported. Send it as it is, or in gzip or zstd.";
         Self::new(&error_kind::UNKNOWN_CODING, message)
     }
 
-    /// 409: it is there already.
+    /// 409: the request conflicts with what exists.
     pub fn conflict(message: impl Into<String>) -> Self {
         let error = Self::new(&error_kind::CONFLICT, message);
         error.with(|words| words.hopeless = true)
     }
 
-    /// 503: limits are shared with other gateways, and what this one may use of them by itself is used up.
+    /// 503: limits are shared with other gateways that cannot be asked, and this gateway's share is used up.
     pub fn limits_away() -> Self {
         let message = format!(
-            "Your limits are shared with other gateways, which cannot be asked at the moment, and what may be used \
-             without them is used up. Please try again in {}.",
+            "Your limits are shared with other gateways, which cannot be asked at the moment, and this gateway's share of \
+             them is used up. Please try again in {}.",
             seconds(STORAGE_RETRY)
         );
         Self::unavailable(&error_kind::LIMITS_UNAVAILABLE, message, STORAGE_RETRY)
@@ -184,7 +198,13 @@ impl ApiError {
         error.with(|words| words.retry_after = Some(retry_after))
     }
 
-    /// 500: a mistake of ours.
+    /// 503: as many listen to events as may.
+    pub(super) fn too_many_listeners() -> Self {
+        let message = "As many listen to events already as may. Please try again in 5s.";
+        Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
+    }
+
+    /// 500: a fault of the gateway itself.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(&error_kind::INTERNAL, message)
     }
@@ -209,7 +229,7 @@ impl ApiError {
             Exceeded::Concurrency { limit, retry_after } => (
                 &error_kind::RATE_LIMITED,
                 format!(
-                    "You have {limit} requests running or waiting, which is as many as you may. Please try again in {}.",
+                    "You have {limit} requests running or waiting, which is your limit. Please try again in {}.",
                     seconds(retry_after)
                 ),
                 retry_after,
@@ -218,7 +238,7 @@ impl ApiError {
             Exceeded::TokensOfMinute { limit, left, retry_after } => (
                 &error_kind::RATE_LIMITED,
                 format!(
-                    "Rate limit reached: of {limit} tokens per minute {left} are left, and this request needs more. Please \
+                    "Rate limit reached: {left} of {limit} tokens per minute are left, and this request needs more. Please \
                      try again in {}.",
                     seconds(retry_after)
                 ),
@@ -238,7 +258,7 @@ impl ApiError {
             Exceeded::TokensReserved { limit, left, retry_after } => (
                 &error_kind::RATE_LIMITED,
                 format!(
-                    "Of your {limit} tokens per day {left} are free and this request needs more; running requests hold \
+                    "{left} of your {limit} tokens per day are free, and this request needs more; running requests hold \
                      the rest. Please try again in {}.",
                     seconds(retry_after)
                 ),
@@ -265,12 +285,12 @@ impl ApiError {
         })
     }
 
-    /// There is no room for the body: of the user, or of all, or nobody's turn to read it came in time.
+    /// 429 or 503: there is no memory for the body, or (`None`) its turn to be parsed did not come in time.
     pub(super) fn no_room(full: Option<Full>) -> Self {
         let (kind, message) = match full {
             Some(Full::ForUser) => (
                 &error_kind::RATE_LIMITED,
-                "The bodies of your requests take as much memory as one user's may. Please try again in 1s.",
+                "Your requests' bodies take up as much memory as one user's may. Please try again in 1s.",
             ),
             Some(Full::ForAll) => (
                 &error_kind::OVERLOADED,
@@ -278,16 +298,16 @@ impl ApiError {
             ),
             None => (
                 &error_kind::OVERLOADED,
-                "The service is overloaded: it reads other large requests. Please try again in 1s.",
+                "The service is overloaded: it is reading other large requests. Please try again in 1s.",
             ),
         };
         let error = Self::new(kind, message).of_limit("server.body_memory_bytes");
         error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
     }
 
-    /// 429: lists and sums of usage take turns.
+    /// 429: too many lists and sums of usage are being read.
     pub(super) fn reads_too_much() -> Self {
-        let message = "You are reading as much of your usage at a time as one user may. Please try again in 1s.";
+        let message = "Too many usage reports are being read at the moment. Please try again in 1s.";
         let error = Self::new(&error_kind::RATE_LIMITED, message);
         error.with(|words| words.retry_after = Some(Duration::from_secs(1)))
     }
@@ -296,18 +316,18 @@ impl ApiError {
         self.with(|words| words.limit = Some(limit))
     }
 
-    /// The limit that refuses, where it is one.
+    /// The limit that refuses the request, if one does.
     pub(super) fn limit(&self) -> Option<&'static str> {
         self.0.limit
     }
 
-    /// Usage cannot be stored, and nothing is given away.
+    /// 503: usage cannot be stored, so no request is admitted.
     pub fn not_stored() -> Self {
         let message = format!("{StorageFull}. Please try again in {}.", seconds(STORAGE_RETRY));
         Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
-    /// Whose key it is cannot be said while the database is away.
+    /// 503: the key cannot be checked while the database is away.
     pub fn users_away() -> Self {
         let message = format!(
             "This API key cannot be checked at the moment, as the database is away. Please try again in {}.",
@@ -316,7 +336,7 @@ impl ApiError {
         Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
-    /// A request that was carried and got no answer, and how its account is closed.
+    /// The error for a request that got no answer, and the status of its usage row.
     pub fn not_carried(why: &WhyNot, model: &str) -> (Self, Status) {
         match why {
             WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
@@ -335,7 +355,7 @@ impl ApiError {
         }
     }
 
-    /// 422: the request makes nodes fail that answer others.
+    /// 422: the request makes nodes fail that answer other requests.
     fn indicted(left: Duration) -> Self {
         let message = format!(
             "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
@@ -350,7 +370,7 @@ impl ApiError {
         let again = format!("Please try again in {}.", seconds(after));
         match refusal.reason {
             RefusalReason::UserQueueFull => {
-                let message = format!("You have as many requests waiting as one user may. {again}");
+                let message = format!("You have as many requests waiting as one user may have. {again}");
                 let error = Self::new(&error_kind::RATE_LIMITED, message).of_limit("queue.max_queued_per_user");
                 (error.with(|words| words.retry_after = Some(after)), Status::Refused)
             }
@@ -388,34 +408,34 @@ impl ApiError {
         }
     }
 
-    /// A 429 says where the user stands, whichever limit it was.
+    /// Adds to a 429 how much of each limit is left, whichever limit refused the request.
     pub fn for_user(self, headroom: Headroom) -> Self {
         let is_limit = self.0.kind.status == 429;
         self.with(|words| words.headroom = words.headroom.take().or(is_limit.then_some(headroom)))
     }
 
-    /// The words.
+    /// What every dialect's body is made from.
     pub fn object(&self) -> ErrorObject<'_> {
         let Words { message, kind, param, .. } = &*self.0;
         ErrorObject { message, kind: kind.kind, param: param.as_deref(), code: kind.code }
     }
 
-    /// The body, in a dialect's own words.
+    /// The body in the format of a dialect.
     pub fn body(&self, dialect: Dialect) -> String {
         self.object().body(dialect)
     }
 
-    /// The word for programs.
+    /// The `code` for programs.
     pub fn word(&self) -> Option<&'static str> {
         self.0.kind.code
     }
 
-    /// What a usage row says of it.
+    /// What the request's usage row says about it.
     pub fn reason(&self) -> Reason {
         Reason::new(self.word(), self.0.limit)
     }
 
-    /// The status code.
+    /// The HTTP status.
     pub fn code(&self) -> u16 {
         self.0.kind.status
     }
@@ -430,11 +450,13 @@ impl From<BadRequest> for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exists(_) | StoreError::NodeExists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) => {
+            StoreError::Exists(_) | StoreError::NodeExists(_) | StoreError::AdminExists(_) => {
+                Self::conflict(error.to_string())
+            }
+            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) | StoreError::NoAdmin(_) => {
                 Self::not_found(error.to_string())
             }
-            StoreError::TooManyKeys(_) => Self::invalid(error.to_string()),
+            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
@@ -446,8 +468,8 @@ impl From<StoreError> for ApiError {
             | StoreError::Randomness(_)
             | StoreError::PepperFile { .. }
             | StoreError::PasswordFile { .. } => {
-                // What a database says may hold what was asked of it: for the operator only.
-                tracing::error!(%error, "the database failed a request");
+                // A database's message may quote the statement, so only the operator sees it.
+                tracing::error!(%error, "the database failed, and a request with it");
                 let message = "The database is not available. Please try again in 5s.";
                 Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
             }
@@ -477,7 +499,7 @@ impl fmt::Display for ApiError {
 
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        // The table holds nothing else.
+        // Every status of the table is valid.
         StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
@@ -488,7 +510,7 @@ impl ResponseError for ApiError {
             response.insert_header((header::RETRY_AFTER, whole.to_string()));
             response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
         }
-        if self.0.hopeless {
+        if self.0.hopeless || self.0.kind.is_final() {
             response.insert_header(("x-should-retry", "false"));
         }
         if self.0.kind.status == 401 {
@@ -504,7 +526,7 @@ impl ResponseError for ApiError {
     }
 }
 
-/// `x-ratelimit-*` for the limits that the user has.
+/// Adds `x-ratelimit-*` for those limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
     for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
         let Some(Remaining { limit, left, reset }) = room else { continue };
@@ -519,7 +541,7 @@ pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroo
     }
 }
 
-/// As Go writes durations, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
+/// A duration as Go writes it, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
 fn go_duration(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         return format!("{}ms", duration.as_millis());
@@ -532,12 +554,12 @@ fn go_duration(duration: Duration) -> String {
     }
 }
 
-/// In the form that clients parse out of the message.
+/// Whole seconds, at least one, in the form that clients parse out of the message: `5s`.
 fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_millis().div_ceil(1000).max(1))
 }
 
-/// A client's own string, safe to show.
+/// A client's own text, cut to 128 characters and without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(128).collect()
 }

@@ -8,12 +8,19 @@ pub struct ErrorKind {
     pub status: u16,
     /// `error.type`, in OpenAI's words.
     pub kind: &'static str,
-    /// `error.code`; absent where `error.param` or the status says all there is to say.
+    /// `error.code`; absent if `error.param` or the status says it all.
     pub code: Option<&'static str>,
-    /// When it is answered.
+    /// When a client gets it.
     pub when: &'static str,
-    /// What whoever wrote the client should do.
+    /// What the author of the client should do about it.
     pub remedy: &'static str,
+}
+
+impl ErrorKind {
+    /// Whether the same request is bound to fail again, so that a client should not repeat it by itself.
+    pub fn is_final(&self) -> bool {
+        matches!(self.status, 400 | 401 | 403 | 404 | 405 | 413 | 415 | 422)
+    }
 }
 
 /// Declares the kinds, and `ALL` of them in the order of this file.
@@ -40,6 +47,9 @@ kinds! {
     FORBIDDEN = 403 "permission_error" Some("not_allowed");
         "A user's key was sent to /admin, or the request would change the models of everybody.";
         "Use the admin key, or ask the operator.";
+    SUSPENDED = 403 "permission_error" Some("user_suspended");
+        "The operator has suspended the user: none of the user's keys opens anything.";
+        "Ask the operator.";
     STOPPED = 403 "permission_error" Some("request_stopped");
         "An operator, or somebody with a key of the same user, stopped the request.";
         "Read the message: it says who and why.";
@@ -123,5 +133,13 @@ mod tests {
             assert!(twin.is_none(), "{kind:?}");
         }
         assert!(ALL.is_sorted_by_key(|kind| kind.status));
+    }
+
+    #[test]
+    fn whatever_sdks_repeat_by_themselves_is_worth_repeating() {
+        for kind in ALL {
+            let is_repeated = matches!(kind.status, 408 | 409 | 429) || kind.status >= 500;
+            assert_eq!(kind.is_final(), !is_repeated, "{kind:?}");
+        }
     }
 }

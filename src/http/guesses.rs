@@ -1,5 +1,5 @@
-//! Is somebody guessing keys? Counts wrong ones by the network they come from. A good key is never counted nor held up, and a
-//! missing one is no guess.
+//! Is somebody guessing keys? Counts wrong keys by network. A valid key is neither counted nor delayed, and a missing key
+//! is no guess.
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -14,15 +14,15 @@ pub struct Guesses {
 }
 
 impl Guesses {
-    /// Lets every network be wrong `limit` times a minute.
+    /// Lets every network send `limit` wrong keys a minute.
     pub fn new(limit: u32) -> Self {
         Self { limit, counters: Counters::default() }
     }
 
-    /// A key from `address` was wrong.
+    /// Counts a wrong key from `address`.
     ///
     /// # Errors
-    /// When it was one too often: how long to wait.
+    /// How long to wait, if the network has sent too many.
     pub fn wrong(&self, address: IpAddr, now: Duration) -> Result<(), Duration> {
         match self.counters.count(network(address), now) {
             (wrong, left) if wrong > self.limit => Err(left),

@@ -101,7 +101,7 @@ pub async fn messages(call: Call) -> Result<HttpResponse, ApiError> {
 
 /// Token counts (Anthropic)
 ///
-/// How many tokens the prompt of a message has, about. No node is asked, and nothing is charged.
+/// Estimates the tokens of a message's prompt. No node is asked, and nothing is charged.
 #[utoipa::path(
     post, path = "/v1/messages/count_tokens", tag = "inference", security(("user_key" = [])),
     request_body(content = ref("#/components/schemas/MessagePrompt"), description = "As for `/v1/messages`; `model` and `messages` are needed.",
@@ -189,10 +189,10 @@ pub async fn embed_one(call: Call) -> Result<HttpResponse, ApiError> {
     call.serve(Endpoint::EmbedOne).await
 }
 
-/// Sound, which nodes take and give without a word of how much work it was.
+/// Refuses the audio API: nodes report no tokens for it.
 pub(super) async fn unmetered_audio(_: Caller) -> Result<HttpResponse, ApiError> {
     Err(ApiError::unsupported(
-        "The audio API is not offered here: nodes report no tokens for it, so that it could not be metered. To have \
-         sound understood, send it as an `input_audio` part of a message to POST /v1/chat/completions.",
+        "The audio API is not offered here: nodes report no tokens for it, so it cannot be metered. To give a model \
+         sound, send it as an `input_audio` part of a message to POST /v1/chat/completions.",
     ))
 }

@@ -1,7 +1,7 @@
 //! Settings that may change while the gateway runs.
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// A value that every copy sees change.
+/// A value that can be replaced; every clone sees the new one.
 #[derive(Debug)]
 pub struct Live<T>(Arc<RwLock<Arc<T>>>);
 
@@ -12,17 +12,17 @@ impl<T> Clone for Live<T> {
 }
 
 impl<T> Live<T> {
-    /// The first value.
+    /// Starts with `value`.
     pub fn new(value: T) -> Self {
         Self(Arc::new(RwLock::new(Arc::new(value))))
     }
 
-    /// The value now.
+    /// The current value.
     pub fn get(&self) -> Arc<T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Another value from now on.
+    /// Replaces the value for every clone; whoever has called [`Live::get`] keeps the old one.
     pub fn set(&self, value: T) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(value);
     }

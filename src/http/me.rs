@@ -97,7 +97,7 @@ pub async fn requests(
 ) -> Result<Json<OwnRequests>, ApiError> {
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
     let user = access.user().as_str();
-    let recent = rows(&store, &recorder, user, &PageQuery::new(Some(RECENT), None)).await?.into_data();
+    let recent = rows(&store, &recorder, access.usage_id(), &PageQuery::new(Some(RECENT), None)).await?.into_data();
     let data = open_requests(&meters, &lifecycle.dispatcher, |request| &*request.user == user);
     Ok(Json(OwnRequests { object: "list", data, recent }))
 }

@@ -1,20 +1,24 @@
-//! What may a client say, and what does it hear? The only module with handlers, status codes and the OpenAPI document.
+//! The HTTP interface: the only module with handlers, status codes and the OpenAPI document.
 mod address;
 pub mod admin;
 pub mod answers;
+mod audited;
 mod auth;
 mod body;
 mod body_memory;
 mod bounds;
 mod call;
 mod coding;
+mod console;
 mod cookies;
 mod cors;
 mod counters;
 mod credentials;
+mod csv;
 mod docs;
 mod error;
 pub mod error_kind;
+pub mod events;
 mod guesses;
 mod inference;
 mod live;
@@ -43,6 +47,7 @@ pub use admin::reload::{Reload, ReloadReport};
 pub use auth::AdminKey;
 pub use body_memory::BodyMemory;
 pub use error::ApiError;
+pub use events::EventFeed;
 pub use guesses::Guesses;
 pub use live::Live;
 pub use names::ModelNames;

@@ -1,4 +1,4 @@
-//! Which models are there? The union over the nodes, from what they last said; no node is asked.
+//! Which models are there? The union over all nodes, as they last reported; no node is asked.
 use actix_web::web::{Data, Json, Path};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -41,7 +41,7 @@ impl From<&Model> for ModelObject {
 
 /// List models
 ///
-/// The models of all nodes, and the other names that the operator gave them, as far as the key is for them.
+/// The models of all nodes and their aliases, as far as the key may use them.
 #[utoipa::path(
     get, path = "/v1/models", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = ModelList), super::answers::AuthResponses),
@@ -83,7 +83,7 @@ pub async fn retrieve(
     let is_alias = names.alias_of(&id).is_some();
     fleet.dispatcher.read(|scheduler| {
         let unknown = || ApiError::unknown_model(&id);
-        // A model that stands in for another is no description of it.
+        // A fallback does not describe the model that it is used for.
         if !is_alias && find_listed(&id, scheduler).is_none() {
             return Err(unknown());
         }

@@ -24,10 +24,10 @@ pub struct ModelNames {
 }
 
 impl ModelNames {
-    /// The model to use for `asked`: it, or the first that stands in for it, of those that nodes list.
+    /// The model to use for `asked`: that model if a node lists it, or else its first fallback that a node lists.
     ///
-    /// A key that is for another name of a model is for what that name means, stand-ins included. A stand-in that it is
-    /// not for is passed over; a model that is there and that it is not for is not replaced.
+    /// A key that may use an alias may use whatever the alias leads to, fallbacks included. Otherwise, fallbacks that the
+    /// key may not use are skipped, while a listed model that it may not use is forbidden and not replaced.
     pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
         let alias = self.alias_of(asked);
         let meant = alias.map_or(asked, String::as_str);
@@ -48,19 +48,19 @@ impl ModelNames {
         meaning
     }
 
-    /// The model that is meant by another name, in any spelling of it.
+    /// The model that an alias stands for, however the alias is spelled.
     pub(super) fn alias_of(&self, asked: &str) -> Option<&String> {
         let spelled = || self.aliases.iter().find(|(alias, _)| ModelName::same(alias, asked)).map(|(_, model)| model);
         self.aliases.get(asked).or_else(spelled)
     }
 
-    /// Tokens of context a model, as a node lists it, should be loaded with; with or without its tag.
+    /// The context, tokens, that a listed model should be loaded with; settings may leave out its tag `:latest`.
     pub fn expected_context(&self, listed: &str) -> Option<u64> {
         let bare = listed.strip_suffix(":latest");
         self.context_length.get(listed).or_else(|| self.context_length.get(bare?)).copied()
     }
 
-    /// The other names that mean a model some node lists, each with that model's own.
+    /// The aliases that lead to a listed model which the key may use, each with that model's listed name.
     pub fn listed_aliases(&self, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
         let listed = |alias: &String| match self.resolve(alias, allowed, scheduler) {
             Meaning::Model(found) => Some((alias.clone(), found.listed)),
@@ -70,8 +70,8 @@ impl ModelNames {
     }
 }
 
-/// The model of this name, in any spelling: the name to ask a node for, and the one that it lists. The client's own spelling
-/// is kept where the scheduler knows it.
+/// Finds a model by its name in any spelling. Returns the name to ask a node for, which is the client's own spelling if
+/// the scheduler knows it, and the listed name.
 pub(super) fn find_listed<'a>(name: &'a str, scheduler: &'a Scheduler) -> Option<(&'a str, &'a str)> {
     if let Some(model) = scheduler.find_model(name) {
         return Some((name, &model.name));
@@ -81,14 +81,14 @@ pub(super) fn find_listed<'a>(name: &'a str, scheduler: &'a Scheduler) -> Option
     Some((listed, listed))
 }
 
-/// What a name means to a key.
+/// What a model's name means for a key.
 #[derive(Clone, Debug)]
 pub enum Meaning {
-    /// This model.
+    /// A model that the key may use.
     Model(Resolved),
-    /// One that the key is not for.
+    /// A listed model that the key may not use.
     Forbidden,
-    /// None that a node lists.
+    /// No node lists such a model.
     Unknown,
 }
 

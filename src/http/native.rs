@@ -1,4 +1,5 @@
-//! Ollama's own API, where no node has to work: lists of the whole fleet, and a clear no to what is the operator's.
+//! The routes of Ollama's own API that run no model: lists over the whole fleet, and a refusal of what only the operator
+//! may do.
 use std::time::Duration;
 
 use actix_web::HttpResponse;
@@ -17,15 +18,15 @@ use crate::fleet::FleetContext;
 use crate::store::Access;
 use protocol::repaired;
 
-/// What `/api/show` may tell: not the operator's system prompt, template, parameters or licence.
+/// The fields of `/api/show` that users see: not the operator's system prompt, template, parameters or licence.
 const SHOWN: [&str; 5] = ["details", "model_info", "projector_info", "capabilities", "modified_at"];
-/// What is said while no node has told its version; its API is the one that is spoken here.
+/// The version to report until a node has reported one: that of the Ollama whose API the gateway follows.
 const ASSUMED_VERSION: &str = "0.33.0";
 const SHOW_PATIENCE: Duration = Duration::from_secs(10);
 
 /// List models (Ollama)
 ///
-/// The models of all nodes, as the nodes list them, and the other names that the operator gave them.
+/// The models of all nodes, as the nodes list them, and their aliases, as far as the key may use them.
 #[utoipa::path(
     get, path = "/api/tags", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
@@ -58,7 +59,7 @@ fn with_name(model: &Value, name: &str) -> Value {
 
 /// List loaded models (Ollama)
 ///
-/// The models that are in the memory of any node.
+/// The models in the memory of any node, as far as the key may use them.
 #[utoipa::path(
     get, path = "/api/ps", tag = "inference", security(("user_key" = [])),
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
@@ -71,8 +72,8 @@ pub async fn ps(fleet: Data<FleetContext>, Caller(access): Caller) -> Json<Value
 
 /// Version (Ollama)
 ///
-/// The oldest version among the nodes. It needs no key, as clients ask for it first; a wrong key is refused, as some
-/// applications check their connection by this path alone.
+/// The oldest version among the nodes. It needs no key, because clients ask for it first. A wrong key is refused,
+/// because some applications check their connection with this path alone.
 #[utoipa::path(
     get, path = "/api/version", tag = "inference",
     responses((status = 200, body = serde_json::Value), answers::OllamaAuthResponses),
@@ -108,7 +109,7 @@ pub async fn show(
 ) -> Result<HttpResponse, ApiError> {
     let asked: Map<String, Value> =
         serde_json::from_slice(&repaired(body.0)?).map_err(|_| ApiError::invalid("the body is not a JSON object"))?;
-    // Older clients say `name`, and some send an empty string for the one that they do not use.
+    // Older clients send `name`, and some send an empty string in the field that they do not use.
     let said = |key: &&str| asked.get(*key).and_then(Value::as_str).filter(|model| !model.is_empty());
     let model = ["model", "name"].iter().find_map(said);
     let model = model.ok_or_else(|| ApiError::invalid_field("model", "`model` is missing"))?;
@@ -119,8 +120,8 @@ pub async fn show(
         let asking = inference.upstream.show(&node, request.clone());
         match tokio::time::timeout(SHOW_PATIENCE, asking).await {
             Ok(Ok(said)) => return Ok(HttpResponse::Ok().json(filtered(&said)?)),
-            Ok(Err(error)) => tracing::warn!(node = &*node.name, error, "a model could not be shown"),
-            Err(_) => tracing::warn!(node = &*node.name, "a model could not be shown in time"),
+            Ok(Err(error)) => tracing::warn!(node = &*node.name, error, "the node could not show a model"),
+            Err(_) => tracing::warn!(node = &*node.name, "the node did not show a model in time"),
         }
     }
     let message = "No node that has the model is up at the moment. Please try again in 5s.";
@@ -133,7 +134,7 @@ fn filtered(said: &[u8]) -> Result<Map<String, Value>, ApiError> {
     Ok(said.into_iter().filter(|(key, _)| SHOWN.contains(&key.as_str())).collect())
 }
 
-/// What would change the models of everybody.
+/// Refuses the routes that would change models for everybody.
 pub async fn managed(_: Caller) -> Result<HttpResponse, ApiError> {
-    Err(ApiError::forbidden("Models are managed by the operator of this service; ask there for what you miss."))
+    Err(ApiError::forbidden("Models are managed by the operator of this service; ask them for what you need."))
 }

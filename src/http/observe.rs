@@ -1,14 +1,15 @@
-//! Gives every request its id, and every request that has no account of its own its metrics and its log line.
-use actix_web::body::{EitherBody, MessageBody};
+//! Gives every request its id, and reports each one that no meter reports, with its metrics and its log line.
+use actix_web::body::{BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{ConnectionType, Method, StatusCode};
+use actix_web::http::{ConnectionType, Method, StatusCode, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest};
 use uuid::Uuid;
 
 use super::address::normalise;
+use super::audited;
 use super::auth::CalledBy;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
@@ -20,15 +21,15 @@ use crate::trace::{Closing, Trace};
 use protocol::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Where Anthropic's SDKs look for it.
+/// Where Anthropic's SDKs look for the request's id.
 const ANTHROPIC_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const CLIENT_REQUEST_ID: HeaderName = HeaderName::from_static("x-client-request-id");
 const PROCESSING: HeaderName = HeaderName::from_static("openai-processing-ms");
 const RETRY_COUNT: HeaderName = HeaderName::from_static("x-stainless-retry-count");
-/// Longest id of a client's own that is echoed.
+/// Longest id from a client that is echoed, bytes.
 const MAX_CLIENT_ID: usize = 128;
 
-/// The id of a request: ours, never the client's.
+/// The id that the gateway gives to a request; never the client's own.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestId(pub Uuid);
 
@@ -39,13 +40,13 @@ pub struct Accounted;
 /// The middleware around every route.
 ///
 /// # Errors
-/// Only those of what it wraps.
+/// Only those of the service it wraps.
 pub async fn observe(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
     normalise(&mut request);
-    // HEAD is answered as GET is; the server leaves the body out by itself, as it goes by what was received.
+    // HEAD is answered like GET. The server goes by the method that it received, so it leaves out the body by itself.
     if request.method() == Method::HEAD {
         request.head_mut().method = Method::GET;
     }
@@ -66,7 +67,7 @@ pub async fn observe(
     let allowed = Allowed::of(&request, origins);
     let mut response = match allowed.as_ref().and_then(|_| preflight(&request, private_network)) {
         Some(answer) => request.into_response(answer.map_body(|_, _| EitherBody::right(String::new()))),
-        None => in_words_of(dialect, next.call(request).await?),
+        None => in_words_of(dialect, audited::carry(request, next, id).await?),
     };
     let spent = meters.as_ref().zip(received).map(|(meters, received)| meters.clock.uptime().saturating_sub(received));
     if let (Some(meters), Some(spent)) = (&meters, spent)
@@ -77,6 +78,7 @@ pub async fn observe(
     if let Some(meters) = &meters {
         hold_back(&mut response, meters).await;
     }
+    end_by_closing(&mut response);
     let in_openais_words = dialect == Dialect::OpenAi && response.request().path().starts_with("/v1/");
     let headers = response.headers_mut();
     if let Some(spent) = spent.filter(|_| in_openais_words) {
@@ -97,7 +99,17 @@ pub async fn observe(
     Ok(response)
 }
 
-/// Lets whoever is refused again and again wait for it.
+/// Closes the connection after a body of unknown length on HTTP/1.0, which has no other way to mark its end.
+fn end_by_closing<B: MessageBody>(response: &mut ServiceResponse<B>) {
+    let is_old = response.request().version() < Version::HTTP_11;
+    if is_old && response.response().body().size() == BodySize::Stream {
+        let head = response.response_mut().head_mut();
+        head.no_chunking(true);
+        head.set_connection_type(ConnectionType::Close);
+    }
+}
+
+/// Delays the answer to a client that is refused again and again.
 async fn hold_back<B>(response: &mut ServiceResponse<B>, meters: &Meters) {
     if response.status() != StatusCode::TOO_MANY_REQUESTS {
         return;
@@ -113,11 +125,11 @@ async fn hold_back<B>(response: &mut ServiceResponse<B>, meters: &Meters) {
 
 fn who(request: &HttpRequest) -> Option<Who> {
     let user = request.extensions().get::<CalledBy>().map(|CalledBy(user)| Who::User(user.clone()));
-    // Of the connection itself: what headers say of an address can be forged.
+    // The address of the connection itself: one in a header can be forged.
     user.or_else(|| Some(Who::at(request.peer_addr()?.ip())))
 }
 
-/// Errors are worded in OpenAI's dialect everywhere, and put into the path's own here, once.
+/// Puts an error into the dialect of its path: everywhere else errors are in OpenAI's.
 fn in_words_of<B>(dialect: Dialect, response: ServiceResponse<B>) -> ServiceResponse<EitherBody<B, String>> {
     let error = response.response().error().and_then(|error| error.as_error::<ApiError>());
     match error.filter(|_| dialect != Dialect::OpenAi).map(|error| error.body(dialect)) {
@@ -133,7 +145,7 @@ fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, duration: std::time::Duration) {
-    // Never the raw path: it is the client's own text, and may hold anything.
+    // Never the raw path: it is the client's own text, which may hold anything.
     let pattern = response.request().match_pattern();
     let route = pattern.as_deref().unwrap_or("_unmatched");
     let code = response.status().as_u16();
@@ -161,7 +173,7 @@ fn report<B>(response: &ServiceResponse<B>, id: Uuid, meters: &Meters, duration:
     let pace = request.app_data::<Data<Pace>>().filter(|_| code >= 400);
     match pace.map_or(Some(1), |pace| pace.tells(kind, meters.clock.uptime())) {
         Some(count) if count > LINES => {
-            tracing::info!(request_id = %id, method, route, code, error, count, "requests of this kind ended in a minute");
+            tracing::info!(request_id = %id, method, route, code, error, count, "many such requests ended in a minute");
         }
         Some(_) => tracing::info!(request_id = %id, method, route, code, error, duration_ms, "request ended"),
         None => {}

@@ -1,5 +1,6 @@
 //! Which requests are open, as their users and the operator see them: what runs, what waits, how far and why?
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use super::time::rfc3339;
 use crate::dispatch::Dispatcher;
 use crate::relay::{Meters, OpenRequest};
-use scheduler::{Alternative, Kind, Scheduler, Waiting};
+use scheduler::{Alternative, Kind, Pace, RequestId, Scheduler, Waiting};
 
 /// Waiting requests that are told their place; further back it changes too often to mean anything.
 const PLACED: usize = 1_000;
@@ -52,10 +53,14 @@ pub struct OpenRecord {
     attempts: u32,
     /// Tokens of the answer so far; 0 for an answer that is not streamed.
     completion_tokens: u64,
+    /// How long it has waited, or did before this attempt, milliseconds.
+    waited_ms: u64,
     /// Its place among those that wait, from 1; null while it runs.
     position: Option<usize>,
     /// When a slot is expected, milliseconds from now; null while it runs, and while it is too far back to be planned.
     expected_ms: Option<u64>,
+    /// When its first token is expected, milliseconds from now; null once it is there, and while that is not known.
+    expected_first_token_ms: Option<u64>,
     /// What happens, in words.
     #[schema(example = "waits for a slot on gpu-1, expected in 4.1 s")]
     summary: String,
@@ -74,10 +79,48 @@ pub(super) fn open_requests(
         waiting.map(|(index, (request_id, waiting))| (request_id, (index + 1, waiting))).collect();
     let now = meters.clock.uptime();
     dispatcher.read(|scheduler| {
-        let record = |request: &std::sync::Arc<OpenRequest>| {
-            OpenRecord::new(request, places.get(&request.request_id), scheduler, now)
-        };
+        let record =
+            |request: &Arc<OpenRequest>| OpenRecord::new(request, places.get(&request.request_id), scheduler, now);
         wanted.iter().map(record).collect()
+    })
+}
+
+/// Some of the open requests, and how many others there are.
+#[derive(Debug)]
+pub(super) struct MostOpen {
+    /// The oldest first.
+    pub(super) running: Vec<OpenRecord>,
+    pub(super) running_left_out: usize,
+    /// By position.
+    pub(super) waiting: Vec<OpenRecord>,
+    pub(super) waiting_left_out: usize,
+}
+
+/// At most `most` of the requests that run, and of those that wait.
+pub(super) fn open_now(meters: &Meters, dispatcher: &Dispatcher, most: usize) -> MostOpen {
+    let (mut running, unordered): (Vec<_>, Vec<_>) =
+        meters.requests.all().into_iter().partition(|request| request.stage().node.is_some());
+    let mut unordered: BTreeMap<Uuid, Arc<OpenRequest>> =
+        unordered.into_iter().map(|request| (request.request_id, request)).collect();
+    let (all_running, all_waiting) = (running.len(), unordered.len());
+    running.truncate(most);
+    let mut waiting = Vec::with_capacity(most.min(all_waiting));
+    for (index, (request_id, place)) in dispatcher.waiting(most).into_iter().enumerate() {
+        // One that was granted a slot a moment ago is no longer told as one that waits.
+        waiting.extend(unordered.remove(&request_id).map(|request| (request, Some((index + 1, place)))));
+    }
+    // Those that are about to enter the queue have no place yet.
+    let placeless = most.saturating_sub(waiting.len());
+    waiting.extend(unordered.into_values().take(placeless).map(|request| (request, None)));
+    let now = meters.clock.uptime();
+    dispatcher.read(|scheduler| MostOpen {
+        running_left_out: all_running.saturating_sub(running.len()),
+        waiting_left_out: all_waiting.saturating_sub(waiting.len()),
+        running: running.iter().map(|request| OpenRecord::new(request, None, scheduler, now)).collect(),
+        waiting: waiting
+            .iter()
+            .map(|(request, place)| OpenRecord::new(request, place.as_ref(), scheduler, now))
+            .collect(),
     })
 }
 
@@ -87,6 +130,10 @@ impl OpenRecord {
         let state = if stage.node.is_some() { OpenState::Running } else { OpenState::Waiting };
         let place = place.filter(|_| state == OpenState::Waiting);
         let plan = place.and_then(|(_, waiting)| waiting.waits_for);
+        let until = if state == OpenState::Running { stage.since } else { now };
+        let waited = until.saturating_sub(request.received.uptime);
+        let pace = (state == OpenState::Running && !stage.has_begun).then(|| pace_of(request, scheduler)).flatten();
+        let prefill = pace.map(|pace| pace.prefill - now.saturating_sub(stage.since).as_secs_f64());
         let summary = match &stage.node {
             Some(node) if stage.has_begun => format!("{node} answers"),
             Some(node) => format!("{node} has it and has not answered yet"),
@@ -105,8 +152,10 @@ impl OpenRecord {
             node: stage.node.map(|node| node.to_string()),
             attempts: stage.attempt,
             completion_tokens: request.tokens(),
+            waited_ms: millis(waited),
             position: place.map(|(position, _)| *position),
-            expected_ms: plan.map(|plan| ((plan.wait + plan.load) * 1000.0).round().max(0.0) as u64),
+            expected_ms: plan.map(|plan| seconds_to_ms(plan.wait + plan.load)),
+            expected_first_token_ms: plan.map(|plan| plan.first_token()).or(prefill).map(seconds_to_ms),
             summary,
         }
     }
@@ -123,6 +172,14 @@ fn words(plan: &Alternative, scheduler: &Scheduler) -> String {
         Kind::Load => format!("waits for the model to be loaded on {node}, expected in {:.1} s", plan.wait + plan.load),
         Kind::Now | Kind::Wait => format!("waits for a slot on {node}, expected in {:.1} s", plan.wait),
     }
+}
+
+fn pace_of(request: &OpenRequest, scheduler: &Scheduler) -> Option<Pace> {
+    scheduler.pace(RequestId(request.request_id.as_u128()))
+}
+
+fn seconds_to_ms(seconds: f64) -> u64 {
+    (seconds * 1000.0).round().max(0.0) as u64
 }
 
 fn millis(duration: Duration) -> u64 {

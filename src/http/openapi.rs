@@ -8,6 +8,7 @@ use utoipa::{Modify, OpenApi};
 
 use super::answers::{AnthropicErrorBody, ErrorBody, OllamaErrorBody};
 use super::cookies::SESSION_COOKIE;
+use super::events::{ChangeRecord, EndRecord, LiveFleet, LiveSnapshot};
 use super::{admin, inference, me, models, native, ops, sign_in, usage};
 
 #[derive(OpenApi)]
@@ -20,7 +21,7 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
     tags(
         (name = "inference", description = "OpenAI's API, with a user's key."),
         (name = "usage", description = "What one has used, with a user's key."),
-        (name = "admin", description = "Users, limits and nodes, with the admin key."),
+        (name = "admin", description = "Users, limits and nodes, with an administrator's key."),
         (name = "console", description = "Signing in with a browser."),
         (name = "operations", description = "Health and metrics, without a key."),
     ),
@@ -48,8 +49,9 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         me::requests,
         me::stop,
         admin::users::create,
-        admin::users::list,
+        admin::user_list::list,
         admin::users::retrieve,
+        admin::users::change,
         admin::users::delete,
         admin::users::usage,
         admin::usage::report,
@@ -61,6 +63,7 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         admin::limits::retrieve,
         admin::limits::change,
         admin::nodes::list,
+        admin::events::listen,
         admin::queue::list,
         admin::story::explain,
         admin::requests::list,
@@ -77,6 +80,13 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         admin::models::unload,
         admin::models::delete,
         admin::reload::reload,
+        admin::admins::create,
+        admin::admins::list,
+        admin::admins::retrieve,
+        admin::admins::change,
+        admin::admins::delete,
+        admin::admins::rotate,
+        admin::audit::list,
         sign_in::begin,
         sign_in::retrieve,
         sign_in::end,
@@ -86,7 +96,9 @@ use super::{admin, inference, me, models, native, ops, sign_in, usage};
         ops::ready,
         ops::metrics,
     ),
-    components(schemas(ErrorBody, OllamaErrorBody, AnthropicErrorBody)),
+    components(schemas(
+        ErrorBody, OllamaErrorBody, AnthropicErrorBody, LiveSnapshot, LiveFleet, ChangeRecord, EndRecord
+    )),
     modifiers(&Keys, &Requests),
 )]
 struct Document;

@@ -1,4 +1,4 @@
-//! Is the gateway alive, ready, and what is it doing? For people at the door, load balancers and Prometheus.
+//! Is the gateway alive and ready, and what is it doing? For visitors, load balancers and Prometheus.
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
@@ -16,18 +16,18 @@ use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL}
 use crate::store::Recorder;
 use scheduler::{NodeState, NodeView, Scheduler};
 
-/// What the doors for machines look at.
+/// What the routes of this file and those of `/admin/nodes` read.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
-    /// Set when no new request is taken.
+    /// Cancelled once the gateway drains.
     pub draining: CancellationToken,
     /// The nodes and the queue.
     pub dispatcher: Arc<Dispatcher>,
-    /// The way of usage to the database.
+    /// Whether usage can be stored, and how many rows wait.
     pub recorder: Recorder,
-    /// What is exported.
+    /// The metrics to export.
     pub metrics: Arc<Metrics>,
-    /// What models should be like.
+    /// The context that each model should be loaded with.
     pub names: Live<ModelNames>,
 }
 
@@ -36,9 +36,9 @@ pub struct Lifecycle {
 pub struct Welcome {
     /// `ollama-gateway`
     name: &'static str,
-    /// Of this program.
+    /// The version of this program.
     version: &'static str,
-    /// What clients of Ollama look for.
+    /// The text that clients of Ollama look for.
     status: &'static str,
     /// Where to go next.
     links: Links,
@@ -47,7 +47,7 @@ pub struct Welcome {
 /// Paths of this service.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Links {
-    /// Documentation to try things out in.
+    /// Documentation, with forms to try the API.
     docs: &'static str,
     /// The OpenAPI document.
     openapi: &'static str,
@@ -55,7 +55,7 @@ pub struct Links {
     api: &'static str,
     /// Whether nodes are up.
     health: &'static str,
-    /// For Prometheus.
+    /// Metrics for Prometheus.
     metrics: &'static str,
 }
 
@@ -80,7 +80,7 @@ pub struct NodeCount {
 /// Whether this instance should be given requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Readiness {
-    /// `ready`, `draining` or `storage_unavailable`.
+    /// `ready`, `draining` or `storage_unavailable`; always `live` from `/health/live`.
     status: &'static str,
 }
 
@@ -145,7 +145,7 @@ pub async fn ready(lifecycle: Data<Lifecycle>) -> HttpResponse {
     responses((status = 200, content_type = "text/plain", body = String)),
 )]
 pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
-    // Thousands of series take a while to encode, and a worker has streams to serve.
+    // Encoding thousands of series takes a while, and this worker has streams to serve.
     let text = web::block(move || {
         let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), queued(scheduler)));
         let sharing = lifecycle.dispatcher.sharing();
@@ -168,7 +168,7 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
     Ok(HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text))
 }
 
-/// Requests that wait, under the names that nodes list and other metrics use, not those that clients gave.
+/// Queued requests by listed model, the name that the other metrics use, rather than by the names that clients gave.
 fn queued(scheduler: &Scheduler) -> Vec<(String, usize)> {
     let listed =
         |model: &str| scheduler.find_model(model).map_or(UNKNOWN_MODEL, |model| model.name.as_str()).to_owned();
@@ -189,7 +189,7 @@ fn gauges(node: NodeView) -> NodeGauges {
     }
 }
 
-/// The word for a node's state.
+/// The word for a node's state in metrics and under `/admin/nodes`.
 pub(super) fn state_name(state: NodeState) -> &'static str {
     match state {
         NodeState::Up => "up",

@@ -1,4 +1,5 @@
-//! How fast, and how often, does somebody hear the same no? Whoever is refused again and again waits for it, and fills no log.
+//! How fast is a refusal answered, and is it logged? A client that is refused again and again waits for each answer, and
+//! cannot fill the log.
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,12 +10,12 @@ use super::counters::{Counters, network};
 
 /// Refusals in a minute that are answered at once.
 const AT_ONCE: u32 = 10;
-/// What each further one takes longer than the one before.
+/// How much longer each further one is held back than the one before.
 const STEP: Duration = Duration::from_millis(20);
 const LONGEST: Duration = Duration::from_secs(1);
-/// Answers that may be held back at a time; whoever comes on top loses the connection instead.
+/// Answers that may be held back at a time; any further one goes out at once and closes its connection.
 const MOST: usize = 2_000;
-/// Lines of a kind that are logged in a minute; after that only every power of ten.
+/// Lines of one kind that are logged in a minute; after that, only those whose count is a power of ten.
 pub(super) const LINES: u32 = 60;
 
 /// Refusals of the last minute. Shared by all workers.
@@ -25,7 +26,7 @@ pub struct Pace {
     waiting: Arc<AtomicUsize>,
 }
 
-/// Who is refused: the user where that is known, else the network.
+/// Who is refused: the user if known, else the network.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Who {
     User(Arc<str>),
@@ -38,17 +39,17 @@ impl Who {
     }
 }
 
-/// What is done with a refusal.
+/// How to answer a refusal.
 #[derive(Debug)]
 pub(super) enum Answering {
     AtOnce,
-    /// After a wait; dropped when that is over.
+    /// After a pause, during which the place is kept.
     After(Duration, Place),
-    /// At once, and the connection is closed: too many wait already.
+    /// At once, closing the connection: too many answers are held back already.
     AndClose,
 }
 
-/// A place among those that wait.
+/// A place among the answers that are held back; freed on drop.
 #[derive(Debug)]
 pub(super) struct Place(Arc<AtomicUsize>);
 
@@ -59,7 +60,7 @@ impl Drop for Place {
 }
 
 impl Pace {
-    /// A refusal is about to be answered.
+    /// Counts a refusal and says how to answer it.
     pub(super) fn refused(&self, who: &Who, now: Duration) -> Answering {
         let (count, _) = self.refusals.count(who, now);
         let pause = pause(count);
@@ -74,7 +75,7 @@ impl Pace {
         }
     }
 
-    /// Whether a line about one more event of this kind is to be logged, and how many of them this minute has had.
+    /// Counts one more event of this kind. Returns the count of its minute if a line about it should be logged.
     pub(super) fn tells(&self, kind: impl Hash, now: Duration) -> Option<u32> {
         let (count, _) = self.lines.count(kind, now);
         (count <= LINES || is_power_of_ten(count)).then_some(count)

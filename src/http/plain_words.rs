@@ -1,10 +1,10 @@
-//! What is wrong with a body or a query, in words that need no knowledge of this program's language: which field, and what it
+//! Rewrites serde's errors about a body or a query for people who do not know Rust: which field is wrong, and what it
 //! must be.
 use std::borrow::Cow;
 
 use super::error::ApiError;
 
-/// Words an error of a body that was read as JSON. `path` leads to what is wrong, as far as the reader came.
+/// Words an error in a JSON body. `path` leads to the value at fault; `.` is the body itself.
 pub(super) fn of_body(path: &str, error: &serde_json::Error) -> ApiError {
     let said = error.to_string();
     if !error.is_data() {
@@ -14,16 +14,16 @@ pub(super) fn of_body(path: &str, error: &serde_json::Error) -> ApiError {
     worded(Some(path).filter(|path| *path != "."), said)
 }
 
-/// Words an error of a query.
+/// Words an error in a query string, from actix's message.
 pub(super) fn of_query(said: &str) -> ApiError {
     let said = said.strip_prefix("Query deserialize error: ").unwrap_or(said);
     if said.contains("digit") || said.contains("number") {
-        return ApiError::invalid("A parameter of the query must be a whole number and is none.");
+        return ApiError::invalid("A parameter of the query that must be a whole number is not one.");
     }
     worded(None, said)
 }
 
-/// serde's own sentences, of which there are few.
+/// Rewrites one of the few sentences that serde has.
 fn worded(path: Option<&str>, said: &str) -> ApiError {
     let named = quoted(said);
     let about = |field: &str, message: String| ApiError::invalid_field(field.to_owned(), message);
@@ -47,7 +47,7 @@ fn worded(path: Option<&str>, said: &str) -> ApiError {
     if path.is_some() { about(field, message) } else { ApiError::invalid(message) }
 }
 
-/// What stands in the first pair of backticks.
+/// The text in the first pair of backticks.
 fn quoted(said: &str) -> Option<&str> {
     said.split('`').nth(1)
 }

@@ -1,5 +1,5 @@
-//! May one more list or sum of usage be read? Two at a time for a user, and a few for all users together: the database also has
-//! the operator to serve.
+//! May one more list or sum of usage be read? Each user may read two at a time, and all users together three, because the
+//! operator needs the database as well.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,14 +8,14 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::ApiError;
 
-/// Of one user, waiting ones included.
+/// Reads of one user at a time, those that wait included.
 const OF_USER: usize = 2;
-/// Of all users together; the store has one connection more for lists and sums.
+/// Reads of all users at a time, fewer than the store's connections for lists and sums.
 const OF_USERS: usize = 3;
-/// How long one waits for its turn.
+/// Longest wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who reads. Shared by all workers.
+/// The reads under way, by user. Shared by all workers.
 #[derive(Debug)]
 pub struct Reads {
     turns: Arc<Semaphore>,
@@ -28,14 +28,14 @@ impl Default for Reads {
     }
 }
 
-/// A turn to read.
+/// A turn to read, which ends on drop.
 #[derive(Debug)]
 pub(super) struct Turn {
     _place: Place,
     _turn: OwnedSemaphorePermit,
 }
 
-/// One of the user's reads.
+/// One read in its user's count, until it is dropped.
 #[derive(Debug)]
 struct Place {
     reads: Arc<Reads>,
@@ -43,10 +43,10 @@ struct Place {
 }
 
 impl Reads {
-    /// Waits for a turn, which ends when what is returned is dropped.
+    /// Waits for a turn.
     ///
     /// # Errors
-    /// When the user reads as much as one may, or no turn comes in time.
+    /// 429 if the user has as many reads as one may have, or no turn comes in time.
     pub(super) async fn turn(self: &Arc<Self>, user: Arc<str>) -> Result<Turn, ApiError> {
         {
             let mut users = self.lock();

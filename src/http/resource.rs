@@ -1,10 +1,10 @@
-//! How is a path answered for a method that it does not have?
+//! Paths that answer 405 to the methods that they do not have.
 use actix_web::Resource;
 use actix_web::web;
 
 use super::error::ApiError;
 
-/// A path that is read. HEAD arrives as GET.
+/// A path that takes GET, and HEAD, which arrives as GET.
 pub(super) fn get(path: &str) -> Resource {
     resource(path, "GET, HEAD")
 }

@@ -4,7 +4,7 @@ use actix_web::web::{self, ServiceConfig};
 
 use super::error::ApiError;
 use super::resource::{get, post, resource};
-use super::{admin, docs, inference, me, models, native, ops, plain_words, sign_in, usage};
+use super::{admin, console, docs, inference, me, models, native, ops, plain_words, sign_in, usage};
 
 /// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
 pub fn routes(config: &mut ServiceConfig) {
@@ -53,6 +53,7 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/health/ready").route(web::get().to(ops::ready)))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
         .configure(docs::routes)
+        .configure(console::routes)
         .default_service(web::to(unknown_path));
 }
 

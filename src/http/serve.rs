@@ -30,41 +30,41 @@ use limits::{Exceeded, Moment, Need};
 use protocol::{ClaimBounds, Dialect, Endpoint, Idle, InferenceRequest, repaired};
 use scheduler::{Event, Scheduler};
 
-/// Headers of Anthropic's API that say which of its versions and trials the client speaks.
+/// Headers that name the version and the beta features of Anthropic's API that a client uses.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
-/// When a client that asks before any node was heard of is to come back.
+/// `Retry-After` for a client that asks before any node has answered.
 const UNHEARD_RETRY: Duration = Duration::from_secs(5);
-/// How often a request asks for more of a limit than this gateway holds.
+/// How often a request asks for a larger share of its limits before it is refused.
 const LOOKS: usize = 2;
-/// Bodies up to this size are parsed where they arrive; larger ones apart, as a worker has streams to serve.
+/// Bodies up to this size, bytes, are parsed on the worker; larger ones on another thread, so that they delay no stream.
 const PARSED_IN_PLACE: usize = 256 * 1024;
-/// How long a large body waits for its turn to be parsed.
+/// Longest wait of a large body for its turn to be parsed.
 const PARSE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// What the inference routes need, one for each worker: the client to the nodes stays on its thread.
+/// What the inference routes need. Each worker has its own, as the client to the nodes cannot leave its thread.
 #[derive(Clone, Debug)]
 pub struct Inference {
-    /// The way to a node.
+    /// Carries requests to nodes.
     pub relay: Relay,
-    /// This worker's client.
+    /// This worker's client to the nodes.
     pub upstream: Upstream,
     /// The queue and its scheduler.
     pub dispatcher: Arc<Dispatcher>,
     /// Begins the trace of a request.
     pub tracer: Tracer,
-    /// Makes the account of a request.
+    /// Makes the meter of a request.
     pub meters: Meters,
     /// Where usage rows go.
     pub recorder: Recorder,
-    /// Where more of the limits is to be had that several gateways share.
+    /// Asks for a larger share of limits that gateways divide; `None` with SQLite.
     pub broker: Option<Broker>,
-    /// Other names for models.
+    /// Aliases and fallbacks of models.
     pub names: Live<ModelNames>,
-    /// Output tokens reserved for a request that names no limit of its own, among others.
+    /// Default limits, among them the output tokens to reserve for a request that sets no maximum.
     pub limits: Live<limits::DefaultLimits>,
-    /// Set when no new request is taken.
+    /// Cancelled once the gateway drains.
     pub draining: CancellationToken,
-    /// Room for bodies.
+    /// The memory for request bodies.
     pub memory: Arc<BodyMemory>,
     /// Turns to parse a large body, which takes more memory than the body alone.
     pub parsing: Arc<Semaphore>,
@@ -86,7 +86,7 @@ impl From<Exceeded> for Refused {
 }
 
 impl Inference {
-    /// The trace waits with the request for whoever reports its end.
+    /// Begins the trace and keeps it with the request, for whoever reports the end.
     pub(super) fn begin_trace(&self, request: &HttpRequest, began: Moment, authenticated: Duration) {
         let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
         if let Some(trace) = self.tracer.begin(header("traceparent"), header("tracestate"), began) {
@@ -95,7 +95,7 @@ impl Inference {
         }
     }
 
-    /// Takes a body to a node and brings the answer back.
+    /// Sends a body to a node and brings back the answer.
     pub(super) async fn serve(
         &self,
         endpoint: Endpoint,
@@ -143,7 +143,7 @@ impl Inference {
         self.carry(job, request.model, &access).await
     }
 
-    /// Reads what the gateway needs to know of a body, which comes back as text.
+    /// Reads what the gateway needs to know from a body. Returns the body too, repaired to UTF-8.
     async fn parse(
         &self,
         endpoint: Endpoint,
@@ -162,18 +162,18 @@ impl Inference {
         let turn = tokio::time::timeout(PARSE_PATIENCE, self.parsing.clone().acquire_owned()).await;
         let Ok(Ok(turn)) = turn else { return Err(ApiError::no_room(None)) };
         let parsed = actix_web::web::block(move || {
-            // Also where nobody waits for it any more.
+            // Kept until parsing ends, even if the client has left.
             let _turn = turn;
             read(body)
         });
         parsed.await.map_err(|error| ApiError::internal(error.to_string()))?
     }
 
-    /// Admits the request under its limits. What this gateway's share of them has no room for is asked for, and looked at
-    /// again: others may have taken it in between.
+    /// Admits the request under its limits. If this gateway's share of them is too small, it asks for more and tries again,
+    /// more than once, as other requests may take what it gets.
     async fn admit(&self, meter: &mut Meter, need: Need, access: &Access) -> Result<Option<u64>, Refused> {
         let mut admitted = meter.admit(need);
-        // Whoever is admitted at once asks nothing else.
+        // A request that is admitted at once does not wait for the database.
         let is_short = admitted.is_err() && access.is_shared();
         let Some(broker) = self.broker.as_ref().filter(|_| is_short) else {
             return Ok(admitted?);
@@ -188,7 +188,7 @@ impl Inference {
         Ok(admitted?)
     }
 
-    /// Words a limit's refusal and closes the account.
+    /// Words the refusal by a limit and finishes the meter.
     fn refuse(&self, refused: Refused, mut meter: Meter, access: &Access, received: Moment) -> ApiError {
         let headroom = access.headroom(received);
         let error = match refused {
@@ -197,7 +197,7 @@ impl Inference {
                 ApiError::exceeded(exceeded, headroom)
             }
             Refused::NotLeased(why) => {
-                tracing::debug!(%why, "a limit could not be looked at");
+                tracing::debug!(%why, "the shares of a limit could not be changed");
                 ApiError::limits_away().for_user(headroom)
             }
         };
@@ -206,7 +206,7 @@ impl Inference {
         error
     }
 
-    /// Closes the account of a request whose body was not read: the model is not known.
+    /// Records the refusal of a request whose body was not read, and whose model is therefore unknown.
     pub(super) fn refuse_unread(
         &self,
         error: ApiError,
@@ -237,7 +237,7 @@ impl Inference {
         error
     }
 
-    /// Brings the answer, or why there is none; `asked` is the model in the client's words.
+    /// Returns the answer, or the error that says why there is none. `asked` is the model as the client named it.
     async fn carry(&self, job: Job, asked: String, access: &Access) -> Result<HttpResponse, ApiError> {
         let endpoint = job.endpoint;
         let result = if job.stream {
@@ -267,14 +267,14 @@ impl Inference {
         }
     }
 
-    /// Ollama's clients begin and end a session without a prompt. Which models are loaded is the gateway's business, so
-    /// that both are only acknowledged.
+    /// Acknowledges a request without a prompt, with which Ollama's clients load or unload a model. The gateway decides
+    /// by itself which models are loaded.
     fn answer_idle(&self, request: &InferenceRequest, idle: Idle, access: &Access) -> Result<HttpResponse, ApiError> {
         let model = self.resolve(&request.model, access)?;
         let now = rfc3339(self.meters.clock.now().unix_ms);
         let reason = match idle {
             Idle::Load => {
-                // A hint: it is loaded now where that costs nobody anything.
+                // A hint: the model is loaded now if that costs nobody anything.
                 self.dispatcher.report(Event::Wanted { model: model.name });
                 "load"
             }
@@ -296,13 +296,13 @@ impl Inference {
         match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
-            // Nodes that were not heard of yet may have it.
+            // A node that has not answered yet may have it.
             (Meaning::Unknown, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
             (Meaning::Unknown, _) => Err(ApiError::unknown_model(model)),
         }
     }
 
-    /// Opens the request's account, which writes its row whatever happens from now on.
+    /// Starts the request's meter, which writes a usage row whatever happens from now on.
     fn begin(
         &self,
         request: &InferenceRequest,
@@ -328,7 +328,7 @@ impl Inference {
     }
 }
 
-/// What of the client's headers goes to the node.
+/// The client's headers that go to the node.
 fn forwarded(endpoint: Endpoint, http: &HttpRequest) -> Vec<(&'static str, String)> {
     if endpoint.dialect() != Dialect::Anthropic {
         return Vec::new();
@@ -345,7 +345,7 @@ fn respond(endpoint: Endpoint, answer: Answer, access: &Access, now: Moment) -> 
             let mut response = HttpResponse::build(status);
             response.insert_header((CONTENT_TYPE, "application/json"));
             if status.is_client_error() {
-                // The node's verdict on the request: no node would say otherwise.
+                // The node refused the request itself, and so would any other.
                 response.insert_header(("x-should-retry", "false"));
             }
             node_headers(&mut response, &said);
@@ -367,7 +367,7 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response.insert_header((CONTENT_TYPE, content_type));
     response.insert_header((CACHE_CONTROL, "no-cache"));
-    // Tells nginx in front of us to pass each event on at once.
+    // Tells an nginx in front of the gateway to pass on each frame at once.
     response.insert_header(("x-accel-buffering", "no"));
     response
 }

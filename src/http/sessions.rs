@@ -20,6 +20,8 @@ const OF_USERS: usize = 10_000;
 pub(super) enum Owner {
     /// The admin key of the configuration.
     ConfiguredKey,
+    /// An administrator's key, by the digest under which it is known.
+    Admin(KeyDigest),
     /// A user's key, by the digest under which it is known.
     User(KeyDigest),
 }
@@ -100,7 +102,7 @@ impl Sessions {
 
     fn with<T>(&self, owner: Owner, act: impl FnOnce(&mut Table) -> T) -> T {
         let table = match owner {
-            Owner::ConfiguredKey => &self.admins,
+            Owner::ConfiguredKey | Owner::Admin(_) => &self.admins,
             Owner::User(_) => &self.users,
         };
         act(&mut table.lock().unwrap_or_else(PoisonError::into_inner))

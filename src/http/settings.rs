@@ -1,4 +1,4 @@
-//! What is taken from clients, and for how long are they waited for?
+//! The settings of the server: what it accepts from clients, and how long it waits for them.
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -23,8 +23,8 @@ pub struct ServerSettings {
     /// How long a client may leave its answer unread before its connection is closed, seconds. Default `30`.
     pub client_stall_seconds: u64,
     /// Networks whose clients need no key, for programs that cannot send one: `[{cidr: 10.1.0.0/16, user: lab}]`.
-    /// The user must exist. Do not list a reverse proxy's address: every client would appear to come from it.
-    /// Default none.
+    /// The user must exist. A key that is not known counts as none there: programs that talk to Ollama send a
+    /// placeholder. Do not list a reverse proxy's address: every client would appear to come from it. Default none.
     pub trusted_networks: Vec<TrustedNetwork>,
     /// Wrong keys that one network (an IPv4 address or an IPv6 /64) may send per minute before it gets 429. A valid
     /// key is never throttled. Behind a reverse proxy, all clients share one allowance. Default `10`.
@@ -35,6 +35,8 @@ pub struct ServerSettings {
     /// Whether pages of public sites may reach a gateway on a private network, which Chromium asks for first. Default
     /// `false`.
     pub cors_private_network: bool,
+    /// Whether `/console` shows the web console. Default `true`.
+    pub console: bool,
     /// How long running requests may continue after SIGTERM, seconds; 0 = they are ended at once. Default `120`.
     pub drain_seconds: u64,
 }
@@ -63,6 +65,7 @@ impl Default for ServerSettings {
             guesses_per_minute: 10,
             cors_origins: vec!["*".to_owned()],
             cors_private_network: false,
+            console: true,
             drain_seconds: 120,
         }
     }

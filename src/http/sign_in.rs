@@ -94,7 +94,10 @@ pub async fn begin(
 /// Who is signed in
 #[utoipa::path(
     get, path = "/console/session", tag = "console", security(("session" = [])),
-    responses((status = 200, body = SignedIn), (status = 401, description = "Nobody.", body = answers::ErrorBody)),
+    responses(
+        (status = 200, body = SignedIn), (status = 401, description = "Nobody.", body = answers::ErrorBody),
+        (status = 403, description = "The user is suspended.", body = answers::ErrorBody),
+    ),
 )]
 pub async fn retrieve(
     request: HttpRequest,
@@ -114,13 +117,13 @@ pub async fn retrieve(
     delete, path = "/console/session", tag = "console", security(("session" = [])),
     responses(
         (status = 204, description = "Nobody is signed in any more."),
+        (status = 401, description = "Nobody was signed in.", body = answers::ErrorBody),
         (status = 403, description = "Not from the console's own page.", body = answers::ErrorBody),
     ),
 )]
 pub async fn end(request: HttpRequest, sessions: Data<Sessions>) -> Result<HttpResponse, ApiError> {
-    if let Some(token) = token_of(request.headers()) {
-        check_page(&request)?;
-        sessions.end(token);
-    }
+    let token = token_of(request.headers()).ok_or_else(no_key)?;
+    check_page(&request)?;
+    sessions.end(token);
     Ok(HttpResponse::NoContent().insert_header((SET_COOKIE, set_cookie(request.headers(), "", 0))).finish())
 }

@@ -1,19 +1,12 @@
-//! How are moments read and written?
+//! Reads and writes the times and dates of the API.
 use time::format_description::well_known::Rfc3339;
 use time::{Date, OffsetDateTime};
 use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, OneOfBuilder, Schema, SchemaFormat, Type};
 
 use super::error::ApiError;
+pub(super) use crate::clock::rfc3339;
 
-/// A time as answers show it: RFC 3339, in UTC.
-pub(super) fn rfc3339(unix_ms: i64) -> String {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(unix_ms) * 1_000_000)
-        .ok()
-        .and_then(|moment| moment.format(&Rfc3339).ok())
-        .unwrap_or_default()
-}
-
-/// A time or a date of a query, in milliseconds since 1970.
+/// Parses a time, or a UTC date as its first moment, to milliseconds since 1970; `None` if it is not given.
 pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i64>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     let date = time::macros::format_description!("[year]-[month]-[day]");
@@ -23,7 +16,7 @@ pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i
     Ok(i64::try_from(moment.unix_timestamp_nanos() / 1_000_000).ok())
 }
 
-/// What [`moment`] takes.
+/// The OpenAPI schema of what [`moment`] takes.
 pub(super) fn moment_schema() -> Schema {
     let text = |format| ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format)));
     OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime)).build().into()

@@ -1,4 +1,4 @@
-//! What has been used? A user's own rows and sums; the admin reads anybody's through the same types.
+//! The routes for a user's own usage, as rows and sums; admin routes show anybody's in the same types.
 use std::borrow::Cow;
 
 use actix_web::web::{Data, Json, Query};
@@ -29,12 +29,12 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    /// For routes that take more than this.
+    /// For routes that take further parameters.
     pub(super) fn new(limit: Option<u64>, after: Option<String>) -> Self {
         Self { limit, after }
     }
 
-    /// The number of rows.
+    /// Rows a page.
     pub(super) fn limit(&self) -> Result<u64, ApiError> {
         match self.limit.unwrap_or(DEFAULT_PAGE) {
             limit @ 1..=MAX_PAGE => Ok(limit),
@@ -42,7 +42,7 @@ impl PageQuery {
         }
     }
 
-    /// What the cursor stands for.
+    /// The position that the cursor encodes.
     pub(super) fn after(&self) -> Result<Option<Vec<u8>>, ApiError> {
         let decode = |cursor: &String| URL_SAFE_NO_PAD.decode(cursor).map_err(|_| bad_cursor());
         self.after.as_ref().map(decode).transpose()
@@ -54,7 +54,7 @@ impl PageQuery {
     }
 }
 
-/// A cursor is not to be looked into.
+/// Encodes a position as a cursor, which is opaque to clients.
 pub(super) fn cursor(position: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(position)
 }
@@ -119,19 +119,19 @@ pub struct UsageRecord {
     tokens_from: String,
     /// How many nodes were asked.
     attempts: u32,
-    /// Loading models, milliseconds, where this request caused that, and whoever used them then: as the gateway measured
-    /// it, up to the request's end, or as a node reported that loaded by itself (only in Ollama's own dialect). Else null.
+    /// Loading models, milliseconds, if this request caused it, whoever used them afterwards: as the gateway measured it,
+    /// up to the request's end, or as reported by a node that loaded by itself (Ollama's own dialect only). Else null.
     load_ms: Option<u64>,
-    /// The node's time for the prompt, milliseconds, attempts that failed included: as the node reports it (in Ollama's own
-    /// dialect), else measured: of a stream up to its first byte, of an embedding all of it. Null for plain answers of
-    /// nodes that do not report it, and where no node was asked.
+    /// The node's time for the prompt, milliseconds, failed attempts included: as the node reports it (Ollama's own
+    /// dialect), or else as measured: up to a stream's first byte, or all of an embedding. Null for a plain answer whose
+    /// node does not report it, and if no node was asked.
     prefill_ms: Option<u64>,
-    /// The node's time for the answer, milliseconds, attempts that failed included: as the node reports it (in Ollama's own
-    /// dialect), else measured: of a stream from its first byte to its last token, of a plain answer the node's whole time,
-    /// the prompt included. Null for embeddings, and where no answer was begun.
+    /// The node's time for the answer, milliseconds, failed attempts included: as the node reports it (Ollama's own
+    /// dialect), or else as measured: from a stream's first byte to its last token, or all of a plain answer, including
+    /// its prompt. Null for embeddings, and if no answer began.
     decode_ms: Option<u64>,
-    /// The `code` of the error that the client got, `client_cancelled` where it left, or `node_refused` where a node rejected
-    /// the request; null where nothing went wrong.
+    /// The `code` of the error that the client got, `client_cancelled` if it left, or `node_refused` if a node rejected
+    /// the request; null if nothing went wrong.
     #[schema(example = "rate_limit_exceeded")]
     code: Option<String>,
     /// The limit that refused it, by its name in the configuration; null where none did.
@@ -140,8 +140,8 @@ pub struct UsageRecord {
     /// The HTTP status that the client saw, 499 where it had left; null in rows of older versions.
     #[schema(example = 429)]
     http_status: Option<u16>,
-    /// How many requests the row stands for: 1, but for refusals beyond a user's first ten in a minute, which share a row for
-    /// each reason. That row names no model.
+    /// How many requests the row stands for: 1, except that refusals beyond a user's first ten in a minute share one row
+    /// for each reason. Such a row names no model.
     #[schema(example = 1)]
     requests: u64,
 }
@@ -169,7 +169,7 @@ pub struct ModelSum {
 /// Requests (refused ones not counted) and their tokens.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub struct Sum {
-    /// How many.
+    /// Number of requests.
     requests: i64,
     /// Tokens of prompts.
     prompt_tokens: i64,
@@ -234,30 +234,30 @@ impl From<&ModelTotals> for Sum {
     }
 }
 
-/// A user's rows. Rows of answers that are already out are in, so that one sees one's own last request.
+/// The rows of a user, by the id in usage. Rows of answers that are already out are in, so that one sees one's own last request.
 pub(super) async fn rows(
     store: &Store,
     recorder: &Recorder,
-    user: &str,
+    usage_id: &str,
     query: &PageQuery,
 ) -> Result<UsageList, ApiError> {
     let page = query.page()?;
     recorder.flush().await;
-    let (rows, more) = store.usage_page(user, page).await?;
+    let (rows, more) = store.usage_page(usage_id, page).await?;
     let next = rows.last().filter(|_| more).map(|row| cursor(row.request_id.as_bytes()));
     Ok(UsageList { object: "list", data: rows.into_iter().map(UsageRecord::from).collect(), next })
 }
 
-/// A user's sums.
+/// The sums of a user, by the id in usage.
 pub(super) async fn summary(
     store: &Store,
     recorder: &Recorder,
-    user: &str,
+    usage_id: &str,
     query: &PeriodQuery,
 ) -> Result<UsageSummary, ApiError> {
     let period = query.period()?;
     recorder.flush().await;
-    let totals = store.usage_totals(user, period).await?;
+    let totals = store.usage_totals(usage_id, period).await?;
     let mut total = Sum::default();
     for sum in totals.iter().map(Sum::from) {
         total.requests = total.requests.saturating_add(sum.requests);
@@ -284,12 +284,12 @@ pub async fn own_rows(
     query: Query<PageQuery>,
 ) -> Result<Json<UsageList>, ApiError> {
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
-    rows(&store, &recorder, access.user().as_str(), &query).await.map(Json)
+    rows(&store, &recorder, access.usage_id(), &query).await.map(Json)
 }
 
 /// Own usage by model
 ///
-/// Sums over a span of time. Those of whole days (UTC) also tell of days whose rows are not kept any more.
+/// Sums over a period. Whole days (UTC) are included even if their rows are no longer kept.
 #[utoipa::path(
     get, path = "/v1/usage/summary", tag = "usage", params(PeriodQuery), security(("user_key" = [])),
     responses((status = 200, body = UsageSummary), super::answers::AuthResponses, super::answers::StorageResponse),
@@ -302,7 +302,7 @@ pub async fn own_summary(
     query: Query<PeriodQuery>,
 ) -> Result<Json<UsageSummary>, ApiError> {
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
-    summary(&store, &recorder, access.user().as_str(), &query).await.map(Json)
+    summary(&store, &recorder, access.usage_id(), &query).await.map(Json)
 }
 
 #[cfg(test)]

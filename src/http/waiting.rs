@@ -1,7 +1,7 @@
-//! The answer to a stream that waits long: 200 and keep-alives while nothing is here, then the node's stream.
+//! The answer to a streamed request that waits long: 200 and heartbeats, until the node's stream begins.
 //!
-//! The status line is held back as long as `relay.commit_seconds`, so that a refusal keeps its status and SDKs retry.
-//! After that errors come in the stream. A keep-alive is not the first byte: another node may still be tried.
+//! The status line is held back for `relay.commit_seconds`, so that a refusal in that time keeps its status and SDKs
+//! retry. Later errors come in the stream. A heartbeat is not the first byte: another node may still be tried.
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ use protocol::{Dialect, Endpoint, ErrorObject, StreamEditor, message_of};
 /// A request on its way to a node.
 pub(super) type Carrying = Pin<Box<dyn Future<Output = Result<Answer, CarryError>>>>;
 
-/// A stream whose status line is out before its node is known.
+/// A stream whose status line was sent before a node began to answer.
 pub(super) struct WaitingBody {
     endpoint: Endpoint,
     request_id: String,
@@ -36,7 +36,7 @@ enum State {
 }
 
 impl WaitingBody {
-    /// Goes on with `carrying`, and says every `interval` that it is still there.
+    /// Waits for `carrying`, with a heartbeat every `interval`.
     pub(super) fn new(
         endpoint: Endpoint,
         request_id: String,
@@ -44,12 +44,12 @@ impl WaitingBody {
         carrying: Carrying,
         interval: Duration,
     ) -> Self {
-        // The first keep-alive goes out at once, and the status line with it.
+        // The first heartbeat goes out at once, and the status line with it.
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
         Self { endpoint, request_id, model, state: State::Waiting(carrying), interval, next }
     }
 
-    /// In the form that no client of the dialect chokes on; Ollama's knows none.
+    /// A heartbeat that every client of the dialect ignores; `None` for Ollama's, which has no such frame.
     fn keep_alive(&self) -> Option<&'static str> {
         match self.endpoint.dialect() {
             Dialect::OpenAi => Some(": keep-alive\n"),
@@ -62,7 +62,7 @@ impl WaitingBody {
         StreamEditor::new(self.endpoint, &self.request_id, false).error_frame(error)
     }
 
-    /// The wait is over: the stream, or the one frame that says why there is none.
+    /// Ends the wait: the stream follows, or the returned frame says why there is none.
     fn arrived(&mut self, result: Result<Answer, CarryError>) -> Option<String> {
         self.state = State::Ended;
         match result {

@@ -21,7 +21,7 @@ pub enum UserLabel {
 }
 
 #[derive(Debug)]
-pub(super) struct Users {
+pub(super) struct UserLabelSet {
     cap: usize,
     tokens: IntCounterVec,
     requests: IntCounterVec,
@@ -29,7 +29,7 @@ pub(super) struct Users {
     named: Mutex<BTreeSet<String>>,
 }
 
-impl Users {
+impl UserLabelSet {
     pub(super) fn declare(registry: &Registry, cap: usize) -> Result<Self, Error> {
         let declare = Declare(registry);
         let users = Self {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::open_requests::OpenRequest;
-use super::work::{Spent, Work};
+use super::work::{NodeWork, Spent};
 use crate::dispatch::LoadCost;
 use crate::fleet::NodeEndpoint;
 use crate::store::{Access, Reason, Receipt, Reserved, RowPermit, Status, TokensFrom, UsageRow};
@@ -44,7 +44,7 @@ pub struct Admission {
 
 /// The account of a request that has not ended.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct OpenAccount {
     pub(super) admission: Admission,
     pub(super) reserved: Option<Reserved>,
     /// What operators see of it, from its admission on.
@@ -59,7 +59,7 @@ pub(super) struct Open {
     pub(super) first_byte: Option<Duration>,
     /// Whether a node is working on it now.
     pub(super) is_running: bool,
-    pub(super) work: Work,
+    pub(super) work: NodeWork,
     /// For a plain answer: the expected pace of the node that is working on it.
     pub(super) pace: Option<Pace>,
     /// The gateway's own time spent on the answer.
@@ -75,7 +75,7 @@ pub(super) struct Open {
     pub(super) reason: Reason,
 }
 
-impl Open {
+impl OpenAccount {
     /// The account of a request that has just been parsed.
     pub(super) fn new(admission: Admission) -> Self {
         Self {
@@ -89,7 +89,7 @@ impl Open {
             waiting_since: None,
             first_byte: None,
             is_running: false,
-            work: Work::default(),
+            work: NodeWork::default(),
             pace: None,
             forwarding: Duration::ZERO,
             progress: AnswerProgress::default(),
@@ -108,7 +108,7 @@ impl Open {
         let loads = self.load_cost.so_far(now.uptime).into_iter().chain(self.node_load);
         UsageRow {
             request_id: admission.request_id,
-            user: admission.access.user().shared(),
+            user: admission.access.usage_id().clone(),
             key: admission.access.key_id().cloned(),
             created_at_ms: admission.received.unix_ms,
             day: admission.received.day(),

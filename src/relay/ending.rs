@@ -24,7 +24,7 @@ pub(super) fn closing(row: &UsageRow, code: u16, status: Status) -> Closing<'_> 
         ("gen_ai.usage.input_tokens", Attribute::Number(row.prompt_tokens)),
         ("gen_ai.usage.output_tokens", Attribute::Number(row.completion_tokens)),
         ("gateway.request_id", text(&row.request_id.to_string())),
-        ("gateway.user", text(&row.user)),
+        ("gateway.user", text(row.user_name())),
         ("gateway.status", text(&row.status)),
         ("gateway.attempts", Attribute::Number(row.attempts.into())),
         ("gateway.stream", Attribute::Flag(row.stream)),
@@ -37,7 +37,7 @@ pub(super) fn log(row: &UsageRow, code: u16, trace_id: Option<&str>) {
     tracing::info!(
         request_id = %row.request_id,
         trace_id,
-        user = %row.user,
+        user = row.user_name(),
         endpoint = %row.endpoint,
         model = %row.model,
         node = row.node.as_deref().unwrap_or("-"),

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::account::{Admission, Open};
+use super::account::{Admission, OpenAccount};
 use super::ending::{closing, log, outcome};
 use super::open_requests::{OpenRequest, OpenRequests, Stopped};
-use super::work::Work;
+use super::work::NodeWork;
 use crate::clock::Clock;
 use crate::dispatch::Ticket;
 use crate::fleet::NodeEndpoint;
@@ -45,7 +45,7 @@ impl Meters {
     /// Opens the account of a request.
     pub fn start(&self, admission: Admission) -> Meter {
         self.metrics.entered(admission.endpoint, &admission.listed_model);
-        let open = Open::new(admission);
+        let open = OpenAccount::new(admission);
         Meter { meters: self.clone(), open: Some(open) }
     }
 }
@@ -55,7 +55,7 @@ impl Meters {
 pub struct Meter {
     meters: Meters,
     /// `None` once settled.
-    open: Option<Open>,
+    open: Option<OpenAccount>,
 }
 
 impl Meter {
@@ -87,7 +87,7 @@ impl Meter {
     pub(super) fn joins(&mut self, ticket: &Ticket, endpoint: Endpoint) {
         let Some(open) = &mut self.open else { return };
         open.load_cost = ticket.load_cost();
-        open.work = Work::on(endpoint, open.admission.stream);
+        open.work = NodeWork::on(endpoint, open.admission.stream);
     }
 
     /// From now on it waits for a slot.
@@ -215,7 +215,7 @@ impl Meter {
 
     /// How many tokens a node may claim for the request.
     pub(super) fn claim_bounds(&self) -> ClaimBounds {
-        self.open.as_ref().map(Open::claim_bounds).unwrap_or_default()
+        self.open.as_ref().map(OpenAccount::claim_bounds).unwrap_or_default()
     }
 
     /// Cancelled when the request must end: somebody stopped it, or its key was revoked.
@@ -292,7 +292,7 @@ impl Meter {
         }
     }
 
-    fn count(&self, open: &Open, row: &UsageRow, status: Status, code: u16) {
+    fn count(&self, open: &OpenAccount, row: &UsageRow, status: Status, code: u16) {
         let duration = Duration::from_millis(row.duration_ms);
         let ended = Ended {
             route: open.admission.endpoint,

@@ -176,55 +176,55 @@ impl MeteredBody {
     }
 
     /// Takes what the node sends next, or checks the deadlines while it sends nothing.
-    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
-        let Some(response) = &mut self.response else { return Poll::Ready(Step::Ended) };
+    fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
+        let Some(response) = &mut self.response else { return Poll::Ready(Polled::Ended) };
         let closing = self.meter.is_none();
         if !closing && self.stopped.as_mut().poll(cx).is_ready() {
             let stopped = self.meter.as_ref().and_then(Meter::stopped);
             let ending = stopped.map_or(Ending::Revoked, |stopped| Ending::StoppedBy(stopped.message()));
-            return Poll::Ready(Step::Failed(Vec::new(), ending));
+            return Poll::Ready(Polled::Failed(Vec::new(), ending));
         }
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
         {
             let detail = "no token for far longer than expected".to_owned();
-            return Poll::Ready(Step::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
+            return Poll::Ready(Polled::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
         }
         // A node that never pauses would keep the deadlines below from being checked.
         if !closing && self.patience.clock.uptime() >= self.patience.until {
-            return Poll::Ready(Step::Failed(Vec::new(), Ending::TooLong));
+            return Poll::Ready(Polled::Failed(Vec::new(), Ending::TooLong));
         }
         Poll::Ready(match Pin::new(response).poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) if !closing => self.take(chunk),
-            Poll::Ready(Some(Ok(_))) => Step::Passed(Vec::new()),
-            Poll::Ready(_) if closing => Step::Ended,
-            Poll::Ready(Some(Err(error))) => Step::Failed(Vec::new(), Ending::Node(cut_short(&error))),
+            Poll::Ready(Some(Ok(_))) => Polled::Passed(Vec::new()),
+            Poll::Ready(_) if closing => Polled::Ended,
+            Poll::Ready(Some(Err(error))) => Polled::Failed(Vec::new(), Ending::Node(cut_short(&error))),
             Poll::Ready(None) => {
                 let mut out = Vec::new();
                 if self.editor.end(&mut out) {
                     // The node broke off because the model repeated itself.
                     self.response = None;
                     self.settle_if_done(&mut out);
-                    return Poll::Ready(Step::Passed(out));
+                    return Poll::Ready(Polled::Passed(out));
                 }
                 let detail = "the stream ended without its terminal frame".to_owned();
-                Step::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
+                Polled::Failed(Vec::new(), Ending::node(Failure::Garbled, detail))
             }
             Poll::Pending => {
                 ready!(self.watch.as_mut().poll(cx));
                 self.watch = Box::pin(tokio::time::sleep(WATCH));
                 match self.overdue() {
                     // If the connection stays open after the terminal frame, it is not worth waiting for.
-                    _ if closing => Step::Ended,
-                    Some(ending) => Step::Failed(Vec::new(), ending),
-                    None => Step::Passed(Vec::new()),
+                    _ if closing => Polled::Ended,
+                    Some(ending) => Polled::Failed(Vec::new(), ending),
+                    None => Polled::Passed(Vec::new()),
                 }
             }
         })
     }
 
     /// Takes a part of the node's stream.
-    fn take(&mut self, chunk: Bytes) -> Step {
+    fn take(&mut self, chunk: Bytes) -> Polled {
         self.heard = self.patience.clock.uptime();
         let mut out = Vec::with_capacity(chunk.len() + 64);
         let pushed = self.editor.push(chunk, &mut out);
@@ -236,9 +236,9 @@ impl MeteredBody {
         self.tell_progress();
         self.settle_if_done(&mut out);
         match pushed {
-            Ok(()) => Step::Passed(out),
-            Err(StreamFault::Garbled(detail)) => Step::Failed(out, Ending::node(Failure::Garbled, detail)),
-            Err(StreamFault::Node(detail)) => Step::Failed(out, self.reported(detail)),
+            Ok(()) => Polled::Passed(out),
+            Err(StreamFault::Garbled(detail)) => Polled::Failed(out, Ending::node(Failure::Garbled, detail)),
+            Err(StreamFault::Node(detail)) => Polled::Failed(out, self.reported(detail)),
         }
     }
 
@@ -285,7 +285,7 @@ impl MeteredBody {
 }
 
 /// The result of one look at the node.
-enum Step {
+enum Polled {
     /// Events for the client, possibly none.
     Passed(Vec<u8>),
     /// Events for the client, followed by an error frame.
@@ -373,13 +373,13 @@ impl MeteredBody {
                 return Poll::Ready(Some(Ok(terminal.into())));
             }
             match ready!(self.poll_step(cx)) {
-                Step::Passed(out) if out.is_empty() => {}
-                Step::Passed(out) => return Poll::Ready(Some(Ok(out.into()))),
-                Step::Failed(mut out, ending) => {
+                Polled::Passed(out) if out.is_empty() => {}
+                Polled::Passed(out) => return Poll::Ready(Some(Ok(out.into()))),
+                Polled::Failed(mut out, ending) => {
                     out.extend_from_slice(self.fail(ending).as_bytes());
                     return Poll::Ready(Some(Ok(out.into())));
                 }
-                Step::Ended => {
+                Polled::Ended => {
                     self.response = None;
                     return Poll::Ready(None);
                 }

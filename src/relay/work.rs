@@ -26,7 +26,7 @@ pub(super) struct Spent {
 
 /// The time that nodes spent on one request, over all its attempts.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Work {
+pub(super) struct NodeWork {
     shape: Shape,
     /// Time spent in attempts that have ended.
     before: Spent,
@@ -49,7 +49,7 @@ struct Attempt {
     last_token: Option<Duration>,
 }
 
-impl Work {
+impl NodeWork {
     /// For a request whose answer has this form.
     pub(super) fn on(endpoint: Endpoint, is_stream: bool) -> Self {
         let shape = match (endpoint.embeds(), is_stream) {
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_split_at_its_first_byte() {
-        let mut work = Work::on(Endpoint::ChatCompletions, true);
+        let mut work = NodeWork::on(Endpoint::ChatCompletions, true);
         assert_eq!(work.spent(ms(5), Usage::default()), spent(None, None), "while it waits");
         work.begin(ms(10));
         assert_eq!(work.spent(ms(15), Usage::default()), spent(Some(5), None), "while the prompt is read");
@@ -154,7 +154,7 @@ mod tests {
         for (endpoint, expected) in
             [(Endpoint::Completions, spent(None, Some(30))), (Endpoint::Embeddings, spent(Some(30), None))]
         {
-            let mut work = Work::on(endpoint, false);
+            let mut work = NodeWork::on(endpoint, false);
             work.begin(ms(10));
             assert_eq!(work.spent(ms(40), Usage::default()), expected);
         }
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn what_the_node_reports_is_taken_as_it_is() {
-        let mut work = Work::on(Endpoint::Chat, true);
+        let mut work = NodeWork::on(Endpoint::Chat, true);
         work.begin(ms(10));
         work.first_byte(ms(30));
         let usage = Usage { prefill: Some(ms(3)), decode: None, load: Some(ms(9)), ..Usage::default() };
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_load_is_no_work_on_the_prompt() {
-        let mut work = Work::on(Endpoint::EmbedOne, false);
+        let mut work = NodeWork::on(Endpoint::EmbedOne, false);
         work.begin(ms(10));
         let usage = Usage { load: Some(ms(8)), ..Usage::default() };
         assert_eq!(work.spent(ms(30), usage), spent(Some(12), None));
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn failed_attempts_count_as_far_as_they_came_if_the_node_took_them_up() {
-        let mut work = Work::on(Endpoint::ChatCompletions, true);
+        let mut work = NodeWork::on(Endpoint::ChatCompletions, true);
         for (failure, began) in [(Failure::Crashed, 0), (Failure::Unreachable, 100), (Failure::Busy, 200)] {
             work.begin(ms(began));
             work.fail(failure, ms(began + 7));

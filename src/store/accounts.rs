@@ -3,47 +3,46 @@
 //! [`Accounts`] mirrors the tables `users`, `keys` and `key_digests`. A change goes to the database first and then to
 //! memory, under one lock with [`Accounts::refresh`], which takes up what has changed since it last looked: changes travel
 //! as changes, however many users there are. A key or user that goes takes its running requests with it.
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::access::{Access, Account, Key};
-use super::columns::{key_entry, secret_entry};
+use super::access::Access;
+use super::account::{Account, UserEntry, name_of};
+use super::administrators::Administrators;
 use super::database::Store;
-use super::directory::{Directory, KeyIndex, Presented, UserEntry};
+use super::directory::{Directory, KeyIndex, Presented};
 use super::error::StoreError;
-use super::keys::{KeyDigest, KeySettings, Peppers};
-use super::people::{Changed, People, Since, changes_since, newest_change, put_user, read_all};
+use super::key::Key;
+use super::keys::{KeyDigest, Peppers};
+use super::people::Changed;
 use super::spent::{SpentByAll, spent};
 use super::subject::Subject;
 use limits::{Budget, Ledger, Limits, Moment, PriorUse};
-
-/// New users whose use of the day is looked up one by one; of more, everybody's is.
-const FEW: usize = 20;
 
 /// All users and keys, in memory, in front of the database.
 #[derive(Debug)]
 pub struct Accounts {
     pub(super) store: Store,
     pub(super) peppers: Peppers,
-    directory: RwLock<Directory>,
+    pub(super) directory: RwLock<Directory>,
+    pub(super) admins: Administrators,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
     pub(super) changing: tokio::sync::Mutex<Position>,
     /// How many secrets need a pepper that is not configured, as last said in the log.
-    foreign: AtomicUsize,
+    pub(super) foreign: AtomicUsize,
     /// Whether the database was there the last time it was asked.
-    current: AtomicBool,
+    pub(super) current: AtomicBool,
     /// Whether other gateways may have a share of every limit.
-    sharing: AtomicBool,
+    pub(super) sharing: AtomicBool,
 }
 
 /// How far the log of changes has been taken up.
 #[derive(Debug)]
 pub(super) struct Position {
     /// Up to this line; `None` where that is unknown.
-    seq: Option<i64>,
+    pub(super) seq: Option<i64>,
     /// The same for the copy in the local file.
-    copied: Option<i64>,
+    pub(super) copied: Option<i64>,
 }
 
 /// What a presented key turned out to be.
@@ -58,45 +57,6 @@ pub enum Found {
 }
 
 impl Accounts {
-    /// Reads everybody, and what they have used today and in the last minute.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn load(store: Store, settings: &KeySettings, now: Moment) -> Result<Self, StoreError> {
-        let peppers = Peppers::load(settings)?;
-        let is_outbox = store.local.is_outbox;
-        let (directory, position) = match read(&store, &peppers).await {
-            Ok(read) => read,
-            Err(error) if is_outbox => {
-                if store.is_online() {
-                    tracing::warn!(%error, "the database went away: users and keys are those of the last copy");
-                    store.go_offline();
-                }
-                let seq = store.people_copy().await?.seq;
-                (read_all(&store.local.db, &peppers).await?, Position { seq, copied: seq })
-            }
-            Err(error) => return Err(error),
-        };
-        let accounts = Self {
-            current: AtomicBool::new(store.is_online()),
-            store,
-            peppers,
-            directory: RwLock::new(directory),
-            changing: tokio::sync::Mutex::new(position),
-            foreign: AtomicUsize::new(0),
-            // Until it is known who else is there.
-            sharing: AtomicBool::new(is_outbox),
-        };
-        if accounts.store.is_online() {
-            let mut position = accounts.changing.lock().await;
-            accounts.catch_up(&mut position, now).await?;
-        }
-        accounts.say_foreign();
-        let spent = spent(&accounts.store, None, now).await?;
-        accounts.begin_with(&spent, now);
-        Ok(accounts)
-    }
-
     /// Whether somebody who is not here is unknown: false while the database is away, which may know them.
     pub fn is_current(&self) -> bool {
         self.current.load(Ordering::Relaxed)
@@ -138,6 +98,7 @@ impl Accounts {
             },
         };
         key.used(now);
+        key.account().seen(now);
         Found::Access(Access::by_key(key))
     }
 
@@ -179,13 +140,27 @@ impl Accounts {
 
     fn account_of(&self, entry: &UserEntry, prior: Option<&PriorUse>, now: Moment) -> Arc<Account> {
         let ledger = self.ledger_of(&entry.terms.limits, prior, now);
-        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, ledger)
+        Account::new(entry, ledger)
+    }
+
+    /// Wakes whom usage knows by this id.
+    fn wake_usage(&self, directory: &mut Directory, usage_id: &str, prior: Option<&PriorUse>, now: Moment) {
+        if let Some(user) = directory.user_of(usage_id).map(|entry| entry.user.shared()) {
+            self.wake_user(directory, &user, prior, now);
+        }
     }
 
     /// The account of a user.
     pub fn by_user(&self, user: &str, now: Moment) -> Option<Arc<Account>> {
         let awake = self.read().account(user);
         awake.or_else(|| self.wake_user(&mut self.write(), user, None, now))
+    }
+
+    /// Access as a user, for a caller whom a network stands for.
+    pub fn by_network(&self, user: &str, now: Moment) -> Option<Access> {
+        let account = self.by_user(user, now)?;
+        account.seen(now);
+        Some(Access::without_key(account))
     }
 
     /// Whether there is such a user.
@@ -218,8 +193,8 @@ impl Accounts {
     /// Wakes those of whom something may count that this gateway does not know of.
     pub(super) fn wake(&self, changed: &Changed, now: Moment) {
         let mut directory = self.write();
-        for user in &changed.users {
-            self.wake_user(&mut directory, user, None, now);
+        for id in &changed.users {
+            self.wake_usage(&mut directory, id, None, now);
         }
         for id in &changed.keys {
             let index = directory.key(id);
@@ -247,7 +222,8 @@ impl Accounts {
         for row in rows {
             let tokens = row.prompt_tokens.saturating_add(row.completion_tokens);
             let tokens = u64::try_from(tokens).unwrap_or_default();
-            if let Some(account) = directory.account(&row.user_id) {
+            let account = directory.account(name_of(&row.user_id));
+            if let Some(account) = account.filter(|account| **account.usage_id() == *row.user_id) {
                 account.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
             }
             if let Some(key) = row.key_id.as_deref().and_then(|id| directory.awake_key(id)) {
@@ -271,8 +247,8 @@ impl Accounts {
     /// Wakes everybody who has used something that still counts.
     pub(super) fn begin_with(&self, spent: &SpentByAll, now: Moment) {
         let mut directory = self.write();
-        for (user, prior) in &spent.users {
-            self.wake_user(&mut directory, user, Some(prior), now);
+        for (id, prior) in &spent.users {
+            self.wake_usage(&mut directory, id, Some(prior), now);
         }
         for (id, prior) in &spent.keys {
             let index = directory.key(id);
@@ -292,7 +268,7 @@ impl Accounts {
         let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);
         let directory = self.read();
         for account in directory.awake_accounts() {
-            let tokens = tokens(spent.users.get(account.user().as_str()));
+            let tokens = tokens(spent.users.get(&**account.usage_id()));
             account.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
         }
         for key in directory.awake_keys() {
@@ -301,123 +277,4 @@ impl Accounts {
         }
         Ok(())
     }
-
-    /// Takes up what has changed in the database since the last time.
-    ///
-    /// # Errors
-    /// When the database fails; memory is then as it was.
-    pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
-        let mut position = self.changing.lock().await;
-        let refreshed = self.catch_up(&mut position, now).await;
-        self.current.store(refreshed.is_ok(), Ordering::Relaxed);
-        refreshed?;
-        if let (true, Some(seq)) = (self.store.local.is_outbox && position.copied != position.seq, position.seq) {
-            match self.store.copy_everybody(seq).await {
-                Ok(()) => position.copied = Some(seq),
-                Err(error) => {
-                    tracing::warn!(%error, "users and keys could not be copied for a start without the database");
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn catch_up(&self, position: &mut Position, now: Moment) -> Result<(), StoreError> {
-        self.store.meet().await?;
-        loop {
-            let since = match position.seq {
-                Some(seq) => changes_since(&self.store.db, seq).await?,
-                None => Since::Unknown,
-            };
-            match since {
-                Since::Nothing => return Ok(()),
-                Since::Some(changed, seq) => {
-                    let people = People::read(&self.store.db, &changed).await?;
-                    self.take_up(&people, &changed, now).await?;
-                    if self.store.local.is_outbox && position.copied == position.seq {
-                        let copied = self.store.copy_changes(&people, &changed, seq).await;
-                        position.copied = copied.is_ok().then_some(seq);
-                    }
-                    position.seq = Some(seq);
-                }
-                Since::Unknown => {
-                    let seq = newest_change(&self.store.db).await?;
-                    let mut directory = read_all(&self.store.db, &self.peppers).await?;
-                    let spent = spent(&self.store, None, now).await?;
-                    {
-                        let mut old = self.write();
-                        directory.inherit(&mut old);
-                        *old = directory;
-                    }
-                    self.begin_with(&spent, now);
-                    position.seq = Some(seq);
-                }
-            }
-            self.say_foreign();
-        }
-    }
-
-    async fn take_up(&self, people: &People, changed: &Changed, now: Moment) -> Result<(), StoreError> {
-        let mut fresh = Vec::new();
-        {
-            let mut directory = self.write();
-            let there: BTreeSet<&str> = people.users.iter().map(|row| row.id.as_str()).collect();
-            for gone in changed.users.iter().filter(|name| !there.contains(name.as_str())) {
-                directory.remove_user(gone);
-            }
-            let there: BTreeSet<&str> = people.keys.iter().map(|row| row.id.as_str()).collect();
-            for gone in changed.keys.iter().filter(|id| !there.contains(id.as_str())) {
-                directory.remove_key(gone);
-            }
-            for row in &people.users {
-                if put_user(&mut directory, row) {
-                    fresh.push(row.id.as_str());
-                }
-            }
-            for row in &people.keys {
-                directory.put_key(&key_entry(row));
-                let digests = people.digests.iter().filter(|digest| digest.key_id == row.id);
-                let secrets: Vec<_> = digests.filter_map(|digest| secret_entry(digest, &self.peppers)).collect();
-                directory.set_secrets(&row.id, &secrets);
-            }
-        }
-        // A name that was deleted and is made again goes on with what it has used today.
-        match fresh.len() {
-            0 => {}
-            1..=FEW => {
-                for user in fresh {
-                    self.begin_with(&spent(&self.store, Some(user), now).await?, now);
-                }
-            }
-            _ => self.begin_with(&spent(&self.store, None, now).await?, now),
-        }
-        Ok(())
-    }
-
-    fn say_foreign(&self) {
-        let foreign = self.read().foreign_secrets();
-        if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
-            tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
-        }
-    }
-}
-
-/// Everybody, and up to which change. With Postgres the copy in the local file is read, and what has changed since, if the
-/// log reaches back so far: that is quicker by far.
-async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position), StoreError> {
-    if !store.local.is_outbox {
-        let seq = newest_change(&store.db).await?;
-        return Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }));
-    }
-    if !store.is_online() {
-        return Err(sea_orm::DbErr::Custom("the database is away".to_owned()).into());
-    }
-    let copy = store.people_copy().await?;
-    if let Some(seq) = copy.seq.filter(|_| copy.is_whole)
-        && !matches!(changes_since(&store.db, seq).await?, Since::Unknown)
-    {
-        return Ok((read_all(&store.local.db, peppers).await?, Position { seq: Some(seq), copied: Some(seq) }));
-    }
-    let seq = newest_change(&store.db).await?;
-    Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }))
 }

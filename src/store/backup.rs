@@ -1,4 +1,4 @@
-//! How is the embedded database copied while a gateway runs, and put back while none does?
+//! Backs up the SQLite database while a gateway runs, and restores it while none does.
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::private::{beside, close_to_others};
 use super::reserve::Reserve;
 use super::settings::DatabaseSettings;
 
-/// Writes a whole and consistent copy of the database to `to`, which must not exist yet.
+/// Writes a complete, consistent copy of the database to `to`, which must not exist yet.
 ///
 /// # Errors
 /// [`StoreError::Backup`]; nothing is left at `to` then.
@@ -45,14 +45,15 @@ async fn copy_of_database(from: &Path, part: &Path) -> Result<(), StoreError> {
     check(part).await
 }
 
-/// Puts a copy in the place of the database. Whenever this is interrupted, either the old or the new one is there, whole.
+/// Replaces the database with a copy of `from`. If this is interrupted, either the old or the new database is there,
+/// complete.
 ///
 /// # Errors
-/// [`StoreError::InUse`] while a gateway runs on it, or [`StoreError::Backup`] where `from` is no backup.
+/// [`StoreError::InUse`] while a gateway runs on it, or [`StoreError::Backup`] if `from` is not a backup.
 pub async fn restore(settings: &DatabaseSettings, from: &Path) -> Result<(), StoreError> {
     let to = sqlite_file(settings)?;
     if !from.is_file() {
-        return Err(failed(from, "is no file"));
+        return Err(failed(from, "is not a file"));
     }
     super::private::make_folder(&to)?;
     let locked = Reserve::keep_out(&beside(&to, "reserve")).map_err(|error| failed(&to, error))?;
@@ -72,8 +73,8 @@ pub async fn restore(settings: &DatabaseSettings, from: &Path) -> Result<(), Sto
     std::fs::rename(&part, &to).and_then(|()| sync_folder(&to)).map_err(|error| failed(&to, error))
 }
 
-/// Brings what waits in the old database's log into it, so that the log can go without a loss should this be interrupted. One
-/// that is damaged is kept beside the new one.
+/// Removes the old database's log, after moving what it holds into the database, so that an interrupted restore loses
+/// nothing. A damaged database is kept beside the new one.
 async fn set_aside(old: &Path) -> Result<(), StoreError> {
     if old.exists() && empty_log(old).await.is_err() {
         let kept = beside(old, "before-restore");
@@ -96,7 +97,7 @@ async fn empty_log(path: &Path) -> Result<(), sea_orm::sqlx::Error> {
     connection.close().await
 }
 
-/// Whether the file is a whole database of a gateway.
+/// Checks that the file is an undamaged database of a gateway.
 async fn check(path: &Path) -> Result<(), StoreError> {
     let look = async {
         let mut connection = open(path, true).await?;
@@ -122,7 +123,7 @@ async fn open(path: &Path, read_only: bool) -> Result<SqliteConnection, sea_orm:
 fn sqlite_file(settings: &DatabaseSettings) -> Result<PathBuf, StoreError> {
     let path = settings.sqlite_path().map(Path::to_path_buf);
     path.ok_or_else(|| {
-        failed(Path::new("database.url"), "is a Postgres: back it up and restore it with pg_dump and pg_restore")
+        failed(Path::new("database.url"), "is Postgres: back it up and restore it with pg_dump and pg_restore")
     })
 }
 

@@ -1,14 +1,34 @@
-//! What do the columns of users and keys mean to the request path, and the other way around?
+//! Converts the columns of users and keys to the types of the request path, and back.
+use std::sync::Arc;
+
 use entity::{key, key_digest, user};
 
-use super::access::{AllowedModels, KeySpec, Terms, UserId};
-use super::directory::{KeyEntry, SecretEntry, UserEntry};
+use super::account::{Profile, Terms, UserEntry, UserId};
+use super::directory::{KeyEntry, SecretEntry};
+use super::key::{AllowedModels, KeySpec};
 use super::keys::{KeyDigest, Peppers, SecretEnd};
 use limits::Limits;
 
 /// `None` where the name cannot be one.
 pub(super) fn user_entry(row: &user::Model) -> Option<UserEntry> {
-    Some(UserEntry { user: UserId::parse(&row.id)?, created_at_ms: row.created_at_ms, terms: terms_of(row) })
+    Some(UserEntry {
+        user: UserId::parse(&row.id)?,
+        created_at_ms: row.created_at_ms,
+        generation: u32::try_from(row.generation).unwrap_or(u32::MAX),
+        terms: terms_of(row),
+        profile: profile_of(row),
+        last_seen_ms: row.last_seen_ms.unwrap_or_default(),
+    })
+}
+
+fn profile_of(row: &user::Model) -> Option<Arc<Profile>> {
+    let profile = Profile {
+        suspended_at_ms: row.suspended_at_ms,
+        display_name: row.display_name.clone(),
+        email: row.email.clone(),
+        note: row.note.clone(),
+    };
+    (profile != Profile::default()).then(|| Arc::new(profile))
 }
 
 pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {
@@ -21,7 +41,7 @@ pub(super) fn key_entry(row: &key::Model) -> KeyEntry<'_> {
     }
 }
 
-/// `None` where the digest has another length.
+/// `None` if the digest has the wrong length.
 pub(super) fn secret_entry(row: &key_digest::Model, peppers: &Peppers) -> Option<SecretEntry> {
     let digest = row.digest.as_slice().try_into().map(KeyDigest).ok()?;
     let end = SecretEnd { digest, last_four: row.last_four.clone(), until_ms: row.expires_at_ms };
@@ -36,14 +56,14 @@ fn terms_of(row: &user::Model) -> Terms {
 fn spec_of(row: &key::Model) -> KeySpec {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
     let allowed_models = row.allowed_models.as_deref().map(|names| {
-        // A list that cannot be read allows nothing, rather than everything.
+        // An unreadable list allows no model, rather than every model.
         AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
     });
     KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
 }
 
 pub(super) fn to_millis(weight: f64) -> i64 {
-    // Between 0.001 and 1000: the door checks that.
+    // A weight is between 0.001 and 1000, which `http` checks.
     ((weight * 1000.0).round() as i64).max(1)
 }
 

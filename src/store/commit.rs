@@ -1,8 +1,8 @@
-//! How does one transaction bring many rows and notes into the local file, and at what cost?
+//! Writes many rows and notes to the local file in one transaction, at little cost.
 //!
-//! What is to be written is one text of statements with all its values: SQLite's thread is asked once a transaction. Sums
-//! are added up once for all of its rows. The writer has a connection of its own, which is replaced after any failure: a
-//! statement that was given up may still be under way on it.
+//! A transaction is one text of several statements with all their values, so SQLite's thread is called once for it. Daily
+//! sums are updated once for all its rows. The writer has its own connection, which is replaced after any failure,
+//! because a statement that timed out may still be running on it.
 use std::fmt::Write;
 
 use migration::sum_up_on_sqlite;
@@ -23,10 +23,10 @@ const COLUMNS: &str = "request_id, user_id, key_id, created_at_ms, day, model, e
     prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, load_ms, \
     prefill_ms, decode_ms, code, limit_name, http_status, requests";
 const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-/// Rows, and likewise notes, of the texts whose prepared statements are kept. A group between two of these sizes repeats its
-/// last row, which does nothing the second time: preparing a statement of its own costs several times that.
+/// Numbers of rows for which a prepared statement is kept. A group between two of these sizes repeats its last row, which
+/// has no effect the second time: preparing another statement would cost several times as much.
 const ROW_SIZES: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
-/// Fewer, because a text has one for each of rows, notes and notes that go.
+/// The same for notes and for notes to delete. Fewer, because every combination of the three numbers is a statement.
 const NOTE_SIZES: &[usize] = &[1, 4, 16, 64];
 
 /// What goes into one transaction.
@@ -35,22 +35,22 @@ struct Group<'a> {
     rows: &'a [UsageRow],
     /// Notes of running requests, as text.
     notes: &'a [(Uuid, String)],
-    /// Requests whose notes are to go.
+    /// Requests whose notes are to be deleted.
     gone: &'a [Uuid],
 }
 
-/// How many rows, notes and notes that go the text of a group has places for.
+/// How many rows, notes and notes to delete the text of a group has placeholders for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Places {
     rows: usize,
     notes: usize,
     gone: usize,
-    /// Whether the same text is likely to come again.
+    /// Whether the same text is likely to be used again.
     is_common: bool,
 }
 
 impl Places {
-    /// For so many rows, notes, and notes that go.
+    /// For this many rows, notes, and notes to delete.
     fn of(counts: [usize; 3]) -> Self {
         let size = |count: usize, sizes: &[usize]| match count {
             0 => Some(0),
@@ -65,18 +65,18 @@ impl Places {
     }
 }
 
-/// The items, of which the last one is repeated until all places are taken.
+/// The items, with the last one repeated until all places are filled.
 fn padded<T>(items: &[T], places: usize) -> impl Iterator<Item = &T> {
     debug_assert!(items.len() <= places && (places == 0 || !items.is_empty()));
     items.iter().chain(items.last().into_iter().cycle()).take(places)
 }
 
-/// The writer's connection.
+/// The writer's connection to the local file.
 #[derive(Debug)]
 pub(super) struct Committer {
     local: Local,
     connection: Option<PoolConnection<Sqlite>>,
-    /// What makes the transaction sum its rows up, before and after them; `None` in front of Postgres.
+    /// The statements before and after the rows that add them to the daily sums; `None` in front of Postgres.
     sums: Option<(&'static str, String)>,
 }
 
@@ -89,7 +89,7 @@ impl Committer {
     /// Writes rows and notes, all or nothing.
     ///
     /// # Errors
-    /// When the local file cannot be written, or not in time.
+    /// If the local file cannot be written in time.
     pub(super) async fn commit(&mut self, rows: &[UsageRow], notes: &NoteBatch) -> Result<(), StoreError> {
         let NoteBatch { notes, gone, .. } = notes;
         if rows.is_empty() && notes.is_empty() && gone.is_empty() {
@@ -109,7 +109,7 @@ impl Committer {
             match bind(query, group, places).execute(&mut *connection).await {
                 Ok(_) => Ok(connection),
                 Err(error) => {
-                    // It may be in the middle of a transaction.
+                    // The connection may be in the middle of a transaction.
                     drop(connection.detach());
                     Err(failed(error))
                 }
@@ -124,7 +124,7 @@ fn failed(error: sqlx::Error) -> DbErr {
     DbErr::Exec(RuntimeErr::SqlxError(error.into()))
 }
 
-/// The statements of a transaction.
+/// The statements of a transaction, as one text with placeholders.
 fn text(places: Places, sums: Option<&(&'static str, String)>) -> String {
     let Places { rows, notes, gone, .. } = places;
     let mut text = String::with_capacity(1_024 + rows * (ROW.len() + 2));
@@ -204,7 +204,7 @@ fn bind<'q>(mut query: Bound<'q>, group: Group<'q>, places: Places) -> Bound<'q>
 /// A row as the text of a note.
 ///
 /// # Errors
-/// When it cannot be written as JSON, which no row is known to do.
+/// If the row cannot be written as JSON, which should not happen.
 fn note_text(row: &UsageRow) -> Result<(Uuid, String), StoreError> {
     let row = row.clone().into_model();
     let text = serde_json::to_string(&row).map_err(|error| DbErr::Custom(error.to_string()))?;

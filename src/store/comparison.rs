@@ -1,4 +1,4 @@
-//! Do the sums of usage agree with the rows?
+//! Do the daily sums of usage agree with the rows?
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DatabaseBackend, Statement};
@@ -12,11 +12,11 @@ use super::usage_row::{DAY_MS, first_id};
 /// Longest time for a comparison, which reads every row of two days.
 const COMPARISON_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Rows of usage from which on a database counts as large.
+/// A database with more rows of usage than this counts as large.
 const LARGE: f64 = 200_000.0;
 
 impl Store {
-    /// Whether the usage table has so many rows that a comparison takes seconds. An estimate that costs no scan.
+    /// Whether the usage table has so many rows that a comparison takes seconds. An estimate, which needs no scan.
     pub(super) async fn is_large(&self) -> bool {
         let rows = match self.db.get_database_backend() {
             DatabaseBackend::Sqlite => "SELECT CAST(coalesce(max(rowid), 0) AS real) FROM usage",
@@ -27,8 +27,8 @@ impl Store {
         rows.is_some_and(|row| row.try_get_by_index::<f64>(0).is_ok_and(|rows| rows > LARGE))
     }
 
-    /// How many sums since this day differ from what their rows add up to. One statement, so that both are of one moment.
-    /// Days whose rows are not all kept any more differ by nature.
+    /// How many daily sums from `since_day` on differ from what their rows add up to. One statement, so both are of one
+    /// moment. A day that has lost rows to retention differs as well.
     ///
     /// # Errors
     /// When the database fails.
@@ -48,7 +48,7 @@ impl Store {
 }
 
 pub(super) fn comparison(since_day: i32, on_postgres: bool) -> String {
-    // By the id, which begins with the time, so that only these days are read.
+    // Ids begin with the time, so comparing them reads only these days.
     let first_id = first_id(i64::from(since_day) * DAY_MS);
     let first_id = if on_postgres { format!("'{first_id}'") } else { format!("x'{}'", first_id.simple()) };
     format!(

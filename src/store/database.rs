@@ -1,4 +1,4 @@
-//! How is the database opened, brought up to date and closed?
+//! Opens the database, brings its schema up to date, and closes it.
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,13 +19,13 @@ use super::transactions::begin_patiently;
 
 /// Longest wait for a schema change, which may have to read every row.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
-/// Longest wait at the start for a Postgres that is away, if there is a copy of users and keys to start with.
+/// Longest wait at the start for a Postgres that is away, if the gateway can start with a copy of users and keys.
 const START_PATIENCE: Duration = Duration::from_secs(2);
 /// Longest wait for a connection to recover after a statement on it was abandoned.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
-/// The numbers of the advisory locks that gateways on one Postgres take. Locks on the subjects of leases are hashes of
-/// their names, far from these.
+/// The numbers of the advisory locks that gateways on one Postgres take. Leases are locked by hashes of names, which are
+/// unlikely to equal one of these.
 pub(super) mod locks {
     /// Held while the schema changes.
     pub(in crate::store) const MIGRATION: i64 = 0x6f6c_6c61_6d61;
@@ -38,23 +38,23 @@ pub(super) mod locks {
 /// An open database with the current schema. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// What users, keys and reports are read from: the SQLite file, or Postgres.
+    /// The database of users, keys and usage: the SQLite file, or Postgres.
     pub(super) db: DatabaseConnection,
-    /// Connections to the same for lists and sums of usage, so that no report keeps a change or the copying waiting.
+    /// Further connections to it for lists and sums of usage, so that no report delays a change or the copier.
     pub(super) reads: DatabaseConnection,
     pub(super) local: Local,
-    /// What seals credentials of nodes.
+    /// Seals the credentials of nodes.
     pub(super) peppers: Peppers,
-    /// Whether the schema of `db` is known to be current; false as long as Postgres has been away since the start.
+    /// Whether the schema of `db` is known to be current; false until Postgres has been reached once.
     online: Arc<AtomicBool>,
 }
 
 impl Store {
-    /// Opens the local file, turns what a process that died left behind into usage, connects, and brings the schema up to
-    /// date. A Postgres that is away is no obstacle once the local file has a copy of users and keys.
+    /// Opens the local file, turns the notes of a process that died into usage, connects, and brings the schema up to
+    /// date. If Postgres is away, the store opens all the same, provided the local file has a copy of users and keys.
     ///
     /// # Errors
-    /// When a file cannot be opened or is damaged, or a database that is needed cannot be reached.
+    /// When a file cannot be opened or is damaged, or the database is needed and cannot be reached.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let password = settings.password_file.as_deref().map(read_password).transpose()?;
         let local = Local::open(settings).await?;
@@ -84,7 +84,7 @@ impl Store {
         Ok(store)
     }
 
-    /// The same, with what seals credentials of nodes.
+    /// Replaces the peppers that seal the credentials of nodes.
     pub fn with_peppers(self, peppers: Peppers) -> Self {
         Self { peppers, ..self }
     }
@@ -94,13 +94,13 @@ impl Store {
         self.online.load(Ordering::Relaxed)
     }
 
-    /// Says that the database went away in the middle of the start.
+    /// Marks the database as not reached, because it went away in the middle of the start.
     pub(super) fn go_offline(&self) {
         self.online.store(false, Ordering::Relaxed);
     }
 
-    /// Catches up on what the start could not do: a database that answers within `patience` gets the schema changes that it
-    /// lacks, and the time for them.
+    /// Does what the start could not: if the database answers within `patience`, its schema is brought up to date, which
+    /// may take longer.
     pub(super) async fn go_online(&self, patience: Duration) -> Result<(), StoreError> {
         if !self.is_online() {
             if within(patience, self.lacks_schema()).await.map_err(explained)? {
@@ -149,11 +149,11 @@ impl Store {
 /// What an operator can do about an error of a schema change.
 pub(super) fn explained(error: StoreError) -> StoreError {
     let text = error.to_string();
-    // The migrator's words for a step that the database has had and this program does not know.
+    // The migrator's words for a migration that the database has had and this program does not know.
     if text.contains("is missing, this migration has been applied") {
         return StoreError::Newer;
     }
-    // Postgres' code for a lack of rights.
+    // Postgres' code for a missing privilege.
     let is_denied = |error: &DbErr| match error {
         DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause)) => {
             cause.as_database_error().and_then(|cause| cause.code()).is_some_and(|code| code == "42501")
@@ -164,6 +164,23 @@ pub(super) fn explained(error: StoreError) -> StoreError {
         StoreError::Database(cause) if is_denied(&cause) => StoreError::NotGranted(cause.to_string()),
         other => other,
     }
+}
+
+/// How the database is opened by a command that only reads, also while a gateway runs on it.
+pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, StoreError> {
+    let password = settings.password_file.as_deref().map(read_password).transpose()?;
+    if settings.sqlite_path().is_none() {
+        return Ok(postgres(&settings.url, password));
+    }
+    let path = settings.local_path().to_path_buf();
+    let mut options = ConnectOptions::new("sqlite://".to_owned());
+    options
+        .max_connections(1)
+        .acquire_timeout(STATEMENT_DEADLINE)
+        .connect_timeout(STATEMENT_DEADLINE)
+        .sqlx_logging(false)
+        .map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&path).read_only(true).busy_timeout(STATEMENT_DEADLINE));
+    Ok(options)
 }
 
 fn read_password(path: &Path) -> Result<String, StoreError> {
@@ -180,13 +197,13 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
         .acquire_timeout(STATEMENT_DEADLINE)
         .connect_timeout(STATEMENT_DEADLINE)
         .connect_lazy(true)
-        // On by default, and would write every statement to the log.
+        // By default it would log every statement.
         .sqlx_logging(false)
-        // A query that we stopped waiting for must not hold its connection for ever.
+        // A query that nobody waits for any more must not keep its connection.
         .statement_timeout(STATEMENT_DEADLINE)
         .set_application_name("ollama-gateway")
-        // Nor may a server that is frozen or cut off: without this the pool waits for its answer before it gives the
-        // connection up.
+        // Neither may a server that is frozen or cut off: without this, the pool waits for its answer before it gives up
+        // the connection.
         .map_sqlx_postgres_pool_opts(|pool| {
             pool.after_release(|connection, _| {
                 Box::pin(async move {

@@ -5,6 +5,7 @@
 //! them is in use or counts any more. Digests and ids are found through tables of 4-byte indices into the records.
 mod records;
 mod secrets;
+mod waking;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -12,11 +13,12 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use self::records::{CompactId, KeyRecord, ShortText, UserRecord, minute_of, moment_of};
-pub(super) use self::records::{KeyEntry, UserEntry, from_hex};
+use self::records::{CompactId, KeyRecord, ShortText, UserRecord, minute_of};
+pub(super) use self::records::{KeyEntry, from_hex};
 pub(super) use self::secrets::SecretEntry;
 use self::secrets::{Chain, SecretTable};
-use super::access::{Account, DEFAULT_NAME, Key, KeyMaker, KeySpec};
+use super::account::{Account, UserEntry, name_of};
+use super::key::{DEFAULT_NAME, Key, KeySpec};
 use super::keys::KeyDigest;
 use limits::Limits;
 
@@ -83,6 +85,25 @@ impl Directory {
         self.user_record(name).map(|record| &record.entry)
     }
 
+    /// The user whom usage knows by this id, unless the name is another user's by now.
+    pub(super) fn user_of(&self, usage_id: &str) -> Option<&UserEntry> {
+        self.user(name_of(usage_id)).filter(|entry| *entry.usage_id() == *usage_id)
+    }
+
+    /// When a user was last seen, epoch milliseconds; 0 = never.
+    pub(super) fn last_seen_ms(&self, name: &str) -> i64 {
+        let awake_ms = |record: &UserRecord| record.awake.as_ref().map_or(0, |account| account.last_seen_ms());
+        self.user_record(name).map_or(0, |record| record.entry.last_seen_ms.max(awake_ms(record)))
+    }
+
+    /// Somebody else has seen a user.
+    pub(super) fn seen(&mut self, name: &str, seen_ms: i64) {
+        let Some(index) = self.by_name.get(name) else { return };
+        if let Some(record) = self.users.get_mut(*index as usize).and_then(Option::as_mut) {
+            record.entry.last_seen_ms = record.entry.last_seen_ms.max(seen_ms);
+        }
+    }
+
     /// The account, if it is awake.
     pub(super) fn account(&self, name: &str) -> Option<Arc<Account>> {
         self.user_record(name)?.awake.clone()
@@ -92,14 +113,19 @@ impl Directory {
         self.users.get(*self.by_name.get(name)? as usize)?.as_ref()
     }
 
-    /// Takes a user up, or what has changed of one; true for a new one.
-    pub(super) fn put_user(&mut self, entry: UserEntry) -> bool {
+    /// Takes a user up, or what has changed of one; true for a new one. Another user of the name takes the place of the
+    /// one before.
+    pub(super) fn put_user(&mut self, mut entry: UserEntry) -> bool {
+        if self.user(entry.user.as_str()).is_some_and(|known| known.generation != entry.generation) {
+            self.remove_user(&entry.user.shared());
+        }
         if let Some(index) = self.by_name.get(entry.user.as_str())
             && let Some(Some(record)) = self.users.get_mut(*index as usize)
         {
             if let Some(account) = &record.awake {
-                account.set_terms(entry.terms);
+                account.set(&entry);
             }
+            entry.last_seen_ms = entry.last_seen_ms.max(record.entry.last_seen_ms);
             record.entry = entry;
             return false;
         }
@@ -271,115 +297,6 @@ impl Directory {
         }
         keys
     }
-
-    /// The account of a user, made by `make` if it rests.
-    pub(super) fn wake_user(
-        &mut self,
-        name: &str,
-        make: impl FnOnce(&UserEntry) -> Arc<Account>,
-    ) -> Option<Arc<Account>> {
-        let index = *self.by_name.get(name)?;
-        self.wake_user_at(index, make)
-    }
-
-    fn wake_user_at(&mut self, index: u32, make: impl FnOnce(&UserEntry) -> Arc<Account>) -> Option<Arc<Account>> {
-        let UserRecord { entry, awake, .. } = self.users[index as usize].as_mut()?;
-        self.awake_users.insert(index);
-        Some(awake.get_or_insert_with(|| make(entry)).clone())
-    }
-
-    /// A key, and the account of its user; made by `make` where they rest.
-    pub(super) fn wake_key(
-        &mut self,
-        KeyIndex(index): KeyIndex,
-        make_account: impl FnOnce(&UserEntry) -> Arc<Account>,
-        make_key: impl FnOnce(KeyMaker) -> Arc<Key>,
-    ) -> Option<Arc<Key>> {
-        let record = self.keys[index as usize].as_ref()?;
-        if let Some(key) = &record.awake {
-            return Some(key.clone());
-        }
-        let account = self.wake_user_at(record.user, make_account)?;
-        let record = self.keys[index as usize].as_mut()?;
-        let name = record.name.as_ref().map_or_else(|| DEFAULT_NAME.to_owned(), ShortText::text);
-        let spec = record.spec.as_deref().cloned().unwrap_or_default();
-        let key = make_key(KeyMaker {
-            id: record.id.text().into(),
-            account,
-            created_at_ms: record.created_at_ms,
-            last_used_ms: moment_of(record.used_minute),
-            spec: KeySpec { name, ..spec },
-            secrets: self.secrets.list(record.secrets),
-        });
-        record.awake = Some(key.clone());
-        self.awake_keys.insert(index);
-        Some(key)
-    }
-
-    /// Every account that is awake.
-    pub(super) fn awake_accounts(&self) -> impl Iterator<Item = &Arc<Account>> {
-        self.awake_users.iter().filter_map(|index| self.users[*index as usize].as_ref()?.awake.as_ref())
-    }
-
-    /// Every key that is awake.
-    pub(super) fn awake_keys(&self) -> impl Iterator<Item = &Arc<Key>> {
-        self.awake_keys.iter().filter_map(|index| self.keys[*index as usize].as_ref()?.awake.as_ref())
-    }
-
-    /// Lets those rest that nobody else holds, as far as `is_idle` agrees.
-    pub(super) fn rest(&mut self, key_is_idle: impl Fn(&Key) -> bool, account_is_idle: impl Fn(&Account) -> bool) {
-        let Self { users, keys, awake_users, awake_keys, .. } = self;
-        awake_keys.retain(|index| {
-            let Some(record) = keys[*index as usize].as_mut() else { return false };
-            let is_idle = record.awake.as_ref().is_some_and(|key| Arc::strong_count(key) == 1 && key_is_idle(key));
-            if let Some(key) = record.awake.take_if(|_| is_idle) {
-                record.used_minute = record.used_minute.max(key.last_used_ms().map_or(0, minute_of));
-            }
-            !is_idle
-        });
-        awake_users.retain(|index| {
-            let Some(record) = users[*index as usize].as_mut() else { return false };
-            let is_idle = record.awake.as_ref().is_some_and(|it| Arc::strong_count(it) == 1 && account_is_idle(it));
-            drop(record.awake.take_if(|_| is_idle));
-            !is_idle
-        });
-    }
-
-    /// Takes over everybody who is awake from the directory that this one replaces. Those who are not here any more go, and
-    /// their running requests end.
-    pub(super) fn inherit(&mut self, old: &mut Self) {
-        for record in old.users.iter_mut().flatten() {
-            let Some(account) = record.awake.take() else { continue };
-            let name = account.user().shared();
-            match self.wake_user(&name, |_| account.clone()) {
-                Some(_) => self.user(&name).into_iter().for_each(|entry| account.set_terms(entry.terms)),
-                None => account.close(),
-            }
-        }
-        for record in old.keys.iter_mut().flatten() {
-            let Some(key) = record.awake.take() else { continue };
-            let index = self.key_of(key.account().user().as_str(), key.id());
-            let taken_over = index.and_then(|index| {
-                let mut now = None;
-                self.wake_key(
-                    index,
-                    |_| key.account().clone(),
-                    |maker| {
-                        now = Some((maker.spec, maker.secrets));
-                        key.clone()
-                    },
-                )?;
-                now
-            });
-            match taken_over {
-                Some((spec, secrets)) => {
-                    key.set_spec(spec);
-                    key.set_secrets(secrets);
-                }
-                None => key.revoke(),
-            }
-        }
-    }
 }
 
 fn insert<T>(records: &mut Vec<Option<T>>, free: &mut Vec<u32>, record: T) -> u32 {
@@ -398,12 +315,20 @@ fn index_of(position: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::access::{Access, Terms, UserId};
+    use crate::store::access::Access;
+    use crate::store::account::{Terms, UserId};
     use crate::store::keys::SecretEnd;
     use limits::Ledger;
 
     fn user(name: &str) -> UserEntry {
-        UserEntry { user: UserId::parse(name).unwrap(), created_at_ms: 1, terms: Terms::default() }
+        UserEntry {
+            user: UserId::parse(name).unwrap(),
+            created_at_ms: 1,
+            generation: 1,
+            terms: Terms::default(),
+            profile: None,
+            last_seen_ms: 0,
+        }
     }
 
     fn key<'a>(id: &'a str, user: &'a str) -> KeyEntry<'a> {
@@ -416,7 +341,7 @@ mod tests {
     }
 
     fn account(entry: &UserEntry) -> Arc<Account> {
-        Account::new(entry.user.clone(), entry.created_at_ms, entry.terms, Ledger::default())
+        Account::new(entry, Ledger::default())
     }
 
     fn wake(directory: &mut Directory, byte: u8) -> Option<Arc<Key>> {
@@ -483,6 +408,22 @@ mod tests {
         directory.put_user(user("c"));
         directory.put_key(&key("key_c", "c"));
         assert_eq!((directory.keys.len(), directory.keys_of("c").len()), (places, 1), "a free place is used again");
+    }
+
+    #[test]
+    fn another_user_of_a_name_takes_nothing_over() {
+        let mut directory = filled();
+        let old = wake(&mut directory, 1).unwrap();
+        assert!(directory.put_user(UserEntry { generation: 2, ..user("a") }), "it is a new user");
+        assert!(Access::by_key(old.clone()).revoked().is_cancelled() && directory.keys_of("a").is_empty());
+        assert!(directory.user_of("a").is_none() && directory.user_of("a~2").is_some());
+
+        let mut directory = filled();
+        let old = wake(&mut directory, 1).unwrap();
+        let mut new = Directory::default();
+        new.put_user(UserEntry { generation: 2, ..user("a") });
+        new.inherit(&mut directory);
+        assert!(Access::by_key(old).revoked().is_cancelled() && new.account("a").is_none());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Why could the store not do what was asked?
+//! The errors of the store, most of which say what an operator can do about them.
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,10 +17,19 @@ pub enum StoreError {
     #[error("there is no key `{0}`")]
     NoKey(String),
     /// The user has as many keys as one user may have.
-    #[error("a user may have {0} keys; revoke one that is not used any more")]
+    #[error("a user may have at most {0} keys; revoke one that is no longer used")]
     TooManyKeys(usize),
+    /// An administrator of this name exists already.
+    #[error("administrator `{0}` exists already")]
+    AdminExists(String),
+    /// There is no such administrator.
+    #[error("there is no administrator `{0}`")]
+    NoAdmin(String),
+    /// There are as many administrators as there may be.
+    #[error("there may be {0} administrators; delete one that is not needed any more")]
+    TooManyAdmins(usize),
     /// The operating system has no randomness for a key.
-    #[error("there is no randomness: {0}")]
+    #[error("the operating system gave no random bytes: {0}")]
     Randomness(#[from] getrandom::Error),
     /// The file with the pepper could not be used.
     #[error("keys.pepper_file: {}: {error}", path.display())]
@@ -51,7 +60,7 @@ pub enum StoreError {
         error: std::io::Error,
     },
     /// Another gateway has the local file open.
-    #[error("{} is used by a gateway that runs on this machine: stop it first", path.display())]
+    #[error("a gateway on this machine uses {}: stop it first", path.display())]
     InUse {
         /// The file.
         path: PathBuf,
@@ -72,7 +81,7 @@ pub enum StoreError {
     Backup {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong with it, as the end of a sentence about the file.
         why: String,
     },
     /// The local file does not hold what the gateway wrote.

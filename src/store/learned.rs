@@ -1,4 +1,4 @@
-//! What does the scheduler know of nodes and models from an earlier run? A text of its own, in the local file: each gateway
+//! Keeps what the scheduler has learned about nodes and models for the next run, as text in the local file: each gateway
 //! learns for itself.
 use entity::learned::{ActiveModel, Column, Entity};
 use sea_orm::sea_query::OnConflict;
@@ -11,7 +11,7 @@ use super::error::StoreError;
 const ONLY_ROW: i32 = 1;
 
 impl Store {
-    /// What was kept last, and when (epoch milliseconds).
+    /// The last saved text, and when it was saved, epoch milliseconds.
     ///
     /// # Errors
     /// When the local file fails.
@@ -20,10 +20,10 @@ impl Store {
         Ok(row.map(|row| (row.learned, row.saved_at_ms)))
     }
 
-    /// Keeps it instead of what was kept before.
+    /// Replaces the saved text.
     ///
     /// # Errors
-    /// When the local file fails; what was kept before stays.
+    /// When the local file fails; the earlier text stays.
     pub async fn keep_learned(&self, learned: String, saved_at_ms: i64) -> Result<(), StoreError> {
         let row = ActiveModel { id: Set(ONLY_ROW), saved_at_ms: Set(saved_at_ms), learned: Set(learned) };
         let replace = OnConflict::column(Column::Id).update_columns([Column::SavedAtMs, Column::Learned]).to_owned();

@@ -1,14 +1,16 @@
-//! The local SQLite file: where every usage row is safe before its answer is complete, whatever the database is.
+//! The local SQLite file, which stores every usage row before its answer is complete, whatever the database is.
 //!
-//! With the embedded database it is that database. In front of Postgres it is an outbox: rows go on from there (see
-//! `outbox`), and it holds a copy of users and keys for a start without Postgres. Its tables are those of the database
-//! and a few of its own.
+//! With SQLite it is the database. In front of Postgres it is an outbox, from which rows are copied (see `outbox`), and it
+//! has a copy of users and keys for a start without Postgres. It has the tables of the database and a few of its own.
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
-use migration::{LocalMigrator, Migrator, follow_people_on_sqlite, forget_people_on_sqlite};
+use migration::{
+    LocalMigrator, Migrator, follow_admins_on_sqlite, follow_people_on_sqlite, forget_admins_on_sqlite,
+    forget_people_on_sqlite,
+};
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement, TransactionTrait,
@@ -23,15 +25,15 @@ use super::rollups;
 use super::settings::{DatabaseSettings, Synchronous};
 use super::transactions::immediate;
 
-/// Up to this length the file is checked from end to end at the start; that is a tenth of a second at most.
+/// Largest file that is checked completely at the start, bytes; that takes a tenth of a second at most.
 const CHECKED_WHOLE: u64 = 32 << 20;
-/// SQLite's own words for a file that is not what it wrote.
+/// SQLite's codes for a damaged file: `SQLITE_CORRUPT` and `SQLITE_NOTADB`.
 const DAMAGED: [i32; 2] = [11, 26];
 
 /// The open file. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Local {
-    /// Connections for the gateway's own tasks, so that no report can keep a row waiting.
+    /// Connections for the gateway's own tasks, so that no report delays a row.
     pub(super) db: DatabaseConnection,
     pub(super) reserve: Arc<Reserve>,
     pub(super) is_outbox: bool,
@@ -40,7 +42,7 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Opens the file of these settings, checks it, and brings its tables up to date.
+    /// Opens and checks the local file of these settings, and brings its tables up to date.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], or when it cannot be opened.
@@ -63,17 +65,17 @@ impl Local {
             look_for_a_cut(&path)?;
             let db = Database::connect(options(settings)).await?;
             check(&db, &path).await?;
-            // All or nothing, and one gateway at a time: half a schema would stand in the way of every later start.
+            // All or nothing, and one gateway at a time: half a schema would make every later start fail.
             let transaction = db.begin_with_options(immediate()).await?;
             Migrator::up(&transaction, None).await?;
             LocalMigrator::up(&transaction, None).await?;
             transaction.execute_unprepared(if is_outbox { MAKE_OUTBOX } else { UNMAKE_OUTBOX }).await?;
             let people = if is_outbox {
                 rollups::forget(&transaction).await?;
-                forget_people_on_sqlite()
+                [forget_people_on_sqlite(), forget_admins_on_sqlite()].concat()
             } else {
                 rollups::follow(&transaction).await?;
-                follow_people_on_sqlite()
+                [follow_people_on_sqlite(), follow_admins_on_sqlite()].concat()
             };
             for statement in people {
                 transaction.execute_unprepared(&statement).await?;
@@ -89,22 +91,22 @@ impl Local {
         Ok(Self { db, reserve: Arc::new(reserve), is_outbox, is_alone })
     }
 
-    /// Writes something that nobody reads, to see whether writing works.
+    /// Writes a value that nobody reads, to find out whether writing works.
     pub(super) async fn try_write(&self) -> Result<(), StoreError> {
         within_deadline(self.db.execute_unprepared("PRAGMA user_version = 1")).await?;
         Ok(())
     }
 }
 
-/// Every new row is to be copied. As part of the row's own statement, so that there is no moment in between.
+/// Puts each new row into the outbox, by a trigger: the row and its entry are written together or not at all.
 const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER INSERT ON usage \
     BEGIN INSERT OR IGNORE INTO outbox (request_id) VALUES (NEW.request_id); END";
 const UNMAKE_OUTBOX: &str = "DROP TRIGGER IF EXISTS usage_to_outbox";
 
-/// How a SQLite file of the gateway is opened, whoever does.
+/// The options with which the gateway opens its SQLite file, everywhere.
 pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
     let url = if settings.sqlite_path().is_some() { settings.url.clone() } else { "sqlite://".to_owned() };
-    // As it stands in the settings, everywhere: a URL's own reading would make a blank of `%20`.
+    // The path exactly as it is in the settings: parsing it as a URL would turn `%20` into a space.
     let path = settings.local_path().to_path_buf();
     let synchronous = match settings.synchronous {
         Synchronous::Normal => SqliteSynchronous::Normal,
@@ -115,7 +117,7 @@ pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
         .max_connections(4)
         .acquire_timeout(STATEMENT_DEADLINE)
         .connect_timeout(STATEMENT_DEADLINE)
-        // On by default, and would write every statement to the log.
+        // By default it would log every statement.
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |sqlite| {
             sqlite
@@ -128,8 +130,8 @@ pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
     options
 }
 
-/// Whether the file has lost its end. SQLite reads what is missing of a page as zeros, which may well be values. While
-/// something waits in the log, a file that is too short means nothing: the log has the rest.
+/// Fails if the file was cut off at its end: SQLite would read the missing part of a page as zeros, which may pass for
+/// values. While the write-ahead log holds pages, a short file is no error, as the log has the rest.
 fn look_for_a_cut(path: &Path) -> Result<(), DbErr> {
     const EMPTY_LOG: u64 = 32;
     let length_of = |path: &Path| path.metadata().map_or(0, |file| file.len());
@@ -150,8 +152,8 @@ fn look_for_a_cut(path: &Path) -> Result<(), DbErr> {
     }
 }
 
-/// Reads the whole file once, if that takes but a moment. A larger one would keep a gateway waiting for minutes: what is
-/// damaged in it is found when it is read, or by the operator's own `PRAGMA quick_check`.
+/// Checks the whole file, up to [`CHECKED_WHOLE`]: a large one would delay the start by minutes. Damage to a larger file
+/// is found when that part is read, or by an operator's `PRAGMA quick_check`.
 async fn check(db: &DatabaseConnection, path: &Path) -> Result<(), DbErr> {
     if path.metadata().map_or(0, |file| file.len()) > CHECKED_WHOLE {
         return Ok(());
@@ -169,7 +171,7 @@ async fn check(db: &DatabaseConnection, path: &Path) -> Result<(), DbErr> {
 
 const DAMAGE: &str = "damaged: ";
 
-/// What is wrong with the file, if that is what an error says.
+/// What is wrong with the file, if the error says that it is damaged.
 fn damage(error: &DbErr) -> Option<String> {
     if let DbErr::Custom(text) = error {
         return text.strip_prefix(DAMAGE).map(str::to_owned);

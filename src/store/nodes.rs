@@ -1,21 +1,22 @@
-//! Which nodes were added while the gateway ran, and which are drained? Settings are kept as the JSON that the caller
-//! gives, so that a new setting of a node needs no new column.
+//! Keeps the nodes that were added over the API, and which nodes are drained. A node's settings are kept as the JSON that
+//! the caller gives, so a new setting needs no new column.
 use std::collections::BTreeSet;
 
 use entity::{drained_node, node};
 use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, SqlErr, sea_query::OnConflict};
 
+use super::changes::begin_other_change;
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::seal;
 
-/// A node as it is kept.
+/// A node as the database keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredNode {
     /// Its name.
     pub name: String,
-    /// Its settings, JSON.
+    /// Its settings as JSON, not sealed.
     pub settings: String,
 }
 
@@ -32,7 +33,7 @@ impl Store {
             None => {
                 tracing::error!(
                     node = row.name,
-                    "a node that was added is left out: its settings are sealed with a pepper that is not configured"
+                    "a node is left out: its settings are sealed with a pepper that is not configured"
                 );
                 None
             }
@@ -40,7 +41,7 @@ impl Store {
         Ok(opened.collect())
     }
 
-    /// Seals the settings that were kept before there was a pepper.
+    /// Seals the settings that were stored before a pepper was configured.
     ///
     /// # Errors
     /// When the database does not answer.
@@ -54,7 +55,7 @@ impl Store {
             let update = node::Entity::update_many()
                 .set(node::ActiveModel { settings: Set(settings), ..Default::default() })
                 .filter(node::Column::Name.eq(row.name))
-                // Another gateway may have changed it.
+                // Another gateway may have changed the row since.
                 .filter(node::Column::Settings.eq(row.settings));
             within_deadline(update.exec(&self.db)).await?;
         }
@@ -73,13 +74,18 @@ impl Store {
             created_at_ms: Set(now_ms),
             changed_at_ms: Set(now_ms),
         };
-        match within_deadline(row.insert(&self.db)).await {
+        let insert = async {
+            let transaction = begin_other_change(&self.db).await?;
+            row.insert(&transaction).await?;
+            transaction.commit().await
+        };
+        match within_deadline(insert).await {
             Err(StoreError::Database(error))
                 if matches!(error.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
             {
                 Err(StoreError::NodeExists(new.name))
             }
-            result => result.map(drop),
+            result => result,
         }
     }
 
@@ -95,22 +101,35 @@ impl Store {
             changed_at_ms: Set(now_ms),
             ..Default::default()
         };
-        match within_deadline(row.update(&self.db)).await {
+        let update = async {
+            let transaction = begin_other_change(&self.db).await?;
+            row.update(&transaction).await?;
+            transaction.commit().await
+        };
+        match within_deadline(update).await {
             Err(StoreError::Database(sea_orm::DbErr::RecordNotUpdated)) => Err(StoreError::NoNode(changed.name)),
-            result => result.map(drop),
+            result => result,
         }
     }
 
-    /// Forgets a node that was added, and that it was drained.
+    /// Removes a node that was added, together with its drain.
     ///
     /// # Errors
     /// [`StoreError::NoNode`], or when the database does not answer.
     pub async fn remove_node(&self, name: &str) -> Result<(), StoreError> {
-        let removed = within_deadline(node::Entity::delete_by_id(name).exec(&self.db)).await?;
-        if removed.rows_affected == 0 {
-            return Err(StoreError::NoNode(name.to_owned()));
+        let remove = async {
+            let transaction = begin_other_change(&self.db).await?;
+            let removed = node::Entity::delete_by_id(name).exec(&transaction).await?;
+            drained_node::Entity::delete_by_id(name).exec(&transaction).await?;
+            if removed.rows_affected > 0 {
+                transaction.commit().await?;
+            }
+            Ok(removed.rows_affected)
+        };
+        match within_deadline(remove).await? {
+            0 => Err(StoreError::NoNode(name.to_owned())),
+            _ => Ok(()),
         }
-        self.set_drained(name, None).await
     }
 
     /// The names of all nodes that are drained.
@@ -122,18 +141,25 @@ impl Store {
         Ok(rows.into_iter().map(|row| row.name).collect())
     }
 
-    /// Keeps that a node is drained since then, or that it is not.
+    /// Records since when a node is drained, epoch milliseconds; `None` ends the drain. A node that is drained already keeps
+    /// its earlier time.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn set_drained(&self, name: &str, since_ms: Option<i64>) -> Result<(), StoreError> {
-        let Some(since_ms) = since_ms else {
-            return within_deadline(drained_node::Entity::delete_by_id(name).exec(&self.db)).await.map(drop);
+        let set = async {
+            let transaction = begin_other_change(&self.db).await?;
+            if let Some(since_ms) = since_ms {
+                let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
+                let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
+                let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
+                insert.exec_without_returning(&transaction).await?;
+            } else {
+                drained_node::Entity::delete_by_id(name).exec(&transaction).await?;
+            }
+            transaction.commit().await
         };
-        let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
-        let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
-        let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
-        within_deadline(insert.exec_without_returning(&self.db)).await.map(drop)
+        within_deadline(set).await
     }
 }
 

@@ -1,10 +1,9 @@
-//! How do usage rows get from the local file to Postgres, each exactly once, and without holding anything up?
+//! Copies usage rows from the local file to Postgres, each exactly once and without delaying anything.
 //!
-//! One task, the [`Copier`], takes the oldest rows of the outbox, inserts them by one statement that leaves alone what is
-//! there already, and takes them out of the outbox once that is committed. What went wrong is tried again, whatever it
-//! was, with a pause from 50 ms to 5 s; a row that was committed all the same is left alone then. Only a row that
-//! Postgres refuses for what stands in it is set aside (`parked`), so that it does not stand in the way of others.
-//! A Postgres that is away costs nothing but room in the local file.
+//! One task, the [`Copier`], takes the oldest rows of the outbox, inserts them with one statement that skips existing
+//! rows, and removes them from the outbox once that is committed. Every failure is retried, with a pause from 50 ms to
+//! 5 s; rows that were committed after all are skipped then. Only a row whose content Postgres refuses is parked, so that
+//! it does not block the others. While Postgres is away, rows only take up room in the local file.
 use std::time::Duration;
 
 use entity::{outbox, parked, usage};
@@ -20,31 +19,31 @@ use super::error::StoreError;
 use super::usage_row::{DAY_MS, first_id, ids_of, insert_rows};
 use crate::clock::Clock;
 
-/// Rows a statement.
+/// Rows of one statement.
 const BATCH: u64 = 1_000;
-/// How long rows gather before they are copied: nobody waits for them.
+/// How long rows gather before they are copied, as nobody waits for them.
 const GATHER: Duration = Duration::from_millis(100);
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
-/// Between two looks for rows that are old enough to go.
+/// Time between two sweeps of old rows.
 const SWEEP: Duration = Duration::from_secs(600);
 
-/// How far the copying is, as others see it.
+/// The progress of the copier, for metrics and for those who wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     /// Rows that are not in Postgres yet.
     pub waiting: u64,
-    /// Rows that Postgres refused since the start, and those from before.
+    /// Rows that Postgres refused, in this run and before.
     pub parked: u64,
     /// Rows that left the outbox since the start.
     pub(super) done: u64,
-    /// Rows that were handed in since the start.
+    /// Rows that entered the outbox since the start, including those that an earlier run left.
     pub(super) taken: u64,
-    /// Whether Postgres answered the last time.
+    /// Whether Postgres answered when it was last tried.
     pub is_up: bool,
 }
 
 impl Copied {
-    /// A row may be copied before the writer has said that it is there.
+    /// Adds to both counts. A row may be copied before the writer reports it, so `done` can be ahead of `taken`.
     fn count(&mut self, taken: u64, done: u64) {
         self.taken += taken;
         self.done += done;
@@ -52,7 +51,7 @@ impl Copied {
     }
 }
 
-/// What the copier and those who look at it share.
+/// What the copier shares with the writer and the recorder.
 #[derive(Debug)]
 pub(super) struct Outbox {
     pub(super) copied: watch::Sender<Copied>,
@@ -64,13 +63,13 @@ impl Outbox {
         Self { copied: watch::Sender::new(Copied { is_up: true, ..Copied::default() }), wake: Notify::new() }
     }
 
-    /// Rows went into the local file.
+    /// Counts rows that went into the local file, and wakes the copier.
     pub(super) fn taken(&self, rows: u64) {
         self.copied.send_modify(|copied| copied.count(rows, 0));
         self.wake.notify_one();
     }
 
-    /// Waits until everything that is in the local file now is in Postgres, or Postgres is away.
+    /// Waits until every row that is in the local file now is in Postgres, or until Postgres is away.
     pub(super) async fn emptied(&self) {
         let goal = self.copied.borrow().taken;
         // The sender is ours, so the wait cannot fail.
@@ -86,7 +85,7 @@ impl Outbox {
 #[derive(Debug)]
 pub struct Copier {
     store: Store,
-    /// Who is told which of their rows are in the database.
+    /// Told which rows have reached the database.
     accounts: Option<std::sync::Arc<Accounts>>,
     outbox: std::sync::Arc<Outbox>,
     clock: Clock,
@@ -97,12 +96,12 @@ impl Copier {
         Self { store, accounts: None, outbox, clock }
     }
 
-    /// From now on these accounts are told of what is copied.
+    /// Tells these accounts which rows are copied from now on.
     pub fn tell(&mut self, accounts: std::sync::Arc<Accounts>) {
         self.accounts = Some(accounts);
     }
 
-    /// Copies what an earlier run has left, as far as that goes at once, so that limits begin with all of it.
+    /// Copies what an earlier run left, for `patience` at most, so that limits start with all of it.
     pub async fn catch_up(&self, patience: Duration) {
         self.count().await;
         if self.store.is_online() {
@@ -110,9 +109,9 @@ impl Copier {
         }
     }
 
-    /// Copies until `stop`, and then, for `patience` at most, what is left, unless Postgres is away: it stays in the file.
+    /// Copies until `stop`, and then the rest, for `patience` at most. What cannot be copied stays in the local file.
     pub async fn run(self, stop: CancellationToken, patience: Duration) {
-        // Half a copy does no harm: it is begun again.
+        // An interrupted copy does no harm: it is repeated.
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.copy_for_ever() => {}
@@ -152,7 +151,7 @@ impl Copier {
         }
     }
 
-    /// Copies one batch; how many rows left the outbox.
+    /// Copies one batch. Returns how many rows left the outbox.
     async fn step(&self) -> Result<u64, StoreError> {
         let result = self.copy().await;
         let is_up = result.is_ok();
@@ -188,7 +187,7 @@ impl Copier {
         Ok(oldest.len() as u64)
     }
 
-    /// Inserts the rows; where Postgres refuses what is in one, halves them until it stands alone.
+    /// Inserts the rows. If Postgres refuses the content of one, halves the batch until that row is alone, and parks it.
     async fn insert(&self, rows: &[usage::Model]) -> Result<(), StoreError> {
         let mut parts = vec![rows];
         while let Some(part) = parts.pop() {
@@ -209,12 +208,12 @@ impl Copier {
         let entry = parked::Model { request_id, reason: error.to_string(), parked_at_ms: self.clock.now().unix_ms };
         let insert = parked::Entity::insert(entry.into_active_model()).on_conflict_do_nothing();
         within_deadline(insert.exec_without_returning(&self.store.local.db)).await?;
-        tracing::error!(%request_id, %error, "the database refuses a usage row; it stays in the local file");
+        tracing::error!(%request_id, %error, "the database refused a usage row, which stays in the local file");
         self.outbox.copied.send_modify(|copied| copied.parked += 1);
         Ok(())
     }
 
-    /// Learns what an earlier run has left.
+    /// Counts the rows that an earlier run left.
     async fn count(&self) {
         let local = &self.store.local.db;
         let waiting = within_deadline(sea_orm::PaginatorTrait::count(outbox::Entity::find(), local)).await;
@@ -226,7 +225,7 @@ impl Copier {
         });
     }
 
-    /// Lets go of local rows that are in Postgres and count towards no limit any more.
+    /// Deletes local rows that are in Postgres and no longer count towards a limit.
     async fn sweep(&self) {
         let old = usage::Entity::find()
             .select_only()
@@ -247,22 +246,22 @@ impl Copier {
             }
         };
         if let Err(error) = swept.await {
-            tracing::warn!(%error, "old rows could not be taken out of the local file");
+            tracing::warn!(%error, "old rows could not be deleted from the local file");
         }
     }
 }
 
-/// Whether the database answered that what stands in a row is wrong, rather than that it cannot work at the moment.
+/// Whether the database refused the content of a row, rather than being unable to work at the moment.
 fn is_refusal(error: &DbErr) -> bool {
     let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) = error else {
         return false;
     };
     let code = cause.as_database_error().and_then(|cause| cause.code());
-    // Data exceptions, broken constraints, and what is larger than it may be, such as a name beyond what an index takes.
+    // Data exceptions, broken constraints, and exceeded limits, such as a name that is too long for an index.
     code.is_some_and(|code| ["22", "23", "54"].iter().any(|class| code.starts_with(class)))
 }
 
-/// Between half and all of it, so that gateways do not come back all at once.
+/// A random part of the pause, from half to all of it, so that gateways do not all return at once.
 fn jittered(pause: Duration) -> Duration {
     let random = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
     pause.mul_f64(0.5 + random / 2.0)

@@ -1,5 +1,5 @@
-//! Does every query on usage go through an index? A query that scans the table is quick in every other test, and takes
-//! minutes after a year, so these tests read the databases' own plans.
+//! Tests that every query on usage uses an index, by reading the databases' own query plans: a scan is fast in any other
+//! test, but takes minutes after a year.
 use migration::Migrator;
 use sea_orm::{
     ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QueryTrait, Statement,
@@ -16,7 +16,7 @@ use super::usage_row::DAY_MS;
 const DAY: i32 = 20_000;
 const NOW_MS: i64 = DAY as i64 * DAY_MS + 1;
 
-/// The name of each query, its statement, and the indexes of which it must use one.
+/// The name of each query, its statement, and the indexes; the plan must name at least one of them.
 fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'static str])> {
     let key: &[&str] = if backend == DatabaseBackend::Sqlite {
         &["sqlite_autoindex_usage_1", "USING PRIMARY KEY"]
@@ -91,7 +91,8 @@ async fn postgres_can_do_without_reading_a_whole_table_of_usage() {
     options.max_connections(1);
     let db = Database::connect(options).await.unwrap();
     Migrator::up(&db, None).await.unwrap();
-    // Postgres scans an empty table whatever its indexes are, so scans are made expensive: what is left has no other way.
+    // Postgres scans an empty table whatever its indexes are. With scans switched off, it plans one only where no index
+    // would do.
     for setting in ["enable_seqscan", "enable_bitmapscan"] {
         db.execute_unprepared(&format!("SET {setting} = off")).await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! Who may read the local files? Only the gateway's own user, whatever the umask says: usage and users' names are in them, and
-//! credentials of nodes.
+//! Makes the local files readable for the gateway's own user only, whatever the umask is: they hold usage, the names of
+//! users, and credentials of nodes.
 use std::fs::{OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -9,7 +9,7 @@ use super::error::StoreError;
 
 const OWN: u32 = 0o600;
 
-/// Makes the file and its folder where they are not there. SQLite gives the files beside it the same permissions.
+/// Creates the file and its folder if they are missing. SQLite gives the files beside it the same permissions.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     make_folder(path)?;
     let file = OpenOptions::new().create(true).append(true).mode(OWN).open(path);
@@ -17,13 +17,13 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
     close_to_others(path)
 }
 
-/// Makes the folder of a file where it is not there.
+/// Creates the folder of a file if it is missing.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder).map_err(|error| StoreError::File { path: folder.to_path_buf(), error })
 }
 
-/// Takes away what others may do with the file and those beside it.
+/// Removes the permissions of others on the file and on those beside it.
 pub(super) fn close_to_others(path: &Path) -> Result<(), StoreError> {
     for path in [path.to_path_buf(), beside(path, "wal"), beside(path, "shm"), beside(path, "reserve")] {
         match close(&path) {
@@ -34,7 +34,7 @@ pub(super) fn close_to_others(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// The name of a file beside another.
+/// The path of a file beside another: `gateway.db-wal` for `gateway.db` and `wal`.
 pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push("-");

@@ -1,9 +1,9 @@
-//! How does an answer wait for its usage row, and for nothing else?
+//! Where requests hand in their usage rows, and wait until those are safe.
 //!
-//! A request takes a [`RowPermit`] before it is admitted, notes through it how far it is, and sends its row through it
-//! at its end. The permit is a place in a bounded queue, so sending neither waits nor fails; while rows cannot be written
-//! none is given and nothing is admitted. The [`Receipt`] for a row comes once the row is in the local file: the end of
-//! an answer is held back for it, 2 s at most.
+//! A request takes a [`RowPermit`] before it is admitted, notes its progress through it, and sends its row through it at
+//! its end. The permit is a place in a bounded queue, so sending neither waits nor fails. While rows cannot be written,
+//! there are no permits, and no request is admitted. The end of an answer is held back, 2 s at most, until the
+//! [`Receipt`] confirms that its row is in the local file.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,20 +46,20 @@ pub struct RowPermit {
 }
 
 impl RowPermit {
-    /// Takes note of the row that the request would leave if the gateway died now; never waits.
+    /// Notes the row that the request would leave if the gateway died now; never waits.
     pub fn note(&self, row: UsageRow) {
         self.running.note(row);
     }
 
-    /// The same, for one that is to outlive everything from a certain point on; never waits, but the receipt does.
+    /// Like [`RowPermit::note`], with a receipt that confirms when the note is in the local file.
     pub fn note_at_once(&self, row: UsageRow) -> Receipt {
         Receipt(self.running.note_at_once(row))
     }
 
-    /// Hands in the row of a request that no node was asked for, of which nobody waits for the end; whether it leaves a row
-    /// of its own, as a user's first few in a minute do.
+    /// Hands in the row of a request that was refused before any node was asked; nobody waits for it. Returns whether it
+    /// gets a row of its own, as a user's first few refusals in a minute do.
     pub fn refuse(self, row: &UsageRow) -> bool {
-        // Of a stream there may be a note.
+        // A stream may have left a note.
         self.running.forget(row.request_id);
         self.refusals.take(row)
     }
@@ -72,15 +72,15 @@ impl RowPermit {
     }
 }
 
-/// The row, or the note, is on its way.
+/// Confirms, once it is so, that a row or a note is in the local file.
 #[derive(Debug)]
 pub struct Receipt(oneshot::Receiver<()>);
 
 impl Receipt {
-    /// Waits until the row is in the local file, which outlives this process.
+    /// Waits until the row is in the local file, where it survives the process.
     ///
     /// # Errors
-    /// [`StorageFull`] when it is not within 2 s. It is written all the same as soon as that is possible.
+    /// [`StorageFull`] if that takes more than 2 s. The row is still written as soon as possible.
     pub async fn kept(self) -> Result<(), StorageFull> {
         match tokio::time::timeout(PATIENCE, self.0).await {
             Ok(Ok(())) => Ok(()),
@@ -90,7 +90,7 @@ impl Receipt {
 }
 
 impl Recorder {
-    /// A recorder and the tasks behind it, which the caller spawns; a copier only in front of Postgres.
+    /// A recorder and its tasks, which the caller spawns. There is a copier only in front of Postgres.
     pub fn new(store: Store, clock: Clock) -> (Self, Writer, Option<Copier>) {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let running = Arc::<Running>::default();
@@ -112,7 +112,7 @@ impl Recorder {
     /// Takes a place for a row.
     ///
     /// # Errors
-    /// [`StorageFull`] while rows cannot be written, too many wait, or the gateway stops.
+    /// [`StorageFull`] if rows cannot be written, too many wait, or the gateway stops.
     pub fn permit(&self) -> Result<RowPermit, StorageFull> {
         if !self.state.is_ready() {
             return Err(StorageFull);
@@ -121,22 +121,22 @@ impl Recorder {
         Ok(RowPermit { place, running: self.running.clone(), refusals: self.refusals.clone() })
     }
 
-    /// Whether rows can be kept: the last one went in, there is room on the disk, and in the queue.
+    /// Whether rows can be stored: the last write succeeded, and both the disk and the queue have room.
     pub fn is_ready(&self) -> bool {
         self.state.is_ready() && self.sender.capacity() > 0
     }
 
-    /// Rows that are waiting or reserved.
+    /// Places of the queue that are taken, by waiting rows and by permits.
     pub fn backlog(&self) -> usize {
         self.sender.max_capacity() - self.sender.capacity()
     }
 
-    /// How far the copying to Postgres is; `None` where the local file is the database.
+    /// The progress of copying to Postgres; `None` if the local file is the database.
     pub fn copied(&self) -> Option<Copied> {
         self.outbox.as_ref().map(|outbox| *outbox.copied.borrow())
     }
 
-    /// Waits until the rows handed in so far can be read, so that a reader sees their own; gives up after 2 s.
+    /// Waits until the rows handed in so far can be read, so that readers see their own; gives up after 2 s.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
         let flush = async {

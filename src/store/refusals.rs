@@ -1,7 +1,7 @@
-//! Which refusals leave a row of their own? A user's first few in a minute; the others of that minute share one row for each
-//! reason, which says how many they were.
+//! Which refusals get a row of their own? A user's first few in a minute do. The others of that minute share one row for
+//! each reason, which counts them.
 //!
-//! Nobody waits for these rows, so that they have a place of their own, apart from the queue of rows that answers wait for.
+//! Nobody waits for these rows, so they are kept apart from the queue of rows that answers wait for.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,35 +13,35 @@ use super::usage_row::{Reason, UsageRow};
 /// Refusals of one user that leave a row of their own in a minute.
 const ROWS_A_MINUTE: u32 = 10;
 const MINUTE_MS: i64 = 60_000;
-/// Rows that may wait to be written; beyond them refusals are only counted.
+/// Rows that may wait to be written; beyond that, refusals are only counted.
 const MOST: usize = 1_024;
 /// How long rows gather before they are written.
 const GATHER: Duration = Duration::from_millis(20);
-/// How often those that share a row are looked at: a minute may be over.
+/// How often to check whether the minute of a shared row is over.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Refusals on their way to the local file. Shared by all requests.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
-    state: Mutex<Tally>,
+    state: Mutex<RefusalTally>,
     some: Notify,
 }
 
-/// The refusals of this minute, by user.
+/// The refusals of this minute by user, and the rows that are ready to be written.
 #[derive(Debug, Default)]
-struct Tally {
-    users: HashMap<Arc<str>, OfUser>,
+struct RefusalTally {
+    users: HashMap<Arc<str>, RefusalsOfUser>,
     ready: Vec<UsageRow>,
 }
 
 #[derive(Debug)]
-struct OfUser {
+struct RefusalsOfUser {
     minute: i64,
     own_rows: u32,
     shared: HashMap<Alike, UsageRow>,
 }
 
-/// What refusals that share a row have in common.
+/// What the refusals of a shared row have in common.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Alike {
     key: Option<Arc<str>>,
@@ -50,7 +50,7 @@ struct Alike {
 }
 
 impl Refusals {
-    /// Takes note of a refusal; whether it leaves a row of its own.
+    /// Counts a refusal. Returns whether it gets a row of its own.
     pub(super) fn take(&self, row: &UsageRow) -> bool {
         let is_own = self.lock().take(row);
         self.some.notify_one();
@@ -67,31 +67,31 @@ impl Refusals {
         tokio::time::sleep(GATHER).await;
     }
 
-    /// The rows that are complete at `now_ms`.
+    /// Takes the rows that no later refusal can change at `now_ms`.
     pub(super) fn complete(&self, now_ms: i64) -> Vec<UsageRow> {
         self.lock().complete(|minute| minute != now_ms.div_euclid(MINUTE_MS))
     }
 
-    /// Every row, as the gateway stops.
+    /// Takes every row, for when the gateway stops.
     pub(super) fn all(&self) -> Vec<UsageRow> {
         self.lock().complete(|_| true)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Tally> {
+    fn lock(&self) -> MutexGuard<'_, RefusalTally> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Tally {
+impl RefusalTally {
     fn is_counting(&self) -> bool {
         self.users.values().any(|user| !user.shared.is_empty())
     }
 
     fn take(&mut self, row: &UsageRow) -> bool {
         let minute = row.created_at_ms.div_euclid(MINUTE_MS);
-        let user = self.users.entry(row.user.clone()).or_insert_with(|| OfUser::new(minute));
+        let user = self.users.entry(row.user.clone()).or_insert_with(|| RefusalsOfUser::new(minute));
         if user.minute != minute {
-            let before = std::mem::replace(user, OfUser::new(minute));
+            let before = std::mem::replace(user, RefusalsOfUser::new(minute));
             self.ready.extend(before.shared.into_values());
         }
         if user.own_rows < ROWS_A_MINUTE && self.ready.len() < MOST {
@@ -103,7 +103,7 @@ impl Tally {
         match user.shared.get_mut(&alike) {
             Some(shared) => shared.requests = shared.requests.saturating_add(row.requests),
             None => {
-                // Of several models, it can name none.
+                // A shared row may stand for several models, so it names none.
                 user.shared.insert(alike, UsageRow { model: String::new(), ..row.clone() });
             }
         }
@@ -123,7 +123,7 @@ impl Tally {
     }
 }
 
-impl OfUser {
+impl RefusalsOfUser {
     fn new(minute: i64) -> Self {
         Self { minute, own_rows: 0, shared: HashMap::new() }
     }
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn beyond_the_first_ten_of_a_minute_refusals_share_a_row_for_each_reason() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         let own = (0..1_000).filter(|_| tally.take(&refused("ann", "requests_per_minute", 5))).count();
         for _ in 0..7 {
             assert!(!tally.take(&refused("ann", "max_concurrency", 59_999)));
@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_new_minute_begins_with_rows_of_their_own_and_loses_none_of_the_last() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         for _ in 0..12 {
             tally.take(&refused("ann", "requests_per_minute", 0));
         }
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn rows_that_nobody_writes_do_not_pile_up() {
-        let mut tally = Tally::default();
+        let mut tally = RefusalTally::default();
         for user in 0..2 * MOST {
             tally.take(&refused(&user.to_string(), "requests_per_minute", 0));
         }

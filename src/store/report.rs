@@ -1,5 +1,5 @@
-//! What was used by whom, on which model and node, and when? Groups of the sums that the database keeps by day, so that a
-//! report over a year reads no row, and also tells of days whose rows are gone.
+//! Who used how much, on which models and nodes, and when? Reports are made from daily sums, so one over a year reads no
+//! rows, and covers days whose rows are gone.
 use std::time::Duration;
 
 use entity::usage_rollup::{Column, Entity};
@@ -14,24 +14,24 @@ use super::deadline::within;
 use super::error::StoreError;
 use super::transactions::begin_patiently;
 
-/// Longest wait for the database to sum up: years of many users are a million of its sums.
+/// Longest wait for a report: years of many users have a million daily sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
 
-/// By what usage can be told apart.
+/// What a report can group and filter usage by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dimension {
-    /// Whose.
+    /// The user.
     User,
-    /// With which key.
+    /// The id of the key.
     Key,
-    /// As the client spelled it.
+    /// The model, as the client spelled it.
     Model,
     /// The node that was asked last.
     Node,
     /// The UTC day of arrival.
     Day,
-    /// How it ended.
+    /// How the requests ended.
     Status,
 }
 
@@ -63,18 +63,18 @@ impl Dimension {
     }
 }
 
-/// Where a group stands in one dimension.
+/// A group's value in one dimension.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
-    /// A day, counted from 1970-01-01 UTC.
+    /// A UTC day, in days since 1970-01-01.
     Day(i32),
-    /// The name of anything else; empty where a request had none.
+    /// The value of any other dimension; empty if the requests had none.
     Name(String),
 }
 
 impl Label {
-    /// Whether it can be one of this dimension.
+    /// Whether it can be a value of this dimension.
     pub fn is_of(&self, dimension: Dimension) -> bool {
         matches!(self, Self::Day(_)) == (dimension == Dimension::Day)
     }
@@ -94,25 +94,25 @@ impl Label {
     }
 }
 
-/// What is asked for.
+/// What a report should cover, and how it groups.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// What is told apart, and the order of the groups. None = all is one group.
+    /// What to group by, which is also the order of the groups. Empty = one group of everything.
     pub group_by: Vec<Dimension>,
-    /// The first day; `None` = from the beginning.
+    /// The first day, in days since 1970-01-01; `None` = from the beginning.
     pub from_day: Option<i32>,
     /// The first day that is not included; `None` = no end.
     pub to_day: Option<i32>,
-    /// Only these, one of a dimension; an empty name = those without.
+    /// Only usage with these values, at most one for each dimension. An empty name = usage without a value.
     pub only: Vec<(Dimension, String)>,
 }
 
-/// What adds up. Refused requests are counted apart and add nothing else.
+/// Sums of usage. Refused requests are counted apart and add to nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sums {
     /// Requests, refused ones not counted.
     pub requests: i64,
-    /// Refused ones.
+    /// Refused requests.
     pub refused: i64,
     /// Tokens of prompts.
     pub prompt_tokens: i64,
@@ -143,7 +143,7 @@ const SUMS: [&str; 9] = [
 ];
 
 impl Sums {
-    /// Reads [`SUMS`] from these columns on.
+    /// Reads [`SUMS`] from the columns that begin at index `first`.
     fn read(row: &QueryResult, first: usize) -> Result<Self, DbErr> {
         let sum = |index: usize| row.try_get_by_index::<i64>(first + index);
         Ok(Self {
@@ -160,17 +160,17 @@ impl Sums {
     }
 }
 
-/// Sums of what is alike in the dimensions of the report.
+/// The sums of usage with the same values in the dimensions of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// One for each dimension of the report, in its order.
     pub labels: Vec<Label>,
-    /// What adds up.
+    /// The sums of the group.
     pub sums: Sums,
 }
 
 impl Store {
-    /// The groups after this one, in order, and whether more follow; at most `limit`.
+    /// At most `limit` groups that follow the group with the labels `after`, in order, and whether there are more.
     ///
     /// # Errors
     /// When the database fails.
@@ -189,7 +189,7 @@ impl Store {
         within(REPORT_DEADLINE, read).await
     }
 
-    /// The same, and the sums of the whole report, both of one moment.
+    /// Like [`Store::report_page`], together with the sums of the whole report as of the same moment.
     ///
     /// # Errors
     /// When the database fails.
@@ -210,7 +210,7 @@ impl Store {
         within(REPORT_DEADLINE, read).await
     }
 
-    /// A transaction whose statements all see the same. SQLite's do by nature.
+    /// A transaction whose statements all see the same data, as SQLite's always do.
     async fn one_moment(&self) -> Result<DatabaseTransaction, DbErr> {
         let on_postgres = self.reads.get_database_backend() == DatabaseBackend::Postgres;
         let isolation_level = on_postgres.then_some(IsolationLevel::RepeatableRead);
@@ -257,7 +257,7 @@ pub(super) fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> Se
     select.cond_where(filter).to_owned()
 }
 
-/// A sum of bigints is NUMERIC on Postgres, and of nothing is null.
+/// The SQL of a sum. Postgres sums bigints to NUMERIC, and no rows at all to null; the cast and the zero mend both.
 fn sum_of(sum: &str) -> String {
     let (refused, column) = match sum {
         "refused" => ("=", "requests"),

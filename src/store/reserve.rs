@@ -1,14 +1,14 @@
-//! Room on the disk that is given up when there is no other, so that the rows of running requests still fit.
+//! Disk space in reserve, which is freed when the disk is full, so that the rows of running requests still fit.
 //!
-//! The file beside the local database is also the sign that a gateway uses it: each holds a shared lock on it, and one
-//! that could hold it alone at its start knows that whatever was running there has died.
+//! The reserve is a file beside the local file. Each gateway that uses the local file holds a shared lock on it. If a
+//! starting gateway can lock it alone, no other is running, so all noted requests are those of a process that died.
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Thousands of rows: a row is about 400 bytes, and a page of each index goes along with every transaction.
+/// Room for thousands of rows: a row takes about 400 bytes, and each transaction writes a page of each index as well.
 const BYTES: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
-    /// Opens the file, and says whether no other gateway had it open. The room is not taken yet.
+    /// Opens the file without filling it. The flag is true if no other gateway had it open.
     pub(super) fn open(path: &Path) -> io::Result<(Self, bool)> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         let is_alone = file.try_lock().is_ok();
@@ -30,26 +30,26 @@ impl Reserve {
         Ok((Self { file, held: AtomicBool::new(held) }, is_alone))
     }
 
-    /// Keeps every gateway out for as long as what is returned lives; `None` where one is there.
+    /// Locks out every gateway while the returned file is open; `None` if a gateway is running.
     pub(super) fn keep_out(path: &Path) -> io::Result<Option<File>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(path)?;
         Ok(file.try_lock().is_ok().then_some(file))
     }
 
-    /// Whether the room is there to be given up.
+    /// Whether the reserve takes up its space on the disk.
     pub(super) fn is_held(&self) -> bool {
         self.held.load(Ordering::Relaxed)
     }
 
-    /// Takes the room.
+    /// Fills the reserve.
     ///
     /// # Errors
-    /// When the disk has less.
+    /// When the disk has too little room.
     pub(super) fn take(&self) -> io::Result<()> {
         if self.is_held() {
             return Ok(());
         }
-        // Written, not only claimed: a file that is merely long takes no room.
+        // Bytes are written, as a file that is only made longer takes no space.
         let written = self.file.write_all_at(&vec![0xa5; BYTES], 0);
         if written.is_err() {
             self.file.set_len(0)?;
@@ -59,7 +59,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// Gives the room up; false when there was none.
+    /// Frees the reserve. False if it was free already.
     pub(super) fn release(&self) -> bool {
         let was_held = self.held.swap(false, Ordering::Relaxed);
         was_held && self.file.set_len(0).is_ok()

@@ -1,10 +1,10 @@
-//! Has a key been revoked, or a user deleted, while requests run? A cancellation token tells them; it is made when the first
-//! request asks, because most keys have no running request.
+//! Tells running requests that their key was revoked or their user deleted, by a cancellation token. The token is made
+//! when the first request asks for it, because most keys have no running request.
 use std::sync::{Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
-/// Happens at most once.
+/// The revocation of one key or user, which happens at most once.
 #[derive(Debug, Default)]
 pub(super) struct Revocation(Mutex<State>);
 

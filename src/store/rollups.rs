@@ -1,17 +1,17 @@
-//! Does SQLite keep sums of usage? The database adds each row to its sum (see the migration that creates the table
-//! `usage_rollups`); here SQLite is told to do so, or not to.
+//! Switches the daily sums of usage on or off in SQLite. A trigger adds each row to its sum; see the migration that
+//! creates the table `usage_rollups`.
 use entity::usage_rollup::Entity;
 use migration::{fill_rollups, follow_rollups_on_sqlite};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Statement};
 
-/// Makes SQLite keep the sums from now on. If it did not before, the rows that exist are summed up first.
+/// Makes SQLite keep the sums from now on. If it did not so far, the existing rows are summed up first.
 pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     let trigger = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'usage_to_rollups'";
     let trigger = Statement::from_string(db.get_database_backend(), trigger);
     let known: Option<String> = db.query_one_raw(trigger).await?.map(|row| row.try_get_by_index(0)).transpose()?;
     match known {
         Some(sql) if sql.contains("summing") && sql.contains("NEW.requests") => return Ok(()),
-        // Of an earlier version: it has summed up all rows there are.
+        // The trigger of an earlier version, which has summed up all existing rows.
         Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
         None => {
             forget(db).await?;
@@ -22,7 +22,7 @@ pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     Ok(())
 }
 
-/// Makes SQLite keep no sums: its rows are on their way to another database.
+/// Makes SQLite keep no sums, because Postgres keeps those of the rows that it gets.
 pub(super) async fn forget(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     db.execute_unprepared("DROP TRIGGER IF EXISTS usage_to_rollups").await?;
     Entity::delete_many().exec(db).await?;

@@ -1,10 +1,10 @@
-//! What would be known of the running requests if the process died now?
+//! Keeps notes of the running requests, from which usage is recovered if the process dies.
 //!
-//! Each request notes the row that it would leave: when it is admitted, when it is given to a node, and about once a
-//! second while it runs. The writer brings a note that is a few milliseconds old into the table `running`, together with
-//! the rows of that moment; a request that ends sooner, as most do on a quick node, never has one written. At the next
-//! start whatever stands there becomes usage (`interrupted`). A note may outlive its request: the request's own row came
-//! first, and wins.
+//! Each request notes the row that it would leave: when it is admitted, when a node gets it, and about once a second
+//! while it runs. The writer puts notes that are a few milliseconds old into the table `running`, together with the rows
+//! of that moment. A request that ends earlier, as most do on a fast node, is never written there. At the next start,
+//! whatever is in the table becomes usage with the status `interrupted`. If a note has outlived its request, the row of
+//! the request is there already and wins.
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,15 +21,15 @@ use super::error::StoreError;
 use super::local::Local;
 use super::usage_row::{Status, UsageRow, insert_rows};
 
-/// Notes at least this old are written, unless somebody waits for one, and none gets twice as old. A request that dies
-/// younger with its gateway, and of which its client has seen nothing, leaves no trace.
+/// The age at which notes are written, unless somebody waits for one; none gets twice as old. If the gateway dies before,
+/// a request whose client has seen nothing yet leaves no trace.
 const AGE: Duration = Duration::from_millis(4);
-/// Notes of one transaction: SQLite limits the number of bound values.
+/// Notes of one transaction: SQLite limits how many values a statement has.
 const BATCH: usize = 10_000;
-/// Rows of one statement, likewise.
+/// Rows of one statement at the start, for the same reason.
 const RECOVERED: usize = 1_000;
 
-/// The notes that are not written yet. At most one a request, and requests are bounded by their permits.
+/// The notes that are not written yet, at most one for each request; permits bound the number of requests.
 #[derive(Debug, Default)]
 pub(super) struct Running {
     notes: Mutex<Notes>,
@@ -39,17 +39,17 @@ pub(super) struct Running {
 
 #[derive(Debug, Default)]
 struct Notes {
-    /// Each with the round in which it was taken; 0 = to be written at once.
+    /// Each with the round from which on it is due; 0 = at once.
     fresh: HashMap<Uuid, (u64, UsageRow)>,
     /// Grows every [`AGE`] while there are notes.
     round: u64,
     written: HashSet<Uuid>,
     gone: Vec<Uuid>,
-    /// Answered once the notes are written.
+    /// Answered once all notes are written.
     waiting: Vec<oneshot::Sender<()>>,
 }
 
-/// What is to be written, whom to forget, and whom to tell.
+/// The notes to write, those to delete, and whom to tell afterwards.
 #[derive(Debug, Default)]
 pub(super) struct NoteBatch {
     pub(super) notes: Vec<UsageRow>,
@@ -62,11 +62,11 @@ impl Running {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of the row that a request would leave now.
+    /// Notes the row that a request would leave now.
     pub(super) fn note(&self, row: UsageRow) {
         let mut notes = self.lock();
         let is_first = notes.fresh.is_empty();
-        // From the next round on: the round that goes on may be almost over.
+        // Due in the next round, because the current one may be almost over.
         let round = notes.round + 1;
         match notes.fresh.entry(row.request_id) {
             Entry::Occupied(mut note) => note.get_mut().1 = row,
@@ -78,7 +78,7 @@ impl Running {
         }
     }
 
-    /// Takes a note that is written at once; answers when it is.
+    /// Notes a row that is to be written at once. The receiver is answered once it is written.
     pub(super) fn note_at_once(&self, row: UsageRow) -> oneshot::Receiver<()> {
         let (done, written) = oneshot::channel();
         let mut notes = self.lock();
@@ -109,7 +109,7 @@ impl Running {
         }
     }
 
-    /// Forgets the notes of requests whose rows are about to be written, and takes what is due of the others.
+    /// Forgets the notes of requests whose rows are about to be written, and takes those of the others that are due.
     pub(super) fn take(&self, ended: impl Iterator<Item = Uuid>) -> NoteBatch {
         let mut notes = self.lock();
         let Notes { fresh, round, written, gone, waiting } = &mut *notes;
@@ -122,7 +122,7 @@ impl Running {
         let due = fresh.extract_if(|_, (taken, _)| *taken <= *round).take(BATCH);
         let due: Vec<UsageRow> = due.map(|(_, (_, row))| row).collect();
         written.extend(due.iter().map(|row| row.request_id));
-        // More than a batch of them is not due for long.
+        // Those who wait are told with the last batch, which follows soon.
         let is_all = due.len() < BATCH;
         let waiting = if is_all { std::mem::take(waiting) } else { Vec::new() };
         let batch = NoteBatch { notes: due, gone: std::mem::take(gone), waiting };
@@ -134,15 +134,15 @@ impl Running {
         batch
     }
 
-    /// Takes back what could not be written; it is due at once.
+    /// Takes back notes that could not be written; they are due at once.
     pub(super) fn put_back(&self, batch: NoteBatch) {
         let mut notes = self.lock();
         for row in batch.notes {
-            // Unless it has come further in the meantime.
+            // A newer note of the request stays.
             notes.fresh.entry(row.request_id).or_insert((0, row));
         }
         notes.gone.extend(batch.gone);
-        // Those who gave up meanwhile would only pile up.
+        // Those who stopped waiting would only pile up.
         notes.waiting.extend(batch.waiting.into_iter().filter(|done| !done.is_closed()));
         drop(notes);
         self.some.notify_one();
@@ -167,7 +167,7 @@ async fn forget(local: &Local, requests: &[Uuid]) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Turns what a process that died has left behind into usage; returns how many requests.
+/// Turns the notes of a process that died into usage. Returns how many requests they were.
 ///
 /// # Errors
 /// When the local file fails.

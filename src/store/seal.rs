@@ -1,7 +1,7 @@
-//! Credentials of nodes in the database, which are worth nothing without the pepper.
+//! Encrypts the credentials of nodes in the database, so that they are useless without the pepper.
 //!
-//! What is sealed is the text of a node's settings. AES-256-GCM with a key of its own from the pepper, and the node's name as
-//! further data, so that no other node's text can be put in its place.
+//! The whole text of a node's settings is sealed with AES-256-GCM. The key is derived from the pepper for this purpose
+//! alone, and the node's name is authenticated as well, so that the text of another node cannot be put in its place.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -12,24 +12,24 @@ use super::keys::Peppers;
 const PREFIX: &str = "sealed-1:";
 const PURPOSE: &str = "settings of nodes";
 
-/// Whether a text of the database is sealed.
+/// Whether a text from the database is sealed.
 pub(super) fn is_sealed(text: &str) -> bool {
     text.starts_with(PREFIX)
 }
 
-/// The text as it is stored: sealed, where there is a pepper.
+/// The text as it is stored: sealed if there is a pepper, and as it is otherwise.
 pub(super) fn seal(peppers: &Peppers, name: &str, text: String) -> Result<String, StoreError> {
     let Some(key) = peppers.derived(PURPOSE).next().and_then(|key| key_of(&key)) else { return Ok(text) };
     let mut nonce = [0; NONCE_LEN];
     getrandom::fill(&mut nonce)?;
     let mut sealed = text.into_bytes();
-    // Fails for texts of some sixty gigabytes.
+    // Fails only for texts of about 64 GiB.
     let done = key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(name), &mut sealed);
     done.map_err(|_| StoreError::NoNode(name.to_owned()))?;
     Ok(format!("{PREFIX}{}", STANDARD.encode([&nonce[..], &sealed].concat())))
 }
 
-/// What was sealed; `None` where its pepper is not configured, or somebody has changed it.
+/// Opens a stored text. `None` if its pepper is not configured, or the text was changed.
 pub(super) fn open(peppers: &Peppers, name: &str, stored: &str) -> Option<String> {
     let Some(sealed) = stored.strip_prefix(PREFIX) else { return Some(stored.to_owned()) };
     let sealed = STANDARD.decode(sealed).ok()?;

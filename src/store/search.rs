@@ -1,4 +1,4 @@
-//! Which requests were these? Rows of usage, whoever's, by what an operator knows of them.
+//! Finds usage rows of any user, by what an operator knows about them.
 use entity::usage::{Column, Entity};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait};
 use uuid::Uuid;
@@ -9,20 +9,20 @@ use super::error::StoreError;
 use super::usage::{Page, Period};
 use super::usage_row::UsageRow;
 
-/// What rows must have; `None` = anything.
+/// What the rows must match; `None` = anything.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
-    /// Whose.
+    /// The user.
     pub user: Option<String>,
-    /// As the client spelled it.
+    /// The model, as the client spelled it.
     pub model: Option<String>,
     /// The node that was asked last.
     pub node: Option<String>,
-    /// How it ended.
+    /// How the request ended, such as `completed`.
     pub status: Option<String>,
-    /// What went wrong.
+    /// The `code` of the error.
     pub code: Option<String>,
-    /// When it came in.
+    /// When the request arrived.
     pub period: Period,
 }
 

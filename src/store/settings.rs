@@ -1,4 +1,4 @@
-//! Where are rows kept, and how safely?
+//! The settings of the database: where users, keys and usage are stored, and how safely.
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -32,6 +32,9 @@ pub struct DatabaseSettings {
     /// their daily sums stay and `GET /admin/usage` still reports them. `null` = keep rows for ever. Default
     /// `null`.
     pub usage_retention_days: Option<u32>,
+    /// Days to keep audit log entries, today (UTC) included, at least 1. Older entries are deleted at the start and hourly;
+    /// `audit verify` can still check the rest. `null` = keep entries for ever. Default `null`.
+    pub audit_retention_days: Option<u32>,
 }
 
 /// What an acknowledged row survives.
@@ -55,23 +58,24 @@ impl Default for DatabaseSettings {
             lease_percent: 5,
             lease_seconds: 60,
             usage_retention_days: None,
+            audit_retention_days: None,
         }
     }
 }
 
 impl DatabaseSettings {
-    /// The file of a SQLite database, without options; `None` for Postgres.
+    /// The path of a SQLite database, without the URL's options; `None` for Postgres.
     pub fn sqlite_path(&self) -> Option<&Path> {
         let path = self.url.strip_prefix("sqlite:")?.trim_start_matches("//");
         Some(Path::new(path.split('?').next().unwrap_or(path)))
     }
 
-    /// The file in which usage is safe first: the SQLite database itself, or the outbox in front of Postgres.
+    /// The local file, which stores usage first: the SQLite database itself, or the outbox in front of Postgres.
     pub fn local_path(&self) -> &Path {
         self.sqlite_path().unwrap_or(&self.outbox)
     }
 
-    /// What is wrong with the URL, and what to do about it; never a part of the URL, which may hold the password.
+    /// What is wrong with the URL, and what to do about it. Never quotes the URL, which may contain the password.
     pub fn flaw(&self) -> Option<(String, &'static str)> {
         if let Some(path) = self.sqlite_path() {
             let is_named = path.file_name().is_some();
@@ -87,7 +91,7 @@ impl DatabaseSettings {
             return Some(("several hosts are not supported".to_owned(), hint));
         }
         const ENCODE: &str =
-            "in user and password write @ as %40, : as %3A, / as %2F, # as %23 and % as %25, or use password_file";
+            "in the user and password, write @ as %40, : as %3A, / as %2F, # as %23 and % as %25, or use password_file";
         match PgConnectOptions::from_str(&self.url) {
             Ok(options) if options.get_port() == 0 => Some(("the port is 0".to_owned(), "5432 is usual")),
             Ok(_) => None,

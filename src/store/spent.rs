@@ -1,7 +1,7 @@
-//! How much of everybody's limits is used when the gateway starts?
+//! How much of each limit was used before the gateway started?
 //!
-//! The day is in the sums that the database keeps. The running minute is in the rows of the requests that arrived in it:
-//! ids begin with the time of arrival, so these are a short stretch of the table's key. No query reads more than that.
+//! The tokens of the day come from the daily sums. The last minute comes from the rows of the requests that arrived in
+//! it: ids begin with the time, so these are a short range of the primary key. No query reads more than that.
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use limits::{Moment, PriorUse};
 
 const MINUTE_MS: i64 = 60_000;
 
-/// What everybody has used that still counts.
+/// What users and keys have used that still counts, by user and by the id of the key.
 #[derive(Debug, Default)]
 pub(super) struct SpentByAll {
     pub(super) users: HashMap<String, PriorUse>,
@@ -30,7 +30,7 @@ type Tokens = (String, Option<String>, i64);
 impl SpentByAll {
     fn add(&mut self, user: String, key: Option<String>, take: impl Fn(&mut PriorUse)) {
         take(self.users.entry(user).or_default());
-        // A request without a key is summed up under the key ''.
+        // The sums of requests without a key have the key ''.
         if let Some(key) = key.filter(|key| !key.is_empty()) {
             take(self.keys.entry(key).or_default());
         }
@@ -43,8 +43,8 @@ impl SpentByAll {
     }
 }
 
-/// What counts of everybody's (or one user's) use towards the limits at `now`: what is in the database, and what is on its
-/// way there. While the database is away, what this gateway knows of.
+/// What counts towards the limits of all users, or of one, at `now`: the usage in the database and that in the outbox.
+/// While the database is away, the usage in this gateway's local file.
 pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Result<SpentByAll, StoreError> {
     let mut spent = SpentByAll::default();
     let mine = || Entity::find().apply_if(user, |rows, user| rows.filter(Column::UserId.eq(user)));
@@ -70,7 +70,7 @@ pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Res
     Ok(spent)
 }
 
-/// Whoever has used something on this day, as the database knows.
+/// The tokens of the day by user and key, from the daily sums.
 pub(super) async fn sums_of_day(
     db: &DatabaseConnection,
     user: Option<&str>,
@@ -93,7 +93,7 @@ pub(super) fn day_query(user: Option<&str>, day: i32) -> Select<usage_rollup::En
         .group_by(Column::KeyId)
 }
 
-/// The same from rows of the local file, where there are no sums.
+/// The tokens of the day by user and key, from the rows of the local file: an outbox has no sums.
 async fn tokens_of_rows(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<Tokens>, StoreError> {
     let sums = rows
         .filter(Column::RequestId.gte(first_id(i64::from(day) * DAY_MS)))
@@ -125,7 +125,7 @@ async fn add_recent(
 pub(super) fn recent_query(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {
     rows.filter(Column::RequestId.gte(first_id(since_ms)))
         .filter(Column::CreatedAtMs.gt(since_ms))
-        // What a node refuses has been admitted.
+        // A request that was refused by a node was admitted before, so it counts.
         .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
         .select_only()
         .column(Column::UserId)

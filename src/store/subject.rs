@@ -1,18 +1,19 @@
-//! Whose limits? A user's or a key's, under one name in the table `leases`.
+//! A user or a key, as a holder of limits with one name in the table `leases`.
 use std::sync::Arc;
 
-use super::access::{Account, Key};
+use super::account::Account;
+use super::key::Key;
 use limits::{Ledger, Limits};
 
-/// Whose limits they are.
+/// The user or key that limits belong to.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
     User(Arc<Account>),
     Key(Arc<Key>),
 }
 
-pub(super) fn name_of_user(user: &str) -> String {
-    format!("user:{user}")
+pub(super) fn name_of_user(usage_id: &str) -> String {
+    format!("user:{usage_id}")
 }
 
 pub(super) fn name_of_key(id: &str) -> String {
@@ -22,15 +23,16 @@ pub(super) fn name_of_key(id: &str) -> String {
 impl Subject {
     pub(super) fn name(&self) -> String {
         match self {
-            Self::User(account) => name_of_user(account.user().as_str()),
+            Self::User(account) => name_of_user(account.usage_id()),
             Self::Key(key) => name_of_key(key.id()),
         }
     }
 
+    /// Whose usage adds up to theirs, by its id there.
     pub(super) fn user(&self) -> &str {
         match self {
-            Self::User(account) => account.user().as_str(),
-            Self::Key(key) => key.account().user().as_str(),
+            Self::User(account) => account.usage_id(),
+            Self::Key(key) => key.account().usage_id(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Which kinds of transactions are there?
+//! The kinds of transactions: those that write on SQLite, and those of slow statements on Postgres.
 use std::time::Duration;
 
 use sea_orm::{
@@ -6,12 +6,12 @@ use sea_orm::{
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 
-/// Options of a transaction that writes: SQLite fails one that begins as a reader while another writes.
+/// Options of a transaction that writes. On SQLite, one that starts by reading would fail if another wrote meanwhile.
 pub(super) fn immediate() -> TransactionOptions {
     TransactionOptions { sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate), ..Default::default() }
 }
 
-/// A transaction for slow statements: Postgres ends one of them only after `patience`.
+/// A transaction for slow statements: Postgres lets each of them run for `patience`.
 pub(super) async fn begin_patiently(
     db: &DatabaseConnection,
     patience: Duration,

@@ -1,9 +1,8 @@
-//! What does stored usage need now and then? Rows that nobody wants any more are deleted, and the sums are compared with the
-//! rows.
+//! Looks after stored usage: deletes rows that are too old, and compares the daily sums with the rows.
 //!
-//! Rows go in small batches with a pause after each, so that no writer waits long; what is not done today is done in the
-//! next hour. Sums stay. Limits count the rows of today and yesterday, and the comparison reads them, so that those stay,
-//! too, whatever is set. Of several gateways on one Postgres one deletes at a time.
+//! Rows are deleted in small batches with a pause after each, so that no writer waits long; a round that failed is
+//! repeated. The sums stay. The rows of today and yesterday stay as well, whatever the setting, because limits count them
+//! and the comparison reads them. Of several gateways on one Postgres, only one deletes at a time.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,38 +22,46 @@ use super::usage_row::{DAY_MS, first_id};
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 
-/// Days that are kept at least: limits count today and yesterday.
+/// Fewest days to keep rows: limits count those of today and yesterday.
 pub const MIN_RETENTION_DAYS: u32 = 2;
-/// Between two rounds.
+/// Time between two rounds.
 const ROUND: Duration = Duration::from_secs(3600);
-/// After a round that failed, or found the database away.
+/// Time to the next round after one that failed or found the database away.
 const RETRY: Duration = Duration::from_secs(300);
-/// Before the first round on a large database.
+/// Time before the first round on a large database.
 const LATER: Duration = Duration::from_secs(60);
-/// Rows a statement.
+/// Rows deleted by one statement.
 const BATCH: u64 = 1_000;
-/// Between two batches.
+/// Time between two batches.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The task that looks after stored usage.
+/// For how many days is what kept, today included? `None` = for ever.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Retention {
+    /// Usage rows.
+    pub usage_days: Option<u32>,
+    /// Entries of the audit log.
+    pub audit_days: Option<u32>,
+}
+
+/// The task that looks after stored usage and the audit log.
 #[derive(Debug)]
 pub struct Upkeep {
     store: Store,
-    /// `None` = for ever.
-    retention_days: Option<u32>,
+    retention: Retention,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
 
 impl Upkeep {
-    /// Rows are kept for so many days, today included; `None` = for ever.
-    pub fn new(store: Store, retention_days: Option<u32>, clock: Clock, metrics: Arc<Metrics>) -> Self {
-        Self { store, retention_days, clock, metrics }
+    /// Keeps what `retention` says.
+    pub fn new(store: Store, retention: Retention, clock: Clock, metrics: Arc<Metrics>) -> Self {
+        Self { store, retention, clock, metrics }
     }
 
-    /// Does its work at once and every hour until `stop`.
+    /// Does a round at once, or after a minute on a large database, and then every hour until `stop`.
     pub async fn run(self, stop: CancellationToken) {
-        // Half a round does no harm.
+        // An interrupted round does no harm.
         let _ = stop.run_until_cancelled(self.run_for_ever()).await;
     }
 
@@ -69,7 +76,7 @@ impl Upkeep {
         }
     }
 
-    /// One round; whether all of it could be done.
+    /// Does one round. Returns whether all of it succeeded.
     async fn round(&self) -> bool {
         let swept = match self.sweep().await {
             Ok(0) => true,
@@ -86,7 +93,11 @@ impl Upkeep {
         if let Err(error) = &pruned {
             tracing::warn!(%error, "the log of changes of users and keys could not be shortened");
         }
-        self.compare().await && swept && pruned.is_ok()
+        let forgotten = self.forget_audit().await;
+        if let Err(error) = &forgotten {
+            tracing::warn!(%error, "old audit log entries could not be deleted");
+        }
+        self.compare().await && swept && pruned.is_ok() && forgotten.is_ok()
     }
 
     async fn compare(&self) -> bool {
@@ -105,9 +116,29 @@ impl Upkeep {
         }
     }
 
+    /// Deletes the audit log entries that are too old.
+    async fn forget_audit(&self) -> Result<(), StoreError> {
+        let Some(days) = self.retention.audit_days else { return Ok(()) };
+        let days = i32::try_from(days.max(1)).unwrap_or(i32::MAX);
+        let first_kept = self.clock.now().day().saturating_sub(days - 1);
+        let mut entries = 0;
+        loop {
+            let gone = self.store.forget_audit(i64::from(first_kept).saturating_mul(DAY_MS)).await?;
+            entries += gone;
+            if gone == 0 {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        if entries > 0 {
+            tracing::info!(entries, "old audit log entries were deleted");
+        }
+        Ok(())
+    }
+
     /// Deletes the rows that are too old, unless another gateway is at it; how many.
     async fn sweep(&self) -> Result<u64, StoreError> {
-        let Some(days) = self.retention_days else { return Ok(0) };
+        let Some(days) = self.retention.usage_days else { return Ok(0) };
         let days = i32::try_from(days.max(MIN_RETENTION_DAYS)).unwrap_or(i32::MAX);
         let first_kept = self.clock.now().day().saturating_sub(days - 1);
         let mut swept = 0;
@@ -122,7 +153,7 @@ impl Upkeep {
     }
 }
 
-/// Deletes some rows of the days before this one; how many.
+/// Deletes a batch of rows from before the day `first_kept`. Returns how many.
 async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
     let transaction = store.db.begin_with_options(immediate()).await?;
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
@@ -140,8 +171,8 @@ async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
     Ok(gone.rows_affected)
 }
 
-/// The oldest rows of the days before this one. Ids begin with the time, so that these are the first of the table's key,
-/// and no others are read.
+/// The oldest rows from before the day `first_kept`. Ids begin with the time, so these come first in the primary key, and
+/// no others are read.
 pub(super) fn old_rows(first_kept: i32) -> Select<Entity> {
     Entity::find()
         .select_only()

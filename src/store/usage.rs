@@ -1,4 +1,4 @@
-//! What did requests cost? Rows of usage by page, and a user's sums by model.
+//! Reads one user's usage: pages of rows, and sums by model.
 use std::collections::HashMap;
 
 use entity::usage::{Column, Entity};
@@ -15,7 +15,7 @@ use super::usage_row::{DAY_MS, Status, UsageRow, end_of_ids, first_id};
 /// Which rows of a listing.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// At most so many.
+    /// Most rows of the page.
     pub limit: u64,
     /// Only rows older than this request.
     pub after: Option<Uuid>,
@@ -31,7 +31,7 @@ pub struct Period {
 }
 
 impl Period {
-    /// The whole days in it, of which there are sums, and what is left at either end.
+    /// Splits it into its whole days, for which there are sums, and what is left at either end.
     fn parts(self) -> Vec<Part> {
         let of_day = |day: i64| i32::try_from(day).unwrap_or(if day < 0 { i32::MIN } else { i32::MAX });
         let first = self.from_ms.map(|from| from.saturating_add(DAY_MS - 1).div_euclid(DAY_MS));
@@ -53,12 +53,12 @@ impl Period {
     }
 }
 
-/// A part of a span.
+/// A part of a period, by where its sums come from.
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     /// From (included) to (excluded), days since 1970-01-01 UTC; `None` = no end.
     Days(Option<i32>, Option<i32>),
-    /// Less than a day.
+    /// Less than a day, summed up from rows.
     Rows(Period),
 }
 
@@ -95,7 +95,8 @@ impl Store {
         Ok((models.into_iter().map(UsageRow::from_model).collect(), more))
     }
 
-    /// A user's sums by model, largest first. Of whole days they are the sums that outlive rows, at both ends those of rows.
+    /// A user's sums by model, largest first. Whole days come from the daily sums, which outlive rows, and the rest at either
+    /// end from the rows.
     ///
     /// # Errors
     /// When the database fails.
@@ -122,7 +123,7 @@ impl Store {
         Ok(totals)
     }
 
-    /// Whether a user has ever used anything, also one who is deleted.
+    /// Whether the user, who may be deleted, has ever used anything.
     ///
     /// # Errors
     /// When the database fails.

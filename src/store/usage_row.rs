@@ -1,10 +1,12 @@
-//! What is kept of one request?
+//! The record of one request, as requests hand it in and as the database stores it.
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use entity::usage::{Entity, Model};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
 use uuid::Uuid;
+
+use super::account::name_of;
 
 /// A UTC day in milliseconds.
 pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -40,14 +42,14 @@ impl Status {
     }
 }
 
-/// Where token numbers come from.
+/// Where the token counts of a row come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokensFrom {
-    /// The node said so.
+    /// The node reported them.
     Reported,
     /// The gateway counted chunks.
     Counted,
-    /// Derived from sizes.
+    /// The gateway derived them from sizes.
     Estimated,
 }
 
@@ -67,7 +69,7 @@ impl TokensFrom {
 pub struct UsageRow {
     /// UUIDv7; what the answer carried as `x-request-id`.
     pub request_id: Uuid,
-    /// The user's name.
+    /// Whose, by the id that tells users of one name apart.
     pub user: Arc<str>,
     /// The id of the key; `None` where a trusted network stood for the user.
     pub key: Option<Arc<str>>,
@@ -75,21 +77,21 @@ pub struct UsageRow {
     pub created_at_ms: i64,
     /// The UTC day whose limit it counts towards, in days since 1970-01-01.
     pub day: i32,
-    /// As the client spelled it.
+    /// The model, as the client spelled it.
     pub model: String,
     /// The route's template.
     pub endpoint: Cow<'static, str>,
-    /// The node that was asked last; `None` when none was.
+    /// The node that was asked last; `None` if none was.
     pub node: Option<String>,
     /// Whether the answer was a stream.
     pub stream: bool,
-    /// How it ended.
+    /// How the request ended.
     pub status: Cow<'static, str>,
     /// Tokens of the prompt.
     pub prompt_tokens: u64,
     /// Tokens of the answer.
     pub completion_tokens: u64,
-    /// Where the token numbers come from.
+    /// Where the token counts come from.
     pub tokens_from: Cow<'static, str>,
     /// How many nodes were asked.
     pub attempts: u32,
@@ -109,11 +111,11 @@ pub struct UsageRow {
     pub reason: Reason,
     /// The status that the client saw; `None` while the request runs, and in rows of older versions.
     pub http_status: Option<u16>,
-    /// How many requests it stands for: one, but for refusals beyond a user's first few in a minute.
+    /// How many requests the row stands for: 1, except for refusals beyond a user's first few in a minute.
     pub requests: u64,
 }
 
-/// What went wrong with a request, for programs. Empty where nothing did.
+/// What went wrong with a request, for programs. Empty if nothing did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Reason {
     /// The `code` of the client's error.
@@ -123,18 +125,23 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// The reason in the word of an error's `code`.
+    /// A reason that is known by the error's `code` only.
     pub fn of_code(code: Option<&str>) -> Self {
         Self { code: code.map(|code| Cow::Owned(code.to_owned())), limit: None }
     }
 
-    /// The reason in the words of an error and, where it is one, of a limit.
+    /// A reason from the `code` of an error and the name of the limit that refused, if one did.
     pub fn new(code: Option<&'static str>, limit: Option<&'static str>) -> Self {
         Self { code: code.map(Cow::Borrowed), limit: limit.map(Cow::Borrowed) }
     }
 }
 
 impl UsageRow {
+    /// The user's name.
+    pub fn user_name(&self) -> &str {
+        name_of(&self.user)
+    }
+
     pub(super) fn into_model(self) -> Model {
         let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         Model {
@@ -195,7 +202,7 @@ impl UsageRow {
     }
 }
 
-/// Inserts rows; one that exists already stays as it is.
+/// Inserts rows; those that exist already stay as they are.
 pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Result<(), DbErr> {
     if rows.is_empty() {
         return Ok(());
@@ -210,16 +217,16 @@ pub(super) fn ids_of<E: EntityTrait>(rows: sea_orm::Select<E>, id: E::Column) ->
     rows.select_only().column(id).into_query()
 }
 
-/// How far a row's id and `created_at_ms` may differ. An id is made when the request's head arrives, the time is noted after
-/// its body, which may take `server.body_seconds`; the rest covers clocks that are set meanwhile.
+/// How far the times in a row's id and in `created_at_ms` may differ. The id is made when the request's head arrives, and
+/// `created_at_ms` is taken after its body, which may take `server.body_seconds`. The rest allows for clocks being set.
 const ID_SLACK_MS: i64 = 2 * 60_000;
 
-/// Below the id of every row that was created at this moment (epoch milliseconds) or later.
+/// A lower bound for the ids of rows created at this moment (epoch milliseconds) or later.
 pub(super) fn first_id(moment_ms: i64) -> Uuid {
     id_of(moment_ms.saturating_sub(ID_SLACK_MS))
 }
 
-/// Above the id of every row that was created before this moment (epoch milliseconds).
+/// An upper bound for the ids of rows created before this moment (epoch milliseconds).
 pub(super) fn end_of_ids(moment_ms: i64) -> Uuid {
     id_of(moment_ms.saturating_add(ID_SLACK_MS))
 }

@@ -1,30 +1,28 @@
 //! How do users get keys, and lose them? Made, changed, rotated with an overlap, revoked: in the database, and then in
 //! memory.
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use entity::{key, key_digest};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait, ActiveValue, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, ExprTrait,
-    IntoActiveModel, QueryFilter, QuerySelect,
+    ActiveModelTrait, ActiveValue, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, IntoActiveModel,
+    QueryFilter, QuerySelect,
 };
 
-use super::access::{AllowedModels, Key, KeySpec, LimitsChange, MadeKey};
+use super::account::LimitsChange;
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{key_entry, secret_entry, to_i64};
 use super::deadline::within_deadline;
 use super::directory::SecretEntry;
 use super::error::StoreError;
+use super::key::{AllowedModels, Key, KeySpec, MadeKey};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use limits::Moment;
 
 /// Keys that one user may have.
 const MAX_KEYS: usize = 100;
-/// Keys of one statement.
-const BATCH: usize = 500;
 
 /// A change of a key: `None` = as it was.
 #[derive(Clone, Debug, Default)]
@@ -290,31 +288,6 @@ impl Accounts {
         };
         within_deadline(delete).await?;
         self.write().remove_key(id);
-        Ok(())
-    }
-
-    /// Writes down when keys were last used, as far as that has changed since `since_ms`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn write_last_used(&self, since_ms: i64) -> Result<(), StoreError> {
-        let mut minutes: BTreeMap<i64, Vec<Arc<str>>> = BTreeMap::new();
-        for key in self.read().awake_keys() {
-            if let Some(used_ms) = key.last_used_ms().filter(|used_ms| *used_ms >= since_ms) {
-                minutes.entry(used_ms).or_default().push(key.id().clone());
-            }
-        }
-        for (used_ms, ids) in minutes {
-            for ids in ids.chunks(BATCH) {
-                let column = key::Column::LastUsedMs;
-                let update = key::Entity::update_many()
-                    .set(key::ActiveModel { last_used_ms: ActiveValue::Set(Some(used_ms)), ..Default::default() })
-                    .filter(key::Column::Id.is_in(ids.iter().map(|id| &**id)))
-                    // Another gateway may have seen it later.
-                    .filter(Condition::any().add(column.is_null()).add(column.lt(used_ms)));
-                within_deadline(update.exec(&self.store.db)).await?;
-            }
-        }
         Ok(())
     }
 }

@@ -1,20 +1,21 @@
-//! How do users come and go? Created, given other terms, deleted: in the database, and then in memory.
+//! How do users come and go? Created, given other terms, suspended, deleted: in the database, and then in memory.
 use std::sync::Arc;
 
-use entity::{key, key_digest, user};
+use entity::{former_user, key, key_digest, usage_rollup, user};
+use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, Set,
-    SqlErr,
+    ActiveModelTrait, ActiveValue, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
+    QuerySelect, QueryTrait, Set, SqlErr,
 };
 
-use super::access::{Account, KeySpec, MadeKey, Terms, UserId};
+use super::account::{Account, Terms, UserEntry, UserId, explicit, usage_id};
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{to_i64, to_millis};
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::key::{KeySpec, MadeKey};
 use super::people::put_user;
-use super::spent::spent;
 use limits::Moment;
 
 /// A user to be created.
@@ -26,6 +27,19 @@ pub struct NewUser {
     pub terms: Terms,
 }
 
+/// A change of what the operator says of a user: `None` = as it was, `Some(None)` = nothing.
+#[derive(Clone, Debug, Default)]
+pub struct UserChange {
+    /// Whether nothing is let in for the user.
+    pub suspended: Option<bool>,
+    /// For people.
+    pub display_name: Option<Option<String>>,
+    /// Where to reach them.
+    pub email: Option<Option<String>>,
+    /// For operators.
+    pub note: Option<Option<String>>,
+}
+
 impl Accounts {
     /// Creates a user with a first key, which works as soon as this returns.
     ///
@@ -34,28 +48,17 @@ impl Accounts {
     pub async fn create(&self, new: NewUser, now: Moment) -> Result<MadeKey, StoreError> {
         let _changing = self.changing.lock().await;
         let name = new.user.as_str();
-        let Terms { limits, weight } = new.terms;
-        let row = user::Model {
-            id: name.to_owned(),
-            created_at_ms: now.unix_ms,
-            requests_per_minute: limits.requests_per_minute.map(i64::from),
-            tokens_per_day: limits.tokens_per_day.map(to_i64),
-            tokens_per_minute: limits.tokens_per_minute.map(to_i64),
-            max_concurrency: limits.max_concurrency.map(i64::from),
-            weight_millis: to_millis(weight),
-        };
         let drafted = self.draft(name, KeySpec::default(), now)?;
-        // A name that was deleted and is created again goes on with what it has used today. Read first: once the user is in the
-        // database, nothing may fail that would keep the key from whoever asked.
-        let spent = spent(&self.store, Some(name), now).await?;
         let insert = async {
             let transaction = begin_change(&self.store.db).await?;
+            let row = row_of(&new, next_generation(&transaction, name).await?, now);
             row.clone().into_active_model().insert(&transaction).await?;
             drafted.insert(&transaction).await?;
-            transaction.commit().await
+            transaction.commit().await?;
+            Ok(row)
         };
-        match within_deadline(insert).await {
-            Ok(()) => {}
+        let row = match within_deadline(insert).await {
+            Ok(row) => row,
             Err(StoreError::Database(cause))
                 if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
             {
@@ -65,9 +68,8 @@ impl Accounts {
                 self.undo(name, drafted.key_id()).await;
                 return Err(error);
             }
-        }
+        };
         put_user(&mut self.write(), &row);
-        self.begin_with(&spent, now);
         self.adopt(drafted, now).ok_or_else(|| StoreError::NotFound(name.to_owned()))
     }
 
@@ -92,11 +94,8 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NotFound`], or when the database fails.
     pub async fn set_terms(&self, user: &str, terms: Terms, now: Moment) -> Result<Arc<Account>, StoreError> {
-        let _changing = self.changing.lock().await;
-        let account = self.by_user(user, now).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
         let Terms { limits, weight } = terms;
         let row = user::ActiveModel {
-            id: Set(user.to_owned()),
             requests_per_minute: Set(limits.requests_per_minute.map(i64::from)),
             tokens_per_day: Set(limits.tokens_per_day.map(to_i64)),
             tokens_per_minute: Set(limits.tokens_per_minute.map(to_i64)),
@@ -104,6 +103,37 @@ impl Accounts {
             weight_millis: Set(to_millis(weight)),
             ..Default::default()
         };
+        let _changing = self.changing.lock().await;
+        self.update(user, row, now).await
+    }
+
+    /// Changes what the operator says of a user. Whoever is suspended is let in no more, at any gateway; requests that run
+    /// go on.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`], or when the database fails.
+    pub async fn change_user(&self, user: &str, change: UserChange, now: Moment) -> Result<Arc<Account>, StoreError> {
+        let _changing = self.changing.lock().await;
+        let account = self.by_user(user, now).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
+        // Suspended since the first time it was said.
+        let suspended = change.suspended.filter(|suspended| *suspended != account.is_suspended());
+        let row = user::ActiveModel {
+            suspended_at_ms: given(suspended.map(|suspended| suspended.then_some(now.unix_ms))),
+            display_name: given(change.display_name),
+            email: given(change.email),
+            note: given(change.note),
+            ..Default::default()
+        };
+        self.update(user, row, now).await
+    }
+
+    /// Writes what is set of a user's row, and takes it up. Only that: another gateway may be changing something else.
+    async fn update(&self, user: &str, mut row: user::ActiveModel, now: Moment) -> Result<Arc<Account>, StoreError> {
+        let account = self.by_user(user, now).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
+        if !row.is_changed() {
+            return Ok(account);
+        }
+        row.id = ActiveValue::Unchanged(user.to_owned());
         let update = async {
             let transaction = begin_change(&self.store.db).await?;
             let row = row.update(&transaction).await?;
@@ -139,11 +169,83 @@ impl Accounts {
                 .exec(&transaction)
                 .await?;
             key::Entity::delete_many().filter(key::Column::UserId.eq(user)).exec(&transaction).await?;
+            let row = user::Entity::find_by_id(user).one(&transaction).await?;
             user::Entity::delete_by_id(user).exec(&transaction).await?;
+            if let Some(row) = row {
+                remember(&transaction, row).await?;
+            }
             transaction.commit().await
         };
         within_deadline(delete).await?;
         self.write().remove_user(user);
         Ok(())
     }
+
+    /// By which id usage knows a user: the one who has the name, or else the last one who had it. `ann~1` means the first
+    /// user of that name.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usage_id(&self, user: &str) -> Result<Arc<str>, StoreError> {
+        if let Some(id) = explicit(user) {
+            return Ok(id);
+        }
+        let known = self.read().user(user).map(UserEntry::usage_id);
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let former = within_deadline(former_user::Entity::find_by_id(user).one(&self.store.reads)).await?;
+        Ok(usage_id(user, former.map_or(1, |former| number(former.generations))))
+    }
+}
+
+fn row_of(new: &NewUser, generation: u32, now: Moment) -> user::Model {
+    let Terms { limits, weight } = new.terms;
+    user::Model {
+        id: new.user.as_str().to_owned(),
+        created_at_ms: now.unix_ms,
+        requests_per_minute: limits.requests_per_minute.map(i64::from),
+        tokens_per_day: limits.tokens_per_day.map(to_i64),
+        tokens_per_minute: limits.tokens_per_minute.map(to_i64),
+        max_concurrency: limits.max_concurrency.map(i64::from),
+        weight_millis: to_millis(weight),
+        suspended_at_ms: None,
+        display_name: None,
+        email: None,
+        note: None,
+        generation: generation.into(),
+        last_seen_ms: None,
+    }
+}
+
+/// Which user of this name the next one is: never one of whom there is usage.
+async fn next_generation(db: &DatabaseTransaction, name: &str) -> Result<u32, DbErr> {
+    let former = former_user::Entity::find_by_id(name).one(db).await?;
+    let mut generation = former.map_or(1, |former| number(former.generations).saturating_add(1));
+    // Earlier versions, and whoever deletes by hand, note nothing down.
+    while generation < u32::MAX {
+        let used = usage_rollup::Entity::find().filter(usage_rollup::Column::UserId.eq(&*usage_id(name, generation)));
+        if used.one(db).await?.is_none() {
+            break;
+        }
+        generation += 1;
+    }
+    Ok(generation)
+}
+
+/// Notes down that a name was this user's.
+async fn remember(db: &DatabaseTransaction, row: user::Model) -> Result<(), DbErr> {
+    use former_user::Column::{Generations, Id};
+    let former = former_user::Model { id: row.id, generations: row.generation }.into_active_model();
+    let replace = OnConflict::column(Id).update_column(Generations).to_owned();
+    former_user::Entity::insert(former).on_conflict(replace).exec_without_returning(db).await?;
+    Ok(())
+}
+
+fn number(generations: i64) -> u32 {
+    u32::try_from(generations).unwrap_or(u32::MAX)
+}
+
+fn given<Column: Into<sea_orm::Value>>(change: Option<Column>) -> ActiveValue<Column> {
+    change.map_or(ActiveValue::NotSet, ActiveValue::Set)
 }

@@ -1,10 +1,10 @@
-//! What brings usage rows into the local file?
+//! Writes usage rows to the local file.
 //!
-//! One task takes whatever is queued and commits it together: while that is under way the next rows gather, so a busy
-//! gateway commits large groups, and an idle one keeps nobody waiting. A very busy one also keeps a pause between the
-//! beginnings of two commits, as most of a small commit's cost does not depend on its size. Rows that cannot be written
-//! wait and are tried again until they are in; a row that is there already is left alone. At the first failure the disk's
-//! reserve is given up, and nothing is admitted until writing works and the reserve is back.
+//! One task takes whatever is queued and commits it together. Meanwhile the next rows gather, so a busy gateway commits
+//! large groups, and an idle one delays nobody. A very busy one also leaves a pause between the starts of two commits,
+//! because most of a small commit's cost does not depend on its size. Rows that cannot be written are retried until they
+//! are in the file; existing rows are skipped. At the first failure the reserve of disk space is freed, and no request is
+//! admitted until writing works and the reserve is back.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,25 +24,25 @@ use super::running::{NoteBatch, Running};
 use super::usage_row::UsageRow;
 use crate::clock::Clock;
 
-/// Rows of one commit: SQLite limits the number of bound values.
+/// Rows of one commit: SQLite limits how many values a statement has.
 const BATCH: usize = 500;
-/// Rows of a commit from which on the next one begins [`PAUSE`] after it at the earliest.
+/// After a commit of this many rows, the next one starts at least [`PAUSE`] after it.
 const BUSY: usize = 4;
-/// Short beside what a request takes on a node, and long beside a commit.
+/// Short compared with a request on a node, and long compared with a commit.
 const PAUSE: Duration = Duration::from_millis(2);
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(1);
-/// Between two looks whether writing works again.
+/// Time between two checks whether writing works again.
 const MEND: Duration = Duration::from_millis(500);
 
 #[derive(Debug)]
 pub(super) enum Entry {
     /// Answered once the row is in the local file.
     Row(Box<UsageRow>, oneshot::Sender<()>),
-    /// Answered once everything before it is.
+    /// Answered once every entry before it is.
     Flush(oneshot::Sender<()>),
 }
 
-/// Whether rows can be kept.
+/// Whether rows can be written.
 #[derive(Debug)]
 pub(super) struct State {
     is_writable: AtomicBool,
@@ -58,7 +58,7 @@ impl State {
         self.is_writable.load(Ordering::Relaxed) && self.reserve.is_held()
     }
 
-    /// Something could not be written. True where that is worth trying again at once, as there is room now.
+    /// Notes that a write failed. True if the reserve was freed just now, so that a retry may succeed at once.
     fn failed(&self, error: &StoreError) -> bool {
         let released = self.reserve.release();
         if self.is_writable.swap(false, Ordering::Relaxed) || released {
@@ -81,8 +81,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Writes until `stop`, then until every row and every outstanding permit is in. Gives up on a file that cannot be
-    /// written for `patience` after the stop, with the number of lost rows in the log.
+    /// Writes until `stop`, and then until all rows and all outstanding permits are done. If the file cannot be written for
+    /// `patience` after the stop, it gives up and logs how many rows are lost.
     pub async fn run(mut self, stop: CancellationToken, patience: Duration) {
         let mut committer = Committer::new(self.local.clone());
         let mut entries = Vec::with_capacity(BATCH);
@@ -94,7 +94,7 @@ impl Writer {
         loop {
             tokio::select! {
                 biased;
-                // First, as rows may come without end; it is due only now and then.
+                // Notes come first, as rows may never cease; they are due only now and then.
                 () = &mut notes_due => {
                     self.write_notes(&mut committer).await;
                     notes_due = Box::pin(self.running.clone().due());
@@ -127,7 +127,7 @@ impl Writer {
         }
     }
 
-    /// Brings the entries in, with the notes that are due, and answers those who wait. Returns false when it gave up.
+    /// Writes the entries and the notes that are due, and answers those who wait. Returns false if it gave up.
     async fn settle(
         &mut self,
         committer: &mut Committer,
@@ -172,7 +172,7 @@ impl Writer {
         true
     }
 
-    /// Brings in what was refused, and logs once what shares a row. Returns false when it gave up.
+    /// Writes the rows of refusals, and logs those that stand for several. Returns false if it gave up.
     async fn write_refusals(
         &self,
         committer: &mut Committer,
@@ -181,9 +181,10 @@ impl Writer {
         patience: Duration,
     ) -> bool {
         for row in rows.iter().filter(|row| row.requests > 1) {
-            let UsageRow { user, reason, requests, .. } = row;
+            let UsageRow { reason, requests, .. } = row;
+            let user = row.user_name();
             let (code, limit) = (reason.code.as_deref(), reason.limit.as_deref());
-            tracing::warn!(%user, code, limit, requests, "requests were refused in one minute");
+            tracing::warn!(user, code, limit, requests, "requests were refused in one minute");
         }
         for rows in rows.chunks(BATCH) {
             if !self.write(committer, rows, &NoteBatch::default(), stop, patience).await {
@@ -233,7 +234,7 @@ impl Writer {
         }
     }
 
-    /// Looks whether writing works again, and takes the reserve back.
+    /// Checks whether writing works again, and if so refills the reserve.
     async fn mend(&self, committer: &mut Committer) {
         if self.local.try_write().await.is_err() {
             return;

@@ -18,10 +18,11 @@ const USER_ROUTES: [(Method, &str); 7] = [
 ];
 
 /// A route for the admin and its method.
-const ADMIN_ROUTES: [(Method, &str); 13] = [
+const ADMIN_ROUTES: [(Method, &str); 14] = [
     (Method::GET, "/admin/users"),
     (Method::POST, "/admin/users"),
     (Method::GET, "/admin/users/ann"),
+    (Method::PATCH, "/admin/users/ann"),
     (Method::DELETE, "/admin/users/ann"),
     (Method::GET, "/admin/users/ann/usage"),
     (Method::GET, "/admin/users/ann/limits"),
@@ -131,6 +132,42 @@ async fn without_a_good_key_every_route_says_401_in_one_form() {
 }
 
 #[actix_rt::test]
+async fn an_empty_key_or_a_proxys_own_scheme_beside_a_key_is_not_looked_at() {
+    let app = app_without_nodes_that_are_up().await;
+    let key = app.user("ann").await;
+    let bearer = format!("Bearer {key}");
+    for headers in [
+        [("authorization", "Basic dXNlcjpwYXNz"), ("x-api-key", key.as_str())],
+        [("authorization", "Bearer "), ("x-api-key", &key)],
+        [("authorization", ""), ("api-key", &key)],
+        [("authorization", &bearer), ("x-api-key", "")],
+    ] {
+        let reply = app.send_with(Method::GET, "/v1/models", &headers, "").await;
+        assert_eq!(reply.status, 200, "{headers:?}: {}", reply.text());
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn no_client_is_to_repeat_what_is_bound_to_fail_again() {
+    let app = app_without_nodes_that_are_up().await;
+    let key = app.user("ann").await;
+    for (method, path, key, status) in [
+        (Method::POST, "/v1/chat/completions", "noop", 401),
+        (Method::POST, "/v1/messages", "noop", 401),
+        (Method::POST, "/api/chat", "noop", 401),
+        (Method::POST, "/v1/messages", key.as_str(), 400),
+        (Method::POST, "/api/pull", &key, 403),
+        (Method::GET, "/v1/nothing", &key, 404),
+        (Method::GET, "/v1/messages", &key, 405),
+    ] {
+        let reply = app.send(method, path, Some(key), "{}").await;
+        assert_eq!((reply.status.as_u16(), reply.header("x-should-retry")), (status, Some("false")), "{path}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn a_key_with_bytes_that_no_key_has_is_401() {
     let app = app_without_nodes_that_are_up().await;
     for header in [&b"Authorization: Bearer \xff\xfe"[..], b"x-api-key: \xc3\xa9"] {
@@ -196,7 +233,7 @@ async fn a_request_with_a_bad_key_reaches_no_node_and_its_body_is_not_waited_for
 async fn what_is_public_needs_no_key_and_minds_no_bad_one() {
     let simulated = fast_node().await;
     let app = spawn_app(vec![node("a", simulated.url(), 2)]).await;
-    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/metrics"] {
+    for path in ["/", "/health", "/health/live", "/health/ready", "/docs/", "/openapi.json", "/console", "/metrics"] {
         for headers in [&[][..], &[("authorization", "Bearer noop")]] {
             assert_eq!(app.send_with(Method::GET, path, headers, "").await.status, 200, "{path}");
         }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::dialects::{spawn_over, with};
-use crate::harness::{fast_node, node, spawn_app};
+use crate::harness::{fast_node, header_of, node, spawn_app};
 use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_event, chunk, last_chunk, plain, raw};
 
 /// An id that a node gives, with its quotes; in other places than that of the answer's id it stays.
@@ -196,5 +196,46 @@ async fn every_answer_has_an_id_of_its_own_that_is_the_requests() {
             assert!(reply.text().contains(&format!("\"id\":{id}")), "{path}: {}", reply.text());
         }
     }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_client_of_http_1_0_gets_no_chunked_coding() {
+    let simulated = fast_node().await;
+    let app = spawn_over(&simulated).await;
+    let key = app.user("ann").await;
+    // Even where it asks for the connection to be kept: a stream could not end otherwise.
+    let cases = [
+        ("/v1/chat/completions", false, "close", "{", "}"),
+        ("/v1/chat/completions", true, "close", "data: {", "data: [DONE]\n\n"),
+        ("/v1/chat/completions", true, "keep-alive", "data: {", "data: [DONE]\n\n"),
+        ("/v1/messages", true, "close", "event: message_start", "data: {\"type\":\"message_stop\"}\n\n"),
+        ("/api/chat", true, "keep-alive", "{", "}\n"),
+    ];
+    for (path, stream, connection, begin, end) in cases {
+        let asked = with(body(), "stream", json!(stream)).to_string();
+        let answer = app
+            .send_bytes(
+                format!(
+                    "POST {path} HTTP/1.0\r\nhost: gateway\r\nauthorization: Bearer {key}\r\nconnection: {connection}\r\n\
+                     content-type: application/json\r\ncontent-length: {}\r\n\r\n{asked}",
+                    asked.len()
+                )
+                .as_bytes(),
+            )
+            .await;
+
+        let (head, said) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+        let head = head.to_ascii_lowercase();
+        assert!(head.starts_with("http/1.0 200 "), "{path}: {head}");
+        assert_eq!(header_of(&head, "transfer-encoding"), None, "{path}: {head}");
+        let length = header_of(&head, "content-length").map(|length| length.parse::<usize>().unwrap());
+        assert_eq!(length, (!stream).then_some(said.len()), "{path}: {head}");
+        assert_ne!(header_of(&head, "connection"), Some("keep-alive"), "{path}: {head}");
+        assert!(said.starts_with(begin), "{path}: {said}");
+        assert!(said.ends_with(end), "{path}: {said}");
+    }
+    let rows = app.rows_once(&key, cases.len()).await;
+    assert!(rows.iter().all(|row| row["status"] == "completed"), "{rows:?}");
     app.stop().await;
 }

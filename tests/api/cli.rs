@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use awc::http::StatusCode;
 use ollama_gateway::http::openapi;
+use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
 use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
@@ -350,11 +351,59 @@ async fn a_hangup_reads_the_file_again() {
     write(&format!("  - {{name: b, url: \"{}\"}}\n", simulated.url()));
     hang_up();
 
-    eventually("it is told", || program.err().contains("the configuration was reloaded")).await;
+    eventually("it is told", || program.err().contains("the configuration was read again")).await;
     nodes_are_up(&base, 1).await;
     let (_, listed) = get(&format!("{base}/admin/nodes"), "on-loopback").await;
     assert_eq!((&listed["data"][0]["name"], listed["data"].as_array().unwrap().len()), (&json!("b"), 1));
     assert_eq!(program.terminate().await.code(), Some(0));
+}
+
+#[actix_rt::test]
+async fn audit_verify_says_whether_the_log_is_whole_and_where_it_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let verify = async |more: &[&str]| run(folder.path(), &[&["audit", "verify"], more].concat(), &[]).await;
+    assert!(!verify(&[]).await.0, "there is no database yet");
+    let address = free_address();
+    let mut program = Program::start(folder.path(), &[], &[("GATEWAY__SERVER__BIND", &address)]);
+    program.answers(&format!("http://{address}/health/live")).await;
+    assert_eq!(verify(&[]).await.1, "The audit log is empty.\n");
+    let key = std::fs::read_to_string(folder.path().join("data/admin_key")).unwrap();
+    for user in ["ann", "ben"] {
+        post(&format!("http://{address}/admin/users"), key.trim(), json!({ "user_id": user })).await;
+    }
+    let (is_whole, said, _) = verify(&[]).await;
+    assert!(is_whole && said.starts_with("The audit log is intact: 2 entries, 1 to 2.\n"), "{said}");
+    let last = said.lines().last().unwrap().to_owned();
+    assert!(verify(&["--expect", &last]).await.0);
+    let other = last.replacen("2:", "1:", 1);
+    let (is_whole, _, why) = verify(&["--expect", &other]).await;
+    assert!(!is_whole && why.contains("entry 1"), "{why}");
+    assert!(verify(&["--expect", "2"]).await.2.starts_with("--expect takes"));
+    program.terminate().await;
+
+    let db = Database::connect(format!("sqlite://{}/data/gateway.db", folder.path().display())).await.unwrap();
+    db.execute_unprepared("UPDATE audit SET actor = 'bob' WHERE seq = 2").await.unwrap();
+    db.close().await.unwrap();
+    let (is_whole, _, why) = verify(&[]).await;
+    assert_eq!((is_whole, &*why), (false, "The audit log is not intact: entry 2: it was changed.\n"));
+}
+
+#[actix_rt::test]
+async fn a_hangup_is_in_the_audit_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, file) = (free_address(), folder.path().join("gateway.yaml"));
+    std::fs::write(&file, format!("server:\n  bind: {address}\nadmin:\n  key: a-key\n")).unwrap();
+    let mut program = Program::start(folder.path(), &[], &[]);
+    program.answers(&format!("http://{address}/health/live")).await;
+    let id = program.child.id().to_string();
+    Command::new("kill").args(["-HUP", &id]).status().unwrap();
+    let url = format!("http://{address}/admin/audit");
+    wait_long_for("the reload is in the log", async || {
+        let line = get(&url, "a-key").await.1["data"][0].clone();
+        (&line["route"], &line["status"], &line["target"]) == (&json!("SIGHUP"), &json!(200), &json!("configuration"))
+    })
+    .await;
+    program.terminate().await;
 }
 
 #[actix_rt::test]

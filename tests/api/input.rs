@@ -388,7 +388,7 @@ async fn a_wrong_method_is_405_with_those_that_work() {
         ("/v1/usage", "GET, HEAD"),
         ("/v1/usage/summary", "GET, HEAD"),
         ("/admin/users", "GET, HEAD, POST"),
-        ("/admin/users/ann", "GET, HEAD, DELETE"),
+        ("/admin/users/ann", "GET, HEAD, PATCH, DELETE"),
         ("/admin/users/ann/usage", "GET, HEAD"),
         ("/admin/users/ann/limits", "GET, HEAD, PUT"),
         ("/admin/nodes", "GET, HEAD, POST"),
@@ -405,6 +405,8 @@ async fn a_wrong_method_is_405_with_those_that_work() {
         ("/metrics", "GET, HEAD"),
         ("/openapi.json", "GET, HEAD"),
         ("/docs", "GET, HEAD"),
+        ("/console", "GET, HEAD"),
+        ("/console/0123456789abcdef/app.js", "GET, HEAD"),
         ("/docs/", "GET, HEAD"),
     ] {
         for method in [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {

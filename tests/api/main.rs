@@ -5,14 +5,18 @@
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
 mod admin;
+mod admins;
 mod anthropic;
+mod audit;
 mod auth;
 mod bytes;
 mod checklist;
 mod cli;
 mod cloud;
+mod console;
 mod dialects;
 mod durability;
+mod events;
 mod failures;
 mod fidelity;
 mod forecast;
@@ -38,6 +42,7 @@ mod reload;
 mod reports;
 mod requests;
 mod responses;
+mod roles;
 mod roster;
 mod scheduling;
 mod scripted;
@@ -49,4 +54,5 @@ mod streams;
 mod tracing;
 mod unsupported;
 mod usage;
+mod users;
 mod waiting;

@@ -88,8 +88,8 @@ fn the_document_changes_only_on_purpose() {
 
 #[test]
 fn every_route_is_in_the_document_and_nothing_else() {
-    // Documentation does not document itself.
-    let apart = ["/docs", "/docs/{file}", "/openapi.json"];
+    // Pages and their files are no API.
+    let apart = ["/docs", "/docs/{file}", "/openapi.json", "/console", "/console/", "/console/{digest}/{file}"];
     let routes: BTreeSet<_> = registered().into_iter().filter(|(_, path)| !apart.contains(&path.as_str())).collect();
     let documented: BTreeSet<_> =
         operations(&document()).into_iter().map(|(method, path, _)| (method.to_string(), path)).collect();
@@ -158,6 +158,10 @@ async fn the_server_answers_every_operation_with_a_documented_status() {
             continue;
         }
         for (target, key) in [(&real, own), (&nobody, own), (&real, other), (&real, "")] {
+            // What has no end is not read to it.
+            if path == "/admin/events" && key == own {
+                continue;
+            }
             let reply = app.send(method.clone(), target, Some(key).filter(|key| !key.is_empty()), "{}").await;
             let status = reply.status.as_u16();
             assert!(documented(status), "{method} {target}: {status} is not documented: {}", reply.text());

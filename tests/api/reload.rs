@@ -6,6 +6,7 @@ use ollama_sim::{SimConfig, SimNode};
 use scheduler::NodeState;
 use serde_json::json;
 
+use crate::events::Events;
 use crate::harness::{ADMIN_KEY, Reply, TestApp, TestDatabase, error_of, eventually, fast_node};
 
 /// A gateway on a file of its own.
@@ -127,5 +128,24 @@ async fn a_key_in_a_file_is_read_again() {
 
     assert_eq!(said["nodes"], json!({"joined": [], "left": [], "changed": []}));
     eventually("it is up", || app.dispatcher.read(|scheduler| scheduler.nodes()[0].state == NodeState::Up)).await;
+    filed.app.stop().await;
+}
+
+#[actix_rt::test]
+async fn whoever_listens_hears_of_a_reload_and_of_what_it_did() {
+    let simulated = fast_node().await;
+    let filed = Filed::start(&format!("nodes:\n  - {{name: a, url: \"{}\"}}\n", simulated.url())).await;
+    let mut events = Events::of(&filed.app).await;
+
+    filed.write(&format!("nodes:\n  - {{name: b, url: \"{}\"}}\nlog:\n  format: json\n", simulated.url()));
+    let reply = filed.reload().await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+
+    assert_eq!(events.change("node_left").await["node"], "a");
+    let reloaded = events.change("reloaded").await;
+    assert_eq!(
+        (&reloaded["why"], &reloaded["node"]),
+        (&json!("in force: nodes; takes a restart: log.format, server.bind"), &json!(null))
+    );
     filed.app.stop().await;
 }

@@ -15,7 +15,7 @@ use crate::harness::{
 use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_answer, chat_event, chunk, last_chunk, plain, stream_head};
 
 /// A node that ends its answers, plain or streamed, only once they may pass the gate.
-async fn gated_node() -> (ScriptedNode, Rc<Semaphore>) {
+pub async fn gated_node() -> (ScriptedNode, Rc<Semaphore>) {
     let gate = Rc::new(Semaphore::new(0));
     let shared = gate.clone();
     let node = ScriptedNode::start(move |received| {

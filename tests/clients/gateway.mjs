@@ -1,6 +1,10 @@
 // What the JavaScript client programs share: the two gateways, users of them, and what the gateway wrote down.
 import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
 import { createRequire } from "node:module";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 
 /** A demo: three simulated nodes. */
 export const URL_ = process.env.GATEWAY_URL;
@@ -42,6 +46,50 @@ export async function statusesOnce(key, count) {
     }
     await new Promise((done) => setTimeout(done, 20));
   }
+}
+
+/** The user's usage rows, once something was written; every request must have been completed. */
+export async function completedOnce(key) {
+  const deadline = Date.now() + 10_000;
+  for (;;) {
+    const { data } = await request(`${URL_}/v1/usage?limit=1000`, key);
+    if (data.length > 0 || Date.now() > deadline) {
+      assert.ok(data.length > 0, "nothing was written down");
+      assert.ok(data.every((row) => row.status === "completed" && row.completion_tokens > 0), JSON.stringify(data));
+      return data;
+    }
+    await new Promise((done) => setTimeout(done, 20));
+  }
+}
+
+/**
+ * Runs a program of this client's packages in an empty home, with these variables and none of the caller's, and kills it
+ * after `seconds`; its exit code and what it printed. `prepare` gets the home first.
+ */
+export async function run(program, args, env = {}, { prepare = async () => {}, seconds = 60 } = {}) {
+  const home = await mkdtemp(join(tmpdir(), "gateway-client-"));
+  try {
+    await prepare(home);
+    const { PATH } = process.env;
+    const child = spawn(join(import.meta.dirname, "node_modules", program), args, {
+      cwd: home,
+      env: { PATH, HOME: home, NO_COLOR: "1", ...env },
+      stdio: ["ignore", "pipe", "pipe"],
+      timeout: seconds * 1000,
+      killSignal: "SIGKILL",
+    });
+    const said = { stdout: "", stderr: "" };
+    for (const stream of ["stdout", "stderr"]) child[stream].on("data", (data) => (said[stream] += data));
+    const code = await new Promise((done, failed) => child.on("error", failed).on("close", done));
+    return { code, ...said, all: said.stdout + said.stderr };
+  } finally {
+    await rm(home, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/** What a program printed as lines of JSON; other lines are left out. */
+export function objects(stdout) {
+  return stdout.split("\n").filter((line) => line.startsWith("{")).map((line) => JSON.parse(line));
 }
 
 /** Runs `during` while a running stream of the user holds 9000 tokens. */

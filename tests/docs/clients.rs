@@ -5,7 +5,7 @@ use crate::markdown::table;
 use crate::text;
 
 /// A folder of tests/clients, its packages, and what of them is run.
-const CLIENTS: [(&str, &[&str], &str); 10] = [
+const CLIENTS: [(&str, &[&str], &str); 17] = [
     (
         "openai-python",
         &["openai"],
@@ -32,31 +32,60 @@ const CLIENTS: [(&str, &[&str], &str); 10] = [
     ("litellm", &["litellm"], "chat, streams, tools, embeddings, errors, retries"),
     ("llama-index", &["llama-index-llms-openai-like"], "chat, streams, tools, errors, retries"),
     ("vercel-ai", &["ai", "@ai-sdk/openai-compatible"], "text, streams, tools, objects, embeddings, errors, retries"),
+    ("claude-code", &["@anthropic-ai/claude-code"], "one prompt, streams, both credentials, counted tokens, errors"),
+    ("codex", &["@openai/codex"], "one task over a provider and with `--oss`, errors"),
+    ("qwen-code", &["@qwen-code/qwen-code"], "one prompt, streams, errors"),
+    ("opencode", &["opencode-ai"], "one prompt, errors"),
+    ("continue", &["@continuedev/cli"], "one prompt over OpenAI's API and Ollama's, key in the path, errors"),
+    (
+        "aider",
+        &["aider-chat"],
+        "one message over OpenAI's API and Ollama's, streams, key in the path, errors; run by name",
+    ),
+    (
+        "go",
+        &["github.com/openai/openai-go/v3", "github.com/ollama/ollama"],
+        "chat, streams, lists, show, key in the path, errors; run by name",
+    ),
 ];
+
+/// Folders whose versions docs/applications.md names, too.
+const APPLICATIONS: [&str; 8] =
+    ["claude-code", "codex", "qwen-code", "opencode", "continue", "aider", "langchain-openai", "langchain-ollama"];
 
 /// A row for each client.
 pub fn clients() -> String {
     let row = |&(folder, packages, what): &(&str, &[&str], &str)| {
         let versions: Vec<_> =
             packages.iter().map(|package| format!("{package} {}", version(folder, package))).collect();
-        let language = if is_javascript(folder) { "JavaScript" } else { "Python" };
-        vec![versions.join(", "), language.to_owned(), what.to_owned()]
+        vec![versions.join(", "), language(folder).to_owned(), what.to_owned()]
     };
     table(&["client", "language", "what is run"], CLIENTS.iter().map(row))
 }
 
-fn is_javascript(folder: &str) -> bool {
-    crate::root().join(format!("tests/clients/{folder}/package.json")).exists()
+/// What a client's packages are for, by the file that pins them.
+fn language(folder: &str) -> &'static str {
+    let has = |file: &str| crate::root().join(format!("tests/clients/{folder}/{file}")).exists();
+    match (has("package.json"), has("go.mod")) {
+        (true, _) => "JavaScript",
+        (_, true) => "Go",
+        _ => "Python",
+    }
 }
 
 fn version(folder: &str, package: &str) -> String {
-    let found = if is_javascript(folder) {
-        let manifest: Value = serde_json::from_str(&text(&format!("tests/clients/{folder}/package.json"))).unwrap();
-        manifest["dependencies"][package].as_str().map(str::to_owned)
-    } else {
-        let pins = text(&format!("tests/clients/{folder}/requirements.txt"));
-        let pin = pins.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix("=="));
+    let read = |file: &str| text(&format!("tests/clients/{folder}/{file}"));
+    let behind = |pins: String, separator: &str| {
+        let pin = pins.lines().find_map(|line| line.trim().strip_prefix(package)?.strip_prefix(separator));
         pin.map(str::to_owned)
+    };
+    let found = match language(folder) {
+        "JavaScript" => {
+            let manifest: Value = serde_json::from_str(&read("package.json")).unwrap();
+            manifest["dependencies"][package].as_str().map(str::to_owned)
+        }
+        "Go" => behind(read("go.mod"), " v"),
+        _ => behind(read("requirements.txt"), "=="),
     };
     found.unwrap_or_else(|| panic!("tests/clients/{folder} pins no {package}"))
 }
@@ -72,4 +101,13 @@ fn every_client_is_described() {
     folders.sort();
     described.sort();
     assert_eq!(described, folders);
+}
+
+#[test]
+fn applications_are_described_in_the_versions_that_are_run() {
+    let page = text("docs/applications.md");
+    for (folder, packages, _) in CLIENTS.iter().filter(|(folder, ..)| APPLICATIONS.contains(folder)) {
+        let version = version(folder, packages[0]);
+        assert!(page.contains(&version), "docs/applications.md does not name {folder} {version}");
+    }
 }

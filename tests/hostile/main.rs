@@ -20,5 +20,6 @@ mod poison;
 mod routes;
 mod silence;
 mod users_bodies;
+mod users_models;
 mod users_reads;
 mod users_refusals;

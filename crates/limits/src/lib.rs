@@ -24,6 +24,7 @@ mod headroom;
 mod ledger;
 mod limit;
 mod moment;
+mod month;
 mod need;
 #[cfg(test)]
 mod properties;
@@ -39,5 +40,6 @@ pub use headroom::{Balance, Headroom, Remaining};
 pub use ledger::Ledger;
 pub use limit::Limits;
 pub use moment::Moment;
+pub use month::Month;
 pub use need::{Allowance, Need};
 pub use share::{Claim, Elsewhere, Holding, Most, Peer, trade, wish};

@@ -30,14 +30,14 @@ pub fn count_tokens(body: &[u8]) -> Result<TokenCount, BadRequest> {
     let model = model.filter(|model| !model.is_empty()).ok_or_else(|| bad("model", "`model` is missing"))?;
     let bound = prompt::measure(Endpoint::Messages, &object)?.bound;
     // A node would refuse malformed messages; here nobody else checks them.
-    let _: Prompt = serde_json::from_slice(body)
+    let _: PromptForm = serde_json::from_slice(body)
         .map_err(|error| bad("messages", format!("`messages` cannot be understood: {error}")))?;
     Ok(TokenCount { model, input_tokens: (bound / USUAL_BYTES_PER_TOKEN).max(1) })
 }
 
 /// What every prompt has. Only its form is checked and nothing is kept, because a body may be large.
 #[derive(Deserialize)]
-struct Prompt {
+struct PromptForm {
     #[serde(rename = "messages")]
     _messages: Vec<Message>,
 }
@@ -45,13 +45,13 @@ struct Prompt {
 #[derive(Deserialize)]
 struct Message {
     #[serde(rename = "role")]
-    _role: Text,
+    _role: TextValue,
     #[serde(rename = "content")]
     _content: Content,
 }
 
 /// A string.
-struct Text;
+struct TextValue;
 
 /// A string, or a list of objects.
 struct Content;
@@ -59,18 +59,18 @@ struct Content;
 /// An object.
 struct Block;
 
-impl<'de> Deserialize<'de> for Text {
+impl<'de> Deserialize<'de> for TextValue {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct AnyText;
         impl Visitor<'_> for AnyText {
-            type Value = Text;
+            type Value = TextValue;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
                 formatter.write_str("a string")
             }
 
-            fn visit_str<E>(self, _: &str) -> Result<Text, E> {
-                Ok(Text)
+            fn visit_str<E>(self, _: &str) -> Result<TextValue, E> {
+                Ok(TextValue)
             }
         }
         deserializer.deserialize_str(AnyText)

@@ -66,7 +66,8 @@ pub fn meant(path: &str) -> Option<Meant> {
         clean.push('/');
         clean.push_str(part);
     }
-    if clean.is_empty() || (clean.starts_with("/docs") && rest.ends_with('/')) {
+    let has_slash = clean.starts_with("/docs") || clean == "/console";
+    if clean.is_empty() || (has_slash && rest.ends_with('/')) {
         clean.push('/');
     }
     if BARE.iter().any(|bare| clean.strip_prefix(bare).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))) {

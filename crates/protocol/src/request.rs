@@ -53,7 +53,7 @@ pub struct InferenceRequest {
     parts: Vec<Range<usize>>,
     edits: Splices,
     cap: Cap,
-    model_at: Place,
+    model_at: Spot,
     /// The model that the body names. A model named by the path takes precedence.
     model_said: Option<String>,
 }
@@ -64,19 +64,19 @@ enum Cap {
     /// Nowhere, because the answer has no tokens.
     None,
     /// A member of the request.
-    Member(&'static str, Place),
+    Member(&'static str, Spot),
     /// `num_predict` in the options of Ollama's own dialect, with the other options that are kept, as they came.
-    Option(Place, Vec<String>),
+    Option(Spot, Vec<String>),
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Spot {
     Value(std::ops::Range<usize>),
     /// Directly after the opening brace.
     Front(usize),
 }
 
-impl Place {
+impl Spot {
     fn set(&self, edits: &mut Splices, key: &str, value: &str) {
         match self {
             Self::Value(span) => edits.replace(span.clone(), value),
@@ -244,7 +244,7 @@ impl InferenceRequest {
                 Cap::None => {}
                 Cap::Member(key, place) => {
                     // It replaces a `-1` of the client's, so an edit of that value is dropped.
-                    if let Place::Value(span) = place {
+                    if let Spot::Value(span) = place {
                         edits.forget(span);
                     }
                     place.set(&mut edits, key, &cap.to_string());
@@ -253,7 +253,7 @@ impl InferenceRequest {
                     kept.push(format!("\"num_predict\":{cap}"));
                     // It replaces the edit of `options` without the cap, if there is one; of two `options` the last
                     // would count.
-                    if let Place::Value(span) = place {
+                    if let Spot::Value(span) = place {
                         edits.forget(span);
                     }
                     place.set(&mut edits, "options", &format!("{{{}}}", kept.join(",")));
@@ -286,9 +286,9 @@ fn include_usage(object: &Object<'_>) -> Result<bool, BadRequest> {
 }
 
 /// Where a member's value is, or where the member can be inserted.
-fn place(body: &[u8], object: &Object<'_>, key: &str) -> Place {
+fn place(body: &[u8], object: &Object<'_>, key: &str) -> Spot {
     let front = 1 + body.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-    object.get(key).map_or(Place::Front(front), |value| Place::Value(span(body, value)))
+    object.get(key).map_or(Spot::Front(front), |value| Spot::Value(span(body, value)))
 }
 
 fn quoted(name: &str) -> String {

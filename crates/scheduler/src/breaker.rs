@@ -24,6 +24,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     accusations::Accusations,
     failure::Failure,
+    health_log::BreakerPhase,
     ids::{RequestId, Time},
     report::{NodeState, Transitions},
 };
@@ -39,7 +40,7 @@ pub(crate) struct Epoch(u64);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Breaker {
-    state: State,
+    state: Circuit,
     /// Consecutive failures. Only a successful request resets them: a node that answers probes may still be unable to
     /// answer requests.
     request_failures: u32,
@@ -58,7 +59,7 @@ pub(crate) struct Breaker {
 }
 
 #[derive(Clone, Debug)]
-enum State {
+enum Circuit {
     Unseen,
     Closed,
     Open { until: Time },
@@ -69,7 +70,7 @@ impl Breaker {
     /// The breaker of a node that has not been heard from yet.
     pub(crate) fn new() -> Self {
         Self {
-            state: State::Unseen,
+            state: Circuit::Unseen,
             request_failures: 0,
             accusations: Accusations::default(),
             broken_streams: Accusations::default(),
@@ -82,12 +83,12 @@ impl Breaker {
 
     /// Whether requests may be sent, either now or as soon as the trial has ended.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.state, State::Closed | State::HalfOpen { .. })
+        matches!(self.state, Circuit::Closed | Circuit::HalfOpen { .. })
     }
 
     /// Whether a request may be sent now.
     pub(crate) fn admits(&self) -> bool {
-        matches!(self.state, State::Closed | State::HalfOpen { trial: None, .. })
+        matches!(self.state, Circuit::Closed | Circuit::HalfOpen { trial: None, .. })
     }
 
     /// Whether there is no evidence against the node.
@@ -97,10 +98,19 @@ impl Breaker {
 
     pub(crate) fn state(&self) -> NodeState {
         match self.state {
-            State::Unseen | State::Open { .. } => NodeState::Down,
-            State::HalfOpen { .. } => NodeState::Suspect,
-            State::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
-            State::Closed => NodeState::Up,
+            Circuit::Unseen | Circuit::Open { .. } => NodeState::Down,
+            Circuit::HalfOpen { .. } => NodeState::Suspect,
+            Circuit::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
+            Circuit::Closed => NodeState::Up,
+        }
+    }
+
+    pub(crate) fn phase(&self) -> BreakerPhase {
+        match self.state {
+            Circuit::Unseen => BreakerPhase::Unseen,
+            Circuit::Closed => BreakerPhase::Closed,
+            Circuit::Open { .. } => BreakerPhase::Open,
+            Circuit::HalfOpen { .. } => BreakerPhase::HalfOpen,
         }
     }
 
@@ -111,14 +121,14 @@ impl Breaker {
     /// If the node is out: from when on an answered probe may bring it back.
     pub(crate) fn reopens_at(&self) -> Option<Time> {
         match self.state {
-            State::Open { until } => Some(until),
+            Circuit::Open { until } => Some(until),
             _ => None,
         }
     }
 
     /// A request is sent. Whoever reports its verdict passes the returned epoch.
     pub(crate) fn dispatched(&mut self, id: RequestId) -> Epoch {
-        if let State::HalfOpen { trial, .. } = &mut self.state {
+        if let Circuit::HalfOpen { trial, .. } = &mut self.state {
             *trial = Some(id);
         }
         self.epoch
@@ -126,7 +136,7 @@ impl Breaker {
 
     /// A request ended. If it was the trial, another request may be tried.
     pub(crate) fn released(&mut self, id: RequestId) {
-        if let State::HalfOpen { trial, .. } = &mut self.state
+        if let Circuit::HalfOpen { trial, .. } = &mut self.state
             && *trial == Some(id)
         {
             *trial = None;
@@ -136,8 +146,8 @@ impl Breaker {
     /// The node began to answer a request.
     pub(crate) fn started(&mut self, epoch: Epoch) {
         if epoch == self.epoch && self.is_live() {
-            self.transitions.closed += u64::from(matches!(self.state, State::HalfOpen { .. }));
-            self.state = State::Closed;
+            self.transitions.closed += u64::from(matches!(self.state, Circuit::HalfOpen { .. }));
+            self.state = Circuit::Closed;
             self.forget_failures();
         }
     }
@@ -217,15 +227,15 @@ impl Breaker {
     pub(crate) fn answered(&mut self, now: Time) {
         self.probe_failures = 0;
         match self.state {
-            State::Unseen => self.state = State::Closed,
-            State::Open { until } if until <= now => {
+            Circuit::Unseen => self.state = Circuit::Closed,
+            Circuit::Open { until } if until <= now => {
                 self.transitions.half_open += 1;
-                self.state = State::HalfOpen { trial: None, since: now };
+                self.state = Circuit::HalfOpen { trial: None, since: now };
             }
             // No request came to try it, so its probes decide.
-            State::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
+            Circuit::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
                 self.transitions.closed += 1;
-                self.state = State::Closed;
+                self.state = Circuit::Closed;
             }
             _ => {}
         }
@@ -260,9 +270,9 @@ impl Breaker {
 
     fn open_if_due(&mut self, now: Time) {
         let is_due = match self.state {
-            State::Unseen | State::Open { .. } => false,
-            State::HalfOpen { .. } => self.request_failures + self.probe_failures > 0,
-            State::Closed => self.weight() >= FAILURES_TO_OPEN,
+            Circuit::Unseen | Circuit::Open { .. } => false,
+            Circuit::HalfOpen { .. } => self.request_failures + self.probe_failures > 0,
+            Circuit::Closed => self.weight() >= FAILURES_TO_OPEN,
         };
         if is_due {
             self.open(now);
@@ -271,7 +281,7 @@ impl Breaker {
 
     fn open(&mut self, now: Time) {
         let seconds = (1 << self.openings.min(5)).min(LONGEST_OPEN_SECONDS);
-        self.state = State::Open { until: now + Duration::from_secs(seconds) };
+        self.state = Circuit::Open { until: now + Duration::from_secs(seconds) };
         self.forget_failures();
         self.openings = self.openings.saturating_add(1);
         self.transitions.open += 1;

@@ -11,6 +11,7 @@ use std::{
 
 use crate::{
     estimate::LoadTime,
+    health_log::{HealthChange, HealthLog, NodeHealth},
     ids::{NodeId, Time},
     load::Load,
     model::ModelId,
@@ -46,6 +47,7 @@ struct Entered {
     shelved: Vec<ModelId>,
     /// Whether it takes a request at once, provided that a slot is free.
     admits: bool,
+    health: NodeHealth,
 }
 
 /// What has changed for the queue since the index was last settled.
@@ -77,6 +79,7 @@ pub(crate) struct Fleet {
     particular: BTreeSet<NodeId>,
     open: usize,
     news: News,
+    pub(crate) health: HealthLog,
 }
 
 impl Index<NodeId> for Fleet {
@@ -228,7 +231,13 @@ impl Fleet {
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
         let has_opened = admits && !entered.admits;
+        let health = node.health();
+        if entered.health != health && !node.has_left {
+            let why = node.last_error().map(str::to_owned);
+            self.health.add(HealthChange { node: id, at: now, before: entered.health, after: health, why });
+        }
         self.entered[id.0].admits = admits;
+        self.entered[id.0].health = health;
         if is_relisted {
             self.enter_shelf(id, is_open);
         }

@@ -7,7 +7,7 @@ pub type Time = Duration;
 
 /// One request of a client, from arrival to end. Never reused.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
-pub struct RequestId(pub u64);
+pub struct RequestId(pub u128);
 
 /// A node's index in the fleet, in the order of joining. Never reused.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]

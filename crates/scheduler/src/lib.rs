@@ -16,6 +16,7 @@
 //! | `Breaker` | unseen, closed, open until t, half-open |
 //! | `Drain` | how fast the queue drains, for `Retry-After` |
 //! | `Journal` | why each of the latest requests went where it went |
+//! | `HealthLog` | what has become of the health of nodes, until somebody takes it |
 //!
 //! # States of a request
 //!
@@ -70,6 +71,7 @@ mod fleet;
 mod forecast;
 mod forget;
 mod handle;
+mod health_log;
 mod ids;
 mod instance;
 mod learned;
@@ -105,11 +107,12 @@ pub use self::{
     event::{Arrival, Event},
     explain::{Alternative, Backlog, Kind, Step, Story, What},
     failure::{Blame, Failure, Outcome},
+    health_log::{BreakerPhase, HealthChange, NodeHealth},
     ids::{NodeId, RequestId, Time},
     learned::Learned,
     prefix::Prefix,
     queue_limits::QueueLimits,
-    report::{NodeState, NodeView, Routed, Transitions},
+    report::{NodeState, NodeView, Routed, Transitions, Use},
     route::{Route, RouteSet},
     scheduler::Scheduler,
     share::{Reach, Share},

@@ -25,7 +25,7 @@ use std::{
 };
 
 pub(crate) use self::{
-    lane::{Entry, LaneId, Position},
+    lane::{Entry, LaneId, LanePosition},
     order::Next,
 };
 use self::{
@@ -198,7 +198,7 @@ impl FairQueue {
     }
 
     /// Removes a request from anywhere in its lane.
-    pub(crate) fn remove(&mut self, id: LaneId, position: Position, now: Time) {
+    pub(crate) fn remove(&mut self, id: LaneId, position: LanePosition, now: Time) {
         if !self.lanes[id.0].waiting.contains_key(&position) {
             return;
         }

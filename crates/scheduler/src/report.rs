@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Serialize, Serializer};
 
-use crate::catalog::{Loaded, Model};
+use crate::{
+    catalog::{Loaded, Model},
+    ids::NodeId,
+};
 
 /// Whether a node can be used.
 #[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize)]
@@ -42,9 +45,21 @@ pub struct Transitions {
     pub half_open: u64,
 }
 
+/// How much of a node's slots for one model is in use.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+pub struct Use {
+    /// Requests that run, this gateway's own.
+    pub running: u32,
+    /// Slots, of all gateways together; configured or as learned so far.
+    pub slots: u32,
+}
+
 /// A node as operators see it.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub struct NodeView {
+    /// The scheduler's name for it.
+    #[serde(skip)]
+    pub id: NodeId,
     /// The configured name.
     pub name: String,
     /// Whether it can be used.
@@ -76,6 +91,8 @@ pub struct NodeView {
     pub loads: u64,
     /// Tokens a second of one stream of a 5 GB model that runs alone, as learned; `None` before anything ran.
     pub tokens_per_second: Option<f64>,
+    /// Slots of the models in memory and of those of which something runs, by name.
+    pub uses: BTreeMap<String, Use>,
     /// Tokens a second of one stream that runs alone, for each model in memory; empty before anything ran.
     pub speeds: BTreeMap<String, f64>,
 }

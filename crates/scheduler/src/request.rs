@@ -11,7 +11,7 @@ use crate::{
     ids::{NodeId, Time},
     model::ModelId,
     prefix::Prefix,
-    queue::{LaneId, Position},
+    queue::{LaneId, LanePosition},
     route::Route,
 };
 
@@ -120,8 +120,8 @@ impl Request {
         }
     }
 
-    pub(crate) fn position(&self) -> Position {
-        Position { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
+    pub(crate) fn position(&self) -> LanePosition {
+        LanePosition { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
     }
 
     pub(crate) fn last_failure(&self) -> Option<Failure> {

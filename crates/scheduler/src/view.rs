@@ -6,6 +6,7 @@ use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 use crate::{
     catalog::Model,
     explain::{Alternative, Story},
+    health_log::HealthChange,
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     node::Node,
@@ -115,8 +116,9 @@ impl Scheduler {
             let mine = self.queue.models().filter(|model| node.lists(*model));
             mine.map(|model| self.queue.waiting_for(model)).sum()
         };
-        let present = self.fleet.iter().skip(first.0).take(most).filter(|node| !node.has_left);
-        present.map(|node| NodeView { waiting: waiting(node), ..node.view() }).collect()
+        let ids = self.fleet.ids().skip(first.0).take(most);
+        let present = ids.map(|id| (id, &self.fleet[id])).filter(|(_, node)| !node.has_left);
+        present.map(|(id, node)| NodeView { waiting: waiting(node), ..node.view(id) }).collect()
     }
 
     /// How many nodes are in the fleet now.
@@ -128,6 +130,16 @@ impl Scheduler {
     pub fn condition(&self, node: NodeId) -> Option<(NodeState, Option<&str>)> {
         let node = self.fleet.get(node).filter(|node| !node.has_left)?;
         Some((node.state(), node.last_error()))
+    }
+
+    /// What has become of the health of nodes since this was asked last.
+    pub fn take_health_changes(&mut self) -> Vec<HealthChange> {
+        self.fleet.health.take()
+    }
+
+    /// Whether there is something to take.
+    pub fn has_health_changes(&self) -> bool {
+        !self.fleet.health.is_empty()
     }
 
     /// How many nodes were ever in the fleet: one more than the largest id.

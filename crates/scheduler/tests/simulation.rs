@@ -230,20 +230,20 @@ impl World {
             Happening::FirstByte(job, attempt) => {
                 if self.is_running(job, attempt) {
                     self.jobs[job].has_begun = true;
-                    self.tell(Event::FirstByte { id: RequestId(job as u64) });
+                    self.tell(Event::FirstByte { id: RequestId(job as u128) });
                 }
             }
             Happening::Done(job, attempt) => {
                 if self.is_running(job, attempt) {
                     let tokens = (self.jobs[job].work * TOKENS_PER_WORK) as u64;
-                    self.tell(Event::Progress { id: RequestId(job as u64), tokens });
+                    self.tell(Event::Progress { id: RequestId(job as u128), tokens });
                     self.end(job, End::Done, Outcome::Completed);
                 }
             }
             Happening::ConnectFailed(job, attempt) => {
                 if self.is_running(job, attempt) {
                     self.jobs[job].running = None;
-                    self.tell(Event::Failed { id: RequestId(job as u64), failure: Failure::Unreachable });
+                    self.tell(Event::Failed { id: RequestId(job as u128), failure: Failure::Unreachable });
                 }
             }
             Happening::Loaded(node, model) => {
@@ -269,7 +269,7 @@ impl World {
     fn arrive(&mut self, job: usize) {
         let Job { user, model, .. } = self.jobs[job];
         self.tell(Event::Arrived(Arrival {
-            id: RequestId(job as u64),
+            id: RequestId(job as u128),
             user: user_name(user),
             weight: 1.0,
             model: MODELS[model].0.into(),
@@ -336,7 +336,7 @@ impl World {
             self.machines[node].finish(self.jobs[job].model);
         }
         self.jobs[job].ends.push(end);
-        self.tell(Event::Left { id: RequestId(job as u64), outcome });
+        self.tell(Event::Left { id: RequestId(job as u128), outcome });
     }
 
     fn tell(&mut self, event: Event) {

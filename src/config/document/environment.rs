@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::complaint::nearest;
-use super::faults::{Fault, Kind};
+use super::faults::{Fault, FaultKind};
 use super::origin::Mistake;
 use super::yaml::{child, is_within};
 
@@ -72,7 +72,7 @@ impl Variable {
 
     /// Whether the fault is in what this variable set.
     pub fn is_to_blame_for(&self, fault: &Fault) -> bool {
-        fault.path == self.path || fault.kind == Kind::Unknown && is_within(&self.path, &fault.path)
+        fault.path == self.path || fault.kind == FaultKind::Unknown && is_within(&self.path, &fault.path)
     }
 
     /// The fault, restated for this variable; `known` are the names of existing variables, without the prefix.
@@ -83,7 +83,7 @@ impl Variable {
         } else if message == "expected a list" {
             hint = Some(format!("give it as JSON: {}='[…]'", self.name));
         }
-        if fault.kind == Kind::Unknown {
+        if fault.kind == FaultKind::Unknown {
             let name = nearest(&self.name[PREFIX.len()..], known.iter().map(String::as_str));
             hint = name.map(|name| format!("did you mean `{PREFIX}{name}`?")).or(hint);
         }

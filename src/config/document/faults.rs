@@ -18,7 +18,7 @@ pub(super) const REQUIRED: &str = "a value is required";
 
 /// How a setting is wrong.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum FaultKind {
     /// The key does not exist.
     Unknown,
     /// The key is required and was not given.
@@ -29,7 +29,7 @@ pub(super) enum Kind {
 
 /// One mistake; its texts never contain a value that may be secret.
 pub(super) struct Fault {
-    pub kind: Kind,
+    pub kind: FaultKind,
     pub path: String,
     pub message: String,
     pub hint: Option<String>,
@@ -81,7 +81,7 @@ pub(super) fn examine<T: Serialize + DeserializeOwned>(
 }
 
 #[derive(Clone)]
-enum Step {
+enum KeyOrIndex {
     Key(String),
     Index(usize),
 }
@@ -97,7 +97,7 @@ struct Examination<'a> {
     /// By the path of a list, the indices that were removed from it.
     dropped: BTreeMap<String, Vec<usize>>,
     /// Required keys outside lists that contain a stand-in.
-    absent: Vec<Vec<Step>>,
+    absent: Vec<Vec<KeyOrIndex>>,
 }
 
 impl<'a> Examination<'a> {
@@ -114,24 +114,24 @@ impl<'a> Examination<'a> {
     }
 
     /// Records what `serde` says about the value at `steps` and mends it; false if that is impossible.
-    fn note(&mut self, mut steps: Vec<Step>, message: &str) -> bool {
+    fn note(&mut self, mut steps: Vec<KeyOrIndex>, message: &str) -> bool {
         let complaint = Complaint::read(message);
         match &complaint {
             Complaint::Unknown { field, known } => {
-                let is_named = |step: &Step| matches!(step, Step::Key(key) if key == field);
+                let is_named = |step: &KeyOrIndex| matches!(step, KeyOrIndex::Key(key) if key == field);
                 if !steps.last().is_some_and(is_named) {
-                    steps.push(Step::Key(field.clone()));
+                    steps.push(KeyOrIndex::Key(field.clone()));
                 }
                 let path = self.path(&steps);
-                self.record(Kind::Unknown, path, "unknown key".to_owned(), hint_for_unknown(field, known));
+                self.record(FaultKind::Unknown, path, "unknown key".to_owned(), hint_for_unknown(field, known));
                 self.take_out(&steps)
             }
             Complaint::Missing { field } => {
-                steps.push(Step::Key(field.clone()));
+                steps.push(KeyOrIndex::Key(field.clone()));
                 let path = self.path(&steps);
-                self.record(Kind::Missing, path.clone(), REQUIRED.to_owned(), None);
+                self.record(FaultKind::Missing, path.clone(), REQUIRED.to_owned(), None);
                 self.mended.entry(path).or_default();
-                if !steps.iter().any(|step| matches!(step, Step::Index(_))) {
+                if !steps.iter().any(|step| matches!(step, KeyOrIndex::Index(_))) {
                     self.absent.push(steps.clone());
                 }
                 put(&mut self.tree, &steps, Value::Null)
@@ -140,7 +140,7 @@ impl<'a> Examination<'a> {
         }
     }
 
-    fn wrong(&mut self, steps: &[Step], complaint: &Complaint) -> bool {
+    fn wrong(&mut self, steps: &[KeyOrIndex], complaint: &Complaint) -> bool {
         let path = self.path(steps);
         if let Some(reading) = self.readings.get_mut(&path).and_then(Option::take) {
             return put(&mut self.tree, steps, reading);
@@ -153,11 +153,11 @@ impl<'a> Examination<'a> {
         let message = complaint.message(&path, &value);
         // With two readings, the value has no single type that a hint could refer to.
         let hint = if self.readings.contains_key(&path) { None } else { complaint.hint(&path, &value) };
-        self.record(Kind::Wrong, path, message, hint);
+        self.record(FaultKind::Wrong, path, message, hint);
         self.mend(steps, complaint)
     }
 
-    fn record(&mut self, kind: Kind, path: String, message: String, hint: Option<String>) {
+    fn record(&mut self, kind: FaultKind, path: String, message: String, hint: Option<String>) {
         let is_consequence = self.mended.keys().any(|mended| is_within(&path, mended) || is_within(mended, &path));
         if !is_consequence {
             self.faults.push(Fault { kind, path, message, hint });
@@ -165,7 +165,7 @@ impl<'a> Examination<'a> {
     }
 
     /// Tries the default, then a stand-in of the expected type, then removal, then the same one level up.
-    fn mend(&mut self, steps: &[Step], complaint: &Complaint) -> bool {
+    fn mend(&mut self, steps: &[KeyOrIndex], complaint: &Complaint) -> bool {
         let path = self.path(steps);
         loop {
             let attempts = self.mended.entry(path.clone()).or_default();
@@ -184,8 +184,8 @@ impl<'a> Examination<'a> {
         steps.split_last().is_some_and(|(_, parent)| self.mend(parent, &Complaint::expecting("")))
     }
 
-    fn take_out(&mut self, steps: &[Step]) -> bool {
-        if let Some((Step::Index(_), parent)) = steps.split_last() {
+    fn take_out(&mut self, steps: &[KeyOrIndex]) -> bool {
+        if let Some((KeyOrIndex::Index(_), parent)) = steps.split_last() {
             let (list, index) = (self.path(parent), self.original_index(steps));
             self.dropped.entry(list).or_default().extend(index);
         }
@@ -193,12 +193,12 @@ impl<'a> Examination<'a> {
     }
 
     /// The path as the author of the settings knows it: removed elements still count.
-    fn path(&self, steps: &[Step]) -> String {
+    fn path(&self, steps: &[KeyOrIndex]) -> String {
         let mut path = String::new();
         for (position, step) in steps.iter().enumerate() {
             path = match step {
-                Step::Key(key) => child(&path, key),
-                Step::Index(index) => {
+                KeyOrIndex::Key(key) => child(&path, key),
+                KeyOrIndex::Index(index) => {
                     let original = self.original_index(&steps[..=position]);
                     element(&path, original.unwrap_or(*index))
                 }
@@ -207,17 +207,17 @@ impl<'a> Examination<'a> {
         path
     }
 
-    fn original_index(&self, steps: &[Step]) -> Option<usize> {
-        let (Step::Index(index), parent) = steps.split_last()? else { return None };
+    fn original_index(&self, steps: &[KeyOrIndex]) -> Option<usize> {
+        let (KeyOrIndex::Index(index), parent) = steps.split_last()? else { return None };
         let dropped = self.dropped.get(&self.path(parent));
         (0..).filter(|original| dropped.is_none_or(|dropped| !dropped.contains(original))).nth(*index)
     }
 }
 
 /// A list in place of a group: `serde` would take its elements for the fields, in the order of the source code.
-fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>> {
-    fn search(given: &Value, read: &Value, steps: &mut Vec<Step>) -> bool {
-        let mut descend = |step: Step, given: &Value, read: Option<&Value>| {
+fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<KeyOrIndex>> {
+    fn search(given: &Value, read: &Value, steps: &mut Vec<KeyOrIndex>) -> bool {
+        let mut descend = |step: KeyOrIndex, given: &Value, read: Option<&Value>| {
             steps.push(step);
             let is_found = read.is_some_and(|read| search(given, read, steps));
             if !is_found {
@@ -228,10 +228,10 @@ fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>>
         match (given, read) {
             (Value::Array(_), Value::Object(_)) => true,
             (Value::Object(given), Value::Object(read)) => {
-                given.iter().any(|(key, value)| descend(Step::Key(key.clone()), value, read.get(key)))
+                given.iter().any(|(key, value)| descend(KeyOrIndex::Key(key.clone()), value, read.get(key)))
             }
             (Value::Array(given), Value::Array(read)) => {
-                given.iter().enumerate().any(|(index, value)| descend(Step::Index(index), value, read.get(index)))
+                given.iter().enumerate().any(|(index, value)| descend(KeyOrIndex::Index(index), value, read.get(index)))
             }
             _ => false,
         }
@@ -242,12 +242,12 @@ fn list_for_group<T: Serialize>(tree: &Value, settings: &T) -> Option<Vec<Step>>
 }
 
 /// The part of the reported path that exists: the rest may come from a value, such as the name of a variant.
-fn existing_steps(tree: &Value, path: &serde_path_to_error::Path) -> Vec<Step> {
+fn existing_steps(tree: &Value, path: &serde_path_to_error::Path) -> Vec<KeyOrIndex> {
     let mut steps = Vec::new();
     for segment in path {
         steps.push(match segment {
-            Segment::Seq { index } => Step::Index(*index),
-            Segment::Map { key } | Segment::Enum { variant: key } => Step::Key(key.clone()),
+            Segment::Seq { index } => KeyOrIndex::Index(*index),
+            Segment::Map { key } | Segment::Enum { variant: key } => KeyOrIndex::Key(key.clone()),
             Segment::Unknown => break,
         });
         if at(tree, &steps).is_none() {
@@ -258,22 +258,22 @@ fn existing_steps(tree: &Value, path: &serde_path_to_error::Path) -> Vec<Step> {
     steps
 }
 
-fn at<'v>(tree: &'v Value, steps: &[Step]) -> Option<&'v Value> {
+fn at<'v>(tree: &'v Value, steps: &[KeyOrIndex]) -> Option<&'v Value> {
     steps.iter().try_fold(tree, |value, step| match step {
-        Step::Key(key) => value.get(key),
-        Step::Index(index) => value.get(index),
+        KeyOrIndex::Key(key) => value.get(key),
+        KeyOrIndex::Index(index) => value.get(index),
     })
 }
 
-fn at_mut<'v>(tree: &'v mut Value, steps: &[Step]) -> Option<&'v mut Value> {
+fn at_mut<'v>(tree: &'v mut Value, steps: &[KeyOrIndex]) -> Option<&'v mut Value> {
     steps.iter().try_fold(tree, |value, step| match step {
-        Step::Key(key) => value.get_mut(key),
-        Step::Index(index) => value.get_mut(index),
+        KeyOrIndex::Key(key) => value.get_mut(key),
+        KeyOrIndex::Index(index) => value.get_mut(index),
     })
 }
 
-fn put(tree: &mut Value, steps: &[Step], value: Value) -> bool {
-    if let Some((Step::Key(key), parent)) = steps.split_last()
+fn put(tree: &mut Value, steps: &[KeyOrIndex], value: Value) -> bool {
+    if let Some((KeyOrIndex::Key(key), parent)) = steps.split_last()
         && let Some(Value::Object(map)) = at_mut(tree, parent)
     {
         map.insert(key.clone(), value);
@@ -282,11 +282,11 @@ fn put(tree: &mut Value, steps: &[Step], value: Value) -> bool {
     at_mut(tree, steps).map(|place| *place = value).is_some()
 }
 
-fn remove(tree: &mut Value, steps: &[Step]) -> bool {
+fn remove(tree: &mut Value, steps: &[KeyOrIndex]) -> bool {
     let Some((last, parent)) = steps.split_last() else { return false };
     match (at_mut(tree, parent), last) {
-        (Some(Value::Object(map)), Step::Key(key)) => map.remove(key).is_some(),
-        (Some(Value::Array(list)), Step::Index(index)) if *index < list.len() => {
+        (Some(Value::Object(map)), KeyOrIndex::Key(key)) => map.remove(key).is_some(),
+        (Some(Value::Array(list)), KeyOrIndex::Index(index)) if *index < list.len() => {
             list.remove(*index);
             true
         }

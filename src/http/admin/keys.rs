@@ -4,6 +4,7 @@ use std::time::Duration;
 use actix_web::HttpResponse;
 use actix_web::web::{Data, Json, Path};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::given::{ShownLimits, body_with_limits, limits_over, present};
@@ -13,8 +14,8 @@ use crate::http::body::{JsonObject, JsonOrNothing};
 use crate::http::error::ApiError;
 use crate::http::time::{moment, rfc3339};
 use crate::relay::Meters;
-use crate::store::{Accounts, AllowedModels, Key, KeyChange, KeySpec, MadeKey};
-use limits::Limits;
+use crate::store::{Accounts, AllowedModels, Key, KeyChange, KeySpec, MadeKey, SecretEnd};
+use limits::{Limits, Moment};
 
 /// Longest overlap of two secrets of one key: 7 days.
 const MAX_GRACE_SECONDS: u64 = 7 * 86_400;
@@ -135,16 +136,31 @@ pub struct RevokedKey {
     deleted: bool,
 }
 
+impl RotateKey {
+    pub(super) fn grace(&self) -> Result<Duration, ApiError> {
+        if self.grace_seconds > MAX_GRACE_SECONDS {
+            let message = format!("`grace_seconds` must be 0 to {MAX_GRACE_SECONDS}.");
+            return Err(ApiError::invalid_field("grace_seconds", message));
+        }
+        Ok(Duration::from_secs(self.grace_seconds))
+    }
+}
+
+impl PreviousSecret {
+    /// `None` where it has stopped.
+    pub(super) fn new(secret: SecretEnd, now_ms: i64) -> Option<Self> {
+        let until = secret.until_ms.filter(|until| *until > now_ms)?;
+        Some(Self { last_four: secret.last_four, expires_at: rfc3339(until) })
+    }
+}
+
 impl UserKey {
     fn new(key: &Key, now_ms: i64) -> Self {
         let user = key.account().user().as_str();
         let spec = key.spec();
         let mut secrets = key.secrets();
         let in_force = secrets.pop();
-        let previous = secrets.pop().and_then(|secret| {
-            let until = secret.until_ms.filter(|until| *until > now_ms)?;
-            Some(PreviousSecret { last_four: secret.last_four, expires_at: rfc3339(until) })
-        });
+        let previous = secrets.pop().and_then(|secret| PreviousSecret::new(secret, now_ms));
         Self {
             id: key.id().to_string(),
             user_id: user.to_owned(),
@@ -199,7 +215,7 @@ fn checked(name: String) -> Result<String, ApiError> {
     Ok(name)
 }
 
-fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiError> {
+pub(super) fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiError> {
     let end_ms = moment("expires_at", given)?;
     if end_ms.is_some_and(|end_ms| end_ms <= now_ms) {
         return Err(ApiError::invalid_field("expires_at", "`expires_at` is in the past."));
@@ -219,6 +235,12 @@ fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
     Ok(AllowedModels::new(names))
 }
 
+/// A key as it is now, for the audit log.
+async fn shown(accounts: &Accounts, user: &str, id: &str, now: Moment) -> Option<Value> {
+    let keys = accounts.keys_of(user, now).await.ok()?;
+    keys.iter().find(|key| **key.id() == *id).map(|key| json!(UserKey::new(key, now.unix_ms)))
+}
+
 /// Make a key
 ///
 /// A further key of the user, which works at once. All keys of a user share the user's limits; the limits of a key hold
@@ -231,13 +253,14 @@ fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
     ),
 )]
 pub async fn create(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     id: Path<String>,
     JsonObject(body): JsonObject<CreateKey>,
 ) -> Result<HttpResponse, ApiError> {
     let now = meters.clock.now();
+    admin.changes_from(&id, None);
     let made = accounts.create_key(&id, body.spec(now.unix_ms)?, now).await?;
     tracing::info!(user = id.as_str(), key = &**made.key.id(), "key made");
     Ok(HttpResponse::Created().json(CreatedKey::new(&made, now.unix_ms)))
@@ -275,13 +298,14 @@ pub async fn list(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     path: Path<(String, String)>,
     JsonObject(body): JsonObject<ChangeKey>,
 ) -> Result<Json<UserKey>, ApiError> {
     let ((user, id), now) = (path.into_inner(), meters.clock.now());
+    admin.changes_from(&format!("{user}/{id}"), shown(&accounts, &user, &id, now).await);
     let key = accounts.change_key(&user, &id, body.change(now.unix_ms)?, now).await?;
     tracing::info!(user, key = id, "key changed");
     Ok(Json(UserKey::new(&key, now.unix_ms)))
@@ -298,11 +322,13 @@ pub async fn change(
     ),
 )]
 pub async fn revoke(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
+    meters: Data<Meters>,
     path: Path<(String, String)>,
 ) -> Result<Json<RevokedKey>, ApiError> {
     let (user, id) = path.into_inner();
+    admin.changes(&format!("{user}/{id}"), shown(&accounts, &user, &id, meters.clock.now()).await, None);
     accounts.revoke_key(&user, &id).await?;
     tracing::info!(user, key = id, "key revoked");
     Ok(Json(RevokedKey { id, deleted: true }))
@@ -321,19 +347,15 @@ pub async fn revoke(
     ),
 )]
 pub async fn rotate(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
     path: Path<(String, String)>,
     JsonOrNothing(body): JsonOrNothing<RotateKey>,
 ) -> Result<Json<CreatedKey>, ApiError> {
-    if body.grace_seconds > MAX_GRACE_SECONDS {
-        let message = format!("`grace_seconds` must be 0 to {MAX_GRACE_SECONDS}.");
-        return Err(ApiError::invalid_field("grace_seconds", message));
-    }
-    let ((user, id), now) = (path.into_inner(), meters.clock.now());
-    let grace = Duration::from_secs(body.grace_seconds);
+    let ((user, id), now, grace) = (path.into_inner(), meters.clock.now(), body.grace()?);
+    admin.changes_from(&format!("{user}/{id}"), shown(&accounts, &user, &id, now).await);
     let made = accounts.rotate_key(&user, &id, grace, now).await?;
-    tracing::info!(user, key = id, grace_seconds = body.grace_seconds, "key rotated");
+    tracing::info!(user, key = id, grace_seconds = grace.as_secs(), "key rotated");
     Ok(Json(CreatedKey::new(&made, now.unix_ms)))
 }

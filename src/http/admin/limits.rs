@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use actix_web::web::{Data, Json, Path};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
@@ -101,6 +102,11 @@ async fn look(broker: &Option<Broker>, account: &Arc<Account>) {
     }
 }
 
+/// Terms as the audit log has them.
+fn shown(terms: Terms) -> Value {
+    json!({"weight": terms.weight, "limits": ShownLimits::from(terms.limits)})
+}
+
 /// Read limits
 #[utoipa::path(
     get, path = "/admin/users/{id}/limits", tag = "admin", security(("admin_key" = [])),
@@ -130,7 +136,7 @@ pub async fn retrieve(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     broker: Data<Option<Broker>>,
     meters: Data<Meters>,
@@ -142,6 +148,7 @@ pub async fn change(
     let before = account.terms();
     let weight = checked_weight(body.weight.unwrap_or(before.weight))?;
     let terms = Terms { limits: limits_over(before.limits, body.limits())?, weight };
+    admin.changes(&id, Some(shown(before)), Some(shown(terms)));
     let account = accounts.set_terms(&id, terms, now).await?;
     tracing::info!(user = id.as_str(), ?terms, "limits changed");
     Ok(Json(UserLimits::of(&account, &broker, &meters).await))

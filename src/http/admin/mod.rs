@@ -1,4 +1,7 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
+pub mod admins;
+pub mod audit;
+pub mod events;
 mod given;
 pub mod keys;
 pub mod limits;
@@ -9,8 +12,11 @@ pub mod queue;
 pub mod reload;
 pub mod requests;
 mod routes;
+pub(super) mod rules;
 pub mod story;
 pub mod usage;
+pub mod user_fields;
+pub mod user_list;
 pub mod users;
 
 pub(super) use routes::routes;

@@ -152,13 +152,14 @@ fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {
     ),
 )]
 pub async fn pull(
-    _: Admin,
+    admin: Admin,
     fleet: Data<FleetContext>,
     upstream: Data<Upstream>,
     roster: Data<Roster>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<impl Responder, ApiError> {
     let targets = targets(&fleet, &roster, &order.model, order.nodes.as_deref(), false)?;
+    admin.begins(&order.model, None).await?;
     tracing::info!(model = order.model, nodes = targets.len(), "an operator pulls a model");
     let mut pulls: SelectAll<LocalBoxStream<'static, Event>> = SelectAll::new();
     for target in targets {
@@ -225,7 +226,7 @@ fn event(node: &str, said: &impl Serialize) -> String {
     ),
 )]
 pub async fn delete(
-    _: Admin,
+    admin: Admin,
     fleet: Data<FleetContext>,
     upstream: Data<Upstream>,
     roster: Data<Roster>,
@@ -235,6 +236,7 @@ pub async fn delete(
     let nodes: Option<Vec<String>> =
         query.nodes.as_ref().map(|nodes| nodes.split(',').map(|node| node.trim().to_owned()).collect());
     let targets = targets(&fleet, &roster, &model, nodes.as_deref(), true)?;
+    admin.begins(&model, Some(json!({ "nodes": nodes }))).await?;
     let act = async |target: &Target| upstream.delete_model(&target.endpoint, &model).await;
     Ok(answer(&fleet, &model, "deleted", targets, act).await)
 }
@@ -252,14 +254,14 @@ pub async fn delete(
     ),
 )]
 pub async fn load(
-    _: Admin,
+    admin: Admin,
     fleet: Data<FleetContext>,
     upstream: Data<Upstream>,
     roster: Data<Roster>,
     relay: Data<RelaySettings>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<HttpResponse, ApiError> {
-    set_loaded(&fleet, &upstream, &roster, relay.first_byte(), order, true).await
+    set_loaded(&admin, &fleet, &upstream, &roster, relay.first_byte(), order, true).await
 }
 
 /// Unload a model
@@ -274,17 +276,18 @@ pub async fn load(
     ),
 )]
 pub async fn unload(
-    _: Admin,
+    admin: Admin,
     fleet: Data<FleetContext>,
     upstream: Data<Upstream>,
     roster: Data<Roster>,
     relay: Data<RelaySettings>,
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<HttpResponse, ApiError> {
-    set_loaded(&fleet, &upstream, &roster, relay.first_byte(), order, false).await
+    set_loaded(&admin, &fleet, &upstream, &roster, relay.first_byte(), order, false).await
 }
 
 async fn set_loaded(
+    admin: &Admin,
     fleet: &FleetContext,
     upstream: &Upstream,
     roster: &Roster,
@@ -294,6 +297,7 @@ async fn set_loaded(
 ) -> Result<HttpResponse, ApiError> {
     let targets = targets(fleet, roster, &order.model, order.nodes.as_deref(), true)?;
     let model = order.model.as_str();
+    admin.begins(model, None).await?;
     let act = async |target: &Target| upstream.set_loaded(&target.endpoint, model, is_wanted, deadline).await;
     let done = if is_wanted { "loaded" } else { "unloaded" };
     Ok(answer(fleet, model, done, targets, act).await)

@@ -4,11 +4,13 @@ use actix_web::http::uri::{Authority, Scheme};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, Responder};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::node_fields::NodeFields;
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
+use crate::http::audited::without_secrets;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
@@ -179,6 +181,13 @@ fn done(name: String, done: &'static str) -> NodeDone {
     NodeDone { name, done }
 }
 
+/// A node as it is now, for the audit log.
+fn shown(roster: &Roster, name: &str) -> Option<Value> {
+    let listed = roster.list().remove(name)?;
+    let (source, draining) = (listed.source.as_str(), listed.is_draining);
+    Some(without_secrets(json!({"url": listed.url, "source": source, "draining": draining})))
+}
+
 /// List nodes
 ///
 /// State, load, models on disk and in memory, and the last error of each.
@@ -234,13 +243,14 @@ pub async fn retrieve(
     ),
 )]
 pub async fn add(
-    _: Admin,
+    admin: Admin,
     roster: Data<Roster>,
     JsonObject(body): JsonObject<AddNode>,
 ) -> Result<impl Responder, ApiError> {
     let mut settings = NodeSettings::new(body.name, body.url);
     body.further.apply(&mut settings);
     let name = settings.name.clone();
+    admin.changes_from(&name, None);
     roster.add(settings).await?;
     Ok(HttpResponse::Created().json(done(name, "added")))
 }
@@ -258,7 +268,7 @@ pub async fn add(
     ),
 )]
 pub async fn change(
-    _: Admin,
+    admin: Admin,
     roster: Data<Roster>,
     name: Path<String>,
     JsonObject(body): JsonObject<ChangeNode>,
@@ -275,6 +285,7 @@ pub async fn change(
         }
         further.apply(settings);
     };
+    admin.changes_from(&name, shown(&roster, &name));
     roster.change(&name, change).await?;
     Ok(Json(done(name.into_inner(), "changed")))
 }
@@ -297,7 +308,8 @@ fn origin(url: &str) -> Option<(Scheme, Authority)> {
         answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
-pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+pub async fn remove(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    admin.changes(&name, shown(&roster, &name), None);
     roster.remove(&name).await?;
     Ok(Json(done(name.into_inner(), "removed")))
 }
@@ -313,7 +325,8 @@ pub async fn remove(_: Admin, roster: Data<Roster>, name: Path<String>) -> Resul
         (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
-pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+pub async fn drain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": true})));
     roster.drain(&name, true).await?;
     Ok(Json(done(name.into_inner(), "draining")))
 }
@@ -328,7 +341,8 @@ pub async fn drain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result
         (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
-pub async fn undrain(_: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+pub async fn undrain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
+    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": false})));
     roster.drain(&name, false).await?;
     Ok(Json(done(name.into_inner(), "undrained")))
 }

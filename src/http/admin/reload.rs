@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix_web::web::{Data, Json};
 use serde::Serialize;
+use serde_json::json;
 use utoipa::ToSchema;
 
 use crate::fleet::Changes;
@@ -74,6 +75,9 @@ impl ReloadReport {
     post, path = "/admin/reload", tag = "admin", security(("admin_key" = [])),
     responses((status = 200, body = ReloadReport), answers::AdminResponses),
 )]
-pub async fn reload(_: Admin, reload: Data<Reload>) -> Result<Json<ReloadReport>, ApiError> {
-    (reload.0)().await.map(Json).map_err(ApiError::invalid)
+pub async fn reload(admin: Admin, reload: Data<Reload>) -> Result<Json<ReloadReport>, ApiError> {
+    admin.begins("configuration", None).await?;
+    let report = (reload.0)().await.map_err(ApiError::invalid)?;
+    admin.changes("configuration", None, Some(json!(report)));
+    Ok(Json(report))
 }

@@ -1,6 +1,7 @@
 //! Which requests run, wait, or have ended, whoever's they are; and a way to stop one.
 use actix_web::web::{Data, Json, Path, Query};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -12,7 +13,7 @@ use crate::http::ops::Lifecycle;
 use crate::http::time::{moment, moment_schema};
 use crate::http::usage::{PageQuery, UsageRecord, cursor};
 use crate::relay::{Meters, OpenRequest, Stopped, StoppedBy};
-use crate::store::{Page, Period, Recorder, Search, Store};
+use crate::store::{Accounts, Page, Period, Recorder, Search, Store};
 
 /// Characters of a reason.
 const LONGEST_REASON: usize = 200;
@@ -135,6 +136,7 @@ pub async fn list(
     _: Admin,
     lifecycle: Data<Lifecycle>,
     meters: Data<Meters>,
+    accounts: Data<Accounts>,
     store: Data<Store>,
     recorder: Data<Recorder>,
     Query(query): Query<RequestQuery>,
@@ -144,10 +146,14 @@ pub async fn list(
         Some(state) => open_page(&query, state, page, &lifecycle, &meters)?,
         None => {
             recorder.flush().await;
-            let (rows, more) = store.search(query.search()?, page).await?;
+            let mut search = query.search()?;
+            if let Some(user) = search.user.as_mut() {
+                *user = accounts.usage_id(user).await?.to_string();
+            }
+            let (rows, more) = store.search(search, page).await?;
             let next = rows.last().filter(|_| more).map(|row| row.request_id);
             let entry = |row: crate::store::UsageRow| {
-                let (user_id, key_id) = (row.user.to_string(), row.key.as_ref().map(ToString::to_string));
+                let (user_id, key_id) = (row.user_name().to_owned(), row.key.as_ref().map(ToString::to_string));
                 RequestEntry::Ended(Box::new(EndedRequest { user_id, key_id, record: row.into() }))
             };
             (rows.into_iter().map(entry).collect(), next)
@@ -188,7 +194,7 @@ fn open_page(
     responses((status = 200, body = StoppedRequest), answers::AdminResponses, answers::NotFoundResponse),
 )]
 pub async fn stop(
-    _: Admin,
+    admin: Admin,
     meters: Data<Meters>,
     request_id: Path<String>,
     Query(query): Query<StopQuery>,
@@ -196,6 +202,9 @@ pub async fn stop(
     let reason = query.reason.filter(|reason| !reason.is_empty());
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
         return Err(ApiError::invalid_field("reason", "`reason` must have at most 200 characters."));
+    }
+    if request_id.parse().is_ok_and(|id| meters.requests.get(id).is_some()) {
+        admin.begins(&request_id, reason.as_ref().map(|reason| json!({ "reason": reason }))).await?;
     }
     stop_open(&meters, &request_id, StoppedBy::Operator, reason, |_| true).map(Json)
 }

@@ -1,19 +1,22 @@
 //! Which handler answers which of the operator's paths?
 use actix_web::web::{self, ServiceConfig};
 
-use super::{keys, limits, models, nodes, queue, reload, requests, story, usage, users};
+use super::{
+    admins, audit, events, keys, limits, models, nodes, queue, reload, requests, story, usage, user_list, users,
+};
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
     config
         .service(
             resource("/admin/users", "GET, HEAD, POST")
-                .route(web::get().to(users::list))
+                .route(web::get().to(user_list::list))
                 .route(web::post().to(users::create)),
         )
         .service(
-            resource("/admin/users/{id}", "GET, HEAD, DELETE")
+            resource("/admin/users/{id}", "GET, HEAD, PATCH, DELETE")
                 .route(web::get().to(users::retrieve))
+                .route(web::patch().to(users::change))
                 .route(web::delete().to(users::delete)),
         )
         .service(
@@ -34,6 +37,7 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(limits::retrieve))
                 .route(web::put().to(limits::change)),
         )
+        .service(get("/admin/events").route(web::get().to(events::listen)))
         .service(get("/admin/queue").route(web::get().to(queue::list)))
         .service(get("/admin/requests").route(web::get().to(requests::list)))
         .service(
@@ -60,5 +64,18 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
         .service(post("/admin/models/unload").route(web::post().to(models::unload)))
         // A model's name may hold slashes.
         .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)))
+        .service(
+            resource("/admin/admins", "GET, HEAD, POST")
+                .route(web::get().to(admins::list))
+                .route(web::post().to(admins::create)),
+        )
+        .service(
+            resource("/admin/admins/{name}", "GET, HEAD, PATCH, DELETE")
+                .route(web::get().to(admins::retrieve))
+                .route(web::patch().to(admins::change))
+                .route(web::delete().to(admins::delete)),
+        )
+        .service(post("/admin/admins/{name}/rotate").route(web::post().to(admins::rotate)))
+        .service(get("/admin/audit").route(web::get().to(audit::list)))
         .service(post("/admin/reload").route(web::post().to(reload::reload)));
 }

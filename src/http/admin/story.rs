@@ -111,7 +111,7 @@ pub async fn explain(
     let row = if open.is_none() { ended(&store, &recorder, request_id).await? } else { None };
     let (user_id, model) = match (&open, &row) {
         (Some(open), _) => (open.user.to_string(), open.model.clone()),
-        (None, Some(row)) => (row.user.to_string(), row.model.clone()),
+        (None, Some(row)) => (row.user_name().to_owned(), row.model.clone()),
         (None, None) => return Err(unknown()),
     };
     // The scheduler knows requests by half of their ids: another one may have had the same half.

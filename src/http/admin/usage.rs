@@ -17,7 +17,7 @@ use crate::http::auth::Admin;
 use crate::http::error::ApiError;
 use crate::http::time::moment;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
-use crate::store::{Dimension, Group, Label, Recorder, Report, Store, Sums};
+use crate::store::{Accounts, Dimension, Group, Label, Recorder, Report, Store, Sums};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -33,7 +33,7 @@ pub struct ReportQuery {
     to: Option<String>,
     #[param(ignore)]
     group_by: Option<String>,
-    /// Only this user.
+    /// Only this user; `ann~1` is the first of several users of one name.
     user: Option<String>,
     /// Only this key, by its id; empty = requests without a key, from a trusted network.
     key: Option<String>,
@@ -73,7 +73,7 @@ impl IntoParams for GroupBy {
 /// Sums of what is alike in everything that `group_by` names, and nothing else is told.
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub struct ReportGroup {
-    /// With `user`: whose.
+    /// With `user`: whose; `ann~2` is the second user of that name.
     #[serde(skip_serializing_if = "Option::is_none")]
     user_id: Option<String>,
     /// With `key`: the key's id; null where a network stood for the user.
@@ -278,11 +278,15 @@ fn place_of(cursor: &[u8], group_by: &[Dimension]) -> Result<Vec<Label>, ApiErro
 )]
 pub async fn report(
     _: Admin,
+    accounts: Data<Accounts>,
     store: Data<Store>,
     recorder: Data<Recorder>,
     query: Query<ReportQuery>,
 ) -> Result<HttpResponse, ApiError> {
-    let report = query.report()?;
+    let mut report = query.report()?;
+    for (_, user) in report.only.iter_mut().filter(|(dimension, _)| *dimension == Dimension::User) {
+        *user = accounts.usage_id(user).await?.to_string();
+    }
     if query.is_table()? {
         recorder.flush().await;
         return table::answer(store.as_ref().clone(), report).await;

@@ -1,19 +1,21 @@
-//! Users: made with a key that is shown once, listed, read, deleted.
+//! Users: made with a key that is shown once, read, changed, deleted.
 use actix_web::web::{Data, Json, Path, Query};
 use actix_web::{HttpResponse, Responder};
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::given::{ShownLimits, body_with_limits, checked_weight, limits_over, present};
+use super::user_fields::{ChangeUser, User};
 use crate::http::Live;
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::time::rfc3339;
-use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, bad_cursor, cursor, rows, summary};
+use crate::http::usage::{PageQuery, PeriodQuery, UsageList, UsageSummary, rows, summary};
 use crate::relay::Meters;
-use crate::store::{Account, Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
+use crate::store::{Accounts, NewUser, Recorder, Store, StoreError, Terms, UserId};
+use limits::Moment;
 
 body_with_limits! {
     /// A user to be made. A limit that is absent is the default for new users; null is no limit.
@@ -27,20 +29,6 @@ body_with_limits! {
     }
 }
 
-/// A user.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct User {
-    /// The name.
-    #[schema(example = "user-123")]
-    user_id: String,
-    /// RFC 3339 in UTC.
-    created_at: String,
-    #[serde(flatten)]
-    limits: ShownLimits,
-    /// The user's share of a busy service beside others'.
-    weight: f64,
-}
-
 /// A new user with a key that is not shown again.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct CreatedUser {
@@ -52,17 +40,6 @@ pub struct CreatedUser {
     /// Shown this once; only a digest of it is kept.
     #[schema(example = "sk-user-123-0123456789abcdef0123456789abcdef")]
     api_key: String,
-}
-
-/// A page of users, by name.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct UserList {
-    /// Always `list`.
-    object: &'static str,
-    /// The users.
-    data: Vec<User>,
-    /// For `after`; null on the last page.
-    next: Option<String>,
 }
 
 /// A deleted user.
@@ -83,16 +60,9 @@ pub struct UserUsage {
     summary: UsageSummary,
 }
 
-impl From<&Account> for User {
-    fn from(account: &Account) -> Self {
-        let Terms { limits, weight } = account.terms();
-        Self {
-            user_id: account.user().as_str().to_owned(),
-            created_at: rfc3339(account.created_at_ms()),
-            limits: limits.into(),
-            weight,
-        }
-    }
+/// A user as it is now, for the audit log.
+async fn shown(accounts: &Accounts, id: &str, now: Moment) -> Option<Value> {
+    Some(json!(User::from(accounts.user(id, now).await.ok()?)))
 }
 
 /// Make a user
@@ -107,11 +77,10 @@ impl From<&Account> for User {
     ),
 )]
 pub async fn create(
-    _: Admin,
+    admin: Admin,
     accounts: Data<Accounts>,
     defaults: Data<Live<limits::DefaultLimits>>,
     meters: Data<Meters>,
-    recorder: Data<Recorder>,
     JsonObject(body): JsonObject<CreateUser>,
 ) -> Result<impl Responder, ApiError> {
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
@@ -119,43 +88,17 @@ pub async fn create(
     })?;
     let limits = limits_over(defaults.get().for_new_user(), body.limits())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
-    // A name that was deleted just now goes on with what it has used, down to the last row.
-    recorder.flush().await;
-    let made = accounts.create(NewUser { user, terms }, meters.clock.now()).await?;
-    let account = made.key.account();
-    meters.metrics.meet_user(account.user().as_str());
-    tracing::info!(user = account.user().as_str(), "user made");
+    let now = meters.clock.now();
+    admin.changes(user.as_str(), None, Some(json!({"weight": terms.weight, "limits": ShownLimits::from(limits)})));
+    let made = accounts.create(NewUser { user, terms }, now).await?;
+    let user = made.key.account().user().as_str();
+    meters.metrics.meet_user(user);
+    tracing::info!(user, "user made");
     Ok(HttpResponse::Created().json(CreatedUser {
-        user: account.as_ref().into(),
+        user: accounts.user(user, now).await?.into(),
         key_id: made.key.id().to_string(),
         api_key: made.secret.reveal().to_owned(),
     }))
-}
-
-/// List users
-#[utoipa::path(
-    get, path = "/admin/users", tag = "admin", params(PageQuery), security(("admin_key" = [])),
-    responses((status = 200, body = UserList), answers::AdminResponses),
-)]
-pub async fn list(
-    _: Admin,
-    accounts: Data<Accounts>,
-    meters: Data<Meters>,
-    query: Query<PageQuery>,
-) -> Result<Json<UserList>, ApiError> {
-    let limit = usize::try_from(query.limit()?).unwrap_or(usize::MAX);
-    let after = query.after()?.map(|cursor| user_of(&cursor).ok_or_else(bad_cursor)).transpose()?;
-    let mut names = accounts.names_after(after.as_ref().map(UserId::as_str), limit.saturating_add(1));
-    let more = names.len() > limit;
-    names.truncate(limit);
-    let now = meters.clock.now();
-    let page: Vec<_> = names.iter().filter_map(|name| accounts.by_user(name, now)).collect();
-    let next = page.last().filter(|_| more).map(|account| cursor(account.user().as_str().as_bytes()));
-    Ok(Json(UserList { object: "list", data: page.iter().map(|account| account.as_ref().into()).collect(), next }))
-}
-
-fn user_of(cursor: &[u8]) -> Option<UserId> {
-    UserId::parse(std::str::from_utf8(cursor).ok()?)
 }
 
 /// Read a user
@@ -168,16 +111,40 @@ pub async fn retrieve(
     _: Admin,
     accounts: Data<Accounts>,
     meters: Data<Meters>,
+    recorder: Data<Recorder>,
     id: Path<String>,
 ) -> Result<Json<User>, ApiError> {
-    let account = accounts.by_user(&id, meters.clock.now());
-    let account = account.ok_or_else(|| ApiError::from(StoreError::NotFound(id.into_inner())))?;
-    Ok(Json(account.as_ref().into()))
+    recorder.flush().await;
+    Ok(Json(accounts.user(&id, meters.clock.now()).await?.into()))
+}
+
+/// Change a user
+///
+/// What is known of the user, and whether anything is let in. Limits have a path of their own.
+#[utoipa::path(
+    patch, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])), request_body = ChangeUser,
+    params(("id" = String, Path, description = "The user.")),
+    responses(
+        (status = 200, body = User), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
+    ),
+)]
+pub async fn change(
+    admin: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    id: Path<String>,
+    JsonObject(body): JsonObject<ChangeUser>,
+) -> Result<Json<User>, ApiError> {
+    let now = meters.clock.now();
+    admin.changes_from(&id, shown(&accounts, &id, now).await);
+    let account = accounts.change_user(&id, body.change()?, now).await?;
+    tracing::info!(user = id.as_str(), suspended = account.is_suspended(), "user changed");
+    Ok(Json(accounts.user(&id, now).await?.into()))
 }
 
 /// Delete a user
 ///
-/// The keys stop working at once, and running requests end. The usage history stays, and so does what was used today, should the name come back.
+/// The keys stop working at once, and running requests end. The usage history stays. Should the name be used again, that is another user, who inherits nothing.
 #[utoipa::path(
     delete, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user.")),
@@ -185,7 +152,13 @@ pub async fn retrieve(
         (status = 200, body = DeletedUser), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
     ),
 )]
-pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Result<Json<DeletedUser>, ApiError> {
+pub async fn delete(
+    admin: Admin,
+    accounts: Data<Accounts>,
+    meters: Data<Meters>,
+    id: Path<String>,
+) -> Result<Json<DeletedUser>, ApiError> {
+    admin.changes(&id, shown(&accounts, &id, meters.clock.now()).await, None);
     accounts.delete(&id).await?;
     tracing::info!(user = id.as_str(), "user deleted");
     Ok(Json(DeletedUser { user_id: id.into_inner(), deleted: true }))
@@ -193,7 +166,8 @@ pub async fn delete(_: Admin, accounts: Data<Accounts>, id: Path<String>) -> Res
 
 /// A user's usage
 ///
-/// Rows, newest first, and sums over all that there ever were; also of a user who is deleted.
+/// Rows, newest first, and sums over all that there ever were; also of a user who is deleted. Of several users of one name, one
+/// after another, it is the last one's; `ann~1` is the first one, and `ann~2` the second.
 #[utoipa::path(
     get, path = "/admin/users/{id}/usage", tag = "admin", security(("admin_key" = [])),
     params(("id" = String, Path, description = "The user."), PageQuery),
@@ -209,10 +183,11 @@ pub async fn usage(
     id: Path<String>,
     query: Query<PageQuery>,
 ) -> Result<Json<UserUsage>, ApiError> {
-    let rows = rows(&store, &recorder, &id, &query).await?;
-    if !accounts.has_user(&id) && !store.has_usage(&id).await? {
+    let usage_id = accounts.usage_id(&id).await?;
+    let rows = rows(&store, &recorder, &usage_id, &query).await?;
+    if !accounts.has_user(&id) && !store.has_usage(&usage_id).await? {
         return Err(StoreError::NotFound(id.into_inner()).into());
     }
-    let summary = summary(&store, &recorder, &id, &PeriodQuery::default()).await?;
+    let summary = summary(&store, &recorder, &usage_id, &PeriodQuery::default()).await?;
     Ok(Json(UserUsage { rows, summary }))
 }

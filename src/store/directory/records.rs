@@ -3,20 +3,13 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use super::secrets::{Chain, first_eight};
-use crate::store::access::{Account, Key, KeySpec, Terms, UserId};
+use crate::store::account::{Account, UserEntry};
+use crate::store::key::{Key, KeySpec};
 
 const MINUTE_MS: i64 = 60_000;
 const PREFIX: &str = "key_";
 /// Longest inline string, bytes: it leaves `ShortText` as large as three words.
 const INLINE: usize = 22;
-
-/// A user as the database has them.
-#[derive(Clone, Debug)]
-pub(in crate::store) struct UserEntry {
-    pub(in crate::store) user: UserId,
-    pub(in crate::store) created_at_ms: i64,
-    pub(in crate::store) terms: Terms,
-}
 
 /// A key as the database has it, without its secrets.
 #[derive(Clone, Debug)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use sea_orm::DbErr;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::access::{Access, Account};
+use crate::store::access::Access;
+use crate::store::account::Account;
 use crate::store::subject::Subject;
 use limits::{Amounts, Need, wish};
 

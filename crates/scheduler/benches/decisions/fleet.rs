@@ -321,7 +321,7 @@ impl Fleet {
 
     fn arrive(&mut self) {
         self.next += 1;
-        let id = RequestId(self.next);
+        let id = RequestId(u128::from(self.next));
         let model = self.random.popular(&self.popularity);
         let (prompt, output) = (20 + self.random.below(2000), 20 + self.random.below(400));
         let session = self.random.next() % 5000;

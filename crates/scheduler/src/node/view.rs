@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use super::Node;
 use crate::{
     catalog::Loaded,
+    health_log::NodeHealth,
+    ids::NodeId,
     instance::Instance,
     model::ModelId,
-    report::{NodeState, NodeView},
+    report::{NodeState, NodeView, Use},
 };
 
 impl Node {
-    pub(crate) fn view(&self) -> NodeView {
+    pub(crate) fn view(&self, id: NodeId) -> NodeView {
         let resident = |(_, instance): (ModelId, &Instance)| Loaded {
             name: instance.listed.to_string(),
             vram_bytes: instance.footprint(),
@@ -25,6 +27,7 @@ impl Node {
         let most = self.residents().filter_map(learned).max();
         let most_slots = || most.or_else(|| self.instances().filter_map(learned).max()).unwrap_or(1);
         NodeView {
+            id,
             name: self.spec.name.clone(),
             state: self.state(),
             slots: self.spec.slots.unwrap_or_else(most_slots),
@@ -40,8 +43,17 @@ impl Node {
             loading: self.loading_name().map(|name| name.to_string()),
             loads: self.loads,
             tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
+            uses: self.uses(),
             speeds: self.speed.alone().map(|alone| self.speeds(alone)).unwrap_or_default(),
         }
+    }
+
+    fn uses(&self) -> BTreeMap<String, Use> {
+        let of = |(_, instance): (ModelId, &Instance)| {
+            let running = u32::try_from(instance.running.len()).unwrap_or(u32::MAX);
+            (instance.listed.to_string(), Use { running, slots: instance.whole_slot_count() })
+        };
+        self.active().map(of).collect()
     }
 
     fn speeds(&self, alone: f64) -> BTreeMap<String, f64> {
@@ -60,6 +72,10 @@ impl Node {
             NodeState::Up | NodeState::Suspect if self.is_draining => NodeState::Draining,
             state => state,
         }
+    }
+
+    pub(crate) fn health(&self) -> NodeHealth {
+        NodeHealth { state: self.state(), breaker: self.breaker.phase(), is_draining: self.is_draining }
     }
 
     fn loading_name(&self) -> Option<&Arc<str>> {

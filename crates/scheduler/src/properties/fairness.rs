@@ -73,10 +73,11 @@ proptest! {
         let mut served = [0.0_f64; 2];
         let mut hear = |decisions: Vec<Decision>, running: &mut BTreeSet<u64>| {
             for decision in decisions {
-                let Decision::Dispatch { id, .. } = decision else { continue };
-                running.insert(id.0);
-                let user = usize::from(id.0 >= 1000);
-                served[user] += cost(id.0) / weights[user];
+                let Decision::Dispatch { id: RequestId(id), .. } = decision else { continue };
+                let id = id as u64;
+                running.insert(id);
+                let user = usize::from(id >= 1000);
+                served[user] += cost(id) / weights[user];
             }
             served[0] - served[1]
         };
@@ -84,7 +85,7 @@ proptest! {
             for index in 0..400 {
                 let (prompt_tokens, output) = prompts[index as usize % prompts.len()];
                 let decisions = scheduler.handle(Event::Arrived(Arrival {
-                    id: RequestId(user * 1000 + index),
+                    id: RequestId((user * 1000 + index).into()),
                     user: USERS[user as usize].into(),
                     weight: weights[user as usize],
                     model: MODELS[0].into(),
@@ -106,8 +107,8 @@ proptest! {
             running.remove(&id);
             now += Duration::from_secs(end as u64 % 30);
             let output = prompts[(id % 1000) as usize % prompts.len()].1;
-            scheduler.handle(Event::Progress { id: RequestId(id), tokens: output }, now);
-            let decisions = scheduler.handle(Event::Left { id: RequestId(id), outcome: Outcome::Completed }, now);
+            scheduler.handle(Event::Progress { id: RequestId(id.into()), tokens: output }, now);
+            let decisions = scheduler.handle(Event::Left { id: RequestId(id.into()), outcome: Outcome::Completed }, now);
             leads.push(hear(decisions, &mut running));
         }
         let widest = leads.iter().copied().fold(f64::MIN, f64::max) - leads.iter().copied().fold(f64::MAX, f64::min);

@@ -166,7 +166,7 @@ impl Fleet {
     }
 
     pub(crate) fn ask(&mut self, ask: Ask) -> RequestId {
-        let id = RequestId(self.asked.len() as u64 + 1);
+        let id = RequestId(self.asked.len() as u128 + 1);
         let ahead = self.waiting_of(ask.user);
         let arrival = Arrival {
             id,

@@ -95,7 +95,7 @@ pub(crate) struct Run {
     errands: Vec<Errand>,
     /// What is in the nodes' memory.
     pub(crate) memory: [BTreeSet<usize>; NODES],
-    pub(crate) arrived: u64,
+    pub(crate) arrived: u128,
     pub(crate) log: Vec<Decision>,
 }
 
@@ -140,7 +140,7 @@ impl Run {
     pub(crate) fn pick(&self, pick: usize) -> RequestId {
         let ids: Vec<_> = self.known.keys().collect();
         // Sometimes pick a request that is over or never existed.
-        ids.get(pick % (ids.len() + 1)).map_or(RequestId(pick as u64 % (self.arrived + 1)), |id| **id)
+        ids.get(pick % (ids.len() + 1)).map_or(RequestId(pick as u128 % (self.arrived + 1)), |id| **id)
     }
 
     pub(crate) fn event(&mut self, step: &Move) -> Event {

@@ -130,7 +130,7 @@ impl World {
                 if let Fate::Runs { has_begun, .. } = &mut self.fates[id] {
                     *has_begun = true;
                 }
-                self.hear(Event::FirstByte { id: RequestId(id as u64) });
+                self.hear(Event::FirstByte { id: RequestId(id as u128) });
             }
             Move::Complete(id) => self.end(id, Outcome::Completed),
             Move::Cancel(id) => self.end(id, Outcome::Cancelled),
@@ -139,7 +139,7 @@ impl World {
                 match self.fates[id] {
                     Fate::Runs { has_begun: false, .. } => {
                         self.fates[id] = Fate::Waits;
-                        self.hear(Event::Failed { id: RequestId(id as u64), failure });
+                        self.hear(Event::Failed { id: RequestId(id as u128), failure });
                     }
                     _ => self.end(id, Outcome::Failed(failure)),
                 }
@@ -170,7 +170,7 @@ impl World {
         self.fates[id] = Fate::Waits;
         let (user, model) = REQUESTS[id];
         self.hear(Event::Arrived(Arrival {
-            id: RequestId(id as u64),
+            id: RequestId(id as u128),
             user: user.into(),
             weight: 1.0,
             model: LISTED[model].into(),
@@ -187,7 +187,7 @@ impl World {
     fn end(&mut self, id: usize, outcome: Outcome) {
         assert_ne!(self.fates[id], Fate::Over);
         self.fates[id] = Fate::Over;
-        self.hear(Event::Left { id: RequestId(id as u64), outcome });
+        self.hear(Event::Left { id: RequestId(id as u128), outcome });
     }
 
     fn carry(&mut self, errand: usize, is_good: bool) {
@@ -215,7 +215,7 @@ impl World {
         }
         for node in 0..NODES {
             let of_node = self.scheduler.fleet[NodeId(node)].instances();
-            let mut listed: Vec<u64> = of_node.flat_map(|(_, it)| it.running.iter().map(|it| it.id.0)).collect();
+            let mut listed: Vec<u64> = of_node.flat_map(|(_, it)| it.running.iter().map(|it| it.id.0 as u64)).collect();
             listed.sort();
             let mut running: Vec<u64> = (0..LISTED.len()).flat_map(|model| self.running(node, model)).collect();
             running.sort();
@@ -267,7 +267,7 @@ impl World {
 
     /// The visible state: two worlds with the same one are taken to be the same.
     fn sight(&self) -> String {
-        let nodes = self.scheduler.fleet.iter().map(|node| (node.view().state, node.load()));
+        let nodes = self.scheduler.fleet.iter().map(|node| (node.state(), node.load()));
         let nodes: Vec<_> = nodes.collect();
         let waiting: Vec<_> = self.scheduler.waiting(6, self.now).into_iter().map(|it| (it.id.0, it.waited)).collect();
         format!(

@@ -17,7 +17,7 @@ const AGED: Duration = Duration::from_secs(60);
 
 /// A place within a lane; the smallest is at the front.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-pub(crate) struct Position {
+pub(crate) struct LanePosition {
     /// False sorts first, so requests that failed an attempt are at the front.
     pub(crate) is_fresh: bool,
     pub(crate) arrival: u64,
@@ -28,7 +28,7 @@ pub(crate) struct Position {
 pub(crate) struct Entry {
     pub(crate) id: RequestId,
     pub(crate) model: ModelId,
-    pub(crate) position: Position,
+    pub(crate) position: LanePosition,
     pub(crate) arrived: Time,
     pub(crate) deadline: Time,
     /// Its expected cost.
@@ -73,8 +73,8 @@ pub(super) struct Lane {
     pub(super) running_of: BTreeMap<ModelId, usize>,
     /// The part of the counter that is charged for running requests.
     pub(super) unsettled: f64,
-    pub(super) waiting: BTreeMap<Position, Entry>,
-    pub(super) by_model: BTreeMap<ModelId, BTreeSet<Position>>,
+    pub(super) waiting: BTreeMap<LanePosition, Entry>,
+    pub(super) by_model: BTreeMap<ModelId, BTreeSet<LanePosition>>,
     /// When its oldest request may go first, and that request's model. Meaningful only while something waits.
     pub(super) due: (Time, ModelId),
     pub(super) went_first_at: Option<Time>,

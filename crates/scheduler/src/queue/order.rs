@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     FairQueue,
-    lane::{Counter, Lane, LaneId, Position, Turn},
+    lane::{Counter, Lane, LaneId, LanePosition, Turn},
 };
 use crate::{
     ids::{RequestId, Time},
@@ -27,12 +27,12 @@ pub(crate) struct Next {
 }
 
 /// A lane of which some requests were taken already: where to continue, and how many were taken.
-type Begun = Reverse<(Counter, u64, LaneId, Position, usize)>;
+type Begun = Reverse<(Counter, u64, LaneId, LanePosition, usize)>;
 
 impl FairQueue {
     /// The first `count` requests by turn. Each pick is charged to its lane as if it were dispatched.
     pub(crate) fn first(&self, count: usize, into: &mut Vec<RequestId>) {
-        let after = |lane: &Lane, position: Option<Position>| {
+        let after = |lane: &Lane, position: Option<LanePosition>| {
             let from = position.map_or(Bound::Unbounded, Bound::Excluded);
             let mut rest = lane.waiting.range((from, Bound::Unbounded));
             let next = rest.next().map(|(position, _)| *position);
@@ -57,7 +57,7 @@ impl FairQueue {
         if first >= count {
             return;
         }
-        let after = |lane: &Lane, position: Option<Position>| {
+        let after = |lane: &Lane, position: Option<LanePosition>| {
             let from = position.map_or(Bound::Unbounded, Bound::Excluded);
             let Some(positions) = lane.by_model.get(&model) else { return (None, false) };
             let mut rest = positions.range((from, Bound::Unbounded));
@@ -76,7 +76,7 @@ impl FairQueue {
     fn merge(
         &self,
         turns: &BTreeSet<Turn>,
-        after: impl Fn(&Lane, Option<Position>) -> (Option<Position>, bool),
+        after: impl Fn(&Lane, Option<LanePosition>) -> (Option<LanePosition>, bool),
         take: &mut dyn FnMut(RequestId, usize) -> bool,
     ) {
         let mut fresh = turns.iter().peekable();
@@ -118,7 +118,7 @@ impl FairQueue {
 fn next_lane<'a>(
     fresh: &mut Peekable<impl Iterator<Item = &'a Turn>>,
     begun: &mut BinaryHeap<Begun>,
-) -> Option<(Counter, u64, LaneId, Option<Position>, usize)> {
+) -> Option<(Counter, u64, LaneId, Option<LanePosition>, usize)> {
     let is_fresh_first = match (fresh.peek(), begun.peek()) {
         (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
             (counter, joined) < (other, other_joined)

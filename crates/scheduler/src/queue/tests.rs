@@ -19,8 +19,8 @@ impl Queue {
 
     fn push(&mut self, id: u64, user: &str, cost: f64, now: Time) -> LaneId {
         let lane = self.0.lane(&user.into(), 1.0, now);
-        let position = Position { is_fresh: true, arrival: id };
-        let entry = Entry { id: RequestId(id), model: MODEL, position, arrived: now, deadline: at(1000), cost };
+        let position = LanePosition { is_fresh: true, arrival: id };
+        let entry = Entry { id: RequestId(id.into()), model: MODEL, position, arrived: now, deadline: at(1000), cost };
         self.0.push(lane, entry, now);
         lane
     }
@@ -28,11 +28,11 @@ impl Queue {
     fn order(&self, count: usize) -> Vec<u64> {
         let mut ids = Vec::new();
         self.0.first(count, &mut ids);
-        ids.into_iter().map(|id| id.0).collect()
+        ids.into_iter().map(|id| id.0 as u64).collect()
     }
 
     fn dispatch(&mut self, lane: LaneId, id: u64, cost: f64, now: Time) {
-        self.0.remove(lane, Position { is_fresh: true, arrival: id }, now);
+        self.0.remove(lane, LanePosition { is_fresh: true, arrival: id }, now);
         self.0.dispatched(lane, MODEL, cost, now);
     }
 }
@@ -60,8 +60,8 @@ fn a_weight_of_two_is_twice_the_work() {
     queue.0.lane(&"a".into(), 2.0, at(0));
     for id in [1, 2, 3] {
         let lane = queue.0.lane(&"a".into(), 2.0, at(0));
-        let position = Position { is_fresh: true, arrival: id };
-        let id = RequestId(id);
+        let position = LanePosition { is_fresh: true, arrival: id };
+        let id = RequestId(id.into());
         let entry = Entry { id, model: MODEL, position, arrived: at(0), deadline: at(1000), cost: 1.0 };
         queue.0.push(lane, entry, at(0));
     }

@@ -236,7 +236,7 @@ fn answers_broken_off_for_two_users_take_a_node_out() {
     let mut scheduler = nodes(&[2]);
     for (id, user) in [(0, "a"), (1, "b")] {
         scheduler.handle(arrived(id, user, "m"), at(0));
-        scheduler.handle(Event::FirstByte { id: RequestId(id) }, at(0));
+        scheduler.handle(Event::FirstByte { id: RequestId(id.into()) }, at(0));
     }
     for id in 0..2 {
         scheduler.handle(left(id, Outcome::Failed(Failure::Garbled)), at(1));

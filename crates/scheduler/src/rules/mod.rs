@@ -51,7 +51,7 @@ pub(crate) fn arrived(id: u64, user: &str, model: &str) -> Event {
 
 pub(crate) fn arrival(id: u64, user: &str, model: &str) -> Arrival {
     Arrival {
-        id: RequestId(id),
+        id: RequestId(id.into()),
         user: user.into(),
         weight: 1.0,
         model: model.into(),
@@ -66,11 +66,11 @@ pub(crate) fn arrival(id: u64, user: &str, model: &str) -> Arrival {
 }
 
 pub(crate) fn failed(id: u64, failure: Failure) -> Event {
-    Event::Failed { id: RequestId(id), failure }
+    Event::Failed { id: RequestId(id.into()), failure }
 }
 
 pub(crate) fn left(id: u64, outcome: Outcome) -> Event {
-    Event::Left { id: RequestId(id), outcome }
+    Event::Left { id: RequestId(id.into()), outcome }
 }
 
 pub(crate) fn completed(id: u64) -> Event {
@@ -91,12 +91,12 @@ pub(crate) fn come_back(scheduler: &mut Scheduler, node: usize, now: Time) -> Ve
 }
 
 pub(crate) fn dispatch(id: u64, node: usize, attempt: u32) -> Decision {
-    Decision::Dispatch { id: RequestId(id), node: NodeId(node), attempt }
+    Decision::Dispatch { id: RequestId(id.into()), node: NodeId(node), attempt }
 }
 
 pub(crate) fn reasons(decisions: &[Decision]) -> Vec<(u64, RefusalReason)> {
     let refused = |decision: &Decision| match decision {
-        Decision::Refuse { id, refusal } => Some((id.0, refusal.reason)),
+        Decision::Refuse { id, refusal } => Some((id.0 as u64, refusal.reason)),
         _ => None,
     };
     decisions.iter().filter_map(refused).collect()

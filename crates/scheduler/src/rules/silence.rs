@@ -14,8 +14,8 @@ fn measured(slots: &[u32]) -> (Scheduler, Time) {
         // Each goes to a different node, because running requests fill the others.
         let decisions = scheduler.handle(arrived(id, "warm-up", "m"), now);
         assert_eq!(decisions.len(), 1, "{decisions:?}");
-        scheduler.handle(Event::FirstByte { id: RequestId(id) }, now + FIRST_TOKEN);
-        scheduler.handle(Event::Progress { id: RequestId(id), tokens: 20 }, now + FIRST_TOKEN + at(1));
+        scheduler.handle(Event::FirstByte { id: RequestId(id.into()) }, now + FIRST_TOKEN);
+        scheduler.handle(Event::Progress { id: RequestId(id.into()), tokens: 20 }, now + FIRST_TOKEN + at(1));
         if round % slots.len() as u64 == slots.len() as u64 - 1 {
             now += at(2);
             (0..slots.len() as u64).for_each(|back| drop(scheduler.handle(completed(id - back), now)));
@@ -31,7 +31,7 @@ fn wait(scheduler: &mut Scheduler, now: Time, seconds: u64) -> Vec<(u64, Decisio
 }
 
 fn first_byte(scheduler: &mut Scheduler, id: u64, now: Time) {
-    scheduler.handle(Event::FirstByte { id: RequestId(id) }, now);
+    scheduler.handle(Event::FirstByte { id: RequestId(id.into()) }, now);
 }
 
 #[test]
@@ -125,8 +125,8 @@ fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
         loop {
             for decision in std::mem::take(&mut todo) {
                 match decision {
-                    Decision::Dispatch { id, node, .. } => drop(running.insert(id.0, (node.0, now))),
-                    Decision::Abandon { id } => drop(running.remove(&id.0)),
+                    Decision::Dispatch { id, node, .. } => drop(running.insert(id.0 as u64, (node.0, now))),
+                    Decision::Abandon { id } => drop(running.remove(&(id.0 as u64))),
                     other => panic!("round {round}: {other:?}"),
                 }
             }
@@ -134,7 +134,7 @@ fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
             let due: Vec<u64> = running.iter().filter(|(_, (node, _))| *node != wedged).map(|(id, _)| *id).collect();
             for each in due {
                 running.remove(&each);
-                todo.extend(scheduler.handle(Event::FirstByte { id: RequestId(each) }, now));
+                todo.extend(scheduler.handle(Event::FirstByte { id: RequestId(each.into()) }, now));
                 worst = worst.max(now - began);
                 todo.extend(scheduler.handle(completed(each), now));
             }

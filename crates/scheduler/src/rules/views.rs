@@ -37,3 +37,51 @@ fn settings_have_defaults_and_refuse_what_they_do_not_know() {
     assert_eq!(QueueLimits::default().max_queued, 1000);
     assert!(serde_json::from_str::<QueueLimits>(r#"{"max": 7}"#).is_err());
 }
+
+#[test]
+fn each_change_of_a_nodes_health_is_told_once_with_its_time_and_reason() {
+    let told = |scheduler: &mut Scheduler| {
+        let changes = scheduler.take_health_changes().into_iter();
+        changes.map(|HealthChange { at, after, why, .. }| (at, after.state, after.breaker, why)).collect::<Vec<_>>()
+    };
+    let mut scheduler = nodes(&[1]);
+    assert_eq!(told(&mut scheduler), [(at(0), NodeState::Up, BreakerPhase::Closed, None)]);
+
+    let refused = Some("refused".to_owned());
+    silence(&mut scheduler, 0, at(1));
+    silence(&mut scheduler, 0, at(2));
+    assert_eq!(
+        told(&mut scheduler),
+        [
+            (at(1), NodeState::Suspect, BreakerPhase::Closed, refused.clone()),
+            (at(1), NodeState::Down, BreakerPhase::Open, refused.clone()),
+        ]
+    );
+    come_back(&mut scheduler, 0, at(3));
+    scheduler.handle(Event::Drain { node: NodeId(0), on: true }, at(4));
+    scheduler.handle(Event::Drain { node: NodeId(0), on: true }, at(5));
+    assert_eq!(
+        told(&mut scheduler),
+        [
+            (at(3), NodeState::Suspect, BreakerPhase::HalfOpen, refused.clone()),
+            (at(4), NodeState::Draining, BreakerPhase::HalfOpen, refused.clone()),
+        ]
+    );
+    // It dies while it drains, which stays an operator's wish.
+    silence(&mut scheduler, 0, at(6));
+    scheduler.handle(Event::Drain { node: NodeId(0), on: false }, at(7));
+    let changes = scheduler.take_health_changes();
+    let after: Vec<_> = changes.iter().map(|change| (change.after.state, change.after.is_draining)).collect();
+    assert_eq!(after, [(NodeState::Down, true), (NodeState::Down, false)]);
+    scheduler.handle(Event::NodeLeft { node: NodeId(0) }, at(8));
+    assert!(!scheduler.has_health_changes(), "whoever takes a node out says so");
+}
+
+#[test]
+fn a_view_says_how_much_of_each_models_slots_is_in_use() {
+    let mut scheduler = nodes(&[2]);
+    scheduler.handle(arrived(1, "a", "m"), at(0));
+    let uses = scheduler.nodes()[0].uses.clone();
+    assert_eq!(uses["m:latest"], Use { running: 1, slots: 2 });
+    assert_eq!(uses["n:latest"], Use { running: 0, slots: 2 });
+}

@@ -248,7 +248,7 @@ impl<'a> World<'a> {
         match note {
             Note::FirstByte(job) => {
                 self.jobs[job].first = Some(self.now);
-                self.tell(Event::FirstByte { id: RequestId(job as u64) });
+                self.tell(Event::FirstByte { id: RequestId(job as u128) });
             }
             Note::Loaded(model) => {
                 self.tell(Event::Loaded { node: NodeId(node), model: name(model), result: Ok(()) });
@@ -258,7 +258,7 @@ impl<'a> World<'a> {
                 let ask = &self.asks[job];
                 self.router.done(node, self.now - self.jobs[job].at, ask);
                 self.end(job);
-                let id = RequestId(job as u64);
+                let id = RequestId(job as u128);
                 self.tell(Event::Progress { id, tokens: self.asks[job].output as u64 });
                 self.tell(Event::Left { id, outcome: Outcome::Completed });
             }
@@ -274,7 +274,7 @@ impl<'a> World<'a> {
         let ask = &self.asks[job];
         self.waiting[ask.model] += 1;
         self.tell(Event::Arrived(Arrival {
-            id: RequestId(job as u64),
+            id: RequestId(job as u128),
             user: format!("user-{}", ask.user).into(),
             weight: 1.0,
             model: name(ask.model),
@@ -371,7 +371,7 @@ impl<'a> World<'a> {
         self.touch(node, |machine, asks| machine.cancel(job, asks));
         if self.jobs[job].first.is_some() {
             let outcome = Outcome::Failed(Failure::Silent);
-            self.inbox.push_back(Event::Left { id: RequestId(job as u64), outcome });
+            self.inbox.push_back(Event::Left { id: RequestId(job as u128), outcome });
             self.fail(job);
         }
     }
@@ -394,7 +394,7 @@ impl<'a> World<'a> {
         for node in 0..self.machines.len() {
             self.touch(node, |_, _| ());
             for (job, tokens) in self.machines[node].progress() {
-                self.tell(Event::Progress { id: RequestId(job as u64), tokens });
+                self.tell(Event::Progress { id: RequestId(job as u128), tokens });
             }
         }
         self.plan(self.now + WATCHED_SECONDS, Happening::Watch);

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 
 use super::label::text_of;
+use crate::http::csv::{as_text, lines};
 use crate::http::error::ApiError;
 use crate::store::{Dimension, Group, Label, Report, Store};
 
@@ -89,20 +90,6 @@ fn fields(group: &Group) -> Vec<String> {
     group.labels.iter().map(text_of).map(as_text).chain(numbers.map(|number| number.to_string())).collect()
 }
 
-/// A name that a spreadsheet would take for a formula is marked as text, as spreadsheets do it.
-fn as_text(name: String) -> String {
-    let is_formula = name.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if is_formula { format!("'{name}") } else { name }
-}
-
-fn lines(records: impl IntoIterator<Item = Vec<String>>) -> Result<Bytes, ApiError> {
-    let mut writer = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(Vec::new());
-    for record in records {
-        writer.write_record(record).map_err(|error| ApiError::internal(error.to_string()))?;
-    }
-    writer.into_inner().map(Bytes::from).map_err(|error| ApiError::internal(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,9 +101,6 @@ mod tests {
         let sums = Sums { requests: 1, prompt_tokens: 2, completion_tokens: 3, ..Sums::default() };
         let line = lines([fields(&Group { labels, sums })]).unwrap();
         assert_eq!(line, "\"a,\"\"b\"\"\nc\",,2026-11-25,1,0,2,3,5,0,0,0,0,0\r\n");
-        for (name, field) in [("=1+1", "'=1+1"), ("@a", "'@a"), ("-1", "'-1"), ("a-1", "a-1"), ("", "")] {
-            assert_eq!(as_text(name.to_owned()), field);
-        }
         let headings = headings(&[Dimension::User, Dimension::Key]).unwrap();
         assert!(headings.starts_with(b"user_id,key_id,requests,refused,"), "{headings:?}");
     }

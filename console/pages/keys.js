@@ -1,0 +1,70 @@
+// Which keys does a user have, and what is done with them?
+import { html, useState } from "../html.js";
+import { call, get, part } from "../api.js";
+import { since, time } from "../format.js";
+import { Loaded, useLoad } from "../load.js";
+import { Confirm, Dialog, Field, Form, Select, Table } from "../parts.js";
+import { say } from "../strings.js";
+import { KeyShown } from "./key-shown.js";
+
+/** `base` is the path of the owner, below which `/keys` is, `owner` whose they are. */
+export function Keys({ base, owner, writes }) {
+  const keys = useLoad((signal) => get(`${base}/keys`, {}, signal), [base]);
+  const [asked, ask] = useState(null);
+  const [made, setMade] = useState(null);
+  const close = () => ask(null);
+  const shown = (made) => {
+    close();
+    setMade(made);
+    keys.reload();
+  };
+  const path = (key) => `${base}/keys/${part(key.id)}`;
+  const columns = [
+    [say.keysOf.name, (key) => key.name],
+    [say.keysOf.key, (key) => html`<code>${key.prefix}…${key.last_four}</code>${key.previous && html`<br /><small>${say.keysOf.previous(key.previous.last_four, time(key.previous.expires_at))}</small>`}`],
+    [say.keysOf.made, (key) => time(key.created_at)],
+    [say.keysOf.ends, (key) => (key.expires_at ? time(key.expires_at) : say.keysOf.never)],
+    [say.keysOf.used, (key) => (key.last_used_at ? since(key.last_used_at) : say.keysOf.unused)],
+    [say.keysOf.models, (key) => (key.allowed_models ? key.allowed_models.join(", ") : say.keysOf.all)],
+  ];
+  if (writes) {
+    columns.push([say.action, (key) => html`<span class="actions">
+      <button type="button" onClick=${() => ask({ rotate: key })}>${say.keysOf.rotate}<span class="hidden"> ${key.name}</span></button>
+      <button type="button" class="danger" onClick=${() => ask({ revoke: key })}>${say.keysOf.revoke}<span class="hidden"> ${key.name}</span></button></span>`]);
+  }
+  return html`<section aria-labelledby="keys"><h3 id="keys">${say.keysOf.title}</h3>
+    <${Loaded} of=${keys}>${(keys) => html`<${Table} caption=${say.keysOf.title} columns=${columns} rows=${keys.data} rowKey=${(key) => key.id} empty=${say.keysOf.none} />`}<//>
+    ${writes && html`<div class="actions"><button type="button" onClick=${() => ask({ make: true })}>${say.keysOf.make}</button></div>`}
+    ${asked?.make && html`<${Make} base=${base} close=${close} shown=${shown} />`}
+    ${asked?.rotate && html`<${Rotate} path=${path(asked.rotate)} name=${asked.rotate.name} close=${close} shown=${shown} />`}
+    ${asked?.revoke && html`<${Confirm} title=${say.keysOf.revoke} text=${say.keysOf.revokeText(asked.revoke.name, owner)} action=${say.keysOf.revoke}
+      act=${() => call("DELETE", path(asked.revoke)).then(keys.reload)} close=${close} />`}
+    ${made && html`<${KeyShown} title=${say.keysOf.shown(made.name)} secret=${made.api_key} close=${() => setMade(null)} />`}
+  </section>`;
+}
+
+function Make({ base, close, shown }) {
+  const submit = async (data) => {
+    const models = data.get("models").split(",").map((name) => name.trim()).filter(Boolean);
+    const body = { name: data.get("name").trim() };
+    if (data.get("ends")) body.expires_at = new Date(data.get("ends")).toISOString();
+    if (models.length) body.allowed_models = models;
+    shown(await call("POST", `${base}/keys`, { body }));
+  };
+  return html`<${Dialog} title=${say.keysOf.make} close=${close}>
+    <${Form} submit=${submit} action=${say.keysOf.make} cancel=${close}>
+      <${Field} label=${say.keysOf.name} hint=${say.keysOf.nameHint} name="name" required maxlength="64" />
+      <${Field} label=${say.keysOf.ends} name="ends" type="datetime-local" />
+      <${Field} label=${say.keysOf.models} hint=${say.keysOf.modelsHint} name="models" wide />
+    <//><//>`;
+}
+
+function Rotate({ path, name, close, shown }) {
+  const submit = async (data) => shown(await call("POST", `${path}/rotate`, { body: { grace_seconds: Number(data.get("grace")) } }));
+  const options = [["86400", say.keysOf.day], ["3600", say.keysOf.hour], ["604800", say.keysOf.week], ["0", say.keysOf.now]];
+  return html`<${Dialog} title=${say.keysOf.rotateTitle(name)} close=${close}>
+    <${Form} submit=${submit} action=${say.keysOf.rotate} cancel=${close}>
+      <p>${say.keysOf.rotateText}</p>
+      <${Select} label=${say.keysOf.grace} name="grace" value="86400" options=${options} />
+    <//><//>`;
+}

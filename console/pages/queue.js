@@ -1,0 +1,23 @@
+// Who waits, for how long still, and why?
+import { html } from "../html.js";
+import { duration, number } from "../format.js";
+import { Count, LongTable } from "../parts.js";
+import { link } from "../router.js";
+import { may } from "../session.js";
+import { say } from "../strings.js";
+import { Whose } from "./whose.js";
+
+export function Queue({ waiting, leftOut, ask }) {
+  const columns = [
+    [say.queue.position, (request) => number(request.position), "number"],
+    [say.user, (request) => html`<${Whose} user=${request.user_id} />`],
+    [say.model, (request) => request.model],
+    [say.queue.waited, (request) => duration(request.since_ms), "number"],
+    [say.queue.expected, (request) => duration(request.expected_ms), "number"],
+    [say.queue.why, (request) => html`<a href=${link("requests", [request.request_id])}>${request.summary}</a>`, "words"],
+  ];
+  if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
+  return html`<section aria-labelledby="queue"><h2 id="queue">${say.queue.title} <${Count} of=${waiting.length + leftOut} /></h2>
+    <${LongTable} caption=${say.queue.title} columns=${columns} rows=${waiting} rowKey=${(row) => row.request_id} empty=${say.queue.empty} />
+  </section>`;
+}

@@ -1,0 +1,23 @@
+// What runs, where, and how far is it?
+import { html } from "../html.js";
+import { duration, number } from "../format.js";
+import { Count, LongTable } from "../parts.js";
+import { link } from "../router.js";
+import { may } from "../session.js";
+import { say } from "../strings.js";
+import { Whose } from "./whose.js";
+
+export function Running({ running, leftOut, ask }) {
+  const columns = [
+    [say.user, (request) => html`<${Whose} user=${request.user_id} />`],
+    [say.model, (request) => request.model],
+    [say.node.title, (request) => request.node],
+    [say.running.since, (request) => duration(request.since_ms), "number"],
+    [say.running.tokens, (request) => number(request.completion_tokens), "number"],
+    [say.running.state, (request) => html`<a href=${link("requests", [request.request_id])}>${request.summary}</a>`, "words"],
+  ];
+  if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
+  return html`<section aria-labelledby="running"><h2 id="running">${say.running.title} <${Count} of=${running.length + leftOut} /></h2>
+    <${LongTable} caption=${say.running.title} columns=${columns} rows=${running} rowKey=${(row) => row.request_id} empty=${say.running.empty} />
+  </section>`;
+}

@@ -1,0 +1,70 @@
+//! The audit log as CSV (RFC 4180), read from the database page by page as the client takes it.
+use actix_web::HttpResponse;
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt};
+
+use crate::http::csv::{as_text, lines};
+use crate::http::error::ApiError;
+use crate::http::time::rfc3339;
+use crate::store::{AuditLine, AuditSearch, Store};
+
+/// Entries that are held at a time.
+const PAGE: u64 = 1000;
+
+const HEADINGS: [&str; 12] =
+    ["seq", "at", "admin", "role", "method", "route", "target", "before", "after", "request_id", "status", "digest"];
+
+/// What is still to come.
+struct Pages {
+    store: Store,
+    search: AuditSearch,
+    has_ended: bool,
+}
+
+/// The answer. What goes wrong before its first byte is an error like any other; later it breaks the answer off.
+///
+/// # Errors
+/// When the database fails.
+pub(super) async fn answer(store: Store, search: AuditSearch) -> Result<HttpResponse, ApiError> {
+    let headings = lines([HEADINGS.map(str::to_owned).to_vec()])?;
+    let mut pages = Pages { store, search, has_ended: false };
+    let first = pages.next().await?.unwrap_or_default();
+    let rest = stream::try_unfold(pages, |mut pages| async move {
+        let page = pages.next().await.inspect_err(|error| tracing::warn!(%error, "the audit log was broken off"))?;
+        Ok::<_, ApiError>(page.map(|page| (page, pages)))
+    });
+    let body = stream::iter([Ok(headings), Ok(first)]).chain(rest);
+    Ok(HttpResponse::Ok()
+        .content_type("text/csv; charset=utf-8")
+        .insert_header(("content-disposition", "attachment; filename=\"audit.csv\""))
+        .streaming(body.map(|part| part.map_err(actix_web::Error::from))))
+}
+
+impl Pages {
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        if self.has_ended {
+            return Ok(None);
+        }
+        let (page, more) = self.store.audit_page(self.search.clone(), PAGE).await?;
+        self.has_ended = !more;
+        self.search.before = page.last().map(|line| line.seq);
+        lines(page.into_iter().map(fields)).map(Some)
+    }
+}
+
+fn fields(line: AuditLine) -> Vec<String> {
+    vec![
+        line.seq.to_string(),
+        rfc3339(line.at_ms),
+        as_text(line.actor),
+        line.role,
+        line.method,
+        line.route,
+        as_text(line.target),
+        line.before.unwrap_or_default(),
+        line.after.unwrap_or_default(),
+        line.request_id.to_string(),
+        line.status.map(|status| status.to_string()).unwrap_or_default(),
+        line.digest,
+    ]
+}

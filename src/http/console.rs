@@ -1,0 +1,145 @@
+//! The web console's page and files, as `build.rs` packed them from the folder `console/`.
+//!
+//! All files are below a path with the digest of all of them, so that modules can import each other by relative paths, and a
+//! browser never asks for one twice. The page links to them relative to itself: a reverse proxy may put it under any prefix.
+use std::io::Read;
+
+use actix_web::http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentEncoding, ETAG, HeaderMap,
+    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use actix_web::web::{self, Bytes, Data, ServiceConfig};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use flate2::read::GzDecoder;
+
+use super::error::ApiError;
+use super::resource::get;
+use super::settings::ServerSettings;
+
+/// A file of the console, compressed.
+struct Packed {
+    /// Below the folder `console/`.
+    path: &'static str,
+    content_type: &'static str,
+    gzip: &'static [u8],
+}
+
+// `DIGEST`, `PAGE` and `FILES`, the latter by path.
+include!(concat!(env!("OUT_DIR"), "/console.rs"));
+
+/// Nothing from elsewhere, nothing inline, in no frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
+    base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
+/// A year, the longest that is taken seriously.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+pub(super) fn routes(config: &mut ServiceConfig) {
+    config
+        .service(get("/console").route(web::get().to(page)))
+        // Its links are relative to the path without the slash.
+        .service(get("/console/").route(web::get().to(async || web::Redirect::to("../console"))))
+        .service(get("/console/{digest}/{file:.+}").route(web::get().to(file)));
+}
+
+/// Whether the operator wants the console.
+fn is_on(settings: &ServerSettings) -> Result<(), ApiError> {
+    if settings.console { Ok(()) } else { Err(ApiError::not_found("This service has no console (server.console).")) }
+}
+
+async fn page(request: HttpRequest, settings: Data<ServerSettings>) -> Result<HttpResponse, ApiError> {
+    is_on(&settings)?;
+    // Weak, as it means the page in either coding.
+    let tag = format!("W/\"{DIGEST}\"");
+    let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
+    let is_known = known
+        .flat_map(|tags| tags.split(','))
+        .any(|known| matches!(known.trim(), known if known == tag || known == "*"));
+    let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
+    response.insert_header((ETAG, tag)).insert_header((CACHE_CONTROL, "no-cache"));
+    if is_known {
+        return Ok(secured(&mut response).finish());
+    }
+    send(&mut response, &PAGE, request.headers())
+}
+
+async fn file(
+    request: HttpRequest,
+    settings: Data<ServerSettings>,
+    path: web::Path<(String, String)>,
+) -> Result<HttpResponse, ApiError> {
+    is_on(&settings)?;
+    let (digest, path) = path.into_inner();
+    let found = FILES.binary_search_by(|file| file.path.cmp(&path)).ok().filter(|_| digest == DIGEST);
+    let file = found.and_then(|index| FILES.get(index));
+    let file = file.ok_or_else(|| ApiError::not_found("The console has no such file; reload the page."))?;
+    let mut response = HttpResponse::Ok();
+    response.insert_header((CACHE_CONTROL, FOR_EVER));
+    send(&mut response, file, request.headers())
+}
+
+fn secured(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
+    response
+        .insert_header((CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((REFERRER_POLICY, "no-referrer"))
+        .insert_header((VARY, "accept-encoding"))
+}
+
+/// As it is packed, or unpacked for a client that does not take gzip.
+fn send(response: &mut HttpResponseBuilder, file: &Packed, headers: &HeaderMap) -> Result<HttpResponse, ApiError> {
+    secured(response).content_type(file.content_type);
+    if takes_gzip(headers) {
+        return Ok(response
+            .insert_header((CONTENT_ENCODING, ContentEncoding::Gzip))
+            .body(Bytes::from_static(file.gzip)));
+    }
+    let mut whole = Vec::new();
+    let unpacked = GzDecoder::new(file.gzip).read_to_end(&mut whole);
+    unpacked.map_err(|_| ApiError::internal("A file of the console is damaged."))?;
+    Ok(response.body(whole))
+}
+
+/// Whether gzip is among the codings that a client accepts, and not refused by `q=0`.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip") || name == "*");
+        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+        is_gzip && quality.is_ok_and(|quality| quality > 0.0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use actix_web::http::header::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn gzip_goes_to_those_who_take_it() {
+        for (accepted, expected) in [
+            ("gzip, deflate, br, zstd", true),
+            ("br, GZIP;q=0.5", true),
+            ("*", true),
+            ("gzip;q=0", false),
+            ("identity", false),
+            ("", false),
+            ("gzip;q=much", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted));
+            assert_eq!(takes_gzip(&headers), expected, "{accepted}");
+        }
+        assert!(!takes_gzip(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn files_are_found_by_their_paths() {
+        assert!(FILES.is_sorted_by_key(|file| file.path), "they are searched by halves");
+        for path in ["app.js", "pages/now.js", "vendor/preact.mjs", "style.css"] {
+            assert!(FILES.iter().any(|file| file.path == path), "{path}");
+        }
+        assert!(FILES.iter().all(|file| !file.content_type.is_empty() && file.gzip.starts_with(&[0x1f, 0x8b])));
+    }
+}

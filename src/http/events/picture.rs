@@ -1,0 +1,102 @@
+//! How do the nodes and the open requests stand now? Looked at in parts, so that no look holds up those who schedule.
+use super::shapes::{ChangeRecord, LiveFleet, LiveModel, LiveNode, LiveRequests, LiveSnapshot};
+use crate::fleet::FleetContext;
+use crate::http::open::{MostOpen, open_now};
+use crate::http::ops::state_name;
+use crate::http::time::rfc3339;
+use crate::relay::Meters;
+use scheduler::{Loaded, NodeId, NodeState, NodeView, Use};
+
+/// Nodes that are shown.
+const NODES: usize = 1_000;
+/// Nodes that are looked at with the lock held.
+const AT_A_LOOK: usize = 64;
+/// Requests that are shown, of those that run and of those that wait.
+const REQUESTS: usize = 200;
+/// Changes that a snapshot shows.
+const CHANGES: u64 = 100;
+
+/// Where to look.
+#[derive(Debug)]
+pub(super) struct Picture {
+    pub(super) fleet: FleetContext,
+    pub(super) meters: Meters,
+}
+
+impl Picture {
+    /// How things stand, and the changes up to the one with the id `last`.
+    pub(super) fn snapshot(&self, tick: u64, last: u64) -> LiveSnapshot {
+        let mut changes = self.fleet.changes.after(last.saturating_sub(CHANGES));
+        changes.retain(|told| told.id <= last);
+        LiveSnapshot { live: self.live(tick), changes: changes.into_iter().map(ChangeRecord::from).collect() }
+    }
+
+    /// How things stand.
+    pub(super) fn live(&self, tick: u64) -> LiveFleet {
+        let views = self.views();
+        let nodes_left_out =
+            self.fleet.dispatcher.read(|scheduler| scheduler.present_nodes()).saturating_sub(views.len());
+        let open = open_now(&self.meters, &self.fleet.dispatcher, REQUESTS);
+        let MostOpen { running, running_left_out, waiting, waiting_left_out } = open;
+        LiveFleet {
+            at: rfc3339(self.fleet.clock.now().unix_ms),
+            tick,
+            nodes: views.into_iter().map(|view| self.node(view)).collect(),
+            nodes_left_out,
+            requests: LiveRequests { running, running_left_out, waiting, waiting_left_out },
+        }
+    }
+
+    fn views(&self) -> Vec<NodeView> {
+        let (mut views, mut first) = (Vec::new(), 0);
+        loop {
+            let (more, count) = self
+                .fleet
+                .dispatcher
+                .read(|scheduler| (scheduler.nodes_from(NodeId(first), AT_A_LOOK), scheduler.node_count()));
+            views.extend(more);
+            first += AT_A_LOOK;
+            if first >= count || views.len() >= NODES {
+                views.truncate(NODES);
+                return views;
+            }
+        }
+    }
+
+    fn node(&self, view: NodeView) -> LiveNode {
+        let facts = self.fleet.catalog.facts(view.id);
+        let why = (view.state != NodeState::Up).then(|| view.last_error.clone()).flatten();
+        let (used, total) = view
+            .uses
+            .values()
+            .fold((0u32, 0u32), |(used, total), it| (used.saturating_add(it.running), total.saturating_add(it.slots)));
+        LiveNode {
+            state: state_name(view.state),
+            since: facts.since_ms.map(rfc3339),
+            why,
+            version: facts.version,
+            running: view.in_flight,
+            waiting: view.waiting,
+            slots_used: used,
+            slots_total: total,
+            models: models(&view),
+            name: view.name,
+            loading: view.loading,
+            last_error: view.last_error,
+        }
+    }
+}
+
+fn models(view: &NodeView) -> Vec<LiveModel> {
+    let model = |(name, usage): (&String, &Use)| {
+        let loaded = view.loaded.iter().find(|loaded| loaded.name == *name);
+        LiveModel {
+            name: name.clone(),
+            vram_bytes: loaded.map_or(0, |Loaded { vram_bytes, .. }| *vram_bytes),
+            slots_used: usage.running,
+            slots_total: usage.slots,
+            tokens_per_second: view.speeds.get(name).copied(),
+        }
+    };
+    view.uses.iter().map(model).collect()
+}

@@ -1,0 +1,230 @@
+//! How does memory follow the database? Everybody is read at the start, and then what has changed, change by change.
+use std::collections::BTreeSet;
+use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::account::UserEntry;
+use super::accounts::{Accounts, Position};
+use super::administrators::{AdminRows, Administrators};
+use super::columns::{key_entry, secret_entry};
+use super::database::Store;
+use super::directory::Directory;
+use super::error::StoreError;
+use super::keys::{KeySettings, Peppers};
+use super::people::{Changed, People, Since, changes_since, newest_change, put_user, read_all};
+use super::spent::spent;
+use limits::Moment;
+
+/// New users whose use of the day is looked up one by one; of more, everybody's is.
+const FEW: usize = 20;
+
+impl Accounts {
+    /// Reads everybody, and what they have used today and in the last minute.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn load(store: Store, settings: &KeySettings, now: Moment) -> Result<Self, StoreError> {
+        let peppers = Peppers::load(settings)?;
+        let is_outbox = store.local.is_outbox;
+        let (directory, position) = match read(&store, &peppers).await {
+            Ok(read) => read,
+            Err(error) if is_outbox => {
+                if store.is_online() {
+                    tracing::warn!(%error, "the database went away: users and keys are those of the last copy");
+                    store.go_offline();
+                }
+                let seq = store.people_copy().await?.seq;
+                (read_all(&store.local.db, &peppers).await?, Position { seq, copied: seq })
+            }
+            Err(error) => return Err(error),
+        };
+        let admins = read_admins(&store).await?;
+        let accounts = Self {
+            admins: Administrators::new(&admins),
+            current: AtomicBool::new(store.is_online()),
+            store,
+            peppers,
+            directory: RwLock::new(directory),
+            changing: tokio::sync::Mutex::new(position),
+            foreign: AtomicUsize::new(0),
+            // Until it is known who else is there.
+            sharing: AtomicBool::new(is_outbox),
+        };
+        if accounts.store.is_online() {
+            let mut position = accounts.changing.lock().await;
+            accounts.catch_up(&mut position, now).await?;
+        }
+        accounts.say_foreign();
+        let spent = spent(&accounts.store, None, now).await?;
+        accounts.begin_with(&spent, now);
+        Ok(accounts)
+    }
+
+    /// Takes up what has changed in the database since the last time.
+    ///
+    /// # Errors
+    /// When the database fails; memory is then as it was.
+    pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
+        let mut position = self.changing.lock().await;
+        let mut refreshed = self.catch_up(&mut position, now).await;
+        if refreshed.is_ok() && !self.is_current() {
+            // The copy may be that of a version which knew no administrators.
+            refreshed = self.take_up_admins(&mut position).await;
+        }
+        self.current.store(refreshed.is_ok(), Ordering::Relaxed);
+        refreshed?;
+        if let (true, Some(seq)) = (self.store.local.is_outbox && position.copied != position.seq, position.seq) {
+            match self.copy_all(seq).await {
+                Ok(()) => position.copied = Some(seq),
+                Err(error) => {
+                    tracing::warn!(%error, "users and keys could not be copied for a start without the database");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn catch_up(&self, position: &mut Position, now: Moment) -> Result<(), StoreError> {
+        self.store.meet().await?;
+        loop {
+            let since = match position.seq {
+                Some(seq) => changes_since(&self.store.db, seq).await?,
+                None => Since::Unknown,
+            };
+            match since {
+                Since::Nothing => return Ok(()),
+                Since::Some(changed, seq) => {
+                    let people = People::read(&self.store.db, &changed).await?;
+                    self.take_up(&people, &changed, now).await?;
+                    if self.store.local.is_outbox && position.copied == position.seq {
+                        let copied = self.store.copy_changes(&people, &changed, seq).await;
+                        position.copied = copied.is_ok().then_some(seq);
+                    }
+                    if changed.admins {
+                        self.take_up_admins(position).await?;
+                    }
+                    position.seq = Some(seq);
+                }
+                Since::Unknown => {
+                    let seq = newest_change(&self.store.db).await?;
+                    let mut directory = read_all(&self.store.db, &self.peppers).await?;
+                    let spent = spent(&self.store, None, now).await?;
+                    {
+                        let mut old = self.write();
+                        directory.inherit(&mut old);
+                        *old = directory;
+                    }
+                    self.begin_with(&spent, now);
+                    self.take_up_admins(position).await?;
+                    position.seq = Some(seq);
+                }
+            }
+            self.say_foreign();
+        }
+    }
+
+    async fn copy_all(&self, seq: i64) -> Result<(), StoreError> {
+        self.store.copy_admins(&AdminRows::read(&self.store.db).await?).await?;
+        self.store.copy_everybody(seq).await
+    }
+
+    /// Takes up all administrators: there are few.
+    async fn take_up_admins(&self, position: &mut Position) -> Result<(), StoreError> {
+        let rows = AdminRows::read(&self.store.db).await?;
+        self.admins.set(&rows);
+        if self.store.local.is_outbox
+            && let Err(error) = self.store.copy_admins(&rows).await
+        {
+            tracing::warn!(%error, "administrators could not be copied for a start without the database");
+            position.copied = None;
+        }
+        Ok(())
+    }
+
+    async fn take_up(&self, people: &People, changed: &Changed, now: Moment) -> Result<(), StoreError> {
+        let mut fresh = Vec::new();
+        {
+            let mut directory = self.write();
+            let there: BTreeSet<&str> = people.users.iter().map(|row| row.id.as_str()).collect();
+            for gone in changed.users.iter().filter(|name| !there.contains(name.as_str())) {
+                directory.remove_user(gone);
+            }
+            let there: BTreeSet<&str> = people.keys.iter().map(|row| row.id.as_str()).collect();
+            for gone in changed.keys.iter().filter(|id| !there.contains(id.as_str())) {
+                directory.remove_key(gone);
+            }
+            for row in &people.users {
+                if put_user(&mut directory, row) {
+                    fresh.extend(directory.user(&row.id).map(UserEntry::usage_id));
+                }
+            }
+            for row in &people.keys {
+                directory.put_key(&key_entry(row));
+                let digests = people.digests.iter().filter(|digest| digest.key_id == row.id);
+                let secrets: Vec<_> = digests.filter_map(|digest| secret_entry(digest, &self.peppers)).collect();
+                directory.set_secrets(&row.id, &secrets);
+            }
+        }
+        // Other gateways may have let them in already.
+        match fresh.len() {
+            0 => {}
+            1..=FEW => {
+                for user in fresh {
+                    self.begin_with(&spent(&self.store, Some(&user), now).await?, now);
+                }
+            }
+            _ => self.begin_with(&spent(&self.store, None, now).await?, now),
+        }
+        Ok(())
+    }
+
+    fn say_foreign(&self) {
+        let foreign = self.read().foreign_secrets();
+        if foreign != self.foreign.swap(foreign, Ordering::Relaxed) && foreign > 0 {
+            tracing::warn!(secrets = foreign, "keys were made with a pepper that is not configured: they open nothing");
+        }
+    }
+}
+
+/// Everybody, and up to which change. With Postgres the copy in the local file is read, and what has changed since, if the
+/// log reaches back so far: that is quicker by far.
+async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position), StoreError> {
+    if !store.local.is_outbox {
+        let seq = newest_change(&store.db).await?;
+        return Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }));
+    }
+    if !store.is_online() {
+        return Err(sea_orm::DbErr::Custom("the database is away".to_owned()).into());
+    }
+    let copy = store.people_copy().await?;
+    if let Some(seq) = copy.seq.filter(|_| copy.is_whole)
+        && !matches!(changes_since(&store.db, seq).await?, Since::Unknown)
+    {
+        return Ok((read_all(&store.local.db, peppers).await?, Position { seq: Some(seq), copied: Some(seq) }));
+    }
+    let seq = newest_change(&store.db).await?;
+    Ok((read_all(&store.db, peppers).await?, Position { seq: Some(seq), copied: None }))
+}
+
+/// All administrators: those of the database, or of the copy while it is away.
+async fn read_admins(store: &Store) -> Result<AdminRows, StoreError> {
+    if !store.is_online() {
+        return AdminRows::read(&store.local.db).await;
+    }
+    match AdminRows::read(&store.db).await {
+        Ok(rows) => {
+            if store.local.is_outbox
+                && let Err(error) = store.copy_admins(&rows).await
+            {
+                tracing::warn!(%error, "administrators could not be copied for a start without the database");
+            }
+            Ok(rows)
+        }
+        Err(error) if store.local.is_outbox => {
+            tracing::warn!(%error, "the database went away: administrators are those of the last copy");
+            store.go_offline();
+            AdminRows::read(&store.local.db).await
+        }
+        Err(error) => Err(error),
+    }
+}
