@@ -47,10 +47,24 @@ struct State {
     came_back: Notify,
     /// Names of the models on its disk, once it has listed them.
     models: RefCell<Option<BTreeSet<String>>>,
+    /// The models as last reported.
+    reported: RefCell<Arc<[Model]>>,
     /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
     /// The number of slots that the node reported.
     slots: Cell<Option<u32>>,
+}
+
+impl State {
+    /// The models in the allocation of the last report if they are the same, by which the scheduler knows at once that
+    /// nothing has changed.
+    fn shared(&self, models: Vec<Model>) -> Arc<[Model]> {
+        let mut known = self.reported.borrow_mut();
+        if **known != *models {
+            *known = models.into();
+        }
+        known.clone()
+    }
 }
 
 /// When the node was last asked for its lists.
@@ -212,7 +226,7 @@ impl Prober {
         match models {
             Some(Ok(models)) => {
                 self.hear_models(&inquiry.endpoint.name, models.iter().map(|model| model.name.clone()).collect());
-                self.report(Event::Listed { node, models: models.into() });
+                self.report(Event::Listed { node, models: self.state.shared(models) });
             }
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));

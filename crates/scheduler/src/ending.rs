@@ -29,8 +29,10 @@ impl Scheduler {
         self.journal.note(id, What::FirstByte, now);
         self.fleet[node].began(id, model, now.as_secs_f64());
         self.judge(node, |node| node.started(epoch, now));
-        // It may have been a probe for one more slot, whose result is now known.
-        self.stirred.insert(model);
+        if self.fleet[node].spec.slots.is_none() {
+            // It may have been a probe for one more slot, whose result is now known.
+            self.stirred.insert(model);
+        }
     }
 
     /// A node answers a request, so the nodes that failed it before are to blame.

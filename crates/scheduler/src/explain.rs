@@ -73,7 +73,7 @@ pub struct Backlog {
     pub absorbed: Option<usize>,
     /// Users beyond the look-ahead.
     pub users_behind: usize,
-    /// What their wait adds to the cost of not loading the model, in seconds.
+    /// How much longer they would wait if the model were not loaded, in seconds.
     pub behind_seconds: f64,
 }
 
@@ -206,6 +206,11 @@ impl Best {
             self.0.truncate(ALTERNATIVES - 1);
             self.0.insert(place, alternative);
         }
+    }
+
+    /// Whether an alternative with this total would be one of them.
+    pub(crate) fn takes(&self, total: f64) -> bool {
+        self.0.len() < ALTERNATIVES || self.0.last().is_none_or(|worst| total < worst.total())
     }
 
     pub(crate) fn as_slice(&self) -> &[Alternative] {

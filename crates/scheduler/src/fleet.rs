@@ -29,6 +29,8 @@ pub(crate) struct Whereabouts {
     pub(crate) shelves: Vec<NodeId>,
     /// Hosts that would take one more request, leaving health and back-offs aside.
     pub(crate) vacant: BTreeSet<NodeId>,
+    /// Slots of all hosts together.
+    pub(crate) slots: usize,
 }
 
 /// What the index holds of a node.
@@ -37,7 +39,8 @@ struct Entered {
     is_open: bool,
     listings: u64,
     layouts: u64,
-    hosted: Vec<ModelId>,
+    /// The models that it hosts, and the slots of each.
+    hosted: Vec<(ModelId, usize)>,
     /// Models in memory, even if the node is not open or the model is about to be unloaded.
     resident: Vec<ModelId>,
     loading: Option<ModelId>,
@@ -68,6 +71,8 @@ pub(crate) struct Fleet {
     touched: Vec<NodeId>,
     /// Nodes with a load in progress.
     loading: BTreeSet<NodeId>,
+    /// Those of them that were touched since their loads were last taken on.
+    touched_loads: BTreeSet<NodeId>,
     /// Nodes in back-off, because they answered that they are busy or were overdue, and until when.
     busy: BTreeSet<(Time, NodeId)>,
     /// Nodes that do not take every request: they lack some routes, or some users avoid them.
@@ -127,6 +132,9 @@ impl Fleet {
     }
 
     fn touch(&mut self, node: NodeId) {
+        if self.loading.contains(&node) {
+            self.touched_loads.insert(node);
+        }
         if !self.touched.contains(&node) {
             self.touched.push(node);
         }
@@ -148,8 +156,13 @@ impl Fleet {
         self.particular.iter().copied()
     }
 
-    pub(crate) fn loading(&self) -> impl Iterator<Item = NodeId> {
-        self.loading.iter().copied()
+    /// Takes the nodes whose loads may go on: they were touched, or nobody waits any longer for one of these models.
+    pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> BTreeSet<NodeId> {
+        let mut loads = std::mem::take(&mut self.touched_loads);
+        for model in unwanted {
+            loads.extend(&self.of(model).loading);
+        }
+        loads
     }
 
     /// When the next back-off ends.
@@ -167,8 +180,13 @@ impl Fleet {
 
     /// Where a model is. The index must have been settled.
     pub(crate) fn of(&self, model: ModelId) -> &Whereabouts {
-        const NOWHERE: &Whereabouts =
-            &Whereabouts { hosts: Vec::new(), loading: Vec::new(), shelves: Vec::new(), vacant: BTreeSet::new() };
+        const NOWHERE: &Whereabouts = &Whereabouts {
+            hosts: Vec::new(),
+            loading: Vec::new(),
+            shelves: Vec::new(),
+            vacant: BTreeSet::new(),
+            slots: 0,
+        };
         self.whereabouts.get(model.0).unwrap_or(NOWHERE)
     }
 
@@ -248,7 +266,7 @@ impl Fleet {
         let node = &self.nodes[id.0];
         let resident: Vec<ModelId> = node.residents().map(|(model, _)| model).collect();
         let serving = node.residents().filter(|(_, instance)| is_open && instance.is_serving());
-        let hosted: Vec<ModelId> = serving.map(|(model, _)| model).collect();
+        let hosted: Vec<(ModelId, usize)> = serving.map(|(model, instance)| (model, instance.slot_count())).collect();
         let loading = node.load().filter(|_| is_open).map(|load: &Load| load.model);
         let has_load = node.load().is_some();
         let (listings, layouts) = (node.listings, node.layouts);
@@ -265,18 +283,23 @@ impl Fleet {
         let was_loading = std::mem::replace(&mut entered.loading, loading);
         let unloaded = were_resident.into_iter().filter(|model| resident.binary_search(model).is_err());
         self.news.unloaded.extend(unloaded.map(|model| (id, model)));
-        for model in were_hosted.into_iter().filter(|model| hosted.binary_search(model).is_err()) {
+        for (model, slots) in were_hosted {
             let whereabouts = self.of_mut(model);
-            remove(&mut whereabouts.hosts, id);
-            whereabouts.vacant.remove(&id);
-            self.news.models.insert(model);
+            whereabouts.slots -= slots;
+            if hosted.binary_search_by_key(&model, |(model, _)| *model).is_err() {
+                remove(&mut whereabouts.hosts, id);
+                whereabouts.vacant.remove(&id);
+                self.news.models.insert(model);
+            }
         }
         if let Some(model) = was_loading {
             remove(&mut self.of_mut(model).loading, id);
             self.news.models.insert(model);
         }
-        for model in hosted {
-            insert(&mut self.of_mut(model).hosts, id);
+        for (model, slots) in hosted {
+            let whereabouts = self.of_mut(model);
+            whereabouts.slots += slots;
+            insert(&mut whereabouts.hosts, id);
             self.news.models.insert(model);
         }
         if let Some(model) = loading {
@@ -288,14 +311,16 @@ impl Fleet {
 
     /// Records where a slot is free.
     fn enter_vacancies(&mut self, id: NodeId, has_opened: bool, now: Time) {
-        let hosted = std::mem::take(&mut self.entered[id.0].hosted);
-        for model in &hosted {
-            let is_vacant =
-                self.nodes[id.0].instance(*model).is_some_and(|instance| instance.has_vacancy(now.as_secs_f64()));
-            let vacant = &mut self.of_mut(*model).vacant;
+        let mut hosted = std::mem::take(&mut self.entered[id.0].hosted);
+        for (model, slots) in &mut hosted {
+            let Some(instance) = self.nodes[id.0].instance(*model) else { continue };
+            let (count, is_vacant) = (instance.slot_count(), instance.has_vacancy(now.as_secs_f64()));
+            let whereabouts = self.of_mut(*model);
+            whereabouts.slots = whereabouts.slots + count - *slots;
+            *slots = count;
             if !is_vacant {
-                vacant.remove(&id);
-            } else if vacant.insert(id) || has_opened {
+                whereabouts.vacant.remove(&id);
+            } else if whereabouts.vacant.insert(id) || has_opened {
                 self.news.models.insert(*model);
             }
         }

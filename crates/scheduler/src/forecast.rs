@@ -9,9 +9,11 @@ use crate::{
     instance::Instance,
     model::ModelId,
     node::Node,
-    prefix::Cached,
+    prefix::{Prefix, PrefixMemory},
 };
 
+/// The place of a node that has none.
+const NOWHERE: u32 = u32::MAX;
 /// The least time for which a taken slot counts as taken, so that it is never mistaken for a free one.
 const TAKEN_SECONDS: f64 = 1e-3;
 
@@ -33,11 +35,15 @@ impl Rates {
         Self { token, slowdown: node.speed.slowdown(), prefill: instance.prefill.straight().unwrap_or(unmeasured) }
     }
 
-    /// Seconds to read the prompt and to write the answer, beside this many other streams.
-    pub(crate) fn service(&self, uncached: f64, output: f64, others: f64) -> (f64, f64) {
+    /// The factors by which reading and writing take longer beside this many other streams.
+    pub(crate) fn stretch(&self, others: f64) -> (f64, f64) {
+        (1.0 + PREFILL_SLOWDOWN * others, 1.0 + self.slowdown * others)
+    }
+
+    /// Seconds to read the prompt and to write the answer.
+    pub(crate) fn service(&self, uncached: f64, output: f64, stretch: (f64, f64)) -> (f64, f64) {
         let (fixed, each) = self.prefill;
-        let prefill = (fixed + each * uncached).max(0.0) * (1.0 + PREFILL_SLOWDOWN * others);
-        (prefill, output * self.token * (1.0 + self.slowdown * others))
+        ((fixed + each * uncached).max(0.0) * stretch.0, output * self.token * stretch.1)
     }
 }
 
@@ -64,11 +70,17 @@ pub(crate) struct Place {
     trust: (f64, f64),
     /// Other requests on the node, including those that this plan placed there.
     others: f64,
+    /// What they make of `rates`.
+    stretch: (f64, f64),
     /// For the request being placed: prompt tokens that the node is expected to have cached.
     pub(crate) cached: f64,
     pub(crate) is_in_host: bool,
     /// The same before `trust` is applied.
     pub(crate) remembered: f64,
+    /// When the newest prompt that begins as this one was used there; 0 if none was.
+    used: u64,
+    /// Prompts used before then are in the host's memory only.
+    in_slots_since: u64,
     /// The slot that will be free first, and the seconds until then.
     soonest: (usize, f64),
 }
@@ -84,15 +96,32 @@ impl Place {
         self.is_resident && self.opens_in == 0.0 && (self.soonest.1 == 0.0 || self.wants_probe)
     }
 
-    fn service(&self, work: Work, wait: f64) -> (f64, f64) {
+    /// Called after every change of its wait or of what runs there.
+    fn settle(&mut self) {
+        self.stretch = self.stretch_after(self.wait());
+    }
+
+    fn service(&self, work: Work, stretch: (f64, f64)) -> (f64, f64) {
+        self.rates.service(work.prompt - self.cached, work.output, stretch)
+    }
+
+    /// How much others slow down a request that begins after this wait. If it waits, one of them has left by then.
+    fn stretch_after(&self, wait: f64) -> (f64, f64) {
         let leaves = if wait > 0.0 { 1.0 } else { 0.0 };
-        self.rates.service(work.prompt - self.cached, work.output, (self.others - leaves).max(0.0))
+        self.rates.stretch((self.others - leaves).max(0.0))
+    }
+
+    /// The cost of serving a request here, and the seconds until its first token: those of [`Place::weigh`].
+    pub(crate) fn cost(&self, work: Work) -> (f64, f64) {
+        let (prefill, decode) = self.service(work, self.stretch);
+        let first_token = self.wait() + prefill;
+        (first_token + decode, first_token)
     }
 
     /// The expected cost of serving a request here.
     pub(crate) fn weigh(&self, work: Work) -> Alternative {
         let wait = self.wait();
-        let (prefill, decode) = self.service(work, wait);
+        let (prefill, decode) = self.service(work, self.stretch);
         let kind = if wait > 0.0 { Kind::Wait } else { Kind::Now };
         let (prompt, cached) = (work.prompt, self.cached);
         Alternative { node: self.node, kind, wait, load: 0.0, regret: 0.0, prefill, decode, prompt, cached }
@@ -105,11 +134,22 @@ pub(crate) struct Forecast {
     pub(crate) places: Vec<Place>,
     /// Seconds until each slot is free; the slots of one place are next to each other.
     slots: Vec<f64>,
+    /// By node: its place, or [`NOWHERE`].
+    place_of: Vec<u32>,
 }
 
 impl Forecast {
     /// Starts from the model's slots as they are now.
-    pub(crate) fn begin(&mut self, fleet: &Fleet, model: ModelId, now: Time, guess: f64) {
+    pub(crate) fn begin(
+        &mut self,
+        fleet: &Fleet,
+        model: ModelId,
+        memory: Option<&PrefixMemory>,
+        now: Time,
+        guess: f64,
+    ) {
+        self.places.iter().for_each(|place| self.place_of[place.node.0] = NOWHERE);
+        self.place_of.resize(fleet.len(), NOWHERE);
         self.places.clear();
         self.slots.clear();
         let seconds = now.as_secs_f64();
@@ -124,6 +164,9 @@ impl Forecast {
                 self.slots[first + slot] = left.max(TAKEN_SECONDS);
             }
             self.add_place(node, *id, instance, first, now, guess);
+            if let (Some(memory), Some(place)) = (memory, self.places.last_mut()) {
+                place.in_slots_since = memory.in_slots_since(*id);
+            }
         }
     }
 
@@ -138,11 +181,15 @@ impl Forecast {
             rates: Rates::of(node, instance, guess),
             trust: (instance.cache.slot_trust.0, instance.cache.host_trust.0),
             others: f64::from(node.in_flight()),
+            stretch: (1.0, 1.0),
             cached: 0.0,
             is_in_host: false,
             remembered: 0.0,
+            used: 0,
+            in_slots_since: 0,
             soonest: (first, f64::INFINITY),
         };
+        self.place_of[id.0] = self.places.len() as u32;
         self.places.push(place);
         self.find_soonest(self.places.len() - 1);
     }
@@ -160,6 +207,7 @@ impl Forecast {
         let slots = self.slots[first..first + count].iter().enumerate();
         let soonest = slots.min_by(|a, b| a.1.total_cmp(b.1));
         self.places[place].soonest = soonest.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, *wait));
+        self.places[place].settle();
     }
 
     /// Marks the first slot of a place as taken for this long from now.
@@ -173,9 +221,19 @@ impl Forecast {
     }
 
     /// A request was sent to a place, which may not take another one now.
-    pub(crate) fn sent(&mut self, place: usize, node: &Node, instance: &Instance, now: Time) {
-        self.places[place].opens_in = node.opens_in(now);
-        self.places[place].wants_probe = instance.wants_probe(now.as_secs_f64());
+    pub(crate) fn sent(
+        &mut self,
+        place: usize,
+        node: &Node,
+        instance: &Instance,
+        memory: Option<&PrefixMemory>,
+        now: Time,
+    ) {
+        let place = &mut self.places[place];
+        place.opens_in = node.opens_in(now);
+        place.settle();
+        place.wants_probe = instance.wants_probe(now.as_secs_f64());
+        place.in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(place.node));
     }
 
     /// Whether a request could start anywhere at once.
@@ -187,18 +245,22 @@ impl Forecast {
         self.slots.len()
     }
 
-    /// Sets how much each node has cached of the request that is placed next.
-    pub(crate) fn set_cached(&mut self, found: &[Cached]) {
-        self.places.iter_mut().for_each(|place| (place.cached, place.remembered) = (0.0, 0.0));
-        if found.is_empty() {
-            return;
-        }
+    /// Sets how much each node has cached of the request that is placed next, which has `prompt` tokens.
+    pub(crate) fn set_cached(&mut self, memory: Option<&PrefixMemory>, prefixes: &[Prefix], prompt: f64) {
         for place in &mut self.places {
-            if let Ok(index) = found.binary_search_by_key(&place.node, |cached| cached.node) {
-                let Cached { tokens, is_in_host, .. } = found[index];
-                place.cached = tokens * if is_in_host { place.trust.1 } else { place.trust.0 };
-                (place.remembered, place.is_in_host) = (tokens, is_in_host);
+            (place.cached, place.remembered, place.used, place.is_in_host) = (0.0, 0.0, 0, false);
+        }
+        let Some(memory) = memory else { return };
+        memory.find(prefixes, prompt, |found| {
+            let place = self.place_of.get(found.node.0).and_then(|place| self.places.get_mut(*place as usize));
+            if let Some(place) = place {
+                place.remembered = place.remembered.max(found.tokens);
+                place.used = found.used;
             }
+        });
+        for place in self.places.iter_mut().filter(|place| place.used > 0) {
+            place.is_in_host = place.used < place.in_slots_since;
+            place.cached = place.remembered * if place.is_in_host { place.trust.1 } else { place.trust.0 };
         }
     }
 
@@ -209,7 +271,7 @@ impl Forecast {
             for slot in place.first..place.first + place.count {
                 let wait = self.slots[slot].max(place.opens_in);
                 if wait > 0.0 && wait < seconds {
-                    let (prefill, decode) = place.service(work, wait);
+                    let (prefill, decode) = place.service(work, place.stretch_after(wait));
                     let count = ((seconds - wait) / (prefill + decode).max(TAKEN_SECONDS)).floor();
                     served = served.saturating_add(count as usize);
                 }

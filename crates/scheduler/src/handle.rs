@@ -91,7 +91,7 @@ impl Scheduler {
     /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.
     fn go_on(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         loop {
-            for node in self.fleet.loading().collect::<Vec<_>>() {
+            for node in self.fleet.take_loads(self.queue.take_emptied()) {
                 self.advance_load(node, now, decisions);
             }
             self.settle(now);

@@ -28,6 +28,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     queue::Next,
+    request::Request,
     room::LoadOption,
     scheduler::Scheduler,
 };
@@ -46,9 +47,11 @@ const MOST_FORETOLD: usize = 32;
 /// A request that has waited this long may evict a model that was loaded only recently.
 const IMPATIENT_SECONDS: f64 = 30.0;
 /// Looking for loads over more pairs of request and node than this puts off the next look by `SECONDS_PER_PAIR` for
-/// each further pair. That bounds the work in a large fleet; a small one stays below it.
+/// each further pair, but by no more than `LONGEST_PAUSE`, which is short beside a load. That bounds the work in a large
+/// fleet; a small one stays below it.
 const FREE_PAIRS: usize = 1000;
-const SECONDS_PER_PAIR: f64 = 1e-5;
+const SECONDS_PER_PAIR: f64 = 4e-4;
+const LONGEST_PAUSE: f64 = 3.0;
 /// Only requests up to this place in the line take a slot by the absorb rule.
 const MOST_ABSORBED: usize = 256;
 
@@ -108,15 +111,24 @@ impl Scheduler {
         self.begin_forecast(&mut plan.forecast, model, now);
         plan.options = [None, None];
         plan.ahead = 0;
-        let most = (2 * self.fleet.len()).clamp(LEAST_LOOK, MOST_LOOK);
-        plan.users_behind = self.queue.users_for(model).saturating_sub(most);
+        let most = self.most_looked_at();
+        plan.users_behind = self.users_behind(model);
         let looked = self.look(plan, model, most, now, decisions);
         if plan.may_load {
             let pairs = looked * (plan.forecast.places.len() + self.option_count(plan));
-            let pause = pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR;
+            let pause = (pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR).min(LONGEST_PAUSE);
             self.set_next_look(model, now.as_secs_f64() + pause);
         }
         while self.absorb(plan, model, now, decisions) {}
+    }
+
+    fn most_looked_at(&self) -> usize {
+        (2 * self.fleet.len()).clamp(LEAST_LOOK, MOST_LOOK)
+    }
+
+    /// Users who wait for a model beyond the look-ahead.
+    pub(crate) fn users_behind(&self, model: ModelId) -> usize {
+        self.queue.users_for(model).saturating_sub(self.most_looked_at())
     }
 
     /// Whether the request that has just arrived still needs an expected time of its first token.
@@ -148,7 +160,7 @@ impl Scheduler {
     // 1.
 
     fn begin_forecast(&self, forecast: &mut Forecast, model: ModelId, now: Time) {
-        forecast.begin(&self.fleet, model, now, self.guess);
+        forecast.begin(&self.fleet, model, self.memories.get(model.0), now, self.guess);
         for node in &self.fleet.of(model).loading {
             let ready = self.ready_in(*node, now);
             forecast.add_load(&self.fleet[*node], *node, model, ready, now, self.guess);
@@ -212,10 +224,9 @@ impl Scheduler {
 
     /// Finds a place for a request; true if it goes there at once.
     fn place(&mut self, plan: &mut Plan, next: Next, now: Time, decisions: &mut Vec<Decision>) -> bool {
-        self.look_up_cached(next.id);
         let Some(request) = self.requests.get(&next.id) else { return false };
-        plan.forecast.set_cached(&request.cached_on);
-        let work = self.work(next.id);
+        plan.forecast.set_cached(self.memories.get(request.model.0), &request.prefixes, request.prompt);
+        let work = self.work_of(request);
         let is_impatient = now.saturating_sub(request.arrived).as_secs_f64() > IMPATIENT_SECONDS;
         let may_load = plan.may_load && next.ahead < MOST_LOADERS;
         if may_load {
@@ -264,20 +275,11 @@ impl Scheduler {
 
     fn work(&self, id: RequestId) -> Work {
         let request = self.requests.get(&id);
-        request.map_or(Work { prompt: 0.0, output: 1.0 }, |request| Work {
-            prompt: request.prompt,
-            output: self.expected_output(request),
-        })
+        request.map_or(Work { prompt: 0.0, output: 1.0 }, |request| self.work_of(request))
     }
 
-    /// Looks up what the nodes have cached of a request's prompt, unless that is known already.
-    fn look_up_cached(&mut self, id: RequestId) {
-        let Some(request) = self.requests.get_mut(&id).filter(|request| !request.prefixes.is_empty()) else { return };
-        let Some(memory) = self.memories.get(request.model.0) else { return };
-        if request.cached_version != Some(memory.version()) {
-            request.cached_version = Some(memory.version());
-            memory.find(&request.prefixes, request.prompt, &mut request.cached_on);
-        }
+    fn work_of(&self, request: &Request) -> Work {
+        Work { prompt: request.prompt, output: self.expected_output(request) }
     }
 
     fn look_for_loads(&mut self, plan: &mut Plan, id: RequestId, is_impatient: bool, now: Time) {
@@ -300,40 +302,30 @@ impl Scheduler {
     ) -> (Choice, Option<Alternative>, f64) {
         let Some(request) = self.requests.get(&next.id) else { return (Choice::Nothing, None, 0.0) };
         let (mut best, mut choice) = (f64::INFINITY, Choice::Nothing);
-        let mut least: Option<Alternative> = None;
-        let mut offer = |alternative: Alternative| {
-            if least.is_none_or(|least| alternative.total() < least.total()) {
-                least = Some(alternative);
-            }
-        };
-        let mut service = 0.0;
+        let (mut least, mut cheapest) = (f64::INFINITY, None);
         for (index, place) in plan.forecast.places.iter().enumerate() {
             let Some(penalty) = request.penalty(place.node) else { continue };
-            let alternative = place.weigh(work);
-            offer(alternative);
+            let (total, first_token) = place.cost(work);
+            if total < least {
+                (least, cheapest) = (total, Some(place));
+            }
             // A request that goes first by right has waited long enough, so only its first token counts.
-            let total = if next.by_right.is_some() { alternative.first_token() } else { alternative.total() };
-            if penalty + total < best {
-                (best, choice) = (penalty + total, Choice::Place(index));
-                service = alternative.prefill + alternative.decode;
+            let counted = penalty + if next.by_right.is_some() { first_token } else { total };
+            if counted < best {
+                (best, choice) = (counted, Choice::Place(index));
             }
         }
+        let cheapest = cheapest.map(|place| place.weigh(work));
         if !may_load {
-            return (choice, least, 0.0);
+            return (choice, cheapest, 0.0);
         }
-        // Without a load, the users beyond the look-ahead wait for the same slots, one service time each.
-        let behind = plan.users_behind as f64 * service / plan.forecast.slot_count().max(1) as f64;
-        best += behind;
-        for (index, option) in plan.options[usize::from(is_impatient)].iter().flatten().enumerate() {
-            let Some(penalty) = request.penalty(option.node) else { continue };
-            let alternative = option.weigh(work);
-            let total = penalty + alternative.total();
-            if total < best {
-                offer(alternative);
-                (best, choice) = (total, Choice::Load(index));
-            }
-        }
-        (choice, least, behind)
+        // The users beyond the look-ahead wait for the same slots, one service time each; a load adds slots.
+        let service = match choice {
+            Choice::Place(index) => Some(plan.forecast.places[index].weigh(work)),
+            _ => None,
+        };
+        let round = service.map_or(0.0, |it| plan.users_behind as f64 * (it.prefill + it.decode));
+        choose_load(plan, request, work, is_impatient, (best, choice, cheapest, round))
     }
 
     fn begin_planned_load(
@@ -383,9 +375,9 @@ impl Scheduler {
         }
         self.start(id, &chosen, weighed(&best, backlog), now, decisions);
         let node = &self.fleet[chosen.node];
-        let model = self.requests.get(&id).map(|request| request.model);
-        if let Some(instance) = model.and_then(|model| node.instance(model)) {
-            plan.forecast.sent(place, node, instance, now);
+        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
+        if let Some(instance) = node.instance(model) {
+            plan.forecast.sent(place, node, instance, self.memories.get(model.0), now);
         }
     }
 
@@ -394,8 +386,11 @@ impl Scheduler {
         let mut best = Best::default();
         let Some(request) = self.requests.get(&id) else { return best };
         let is_allowed = |node: NodeId| request.penalty(node).is_some();
-        let places = plan.forecast.places.iter().filter(|place| is_allowed(place.node));
-        places.for_each(|place| best.offer(place.weigh(work)));
+        for place in plan.forecast.places.iter().filter(|place| is_allowed(place.node)) {
+            if best.takes(place.cost(work).0) {
+                best.offer(place.weigh(work));
+            }
+        }
         let options = plan.options[usize::from(is_impatient)].iter().flatten();
         options.filter(|option| is_allowed(option.node)).for_each(|option| best.offer(option.weigh(work)));
         best
@@ -440,16 +435,15 @@ impl Scheduler {
     }
 
     /// The place where a request could start at once and would end first, and the seconds until then.
-    fn fastest_start(&mut self, plan: &mut Plan, id: RequestId) -> Option<(usize, f64)> {
-        self.look_up_cached(id);
+    fn fastest_start(&self, plan: &mut Plan, id: RequestId) -> Option<(usize, f64)> {
         let request = self.requests.get(&id)?;
-        plan.forecast.set_cached(&request.cached_on);
+        plan.forecast.set_cached(self.memories.get(request.model.0), &request.prefixes, request.prompt);
         let work = self.work(id);
         let places = plan.forecast.places.iter().enumerate();
         let starts = places.filter(|(_, place)| place.starts_at_once() && place.wait() == 0.0);
         // The rule must not push a request onto a node that has failed it.
         let allowed = starts.filter(|(_, place)| request.penalty(place.node) == Some(0.0));
-        let totals = allowed.map(|(index, place)| (index, place.weigh(work).total()));
+        let totals = allowed.map(|(index, place)| (index, place.cost(work).0));
         totals.min_by(|a, b| a.1.total_cmp(&b.1))
     }
 }
@@ -457,4 +451,33 @@ impl Scheduler {
 /// The alternatives, and the queue's influence if anything else waited.
 fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
     Weighed { alternatives: best.as_slice(), backlog: Some(backlog).filter(|backlog| backlog.waiting > 1) }
+}
+
+/// Compares the best place with loading the model. `round` is how long one slot would take to serve every user
+/// beyond the look-ahead once.
+fn choose_load(
+    plan: &Plan,
+    request: &Request,
+    work: Work,
+    is_impatient: bool,
+    (best, mut choice, mut cheapest, round): (f64, Choice, Option<Alternative>, f64),
+) -> (Choice, Option<Alternative>, f64) {
+    let slots = plan.forecast.slot_count().max(1);
+    let (mut best, mut behind) = (best, 0.0_f64);
+    for (index, option) in plan.options[usize::from(is_impatient)].iter().flatten().enumerate() {
+        let Some(penalty) = request.penalty(option.node) else { continue };
+        let gained = round / slots as f64 - round / (slots + option.slots) as f64;
+        behind = behind.max(gained);
+        let total = penalty + option.cost(work);
+        if total - gained < best {
+            (best, choice) = (total - gained, Choice::Load(index));
+        }
+    }
+    if let (Choice::Load(index), Some(options)) = (choice, &plan.options[usize::from(is_impatient)]) {
+        let alternative = options[index].weigh(work);
+        if cheapest.is_none_or(|cheapest| alternative.total() < cheapest.total()) {
+            cheapest = Some(alternative);
+        }
+    }
+    (choice, cheapest, behind)
 }

@@ -34,6 +34,16 @@ struct Kept {
     prefixes: Arc<[Prefix]>,
     /// Tokens of the prompt and its answer.
     tokens: f64,
+    /// Larger for a prompt that was used later.
+    used: u64,
+}
+
+/// What a node has kept of one model's prompts.
+#[derive(Clone, Debug, Default)]
+struct Shelf {
+    /// Newest first.
+    prompts: VecDeque<Kept>,
+    slots: usize,
 }
 
 /// A node that has read a prefix.
@@ -44,39 +54,32 @@ struct Holder {
     prompts: u32,
     /// Tokens of the longest prompt that ends with this prefix, including the answer; 0 if none does.
     whole: f64,
+    /// When the newest prompt that begins with it was used, as in [`Kept`].
+    used: u64,
 }
 
-/// Where part of a prompt is cached.
-#[derive(Copy, Clone, PartialEq, Debug)]
-pub(crate) struct Cached {
+/// A beginning of a prompt that a node has read.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Found {
     pub(crate) node: NodeId,
     /// Tokens that the node need not read again.
     pub(crate) tokens: f64,
-    /// Whether they are in the host's memory only, not in a slot.
-    pub(crate) is_in_host: bool,
+    /// When the newest prompt with this beginning was used there, to be compared with [`PrefixMemory::in_slots_since`].
+    pub(crate) used: u64,
 }
 
 /// What the nodes remember of one model's prompts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixMemory {
-    /// Newest first.
-    kept: BTreeMap<NodeId, VecDeque<Kept>>,
+    shelves: BTreeMap<NodeId, Shelf>,
     holders: BTreeMap<u64, Vec<Holder>>,
-    version: u64,
-    /// Slots of the model on each node.
-    slots: BTreeMap<NodeId, usize>,
+    uses: u64,
 }
 
 impl PrefixMemory {
-    /// Changes whenever [`PrefixMemory::find`] may give a different answer.
-    pub(crate) fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// Finds the nodes that have read the beginning of this prompt, which has `prompt` tokens, in the order of their
-    /// ids, and the tokens that each need not read again.
-    pub(crate) fn find(&self, prefixes: &[Prefix], prompt: f64, into: &mut Vec<Cached>) {
-        into.clear();
+    /// Tells `tell` which nodes have read the beginning of this prompt, which has `prompt` tokens. A node that has read
+    /// several of the prefixes comes once for each, the shortest first; the most tokens and the last use count.
+    pub(crate) fn find(&self, prefixes: &[Prefix], prompt: f64, mut tell: impl FnMut(Found)) {
         for (depth, prefix) in prefixes.iter().enumerate() {
             let Some(holders) = self.holders.get(&prefix.digest) else { break };
             // In the next turn a whole prompt is followed by its answer, which was never digested here.
@@ -85,39 +88,39 @@ impl PrefixMemory {
                 let tokens = if holder.whole > 0.0 { holder.whole.min(next) } else { f64::from(prefix.tokens) };
                 // A runner always reads at least one token, to have something to continue from.
                 let tokens = tokens.min(prompt - 1.0).max(0.0);
-                match into.binary_search_by_key(&holder.node, |cached| cached.node) {
-                    Ok(place) if tokens > into[place].tokens => into[place].tokens = tokens,
-                    Ok(_) => {}
-                    Err(place) => into.insert(place, Cached { node: holder.node, tokens, is_in_host: false }),
-                }
+                tell(Found { node: holder.node, tokens, used: holder.used });
             }
-        }
-        for cached in into {
-            cached.is_in_host = self.is_in_host(cached.node, prefixes);
         }
     }
 
-    /// Whether an older prompt shares more with this one than any of those that the slots served last.
-    fn is_in_host(&self, node: NodeId, prefixes: &[Prefix]) -> bool {
-        let Some((kept, slots)) = self.kept.get(&node).zip(self.slots.get(&node)) else { return false };
-        let deepest =
-            prefixes.iter().rev().find_map(|prefix| kept.iter().position(|each| each.prefixes.contains(prefix)));
-        deepest.is_some_and(|place| place >= *slots)
+    /// Prompts used before then are in the host's memory only: the slots have served others since.
+    pub(crate) fn in_slots_since(&self, node: NodeId) -> u64 {
+        let Some(shelf) = self.shelves.get(&node) else { return 0 };
+        match shelf.slots.checked_sub(1) {
+            Some(last) => shelf.prompts.get(last).map_or(0, |oldest| oldest.used),
+            None => u64::MAX,
+        }
     }
 
     /// A prompt is sent to a node that had `cached` of its tokens.
     pub(crate) fn consume(&mut self, node: NodeId, prefixes: &[Prefix], cached: f64) {
-        let Some(kept) = self.kept.get_mut(&node).filter(|_| cached > 0.0) else { return };
+        let Some(shelf) = self.shelves.get_mut(&node).filter(|_| cached > 0.0) else { return };
         let common = |each: &Kept| prefixes.iter().rposition(|prefix| each.prefixes.contains(prefix));
-        let deepest = kept.iter().enumerate().filter_map(|(place, each)| Some((common(each)?, place)));
+        let deepest = shelf.prompts.iter().enumerate().filter_map(|(place, each)| Some((common(each)?, place)));
         // The newest of equals.
         let Some((_, place)) = deepest.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))) else { return };
-        let Some(used) = kept.remove(place) else { return };
-        if cached >= CONSUMED_SHARE * used.tokens {
-            self.withdraw(node, &used);
-        } else {
-            kept.push_front(used);
+        let Some(mut kept) = shelf.prompts.remove(place) else { return };
+        if cached >= CONSUMED_SHARE * kept.tokens {
+            return self.withdraw(node, &kept);
         }
+        self.uses += 1;
+        kept.used = self.uses;
+        for prefix in kept.prefixes.iter() {
+            if let Some(holder) = self.holder_mut(node, prefix) {
+                holder.used = kept.used;
+            }
+        }
+        self.shelves.entry(node).or_default().prompts.push_front(kept);
     }
 
     /// A node with this many slots has read a prompt and written its answer; `tokens` counts both.
@@ -125,31 +128,35 @@ impl PrefixMemory {
         if prefixes.is_empty() {
             return;
         }
-        self.slots.insert(node, slots);
-        let new = Kept { prefixes: prefixes.clone(), tokens };
+        self.uses += 1;
+        let new = Kept { prefixes: prefixes.clone(), tokens, used: self.uses };
         self.enter(node, &new);
-        let kept = self.kept.entry(node).or_default();
-        kept.push_front(new);
+        let shelf = self.shelves.entry(node).or_default();
+        shelf.slots = slots;
+        shelf.prompts.push_front(new);
         let mut in_host = 0.0;
         let stays = |(place, each): (usize, &Kept)| {
             in_host += if place < slots { 0.0 } else { each.tokens };
             place < MOST_KEPT && in_host <= HOST_TOKENS
         };
-        let count = kept.iter().enumerate().map(stays).take_while(|stays| *stays).count();
-        let forgotten: Vec<Kept> = kept.drain(count.max(1)..).collect();
+        let count = shelf.prompts.iter().enumerate().map(stays).take_while(|stays| *stays).count();
+        let forgotten: Vec<Kept> = shelf.prompts.drain(count.max(1)..).collect();
         forgotten.iter().for_each(|each| self.withdraw(node, each));
     }
 
     /// The model has left a node's memory, and its caches with it.
     pub(crate) fn forget(&mut self, node: NodeId) {
-        self.slots.remove(&node);
-        for each in self.kept.remove(&node).into_iter().flatten() {
-            self.withdraw(node, &each);
-        }
+        let Some(shelf) = self.shelves.remove(&node) else { return };
+        shelf.prompts.iter().for_each(|each| self.withdraw(node, each));
+    }
+
+    fn holder_mut(&mut self, node: NodeId, prefix: &Prefix) -> Option<&mut Holder> {
+        let holders = self.holders.get_mut(&prefix.digest)?;
+        let place = holders.binary_search_by_key(&node, |holder| holder.node).ok()?;
+        holders.get_mut(place)
     }
 
     fn enter(&mut self, node: NodeId, kept: &Kept) {
-        self.version += 1;
         for (depth, prefix) in kept.prefixes.iter().enumerate() {
             let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
             let holders = self.holders.entry(prefix.digest).or_default();
@@ -157,25 +164,32 @@ impl PrefixMemory {
                 Ok(place) => {
                     holders[place].prompts += 1;
                     holders[place].whole = holders[place].whole.max(whole);
+                    holders[place].used = kept.used;
                 }
-                Err(place) => holders.insert(place, Holder { node, prompts: 1, whole }),
+                Err(place) => holders.insert(place, Holder { node, prompts: 1, whole, used: kept.used }),
             }
         }
     }
 
+    /// A prompt is no longer kept on a node.
     fn withdraw(&mut self, node: NodeId, kept: &Kept) {
-        self.version += 1;
         let last = kept.prefixes.last().map(|prefix| prefix.digest);
         for prefix in kept.prefixes.iter() {
             let Some(holders) = self.holders.get_mut(&prefix.digest) else { continue };
             let Ok(place) = holders.binary_search_by_key(&node, |holder| holder.node) else { continue };
+            let rest = || self.shelves.get(&node).into_iter().flat_map(|shelf| &shelf.prompts);
             holders[place].prompts -= 1;
             if holders[place].prompts == 0 {
                 holders.remove(place);
-            } else if last == Some(prefix.digest) {
-                let rest = self.kept.get(&node).into_iter().flatten();
-                let ends_here = rest.filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
-                holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);
+            } else {
+                if last == Some(prefix.digest) {
+                    let ends_here = rest().filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
+                    holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);
+                }
+                if holders[place].used == kept.used {
+                    let newest = rest().find(|each| each.prefixes.contains(prefix));
+                    holders[place].used = newest.map_or(0, |each| each.used);
+                }
             }
             if holders.is_empty() {
                 self.holders.remove(&prefix.digest);
@@ -186,9 +200,11 @@ impl PrefixMemory {
     /// Asserts what must hold after every step.
     #[cfg(test)]
     fn check(&self) {
-        debug_assert!(self.kept.values().all(|kept| kept.len() <= MOST_KEPT));
+        let kept = || self.shelves.values().flat_map(|shelf| &shelf.prompts);
+        debug_assert!(self.shelves.values().all(|shelf| shelf.prompts.len() <= MOST_KEPT));
+        debug_assert!(self.shelves.values().all(|shelf| shelf.prompts.iter().is_sorted_by(|a, b| a.used > b.used)));
         debug_assert_eq!(
-            self.kept.values().flatten().map(|kept| kept.prefixes.len()).sum::<usize>(),
+            kept().map(|kept| kept.prefixes.len()).sum::<usize>(),
             self.holders.values().flatten().map(|holder| holder.prompts as usize).sum::<usize>()
         );
     }
@@ -207,9 +223,12 @@ mod tests {
 
     fn cached(memory: &PrefixMemory, digests: &[u64], prompt: f64) -> Vec<(NodeId, f64)> {
         memory.check();
-        let mut found = Vec::new();
-        memory.find(&chain(digests), prompt, &mut found);
-        found.into_iter().map(|cached| (cached.node, cached.tokens)).collect()
+        let mut most: BTreeMap<NodeId, f64> = BTreeMap::new();
+        memory.find(&chain(digests), prompt, |found| {
+            let tokens = most.entry(found.node).or_default();
+            *tokens = tokens.max(found.tokens);
+        });
+        most.into_iter().collect()
     }
 
     #[test]
@@ -243,10 +262,10 @@ mod tests {
         // Two in slots, and one in the host's memory.
         let known = |memory: &PrefixMemory, digest| !cached(memory, &[digest], 1e6).is_empty();
         assert_eq!((0..5).filter(|digest| known(&memory, *digest)).collect::<Vec<_>>(), [2, 3, 4]);
-        let mut found = Vec::new();
         let is_in_host = [2, 3, 4].map(|digest| {
-            memory.find(&chain(&[digest]), 1e6, &mut found);
-            found[0].is_in_host
+            let mut used = None;
+            memory.find(&chain(&[digest]), 1e6, |found| used = Some(found.used));
+            used.unwrap() < memory.in_slots_since(NODE)
         });
         assert_eq!(is_in_host, [true, false, false]);
         for digest in 10..100 {
@@ -254,6 +273,6 @@ mod tests {
         }
         assert_eq!((0..100).filter(|digest| known(&memory, *digest)).count(), MOST_KEPT);
         memory.forget(NODE);
-        assert!(memory.holders.is_empty() && memory.kept.is_empty());
+        assert!(memory.holders.is_empty() && memory.shelves.is_empty());
     }
 }

@@ -55,6 +55,8 @@ pub(crate) struct FairQueue {
     /// By [`ModelId`].
     of_model: Vec<BTreeSet<Turn>>,
     waiting_for: Vec<usize>,
+    /// Models that the last request has stopped waiting for.
+    emptied: Vec<ModelId>,
     users: Vec<Users>,
     /// For the model of each lane's oldest request: when that request may go first.
     dues: Vec<BTreeSet<(Time, LaneId)>>,
@@ -78,6 +80,7 @@ impl FairQueue {
             turns: BTreeSet::new(),
             of_model: Vec::new(),
             waiting_for: Vec::new(),
+            emptied: Vec::new(),
             users: Vec::new(),
             dues: Vec::new(),
             deadlines: BTreeSet::new(),
@@ -95,6 +98,11 @@ impl FairQueue {
     /// How many requests wait for a model.
     pub(crate) fn waiting_for(&self, model: ModelId) -> usize {
         self.waiting_for.get(model.0).copied().unwrap_or(0)
+    }
+
+    /// Takes the models that have had their last request leave the queue since this was last called.
+    pub(crate) fn take_emptied(&mut self) -> impl Iterator<Item = ModelId> + use<> {
+        std::mem::take(&mut self.emptied).into_iter()
     }
 
     /// How many users wait for a model.
@@ -207,6 +215,9 @@ impl FairQueue {
             lane.idle_since = now;
         }
         self.waiting_for[entry.model.0] -= 1;
+        if self.waiting_for[entry.model.0] == 0 {
+            self.emptied.push(entry.model);
+        }
         self.deadlines.remove(&(entry.deadline, entry.id));
         self.retries.remove(&entry.id);
         self.length -= 1;

@@ -10,7 +10,7 @@ use crate::{
     failure::{Blame, Failure},
     ids::{NodeId, Time},
     model::ModelId,
-    prefix::{Cached, Prefix},
+    prefix::Prefix,
     queue::{LaneId, LanePosition},
     route::Route,
 };
@@ -48,10 +48,6 @@ pub(crate) struct Request {
     pub(crate) known_output: Option<f64>,
     /// Beginnings of its prompt that a node may have cached.
     pub(crate) prefixes: Arc<[Prefix]>,
-    /// The nodes that have some of the prompt cached, in the order of their ids, and the version of the memory that
-    /// this was looked up in.
-    pub(crate) cached_on: Vec<Cached>,
-    pub(crate) cached_version: Option<u64>,
     /// The last plan that looked at it.
     pub(crate) plan: u64,
     pub(crate) route: Route,
@@ -106,8 +102,6 @@ impl Request {
             max_output: arrival.max_output.map(|tokens| tokens as f64),
             known_output: arrival.known_output.map(|tokens| tokens as f64),
             prefixes: arrival.prefixes,
-            cached_on: Vec::new(),
-            cached_version: None,
             plan: 0,
             route: arrival.route,
             is_stream: arrival.is_stream,

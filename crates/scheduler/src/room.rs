@@ -31,7 +31,9 @@ pub(crate) struct LoadOption {
     load: f64,
     room: Room,
     rates: Rates,
-    others: f64,
+    stretch: (f64, f64),
+    /// The slots that the load would add.
+    pub(crate) slots: usize,
 }
 
 /// The models that must be unloaded, how long they need to drain, and what others lose by it.
@@ -55,9 +57,15 @@ impl LoadOption {
         &self.room.victims
     }
 
+    /// The total of [`LoadOption::weigh`].
+    pub(crate) fn cost(&self, work: Work) -> f64 {
+        let (prefill, decode) = self.rates.service(work.prompt, work.output, self.stretch);
+        self.room.drain + self.load + self.room.regret + prefill + decode
+    }
+
     /// The expected cost of loading the model here and then serving a request.
     pub(crate) fn weigh(&self, work: Work) -> Alternative {
-        let (prefill, decode) = self.rates.service(work.prompt, work.output, self.others);
+        let (prefill, decode) = self.rates.service(work.prompt, work.output, self.stretch);
         let Room { drain, regret, .. } = self.room;
         let (wait, load, kind) = (drain, self.load, Kind::Load);
         Alternative { node: self.node, kind, wait, load, regret, prefill, decode, prompt: work.prompt, cached: 0.0 }
@@ -87,8 +95,9 @@ impl Scheduler {
                 continue;
             }
             let Some(room) = self.make_room(id, model, is_impatient, now) else { continue };
-            let (load, others) = (node.load_seconds(instance), f64::from(node.in_flight()));
-            into.push(LoadOption { node: id, load, room, rates: Rates::of(node, instance, self.guess), others });
+            let (load, rates) = (node.load_seconds(instance), Rates::of(node, instance, self.guess));
+            let stretch = rates.stretch(f64::from(node.in_flight()));
+            into.push(LoadOption { node: id, load, room, rates, stretch, slots: instance.slot_count() });
             if into.len() == MOST_CANDIDATES {
                 break;
             }
@@ -156,8 +165,21 @@ impl Scheduler {
         let waiting = self.queue.waiting_for(model) as f64;
         match self.fleet.of(model).hosts.len() {
             0 | 1 => REGRET * load * (coming + waiting),
-            copies => REGRET * REGRET_OF_COPY * load * (coming + waiting.min(WAITING_FOR_COPY)) / (copies as f64 - 1.0),
+            copies => {
+                let lost = REGRET * REGRET_OF_COPY * load * (coming + waiting.min(WAITING_FOR_COPY));
+                lost / (copies as f64 - 1.0) + self.lost_behind(node, model, instance)
+            }
         }
+    }
+
+    /// How much longer the users beyond the look-ahead would wait for a model if it had no slots on this node.
+    fn lost_behind(&self, node: &Node, model: ModelId, instance: &Instance) -> f64 {
+        let (slots, own) = (self.fleet.of(model).slots, instance.slot_count());
+        let (users, output) = (self.users_behind(model), self.models.get(model).output.get());
+        let token = node.token_seconds(instance, self.guess);
+        let service = output * token * node.speed.stretch(f64::from(node.in_flight().saturating_sub(1)));
+        let round = |slots: usize| users as f64 * service / slots.max(1) as f64;
+        round(slots.saturating_sub(own)) - round(slots)
     }
 }
 

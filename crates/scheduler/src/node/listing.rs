@@ -18,7 +18,7 @@ const EVICTION_SECONDS: f64 = 10.0;
 impl Node {
     /// Takes over a report of the disk.
     pub(crate) fn list(&mut self, listed: Arc<[Model]>, models: &mut Models) {
-        if self.reported.as_ref().is_some_and(|known| Arc::ptr_eq(known, &listed)) {
+        if self.reported.as_ref().is_some_and(|known| Arc::ptr_eq(known, &listed) || *known == listed) {
             return;
         }
         let mut changed = false;

@@ -203,6 +203,21 @@ impl Row {
         self.mean(|run| run.loads)
     }
 
+    /// The figures of the evidence, rounded: seconds, and shares in percent.
+    pub fn figures(&self) -> serde_json::Value {
+        let round = |value: f64| (100.0 * value).round() / 100.0;
+        let percent = |of: fn(&Run) -> f64| round(100.0 * self.mean(of));
+        serde_json::json!({
+            "p50": round(self.p50()),
+            "p99": round(self.p99()),
+            "good": percent(|run| run.goodput),
+            "loads": round(self.loads()),
+            "idle": percent(|run| run.idle),
+            "cached": percent(|run| run.hits),
+            "jain": percent(|run| run.jain),
+        })
+    }
+
     pub const HEADER: &'static str = "| case | policy | p50 s | p99 s | mean s | max s | good % | loads ‰ | idle % | cached % | Jain | errors |\n\
                                       |---|---|---|---|---|---|---|---|---|---|---|---|";
 
