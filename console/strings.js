@@ -58,7 +58,6 @@ export const say = {
         node_suspect: `${on} failed once`,
         node_down: `${on} is down`,
         node_draining: `${on} is draining`,
-        node_maintenance: `${on} is under maintenance`,
         node_undrained: `${on} accepts requests again`,
         node_joined: `${on} joined`,
         node_left: `${on} left`,

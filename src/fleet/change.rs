@@ -15,8 +15,6 @@ pub enum ChangeKind {
     NodeDown,
     /// A node is to finish what runs.
     NodeDraining,
-    /// The same for a time, or for a reason, that the operator gave.
-    NodeMaintenance,
     /// A node takes requests again.
     NodeUndrained,
     /// A node is new.
@@ -45,7 +43,6 @@ impl ChangeKind {
             Self::NodeSuspect => "node_suspect",
             Self::NodeDown => "node_down",
             Self::NodeDraining => "node_draining",
-            Self::NodeMaintenance => "node_maintenance",
             Self::NodeUndrained => "node_undrained",
             Self::NodeJoined => "node_joined",
             Self::NodeLeft => "node_left",
@@ -65,7 +62,6 @@ impl ChangeKind {
             Self::NodeSuspect => "node has failed once",
             Self::NodeDown => "node is down",
             Self::NodeDraining => "node is draining: it finishes what runs",
-            Self::NodeMaintenance => "node is in maintenance: it finishes what runs",
             Self::NodeUndrained => "node takes requests again",
             Self::NodeJoined => "node joined",
             Self::NodeLeft => "node left",
@@ -97,8 +93,6 @@ pub struct FleetChange {
     pub states: Option<(NodeState, NodeState)>,
     /// In words.
     pub why: Option<String>,
-    /// Unix time in milliseconds at which it ends by itself.
-    pub until_ms: Option<i64>,
     /// The first models that it is about.
     pub models: Vec<String>,
     /// How many more models there are.
@@ -114,7 +108,6 @@ impl FleetChange {
             since_ms,
             states: None,
             why: None,
-            until_ms: None,
             models: Vec::new(),
             more_models: 0,
         }

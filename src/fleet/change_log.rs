@@ -151,9 +151,8 @@ impl Inner {
 }
 
 fn log(told: &ToldChange) {
-    let FleetChange { kind, node, since_ms, why, until_ms, models, more_models, .. } = &told.change;
+    let FleetChange { kind, node, since_ms, why, models, more_models, .. } = &told.change;
     let since = rfc3339(*since_ms);
-    let until = until_ms.map(rfc3339);
     let (node, why, message) = (node.as_deref(), why.as_deref(), kind.message());
     let models = (!models.is_empty()).then(|| models.join(", "));
     let more = (*more_models > 0).then_some(*more_models);
@@ -161,7 +160,7 @@ fn log(told: &ToldChange) {
     if kind.is_warning() {
         tracing::warn!(node, why, since, count, "{message}");
     } else {
-        tracing::info!(node, why, since, until, models, more, count, "{message}");
+        tracing::info!(node, why, since, models, more, count, "{message}");
     }
 }
 

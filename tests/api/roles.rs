@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use awc::http::Method;
+use ollama_gateway::config::Config;
 use ollama_gateway::http::openapi;
 use serde_json::{Value, json};
 
@@ -58,6 +59,9 @@ fn table() -> Vec<(&'static str, &'static str, For, Value)> {
         ("GET", "/v1/usage", Users, none.clone()),
         ("GET", "/v1/usage/summary", Users, none.clone()),
         ("GET", "/v1/me", Users, none.clone()),
+        ("GET", "/v1/me/keys", Users, none.clone()),
+        ("POST", "/v1/me/keys", Users, json!({})),
+        ("DELETE", "/v1/me/keys/{key_id}", Users, none.clone()),
         ("GET", "/v1/me/requests", Users, none.clone()),
         ("DELETE", "/v1/me/requests/{request_id}", Users, none.clone()),
         ("GET", "/console/session", Sessions, none.clone()),
@@ -156,7 +160,8 @@ fn every_documented_route_has_a_row_in_the_table_and_no_other() {
 #[actix_rt::test]
 async fn each_route_lets_in_whom_it_is_for_and_nobody_else() {
     let simulated = fast_node().await;
-    let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), |_| {}).await;
+    let own_keys = |config: &mut Config| config.keys.self_service = true;
+    let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), own_keys).await;
     let keys = keys(&app).await;
     for (method, path, whom, body) in table() {
         // What is named in the path is there for nobody, so that whoever is let in does no harm.

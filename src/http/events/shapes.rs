@@ -100,7 +100,7 @@ pub struct ChangeRecord {
     pub(super) id: u64,
     /// When it was told, RFC 3339 in UTC.
     at: String,
-    /// `node_up`, `node_suspect` (failed once), `node_down`, `node_draining`, `node_maintenance`, `node_undrained`,
+    /// `node_up`, `node_suspect` (failed once), `node_down`, `node_draining`, `node_undrained`,
     /// `node_joined`, `node_left`, `breaker_open` and `breaker_closed` (of a node that drains), `breaker_half_open` (on
     /// trial), `models_new`, `models_gone` or `reloaded`.
     kind: &'static str,
@@ -114,8 +114,6 @@ pub struct ChangeRecord {
     state: Option<&'static str>,
     /// In words.
     why: Option<String>,
-    /// When it ends by itself, RFC 3339 in UTC.
-    until: Option<String>,
     /// What came or went; at most 20.
     models: Vec<String>,
     /// Models beyond those.
@@ -144,7 +142,6 @@ impl From<ToldChange> for ChangeRecord {
             state_before: change.states.map(|(before, _)| state_name(before)),
             state: change.states.map(|(_, after)| state_name(after)),
             why: change.why,
-            until: change.until_ms.map(rfc3339),
             models: change.models,
             models_left_out: change.more_models,
             count,
