@@ -487,7 +487,7 @@ def test_the_openapi_document_names_every_route(gateway):
     assert document["openapi"].startswith("3.")
     for path in ["/v1/chat/completions", "/v1/usage/summary", "/admin/users/{id}/limits", "/health", "/metrics"]:
         assert path in document["paths"]
-    assert len(document["components"]["securitySchemes"]) == 2
+    assert len(document["components"]["securitySchemes"]) == 3
 
 
 def test_metrics_count_what_was_served(gateway, client):
