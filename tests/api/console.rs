@@ -5,8 +5,9 @@ use std::path::Path;
 
 use awc::http::Method;
 use ollama_gateway::config::Config;
+use serde_json::json;
 
-use crate::harness::{Reply, TestApp, TestDatabase, error_of, node, spawn_app, spawn_app_with};
+use crate::harness::{ADMIN_KEY, Reply, TestApp, TestDatabase, error_of, node, spawn_app, spawn_app_with};
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
     base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -162,8 +163,13 @@ async fn the_console_can_be_switched_off() {
     let change = |config: &mut Config| config.server.console = false;
     let app = spawn_app_with(nodes, TestDatabase::sqlite(), change).await;
 
-    for path in ["/console", "/console/0123456789abcdef/app.js"] {
-        error_of(&get(&app, path, &[]).await, 404);
+    for path in ["/console", "/console/", "/console/session", "/console/0123456789abcdef/app.js"] {
+        for method in [Method::GET, Method::POST, Method::PUT, Method::DELETE] {
+            let body = json!({"api_key": ADMIN_KEY}).to_string();
+            let error = error_of(&app.send_with(method.clone(), path, &[], body).await, 404);
+            // As of any path that there is not.
+            assert!(error["message"].as_str().unwrap().starts_with("There is nothing at this path"), "{method} {path}");
+        }
     }
     app.stop().await;
 }
