@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     prefix::Prefix,
+    queue::Membership,
     route::{Route, RouteSet},
     share::Reach,
 };
@@ -20,6 +21,8 @@ pub struct Arrival {
     pub user: Arc<str>,
     /// The user's weight: twice the weight gets twice the work. Above 0.
     pub weight: f64,
+    /// The user's group; `None` if the user competes alone, as a group of one.
+    pub membership: Option<Membership>,
     /// The model as the client named it.
     pub model: Arc<str>,
     /// Estimated tokens of the prompt.

@@ -156,7 +156,7 @@ impl Scheduler {
         };
         self.models.get_mut(model).demand.asked(now.as_secs_f64());
         let objection = self.queue.objection(&arrival.user);
-        let lane = self.queue.lane(&arrival.user, arrival.weight, now);
+        let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
         for id in self.fleet.particular() {
