@@ -218,7 +218,7 @@ def test_a_users_key_opens_nothing_of_the_admins(windows, fleet):
         window = windows()
         page = window.sign_in(key)
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Me"])
-        for path in ["now", "users", "models", "usage", "changes"]:
+        for path in ["now", "users", "models", "usage", "admins", "changes"]:
             window.open(path)
             expect(page.get_by_role("heading", level=1)).to_have_text("Me")
         statuses = page.evaluate(
@@ -247,6 +247,10 @@ def test_a_user_sees_limits_and_tries_a_model(windows, fleet):
         expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("1 of 9")
         recent = page.get_by_role("region", name="Recent requests").locator("tbody tr")
         expect(recent.first).to_contain_text("completed")
+        days = page.get_by_role("region", name="Usage").get_by_role("group", name="The last seven days")
+        expect(days.locator("tbody tr")).to_have_count(7)
+        expect(page.get_by_role("region", name="Models").get_by_role("listitem").filter(has_text="llava")).to_be_visible()
+        expect(page.get_by_role("region", name="Connect a program")).to_contain_text(f"curl {fleet.url}/v1/chat/completions")
         assert len(page.get_by_role("log").inner_text()) > 20
 
 
@@ -345,7 +349,7 @@ def test_more_changes_come_page_by_page(admin, fleet):
         expect(page.get_by_role("button", name="Show more")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "changes"])
+@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "admins", "changes"])
 def test_each_page_shows_what_there_is(admin, path):
     page = admin.open(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
