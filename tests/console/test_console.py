@@ -305,6 +305,23 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
         assert PREFIX in page.url
 
 
+def test_what_the_policy_forbids_is_noticed(windows):
+    window = windows()
+    window.page.goto(window.console)
+    window.page.evaluate("""document.body.append(Object.assign(document.createElement("img"), { src: "http://127.0.0.1:9/x" }),
+        Object.assign(document.createElement("script"), { textContent: "window.stolen = 1" }))""")
+    noticed = wait_until("both are reported", lambda: len(reports := policy_reports(window)) > 1 and reports)
+    assert any("img-src" in report for report in noticed) and any("script-src" in report for report in noticed)
+    assert window.page.evaluate("window.stolen") is None
+    window.wrong.clear()
+
+
+def policy_reports(window):
+    # Events are heard while the page is asked for something.
+    window.page.wait_for_timeout(50)
+    return [wrong for wrong in window.wrong if wrong.startswith("policy:")]
+
+
 def test_usage_adds_up_and_comes_as_a_file(admin, fleet):
     with fleet.user() as (user, key):
         for _ in range(3):
