@@ -27,6 +27,7 @@ mod keys;
 mod leases;
 mod library;
 mod limits;
+mod maintenance;
 mod metrics;
 mod names;
 mod native;

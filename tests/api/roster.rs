@@ -126,7 +126,8 @@ async fn a_node_of_the_file_can_be_drained_and_not_be_changed() {
         assert!(error["message"].as_str().unwrap().contains("gateway.yaml"));
     }
 
-    assert_eq!(act(&app, "a", "drain").await.json(), json!({"name": "a", "done": "draining"}));
+    let drained = act(&app, "a", "drain").await.json();
+    assert_eq!((&drained["name"], &drained["done"]), (&json!("a"), &json!("draining")));
 
     for _ in 0..4 {
         assert_eq!(node_of(&app, &key, "llama3.2").await, "b");

@@ -1,6 +1,7 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 pub mod admins;
 pub mod audit;
+pub mod drain;
 pub mod events;
 mod given;
 pub mod key_bodies;
@@ -8,6 +9,7 @@ pub mod keys;
 pub mod limits;
 pub mod models;
 pub mod node_fields;
+pub mod node_settings;
 pub mod nodes;
 pub mod queue;
 pub mod reload;

@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::node_fields::NodeFields;
+use super::node_settings::NodeSettingsRecord;
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
 use crate::http::audited::without_secrets;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
+use crate::http::maintenance::MaintenanceRecord;
 use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
 use crate::http::time::rfc3339;
@@ -69,6 +71,10 @@ pub struct Node {
     tokens_per_second: Option<f64>,
     /// What went wrong last; null while nothing is wrong.
     last_error: Option<String>,
+    /// Why it is drained and until when; null unless it is.
+    maintenance: Option<MaintenanceRecord>,
+    /// As they were given; null while it leaves.
+    settings: Option<NodeSettingsRecord>,
 }
 
 /// A model on a node's disk.
@@ -120,7 +126,7 @@ impl Node {
             LoadedModel::new(loaded, speed, names)
         };
         Self {
-            url: listed.map(|listed| listed.url.clone()).unwrap_or_default(),
+            url: listed.map(|listed| listed.settings.url.clone()).unwrap_or_default(),
             source: listed.map_or(Source::File, |listed| listed.source).as_str(),
             name: view.name,
             state: state_name(view.state),
@@ -138,6 +144,8 @@ impl Node {
             loads: view.loads,
             tokens_per_second: view.tokens_per_second,
             last_error: view.last_error,
+            maintenance: listed.and_then(|listed| listed.maintenance.clone()).map(MaintenanceRecord::from),
+            settings: listed.map(|listed| listed.settings.clone().into()),
         }
     }
 }
@@ -176,16 +184,17 @@ pub struct NodeDone {
     done: &'static str,
 }
 
-fn done(name: String, done: &'static str) -> NodeDone {
+pub(super) fn done(name: String, done: &'static str) -> NodeDone {
     tracing::info!(node = name, done, "an operator changed the nodes");
     NodeDone { name, done }
 }
 
 /// A node as it is now, for the audit log.
-fn shown(roster: &Roster, name: &str) -> Option<Value> {
+pub(super) fn shown(roster: &Roster, name: &str) -> Option<Value> {
     let listed = roster.list().remove(name)?;
-    let (source, draining) = (listed.source.as_str(), listed.is_draining);
-    Some(without_secrets(json!({"url": listed.url, "source": source, "draining": draining})))
+    let maintenance = listed.maintenance.map(MaintenanceRecord::from);
+    let (url, source) = (listed.settings.url, listed.source.as_str());
+    Some(without_secrets(json!({"url": url, "source": source, "maintenance": maintenance})))
 }
 
 /// List nodes
@@ -312,37 +321,4 @@ pub async fn remove(admin: Admin, roster: Data<Roster>, name: Path<String>) -> R
     admin.changes(&name, shown(&roster, &name), None);
     roster.remove(&name).await?;
     Ok(Json(done(name.into_inner(), "removed")))
-}
-
-/// Drain a node
-///
-/// It gets no further requests; what runs there may end. That is kept, also over a restart, until it is undrained. The name
-/// may be that of any node, or of an entry with `discover: dns`, which means all of its nodes.
-#[utoipa::path(
-    post, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin_key" = [])),
-    params(("name" = String, Path, description = "The node.")),
-    responses(
-        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
-    ),
-)]
-pub async fn drain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
-    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": true})));
-    roster.drain(&name, true).await?;
-    Ok(Json(done(name.into_inner(), "draining")))
-}
-
-/// Undrain a node
-///
-/// It gets requests again.
-#[utoipa::path(
-    post, path = "/admin/nodes/{name}/undrain", tag = "admin", security(("admin_key" = [])),
-    params(("name" = String, Path, description = "The node.")),
-    responses(
-        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
-    ),
-)]
-pub async fn undrain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
-    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": false})));
-    roster.drain(&name, false).await?;
-    Ok(Json(done(name.into_inner(), "undrained")))
 }
