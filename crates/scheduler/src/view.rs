@@ -197,9 +197,9 @@ impl Scheduler {
         self.requests.get(&id).is_some_and(|request| request.attempt.is_some() && request.attempts == attempt)
     }
 
-    /// The record of one of the latest requests.
-    pub fn story(&self, id: RequestId) -> Option<&Story> {
-        self.journal.get(id)
+    /// The story of a request that has not ended, or did in the last hour.
+    pub fn story(&self, id: RequestId, now: Time) -> Option<&Story> {
+        self.journal.get(id, now)
     }
 
     /// The node's name, even after it has left.

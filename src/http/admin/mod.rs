@@ -11,6 +11,7 @@ pub mod models;
 pub mod node_fields;
 pub mod node_settings;
 pub mod nodes;
+mod outcome;
 pub mod queue;
 pub mod reload;
 pub mod requests;
