@@ -29,6 +29,7 @@ mod library;
 mod limits;
 mod maintenance;
 mod metrics;
+mod mistakes;
 mod names;
 mod native;
 mod networks;

@@ -208,7 +208,7 @@ async fn bad_nodes_are_refused_with_the_field_that_is_wrong() {
         (with("connect_ms", json!(0)), Some("connect_ms")),
         (with("headers", json!({"host": "x"})), Some("headers")),
         (with("password", json!("geheim")), Some("password")),
-        (with("discover", json!("mdns")), None),
+        (with("discover", json!("mdns")), Some("discover")),
         (with("api_key_file", json!("/etc/passwd")), Some("api_key_file")),
         (with("ca_file", json!("/etc/passwd")), Some("ca_file")),
         (json!({"name": "b"}), Some("url")),

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::node_fields::NodeFields;
+use super::given::present;
+use super::node_fields::body_with_node_fields;
 use super::node_settings::NodeSettingsRecord;
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
@@ -150,29 +151,25 @@ impl Node {
     }
 }
 
-/// A node to be added. Files cannot be named here: a secret that is in one belongs to gateway.yaml.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AddNode {
-    /// `[A-Za-z0-9._-]{1,64}`, unique.
-    #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
-    name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
-    #[schema(example = "http://10.0.0.7:11434")]
-    url: String,
-    #[serde(flatten)]
-    further: NodeFields,
+body_with_node_fields! {
+    /// A node to be added. Files cannot be named here: a secret that is in one belongs to gateway.yaml.
+    pub struct AddNode {
+        /// `[A-Za-z0-9._-]{1,64}`, unique.
+        #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
+        name: String,
+        /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
+        #[schema(example = "http://10.0.0.7:11434")]
+        url: String,
+    }
 }
 
-/// What is to change of a node; what is absent stays, and null is the default.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChangeNode {
-    /// Another address makes it another machine: what runs may end, and nothing is known of it. Its key, password and
-    /// headers are forgotten unless they are given anew.
-    url: Option<String>,
-    #[serde(flatten)]
-    further: NodeFields,
+body_with_node_fields! {
+    /// What is to change of a node; what is absent stays, and null is the default.
+    pub struct ChangeNode {
+        /// Another address makes it another machine: what runs may end, and nothing is known of it. Its key, password and
+        /// headers are forgotten unless they are given anew.
+        url: Option<String>,
+    }
 }
 
 /// A node that an operator did something with.
@@ -256,8 +253,8 @@ pub async fn add(
     roster: Data<Roster>,
     JsonObject(body): JsonObject<AddNode>,
 ) -> Result<impl Responder, ApiError> {
-    let mut settings = NodeSettings::new(body.name, body.url);
-    body.further.apply(&mut settings);
+    let mut settings = NodeSettings::new(body.name.clone(), body.url.clone());
+    body.apply(&mut settings);
     let name = settings.name.clone();
     admin.changes_from(&name, None);
     roster.add(settings).await?;
@@ -282,9 +279,8 @@ pub async fn change(
     name: Path<String>,
     JsonObject(body): JsonObject<ChangeNode>,
 ) -> Result<Json<NodeDone>, ApiError> {
-    let ChangeNode { url, further } = body;
     let change = |settings: &mut NodeSettings| {
-        if let Some(url) = url {
+        if let Some(url) = body.url.clone() {
             if origin(&url) != origin(&settings.url) {
                 // What is secret was given to the machine before; another one must not be sent it unasked.
                 (settings.api_key, settings.username, settings.password) = (None, None, None);
@@ -292,7 +288,7 @@ pub async fn change(
             }
             settings.url = url;
         }
-        further.apply(settings);
+        body.apply(settings);
     };
     admin.changes_from(&name, shown(&roster, &name));
     roster.change(&name, change).await?;
