@@ -3,7 +3,7 @@ use actix_web::http::Uri;
 use actix_web::http::uri::{Authority, Scheme};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, Responder};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
