@@ -23,6 +23,7 @@ mod guesses;
 mod inference;
 mod known_models;
 mod live;
+mod maintenance;
 mod me;
 mod models;
 mod names;
