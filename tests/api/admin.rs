@@ -61,6 +61,7 @@ async fn a_new_user_gets_a_key_of_the_documented_form_that_works_at_once() {
                 "created_at",
                 "display_name",
                 "email",
+                "group",
                 "key_count",
                 "key_id",
                 "last_seen",

@@ -3,6 +3,8 @@ pub mod admins;
 pub mod audit;
 pub mod events;
 mod given;
+mod group_fields;
+pub(super) mod groups;
 pub mod key_bodies;
 pub mod keys;
 pub mod limits;
