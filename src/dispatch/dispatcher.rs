@@ -339,9 +339,13 @@ impl Ticket {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
-    /// The request is over, with this many tokens and this verdict on the node. The slot is free when this returns.
-    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+    /// The request is over, with this many tokens and this verdict on the node, which says that it worked on it for the
+    /// time `work`. The slot is free when this returns.
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, work: Option<Duration>) {
         self.dispatcher.with(|core, now| {
+            if let Some(time) = work {
+                core.handle(Event::Worked { id: self.id, time }, now);
+            }
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);
             }

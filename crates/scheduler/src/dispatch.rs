@@ -66,6 +66,7 @@ impl Scheduler {
             delivered: 0.0,
             heard_at: seconds,
             stalled_at: None,
+            worked: None,
         }
     }
 

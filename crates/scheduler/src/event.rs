@@ -1,6 +1,6 @@
 //! What happened outside the scheduler?
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     catalog::{Loaded, Model, NodeSpec},
@@ -63,6 +63,14 @@ pub enum Event {
         id: RequestId,
         /// Tokens of the answer so far.
         tokens: u64,
+    },
+    /// The node says how long it worked on a request: it read the prompt and wrote the answer in this time, which ends
+    /// about now. Sent before the request leaves.
+    Worked {
+        /// The running request.
+        id: RequestId,
+        /// The node's claim.
+        time: Duration,
     },
     /// The client of a stream is not reading what the node sends, so silence says nothing about the node. Sent before
     /// each [`Event::Tick`].

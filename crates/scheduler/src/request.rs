@@ -16,6 +16,8 @@ use crate::{
 };
 
 const MOST_ATTEMPTS: u32 = 3;
+/// A request that has waited longer may evict a model that was loaded only recently.
+const IMPATIENT: Time = Time::from_secs(30);
 /// A request that takes nodes down must not visit all of them.
 const MOST_COSTLY_FAILURES: u32 = 2;
 /// At most this many attempts are excused, that is, not counted.
@@ -122,6 +124,10 @@ impl Request {
 
     pub(crate) fn position(&self) -> LanePosition {
         LanePosition { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
+    }
+
+    pub(crate) fn is_impatient(&self, now: Time) -> bool {
+        now.saturating_sub(self.arrived) > IMPATIENT
     }
 
     pub(crate) fn last_failure(&self) -> Option<Failure> {
