@@ -53,7 +53,7 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
         ("a month by model", in_sql(&report(&[Dimension::Model], &[])), key),
-        ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), sums_of_groups),
+        ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), key),
         ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), sums_of_groups),
         ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann])), sums_of_user),
     ]

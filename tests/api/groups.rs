@@ -313,7 +313,9 @@ async fn two_gateways_keep_the_month_of_a_group_together_whichever_of_its_users_
     made(&first, json!({"group_id": "lab", "tokens_per_month": 10_000})).await;
     let ann = first.user_with("ann", json!({"group": "lab"})).await;
     let bob = first.user_with("bob", json!({"group": "lab"})).await;
-    wait_long_for("both know the users", async || second.get("/v1/models", &bob).await.status == 200).await;
+    let otto = first.user_with("otto", json!({"requests_per_minute": 1000})).await;
+    wait_long_for("both know the users", async || second.get("/v1/models", &otto).await.status == 200).await;
+    wait_long_for("both share", async || ask(&second, &otto, 1).await.status == 200).await;
     let drain = async |app: &TestApp, key: &str| {
         let mut answered = 0_u64;
         loop {
