@@ -18,6 +18,7 @@ mod m20261127_000100_gateway_stances;
 mod m20261127_000200_administration;
 mod m20261127_000300_user_fields;
 mod m20261127_000400_groups;
+mod m20261127_000500_maintenance;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
@@ -45,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000200_administration::Migration),
             Box::new(m20261127_000300_user_fields::Migration),
             Box::new(m20261127_000400_groups::Migration),
+            Box::new(m20261127_000500_maintenance::Migration),
         ]
     }
 }

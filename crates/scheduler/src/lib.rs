@@ -74,6 +74,7 @@ mod handle;
 mod health_log;
 mod ids;
 mod instance;
+mod journal;
 mod learned;
 mod load;
 mod loading;

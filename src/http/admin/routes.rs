@@ -2,7 +2,7 @@
 use actix_web::web::{self, ServiceConfig};
 
 use super::{
-    admins, audit, events, groups, keys, limits, models, nodes, queue, reload, requests, series, story, usage,
+    admins, audit, drain, events, groups, keys, limits, models, nodes, queue, reload, requests, series, story, usage,
     user_list, users,
 };
 use crate::http::resource::{get, post, resource};
@@ -69,8 +69,8 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::patch().to(nodes::change))
                 .route(web::delete().to(nodes::remove)),
         )
-        .service(post("/admin/nodes/{name}/drain").route(web::post().to(nodes::drain)))
-        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(nodes::undrain)))
+        .service(post("/admin/nodes/{name}/drain").route(web::post().to(drain::drain)))
+        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(drain::undrain)))
         .service(get("/admin/models").route(web::get().to(models::list)))
         .service(post("/admin/models/pull").route(web::post().to(models::pull)))
         .service(post("/admin/models/load").route(web::post().to(models::load)))
