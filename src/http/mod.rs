@@ -48,6 +48,7 @@ mod time;
 mod usage;
 mod waiting;
 
+pub use admin::demo::DemoTraffic;
 pub use admin::reload::{Reload, ReloadReport};
 pub use auth::AdminKey;
 pub use body_memory::BodyMemory;

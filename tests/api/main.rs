@@ -52,6 +52,7 @@ mod scripted;
 mod sessions;
 mod sharing;
 mod shutdown;
+mod slots;
 mod smoke;
 mod streams;
 mod tracing;

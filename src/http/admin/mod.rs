@@ -1,6 +1,7 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 pub mod admins;
 pub mod audit;
+pub(super) mod demo;
 pub mod drain;
 pub mod events;
 mod given;
