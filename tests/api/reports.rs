@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use awc::http::Method;
 use entity::usage::{ActiveModel, Column, Entity, Model};
 use migration::Migrator;
 use ollama_gateway::store::{DatabaseSettings, Store};
