@@ -2,6 +2,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use awc::http::Method;
 use entity::usage::{ActiveModel, Column, Entity, Model};
 use migration::Migrator;
 use ollama_gateway::store::{DatabaseSettings, Store};
@@ -219,6 +220,10 @@ async fn table(app: &TestApp, query: &str) -> Vec<Value> {
     assert_eq!(reply.status, 200, "{}", reply.text());
     assert_eq!(reply.header("content-type"), Some("text/csv; charset=utf-8"));
     assert_eq!(reply.header("content-disposition"), Some("attachment; filename=\"usage.csv\""));
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let headers = [("authorization", &*bearer), ("accept", "text/csv")];
+    let accepted = app.send_with(Method::GET, &format!("/admin/usage?{query}"), &headers, "").await;
+    assert_eq!(accepted.text(), reply.text(), "`Accept` asks for a table as well");
     let mut reader = csv::Reader::from_reader(reply.body.as_ref());
     let headings = reader.headers().unwrap().clone();
     let value = |heading: &str, text: &str| match heading {
