@@ -80,6 +80,7 @@ export const say = {
         models_new: `${on} has new models: ${names}`,
         models_gone: `${on} no longer has: ${names}`,
         reloaded: "The configuration was reloaded",
+        reload_failed: "The configuration could not be reloaded",
       };
       return `${sentences[kind] ?? `${on}: ${kind}`}${why ? `: ${why}` : ""}${count > 1 ? ` (${count} times)` : ""}.`;
     },
@@ -98,6 +99,8 @@ export const say = {
     drain: "Drain",
     drainTitle: (node) => `Drain ${node}`,
     drainText: "The node gets no further requests; what is running there may finish.",
+    reasonHint: "Clients read it.", until: "Until", untilHint: "Empty: until somebody undrains it.", edit: "Edit drain",
+    maintenance: (reason, until) => `Under maintenance${until ? ` until ${until}` : ""}${reason ? `: ${reason}` : ""}.`,
     undrain: "Undrain",
     undrainTitle: (node) => `Undrain ${node}`,
     undrainText: "The node gets requests again.",

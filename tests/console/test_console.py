@@ -137,6 +137,36 @@ def test_a_node_that_drains_gets_nothing(admin, fleet, user_key):
     assert "fast" in {answer.headers["x-gateway-node"] for [answer] in answers}
 
 
+def test_a_drain_has_a_reason_and_an_end_that_can_be_changed(admin, fleet):
+    page = admin.open("now")
+    card = page.locator("[data-node=middle]")
+    dialog = page.get_by_role("dialog")
+    card.get_by_role("button", name="Drain middle").click()
+    dialog.get_by_label("Until").fill("2020-01-01T00:00")
+    confirm(page, "Drain")
+    expect(dialog.get_by_role("alert")).to_contain_text("until")
+    dialog.get_by_label("Reason").fill(MARKUP)
+    dialog.get_by_label("Until").fill("2035-01-02T03:04")
+    confirm(page, "Drain")
+    try:
+        expect(card).to_contain_text("Under maintenance until")
+        expect(card).to_contain_text(MARKUP)
+        card.get_by_role("button", name="Edit drain middle").click()
+        expect(dialog.get_by_label("Reason")).to_have_value(MARKUP)
+        expect(dialog.get_by_label("Until")).to_have_value("2035-01-02T03:04")
+        dialog.get_by_label("Reason").fill("driver update")
+        dialog.get_by_label("Until").fill("")
+        confirm(page, "Save")
+        expect(card).to_contain_text("Under maintenance: driver update.")
+        maintenance = fleet.admin("GET", "/nodes/middle").json()["maintenance"]
+        assert (maintenance["reason"], maintenance["until"]) == ("driver update", None)
+    finally:
+        card.get_by_role("button", name="Undrain middle").click()
+        confirm(page, "Undrain")
+    expect(card).to_contain_text("up")
+    expect(card.get_by_role("button", name="Undrain")).to_have_count(0)
+
+
 def test_a_running_request_is_seen_and_stopped(admin, fleet):
     with fleet.user() as (user, key):
         page = admin.open("now")
