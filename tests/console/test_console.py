@@ -251,7 +251,7 @@ def test_a_users_key_opens_nothing_of_the_admins(windows, fleet):
         window = windows()
         page = window.sign_in(key)
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Me"])
-        for path in ["now", "users", "models", "usage", "admins", "changes"]:
+        for path in ["now", "users", "groups", "models", "usage", "admins", "changes"]:
             window.open(path)
             expect(page.get_by_role("heading", level=1)).to_have_text("Me")
         statuses = page.evaluate(
@@ -399,7 +399,7 @@ def test_more_changes_come_page_by_page(admin, fleet):
         expect(page.get_by_role("button", name="Show more")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "admins", "changes"])
+@pytest.mark.parametrize("path", ["now", "requests", "users", "groups", "models", "usage", "admins", "changes"])
 def test_each_page_shows_what_there_is(admin, path):
     page = admin.open(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()
