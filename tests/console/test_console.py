@@ -320,6 +320,7 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
         page = window.sign_in(fleet.admin_key)
         live = page.locator("[data-live]")
         expect(live).to_have_attribute("data-live", "live")
+        expect(page.get_by_text("Loading…")).to_have_count(0)
 
         front.up.clear()
         expect(live).to_have_attribute("data-live", "stale")
