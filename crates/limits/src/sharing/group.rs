@@ -291,7 +291,7 @@ proptest! {
 fn a_month_goes_on_over_midnight_and_ends_with_its_last_day() {
     for last in [20_787, 21_243, 20_818] {
         let mut world = World::new(2, limits(), last - 1, 1_000);
-        let mut use_up = |world: &mut World| {
+        let use_up = |world: &mut World| {
             let before = world.log.len();
             for turn in 0..200 {
                 let (gateway, user) = (turn % 2, turn / 2 % USERS);
