@@ -56,9 +56,11 @@
 //! 9. waiting requests are placed (see [`plan`]);
 //! 10. if a node was lost, requests with no node left are refused.
 
+mod absorb;
 mod accusations;
 mod breaker;
 mod catalog;
+mod choose;
 mod decision;
 mod dispatch;
 mod drain;
@@ -72,6 +74,7 @@ mod forecast;
 mod forget;
 mod handle;
 mod health_log;
+mod hosts;
 mod ids;
 mod instance;
 mod learned;
@@ -86,6 +89,7 @@ mod prefix;
 mod properties;
 mod queue;
 mod queue_limits;
+mod rates;
 mod recall;
 mod report;
 mod request;
@@ -116,5 +120,5 @@ pub use self::{
     route::{Route, RouteSet},
     scheduler::Scheduler,
     share::{Reach, Share},
-    view::{Pace, Waiting},
+    view::{NODES_AT_A_LOOK, Pace, Waiting},
 };

@@ -55,14 +55,15 @@ impl Slots {
         }
     }
 
-    /// Whether one request more than `count` may be sent.
-    pub(crate) fn wants_probe(&self, family: &str, now: f64) -> bool {
+    /// From when on one request more than `count` may be sent, in seconds; infinity if never.
+    pub(crate) fn probes_from(&self, family: &str) -> f64 {
         match self {
-            Self::Configured(_) => false,
-            Self::Learned { count, probe, settled_until, .. } => {
-                let is_open = probe.is_none() && *settled_until <= now && *count < MOST_SLOTS;
-                is_open && !ONE_SLOT_FAMILIES.contains(&family)
+            Self::Learned { count, probe: None, settled_until, .. }
+                if *count < MOST_SLOTS && !ONE_SLOT_FAMILIES.contains(&family) =>
+            {
+                *settled_until
             }
+            _ => f64::INFINITY,
         }
     }
 
@@ -118,12 +119,12 @@ mod tests {
     #[test]
     fn a_probe_that_begins_beside_the_others_is_one_more_slot() {
         let mut slots = Slots::new(None);
-        assert!(slots.wants_probe("llama", 0.0));
+        assert!(slots.probes_from("llama") <= 0.0);
         slots.probing(PROBE);
-        assert!(!slots.wants_probe("llama", 0.0));
+        assert!(slots.probes_from("llama") > 0.0);
         slots.began(PROBE, 1.0);
         assert_eq!(slots.count("llama"), 2);
-        assert!(slots.wants_probe("llama", 1.0));
+        assert!(slots.probes_from("llama") <= 1.0);
     }
 
     #[test]
@@ -135,17 +136,17 @@ mod tests {
             slots.ended(RequestId(1));
             slots.began(PROBE, now);
             assert_eq!(slots.count("llama"), 1);
-            assert!(!slots.wants_probe("llama", now + pause - 0.1) && slots.wants_probe("llama", now + pause));
+            assert!(slots.probes_from("llama") > now + pause - 0.1 && slots.probes_from("llama") <= now + pause);
             now += pause;
         }
     }
 
     #[test]
     fn a_configured_number_is_never_exceeded_and_some_families_take_one_at_a_time() {
-        assert!(!Slots::new(Some(4)).wants_probe("llama", 0.0));
+        assert!(Slots::new(Some(4)).probes_from("llama").is_infinite());
         assert_eq!(Slots::new(Some(4)).count("mllama"), 1);
         assert_eq!(Slots::new(Some(0)).count("mllama"), 0);
-        assert!(!Slots::new(None).wants_probe("qwen3vl", 0.0));
+        assert!(Slots::new(None).probes_from("qwen3vl").is_infinite());
     }
 
     #[test]
