@@ -14,7 +14,8 @@ export const say = {
   noLimit: (used) => `${used}, no limit`,
 
   pages: {
-    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", me: "Me",
+    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", changes: "Changes",
+    me: "Me",
   },
   roles: { admin: "admin", operator: "operator", viewer: "viewer" },
   error: {
@@ -202,6 +203,12 @@ export const say = {
     none: "No usage.",
     more: (count) => `These are the first ${count} rows; the CSV has all of them.`,
     noKey: "without a key", noNode: "no node",
+  },
+  changes: {
+    when: "Time", who: "Administrator", what: "What", target: "Target", method: "Method", route: "Route",
+    change: "Change", status: "Outcome", none: "No changes.", begun: "… started",
+    outcome: (status) => (status < 400 ? `● done (${status})` : status < 500 ? `✕ refused (${status})` : `✕ failed (${status})`),
+    step: (before, after) => (before && after ? `${before} → ${after}` : after ? after : `was ${before}`),
   },
   me: {
     hello: (user, group) => (group ? `You are ${user}, in the group ${group}.` : `You are ${user}.`),

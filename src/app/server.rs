@@ -67,7 +67,7 @@ impl Parts {
             ActixApp::new()
                 .wrap(from_fn(http::observe))
                 .configure(|config| self.provide(config))
-                .configure(http::routes)
+                .configure(|config| http::routes(&self.config.server, config))
         };
         let server = HttpServer::new(application)
             .workers(workers)

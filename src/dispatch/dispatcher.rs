@@ -355,9 +355,13 @@ impl Ticket {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
-    /// The request is over, with this many tokens and this verdict on the node. The slot is free when this returns.
-    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+    /// The request is over, with this many tokens and this verdict on the node, which says that it worked on it for the
+    /// time `work`. The slot is free when this returns.
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, work: Option<Duration>) {
         self.dispatcher.with(|core, now| {
+            if let Some(time) = work {
+                core.handle(Event::Worked { id: self.id, time }, now);
+            }
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);
             }
@@ -373,5 +377,24 @@ impl Drop for Ticket {
             core.tickets.remove(&self.id);
             core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_is_seen_once_however_many_looks_it_takes() {
+        let count = 2 * NODES_AT_A_LOOK + 3;
+        let spec = |node| NodeSpec { name: format!("node-{node}"), slots: Some(1), vram_bytes: None };
+        let (dispatcher, _errands) =
+            Dispatcher::new(QueueLimits::default(), (0..count).map(spec).collect(), Clock::start());
+        dispatcher.report(Event::NodeLeft { node: NodeId(1) });
+
+        let names: Vec<String> = dispatcher.nodes().into_iter().map(|node| node.name).collect();
+
+        let expected: Vec<String> = (0..count).filter(|node| *node != 1).map(|node| format!("node-{node}")).collect();
+        assert_eq!(names, expected);
     }
 }

@@ -110,7 +110,8 @@ impl Relay {
                     case.answered();
                 }
                 let bounds = job.meter.claim_bounds();
-                ticket.leave(outcome, progress.map(|progress| bounds.tally(&progress).completion));
+                let tokens = progress.map(|progress| bounds.tally(&progress).completion);
+                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage?.work()));
                 if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });

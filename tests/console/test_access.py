@@ -5,7 +5,7 @@ from playwright.sync_api import expect
 
 from conftest import axe
 
-PAGES = ["now", "requests", "users", "users/user-123", "models", "usage"]
+PAGES = ["now", "requests", "users", "users/user-123", "models", "usage", "changes"]
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 AXE = axe()
 
@@ -63,7 +63,7 @@ def test_everything_is_reached_by_keyboard(windows, fleet):
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Now")
 
-    for letter, title in [("r", "Requests"), ("u", "Users"), ("m", "Models"), ("s", "Usage"), ("n", "Now"), ("u", "Users")]:
+    for letter, title in [("r", "Requests"), ("u", "Users"), ("m", "Models"), ("s", "Usage"), ("c", "Changes"), ("n", "Now"), ("u", "Users")]:
         page.keyboard.press("g")
         page.keyboard.press(letter)
         expect(page.get_by_role("heading", level=1)).to_have_text(title)

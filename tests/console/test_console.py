@@ -218,7 +218,7 @@ def test_a_users_key_opens_nothing_of_the_admins(windows, fleet):
         window = windows()
         page = window.sign_in(key)
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Me"])
-        for path in ["now", "users", "models", "usage"]:
+        for path in ["now", "users", "models", "usage", "changes"]:
             window.open(path)
             expect(page.get_by_role("heading", level=1)).to_have_text("Me")
         statuses = page.evaluate(
@@ -311,7 +311,41 @@ def test_usage_adds_up_and_comes_as_a_file(admin, fleet):
         assert download.value.path().read_text().splitlines()[1].startswith(f"{user},3,")
 
 
-@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage"])
+def test_changes_say_who_changed_what_and_come_as_a_file(admin, fleet):
+    with fleet.user(requests_per_minute=5) as (user, _):
+        assert fleet.admin("PUT", f"/users/{user}/limits", json={"requests_per_minute": 7}).status_code == 200
+        assert fleet.admin("PUT", f"/users/{user}/limits", json={"weight": -1}).status_code == 400
+        page = admin.open("changes")
+        page.get_by_label("Target").fill(user)
+        page.get_by_role("button", name="Search").click()
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(3)
+        expect(rows.nth(0)).to_contain_text("refused (400)")
+        changed = rows.nth(1)
+        for text in ["configured key", "admin", "PUT /admin/users/{id}/limits", user, "requests_per_minute: 5 → 7", "done (200)"]:
+            expect(changed).to_contain_text(text)
+        page.get_by_label("Method").select_option("POST")
+        page.get_by_role("button", name="Search").click()
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("POST /admin/users")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download CSV").click()
+        heading, *lines = download.value.path().read_text().splitlines()
+        assert heading.startswith("seq,at,admin,") and len(lines) == 1 and user in lines[0]
+
+
+def test_more_changes_come_page_by_page(admin, fleet):
+    with fleet.user() as (user, _):
+        for requests in range(60):
+            assert fleet.admin("PUT", f"/users/{user}/limits", json={"requests_per_minute": requests}).status_code == 200
+        page = admin.open(f"changes?target={user}")
+        expect(page.locator("tbody tr")).to_have_count(50)
+        page.get_by_role("button", name="Show more").click()
+        expect(page.locator("tbody tr")).to_have_count(61)
+        expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "changes"])
 def test_each_page_shows_what_there_is(admin, path):
     page = admin.open(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 
 from support import wait_until
 
-ADMIN_PAGES = ["now", "requests", "users", "models", "usage"]
+ADMIN_PAGES = ["now", "requests", "users", "models", "usage", "changes"]
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs/pictures"
 # Names, how many requests each keeps open, and the model.
 PEOPLE = [("alice", 6, "llama3.2"), ("bob", 5, "llava"), ("carol", 4, "llama3.2:1b"), ("dan", 4, "llama3.2")]

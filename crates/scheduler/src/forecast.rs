@@ -6,7 +6,7 @@
 
 use crate::{
     explain::{Alternative, Kind},
-    hosts::{Host, Hosts, TAKEN_SECONDS},
+    hosts::{HostOutlook, Hosts, TAKEN_SECONDS},
     ids::{NodeId, Time},
     instance::Instance,
     node::Node,
@@ -43,7 +43,7 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    fn of(host: &Host, first: usize, now: Time) -> Self {
+    fn of(host: &HostOutlook, first: usize, now: Time) -> Self {
         Self {
             node: host.node,
             first,
@@ -75,9 +75,12 @@ impl Place {
 
     /// Called after every change of its slots, its wait or what runs there.
     fn settle(&mut self, slots: &[f64]) {
-        let soonest = slots[self.first..self.first + self.count].iter().enumerate();
-        let soonest = soonest.min_by(|a, b| a.1.total_cmp(b.1));
-        self.soonest = soonest.map_or((self.first, f64::INFINITY), |(slot, wait)| (self.first + slot, *wait));
+        let slots = &slots[self.first..self.first + self.count];
+        // No slot is free sooner than now, so the first one that is ends the search.
+        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
+        let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let found = free.or_else(soonest);
+        self.soonest = found.map_or((self.first, f64::INFINITY), |(slot, wait)| (self.first + slot, wait));
         self.stretch = self.stretch_after(self.wait());
     }
 
@@ -118,7 +121,7 @@ impl Place {
 
 /// Where a request is served best.
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct Found {
+pub(crate) struct BestPlaces {
     /// The place that costs least, penalties included; `None` if the request may go nowhere.
     pub(crate) best: Option<(usize, f64)>,
     /// The place with the least total, penalties aside.
@@ -168,7 +171,7 @@ impl Forecast {
     }
 
     /// Adds a node that will have the model in memory in `ready` seconds.
-    pub(crate) fn add_load(&mut self, host: &Host, ready: f64, now: Time) {
+    pub(crate) fn add_load(&mut self, host: &HostOutlook, ready: f64, now: Time) {
         let first = self.slots.len();
         self.slots.resize(first + host.count, ready.max(TAKEN_SECONDS));
         let mut place = Place::of(host, first, now);
@@ -241,7 +244,7 @@ impl Forecast {
     }
 
     /// Finds the best place for a request.
-    pub(crate) fn seek<P: Fn(NodeId) -> Option<f64>>(&mut self, seeker: Seeker<'_, P>) -> Found {
+    pub(crate) fn seek<P: Fn(NodeId) -> Option<f64>>(&mut self, seeker: Seeker<'_, P>) -> BestPlaces {
         // Sorting does not pay for one request.
         if self.has_sought && self.order.is_empty() {
             let waits = self.places.iter().enumerate().map(|(index, place)| (place.wait(), index));
@@ -249,7 +252,7 @@ impl Forecast {
             self.order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
         self.has_sought = true;
-        let mut search = Search::new(seeker);
+        let mut search = PlaceSearch::new(seeker);
         let decode = search.seeker.work.output * self.least_token;
         if self.order.is_empty() {
             for (index, place) in self.places.iter_mut().enumerate() {
@@ -285,13 +288,13 @@ impl Forecast {
 }
 
 /// A search for the best place. Of equal ones the first counts.
-struct Search<'a, P> {
+struct PlaceSearch<'a, P> {
     seeker: Seeker<'a, P>,
     best: (f64, usize),
     cheapest: (f64, usize),
 }
 
-impl<'a, P: Fn(NodeId) -> Option<f64>> Search<'a, P> {
+impl<'a, P: Fn(NodeId) -> Option<f64>> PlaceSearch<'a, P> {
     const NOTHING: (f64, usize) = (f64::INFINITY, usize::MAX);
 
     fn new(seeker: Seeker<'a, P>) -> Self {
@@ -309,13 +312,17 @@ impl<'a, P: Fn(NodeId) -> Option<f64>> Search<'a, P> {
         place.recall(self.seeker.trail);
         let (total, first_token) = place.cost(self.seeker.work);
         let counted = penalty + if self.seeker.is_urgent { first_token } else { total };
-        let better = |new: f64, old: (f64, usize)| if (new, index) < old { (new, index) } else { old };
+        // A place without a slot would never be free.
+        let better = |new: f64, old: (f64, usize)| match (new, index) {
+            new if new.0 < f64::INFINITY && new < old => new,
+            _ => old,
+        };
         self.cheapest = better(total, self.cheapest);
         self.best = better(counted, self.best);
     }
 
-    fn found(&self) -> Found {
+    fn found(&self) -> BestPlaces {
         let place = |(seconds, index): (f64, usize)| (index < usize::MAX).then_some((index, seconds));
-        Found { best: place(self.best), cheapest: place(self.cheapest).map(|(index, _)| index) }
+        BestPlaces { best: place(self.best), cheapest: place(self.cheapest).map(|(index, _)| index) }
     }
 }

@@ -6,7 +6,7 @@ use crate::{
     ids::{NodeId, Time},
     instance::{Instance, Running},
     model::ModelId,
-    node::{Node, Opening},
+    node::{Node, NodeOpening},
     prefix::PrefixMemory,
     rates::Rates,
 };
@@ -16,14 +16,14 @@ pub(crate) const TAKEN_SECONDS: f64 = 1e-3;
 
 /// When a slot is expected to be free.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(crate) struct Slot {
+pub(crate) struct SlotEnd {
     /// The expected end of what runs there, in seconds.
     end: f64,
     /// However late it is, it is expected to take at least this many seconds more.
     least: f64,
 }
 
-impl Slot {
+impl SlotEnd {
     const FREE: Self = Self { end: f64::NEG_INFINITY, least: 0.0 };
 
     fn of(node: &Node, instance: &Instance, running: &Running, guess: f64) -> Self {
@@ -39,7 +39,7 @@ impl Slot {
 
 /// A node that has the model in memory.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(crate) struct Host {
+pub(crate) struct HostOutlook {
     pub(crate) node: NodeId,
     /// The changes of the node up to which this holds.
     changes: u64,
@@ -47,7 +47,7 @@ pub(crate) struct Host {
     pub(crate) first: usize,
     pub(crate) count: usize,
     pub(crate) is_resident: bool,
-    pub(crate) opening: Opening,
+    pub(crate) opening: NodeOpening,
     /// From when on one request more than the slots may be sent, in seconds.
     pub(crate) probes_from: f64,
     pub(crate) rates: Rates,
@@ -61,7 +61,7 @@ pub(crate) struct Host {
     pub(crate) in_slots_since: u64,
 }
 
-impl Host {
+impl HostOutlook {
     pub(crate) fn of(node: &Node, id: NodeId, instance: &Instance, guess: f64) -> Self {
         Self {
             node: id,
@@ -84,9 +84,9 @@ impl Host {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Hosts {
     /// In the order of node ids.
-    pub(crate) hosts: Vec<Host>,
+    pub(crate) hosts: Vec<HostOutlook>,
     /// The slots of one host are next to each other.
-    pub(crate) slots: Vec<Slot>,
+    pub(crate) slots: Vec<SlotEnd>,
     guess: f64,
 }
 
@@ -121,7 +121,7 @@ impl Hosts {
         let Some(new) = look_at(host.node, fleet, model, memory, guess).filter(|new| new.count == host.count) else {
             return false;
         };
-        self.hosts[index] = Host { first: host.first, ..new };
+        self.hosts[index] = HostOutlook { first: host.first, ..new };
         let slots = &mut self.slots[host.first..host.first + host.count];
         fill(slots, &fleet[host.node], model, guess);
         true
@@ -130,24 +130,30 @@ impl Hosts {
     fn add(&mut self, id: NodeId, fleet: &Fleet, model: ModelId, memory: Option<&PrefixMemory>, guess: f64) {
         let Some(host) = look_at(id, fleet, model, memory, guess) else { return };
         let first = self.slots.len();
-        self.slots.resize(first + host.count, Slot::FREE);
+        self.slots.resize(first + host.count, SlotEnd::FREE);
         fill(&mut self.slots[first..], &fleet[id], model, guess);
-        self.hosts.push(Host { first, ..host });
+        self.hosts.push(HostOutlook { first, ..host });
     }
 }
 
-fn look_at(id: NodeId, fleet: &Fleet, model: ModelId, memory: Option<&PrefixMemory>, guess: f64) -> Option<Host> {
+fn look_at(
+    id: NodeId,
+    fleet: &Fleet,
+    model: ModelId,
+    memory: Option<&PrefixMemory>,
+    guess: f64,
+) -> Option<HostOutlook> {
     let node = &fleet[id];
-    let host = Host::of(node, id, node.instance(model)?, guess);
+    let host = HostOutlook::of(node, id, node.instance(model)?, guess);
     let in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(id));
-    Some(Host { changes: fleet.changes(id), in_slots_since, ..host })
+    Some(HostOutlook { changes: fleet.changes(id), in_slots_since, ..host })
 }
 
-fn fill(slots: &mut [Slot], node: &Node, model: ModelId, guess: f64) {
-    slots.fill(Slot::FREE);
+fn fill(slots: &mut [SlotEnd], node: &Node, model: ModelId, guess: f64) {
+    slots.fill(SlotEnd::FREE);
     let Some(instance) = node.instance(model) else { return };
     for (slot, running) in slots.iter_mut().zip(&instance.running) {
-        *slot = Slot::of(node, instance, running, guess);
+        *slot = SlotEnd::of(node, instance, running, guess);
     }
 }
 

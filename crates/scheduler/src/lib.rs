@@ -8,10 +8,11 @@
 //! | type | holds |
 //! |---|---|
 //! | `Request` | one live request: queued or on one node, with its failures so far |
-//! | `FairQueue` | the waiting requests: a lane for each user, least service first, bounded, with deadlines |
+//! | `FairQueue` | the waiting requests: a lane for each user, in groups, least service first, bounded, with deadlines |
 //! | `Node` | its models, what runs, what is loaded, health, speed |
 //! | `Instance` | one model on one node: in memory or not, slots, what runs |
 //! | `Load` | a model being loaded into a node's memory |
+//! | `Hosts` | the nodes that have one model in memory, as the last plan saw them |
 //! | `Plan` | where the next requests would go as things stand; the algorithm is described there |
 //! | `Breaker` | unseen, closed, open until t, half-open |
 //! | `Drain` | how fast the queue drains, for `Retry-After` |
@@ -115,6 +116,7 @@ pub use self::{
     ids::{NodeId, RequestId, Time},
     learned::Learned,
     prefix::Prefix,
+    queue::Membership,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, Routed, Transitions, Use},
     route::{Route, RouteSet},

@@ -26,14 +26,14 @@ const TRIAL_SECONDS: f64 = 2.0;
 
 /// When a node takes requests again.
 #[derive(Copy, Clone, PartialEq, Debug)]
-pub(crate) struct Opening {
+pub(crate) struct NodeOpening {
     /// The end of its back-off.
     until: Option<Time>,
     /// First it must show that it answers.
     is_on_trial: bool,
 }
 
-impl Opening {
+impl NodeOpening {
     /// Seconds until then; 0 if it takes requests now.
     pub(crate) fn seconds(self, now: Time) -> f64 {
         let busy = self.until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
@@ -290,9 +290,9 @@ impl Node {
     }
 
     /// What decides when it takes requests.
-    pub(crate) fn opening(&self) -> Opening {
+    pub(crate) fn opening(&self) -> NodeOpening {
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
-        Opening { until: self.closed_until(), is_on_trial: !self.breaker.admits() || is_full }
+        NodeOpening { until: self.closed_until(), is_on_trial: !self.breaker.admits() || is_full }
     }
 
     /// Whether some requests are kept away from it, however little runs there.

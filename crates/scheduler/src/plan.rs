@@ -25,11 +25,11 @@ use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
     forecast::Forecast,
-    hosts::{Host, Hosts},
+    hosts::{HostOutlook, Hosts},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     queue::Next,
-    room::LoadOptions,
+    room::LoadChoices,
     scheduler::Scheduler,
 };
 
@@ -56,7 +56,7 @@ pub(crate) struct Plan {
     line: Vec<Next>,
     /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
     /// up.
-    pub(crate) options: [Option<LoadOptions>; 2],
+    pub(crate) options: [Option<LoadChoices>; 2],
     /// Requests that waited for the model before anything was placed.
     waiting: usize,
     /// Requests looked at so far that still wait.
@@ -115,7 +115,7 @@ impl Scheduler {
         plan.users_behind = self.users_behind(model);
         let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
         if plan.may_load {
-            let options = plan.options.iter().flatten().map(LoadOptions::len).sum::<usize>();
+            let options = plan.options.iter().flatten().map(LoadChoices::len).sum::<usize>();
             let pairs = looked * (plan.forecast.places.len() + options);
             let pause = (pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR).min(LONGEST_PAUSE);
             self.set_next_look(model, now.as_secs_f64() + pause);
@@ -174,7 +174,7 @@ impl Scheduler {
     pub(crate) fn add_load(&self, forecast: &mut Forecast, id: NodeId, model: ModelId, now: Time) -> f64 {
         let (node, ready) = (&self.fleet[id], self.ready_in(id, now));
         if let Some(instance) = node.instance(model) {
-            forecast.add_load(&Host::of(node, id, instance, self.guess), ready, now);
+            forecast.add_load(&HostOutlook::of(node, id, instance, self.guess), ready, now);
         }
         ready
     }

@@ -11,7 +11,7 @@ use crate::{
     ids::{NodeId, Time},
     model::ModelId,
     prefix::Prefix,
-    queue::{LaneId, LanePosition},
+    queue::{Charge, LaneId, LanePosition},
     route::Route,
 };
 
@@ -110,8 +110,8 @@ pub(crate) struct Attempt {
     pub(crate) has_first_byte: bool,
     /// Broken off after its first byte; the client is being told.
     pub(crate) is_abandoned: bool,
-    /// What the user was charged at dispatch.
-    pub(crate) charged: f64,
+    /// What the user, and the group, were charged at dispatch.
+    pub(crate) charged: Charge,
 }
 
 impl Request {
@@ -218,6 +218,7 @@ mod tests {
             id: RequestId(1),
             user: "u".into(),
             weight: 1.0,
+            membership: None,
             model: "m".into(),
             prompt_tokens: 1,
             max_output: None,

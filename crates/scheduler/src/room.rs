@@ -38,14 +38,14 @@ pub(crate) struct LoadOption {
 
 /// The nodes that could load a model.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct LoadOptions {
+pub(crate) struct LoadChoices {
     options: Vec<LoadOption>,
     most_slots: usize,
     /// The least seconds until the model is loaded, regret included, and the least seconds a token.
     least: (f64, f64),
 }
 
-impl LoadOptions {
+impl LoadChoices {
     fn of(options: Vec<LoadOption>) -> Self {
         let least = |figure: fn(&LoadOption) -> f64| options.iter().map(figure).fold(f64::INFINITY, f64::min);
         let least = (least(LoadOption::before_service), least(|option| option.rates.token * option.stretch.1));
@@ -118,7 +118,7 @@ impl LoadOption {
 
 impl Scheduler {
     /// Finds where a model could be loaded. An impatient request may evict models that were loaded only recently.
-    pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time) -> LoadOptions {
+    pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time) -> LoadChoices {
         let mut options = Vec::new();
         let shelves = &self.fleet.of(model).shelves;
         let (count, start) = (shelves.len(), self.load_cursor % shelves.len().max(1));
@@ -149,7 +149,7 @@ impl Scheduler {
         if passed < count {
             self.load_cursor = start + passed;
         }
-        LoadOptions::of(options)
+        LoadChoices::of(options)
     }
 
     /// Whether a model would not fit even if it were alone there.

@@ -14,7 +14,7 @@ use crate::http::ops::Lifecycle;
 use crate::http::usage::UsageRecord;
 use crate::relay::{Meters, OpenRequest};
 use crate::store::{Recorder, Store, UsageRow};
-use scheduler::{Alternative, Kind, Outcome, Scheduler, Step, Story, What};
+use scheduler::{Alternative, Backlog, Kind, Outcome, Scheduler, Step, Story, What};
 
 /// Why a request went where it went, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -146,16 +146,64 @@ fn summary(open: Option<&OpenRequest>, row: Option<&UsageRow>, story: Option<&St
         let node = open.and_then(|open| open.stage().node);
         return node.map_or_else(|| "It waits for a slot.".to_owned(), |node| format!("It runs on {node}."));
     };
-    let alternatives = story.and_then(dispatched).unwrap_or_default();
-    let other = alternatives.iter().find(|other| scheduler.node_name(other.node) != row.node.as_deref());
-    let other = other.map(|other| alternative(other, scheduler));
-    format!("{}{}", way(row, other.as_deref()), end(row))
+    let sent = story.and_then(dispatched);
+    let is_taken = |each: &&Alternative| scheduler.node_name(each.node) == row.node.as_deref();
+    let weighed = sent.map(|step| &*step.alternatives).unwrap_or_default();
+    let other = weighed.iter().find(|each| !is_taken(each)).map(|other| alternative(other, scheduler));
+    let cached = match (weighed.iter().find(is_taken), &row.node) {
+        (Some(taken), Some(node)) => cached(taken.prompt, taken.cached, node),
+        _ => None,
+    };
+    let slot = sent.and_then(|step| step.backlog).and_then(|backlog| slot_taken_for_the_queue(&backlog));
+    let load = story.and_then(load_for_the_queue);
+    let reasons: String = [slot, load, cached].into_iter().flatten().map(|reason| format!("{reason} ")).collect();
+    format!("{}{reasons}{}", way(row, other.as_deref()), end(row))
 }
 
-/// What was weighed up when it was last dispatched.
-fn dispatched(story: &Story) -> Option<&[Alternative]> {
-    let step = story.steps.iter().rev().find(|step| matches!(step.what, What::Dispatched(..)))?;
-    Some(&step.alternatives)
+/// When it was last dispatched.
+fn dispatched(story: &Story) -> Option<&Step> {
+    story.steps.iter().rev().find(|step| matches!(step.what, What::Dispatched(..)))
+}
+
+/// How much of the prompt its node did not have to read.
+fn cached(prompt: f64, cached: f64, node: &str) -> Option<String> {
+    let (prompt, cached) = (prompt.round() as u64, cached.round() as u64);
+    let sentence = || {
+        let (cached, prompt) = (thousands(cached), thousands(prompt));
+        format!("{cached} of {prompt} prompt tokens were expected in {node}'s cache.")
+    };
+    (cached > 0).then(sentence)
+}
+
+/// Why it did not wait for a faster node, if the queue was the reason.
+fn slot_taken_for_the_queue(backlog: &Backlog) -> Option<String> {
+    let served = backlog.absorbed?;
+    let served = if served == 0 { "none".to_owned() } else { thousands(served as u64) };
+    let waiting = thousands(backlog.waiting as u64);
+    Some(format!(
+        "It did not wait for a faster node: of {waiting} requests for the same model, the slots in use could have \
+         served {served} sooner."
+    ))
+}
+
+/// What spoke for the load that it caused, if those behind it did.
+fn load_for_the_queue(story: &Story) -> Option<String> {
+    let load = story.steps.iter().rev().find(|step| matches!(step.what, What::AskedForLoad(_)))?;
+    let backlog = load.backlog.filter(|backlog| backlog.users_behind > 0 && backlog.behind_seconds >= 0.05)?;
+    let behind = match backlog.users_behind {
+        1 => "1 user behind it uses".to_owned(),
+        users => format!("{} users behind it use", thousands(users as u64)),
+    };
+    Some(format!(
+        "{behind} the same model and would have waited {:.1} s longer without the load.",
+        backlog.behind_seconds
+    ))
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(",")
 }
 
 fn alternative(other: &Alternative, scheduler: &Scheduler) -> String {
@@ -199,5 +247,52 @@ fn end(row: &UsageRow) -> String {
         ("deadline", _) => "It took longer than this service allows.".to_owned(),
         ("interrupted", _) => "The gateway stopped before its end.".to_owned(),
         (status, _) => format!("It failed: {status} ({code})."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backlog(waiting: usize) -> Backlog {
+        Backlog { waiting, ahead: 0, absorbed: None, users_behind: 0, behind_seconds: 0.0 }
+    }
+
+    fn asked_for_load(backlog: Backlog) -> Story {
+        let what = What::AskedForLoad(scheduler::NodeId(0));
+        let step = Step { at: Duration::ZERO, what, alternatives: Vec::new(), backlog: Some(backlog) };
+        Story { arrived: Duration::ZERO, ahead: 0, expected: None, steps: vec![step] }
+    }
+
+    #[test]
+    fn what_was_expected_in_the_cache_is_said_and_nothing_otherwise() {
+        let said = cached(3400.4, 3100.0, "fast");
+        assert_eq!(said.as_deref(), Some("3,100 of 3,400 prompt tokens were expected in fast's cache."));
+        assert_eq!(cached(3400.0, 0.0, "fast"), None);
+    }
+
+    #[test]
+    fn a_slot_taken_because_of_the_queue_names_those_who_wait() {
+        let said = slot_taken_for_the_queue(&Backlog { absorbed: Some(7), ..backlog(1200) });
+        assert_eq!(
+            said.as_deref(),
+            Some(
+                "It did not wait for a faster node: of 1,200 requests for the same model, the slots in use could have \
+                 served 7 sooner."
+            )
+        );
+        assert_eq!(slot_taken_for_the_queue(&backlog(1200)), None, "it was its own choice");
+    }
+
+    #[test]
+    fn a_load_names_the_users_behind_if_they_would_have_waited_longer() {
+        let behind = |users_behind, behind_seconds| {
+            load_for_the_queue(&asked_for_load(Backlog { users_behind, behind_seconds, ..backlog(20) }))
+        };
+        let said = "12 users behind it use the same model and would have waited 3.1 s longer without the load.";
+        assert_eq!(behind(12, 3.14).as_deref(), Some(said));
+        let said = "1 user behind it uses the same model and would have waited 3.1 s longer without the load.";
+        assert_eq!(behind(1, 3.14).as_deref(), Some(said));
+        assert_eq!((behind(0, 3.14), behind(12, 0.01)), (None, None));
     }
 }

@@ -49,6 +49,25 @@ fn check_share(run: &Run, decision: &Decision) {
     }
 }
 
+/// Ends every request, and checks that nothing of any is left.
+fn run_out(run: &mut Run) {
+    for _ in 0..=run.arrived {
+        run.known.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+            let position = run.known.keys().position(|known| *known == id);
+            if let Some(position) = position {
+                run.step(&Move::Complete(position));
+            }
+        });
+    }
+    run.check_conservation();
+    assert_eq!((run.scheduler.queued(), run.scheduler.in_flight()), (0, 0));
+    assert!(run.scheduler.requests.is_empty());
+    assert_eq!(run.scheduler.costly_retries, 0);
+    assert_eq!(run.scheduler.queue.next_deadline(), None);
+    assert_eq!(run.scheduler.queue.models().count(), 0);
+    assert!(run.scheduler.nodes().iter().all(|node| node.in_flight == 0));
+}
+
 proptest! {
     #![proptest_config(config(120))]
 
@@ -93,21 +112,26 @@ proptest! {
             run.step(step);
             run.check_occupancy();
         }
-        for _ in 0..=run.arrived {
-            run.known.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
-                let position = run.known.keys().position(|known| *known == id);
-                if let Some(position) = position {
-                    run.step(&Move::Complete(position));
-                }
-            });
+        run_out(&mut run);
+    }
+
+    #[test]
+    fn the_same_holds_for_users_who_go_from_group_to_group(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut run = Run::new();
+        run.group_of = |user, arrived| {
+            let group = (user as u128 + arrived / 9) % 3;
+            let membership = Membership { group: format!("g{group}").into(), weight: 1.0 + (arrived % 2) as f64 };
+            (group > 0).then_some(membership)
+        };
+        for step in &steps {
+            run.step(step);
+            run.check_occupancy();
+            run.check_conservation();
+            run.check_work_conservation();
         }
-        run.check_conservation();
-        prop_assert_eq!((run.scheduler.queued(), run.scheduler.in_flight()), (0, 0));
-        prop_assert!(run.scheduler.requests.is_empty());
-        prop_assert_eq!(run.scheduler.costly_retries, 0);
-        prop_assert_eq!(run.scheduler.queue.next_deadline(), None);
-        prop_assert_eq!(run.scheduler.queue.models().count(), 0);
-        prop_assert!(run.scheduler.nodes().iter().all(|node| node.in_flight == 0));
+        run_out(&mut run);
     }
 
     #[test]
