@@ -9,6 +9,7 @@ export const adminPages = [
   page("users", "u", () => import("./pages/users.js")),
   page("models", "m", () => import("./pages/models.js")),
   page("usage", "s", () => import("./pages/usage.js")),
+  page("admins", "a", () => import("./pages/admins.js")),
   page("changes", "c", () => import("./pages/changes.js")),
 ];
 

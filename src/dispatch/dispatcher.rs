@@ -110,9 +110,10 @@ impl Dispatcher {
         Ticket { dispatcher: self.clone(), id, words, is_taking, load_cost }
     }
 
-    /// The record of one of the latest requests.
+    /// The story of a request that has not ended, or did in the last hour.
     pub fn story(&self, request_id: Uuid) -> Option<Story> {
-        self.read(|scheduler| scheduler.story(id_of(request_id)).cloned())
+        let now = self.clock.uptime();
+        self.read(|scheduler| scheduler.story(id_of(request_id), now).cloned())
     }
 
     /// The first `most` waiting requests, next in turn first, each with its request id.
@@ -327,7 +328,8 @@ impl Ticket {
 
     /// How many requests waited when this one arrived, and when its first token was expected.
     pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
-        self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
+        let now = self.dispatcher.clock.uptime();
+        self.dispatcher.read(|scheduler| match scheduler.story(self.id, now) {
             Some(story) => {
                 (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
             }

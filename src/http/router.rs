@@ -1,17 +1,22 @@
 //! Which handler answers which path?
 use actix_web::HttpRequest;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, Data, ServiceConfig};
 
+use super::admin::demo::DemoTraffic;
 use super::error::ApiError;
 use super::resource::{get, post, resource};
 use super::settings::ServerSettings;
 use super::{admin, console, docs, inference, me, models, native, ops, own_keys, plain_words, usage};
 
-/// Every route that these settings ask for. Anything else is a 404, and a wrong method a 405, both as JSON.
-pub fn routes(settings: &ServerSettings, config: &mut ServiceConfig) {
+/// Every route that these settings ask for, and the demo's where it is one. Anything else is a 404, and a wrong method a 405, both
+/// as JSON.
+pub fn routes(settings: &ServerSettings, demo: Option<&DemoTraffic>, config: &mut ServiceConfig) {
     config.configure(always);
     if settings.console {
         config.configure(console::routes);
+    }
+    if let Some(traffic) = demo {
+        config.app_data(Data::new(traffic.clone())).configure(admin::demo::routes);
     }
 }
 

@@ -167,6 +167,17 @@ async fn the_console_stays_within_its_budget() {
 }
 
 #[actix_rt::test]
+async fn only_the_demo_has_the_demos_traffic() {
+    let app = app().await;
+    for method in [Method::GET, Method::PUT] {
+        let key = format!("Bearer {ADMIN_KEY}");
+        let headers = [("authorization", key.as_str())];
+        error_of(&app.send_with(method, "/admin/demo", &headers, json!({"traffic": true}).to_string()).await, 404);
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn the_console_can_be_switched_off() {
     let nodes = vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)];
     let change = |config: &mut Config| config.server.console = false;

@@ -30,7 +30,7 @@ const SUMS: [&str; 10] = [
     "prefill_ms",
     "decode_ms",
 ];
-const DIMENSIONS: [&str; 6] = ["user", "key", "model", "node", "day", "status"];
+const DIMENSIONS: [&str; 7] = ["user", "key", "model", "node", "day", "status", "group"];
 const DAY_MS: i64 = 86_400_000;
 
 /// Somebody else who opens the database, or makes its file.
@@ -86,6 +86,7 @@ impl Numbers {
     fn row(&mut self, day: i32) -> Model {
         let key = self.one_of(&["", "key_1", "key_2"]);
         let node = self.one_of(&["", "a", "b"]);
+        let group = self.one_of(&["", "lab", "lab~2"]);
         Model {
             request_id: self.id(day),
             user_id: self.one_of(&["ann", "bob", "carl"]).to_owned(),
@@ -111,6 +112,7 @@ impl Numbers {
             limit_name: None,
             http_status: None,
             requests: 1,
+            group_id: Some(group.to_owned()).filter(|group| !group.is_empty()),
         }
     }
 }
@@ -122,6 +124,7 @@ fn without_reason(row: &Model) -> ActiveModel {
     row.limit_name = NotSet;
     row.http_status = NotSet;
     row.requests = NotSet;
+    row.group_id = NotSet;
     row
 }
 
@@ -140,6 +143,7 @@ fn label(row: &Model, dimension: &str) -> Value {
         "model" => json!(row.model),
         "node" => json!(row.node),
         "day" => json!(date(row.day)),
+        "group" => json!(row.group_id),
         _ => json!(row.status),
     }
 }
@@ -148,6 +152,7 @@ fn field(dimension: &str) -> &str {
     match dimension {
         "user" => "user_id",
         "key" => "key_id",
+        "group" => "group_id",
         other => other,
     }
 }
@@ -218,7 +223,7 @@ async fn table(app: &TestApp, query: &str) -> Vec<Value> {
     let headings = reader.headers().unwrap().clone();
     let value = |heading: &str, text: &str| match heading {
         sum if SUMS.contains(&sum) => json!(text.parse::<i64>().unwrap()),
-        "key_id" | "node" if text.is_empty() => Value::Null,
+        "key_id" | "node" | "group_id" if text.is_empty() => Value::Null,
         _ => json!(text),
     };
     let object = |record: csv::StringRecord| {

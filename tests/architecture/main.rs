@@ -46,7 +46,11 @@ const ROOTS: [&str; 8] = [
 /// Libraries, the modules (or files) that may name them, and why others may not.
 const OWNED: [(&[&str], &[&str], &str); 7] = [
     (&["sea_orm", "sea_orm_migration", "sqlx", "entity", "migration"], &["store"], "the store hides the database"),
-    (&["awc", "actix_tls"], &["fleet", "relay", "trace", "cli/healthcheck.rs"], "others have no client"),
+    (
+        &["awc", "actix_tls"],
+        &["fleet", "relay", "trace", "cli/healthcheck.rs", "cli/traffic.rs"],
+        "others have no client",
+    ),
     (&["actix_web", "utoipa"], &["http", "app"], "only the door speaks HTTP to clients"),
     (&["actix_rt"], &["fleet", "app", "cli"], "tasks are spawned where they are stopped"),
     (

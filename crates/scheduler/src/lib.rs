@@ -78,6 +78,7 @@ mod health_log;
 mod hosts;
 mod ids;
 mod instance;
+mod journal;
 mod learned;
 mod load;
 mod loading;

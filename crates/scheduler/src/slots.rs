@@ -82,6 +82,14 @@ impl Slots {
         }
     }
 
+    /// Time has passed for those that are running.
+    pub(crate) fn look(&mut self, running: &[Running], now: f64) {
+        if let Self::Learned { count, evidence: Some(evidence), .. } = self {
+            evidence.look(running, now);
+            evidence.conclude(count);
+        }
+    }
+
     /// A request ended. `running` are those that run on.
     pub(crate) fn ended(&mut self, gone: &Running, is_whole: bool, running: &[Running], now: f64) {
         if let Self::Learned { count, evidence: Some(evidence), .. } = self {

@@ -1,15 +1,22 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 pub mod admins;
 pub mod audit;
+pub(super) mod demo;
+pub mod drain;
 pub mod events;
 mod given;
+mod group_fields;
+pub(super) mod groups;
 pub mod key_bodies;
 pub mod keys;
 pub mod limits;
 pub mod models;
 pub mod node_fields;
+pub mod node_settings;
 pub mod nodes;
+mod outcome;
 pub mod queue;
+mod reasons;
 pub mod reload;
 pub mod requests;
 mod routes;

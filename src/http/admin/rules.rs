@@ -37,6 +37,11 @@ const RULES: &[Rule] = &[
     read("/admin/users/{id}/usage"),
     read("/admin/users/{id}/limits"),
     rule("PUT", "/admin/users/{id}/limits", Role::Admin, 200),
+    read("/admin/groups"),
+    rule("POST", "/admin/groups", Role::Admin, 201),
+    read("/admin/groups/{id}"),
+    rule("PATCH", "/admin/groups/{id}", Role::Admin, 200),
+    rule("DELETE", "/admin/groups/{id}", Role::Admin, 200),
     read("/admin/usage"),
     read("/admin/queue"),
     read("/admin/events"),
@@ -64,6 +69,8 @@ const RULES: &[Rule] = &[
     rule("DELETE", "/admin/admins/{name}", Role::Admin, 200),
     rule("POST", "/admin/admins/{name}/rotate", Role::Admin, 200),
     read("/admin/audit"),
+    read("/admin/demo"),
+    rule("PUT", "/admin/demo", Role::Operator, 200),
 ];
 
 impl Rule {

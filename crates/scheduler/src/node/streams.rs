@@ -65,7 +65,9 @@ impl Node {
                 instance.correction.observe(sample / expected);
             }
         }
-        let Some(running) = self.instance_mut(model).and_then(|instance| instance.find_running(id)) else { return };
+        let Some(instance) = self.instance_mut(model) else { return };
+        instance.slots.look(&instance.running, now);
+        let Some(running) = instance.find_running(id) else { return };
         running.delivered = running.delivered.max(tokens);
         if is_worth_it {
             running.heard_at = now;

@@ -6,8 +6,8 @@
 //! | plain, if the node says how long it worked | that long before its end | its end |
 //! | other plain | a part of the time that its work takes at the fastest pace seen, before its end | its end |
 //!
-//! All three are late rather than early. Two requests that the node took one after the other, in whatever order, thus
-//! never seem to be at work at once.
+//! All three begin late rather than early, and the last part of each is left out, as the gateway may hear of an end
+//! late. Two requests that the node took one after the other, in whatever order, thus never seem to be at work at once.
 
 use std::collections::VecDeque;
 
@@ -29,6 +29,10 @@ const RAREST_PROBE: u32 = 64;
 const LATE_IN_A_ROW: u32 = 8;
 /// A shorter wait may have any cause, in seconds.
 const LEAST_WAIT: f64 = 0.02;
+/// The gateway hears of an end at most so much later than it happened, in seconds.
+const HEARD_WITHIN: f64 = 0.05;
+/// The most of the work that is left out for that.
+const LEFT_OUT: f64 = 0.25;
 
 /// What was seen of the requests of a model on a node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -104,7 +108,12 @@ impl Evidence {
             self.late += u32::from(self.is_late(began.sent_at, now, least));
         }
         self.reading.observe(now - began.sent_at, began.uncached);
-        self.at_once = self.at_once.max(at_work(running, now));
+        self.look(running, now);
+    }
+
+    /// Looks at what is running.
+    pub(super) fn look(&mut self, running: &[Running], now: f64) {
+        self.at_once = self.at_once.max(at_work(running, now - HEARD_WITHIN));
     }
 
     pub(super) fn ended(
@@ -139,9 +148,11 @@ impl Evidence {
             }
             _ => None,
         };
-        if let Some(from) = from.filter(|from| *from < now) {
-            self.add(Span { from, to: now }, running);
+        if let Some(from) = from {
+            let to = now - HEARD_WITHIN.min(LEFT_OUT * (now - from));
+            self.add(Span { from, to }, running);
         }
+        self.look(running, now);
         keep(&mut self.ends, now);
         if self.probe == Some(gone.id) {
             self.probe = None;
@@ -151,8 +162,11 @@ impl Evidence {
 
     /// The most are at work at once when one of them begins.
     fn add(&mut self, span: Span, running: &[Running]) {
+        if span.to <= span.from {
+            return;
+        }
         keep(&mut self.spans, span);
-        let starts = self.spans.iter().map(|span| span.from).filter(|start| *start >= span.from);
+        let starts = self.spans.iter().map(|span| span.from).filter(|start| (span.from..span.to).contains(start));
         let at_once = starts.map(|start| {
             let ended = self.spans.iter().filter(|span| span.from <= start && start < span.to).count();
             u32::try_from(ended).unwrap_or(u32::MAX).saturating_add(at_work(running, start))
