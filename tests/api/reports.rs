@@ -707,3 +707,33 @@ async fn a_file_sums_up_only_while_it_is_the_database() {
     store.close().await;
     db.close().await.unwrap();
 }
+
+/// A file that a gateway has used sums up by itself; sums outlive rows, so they must not be made anew.
+#[actix_rt::test]
+async fn sums_from_before_there_were_groups_stay_and_are_of_none() {
+    for database in TestDatabase::each().await {
+        let before = Migrator::migrations().iter().position(|step| step.name().ends_with("000400_groups")).unwrap();
+        let db = operator(&database.url).await;
+        Migrator::up(&db, Some(u32::try_from(before).unwrap())).await.unwrap();
+        if db.get_database_backend() == DatabaseBackend::Sqlite {
+            let trigger = "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage BEGIN \
+                           UPDATE usage_rollups SET requests = 0; END";
+            db.execute_unprepared(trigger).await.unwrap();
+        }
+        let sum =
+            "INSERT INTO usage_rollups VALUES (20000, 'ann', '', 'm', 'a', 'completed', 3, 10, 20, 1, 1, 1, 1, 1)";
+        db.execute_unprepared(sum).await.unwrap();
+        db.close().await.unwrap();
+
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 2)], database, |_| {}).await;
+        let key = app.user("ann").await;
+        let (groups, total) = report(&app, "group_by=group,user&to=2026-01-01", 10).await;
+        assert_eq!((groups.len(), &groups[0]["group_id"], &groups[0]["user_id"]), (1, &Value::Null, &json!("ann")));
+        assert_eq!((&total["requests"], &total["total_tokens"]), (&json!(3), &json!(30)));
+        assert_eq!(app.chat(&key, "llama3.2", "hi").await.status, 200);
+        let (_, total) = report(&app, "group_by=group", 10).await;
+        assert_eq!(total["requests"], 4, "new rows are added");
+        app.stop().await;
+    }
+}
