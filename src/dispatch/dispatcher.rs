@@ -18,8 +18,8 @@ use super::load_cost::LoadCost;
 use super::sharing::Sharing;
 use crate::clock::Clock;
 use scheduler::{
-    Arrival, Decision, Event, Failure, HealthChange, Learned, NodeId, NodeSpec, Outcome, Pace, QueueLimits, Reach,
-    Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
+    Arrival, Decision, Event, Failure, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome,
+    Pace, QueueLimits, Reach, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
 /// More than a ticket ever receives: a grant and an end for each of three attempts, and a refusal.
@@ -131,6 +131,22 @@ impl Dispatcher {
     /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+    }
+
+    /// Every node of the fleet, in the order of joining. They are read a few at a time, so that no decision waits long;
+    /// they may be a moment apart.
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let (mut views, mut first) = (Vec::new(), 0);
+        loop {
+            let page =
+                |scheduler: &Scheduler| (scheduler.nodes_from(NodeId(first), NODES_AT_A_LOOK), scheduler.node_count());
+            let (page, count) = self.read(page);
+            views.extend(page);
+            first += NODES_AT_A_LOOK;
+            if first >= count {
+                return views;
+            }
+        }
     }
 
     /// What has become of the health of nodes since this was asked last; waits until there is something. For one task.
@@ -363,5 +379,24 @@ impl Drop for Ticket {
             core.tickets.remove(&self.id);
             core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_is_seen_once_however_many_looks_it_takes() {
+        let count = 2 * NODES_AT_A_LOOK + 3;
+        let spec = |node| NodeSpec { name: format!("node-{node}"), slots: Some(1), vram_bytes: None };
+        let (dispatcher, _errands) =
+            Dispatcher::new(QueueLimits::default(), (0..count).map(spec).collect(), Clock::start());
+        dispatcher.report(Event::NodeLeft { node: NodeId(1) });
+
+        let names: Vec<String> = dispatcher.nodes().into_iter().map(|node| node.name).collect();
+
+        let expected: Vec<String> = (0..count).filter(|node| *node != 1).map(|node| format!("node-{node}")).collect();
+        assert_eq!(names, expected);
     }
 }

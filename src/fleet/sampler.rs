@@ -7,10 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::context::FleetContext;
 use super::series::{INTERVAL, Point};
 use crate::metrics::Beat;
-use scheduler::NodeId;
-
-/// Nodes that are looked at with the scheduler's lock held.
-const AT_A_LOOK: usize = 256;
+use scheduler::{NODES_AT_A_LOOK, NodeId};
 
 /// Looks at the counters.
 #[derive(Debug)]
@@ -78,9 +75,9 @@ impl Sampler {
             let (more, count) = self
                 .context
                 .dispatcher
-                .read(|scheduler| (scheduler.sizes_from(NodeId(first), AT_A_LOOK), scheduler.node_count()));
+                .read(|scheduler| (scheduler.sizes_from(NodeId(first), NODES_AT_A_LOOK), scheduler.node_count()));
             sizes.extend(more);
-            first += AT_A_LOOK;
+            first += NODES_AT_A_LOOK;
             if first >= count {
                 return sizes;
             }

@@ -147,7 +147,7 @@ pub async fn ready(lifecycle: Data<Lifecycle>) -> HttpResponse {
 pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiError> {
     // Encoding thousands of series takes a while, and this worker has streams to serve.
     let text = web::block(move || {
-        let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), queued(scheduler)));
+        let (nodes, queued) = (lifecycle.dispatcher.nodes(), lifecycle.dispatcher.read(queued));
         let sharing = lifecycle.dispatcher.sharing();
         lifecycle.metrics.scrape(&Snapshot {
             nodes: nodes.into_iter().map(gauges).collect(),

@@ -37,7 +37,7 @@ impl Scheduler {
 
     /// A node answers a request, so the nodes that failed it before are to blame.
     fn convict(&mut self, id: RequestId, now: Time) {
-        let failures = self.requests.get_mut(&id).map(Request::answered).unwrap_or_default();
+        let failures = self.requests.get_mut(&id).map(|request| request.answered()).unwrap_or_default();
         for (node, epoch, failure) in failures {
             self.judge(node, |node| node.convicted(failure, epoch, now));
         }
@@ -202,7 +202,7 @@ impl Scheduler {
     }
 
     /// Ends a waiting request.
-    fn forget(&mut self, id: RequestId, now: Time) -> Option<Request> {
+    fn forget(&mut self, id: RequestId, now: Time) -> Option<Box<Request>> {
         let request = self.requests.remove(&id)?;
         self.costly_retries -= usize::from(request.is_budgeted_retry());
         self.queue.remove(request.lane, request.position(), now);

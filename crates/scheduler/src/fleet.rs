@@ -69,6 +69,8 @@ pub(crate) struct Fleet {
     entered: Vec<Entered>,
     whereabouts: Vec<Whereabouts>,
     touched: Vec<NodeId>,
+    /// By node: how often it was touched.
+    changes: Vec<u64>,
     /// Nodes with a load in progress.
     loading: BTreeSet<NodeId>,
     /// Those of them that were touched since their loads were last taken on.
@@ -108,6 +110,7 @@ impl Fleet {
         let id = NodeId(self.nodes.len());
         self.nodes.push(node);
         self.entered.push(Entered::default());
+        self.changes.push(0);
         self.touch(id);
     }
 
@@ -131,7 +134,13 @@ impl Fleet {
         (node.0 < self.nodes.len()).then(|| &mut self[node])
     }
 
+    /// A number that changes whenever anything about a node may have changed.
+    pub(crate) fn changes(&self, node: NodeId) -> u64 {
+        self.changes[node.0]
+    }
+
     fn touch(&mut self, node: NodeId) {
+        self.changes[node.0] += 1;
         if self.loading.contains(&node) {
             self.touched_loads.insert(node);
         }

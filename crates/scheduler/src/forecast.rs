@@ -1,58 +1,18 @@
 //! When will each slot of a model be free, and how long would a request take there? A plan has one forecast for its
-//! model.
+//! model: it starts from what is so now, and places the requests that are planned.
+//!
+//! Every request goes to the place where it costs least. What it costs anywhere is at least the wait there, so the
+//! places are searched in the order of their waits, and only until the wait alone is longer than the best total.
 
 use crate::{
-    estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN},
     explain::{Alternative, Kind},
-    fleet::Fleet,
+    hosts::{HostOutlook, Hosts, TAKEN_SECONDS},
     ids::{NodeId, Time},
     instance::Instance,
-    model::ModelId,
     node::Node,
-    prefix::{Prefix, PrefixMemory},
+    prefix::{PrefixMemory, Trail},
+    rates::{Rates, Work},
 };
-
-/// The place of a node that has none.
-const NOWHERE: u32 = u32::MAX;
-/// The least time for which a taken slot counts as taken, so that it is never mistaken for a free one.
-const TAKEN_SECONDS: f64 = 1e-3;
-
-/// How long a model takes on a node; computed once for each plan.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Rates {
-    /// Seconds a token for a stream that runs alone.
-    token: f64,
-    /// How much each other stream lengthens that.
-    slowdown: f64,
-    /// Seconds until the first token of an empty prompt, and for each prompt token.
-    prefill: (f64, f64),
-}
-
-impl Rates {
-    pub(crate) fn of(node: &Node, instance: &Instance, guess: f64) -> Self {
-        let token = node.token_seconds(instance, guess);
-        let unmeasured = (0.0, token / PREFILL_RATIO);
-        Self { token, slowdown: node.speed.slowdown(), prefill: instance.prefill.straight().unwrap_or(unmeasured) }
-    }
-
-    /// The factors by which reading and writing take longer beside this many other streams.
-    pub(crate) fn stretch(&self, others: f64) -> (f64, f64) {
-        (1.0 + PREFILL_SLOWDOWN * others, 1.0 + self.slowdown * others)
-    }
-
-    /// Seconds to read the prompt and to write the answer.
-    pub(crate) fn service(&self, uncached: f64, output: f64, stretch: (f64, f64)) -> (f64, f64) {
-        let (fixed, each) = self.prefill;
-        ((fixed + each * uncached).max(0.0) * stretch.0, output * self.token * stretch.1)
-    }
-}
-
-/// A request's size in tokens, which decides how long it takes.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Work {
-    pub(crate) prompt: f64,
-    pub(crate) output: f64,
-}
 
 /// A node that has the model in memory, or will once a load has ended.
 #[derive(Copy, Clone, Debug)]
@@ -60,32 +20,49 @@ pub(crate) struct Place {
     pub(crate) node: NodeId,
     first: usize,
     count: usize,
-    pub(crate) is_resident: bool,
+    is_resident: bool,
     /// Seconds until the node takes requests at all, free slots aside.
-    pub(crate) opens_in: f64,
+    opens_in: f64,
     /// One request more than the slots may be sent, to see whether it runs in parallel.
-    pub(crate) wants_probe: bool,
+    wants_probe: bool,
     rates: Rates,
-    /// How much of the prompt expected in slots and in the host's memory is really found there, as shares.
     trust: (f64, f64),
     /// Other requests on the node, including those that this plan placed there.
     others: f64,
     /// What they make of `rates`.
     stretch: (f64, f64),
-    /// For the request being placed: prompt tokens that the node is expected to have cached.
+    /// Prompt tokens that the node is expected to have cached, by the last [`Forecast::set_cached`] or
+    /// [`Forecast::seek`] that came here.
     pub(crate) cached: f64,
     pub(crate) is_in_host: bool,
     /// The same before `trust` is applied.
     pub(crate) remembered: f64,
-    /// When the newest prompt that begins as this one was used there; 0 if none was.
-    used: u64,
-    /// Prompts used before then are in the host's memory only.
     in_slots_since: u64,
     /// The slot that will be free first, and the seconds until then.
     soonest: (usize, f64),
 }
 
 impl Place {
+    fn of(host: &HostOutlook, first: usize, now: Time) -> Self {
+        Self {
+            node: host.node,
+            first,
+            count: host.count,
+            is_resident: host.is_resident,
+            opens_in: host.opening.seconds(now),
+            wants_probe: host.probes_from <= now.as_secs_f64(),
+            rates: host.rates,
+            trust: host.trust,
+            others: host.running,
+            stretch: (1.0, 1.0),
+            cached: 0.0,
+            is_in_host: false,
+            remembered: 0.0,
+            in_slots_since: host.in_slots_since,
+            soonest: (first, f64::INFINITY),
+        }
+    }
+
     /// Seconds until a slot is free here.
     pub(crate) fn wait(&self) -> f64 {
         self.soonest.1.max(self.opens_in)
@@ -96,8 +73,14 @@ impl Place {
         self.is_resident && self.opens_in == 0.0 && (self.soonest.1 == 0.0 || self.wants_probe)
     }
 
-    /// Called after every change of its wait or of what runs there.
-    fn settle(&mut self) {
+    /// Called after every change of its slots, its wait or what runs there.
+    fn settle(&mut self, slots: &[f64]) {
+        let slots = &slots[self.first..self.first + self.count];
+        // No slot is free sooner than now, so the first one that is ends the search.
+        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
+        let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let found = free.or_else(soonest);
+        self.soonest = found.map_or((self.first, f64::INFINITY), |(slot, wait)| (self.first + slot, wait));
         self.stretch = self.stretch_after(self.wait());
     }
 
@@ -126,6 +109,34 @@ impl Place {
         let (prompt, cached) = (work.prompt, self.cached);
         Alternative { node: self.node, kind, wait, load: 0.0, regret: 0.0, prefill, decode, prompt, cached }
     }
+
+    /// Sets how much the node has cached of the request that is placed next.
+    fn recall(&mut self, trail: &Trail<'_>) {
+        let (remembered, used) = trail.on(self.node);
+        self.remembered = remembered;
+        self.is_in_host = used > 0 && used < self.in_slots_since;
+        self.cached = remembered * if self.is_in_host { self.trust.1 } else { self.trust.0 };
+    }
+}
+
+/// Where a request is served best.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct BestPlaces {
+    /// The place that costs least, penalties included; `None` if the request may go nowhere.
+    pub(crate) best: Option<(usize, f64)>,
+    /// The place with the least total, penalties aside.
+    pub(crate) cheapest: Option<usize>,
+}
+
+/// A request that looks for a place.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Seeker<'a, P> {
+    pub(crate) work: Work,
+    pub(crate) trail: &'a Trail<'a>,
+    /// Only the seconds until its first token count.
+    pub(crate) is_urgent: bool,
+    /// Seconds to add for a node; `None` if it must not go there.
+    pub(crate) penalty: P,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -134,93 +145,72 @@ pub(crate) struct Forecast {
     pub(crate) places: Vec<Place>,
     /// Seconds until each slot is free; the slots of one place are next to each other.
     slots: Vec<f64>,
-    /// By node: its place, or [`NOWHERE`].
-    place_of: Vec<u32>,
+    /// The waits of the places and their indexes, in order; empty until a second request looks for a place.
+    order: Vec<(f64, usize)>,
+    has_sought: bool,
+    /// Seconds a token where that is least; nothing that is planned makes a place faster than this.
+    least_token: f64,
+    /// Places where a request would start at once.
+    starts: usize,
 }
 
 impl Forecast {
     /// Starts from the model's slots as they are now.
-    pub(crate) fn begin(
-        &mut self,
-        fleet: &Fleet,
-        model: ModelId,
-        memory: Option<&PrefixMemory>,
-        now: Time,
-        guess: f64,
-    ) {
-        self.places.iter().for_each(|place| self.place_of[place.node.0] = NOWHERE);
-        self.place_of.resize(fleet.len(), NOWHERE);
+    pub(crate) fn begin(&mut self, hosts: &Hosts, now: Time) {
+        hosts.waits(now, &mut self.slots);
+        self.order.clear();
+        self.has_sought = false;
         self.places.clear();
-        self.slots.clear();
-        let seconds = now.as_secs_f64();
-        for id in &fleet.of(model).hosts {
-            let node = &fleet[*id];
-            let Some(instance) = node.instance(model) else { continue };
-            let first = self.slots.len();
-            let count = instance.slot_count();
-            self.slots.resize(first + count, 0.0);
-            for (slot, running) in instance.running.iter().take(count).enumerate() {
-                let left = node.seconds_left(instance, running, seconds, guess);
-                self.slots[first + slot] = left.max(TAKEN_SECONDS);
-            }
-            self.add_place(node, *id, instance, first, now, guess);
-            if let (Some(memory), Some(place)) = (memory, self.places.last_mut()) {
-                place.in_slots_since = memory.in_slots_since(*id);
-            }
+        self.places.extend(hosts.hosts.iter().map(|host| Place::of(host, host.first, now)));
+        (self.least_token, self.starts) = (f64::INFINITY, 0);
+        for place in &mut self.places {
+            place.settle(&self.slots);
+            self.least_token = self.least_token.min(place.rates.token);
+            self.starts += usize::from(place.starts_at_once());
         }
     }
 
-    fn add_place(&mut self, node: &Node, id: NodeId, instance: &Instance, first: usize, now: Time, guess: f64) {
-        let place = Place {
-            node: id,
-            first,
-            count: self.slots.len() - first,
-            is_resident: instance.resident_since.is_some(),
-            opens_in: node.opens_in(now),
-            wants_probe: instance.wants_probe(now.as_secs_f64()),
-            rates: Rates::of(node, instance, guess),
-            trust: (instance.cache.slot_trust.0, instance.cache.host_trust.0),
-            others: f64::from(node.in_flight()),
-            stretch: (1.0, 1.0),
-            cached: 0.0,
-            is_in_host: false,
-            remembered: 0.0,
-            used: 0,
-            in_slots_since: 0,
-            soonest: (first, f64::INFINITY),
-        };
-        self.place_of[id.0] = self.places.len() as u32;
-        self.places.push(place);
-        self.find_soonest(self.places.len() - 1);
-    }
-
     /// Adds a node that will have the model in memory in `ready` seconds.
-    pub(crate) fn add_load(&mut self, node: &Node, id: NodeId, model: ModelId, ready: f64, now: Time, guess: f64) {
-        let Some(instance) = node.instance(model) else { return };
+    pub(crate) fn add_load(&mut self, host: &HostOutlook, ready: f64, now: Time) {
         let first = self.slots.len();
-        self.slots.resize(first + instance.slot_count(), ready.max(TAKEN_SECONDS));
-        self.add_place(node, id, instance, first, now, guess);
+        self.slots.resize(first + host.count, ready.max(TAKEN_SECONDS));
+        let mut place = Place::of(host, first, now);
+        place.settle(&self.slots);
+        self.least_token = self.least_token.min(place.rates.token);
+        self.places.push(place);
+        self.order.clear();
     }
 
-    fn find_soonest(&mut self, place: usize) {
-        let Place { first, count, .. } = self.places[place];
-        let slots = &self.slots[first..first + count];
-        // No slot is free sooner than now, so the first one that is ends the search.
-        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
-        let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
-        let found = free.or_else(soonest);
-        self.places[place].soonest = found.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, wait));
-        self.places[place].settle();
+    /// Changes a place, and keeps what depends on it in step.
+    fn change(&mut self, index: usize, change: impl FnOnce(&mut Place, &mut [f64])) {
+        let place = &mut self.places[index];
+        let (before, started) = (place.wait(), place.starts_at_once());
+        change(place, &mut self.slots);
+        place.settle(&self.slots);
+        let after = place.wait();
+        self.starts = self.starts + usize::from(place.starts_at_once()) - usize::from(started);
+        if before == after || self.order.is_empty() {
+            return;
+        }
+        let rank = |wait: f64| move |other: &(f64, usize)| other.0.total_cmp(&wait).then(other.1.cmp(&index)).is_lt();
+        let (from, to) = (self.order.partition_point(rank(before)), self.order.partition_point(rank(after)));
+        if to > from {
+            self.order[from..to].rotate_left(1);
+            self.order[to - 1] = (after, index);
+        } else {
+            self.order[to..=from].rotate_right(1);
+            self.order[to] = (after, index);
+        }
     }
 
     /// Marks the first slot of a place as taken for this long from now.
     pub(crate) fn occupy(&mut self, place: usize, seconds: f64) {
-        let (slot, _) = self.places[place].soonest;
-        // A request that takes over a slot adds no stream. It is counted all the same: a node with many requests
-        // planned is going to be full, and its streams slow.
-        self.places[place].others += 1.0;
-        self.slots[slot] = seconds.max(TAKEN_SECONDS);
-        self.find_soonest(place);
+        self.change(place, |place, slots| {
+            // A request that takes over a slot adds no stream. It is counted all the same: a node with many requests
+            // planned is going to be full, and its streams slow.
+            place.others += 1.0;
+            slots[place.soonest.0] = seconds.max(TAKEN_SECONDS);
+        });
     }
 
     /// A request was sent to a place, which may not take another one now.
@@ -232,39 +222,52 @@ impl Forecast {
         memory: Option<&PrefixMemory>,
         now: Time,
     ) {
-        let place = &mut self.places[place];
-        place.opens_in = node.opens_in(now);
-        place.settle();
-        place.wants_probe = instance.wants_probe(now.as_secs_f64());
-        place.in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(place.node));
+        self.change(place, |place, _| {
+            place.opens_in = node.opens_in(now);
+            place.wants_probe = instance.wants_probe(now.as_secs_f64());
+            place.in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(place.node));
+        });
     }
 
     /// Whether a request could start anywhere at once.
     pub(crate) fn has_start(&self) -> bool {
-        self.places.iter().any(Place::starts_at_once)
+        self.starts > 0
     }
 
     pub(crate) fn slot_count(&self) -> usize {
         self.slots.len()
     }
 
-    /// Sets how much each node has cached of the request that is placed next, which has `prompt` tokens.
-    pub(crate) fn set_cached(&mut self, memory: Option<&PrefixMemory>, prefixes: &[Prefix], prompt: f64) {
-        for place in &mut self.places {
-            (place.cached, place.remembered, place.used, place.is_in_host) = (0.0, 0.0, 0, false);
+    /// Sets for every place how much it has cached of a request.
+    pub(crate) fn set_cached(&mut self, trail: &Trail<'_>) {
+        self.places.iter_mut().for_each(|place| place.recall(trail));
+    }
+
+    /// Finds the best place for a request.
+    pub(crate) fn seek<P: Fn(NodeId) -> Option<f64>>(&mut self, seeker: Seeker<'_, P>) -> BestPlaces {
+        // Sorting does not pay for one request.
+        if self.has_sought && self.order.is_empty() {
+            let waits = self.places.iter().enumerate().map(|(index, place)| (place.wait(), index));
+            self.order.extend(waits);
+            self.order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
-        let Some(memory) = memory else { return };
-        memory.find(prefixes, prompt, |found| {
-            let place = self.place_of.get(found.node.0).and_then(|place| self.places.get_mut(*place as usize));
-            if let Some(place) = place {
-                place.remembered = place.remembered.max(found.tokens);
-                place.used = found.used;
+        self.has_sought = true;
+        let mut search = PlaceSearch::new(seeker);
+        let decode = search.seeker.work.output * self.least_token;
+        if self.order.is_empty() {
+            for (index, place) in self.places.iter_mut().enumerate() {
+                if !search.is_over(place.wait(), decode) {
+                    search.consider(index, place);
+                }
             }
-        });
-        for place in self.places.iter_mut().filter(|place| place.used > 0) {
-            place.is_in_host = place.used < place.in_slots_since;
-            place.cached = place.remembered * if place.is_in_host { place.trust.1 } else { place.trust.0 };
         }
+        for (wait, index) in &self.order {
+            if search.is_over(*wait, decode) {
+                break;
+            }
+            search.consider(*index, &mut self.places[*index]);
+        }
+        search.found()
     }
 
     /// How many requests of this size the taken slots can serve within this time.
@@ -281,5 +284,45 @@ impl Forecast {
             }
         }
         served
+    }
+}
+
+/// A search for the best place. Of equal ones the first counts.
+struct PlaceSearch<'a, P> {
+    seeker: Seeker<'a, P>,
+    best: (f64, usize),
+    cheapest: (f64, usize),
+}
+
+impl<'a, P: Fn(NodeId) -> Option<f64>> PlaceSearch<'a, P> {
+    const NOTHING: (f64, usize) = (f64::INFINITY, usize::MAX);
+
+    fn new(seeker: Seeker<'a, P>) -> Self {
+        Self { seeker, best: Self::NOTHING, cheapest: Self::NOTHING }
+    }
+
+    /// Whether no place can be better that has this wait or a longer one.
+    fn is_over(&self, wait: f64, decode: f64) -> bool {
+        let least = if self.seeker.is_urgent { wait } else { wait + decode };
+        wait + decode > self.cheapest.0 && least > self.best.0
+    }
+
+    fn consider(&mut self, index: usize, place: &mut Place) {
+        let Some(penalty) = (self.seeker.penalty)(place.node) else { return };
+        place.recall(self.seeker.trail);
+        let (total, first_token) = place.cost(self.seeker.work);
+        let counted = penalty + if self.seeker.is_urgent { first_token } else { total };
+        // A place without a slot would never be free.
+        let better = |new: f64, old: (f64, usize)| match (new, index) {
+            new if new.0 < f64::INFINITY && new < old => new,
+            _ => old,
+        };
+        self.cheapest = better(total, self.cheapest);
+        self.best = better(counted, self.best);
+    }
+
+    fn found(&self) -> BestPlaces {
+        let place = |(seconds, index): (f64, usize)| (index < usize::MAX).then_some((index, seconds));
+        BestPlaces { best: place(self.best), cheapest: place(self.cheapest).map(|(index, _)| index) }
     }
 }

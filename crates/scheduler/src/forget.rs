@@ -1,7 +1,7 @@
 //! Which models can be forgotten? A node that keeps listing new names must not fill the memory, so a model is forgotten
 //! once no node lists it and nothing runs or waits for it.
 
-use crate::{ids::Time, model::ModelId, node::Node, prefix::PrefixMemory, scheduler::Scheduler};
+use crate::{hosts::Hosts, ids::Time, model::ModelId, node::Node, prefix::PrefixMemory, scheduler::Scheduler};
 
 impl Scheduler {
     /// Called after anything that may have removed models from a node's list.
@@ -25,6 +25,9 @@ impl Scheduler {
             self.models.forget(model);
             if let Some(memory) = self.memories.get_mut(model.0) {
                 *memory = PrefixMemory::default();
+            }
+            if let Some(hosts) = self.hosts.get_mut(model.0) {
+                *hosts = Hosts::default();
             }
             if let Some(next_look) = self.next_looks.get_mut(model.0) {
                 *next_look = 0.0;

@@ -166,7 +166,7 @@ impl Scheduler {
                 request.avoid(id, is_barred);
             }
         }
-        self.requests.insert(id, request);
+        self.requests.insert(id, Box::new(request));
         // 2.
         self.enqueue(id, now);
         self.newcomer = Some(id);

@@ -52,13 +52,6 @@ pub(crate) struct Running {
     pub(crate) worked: Option<f64>,
 }
 
-impl Running {
-    /// Tokens still to come, as expected now.
-    pub(crate) fn tokens_left(&self) -> f64 {
-        (self.output - self.delivered).max(LEAST_LEFT * self.output)
-    }
-}
-
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Listing {
@@ -183,10 +176,14 @@ impl Instance {
 
     /// Whether one request more than its slots may be sent. More may run already if the number was lowered meanwhile.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
+        self.probes_from() <= now
+    }
+
+    /// From when on that is so, in seconds; infinity if not without another change.
+    pub(crate) fn probes_from(&self) -> f64 {
         // With several gateways, nobody can tell whether a probe ran in parallel with everything else.
-        self.portions.is_empty()
-            && self.running.len() <= self.slot_count()
-            && self.slots.wants_probe(self.family(), now)
+        let may_probe = self.portions.is_empty() && self.running.len() <= self.slot_count();
+        if may_probe { self.slots.probes_from(self.family()) } else { f64::INFINITY }
     }
 
     /// Whether it could serve requests, as far as its memory goes.

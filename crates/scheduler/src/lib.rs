@@ -12,6 +12,7 @@
 //! | `Node` | its models, what runs, what is loaded, health, speed |
 //! | `Instance` | one model on one node: in memory or not, slots, what runs |
 //! | `Load` | a model being loaded into a node's memory |
+//! | `Hosts` | the nodes that have one model in memory, as the last plan saw them |
 //! | `Plan` | where the next requests would go as things stand; the algorithm is described there |
 //! | `Breaker` | unseen, closed, open until t, half-open |
 //! | `Drain` | how fast the queue drains, for `Retry-After` |
@@ -56,9 +57,11 @@
 //! 9. waiting requests are placed (see [`plan`]);
 //! 10. if a node was lost, requests with no node left are refused.
 
+mod absorb;
 mod accusations;
 mod breaker;
 mod catalog;
+mod choose;
 mod decision;
 mod dispatch;
 mod drain;
@@ -72,6 +75,7 @@ mod forecast;
 mod forget;
 mod handle;
 mod health_log;
+mod hosts;
 mod ids;
 mod instance;
 mod journal;
@@ -87,6 +91,7 @@ mod prefix;
 mod properties;
 mod queue;
 mod queue_limits;
+mod rates;
 mod recall;
 mod report;
 mod request;
@@ -118,5 +123,5 @@ pub use self::{
     route::{Route, RouteSet},
     scheduler::Scheduler,
     share::{Reach, Share},
-    view::{Pace, Waiting},
+    view::{NODES_AT_A_LOOK, Pace, Waiting},
 };

@@ -24,6 +24,23 @@ use crate::{
 /// A guess of how long a node on trial takes to answer.
 const TRIAL_SECONDS: f64 = 2.0;
 
+/// When a node takes requests again.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(crate) struct NodeOpening {
+    /// The end of its back-off.
+    until: Option<Time>,
+    /// First it must show that it answers.
+    is_on_trial: bool,
+}
+
+impl NodeOpening {
+    /// Seconds until then; 0 if it takes requests now.
+    pub(crate) fn seconds(self, now: Time) -> f64 {
+        let busy = self.until.map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        if self.is_on_trial { busy.max(TRIAL_SECONDS) } else { busy }
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
@@ -269,9 +286,13 @@ impl Node {
 
     /// Seconds until it takes requests, free slots aside.
     pub(crate) fn opens_in(&self, now: Time) -> f64 {
-        let busy = self.closed_until().map_or(0.0, |until| until.saturating_sub(now).as_secs_f64());
+        self.opening().seconds(now)
+    }
+
+    /// What decides when it takes requests.
+    pub(crate) fn opening(&self) -> NodeOpening {
         let is_full = self.ramp.is_some_and(|ramp| self.in_flight >= ramp);
-        if self.breaker.admits() && !is_full { busy } else { busy.max(TRIAL_SECONDS) }
+        NodeOpening { until: self.closed_until(), is_on_trial: !self.breaker.admits() || is_full }
     }
 
     /// Whether some requests are kept away from it, however little runs there.

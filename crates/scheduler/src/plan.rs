@@ -23,21 +23,19 @@ use std::collections::BTreeSet;
 
 use crate::{
     decision::Decision,
-    explain::{Alternative, Backlog, Best, Weighed},
-    forecast::{Forecast, Work},
+    explain::{Backlog, Best, Weighed},
+    forecast::Forecast,
+    hosts::{HostOutlook, Hosts},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     queue::Next,
-    request::Request,
-    room::LoadOption,
+    room::LoadChoices,
     scheduler::Scheduler,
 };
 
 /// Requests that a plan looks at in a small fleet, and in the largest fleet.
 const LEAST_LOOK: usize = 32;
 const MOST_LOOK: usize = 128;
-/// At most this many requests of one user may begin loads in one plan: a flood must not evict models that others use.
-const MOST_LOADERS: usize = 2;
 /// Requests that may go first for having waited long, in one plan.
 pub(crate) const MOST_FIRST: usize = 4;
 /// Loads that one event may begin.
@@ -50,33 +48,37 @@ const MOST_FORETOLD: usize = 32;
 const FREE_PAIRS: usize = 1000;
 const SECONDS_PER_PAIR: f64 = 4e-4;
 const LONGEST_PAUSE: f64 = 3.0;
-/// Only requests up to this place in the line take a slot by the absorb rule.
-const MOST_ABSORBED: usize = 256;
 
 /// What a plan knows of its model.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    forecast: Forecast,
+    pub(crate) forecast: Forecast,
     line: Vec<Next>,
     /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
     /// up.
-    options: [Option<Vec<LoadOption>>; 2],
+    pub(crate) options: [Option<LoadChoices>; 2],
     /// Requests that waited for the model before anything was placed.
     waiting: usize,
     /// Requests looked at so far that still wait.
-    ahead: usize,
+    pub(crate) ahead: usize,
     /// Users beyond the look-ahead.
-    users_behind: usize,
-    may_load: bool,
+    pub(crate) users_behind: usize,
+    pub(crate) may_load: bool,
+    /// The request that has just arrived, if it still needs an expected time of its first token.
+    foretold: Option<RequestId>,
 }
 
-/// What the plan does with a request.
-#[derive(Copy, Clone)]
-enum Choice {
-    Place(usize),
-    Load(usize),
-    /// Nothing can be done for it at present.
-    Nothing,
+impl Plan {
+    /// How the queue influences what is decided next.
+    pub(crate) fn backlog(&self, absorbed: Option<usize>, behind_seconds: f64) -> Backlog {
+        let Self { waiting, ahead, users_behind, .. } = *self;
+        Backlog { waiting, ahead, absorbed, users_behind, behind_seconds }
+    }
+}
+
+/// The alternatives, and the queue's influence if anything else waited.
+pub(crate) fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
+    Weighed { alternatives: best.as_slice(), backlog: Some(backlog).filter(|backlog| backlog.waiting > 1) }
 }
 
 impl Scheduler {
@@ -101,19 +103,20 @@ impl Scheduler {
         self.settle(now);
         plan.waiting = self.queue.waiting_for(model);
         plan.may_load = self.may_load(model, now);
+        plan.foretold = self.foretold(plan, model);
         let can_start = !self.fleet.of(model).vacant.is_empty();
-        if plan.waiting == 0 || !(can_start || plan.may_load || self.foretells(plan, model)) {
+        if plan.waiting == 0 || !(can_start || plan.may_load || plan.foretold.is_some()) {
             return;
         }
         self.plans += 1;
         self.begin_forecast(&mut plan.forecast, model, now);
         plan.options = [None, None];
         plan.ahead = 0;
-        let most = self.most_looked_at();
         plan.users_behind = self.users_behind(model);
-        let looked = self.look(plan, model, most, now, decisions);
+        let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
         if plan.may_load {
-            let pairs = looked * (plan.forecast.places.len() + self.option_count(plan));
+            let options = plan.options.iter().flatten().map(LoadChoices::len).sum::<usize>();
+            let pairs = looked * (plan.forecast.places.len() + options);
             let pause = (pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR).min(LONGEST_PAUSE);
             self.set_next_look(model, now.as_secs_f64() + pause);
         }
@@ -129,14 +132,13 @@ impl Scheduler {
         self.queue.users_for(model).saturating_sub(self.most_looked_at())
     }
 
-    /// Whether the request that has just arrived still needs an expected time of its first token.
-    fn foretells(&self, plan: &Plan, model: ModelId) -> bool {
-        let newcomer = self.newcomer.and_then(|id| self.requests.get(&id));
-        newcomer.is_some_and(|request| request.model == model) && plan.waiting <= MOST_FORETOLD
+    fn foretold(&self, plan: &Plan, model: ModelId) -> Option<RequestId> {
+        let newcomer = self.newcomer.filter(|_| plan.waiting <= MOST_FORETOLD);
+        newcomer.filter(|id| self.requests.get(id).is_some_and(|request| request.model == model))
     }
 
     /// Whether one more load of the model may begin.
-    fn may_load(&self, model: ModelId, now: Time) -> bool {
+    pub(crate) fn may_load(&self, model: ModelId, now: Time) -> bool {
         let whereabouts = self.fleet.of(model);
         let (coming, there) = (whereabouts.loading.len(), whereabouts.hosts.len());
         let is_due = self.next_looks.get(model.0).is_none_or(|at| *at <= now.as_secs_f64());
@@ -151,18 +153,30 @@ impl Scheduler {
         self.next_looks[model.0] = at;
     }
 
-    fn option_count(&self, plan: &Plan) -> usize {
-        plan.options.iter().flatten().map(Vec::len).sum()
-    }
-
     // 1.
 
-    fn begin_forecast(&self, forecast: &mut Forecast, model: ModelId, now: Time) {
-        forecast.begin(&self.fleet, model, self.memories.get(model.0), now, self.guess);
-        for node in &self.fleet.of(model).loading {
-            let ready = self.ready_in(*node, now);
-            forecast.add_load(&self.fleet[*node], *node, model, ready, now, self.guess);
+    fn begin_forecast(&mut self, forecast: &mut Forecast, model: ModelId, now: Time) {
+        if self.hosts.len() <= model.0 {
+            self.hosts.resize_with(model.0 + 1, Hosts::default);
         }
+        let (hosts, memory) = (&mut self.hosts[model.0], self.memories.get(model.0));
+        hosts.refresh(&self.fleet, model, memory, self.guess);
+        if cfg!(debug_assertions) {
+            hosts.check(&self.fleet, model, memory);
+        }
+        forecast.begin(hosts, now);
+        for node in &self.fleet.of(model).loading {
+            self.add_load(forecast, *node, model, now);
+        }
+    }
+
+    /// Adds the slots of a load in progress, and returns the seconds until they can be used.
+    pub(crate) fn add_load(&self, forecast: &mut Forecast, id: NodeId, model: ModelId, now: Time) -> f64 {
+        let (node, ready) = (&self.fleet[id], self.ready_in(id, now));
+        if let Some(instance) = node.instance(model) {
+            forecast.add_load(&HostOutlook::of(node, id, instance, self.guess), ready, now);
+        }
+        ready
     }
 
     // 2.
@@ -179,303 +193,32 @@ impl Scheduler {
         let mut looked = 0;
         // Usually there is one free slot, and the first request takes it.
         let mut count = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
+        let mut line = std::mem::take(&mut plan.line);
         loop {
-            let mut line = std::mem::take(&mut plan.line);
             self.queue.line(model, now, MOST_FIRST, count, &mut line);
             let is_whole = line.len() < count || count == most;
             for next in &line {
-                let Some(request) = self.requests.get_mut(&next.id) else { continue };
                 // A second, longer line begins with requests that this plan has looked at already.
-                if std::mem::replace(&mut request.plan, self.plans) == self.plans {
-                    continue;
-                }
-                if !(plan.may_load || self.foretells(plan, model) || plan.forecast.has_start()) {
+                let Some(sought) = self.seek_for(*next, now) else { continue };
+                if !(plan.may_load || plan.foretold.is_some() || plan.forecast.has_start()) {
                     plan.line = line;
                     return looked;
                 }
-                if next.by_right.is_none() && self.has_its_share(plan, next.id, now) {
+                let slots = plan.forecast.slot_count();
+                if next.by_right.is_none() && self.queue.has_its_share(sought.lane, model, slots, now) {
                     continue;
                 }
                 looked += 1;
-                if self.newcomer == Some(next.id) {
-                    self.newcomer = None;
-                }
-                let starts = self.place(plan, *next, now, decisions);
+                self.newcomer = self.newcomer.filter(|id| *id != next.id);
+                plan.foretold = plan.foretold.filter(|id| *id != next.id);
+                let starts = self.place(plan, &sought, now, decisions);
                 plan.ahead += usize::from(!starts);
             }
-            plan.line = line;
             if is_whole {
+                plan.line = line;
                 return looked;
             }
             count = most;
         }
     }
-
-    /// Whether the request's user already has as many of the model's slots as one user may have.
-    fn has_its_share(&self, plan: &Plan, id: RequestId, now: Time) -> bool {
-        let request = self.requests.get(&id);
-        let slots = plan.forecast.slot_count();
-        request.is_some_and(|request| self.queue.has_its_share(request.lane, request.model, slots, now))
-    }
-
-    // 3.
-
-    /// Finds a place for a request; true if it goes there at once.
-    fn place(&mut self, plan: &mut Plan, next: Next, now: Time, decisions: &mut Vec<Decision>) -> bool {
-        let Some(request) = self.requests.get(&next.id) else { return false };
-        plan.forecast.set_cached(self.memories.get(request.model.0), &request.prefixes, request.prompt);
-        let work = self.work_of(request);
-        let is_impatient = request.is_impatient(now);
-        let may_load = plan.may_load && next.ahead < MOST_LOADERS;
-        if may_load {
-            self.look_for_loads(plan, next.id, is_impatient, now);
-        }
-        let (choice, expected, behind_seconds) = self.choose(plan, next, work, (may_load, is_impatient));
-        let Some(request) = self.requests.get_mut(&next.id) else { return false };
-        let was_planned = std::mem::replace(&mut request.waits_for, expected).is_some();
-        let backlog = Backlog {
-            waiting: plan.waiting,
-            ahead: plan.ahead,
-            absorbed: None,
-            users_behind: plan.users_behind,
-            behind_seconds,
-        };
-        match choice {
-            Choice::Nothing => {
-                let model = request.model;
-                if self.has_no_node(model, self.requests.get(&next.id), now) {
-                    self.refuse_without_node(next.id, now, decisions);
-                }
-                false
-            }
-            Choice::Load(option) => {
-                self.begin_planned_load(plan, next.id, (option, is_impatient), backlog, now, decisions);
-                false
-            }
-            Choice::Place(place) if plan.forecast.places[place].starts_at_once() => {
-                self.start_at(plan, next.id, place, backlog, now, decisions);
-                if let Some(lane) = next.by_right {
-                    self.queue.went_first(lane, now);
-                }
-                true
-            }
-            Choice::Place(place) => {
-                let alternative = plan.forecast.places[place].weigh(work);
-                if !was_planned {
-                    let best = self.alternatives(plan, next.id, work, is_impatient);
-                    self.journal.waits(next.id, now, weighed(&best, backlog));
-                }
-                plan.forecast.occupy(place, alternative.total());
-                false
-            }
-        }
-    }
-
-    fn work(&self, id: RequestId) -> Work {
-        let request = self.requests.get(&id);
-        request.map_or(Work { prompt: 0.0, output: 1.0 }, |request| self.work_of(request))
-    }
-
-    fn work_of(&self, request: &Request) -> Work {
-        Work { prompt: request.prompt, output: self.expected_output(request) }
-    }
-
-    fn look_for_loads(&mut self, plan: &mut Plan, id: RequestId, is_impatient: bool, now: Time) {
-        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
-        if plan.options[usize::from(is_impatient)].is_none() {
-            let mut options = Vec::new();
-            self.load_options(model, is_impatient, now, &mut options);
-            plan.options[usize::from(is_impatient)] = Some(options);
-        }
-    }
-
-    /// The choice for a request, the cheapest alternative, and what the users beyond the look-ahead added to not
-    /// loading.
-    fn choose(
-        &self,
-        plan: &Plan,
-        next: Next,
-        work: Work,
-        (may_load, is_impatient): (bool, bool),
-    ) -> (Choice, Option<Alternative>, f64) {
-        let Some(request) = self.requests.get(&next.id) else { return (Choice::Nothing, None, 0.0) };
-        let (mut best, mut choice) = (f64::INFINITY, Choice::Nothing);
-        let (mut least, mut cheapest) = (f64::INFINITY, None);
-        for (index, place) in plan.forecast.places.iter().enumerate() {
-            let Some(penalty) = request.penalty(place.node) else { continue };
-            let (total, first_token) = place.cost(work);
-            if total < least {
-                (least, cheapest) = (total, Some(place));
-            }
-            // A request that goes first by right has waited long enough, so only its first token counts.
-            let counted = penalty + if next.by_right.is_some() { first_token } else { total };
-            if counted < best {
-                (best, choice) = (counted, Choice::Place(index));
-            }
-        }
-        let cheapest = cheapest.map(|place| place.weigh(work));
-        if !may_load {
-            return (choice, cheapest, 0.0);
-        }
-        // The users beyond the look-ahead wait for the same slots, one service time each; a load adds slots.
-        let service = match choice {
-            Choice::Place(index) => Some(plan.forecast.places[index].weigh(work)),
-            _ => None,
-        };
-        let round = service.map_or(0.0, |it| plan.users_behind as f64 * (it.prefill + it.decode));
-        choose_load(plan, request, work, is_impatient, (best, choice, cheapest, round))
-    }
-
-    fn begin_planned_load(
-        &mut self,
-        plan: &mut Plan,
-        id: RequestId,
-        (option, is_impatient): (usize, bool),
-        backlog: Backlog,
-        now: Time,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
-        let work = self.work(id);
-        let best = self.alternatives(plan, id, work, is_impatient);
-        let Some(options) = plan.options[usize::from(is_impatient)].take() else { return };
-        let Some(chosen) = options.get(option) else { return };
-        let (node, alternative) = (chosen.node, chosen.weigh(work));
-        self.journal.asked_for_load(id, node, now, weighed(&best, backlog));
-        self.loads_begun += 1;
-        self.begin_load(node, model, chosen.victims().to_vec(), Some(id), now, decisions);
-        self.settle(now);
-        plan.options = [None, None];
-        plan.may_load = self.may_load(model, now);
-        let ready = self.ready_in(node, now);
-        plan.forecast.add_load(&self.fleet[node], node, model, ready, now, self.guess);
-        // The request itself takes the first of the new slots.
-        let place = plan.forecast.places.len() - 1;
-        plan.forecast.occupy(place, ready + alternative.prefill + alternative.decode);
-    }
-
-    fn start_at(
-        &mut self,
-        plan: &mut Plan,
-        id: RequestId,
-        place: usize,
-        backlog: Backlog,
-        now: Time,
-        decisions: &mut Vec<Decision>,
-    ) {
-        let work = self.work(id);
-        let best = self.alternatives(plan, id, work, false);
-        let chosen = plan.forecast.places[place];
-        let alternative = chosen.weigh(work);
-        // A probe runs beside the slots and takes none of them.
-        if alternative.wait == 0.0 {
-            plan.forecast.occupy(place, alternative.total());
-        }
-        self.start(id, &chosen, weighed(&best, backlog), now, decisions);
-        let node = &self.fleet[chosen.node];
-        let Some(model) = self.requests.get(&id).map(|request| request.model) else { return };
-        if let Some(instance) = node.instance(model) {
-            plan.forecast.sent(place, node, instance, self.memories.get(model.0), now);
-        }
-    }
-
-    /// The alternatives for a request, recorded so that operators can see why it went where it went.
-    fn alternatives(&self, plan: &Plan, id: RequestId, work: Work, is_impatient: bool) -> Best {
-        let mut best = Best::default();
-        let Some(request) = self.requests.get(&id) else { return best };
-        let is_allowed = |node: NodeId| request.penalty(node).is_some();
-        for place in plan.forecast.places.iter().filter(|place| is_allowed(place.node)) {
-            if best.takes(place.cost(work).0) {
-                best.offer(place.weigh(work));
-            }
-        }
-        let options = plan.options[usize::from(is_impatient)].iter().flatten();
-        options.filter(|option| is_allowed(option.node)).for_each(|option| best.offer(option.weigh(work)));
-        best
-    }
-
-    // 4.
-
-    /// Gives a free slot that no request looked at wants to the first request that would not be served sooner by
-    /// waiting; false if there is none.
-    fn absorb(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) -> bool {
-        if !plan.forecast.has_start() || self.queue.waiting_for(model) <= plan.ahead {
-            return false;
-        }
-        let Some(id) = self.beyond(plan, model, 0, now) else { return false };
-        let Some((_, seconds)) = self.fastest_start(plan, id) else { return false };
-        // The first of the others stands for all of them when the slots' capacity is estimated.
-        let absorbed = plan.forecast.served_within(seconds, self.work(id));
-        if self.queue.waiting_for(model) - plan.ahead <= absorbed {
-            return false;
-        }
-        let Some(id) = self.beyond(plan, model, absorbed, now) else { return false };
-        if self.has_its_share(plan, id, now) {
-            return false;
-        }
-        let Some((place, _)) = self.fastest_start(plan, id) else { return false };
-        let backlog = Backlog {
-            waiting: plan.waiting,
-            ahead: plan.ahead,
-            absorbed: Some(absorbed),
-            users_behind: plan.users_behind,
-            behind_seconds: 0.0,
-        };
-        self.start_at(plan, id, place, backlog, now, decisions);
-        true
-    }
-
-    /// The request `count` places behind those that were looked at, or the last one that counts.
-    fn beyond(&self, plan: &Plan, model: ModelId, count: usize, now: Time) -> Option<RequestId> {
-        let mut line = Vec::new();
-        self.queue.line(model, now, 0, (plan.ahead + count + 1).min(MOST_ABSORBED), &mut line);
-        line.last().map(|next| next.id)
-    }
-
-    /// The place where a request could start at once and would end first, and the seconds until then.
-    fn fastest_start(&self, plan: &mut Plan, id: RequestId) -> Option<(usize, f64)> {
-        let request = self.requests.get(&id)?;
-        plan.forecast.set_cached(self.memories.get(request.model.0), &request.prefixes, request.prompt);
-        let work = self.work(id);
-        let places = plan.forecast.places.iter().enumerate();
-        let starts = places.filter(|(_, place)| place.starts_at_once() && place.wait() == 0.0);
-        // The rule must not push a request onto a node that has failed it.
-        let allowed = starts.filter(|(_, place)| request.penalty(place.node) == Some(0.0));
-        let totals = allowed.map(|(index, place)| (index, place.cost(work).0));
-        totals.min_by(|a, b| a.1.total_cmp(&b.1))
-    }
-}
-
-/// The alternatives, and the queue's influence if anything else waited.
-fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
-    Weighed { alternatives: best.as_slice(), backlog: Some(backlog).filter(|backlog| backlog.waiting > 1) }
-}
-
-/// Compares the best place with loading the model. `round` is how long one slot would take to serve every user
-/// beyond the look-ahead once.
-fn choose_load(
-    plan: &Plan,
-    request: &Request,
-    work: Work,
-    is_impatient: bool,
-    (best, mut choice, mut cheapest, round): (f64, Choice, Option<Alternative>, f64),
-) -> (Choice, Option<Alternative>, f64) {
-    let slots = plan.forecast.slot_count().max(1);
-    let (mut best, mut behind) = (best, 0.0_f64);
-    for (index, option) in plan.options[usize::from(is_impatient)].iter().flatten().enumerate() {
-        let Some(penalty) = request.penalty(option.node) else { continue };
-        let gained = round / slots as f64 - round / (slots + option.slots) as f64;
-        behind = behind.max(gained);
-        let total = penalty + option.cost(work);
-        if total - gained < best {
-            (best, choice) = (total - gained, Choice::Load(index));
-        }
-    }
-    if let (Choice::Load(index), Some(options)) = (choice, &plan.options[usize::from(is_impatient)]) {
-        let alternative = options[index].weigh(work);
-        if cheapest.is_none_or(|cheapest| alternative.total() < cheapest.total()) {
-            cheapest = Some(alternative);
-        }
-    }
-    (choice, cheapest, behind)
 }

@@ -58,14 +58,39 @@ struct Holder {
     used: u64,
 }
 
-/// A beginning of a prompt that a node has read.
+/// The nodes that have read the beginning of a prompt.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Trail<'a> {
+    /// For each known prefix, the shortest first. Who has read one has read those before it.
+    steps: Vec<TrailStep<'a>>,
+    prompt: f64,
+}
+
 #[derive(Copy, Clone, Debug)]
-pub(crate) struct Found {
-    pub(crate) node: NodeId,
-    /// Tokens that the node need not read again.
-    pub(crate) tokens: f64,
-    /// When the newest prompt with this beginning was used there, to be compared with [`PrefixMemory::in_slots_since`].
-    pub(crate) used: u64,
+struct TrailStep<'a> {
+    /// In the order of node ids.
+    holders: &'a [Holder],
+    /// Of the prefix.
+    tokens: f64,
+    /// Tokens up to the end of the next one.
+    next: f64,
+}
+
+impl Trail<'_> {
+    /// Prompt tokens that a node need not read again, and when the newest prompt that begins like this one was used
+    /// there, to be compared with [`PrefixMemory::in_slots_since`]; 0 if none was.
+    pub(crate) fn on(&self, node: NodeId) -> (f64, u64) {
+        let (mut most, mut used) = (0.0_f64, 0);
+        for step in &self.steps {
+            let Ok(place) = step.holders.binary_search_by_key(&node, |holder| holder.node) else { break };
+            let holder = &step.holders[place];
+            let tokens = if holder.whole > 0.0 { holder.whole.min(step.next) } else { step.tokens };
+            // A runner always reads at least one token, to have something to continue from.
+            most = most.max(tokens.min(self.prompt - 1.0));
+            used = holder.used;
+        }
+        (most, used)
+    }
 }
 
 /// What the nodes remember of one model's prompts.
@@ -77,20 +102,16 @@ pub(crate) struct PrefixMemory {
 }
 
 impl PrefixMemory {
-    /// Tells `tell` which nodes have read the beginning of this prompt, which has `prompt` tokens. A node that has read
-    /// several of the prefixes comes once for each, the shortest first; the most tokens and the last use count.
-    pub(crate) fn find(&self, prefixes: &[Prefix], prompt: f64, mut tell: impl FnMut(Found)) {
+    /// Which nodes have read the beginning of this prompt, which has `prompt` tokens.
+    pub(crate) fn trail(&self, prefixes: &[Prefix], prompt: f64) -> Trail<'_> {
+        let mut steps = Vec::new();
         for (depth, prefix) in prefixes.iter().enumerate() {
             let Some(holders) = self.holders.get(&prefix.digest) else { break };
             // In the next turn a whole prompt is followed by its answer, which was never digested here.
             let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
-            for holder in holders {
-                let tokens = if holder.whole > 0.0 { holder.whole.min(next) } else { f64::from(prefix.tokens) };
-                // A runner always reads at least one token, to have something to continue from.
-                let tokens = tokens.min(prompt - 1.0).max(0.0);
-                tell(Found { node: holder.node, tokens, used: holder.used });
-            }
+            steps.push(TrailStep { holders, tokens: f64::from(prefix.tokens), next });
         }
+        Trail { steps, prompt }
     }
 
     /// Prompts used before then are in the host's memory only: the slots have served others since.
@@ -223,12 +244,10 @@ mod tests {
 
     fn cached(memory: &PrefixMemory, digests: &[u64], prompt: f64) -> Vec<(NodeId, f64)> {
         memory.check();
-        let mut most: BTreeMap<NodeId, f64> = BTreeMap::new();
-        memory.find(&chain(digests), prompt, |found| {
-            let tokens = most.entry(found.node).or_default();
-            *tokens = tokens.max(found.tokens);
-        });
-        most.into_iter().collect()
+        let prefixes = chain(digests);
+        let trail = memory.trail(&prefixes, prompt);
+        let on = |node| Some((node, trail.on(node).0)).filter(|(_, tokens)| *tokens > 0.0);
+        memory.shelves.keys().copied().filter_map(on).collect()
     }
 
     #[test]
@@ -263,9 +282,8 @@ mod tests {
         let known = |memory: &PrefixMemory, digest| !cached(memory, &[digest], 1e6).is_empty();
         assert_eq!((0..5).filter(|digest| known(&memory, *digest)).collect::<Vec<_>>(), [2, 3, 4]);
         let is_in_host = [2, 3, 4].map(|digest| {
-            let mut used = None;
-            memory.find(&chain(&[digest]), 1e6, |found| used = Some(found.used));
-            used.unwrap() < memory.in_slots_since(NODE)
+            let used = memory.trail(&chain(&[digest]), 1e6).on(NODE).1;
+            used < memory.in_slots_since(NODE)
         });
         assert_eq!(is_in_host, [true, false, false]);
         for digest in 10..100 {

@@ -67,7 +67,7 @@ pub(crate) struct Request {
     pub(crate) waits_for: Option<Alternative>,
     costly_failures: u32,
     last_failure: Option<Failure>,
-    failed_on: Vec<FailedOn>,
+    avoided: Avoided,
     /// Attempts whose failure says nothing about the request.
     excused: u32,
     /// Failures that may be the request's fault or the node's.
@@ -80,6 +80,26 @@ pub(crate) struct FailedOn {
     pub(crate) node: NodeId,
     /// It must not be tried again, even if no other node is left.
     pub(crate) is_barred: bool,
+}
+
+/// The nodes that a request should not go to, in the order of their ids.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Avoided(Vec<FailedOn>);
+
+impl Avoided {
+    fn find(&self, node: NodeId) -> Option<FailedOn> {
+        let place = self.0.binary_search_by_key(&node, |failed_on| failed_on.node).ok()?;
+        Some(self.0[place])
+    }
+
+    /// Seconds to add to a node's expected time; `None` if the request must not be sent there at all.
+    pub(crate) fn penalty(&self, node: NodeId) -> Option<f64> {
+        match self.find(node) {
+            Some(failed_on) if failed_on.is_barred => None,
+            Some(_) => Some(LAST_RESORT_SECONDS),
+            None => Some(0.0),
+        }
+    }
 }
 
 /// A request on a node.
@@ -116,7 +136,7 @@ impl Request {
             waits_for: None,
             costly_failures: 0,
             last_failure: None,
-            failed_on: Vec::new(),
+            avoided: Avoided::default(),
             excused: 0,
             undecided: Vec::new(),
         }
@@ -139,23 +159,18 @@ impl Request {
         self.last_failure.is_some_and(Failure::is_budgeted)
     }
 
-    pub(crate) fn failed_on(&self, node: NodeId) -> Option<FailedOn> {
-        let place = self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node).ok()?;
-        Some(self.failed_on[place])
+    pub(crate) fn avoided(&self) -> &Avoided {
+        &self.avoided
     }
 
     /// Whether it may go to any node.
     pub(crate) fn avoids_no_node(&self) -> bool {
-        self.failed_on.is_empty()
+        self.avoided.0.is_empty()
     }
 
     /// Seconds to add to a node's expected time; `None` if the request must not be sent there at all.
     pub(crate) fn penalty(&self, node: NodeId) -> Option<f64> {
-        match self.failed_on(node) {
-            Some(failed_on) if failed_on.is_barred => None,
-            Some(_) => Some(LAST_RESORT_SECONDS),
-            None => Some(0.0),
-        }
+        self.avoided.penalty(node)
     }
 
     /// An attempt on `node` failed; `epoch` is that of its dispatch.
@@ -176,9 +191,10 @@ impl Request {
 
     /// Prefers other nodes to `node`, or bars it altogether.
     pub(crate) fn avoid(&mut self, node: NodeId, is_barred: bool) {
-        match self.failed_on.binary_search_by_key(&node, |failed_on| failed_on.node) {
-            Ok(place) => self.failed_on[place].is_barred |= is_barred,
-            Err(place) => self.failed_on.insert(place, FailedOn { node, is_barred }),
+        let Avoided(nodes) = &mut self.avoided;
+        match nodes.binary_search_by_key(&node, |failed_on| failed_on.node) {
+            Ok(place) => nodes[place].is_barred |= is_barred,
+            Err(place) => nodes.insert(place, FailedOn { node, is_barred }),
         }
     }
 
@@ -270,7 +286,7 @@ mod tests {
     fn a_node_once_barred_stays_barred() {
         let mut request = failed(&[Failure::Crashed]);
         request.failed(NodeId(0), Failure::Reset, Breaker::new().dispatched(RequestId(1)));
-        assert!(request.failed_on(NodeId(0)).unwrap().is_barred);
+        assert!(request.penalty(NodeId(0)).is_none());
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use crate::{
     explain::{Alternative, Kind},
-    forecast::{Rates, Work},
     ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
     node::Node,
+    rates::{Rates, Work},
     scheduler::Scheduler,
 };
 
@@ -36,6 +36,46 @@ pub(crate) struct LoadOption {
     pub(crate) slots: usize,
 }
 
+/// The nodes that could load a model.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LoadChoices {
+    options: Vec<LoadOption>,
+    most_slots: usize,
+    /// The least seconds until the model is loaded, regret included, and the least seconds a token.
+    least: (f64, f64),
+}
+
+impl LoadChoices {
+    fn of(options: Vec<LoadOption>) -> Self {
+        let least = |figure: fn(&LoadOption) -> f64| options.iter().map(figure).fold(f64::INFINITY, f64::min);
+        let least = (least(LoadOption::before_service), least(|option| option.rates.token * option.stretch.1));
+        let most_slots = options.iter().map(|option| option.slots).max().unwrap_or(0);
+        Self { options, most_slots, least }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.options.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LoadOption> {
+        self.options.iter()
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<&LoadOption> {
+        self.options.get(index)
+    }
+
+    /// The most slots that one of them would add.
+    pub(crate) fn most_slots(&self) -> usize {
+        self.most_slots
+    }
+
+    /// What every one of them costs at least.
+    pub(crate) fn least_cost(&self, work: Work) -> f64 {
+        self.least.0 + work.output * self.least.1
+    }
+}
+
 /// The models that must be unloaded, how long they need to drain, and what others lose by it.
 #[derive(Clone, Debug, Default)]
 struct Room {
@@ -60,7 +100,11 @@ impl LoadOption {
     /// The total of [`LoadOption::weigh`].
     pub(crate) fn cost(&self, work: Work) -> f64 {
         let (prefill, decode) = self.rates.service(work.prompt, work.output, self.stretch);
-        self.room.drain + self.load + self.room.regret + prefill + decode
+        self.before_service() + prefill + decode
+    }
+
+    fn before_service(&self) -> f64 {
+        self.room.drain + self.load + self.room.regret
     }
 
     /// The expected cost of loading the model here and then serving a request.
@@ -74,8 +118,8 @@ impl LoadOption {
 
 impl Scheduler {
     /// Finds where a model could be loaded. An impatient request may evict models that were loaded only recently.
-    pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time, into: &mut Vec<LoadOption>) {
-        into.clear();
+    pub(crate) fn load_options(&mut self, model: ModelId, is_impatient: bool, now: Time) -> LoadChoices {
+        let mut options = Vec::new();
         let shelves = &self.fleet.of(model).shelves;
         let (count, start) = (shelves.len(), self.load_cursor % shelves.len().max(1));
         let mut passed = 0;
@@ -97,14 +141,15 @@ impl Scheduler {
             let Some(room) = self.make_room(id, model, is_impatient, now) else { continue };
             let (load, rates) = (node.load_seconds(instance), Rates::of(node, instance, self.guess));
             let stretch = rates.stretch(f64::from(node.in_flight()));
-            into.push(LoadOption { node: id, load, room, rates, stretch, slots: instance.slot_count() });
-            if into.len() == MOST_CANDIDATES {
+            options.push(LoadOption { node: id, load, room, rates, stretch, slots: instance.slot_count() });
+            if options.len() == MOST_CANDIDATES {
                 break;
             }
         }
         if passed < count {
             self.load_cursor = start + passed;
         }
+        LoadChoices::of(options)
     }
 
     /// Whether a model would not fit even if it were alone there.

@@ -8,6 +8,7 @@ use crate::{
     estimate::FIRST_GUESS,
     fleet::Fleet,
     forecast::Forecast,
+    hosts::Hosts,
     ids::{RequestId, Time},
     journal::Journal,
     learned::Learned,
@@ -28,8 +29,10 @@ pub struct Scheduler {
     pub(crate) models: Models,
     /// By [`ModelId`]: what the nodes have cached of its prompts.
     pub(crate) memories: Vec<PrefixMemory>,
-    /// Exactly the live requests: queued or running.
-    pub(crate) requests: BTreeMap<RequestId, Request>,
+    /// By [`ModelId`]: what the last plan saw of its nodes.
+    pub(crate) hosts: Vec<Hosts>,
+    /// Exactly the live requests: queued or running. Boxed, so that the ids lie close together and are found fast.
+    pub(crate) requests: BTreeMap<RequestId, Box<Request>>,
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
@@ -71,6 +74,7 @@ impl Scheduler {
             fleet: Fleet::new(nodes.into_iter().map(Node::new)),
             models: Models::default(),
             memories: Vec::new(),
+            hosts: Vec::new(),
             requests: BTreeMap::new(),
             queue: FairQueue::new(limits),
             drain: Drain::default(),

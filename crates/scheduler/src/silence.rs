@@ -75,7 +75,7 @@ impl Scheduler {
         let has_alternative = |id: &RequestId| {
             let Some(request) = self.requests.get(id) else { return false };
             let can = |other: &NodeId| {
-                let is_barred = request.failed_on(*other).is_some_and(|failed| failed.is_barred);
+                let is_barred = request.penalty(*other).is_none();
                 *other != node && !is_barred && !self.fleet[*other].is_quiet(now)
             };
             self.fleet.of(request.model).shelves.iter().any(can)
@@ -136,7 +136,7 @@ struct Overdue {
 
 impl Overdue {
     /// `None` while the node still has time, or if what it does was not measured.
-    fn of(node: &Node, requests: &BTreeMap<RequestId, Request>, now: f64) -> Option<Self> {
+    fn of(node: &Node, requests: &BTreeMap<RequestId, Box<Request>>, now: f64) -> Option<Self> {
         // A plain answer shows no tokens, so a request that waits behind one is not overdue.
         let shows_tokens = running(node).all(|(_, running)| running.is_stream);
         if node.in_flight() == 0 || !node.breaker.is_live() || !shows_tokens {

@@ -53,15 +53,17 @@ impl Slots {
         }
     }
 
-    /// Whether one request more than `count` may be sent.
-    pub(crate) fn wants_probe(&self, family: &str, now: f64) -> bool {
+    /// From when on one request more than `count` may be sent, in seconds; infinity if never.
+    pub(crate) fn probes_from(&self, family: &str) -> f64 {
         match self {
-            Self::Configured(_) => false,
-            Self::Learned { count, settled_until, evidence } => {
-                let is_open = *settled_until <= now && *count < MOST_SLOTS;
-                let wants = evidence.as_ref().is_some_and(|evidence| evidence.wants_probe());
-                is_open && wants && !ONE_SLOT_FAMILIES.contains(&family)
+            Self::Learned { count, settled_until, evidence }
+                if *count < MOST_SLOTS
+                    && !ONE_SLOT_FAMILIES.contains(&family)
+                    && evidence.as_ref().is_some_and(|evidence| evidence.wants_probe()) =>
+            {
+                *settled_until
             }
+            _ => f64::INFINITY,
         }
     }
 

@@ -46,6 +46,9 @@ impl Pace {
     }
 }
 
+/// Nodes to read at a time with the scheduler's lock held, so that no decision has to wait long.
+pub const NODES_AT_A_LOOK: usize = 16;
+
 impl Scheduler {
     /// How fast the request is expected to be; `None` unless it runs on a node whose speed was measured.
     pub fn pace(&self, id: RequestId) -> Option<Pace> {

@@ -16,6 +16,7 @@ pub mod node_settings;
 pub mod nodes;
 mod outcome;
 pub mod queue;
+mod reasons;
 pub mod reload;
 pub mod requests;
 mod routes;

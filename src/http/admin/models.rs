@@ -114,7 +114,7 @@ struct Target {
     responses((status = 200, body = FleetModels), answers::AdminResponses),
 )]
 pub async fn list(_: Admin, fleet: Data<FleetContext>) -> Json<FleetModels> {
-    Json(FleetModels { object: "list", data: table(fleet.dispatcher.read(|scheduler| scheduler.nodes())) })
+    Json(FleetModels { object: "list", data: table(fleet.dispatcher.nodes()) })
 }
 
 fn table(nodes: Vec<NodeView>) -> Vec<FleetModel> {

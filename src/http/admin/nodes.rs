@@ -20,7 +20,7 @@ use crate::http::maintenance::MaintenanceRecord;
 use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
 use crate::http::time::rfc3339;
-use scheduler::{Loaded, Model, NodeView};
+use scheduler::{Loaded, Model, NodeView, Scheduler};
 
 /// All nodes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -208,7 +208,7 @@ pub async fn list(
     fleet: Data<FleetContext>,
 ) -> Json<NodeList> {
     let listed = roster.list();
-    let (nodes, queued) = lifecycle.dispatcher.read(|scheduler| (scheduler.nodes(), scheduler.queued()));
+    let (nodes, queued) = (lifecycle.dispatcher.nodes(), lifecycle.dispatcher.read(Scheduler::queued));
     let node = |view: NodeView| {
         let listed = listed.get(&view.name);
         Node::new(view, listed, &fleet, &lifecycle.names.get())
@@ -230,7 +230,7 @@ pub async fn retrieve(
     name: Path<String>,
 ) -> Result<Json<Node>, ApiError> {
     let listed = roster.list();
-    let views = lifecycle.dispatcher.read(|scheduler| scheduler.nodes());
+    let views = lifecycle.dispatcher.nodes();
     let view = views.into_iter().find(|view| view.name == *name);
     let view = view.ok_or_else(|| ApiError::from(RosterError::Unknown(name.into_inner())))?;
     let listed = listed.get(&view.name);

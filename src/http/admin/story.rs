@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::outcome::in_words;
 use super::queue::Weighed;
+use super::reasons::reasons;
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
@@ -147,16 +148,17 @@ fn summary(open: Option<&OpenRequest>, row: Option<&UsageRow>, story: Option<&St
         let node = open.and_then(|open| open.stage().node);
         return node.map_or_else(|| "It waits for a slot.".to_owned(), |node| format!("It runs on {node}."));
     };
-    let alternatives = story.and_then(dispatched).unwrap_or_default();
-    let other = alternatives.iter().find(|other| scheduler.node_name(other.node) != row.node.as_deref());
-    let other = other.map(|other| alternative(other, scheduler));
-    in_words(row, other.as_deref())
+    let sent = story.and_then(dispatched);
+    let is_taken = |each: &&Alternative| scheduler.node_name(each.node) == row.node.as_deref();
+    let weighed = sent.map(|step| &*step.alternatives).unwrap_or_default();
+    let other = weighed.iter().find(|each| !is_taken(each)).map(|other| alternative(other, scheduler));
+    let reasons = story.map(|story| reasons(story, sent, weighed.iter().find(is_taken).zip(row.node.as_deref())));
+    format!("{}{}", in_words(row, other.as_deref()), reasons.unwrap_or_default())
 }
 
-/// What was weighed up when it was last dispatched.
-fn dispatched(story: &Story) -> Option<&[Alternative]> {
-    let step = story.steps.iter().rev().find(|step| matches!(step.what, What::Dispatched(..)))?;
-    Some(&step.alternatives)
+/// When it was last dispatched.
+fn dispatched(story: &Story) -> Option<&Step> {
+    story.steps.iter().rev().find(|step| matches!(step.what, What::Dispatched(..)))
 }
 
 fn alternative(other: &Alternative, scheduler: &Scheduler) -> String {

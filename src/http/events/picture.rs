@@ -8,12 +8,10 @@ use crate::http::open::{MostOpen, open_now};
 use crate::http::ops::state_name;
 use crate::http::time::rfc3339;
 use crate::relay::Meters;
-use scheduler::{Loaded, NodeId, NodeState, NodeView, Use};
+use scheduler::{Loaded, NODES_AT_A_LOOK, NodeId, NodeState, NodeView, Use};
 
 /// Nodes that are shown.
 const NODES: usize = 1_000;
-/// Nodes that are looked at with the lock held.
-const AT_A_LOOK: usize = 64;
 /// Requests that are shown, of those that run and of those that wait.
 const REQUESTS: usize = 200;
 /// Changes that a snapshot shows.
@@ -58,9 +56,9 @@ impl Picture {
             let (more, count) = self
                 .fleet
                 .dispatcher
-                .read(|scheduler| (scheduler.nodes_from(NodeId(first), AT_A_LOOK), scheduler.node_count()));
+                .read(|scheduler| (scheduler.nodes_from(NodeId(first), NODES_AT_A_LOOK), scheduler.node_count()));
             views.extend(more);
-            first += AT_A_LOOK;
+            first += NODES_AT_A_LOOK;
             if first >= count || views.len() >= NODES {
                 views.truncate(NODES);
                 return views;

@@ -6,6 +6,9 @@ use crate::{
     instance::{Instance, LEAST_LEFT, Running},
 };
 
+/// A prompt that has outgrown its estimate is expected to go on for this share of the estimate.
+const LEAST_PREFILL_LEFT: f64 = 0.1;
+
 impl Node {
     /// Seconds a token for a stream that runs alone.
     pub(crate) fn token_seconds(&self, instance: &Instance, guess: f64) -> f64 {
@@ -20,21 +23,28 @@ impl Node {
         instance.prefill.at(tokens).unwrap_or_else(unmeasured) * stretch
     }
 
-    /// Seconds until a running request gives its slot back.
-    pub(crate) fn seconds_left(&self, instance: &Instance, running: &Running, now: f64, guess: f64) -> f64 {
+    /// When a running request is expected to give its slot back, and how many seconds more it is expected to take at
+    /// least, however late it is.
+    pub(crate) fn end_of(&self, instance: &Instance, running: &Running, guess: f64) -> (f64, f64) {
         let others = f64::from(self.in_flight.saturating_sub(1));
         let token = self.token_seconds(instance, guess) * self.speed.stretch(others);
-        let since = now - running.heard_at;
         match running.began_at {
             Some(_) => {
-                let coming = running.output - running.delivered - since / token;
-                coming.max(LEAST_LEFT * running.output).min(running.tokens_left()) * token
+                let coming = (running.output - running.delivered) * token;
+                (running.heard_at + coming, LEAST_LEFT * running.output * token)
             }
             None => {
                 let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
-                (prefill - (now - running.sent_at)).max(0.1 * prefill) + running.output * token
+                let decode = running.output * token;
+                (running.sent_at + prefill + decode, LEAST_PREFILL_LEFT * prefill + decode)
             }
         }
+    }
+
+    /// Seconds until a running request gives its slot back.
+    pub(crate) fn seconds_left(&self, instance: &Instance, running: &Running, now: f64, guess: f64) -> f64 {
+        let (end, least) = self.end_of(instance, running, guess);
+        (end - now).max(least)
     }
 
     pub(crate) fn load_seconds(&self, instance: &Instance) -> f64 {

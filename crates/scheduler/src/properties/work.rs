@@ -1,7 +1,7 @@
 //! Is no slot left free while a request could use it (P1)?
 
 use super::{run::*, *};
-use crate::{forecast::Rates, model::ModelId, node::Node, request::Request};
+use crate::{model::ModelId, node::Node, rates::Rates, request::Request};
 
 /// The most seconds that a request would take in a free slot: the requests before it may be planned to go there as
 /// well.

@@ -64,7 +64,7 @@ impl World {
 
     fn send(&mut self) {
         while self.running.len() < self.count()
-            || (self.running.len() == self.count() && self.slots.wants_probe("llama", self.now))
+            || (self.running.len() == self.count() && self.slots.probes_from("llama") <= self.now)
         {
             self.sent += 1;
             let id = RequestId(u128::from(self.sent));

@@ -1,0 +1,174 @@
+//! What do the nodes that have a model in memory look like to its next plan? Kept from one plan to the next: an event
+//! touches few nodes, and only those are looked at again.
+
+use crate::{
+    fleet::Fleet,
+    ids::{NodeId, Time},
+    instance::{Instance, Running},
+    model::ModelId,
+    node::{Node, NodeOpening},
+    prefix::PrefixMemory,
+    rates::Rates,
+};
+
+/// The least time for which a taken slot counts as taken, so that it is never mistaken for a free one.
+pub(crate) const TAKEN_SECONDS: f64 = 1e-3;
+
+/// When a slot is expected to be free.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(crate) struct SlotEnd {
+    /// The expected end of what runs there, in seconds.
+    end: f64,
+    /// However late it is, it is expected to take at least this many seconds more.
+    least: f64,
+}
+
+impl SlotEnd {
+    const FREE: Self = Self { end: f64::NEG_INFINITY, least: 0.0 };
+
+    fn of(node: &Node, instance: &Instance, running: &Running, guess: f64) -> Self {
+        let (end, least) = node.end_of(instance, running, guess);
+        Self { end, least: least.max(TAKEN_SECONDS) }
+    }
+
+    /// Seconds until it is free.
+    pub(crate) fn left(self, now: f64) -> f64 {
+        (self.end - now).max(self.least)
+    }
+}
+
+/// A node that has the model in memory.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(crate) struct HostOutlook {
+    pub(crate) node: NodeId,
+    /// The changes of the node up to which this holds.
+    changes: u64,
+    /// Its slots among all of the model's.
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+    pub(crate) is_resident: bool,
+    pub(crate) opening: NodeOpening,
+    /// From when on one request more than the slots may be sent, in seconds.
+    pub(crate) probes_from: f64,
+    pub(crate) rates: Rates,
+    /// Nobody has measured the node, so `rates` rest on a guess.
+    is_guessed: bool,
+    /// How much of the prompt expected in slots and in the host's memory is really found there, as shares.
+    pub(crate) trust: (f64, f64),
+    /// Requests on the node.
+    pub(crate) running: f64,
+    /// Prompts used before then are in the host's memory only.
+    pub(crate) in_slots_since: u64,
+}
+
+impl HostOutlook {
+    pub(crate) fn of(node: &Node, id: NodeId, instance: &Instance, guess: f64) -> Self {
+        Self {
+            node: id,
+            changes: 0,
+            first: 0,
+            count: instance.slot_count(),
+            is_resident: instance.resident_since.is_some(),
+            opening: node.opening(),
+            probes_from: instance.probes_from(),
+            rates: Rates::of(node, instance, guess),
+            is_guessed: node.speed.alone().is_none(),
+            trust: (instance.cache.slot_trust.0, instance.cache.host_trust.0),
+            running: f64::from(node.in_flight()),
+            in_slots_since: 0,
+        }
+    }
+}
+
+/// The nodes that have one model in memory.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Hosts {
+    /// In the order of node ids.
+    pub(crate) hosts: Vec<HostOutlook>,
+    /// The slots of one host are next to each other.
+    pub(crate) slots: Vec<SlotEnd>,
+    guess: f64,
+}
+
+impl Hosts {
+    /// Brings it up to date. The fleet's index must have been settled.
+    pub(crate) fn refresh(&mut self, fleet: &Fleet, model: ModelId, memory: Option<&PrefixMemory>, guess: f64) {
+        let nodes = &fleet.of(model).hosts;
+        let is_same = self.hosts.len() == nodes.len() && self.hosts.iter().zip(nodes).all(|(it, id)| it.node == *id);
+        let is_whole = is_same && (0..nodes.len()).all(|index| self.renew(index, fleet, model, memory, guess));
+        if !is_whole {
+            self.hosts.clear();
+            self.slots.clear();
+            nodes.iter().for_each(|id| self.add(*id, fleet, model, memory, guess));
+        }
+        self.guess = guess;
+    }
+
+    /// Looks at a node again if something about it has changed; false if it has another number of slots now.
+    fn renew(
+        &mut self,
+        index: usize,
+        fleet: &Fleet,
+        model: ModelId,
+        memory: Option<&PrefixMemory>,
+        guess: f64,
+    ) -> bool {
+        let host = self.hosts[index];
+        let is_current = host.changes == fleet.changes(host.node) && (!host.is_guessed || self.guess == guess);
+        if is_current {
+            return true;
+        }
+        let Some(new) = look_at(host.node, fleet, model, memory, guess).filter(|new| new.count == host.count) else {
+            return false;
+        };
+        self.hosts[index] = HostOutlook { first: host.first, ..new };
+        let slots = &mut self.slots[host.first..host.first + host.count];
+        fill(slots, &fleet[host.node], model, guess);
+        true
+    }
+
+    fn add(&mut self, id: NodeId, fleet: &Fleet, model: ModelId, memory: Option<&PrefixMemory>, guess: f64) {
+        let Some(host) = look_at(id, fleet, model, memory, guess) else { return };
+        let first = self.slots.len();
+        self.slots.resize(first + host.count, SlotEnd::FREE);
+        fill(&mut self.slots[first..], &fleet[id], model, guess);
+        self.hosts.push(HostOutlook { first, ..host });
+    }
+}
+
+fn look_at(
+    id: NodeId,
+    fleet: &Fleet,
+    model: ModelId,
+    memory: Option<&PrefixMemory>,
+    guess: f64,
+) -> Option<HostOutlook> {
+    let node = &fleet[id];
+    let host = HostOutlook::of(node, id, node.instance(model)?, guess);
+    let in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(id));
+    Some(HostOutlook { changes: fleet.changes(id), in_slots_since, ..host })
+}
+
+fn fill(slots: &mut [SlotEnd], node: &Node, model: ModelId, guess: f64) {
+    slots.fill(SlotEnd::FREE);
+    let Some(instance) = node.instance(model) else { return };
+    for (slot, running) in slots.iter_mut().zip(&instance.running) {
+        *slot = SlotEnd::of(node, instance, running, guess);
+    }
+}
+
+impl Hosts {
+    /// Asserts that nothing that was kept is out of date.
+    pub(crate) fn check(&self, fleet: &Fleet, model: ModelId, memory: Option<&PrefixMemory>) {
+        let mut fresh = Self::default();
+        fresh.refresh(fleet, model, memory, self.guess);
+        debug_assert!(*self == fresh, "{self:?} is kept, and should be {fresh:?}");
+    }
+
+    /// Seconds until each slot is free, at this time.
+    pub(crate) fn waits(&self, now: Time, into: &mut Vec<f64>) {
+        let now = now.as_secs_f64();
+        into.clear();
+        into.extend(self.slots.iter().map(|slot| slot.left(now)));
+    }
+}
