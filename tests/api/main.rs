@@ -21,6 +21,7 @@ mod failures;
 mod fidelity;
 mod forecast;
 mod grey;
+mod groups;
 mod harness;
 mod input;
 mod keys;

@@ -42,6 +42,8 @@ pub struct ReportQuery {
     model: Option<String>,
     /// Only this node; empty = requests that reached none.
     node: Option<String>,
+    /// Only this group, `research~2` for the second one of that name; empty = requests of users without one.
+    group: Option<String>,
     #[param(schema_with = csv::format_schema)]
     format: Option<String>,
     /// JSON only: groups a page, 1 to 1000. Default 100.
@@ -91,6 +93,11 @@ pub struct ReportGroup {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "completed")]
     status: Option<String>,
+    /// With `group`: the group under whose limits requests were admitted; null where there was none. `research~2` is the
+    /// second group of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    group_id: Option<Option<String>>,
     #[serde(flatten)]
     sums: ReportSums,
 }
@@ -163,6 +170,7 @@ impl ReportGroup {
                 Dimension::Node => shown.node = Some(or_null(text)),
                 Dimension::Day => shown.day = Some(text),
                 Dimension::Status => shown.status = Some(text),
+                Dimension::Group => shown.group_id = Some(or_null(text)),
             }
         }
         shown
@@ -185,6 +193,7 @@ impl ReportQuery {
             (Dimension::Key, &self.key),
             (Dimension::Model, &self.model),
             (Dimension::Node, &self.node),
+            (Dimension::Group, &self.group),
         ];
         let given = filters.into_iter().filter_map(|(dimension, name)| Some((dimension, name.clone()?)));
         given

@@ -57,6 +57,7 @@ fn headings(group_by: &[Dimension]) -> Result<Bytes, ApiError> {
     let heading = |dimension: &Dimension| match dimension {
         Dimension::User => "user_id",
         Dimension::Key => "key_id",
+        Dimension::Group => "group_id",
         other => other.as_str(),
     };
     lines([group_by.iter().map(heading).chain(SUMS).map(str::to_owned).collect()])
