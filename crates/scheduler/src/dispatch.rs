@@ -5,8 +5,8 @@ use crate::{
     explain::Weighed,
     forecast::Place,
     ids::{RequestId, Time},
-    instance::Running,
     request::{Attempt, Request, cost},
+    running::Running,
     scheduler::Scheduler,
 };
 

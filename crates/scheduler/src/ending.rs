@@ -7,11 +7,11 @@ use crate::{
     explain::What,
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
-    instance::Running,
     model::ModelId,
     node::{Node, health::Failed},
     prefix::PrefixMemory,
     request::{Attempt, Request, cost},
+    running::Running,
     scheduler::Scheduler,
 };
 

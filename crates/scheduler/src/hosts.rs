@@ -4,11 +4,12 @@
 use crate::{
     fleet::Fleet,
     ids::{NodeId, Time},
-    instance::{Instance, Running},
+    instance::Instance,
     model::ModelId,
     node::{Node, NodeOpening},
     prefix::PrefixMemory,
     rates::Rates,
+    running::Running,
 };
 
 /// The least time for which a taken slot counts as taken, so that it is never mistaken for a free one.

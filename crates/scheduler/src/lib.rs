@@ -99,6 +99,7 @@ mod room;
 mod route;
 #[cfg(test)]
 mod rules;
+mod running;
 mod scheduler;
 mod service;
 mod share;

@@ -16,6 +16,7 @@
 //! ([`FairQueue::line`]): nobody starves, and a flood cannot age its way to the front.
 
 mod group;
+mod groups;
 mod lane;
 mod members;
 mod order;
@@ -30,8 +31,8 @@ use std::{
 pub(crate) use self::group::Charge;
 pub use self::group::Membership;
 use self::{
-    group::{Group, GroupId},
-    lane::{Lane, Seat, Turn, resumed},
+    group::Group,
+    lane::{GroupId, Lane, Seat, Turn, resumed},
     users::Users,
 };
 pub(crate) use self::{

@@ -27,9 +27,10 @@ use crate::{
     decision::Decision,
     failure::Failure,
     ids::{NodeId, RequestId, Time},
-    instance::{Instance, Running},
+    instance::Instance,
     node::Node,
     request::Request,
+    running::Running,
     scheduler::Scheduler,
 };
 

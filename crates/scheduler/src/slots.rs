@@ -9,13 +9,11 @@ mod evidence;
 #[cfg(test)]
 mod tests;
 
-use crate::{ids::RequestId, instance::Running};
-use evidence::Evidence;
+use crate::{ids::RequestId, running::Running};
+use evidence::{Evidence, MOST_SLOTS};
 
 /// Families that Ollama runs one request at a time, whatever `OLLAMA_NUM_PARALLEL` says.
 const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h"];
-/// Nobody runs more requests of one model than this on one card.
-const MOST_SLOTS: u32 = 32;
 /// No probe for so long after a node said that it is overloaded.
 const OVERRUN_SECONDS: f64 = 600.0;
 

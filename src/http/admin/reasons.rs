@@ -103,10 +103,10 @@ mod tests {
         let behind = |users_behind, behind_seconds| {
             load_for_the_queue(&asked_for_load(Backlog { users_behind, behind_seconds, ..backlog(20) }))
         };
-        let said = "12 users behind it use the same model and would have waited 3.1 s longer without the load.";
-        assert_eq!(behind(12, 3.14).as_deref(), Some(said));
-        let said = "1 user behind it uses the same model and would have waited 3.1 s longer without the load.";
-        assert_eq!(behind(1, 3.14).as_deref(), Some(said));
-        assert_eq!((behind(0, 3.14), behind(12, 0.01)), (None, None));
+        let said = "12 users behind it use the same model and would have waited 2.7 s longer without the load.";
+        assert_eq!(behind(12, 2.7).as_deref(), Some(said));
+        let said = "1 user behind it uses the same model and would have waited 2.7 s longer without the load.";
+        assert_eq!(behind(1, 2.7).as_deref(), Some(said));
+        assert_eq!((behind(0, 2.7), behind(12, 0.01)), (None, None));
     }
 }

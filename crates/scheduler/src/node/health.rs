@@ -8,9 +8,9 @@ use crate::{
     catalog::NodeSpec,
     failure::{Blame, Failure},
     ids::{RequestId, Time},
-    instance::Running,
     model::ModelId,
     route::Route,
+    running::Running,
     slots::Slots,
 };
 

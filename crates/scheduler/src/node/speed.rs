@@ -3,7 +3,8 @@
 use super::Node;
 use crate::{
     estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN, REFERENCE_BYTES},
-    instance::{Instance, LEAST_LEFT, Running},
+    instance::Instance,
+    running::{LEAST_LEFT, Running},
 };
 
 /// A prompt that has outgrown its estimate is expected to go on for this share of the estimate.

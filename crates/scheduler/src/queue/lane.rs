@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use super::group::GroupId;
 use crate::{
     ids::{RequestId, Time},
     model::ModelId,
@@ -58,6 +57,10 @@ impl PartialOrd for Counter {
 /// A lane's index.
 #[derive(Copy, Clone, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct LaneId(pub(super) usize);
+
+/// A group's index.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
+pub(crate) struct GroupId(pub(super) usize);
 
 /// Who stands in an order: a lane, or all lanes of a group together.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]

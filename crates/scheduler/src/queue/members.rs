@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{
     FairQueue,
-    group::{GroupId, Membership},
-    lane::{Lane, LaneId, Standing},
+    group::Membership,
+    lane::{GroupId, Lane, LaneId, Standing},
 };
 use crate::ids::Time;
 

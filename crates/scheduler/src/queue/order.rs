@@ -9,8 +9,8 @@ use std::{
 
 use super::{
     FairQueue,
-    group::{Group, GroupId},
-    lane::{Counter, Entry, Lane, LaneId, LanePosition, Seat, Turn},
+    group::Group,
+    lane::{Counter, Entry, GroupId, Lane, LaneId, LanePosition, Seat, Turn},
 };
 use crate::{
     ids::{RequestId, Time},

@@ -11,8 +11,10 @@
 
 use std::collections::VecDeque;
 
-use crate::{estimate::PREFILL_RATIO, ids::RequestId, instance::Running};
+use crate::{estimate::PREFILL_RATIO, ids::RequestId, running::Running};
 
+/// Nobody runs more requests of one model than this on one card.
+pub(super) const MOST_SLOTS: u32 = 32;
 /// Spans and ends that are remembered: enough for the most slots.
 const MOST_SPANS: usize = 64;
 /// The share of the time at the fastest pace seen that a request is taken to need at least.
@@ -185,7 +187,7 @@ impl Evidence {
 
     /// Corrects the number by what was seen.
     pub(super) fn conclude(&mut self, count: &mut u32) {
-        let at_once = std::mem::take(&mut self.at_once).min(super::MOST_SLOTS);
+        let at_once = std::mem::take(&mut self.at_once).min(MOST_SLOTS);
         if at_once > *count {
             *count = at_once;
             (self.vain_probes, self.late) = (0, 0);

@@ -1,0 +1,137 @@
+//! How do groups come, pay for their requests, and leave the queue's order again?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    FairQueue,
+    group::{Group, Membership},
+    lane::{GroupId, Seat, Standing, resumed},
+};
+use crate::ids::Time;
+
+impl FairQueue {
+    /// The group, created if necessary. The latest weight counts.
+    pub(super) fn group(&mut self, membership: &Membership, now: Time) -> GroupId {
+        if let Some(id) = self.by_group.get(&membership.group).copied() {
+            self.groups[id.0].standing.set_weight(membership.weight);
+            return id;
+        }
+        let group = Group {
+            name: membership.group.clone(),
+            standing: Standing::new(membership.weight, self.served, now),
+            served: 0.0,
+            members: 0,
+            turns: BTreeSet::new(),
+            of_model: BTreeMap::new(),
+            dues: BTreeMap::new(),
+        };
+        let id = self.free_groups.pop().unwrap_or(GroupId(self.groups.len()));
+        if id.0 < self.groups.len() {
+            self.groups[id.0] = group;
+        } else {
+            self.groups.push(group);
+        }
+        self.by_group.insert(membership.group.clone(), id);
+        id
+    }
+
+    /// A lane belongs to the group from now on.
+    pub(super) fn enter_group(&mut self, group: Option<GroupId>) {
+        if let Some(id) = group {
+            self.groups[id.0].members += 1;
+        }
+    }
+
+    /// A lane belongs to the group no more.
+    pub(super) fn leave_group(&mut self, group: Option<GroupId>) {
+        let Some(id) = group else { return };
+        self.groups[id.0].members -= 1;
+        self.forget_unused(id);
+    }
+
+    /// Forgets a group without lanes once nothing is charged to it any more.
+    fn forget_unused(&mut self, id: GroupId) {
+        let group = &self.groups[id.0];
+        if group.members == 0 && group.standing.running == 0 {
+            self.by_group.remove(&group.name);
+            self.free_groups.push(id);
+        }
+    }
+
+    /// A request of the group is sent to a node. `settled` is the counter of its lane before that.
+    pub(super) fn group_dispatched(&mut self, id: GroupId, settled: f64, cost: f64) {
+        let group = &mut self.groups[id.0];
+        group.served = group.served.max(settled);
+        self.served = self.served.max(group.standing.settled());
+        group.standing.dispatched(cost);
+    }
+
+    /// A request that was charged to the group has left its node.
+    pub(super) fn group_settled(&mut self, id: GroupId, charged: f64, cost: f64) {
+        self.take_out_group(id);
+        self.groups[id.0].standing.ended(charged, cost);
+        self.put_in_group(id);
+        self.forget_unused(id);
+    }
+
+    /// The settled counter at which a lane of this group, or one without, begins.
+    pub(super) fn served_of(&self, group: Option<GroupId>) -> f64 {
+        group.map_or(self.served, |id| self.groups[id.0].served)
+    }
+
+    /// A group in which nothing waits is about to have something waiting.
+    pub(super) fn group_resumes(&mut self, id: GroupId, now: Time) {
+        if self.groups[id.0].turns.is_empty() {
+            self.joins += 1;
+            let standing = &mut self.groups[id.0].standing;
+            standing.joined = self.joins;
+            standing.counter = resumed(standing, self.served, now);
+        }
+    }
+
+    /// If nothing waits in the group, notes since when.
+    pub(super) fn note_idle_group(&mut self, group: Option<GroupId>, now: Time) {
+        if let Some(group) = group.map(|id| &mut self.groups[id.0]).filter(|group| group.turns.is_empty()) {
+            group.standing.idle_since = now;
+        }
+    }
+
+    pub(super) fn take_out_group(&mut self, id: GroupId) {
+        let group = &self.groups[id.0];
+        let turn = group.turn(id);
+        if self.turns.remove(&turn) {
+            for model in group.of_model.keys() {
+                self.of_model[model.0].remove(&turn);
+            }
+            for (model, due) in group.dues() {
+                self.dues[model.0].remove(&(due, Seat::Group(id)));
+            }
+        }
+    }
+
+    pub(super) fn put_in_group(&mut self, id: GroupId) {
+        let group = &self.groups[id.0];
+        if group.turns.is_empty() {
+            return;
+        }
+        let turn = group.turn(id);
+        self.turns.insert(turn);
+        for model in group.of_model.keys() {
+            self.of_model[model.0].insert(turn);
+        }
+        for (model, due) in group.dues() {
+            self.dues[model.0].insert((due, Seat::Group(id)));
+        }
+    }
+
+    /// Asserts what must hold of groups after every step; in debug builds only.
+    pub(super) fn check_groups(&self) {
+        debug_assert_eq!(self.by_group.len() + self.free_groups.len(), self.groups.len());
+        for id in self.by_group.values() {
+            let group = &self.groups[id.0];
+            debug_assert!(group.members > 0 || group.standing.running > 0, "a group without lanes is forgotten");
+            debug_assert_eq!(group.turns.is_empty(), !self.turns.contains(&group.turn(*id)));
+            debug_assert_eq!(group.turns.len(), group.dues.values().map(BTreeSet::len).sum::<usize>());
+        }
+    }
+}
