@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
+    adopt::Adopted,
     catalog::{Loaded, Model, NodeSpec},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
@@ -158,6 +159,8 @@ pub enum Event {
         /// True to drain it, false to put it back in use.
         on: bool,
     },
+    /// Another gateway's scheduler has decided on this request so far. An id that is already known is ignored.
+    Adopted(Box<Adopted>),
     /// The slots that this gateway may use have changed.
     Shared {
         /// The slots it may use from now on.

@@ -57,6 +57,7 @@
 //! 10. if a node was lost, requests with no node left are refused.
 
 mod accusations;
+mod adopt;
 mod breaker;
 mod catalog;
 mod decision;
@@ -102,6 +103,7 @@ mod slots;
 mod view;
 
 pub use self::{
+    adopt::{Adopted, Ongoing},
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
     event::{Arrival, Event},
