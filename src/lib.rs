@@ -44,6 +44,7 @@ pub mod config;
 pub mod dispatch;
 pub mod fleet;
 pub mod http;
+pub mod link;
 pub mod metrics;
 pub mod relay;
 pub mod store;

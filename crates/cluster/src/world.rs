@@ -207,7 +207,9 @@ impl World {
     }
 
     pub(crate) fn ask(&mut self, gateway: usize, user: &str, model: usize, answer: Duration) -> Option<RequestId> {
-        self.gateways[gateway].coordinator.as_ref()?;
+        if !self.is_running(gateway) {
+            return None;
+        }
         self.asked += 1;
         let id = RequestId(self.asked);
         self.users.insert(id, user.into());
