@@ -303,8 +303,8 @@ def fleet():
         stat("Postgres", "Whether it answered last time. While it is away, requests are served; reports and changes to users "
              "are not.", "min(" + series("gateway_database_up") + ")", "none",
              rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
-        stat("Gateways on these nodes", "How many share the slots. Orange: they have not agreed to the current division yet, "
-             "and a gateway may use fewer slots than its share.",
+        stat("Gateways on these nodes", "How many use the slots. Orange: one does not know yet which of them are its own, "
+             "and may use fewer than it could.",
              "max(" + series("gateway_sharing_gateways") + ") * min(" + series("gateway_sharing_settled") + ")", "none",
              rising((0, "orange"), (1, "green")), 2, values(_0=("Dividing", "orange")), spark=False, height=8),
         stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "

@@ -25,7 +25,7 @@ const PATH: &str = "/link";
 /// The pause before a gateway looks again whom to call.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The time between two calls of one that is missed.
-const SUMMON: Duration = Duration::from_millis(500);
+const SUMMON: Duration = Duration::from_millis(200);
 
 type Socket = actix_codec::Framed<BoxedSocket, Codec>;
 

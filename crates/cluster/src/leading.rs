@@ -28,13 +28,18 @@ impl Member {
         let mut effects = Vec::new();
         if matches!(self.role, Role::Leading { .. }) && !self.followers.contains_key(gateway) {
             self.dead.insert(gateway.clone());
-            self.missing.remove(gateway);
-            for id in self.requests_of(gateway) {
-                self.end_remote(id, now, &mut effects);
-            }
-            self.open_up(now, &mut effects);
+            self.forget(gateway, now, &mut effects);
         }
         effects
+    }
+
+    /// Nothing runs at a gateway any more.
+    pub(crate) fn forget(&mut self, gateway: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
+        self.missing.remove(gateway);
+        for id in self.requests_of(gateway) {
+            self.end_remote(id, now, effects);
+        }
+        self.open_up(now, effects);
     }
 
     /// Has the scheduler decide, and passes on what it says to whom it concerns.

@@ -43,6 +43,8 @@ pub(crate) const DARK: Duration = Duration::from_secs(30);
 const FALLBACK: Duration = Duration::from_secs(45);
 /// A follower that was not told the time for this long was paused: what it was granted before may be somebody else's.
 const PAUSED: Duration = Duration::from_secs(2);
+/// A gateway that was alive this long ago and is not shown any more has left.
+const LEAVES: Duration = Duration::from_secs(8);
 /// How old the list of the others may be when a gateway begins to lead.
 const RECENT: Duration = Duration::from_secs(3);
 
@@ -238,8 +240,15 @@ impl Member {
 
     /// The other gateways that live, by the database.
     pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
-        (self.neighbours, self.met_at) = (neighbours, now);
-        self.tick(now)
+        let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
+        self.met_at = now;
+        let mut effects = self.tick(now);
+        let is_gone = |old: &&Neighbour| !self.neighbours.iter().any(|neighbour| neighbour.gateway == old.gateway);
+        // Silence takes longer: it has said goodbye, and nothing runs there any more.
+        let has_left = |old: &&Neighbour| is_gone(old) && old.silent + now.saturating_sub(met_at) < LEAVES;
+        let left: Vec<Arc<str>> = before.iter().filter(has_left).map(|old| old.gateway.clone()).collect();
+        left.iter().for_each(|gateway| self.forget(gateway, now, &mut effects));
+        effects
     }
 
     /// The database said something about the lease.

@@ -30,6 +30,7 @@ fn disturb(world: &mut World) {
     }
     let now = world.now;
     match world.dice.below(10) {
+        0 if world.dice.once_in(2) => world.leave(gateway),
         0 => world.kill(gateway),
         1..=3 => world.start(gateway),
         4 => world.gateways[gateway].paused_until = now + world.dice.millis(300, 15_000),
@@ -72,6 +73,7 @@ fn settle(world: &mut World, seed: u64) {
             break;
         }
         world.wait(SECOND);
+        world.probe();
     }
     assert!(world.is_empty(), "seed {seed}: {}", world.describe());
 }
@@ -90,11 +92,16 @@ fn run(seed: u64) {
     }
     settle(&mut world, seed);
     let granted = world.granted.len();
+    // Longer than a node that stayed silent is left alone.
+    for _ in 0..60 {
+        world.wait(6 * SECOND);
+        world.probe();
+    }
     for gateway in 0..gateways {
         world.ask(gateway, "last", 0, SECOND);
     }
     world.wait(12 * SECOND);
-    assert_eq!(world.granted.len() - granted, gateways, "seed {seed}: grants do not flow");
+    assert_eq!(world.granted.len() - granted, gateways, "seed {seed}: {}", world.describe());
     assert_eq!(world.loads, 0, "seed {seed}: everything is in memory");
 }
 

@@ -206,6 +206,14 @@ impl World {
         }
     }
 
+    /// The process ends in order: nothing runs there any more, and it tells the database.
+    pub(crate) fn leave(&mut self, gateway: usize) {
+        if self.is_running(gateway) && self.gateways[gateway].clients.is_empty() && self.reaches_database(gateway) {
+            self.gateways[gateway].row.iter_mut().for_each(|row| row.has_left = true);
+            self.kill(gateway);
+        }
+    }
+
     pub(crate) fn ask(&mut self, gateway: usize, user: &str, model: usize, answer: Duration) -> Option<RequestId> {
         if !self.is_running(gateway) {
             return None;
@@ -267,6 +275,13 @@ impl World {
         self.with(gateway, |coordinator, now| coordinator.member.retire(now));
     }
 
+    /// Probes that find every node well.
+    pub(crate) fn probe(&mut self) {
+        for gateway in self.live() {
+            (0..NODES.len()).for_each(|node| self.hear(gateway, Event::Answered { node: NodeId(node) }));
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.gateways.iter().all(|gateway| gateway.clients.is_empty())
     }
@@ -283,7 +298,11 @@ impl World {
             let (member, clients) = (&coordinator.member, gateway.clients.len());
             let knows = gateway.clients.keys().filter(|id| member.scheduler().knows(**id)).count();
             let (role, reach) = (member.role(), member.scheduler().reach());
-            format!("{role:?} {clients} clients, {knows} known, {reach:?}, missing {:?}", member.missing())
+            format!(
+                "{role:?} {clients} clients, {knows} known, {reach:?}, {:?}, missing {:?}",
+                member.scheduler().nodes().iter().map(|node| (node.state, node.in_flight)).collect::<Vec<_>>(),
+                member.missing()
+            )
         };
         self.gateways.iter().map(of).collect::<Vec<_>>().join("; ")
     }

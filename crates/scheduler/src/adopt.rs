@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     decision::{Decision, Refusal, RefusalReason},
-    event::Arrival,
+    event::{Adopted, Ongoing},
     explain::What,
     ids::{NodeId, RequestId, Time},
     instance::Running,
@@ -16,32 +16,6 @@ use crate::{
 
 /// The advice where no node ever had the model.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// A request as the gateway that carries it reports it.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Adopted {
-    /// The request, with its deadline by this scheduler's clock.
-    pub arrival: Arrival,
-    /// How long ago it arrived.
-    pub waited: Duration,
-    /// Attempts so far, including the running one.
-    pub attempts: u32,
-    /// The running attempt; `None` if the request waits.
-    pub ongoing: Option<Ongoing>,
-}
-
-/// An attempt that runs.
-#[derive(Copy, Clone, PartialEq, Debug)]
-pub struct Ongoing {
-    /// The node it runs on.
-    pub node: NodeId,
-    /// How long ago it was sent there.
-    pub sent_ago: Duration,
-    /// How long ago its first byte came; `None` before that.
-    pub began_ago: Option<Duration>,
-    /// Tokens of the answer so far.
-    pub tokens: u64,
-}
 
 impl Scheduler {
     pub(crate) fn adopt(&mut self, adopted: Adopted, now: Time, decisions: &mut Vec<Decision>) {

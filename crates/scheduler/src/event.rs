@@ -1,9 +1,8 @@
 //! What happened outside the scheduler?
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
-    adopt::Adopted,
     catalog::{Loaded, Model, NodeSpec},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
@@ -38,6 +37,32 @@ pub struct Arrival {
     pub is_stream: bool,
     /// How long it may wait in the queue, as a point in time.
     pub deadline: Time,
+}
+
+/// A request as the gateway that carries it reports it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Adopted {
+    /// The request, with its deadline by this scheduler's clock.
+    pub arrival: Arrival,
+    /// How long ago it arrived.
+    pub waited: Duration,
+    /// Attempts so far, including the running one.
+    pub attempts: u32,
+    /// The running attempt; `None` if the request waits.
+    pub ongoing: Option<Ongoing>,
+}
+
+/// An attempt that runs.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Ongoing {
+    /// The node it runs on.
+    pub node: NodeId,
+    /// How long ago it was sent there.
+    pub sent_ago: Duration,
+    /// How long ago its first byte came; `None` before that.
+    pub began_ago: Option<Duration>,
+    /// Tokens of the answer so far.
+    pub tokens: u64,
 }
 
 /// Something that happened outside.

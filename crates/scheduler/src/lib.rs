@@ -103,10 +103,9 @@ mod slots;
 mod view;
 
 pub use self::{
-    adopt::{Adopted, Ongoing},
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
-    event::{Arrival, Event},
+    event::{Adopted, Arrival, Event, Ongoing},
     explain::{Alternative, Backlog, Kind, Step, Story, What},
     failure::{Blame, Failure, Outcome},
     health_log::{BreakerPhase, HealthChange, NodeHealth},
