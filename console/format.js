@@ -21,6 +21,13 @@ export const percent = (value) => or(value, percentage.format);
 /** GB are 10^9 bytes, as in the settings. */
 export const gigabytes = (bytes) => or(bytes, (bytes) => `${tenth.format(bytes / 1e9)} GB`);
 export const time = (text) => or(text, (text) => clock.format(new Date(text)));
+/** The moment of a field with a local time, as the gateway wants it. */
+export const moment = (text) => (text ? new Date(text).toISOString() : undefined);
+/** The same the other way round; nothing for no moment. */
+export const local = (text) => {
+  const at = new Date(text ?? NaN);
+  return Number.isNaN(+at) ? "" : new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 16);
+};
 /** A day of a report: a date in UTC. */
 export const day = (date) => or(date, (date) => utcDay.format(new Date(`${date}T00:00:00Z`)));
 

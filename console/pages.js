@@ -9,6 +9,8 @@ export const adminPages = [
   page("users", "u", () => import("./pages/users.js")),
   page("models", "m", () => import("./pages/models.js")),
   page("usage", "s", () => import("./pages/usage.js")),
+  page("admins", "a", () => import("./pages/admins.js")),
+  page("changes", "c", () => import("./pages/changes.js")),
 ];
 
 export const userPages = [page("me", "m", () => import("./pages/me.js"))];

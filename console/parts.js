@@ -73,11 +73,11 @@ export function Dialog({ title, close, children, wide }) {
   </dialog>`;
 }
 
-/** Asks before something is done that cannot be taken back. */
-export function Confirm({ title, text, action, act, close, children }) {
+/** Asks before something is done that cannot be taken back; `done` follows it, `close` leaves it. */
+export function Confirm({ title, text, action, act, close, done = close, children }) {
   const submit = async (data) => {
     await act(data);
-    close();
+    done();
   };
   return html`<${Dialog} title=${title} close=${close}>
     <${Form} submit=${submit} action=${action} danger cancel=${close}>${text && html`<p>${text}</p>`}${children}<//>

@@ -14,7 +14,9 @@ export const say = {
   noLimit: (used) => `${used}, no limit`,
 
   pages: {
-    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", me: "Me",
+    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", admins: "Administrators",
+    changes: "Changes",
+    me: "Me",
   },
   roles: { admin: "admin", operator: "operator", viewer: "viewer" },
   error: {
@@ -47,6 +49,17 @@ export const say = {
     noNodes: "None.",
     stale: (time) => `The connection to the gateway is lost. This page shows the state at ${time}.`,
     noStream: "The gateway does not send its events. Trying again…",
+  },
+  demo: {
+    off: "This is a demo with simulated nodes. Nobody uses it yet.",
+    on: "This is a demo with simulated nodes, which simulated people use.",
+    start: "Start traffic", stop: "Stop traffic",
+  },
+  hour: {
+    title: "Last hour", of: "Of", fleet: "the whole fleet", running: "Running", waiting: "Waiting",
+    tokens_per_second: "Tokens per second", first_token_ms: "First token after", errors_per_minute: "Failures per minute",
+    now: (now, most) => `${now}, at most ${most}`,
+    unknown: "not known yet",
   },
   happened: {
     title: "Recent events",
@@ -202,6 +215,25 @@ export const say = {
     none: "No usage.",
     more: (count) => `These are the first ${count} rows; the CSV has all of them.`,
     noKey: "without a key", noNode: "no node",
+  },
+  admins: {
+    name: "Name", role: "Role", none: "Nobody has an administrator's key of their own.", you: "(you)",
+    configured: "The admin key of the configuration always works, and is not listed.",
+    roles: {
+      viewer: "viewer: reads everything", operator: "operator: also works on nodes, models and requests",
+      admin: "admin: also changes users, keys and administrators",
+    },
+    make: "Create administrator", endsHint: "Empty: never.", change: "Edit", rotate: "Rotate", delete: "Delete",
+    changeTitle: (name) => `Edit ${name}`,
+    rotateText: "The administrator gets a new key, and keeps the role and the expiry.",
+    deleteTitle: (name) => `Delete ${name}`,
+    deleteText: (name) => `${name}'s key stops working at once, and sessions that were opened with it end.`,
+  },
+  changes: {
+    when: "Time", who: "Administrator", what: "What", target: "Target", method: "Method", route: "Route",
+    change: "Change", status: "Outcome", none: "No changes.", begun: "… started",
+    outcome: (status) => (status < 400 ? `● done (${status})` : status < 500 ? `✕ refused (${status})` : `✕ failed (${status})`),
+    step: (before, after) => (before && after ? `${before} → ${after}` : after ? after : `was ${before}`),
   },
   me: {
     hello: (user, group) => (group ? `You are ${user}, in the group ${group}.` : `You are ${user}.`),

@@ -307,6 +307,11 @@ def fleet():
              "and may use fewer than it could.",
              "max(" + series("gateway_sharing_gateways") + ") * min(" + series("gateway_sharing_settled") + ")", "none",
              rising((0, "orange"), (1, "green")), 2, values(_0=("Dividing", "orange")), spark=False, height=8),
+        graph("Who schedules", "By gateway: its role, and the epoch of the leader. The epoch grows when another gateway takes over. "
+              "Seeking for more than a moment: no gateway can be reached that leads.",
+              [("sum by (role) (" + series("gateway_scheduler_role") + ")", "{{role}}"),
+               ("max(" + series("gateway_scheduler_epoch") + ")", "epoch"),
+               ("sum(" + series("gateway_scheduler_handovers") + ")", "handovers seen")], "none"),
         stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",

@@ -30,7 +30,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::fleet::{Resolver, Roster};
-use crate::http::{AdminKey, BodyMemory, EventFeed, Guesses, Live};
+use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
@@ -71,16 +71,17 @@ struct Stops {
 }
 
 impl App {
-    /// Opens the database, binds the address and builds every part once. Nodes may be down.
+    /// As [`App::build_with`], with the demo's traffic to turn on and off.
     ///
     /// # Errors
     /// [`StartError`]
-    pub async fn build(config: Config, admin_key: KeyDigest) -> Result<Self, StartError> {
-        Self::build_with(config, admin_key, Resolver::system(), || Err("there is no file to read again".to_owned()))
-            .await
+    pub async fn build_demo(config: Config, admin_key: KeyDigest, traffic: DemoTraffic) -> Result<Self, StartError> {
+        let read = || Err("there is no file to read again".to_owned());
+        Self::build_all(config, admin_key, Resolver::system(), read, Some(traffic)).await
     }
 
-    /// The same, with `resolver` to resolve the names of nodes, and `read` to read the configuration again.
+    /// Opens the database, binds the address and builds every part once, with `resolver` to resolve the names of nodes, and `read`
+    /// to read the configuration again. Nodes may be down.
     ///
     /// # Errors
     /// [`StartError`]
@@ -89,6 +90,16 @@ impl App {
         admin_key: KeyDigest,
         resolver: Resolver,
         read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        Self::build_all(config, admin_key, resolver, read, None).await
+    }
+
+    async fn build_all(
+        config: Config,
+        admin_key: KeyDigest,
+        resolver: Resolver,
+        read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
+        demo: Option<DemoTraffic>,
     ) -> Result<Self, StartError> {
         nodes::check(&config.nodes)?;
         let (clock, stops) = (Clock::start(), Stops::default());
@@ -136,6 +147,7 @@ impl App {
             limits,
             tracer,
             draining: stops.draining.clone(),
+            demo,
         };
         let (server, address) = parts.listen()?;
         Ok(Self { config, clock, memory, nodes, events, reloader, exporter, stops, server, address })

@@ -9,6 +9,7 @@ mod healthcheck;
 mod load;
 mod process;
 mod serve;
+mod traffic;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -4,12 +4,13 @@ import { Copy, Dialog } from "../parts.js";
 import { say } from "../strings.js";
 import { Snippets } from "./snippets.js";
 
-export function KeyShown({ title, secret, close }) {
+/** `programs`: whether it is one for programs. */
+export function KeyShown({ title, secret, close, programs = true }) {
   const [shows, set] = useState(false);
   return html`<${Dialog} title=${title} close=${close} wide>
     <p>${say.keysOf.once}</p>
     <${Copy} text=${secret} label=${say.keysOf.secret} />
-    ${shows ? html`<${Snippets} secret=${secret} />` : html`<button type="button" onClick=${() => set(true)}>${say.snippets.show}</button>`}
+    ${!programs ? null : shows ? html`<${Snippets} secret=${secret} />` : html`<button type="button" onClick=${() => set(true)}>${say.snippets.show}</button>`}
     <div class="actions"><button type="button" class="primary" onClick=${close}>${say.keysOf.kept}</button></div>
   <//>`;
 }

@@ -5,6 +5,7 @@ import { duration, number, time } from "../format.js";
 import { Loaded, useLoad } from "../load.js";
 import { Confirm, Table } from "../parts.js";
 import { say } from "../strings.js";
+import { Keys } from "./keys.js";
 import { LimitBars } from "./limits.js";
 import { OwnUsage } from "./own-usage.js";
 import { Snippets } from "./snippets.js";
@@ -37,6 +38,7 @@ export default function Me() {
     <section aria-labelledby="models"><h2 id="models">${say.pages.models}</h2>
       <${Loaded} of=${models}>${() => html`<ul class="tags">${names.map((name) => html`<li key=${name}><code>${name}</code></li>`)}</ul>`}<//></section>
     <${OwnUsage} />
+    ${me.data && html`<${Keys} base="v1/me" owner=${me.data.user_id} writes isOwn />`}
     <section aria-labelledby="connect"><h2 id="connect">${say.snippets.title}</h2><${Snippets} model=${names[0]} /></section>`;
 }
 

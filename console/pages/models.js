@@ -26,8 +26,8 @@ export default function Models() {
   if (may("operate")) {
     columns.push([say.action, (model) => html`<span class="actions">${["load", "unload", "delete"].map((name) => act(name)(model.name, model.nodes.map((on) => on.node)))}</span>`]);
   }
-  return html`${may("operate") && html`<div class="bar-of-tools"><button type="button" class="primary" onClick=${() => ask({ act: "pull" })}>${say.models.pull}</button>
-      <button type="button" onClick=${fleet.reload}>${say.refresh}</button></div>`}
+  return html`<div class="bar-of-tools">${may("operate") && html`<button type="button" class="primary" onClick=${() => ask({ act: "pull" })}>${say.models.pull}</button>`}
+      <button type="button" onClick=${fleet.reload}>${say.refresh}</button></div>
     <${Loaded} of=${fleet}>${(fleet) => html`
       <${Table} caption=${say.pages.models} columns=${columns} rows=${fleet.models} rowKey=${(model) => model.name} empty=${say.models.none} />
       ${asked?.act === "pull" && html`<${Pull} nodes=${fleet.nodes} close=${() => {

@@ -1,17 +1,19 @@
 // Is the service well, and what goes on? The verdict, the nodes, who waits and what runs, live.
 import { get } from "../api.js";
-import { html, useState } from "../html.js";
+import { html, Still, useState } from "../html.js";
 import { useLive } from "../live.js";
 import { useLoad } from "../load.js";
 import { time } from "../format.js";
 import { say } from "../strings.js";
+import { Demo } from "./demo.js";
 import { Changes } from "./fleet-changes.js";
+import { LastHour } from "./last-hour.js";
 import { NodeCard, NodeDialog } from "./node.js";
 import { Queue } from "./queue.js";
 import { Running } from "./running.js";
 import { verdict } from "./verdict.js";
 
-export default function Now() {
+export default function Now({ session }) {
   const live = useLive();
   const [asked, ask] = useState(null);
   // What the events do not tell of a node changes only with one of them.
@@ -19,12 +21,14 @@ export default function Now() {
   if (!live.nodes) return html`<p class=${live.stale ? "failure" : "quiet"} role="status">${live.stale ? say.now.noStream : say.loading}</p>`;
   const { running, waiting } = live;
   const said = verdict(live);
+  const names = live.nodes.map((node) => node.name);
   const onNode = new Map();
   for (const request of running) {
     if (!onNode.has(request.node)) onNode.set(request.node, []);
     onNode.get(request.node).push(request);
   }
   return html`<div class=${live.stale ? "stale" : ""} data-live=${live.stale ? "stale" : "live"}>
+    ${session.is_demo && html`<${Demo} />`}
     <p class=${`verdict ${said.kind}`} role="status">${said.text}</p>
     ${live.stale && html`<p class="failure" role="alert">${say.now.stale(time(live.heardAt))}</p>`}
     <section aria-labelledby="nodes"><h2 id="nodes">${say.now.nodes}</h2>
@@ -33,6 +37,7 @@ export default function Now() {
     </section>
     <${Queue} waiting=${waiting} leftOut=${live.waiting_left_out} ask=${ask} />
     <${Running} running=${running} leftOut=${live.running_left_out} ask=${ask} />
+    <${Still} sign=${names.join("\n")}>${() => html`<${LastHour} nodes=${names} />`}<//>
     <${Changes} changes=${live.changes} />
     <${NodeDialog} asked=${asked} close=${() => ask(null)} />
   </div>`;

@@ -1,7 +1,7 @@
 // Which requests have ended, and how? Searched by who, what, where and when; one of them in full.
 import { html } from "../html.js";
 import { get } from "../api.js";
-import { duration, number, time } from "../format.js";
+import { duration, moment, number, time } from "../format.js";
 import { useList, Loaded } from "../load.js";
 import { Field, More, Select, Table } from "../parts.js";
 import { go, link } from "../router.js";
@@ -45,7 +45,6 @@ function Search({ query }) {
 
 /** The form has local times, the gateway wants moments. */
 function wanted(query) {
-  const moment = (text) => (text ? new Date(text).toISOString() : undefined);
   return { ...query, from: moment(query.from), to: moment(query.to) };
 }
 

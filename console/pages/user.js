@@ -41,9 +41,9 @@ export function OneUser({ id }) {
       ${asked === "limits" && html`<${ChangeLimits} path=${path} limits=${user.limits} close=${close} done=${done} />`}
       ${asked === "about" && html`<${ChangeAbout} user=${user} change=${change} close=${close} done=${done} />`}
       ${asked === "suspend" && html`<${Confirm} title=${user.suspended ? say.users.resume : say.users.suspend} text=${user.suspended ? say.users.resumeText(user.user_id) : say.users.suspendText(user.user_id)}
-        action=${user.suspended ? say.users.resume : say.users.suspend} act=${() => change({ suspended: !user.suspended })} close=${done} />`}
+        action=${user.suspended ? say.users.resume : say.users.suspend} act=${() => change({ suspended: !user.suspended })} close=${close} done=${done} />`}
       ${asked === "delete" && html`<${Confirm} title=${say.users.delete} text=${say.users.deleteText(user.user_id)} action=${say.users.delete}
-        act=${() => call("DELETE", path)} close=${() => go("users")} cancel=${close} />`}
+        act=${() => call("DELETE", path)} close=${close} done=${() => go("users")} />`}
     `}<//>`;
 }
 

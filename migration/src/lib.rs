@@ -16,6 +16,7 @@ mod m20261127_000001_usage_reasons;
 mod m20261127_000100_gateway_stances;
 mod m20261127_000200_administration;
 mod m20261127_000300_user_fields;
+mod m20261127_000500_maintenance;
 mod m20261127_000600_scheduler_lease;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
@@ -42,6 +43,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000100_gateway_stances::Migration),
             Box::new(m20261127_000200_administration::Migration),
             Box::new(m20261127_000300_user_fields::Migration),
+            Box::new(m20261127_000500_maintenance::Migration),
             Box::new(m20261127_000600_scheduler_lease::Migration),
         ]
     }

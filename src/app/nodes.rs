@@ -14,7 +14,8 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{Dispatcher, Errand, Sharer};
 use crate::fleet::{
-    Chronicler, Fleet, FleetContext, Loader, NodeSettings, Plots, Resolver, Roster, Sampler, Upstream, Watch, Watchers,
+    Chronicler, Fleet, FleetContext, Loader, Maintenances, NodeSettings, Plots, Resolver, Roster, Sampler, Upstream,
+    Watch, Watchers,
 };
 use crate::metrics::Metrics;
 use crate::store::{Stances, Store};
@@ -56,6 +57,7 @@ impl Nodes {
         let fleet = FleetContext {
             nodes: Fleet::default(),
             catalog: Arc::default(),
+            maintenances: Maintenances::default(),
             changes: Arc::default(),
             plots: Plots::new(clock.uptime()),
             dispatcher,

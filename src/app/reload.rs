@@ -57,10 +57,10 @@ impl Reloader {
         let mut current = current.lock().await;
         let inner = self.0.clone();
         let read = tokio::task::spawn_blocking(move || (inner.read)()).await;
-        let now = parts.clock.now().unix_ms;
+        let now = parts.clock.now();
         let new = read.map_err(|error| error.to_string()).and_then(|read| read).inspect_err(|mistakes| {
-            parts.metrics.config_loaded(false, now);
-            tracing::error!(mistakes, "the configuration was not reloaded");
+            parts.metrics.config_loaded(false, now.unix_ms);
+            parts.changes.tell_reload_failed(mistakes, now);
         })?;
         let (applied, needs_restart): (Vec<String>, Vec<String>) =
             differences(&current, &new).into_iter().partition(|path| is_live(path));
@@ -68,7 +68,7 @@ impl Reloader {
         parts.limits.set(new.limits.clone());
         let nodes = parts.roster.replace_file(new.nodes.clone()).await;
         (current.nodes, current.models, current.limits) = (new.nodes, new.models, new.limits);
-        parts.metrics.config_loaded(true, now);
+        parts.metrics.config_loaded(true, now.unix_ms);
         parts.changes.tell_reloaded(&applied, &needs_restart, parts.clock.now());
         Ok(ReloadReport::new(applied, needs_restart, nodes))
     }

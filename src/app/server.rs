@@ -18,7 +18,8 @@ use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
 use crate::http::{
-    self, AdminKey, BodyMemory, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads, Sessions,
+    self, AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads,
+    Sessions,
 };
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
@@ -49,6 +50,7 @@ pub(super) struct Parts {
     pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) tracer: Tracer,
     pub(super) draining: CancellationToken,
+    pub(super) demo: Option<DemoTraffic>,
 }
 
 impl Parts {
@@ -67,7 +69,7 @@ impl Parts {
             ActixApp::new()
                 .wrap(from_fn(http::observe))
                 .configure(|config| self.provide(config))
-                .configure(http::routes)
+                .configure(|config| http::routes(&self.config.server, self.demo.as_ref(), config))
         };
         let server = HttpServer::new(application)
             .workers(workers)

@@ -6,10 +6,12 @@ use std::time::Duration;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 
 use super::process;
+use super::traffic::Traffic;
 use crate::app::App;
 use crate::config::{Config, DEMO_ADMIN_KEY};
 use crate::dispatch::Dispatcher;
 use crate::fleet::NodeSettings;
+use crate::http::DemoTraffic;
 use crate::metrics::UserLabel;
 use crate::store::{ApiKey, KeyDigest, NewUser, Terms, UserId, random_hex};
 
@@ -26,16 +28,26 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         config.server.bind = bind;
         config.server.drain_seconds = 5;
         config.metrics.user_label = UserLabel::All;
+        config.keys.self_service = true;
         config.database.url = format!("sqlite://{}/gateway.db", folder.0.display());
         let log = config.log.install();
         if !config.bind().is_some_and(|address| address.ip().is_loopback()) {
             return Err("the demo's admin key is known to everybody: --bind takes a loopback address only".to_owned());
         }
-        let app = App::build(config.clone(), KeyDigest::of(DEMO_ADMIN_KEY)).await.map_err(|error| error.to_string())?;
+        let demo = DemoTraffic::default();
+        let is_on = demo.follow();
+        let app = App::build_demo(config.clone(), KeyDigest::of(DEMO_ADMIN_KEY), demo).await;
+        let app = app.map_err(|error| error.to_string())?;
         let key = make_user(&app).await?;
-        let banner = greet(app.dispatcher(), format!("http://{}", app.address()), config, key);
-        let (served, ()) = tokio::join!(process::logged(&log, app.run(stop)), banner);
-        let served = served.map_err(|error| error.to_string());
+        let base = format!("http://{}", app.address());
+        let traffic = Traffic { base: base.clone(), accounts: app.accounts(), clock: app.clock(), is_on };
+        let banner = greet(app.dispatcher(), base, config, key);
+        let traffic = traffic.flow(stop.clone());
+        let serving = async { tokio::join!(process::logged(&log, app.run(stop)), banner).0 };
+        let served = tokio::select! {
+            served = serving => served.map_err(|error| error.to_string()),
+            never = traffic => match never {},
+        };
         for node in &simulated {
             node.stop().await;
         }

@@ -142,9 +142,10 @@ impl Dispatcher {
         Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost }
     }
 
-    /// The record of one of the latest requests.
+    /// The story of a request that has not ended, or did in the last hour.
     pub fn story(&self, request_id: Uuid) -> Option<Story> {
-        self.read(|scheduler| scheduler.story(id_of(request_id)).cloned())
+        let now = self.clock.uptime();
+        self.read(|scheduler| scheduler.story(id_of(request_id), now).cloned())
     }
 
     /// The first `most` waiting requests, next in turn first, each with its request id.
@@ -398,7 +399,8 @@ impl Ticket {
 
     /// How many requests waited when this one arrived, and when its first token was expected.
     pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
-        self.dispatcher.read(|scheduler| match scheduler.story(self.id) {
+        let now = self.dispatcher.clock.uptime();
+        self.dispatcher.read(|scheduler| match scheduler.story(self.id, now) {
             Some(story) => {
                 (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
             }
@@ -426,9 +428,13 @@ impl Ticket {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
-    /// The request is over, with this many tokens and this verdict on the node. The slot is free when this returns.
-    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>) {
+    /// The request is over, with this many tokens and this verdict on the node, which says that it worked on it for the
+    /// time `work`. The slot is free when this returns.
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, work: Option<Duration>) {
         self.dispatcher.with(|core, now| {
+            if let Some(time) = work {
+                core.handle(Event::Worked { id: self.id, time }, now);
+            }
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);
             }

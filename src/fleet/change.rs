@@ -33,6 +33,8 @@ pub enum ChangeKind {
     ModelsGone,
     /// The configuration was read again.
     Reloaded,
+    /// The configuration cannot be used as it is now, and the one before stays in force.
+    ReloadFailed,
 }
 
 impl ChangeKind {
@@ -52,6 +54,7 @@ impl ChangeKind {
             Self::ModelsNew => "models_new",
             Self::ModelsGone => "models_gone",
             Self::Reloaded => "reloaded",
+            Self::ReloadFailed => "reload_failed",
         }
     }
 
@@ -71,12 +74,14 @@ impl ChangeKind {
             Self::ModelsNew => "the node has new models",
             Self::ModelsGone => "the node no longer has these models",
             Self::Reloaded => "the configuration was read again",
+            Self::ReloadFailed => "the configuration was not reloaded",
         }
     }
 
     /// Whether somebody should look at it.
     pub(crate) fn is_warning(self) -> bool {
-        matches!(self, Self::NodeSuspect | Self::NodeDown | Self::BreakerOpen | Self::BreakerHalfOpen)
+        use ChangeKind::{BreakerHalfOpen, BreakerOpen, NodeDown, NodeSuspect, ReloadFailed};
+        matches!(self, NodeSuspect | NodeDown | BreakerOpen | BreakerHalfOpen | ReloadFailed)
     }
 }
 
@@ -93,6 +98,8 @@ pub struct FleetChange {
     pub states: Option<(NodeState, NodeState)>,
     /// In words.
     pub why: Option<String>,
+    /// Unix time in milliseconds at which it ends by itself.
+    pub until_ms: Option<i64>,
     /// The first models that it is about.
     pub models: Vec<String>,
     /// How many more models there are.
@@ -108,6 +115,7 @@ impl FleetChange {
             since_ms,
             states: None,
             why: None,
+            until_ms: None,
             models: Vec::new(),
             more_models: 0,
         }

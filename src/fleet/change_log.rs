@@ -13,6 +13,8 @@ use limits::Moment;
 
 /// Changes that are kept.
 const KEPT: usize = 256;
+/// Characters of mistakes that are kept with a change; a document may have any number of them.
+const LONGEST_WHY: usize = 4_000;
 
 /// A change as it was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,12 @@ impl ChangeLog {
         let why = parts.into_iter().flatten().reduce(|all, part| format!("{all}; {part}"));
         let why = why.unwrap_or_else(|| "nothing is different".to_owned());
         self.tell(FleetChange { why: Some(why), ..FleetChange::new(ChangeKind::Reloaded, None, now.unix_ms) }, now);
+    }
+
+    /// The configuration was read again and has mistakes.
+    pub(crate) fn tell_reload_failed(&self, mistakes: &str, now: Moment) {
+        let (why, kind) = (Some(mistakes.chars().take(LONGEST_WHY).collect()), ChangeKind::ReloadFailed);
+        self.tell(FleetChange { why, ..FleetChange::new(kind, None, now.unix_ms) }, now);
     }
 
     /// Warns of something that may well happen again, and is no change. At most a few are logged in a minute.
@@ -151,8 +159,8 @@ impl Inner {
 }
 
 fn log(told: &ToldChange) {
-    let FleetChange { kind, node, since_ms, why, models, more_models, .. } = &told.change;
-    let since = rfc3339(*since_ms);
+    let FleetChange { kind, node, since_ms, why, until_ms, models, more_models, .. } = &told.change;
+    let (since, until) = (rfc3339(*since_ms), until_ms.map(rfc3339));
     let (node, why, message) = (node.as_deref(), why.as_deref(), kind.message());
     let models = (!models.is_empty()).then(|| models.join(", "));
     let more = (*more_models > 0).then_some(*more_models);
@@ -160,7 +168,7 @@ fn log(told: &ToldChange) {
     if kind.is_warning() {
         tracing::warn!(node, why, since, count, "{message}");
     } else {
-        tracing::info!(node, why, since, models, more, count, "{message}");
+        tracing::info!(node, why, since, until, models, more, count, "{message}");
     }
 }
 

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::change::FleetChange;
+use super::change::{ChangeKind, FleetChange};
 use super::context::FleetContext;
+use crate::store::Maintenance;
 use scheduler::HealthChange;
 
 /// How long nothing is folded before that is looked at again.
@@ -33,7 +34,7 @@ impl Chronicler {
     }
 
     fn tell(&self, changes: Vec<HealthChange>) {
-        let FleetContext { catalog, changes: log, clock, nodes, .. } = &self.context;
+        let FleetContext { catalog, changes: log, clock, nodes, maintenances, .. } = &self.context;
         for health in changes {
             // One that has left is told of as such.
             let Some(endpoint) = nodes.get(health.node) else { continue };
@@ -41,7 +42,22 @@ impl Chronicler {
             if health.before.state != health.after.state {
                 catalog.state_changed(health.node, since_ms);
             }
-            log.tell(FleetChange::of_health(health, &endpoint.name, since_ms), clock.now());
+            let (node, now) = (health.node, clock.now());
+            let change = FleetChange::of_health(health, &endpoint.name, since_ms);
+            log.tell(because_of(maintenances.last_of(node), change, now.unix_ms), now);
         }
+    }
+}
+
+/// Has a change that a maintenance brings about say so.
+fn because_of(maintenance: Option<Maintenance>, change: FleetChange, now_ms: i64) -> FleetChange {
+    match (change.kind, maintenance) {
+        (ChangeKind::NodeDraining, Some(Maintenance { reason, until_ms, .. })) => {
+            FleetChange { why: reason, until_ms, ..change }
+        }
+        (ChangeKind::NodeUndrained, Some(maintenance)) if maintenance.is_over(now_ms) => {
+            FleetChange { why: Some("its maintenance is over".to_owned()), ..change }
+        }
+        _ => change,
     }
 }

@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use super::catalog::Catalog;
 use super::change_log::ChangeLog;
+use super::maintenances::Maintenances;
 use super::nodes::Fleet;
 use super::plots::Plots;
 use crate::clock::Clock;
@@ -16,6 +17,8 @@ pub struct FleetContext {
     pub nodes: Fleet,
     /// What the nodes say about their models.
     pub catalog: Arc<Catalog>,
+    /// Which of them are under maintenance.
+    pub maintenances: Maintenances,
     /// What has changed lately.
     pub changes: Arc<ChangeLog>,
     /// What went on in the last hour.

@@ -15,6 +15,11 @@ impl Fleet {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
     }
 
+    /// The ids of all nodes.
+    pub fn ids(&self) -> Vec<NodeId> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+    }
+
     /// Adds a node, or replaces its endpoint.
     pub(crate) fn put(&self, node: NodeId, endpoint: NodeEndpoint) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node, Arc::new(endpoint));

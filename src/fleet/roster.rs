@@ -9,59 +9,29 @@
 //!
 //! Changes are made one at a time. A name that cannot be resolved keeps its previous addresses: a DNS outage is no
 //! reason to lose nodes, and probes show which of them are gone.
+mod drains;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
+pub use self::drains::DrainTerms;
 use super::change::{ChangeKind, FleetChange};
 use super::context::FleetContext;
 use super::discovery::Resolver;
 use super::endpoint::NodeEndpoint;
-use super::flaw::Flaw;
+use super::roster_error::RosterError;
 use super::settings::NodeSettings;
 use super::sources::{Desired, Source, Sources};
 use super::watchers::Watch;
-use crate::store::{Store, StoreError, StoredNode};
+use crate::store::{Maintenance, Store, StoreError, StoredNode};
 use scheduler::{Event, NodeId};
 
 /// The most probers that wait to be started; the task that starts them never waits for anything else.
 const WATCHES: usize = 64;
-
-/// Why the nodes were not changed.
-#[derive(Debug, thiserror::Error)]
-pub enum RosterError {
-    /// There is no such node.
-    #[error("there is no node `{0}`")]
-    Unknown(String),
-    /// The name is taken.
-    #[error("node `{0}` exists already")]
-    Exists(String),
-    /// The node is configured in the file.
-    #[error("node `{0}` is configured in gateway.yaml: change it there, then POST /admin/reload")]
-    InFile(String),
-    /// The node comes from DNS.
-    #[error("node `{0}` was discovered: change or remove the entry that discovers it")]
-    Discovered(String),
-    /// The resulting settings cannot be used.
-    #[error("{0}")]
-    Flawed(Flaw),
-    /// The database failed.
-    #[error(transparent)]
-    Store(StoreError),
-}
-
-impl From<StoreError> for RosterError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NodeExists(name) => Self::Exists(name),
-            StoreError::NoNode(name) => Self::Unknown(name),
-            other => Self::Store(other),
-        }
-    }
-}
 
 /// What a change did to the nodes, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,10 +51,10 @@ pub struct Listed {
     pub id: NodeId,
     /// Where its entry comes from.
     pub source: Source,
-    /// Its URL.
-    pub url: String,
-    /// Whether it takes no new requests.
-    pub is_draining: bool,
+    /// Its settings, credentials included.
+    pub settings: NodeSettings,
+    /// Set if it is drained.
+    pub maintenance: Option<Maintenance>,
 }
 
 #[derive(Debug)]
@@ -104,6 +74,8 @@ pub struct Roster {
     tasks: CancellationToken,
     /// Locked for the whole of a change.
     sources: tokio::sync::Mutex<Sources>,
+    /// Wakes the task that ends drains: another one may end first now.
+    settled: Notify,
     running: Mutex<BTreeMap<String, Running>>,
 }
 
@@ -122,9 +94,9 @@ impl Roster {
             tracing::warn!(%error, "the database's nodes could not be read: only those of gateway.yaml are used");
         }
         // Nothing receives watches yet, so the channel must have room for all of them.
-        let (watches, wanted) = mpsc::channel(WATCHES + sources.desired().len());
+        let (watches, wanted) = mpsc::channel(WATCHES + sources.desired(context.clock.now().unix_ms).len());
         let (running, sources) = (Mutex::default(), tokio::sync::Mutex::new(sources));
-        let roster = Self { context, store, resolver, watches, tasks, sources, running };
+        let roster = Self { context, store, resolver, watches, tasks, sources, settled: Notify::new(), running };
         roster.settle(&mut *roster.sources.lock().await).await;
         (Arc::new(roster), wanted)
     }
@@ -142,6 +114,7 @@ impl Roster {
         tokio::select! {
             () = self.tasks.cancelled() => {}
             () = keeping => {}
+            () = self.end_drains() => {}
         }
     }
 
@@ -159,12 +132,16 @@ impl Roster {
         read.map(|()| changes)
     }
 
+    fn lock_running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every node, by name.
     pub fn list(&self) -> BTreeMap<String, Listed> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let running = self.lock_running();
         let listed = |running: &Running| {
-            let Desired { settings, source, is_draining, .. } = &running.desired;
-            Listed { id: running.id, source: *source, url: settings.url.clone(), is_draining: *is_draining }
+            let Desired { settings, source, maintenance, .. } = running.desired.clone();
+            Listed { id: running.id, source, settings, maintenance }
         };
         running.iter().map(|(name, running)| (name.clone(), listed(running))).collect()
     }
@@ -216,25 +193,6 @@ impl Roster {
         Ok(())
     }
 
-    /// Drains a node, or all nodes that an entry discovers; or puts them back in use.
-    ///
-    /// # Errors
-    /// [`RosterError`]
-    pub async fn drain(&self, name: &str, on: bool) -> Result<(), RosterError> {
-        let mut sources = self.sources.lock().await;
-        if !sources.knows(name) && !self.list().contains_key(name) {
-            return Err(RosterError::Unknown(name.to_owned()));
-        }
-        self.store.set_drained(name, on.then(|| self.context.clock.now().unix_ms)).await?;
-        if on {
-            sources.drained.insert(name.to_owned())
-        } else {
-            sources.drained.remove(name)
-        };
-        self.settle(&mut sources).await;
-        Ok(())
-    }
-
     /// Takes over the file's present entries, and reads the files named by any node again.
     pub async fn replace_file(&self, file: Vec<NodeSettings>) -> Changes {
         let mut sources = self.sources.lock().await;
@@ -261,10 +219,11 @@ impl Roster {
 
     /// Makes the nodes what they should be.
     async fn settle(&self, sources: &mut Sources) -> Changes {
-        let desired = sources.desired();
+        let desired = sources.desired(self.context.clock.now().unix_ms);
+        self.settled.notify_one();
         let mut changes = Changes::default();
         let watches = {
-            let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut running = self.lock_running();
             let names: BTreeSet<&str> = desired.iter().map(|desired| desired.settings.name.as_str()).collect();
             let gone: Vec<String> = running.keys().filter(|name| !names.contains(name.as_str())).cloned().collect();
             for name in gone {
@@ -313,8 +272,8 @@ impl Roster {
         self.context.metrics.node_joined(&name);
         self.context.nodes.put(id, endpoint);
         self.context.dispatcher.report(Event::NodeJoined { node: id, spec: desired.settings.spec() });
-        if desired.is_draining {
-            self.context.dispatcher.report(Event::Drain { node: id, on: true });
+        if desired.maintenance.is_some() {
+            self.drained(id, &desired);
         }
         self.tell(FleetChange {
             why: Some(format!("{} ({})", desired.settings.url, desired.source.as_str())),
@@ -327,8 +286,8 @@ impl Roster {
     /// Updates the settings of the same machine; false if only its draining changed.
     fn update(&self, known: &mut Running, desired: Desired) -> bool {
         let (id, dispatcher) = (known.id, &self.context.dispatcher);
-        if known.desired.is_draining != desired.is_draining {
-            dispatcher.report(Event::Drain { node: id, on: desired.is_draining });
+        if known.desired.maintenance != desired.maintenance {
+            self.drained(id, &desired);
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
@@ -351,17 +310,18 @@ impl Roster {
         self.context.dispatcher.report(Event::NodeLeft { node: id });
         self.context.nodes.remove(id);
         self.context.catalog.forget(id);
+        self.context.maintenances.forget(id);
         self.context.metrics.node_left(name);
         self.tell(FleetChange::new(ChangeKind::NodeLeft, Some(name), self.context.clock.now().unix_ms));
     }
 
-    fn tell(&self, change: FleetChange) {
+    pub(super) fn tell(&self, change: FleetChange) {
         self.context.changes.tell(change, self.context.clock.now());
     }
 
     /// Rebuilds every endpoint at the next change, because the files it names may have changed.
     fn renew(&self) {
-        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.lock_running();
         running.values_mut().for_each(|running| running.desired.is_stale = true);
     }
 }

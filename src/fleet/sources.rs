@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use super::settings::{Discover, NodeSettings};
-use crate::store::{Store, StoreError};
+use crate::store::{Maintenance, Store, StoreError};
 
 /// Where a node's entry comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,9 +33,12 @@ pub(crate) struct Desired {
     /// With its own name.
     pub(crate) settings: NodeSettings,
     pub(crate) source: Source,
+    /// The name of its entry, which is its own unless it was discovered.
+    pub(crate) entry: String,
     /// Its exact address, if it was discovered.
     pub(crate) address: Option<SocketAddr>,
-    pub(crate) is_draining: bool,
+    /// Set if it is drained.
+    pub(crate) maintenance: Option<Maintenance>,
     /// Its endpoint must be rebuilt.
     pub(crate) is_stale: bool,
 }
@@ -52,8 +55,8 @@ impl Desired {
 pub(crate) struct Sources {
     pub(crate) file: Vec<NodeSettings>,
     pub(crate) added: BTreeMap<String, NodeSettings>,
-    /// Names of nodes and of entries.
-    pub(crate) drained: BTreeSet<String>,
+    /// By names of nodes and of entries.
+    pub(crate) drained: BTreeMap<String, Maintenance>,
     /// The latest DNS answers, by entry.
     pub(crate) found: BTreeMap<String, Vec<SocketAddr>>,
     pub(crate) next_id: usize,
@@ -77,7 +80,7 @@ impl Sources {
 
     /// Takes over the database's nodes.
     pub(crate) async fn read(&mut self, store: &Store) -> Result<(), StoreError> {
-        let (nodes, drained) = (store.nodes().await?, store.drained_nodes().await?);
+        let (nodes, drained) = (store.nodes().await?, store.maintenances().await?);
         let understood = nodes.into_iter().filter_map(|node| match serde_json::from_str(&node.settings) {
             Ok(settings) => Some((node.name, settings)),
             Err(error) => {
@@ -100,13 +103,13 @@ impl Sources {
         self.entries().map(|(settings, _)| settings).filter(discovering).filter_map(place).collect()
     }
 
-    /// Every node that should exist, each name once.
-    pub(crate) fn desired(&mut self) -> Vec<Desired> {
+    /// Every node that should exist now, each name once.
+    pub(crate) fn desired(&mut self, now_ms: i64) -> Vec<Desired> {
         self.tell_of_shadowed();
         let mut names = BTreeSet::new();
         let mut desired = Vec::new();
         for (settings, source) in self.entries() {
-            for node in self.nodes_of(settings, source) {
+            for node in self.nodes_of(settings, source, now_ms) {
                 if names.insert(node.settings.name.clone()) {
                     desired.push(node);
                 }
@@ -115,20 +118,27 @@ impl Sources {
         desired
     }
 
-    fn nodes_of(&self, settings: &NodeSettings, source: Source) -> Vec<Desired> {
-        let is_drained = |name: &str| self.drained.contains(name) || self.drained.contains(&settings.name);
+    fn nodes_of(&self, settings: &NodeSettings, source: Source, now_ms: i64) -> Vec<Desired> {
+        let drain = |name: &str| self.drained.get(name).filter(|maintenance| !maintenance.is_over(now_ms)).cloned();
+        let entry = settings.name.clone();
         if settings.discover == Discover::Off {
-            let (settings, is_draining) = (settings.clone(), is_drained(&settings.name));
-            return vec![Desired { settings, source, address: None, is_draining, is_stale: false }];
+            let (settings, maintenance) = (settings.clone(), drain(&settings.name));
+            return vec![Desired { settings, source, entry, address: None, maintenance, is_stale: false }];
         }
         let found = self.found.get(&settings.name).into_iter().flatten();
         let instance = |address: &SocketAddr| {
             let name = instance_name(&settings.name, *address);
-            let is_draining = is_drained(&name);
+            let maintenance = drain(&name).or_else(|| drain(&settings.name));
             let settings = NodeSettings { name, ..settings.clone() };
-            Desired { settings, source: Source::Discovered, address: Some(*address), is_draining, is_stale: false }
+            let (entry, source, address) = (entry.clone(), Source::Discovered, Some(*address));
+            Desired { settings, source, entry, address, maintenance, is_stale: false }
         };
         found.map(instance).collect()
+    }
+
+    /// When the next maintenance ends by itself, as Unix time in milliseconds.
+    pub(crate) fn next_end_ms(&self) -> Option<i64> {
+        self.drained.values().filter_map(|maintenance| maintenance.until_ms).min()
     }
 
     fn entries(&self) -> impl Iterator<Item = (&NodeSettings, Source)> {

@@ -8,13 +8,13 @@ use actix_web::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentEncoding, ETAG, HeaderMap,
     IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::web::{self, Bytes, Data, ServiceConfig};
+use actix_web::web::{self, Bytes, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use flate2::read::GzDecoder;
 
 use super::error::ApiError;
-use super::resource::get;
-use super::settings::ServerSettings;
+use super::resource::{get, resource};
+use super::sign_in;
 
 /// A file of the console, compressed.
 struct Packed {
@@ -33,21 +33,22 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// A year, the longest that is taken seriously.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
+/// The console with its session: without these routes, nothing of it answers.
 pub(super) fn routes(config: &mut ServiceConfig) {
     config
+        .service(
+            resource("/console/session", "GET, HEAD, POST, DELETE")
+                .route(web::get().to(sign_in::retrieve))
+                .route(web::post().to(sign_in::begin))
+                .route(web::delete().to(sign_in::end)),
+        )
         .service(get("/console").route(web::get().to(page)))
         // Its links are relative to the path without the slash.
         .service(get("/console/").route(web::get().to(async || web::Redirect::to("../console"))))
         .service(get("/console/{digest}/{file:.+}").route(web::get().to(file)));
 }
 
-/// Whether the operator wants the console.
-fn is_on(settings: &ServerSettings) -> Result<(), ApiError> {
-    if settings.console { Ok(()) } else { Err(ApiError::not_found("This service has no console (server.console).")) }
-}
-
-async fn page(request: HttpRequest, settings: Data<ServerSettings>) -> Result<HttpResponse, ApiError> {
-    is_on(&settings)?;
+async fn page(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     // Weak, as it means the page in either coding.
     let tag = format!("W/\"{DIGEST}\"");
     let known = request.headers().get_all(IF_NONE_MATCH).filter_map(|value| value.to_str().ok());
@@ -62,12 +63,7 @@ async fn page(request: HttpRequest, settings: Data<ServerSettings>) -> Result<Ht
     send(&mut response, &PAGE, request.headers())
 }
 
-async fn file(
-    request: HttpRequest,
-    settings: Data<ServerSettings>,
-    path: web::Path<(String, String)>,
-) -> Result<HttpResponse, ApiError> {
-    is_on(&settings)?;
+async fn file(request: HttpRequest, path: web::Path<(String, String)>) -> Result<HttpResponse, ApiError> {
     let (digest, path) = path.into_inner();
     let found = FILES.binary_search_by(|file| file.path.cmp(&path)).ok().filter(|_| digest == DIGEST);
     let file = found.and_then(|index| FILES.get(index));

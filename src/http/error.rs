@@ -12,10 +12,11 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
+use super::maintenance::in_words;
 use super::over::{Worded, seconds, worded};
 use crate::fleet::RosterError;
 use crate::relay::WhyNot;
-use crate::store::{Over, Reason, Role, Status, StorageFull, StoreError};
+use crate::store::{Maintenance, Over, Reason, Role, Status, StorageFull, StoreError};
 use limits::{Headroom, Remaining};
 use protocol::{BadRequest, Dialect, ErrorObject};
 use scheduler::{Failure, Refusal, RefusalReason};
@@ -141,6 +142,13 @@ impl ApiError {
         let message =
             format!("No node that has `{}` is up at the moment. Please try again in {again}.", printable(model));
         Self::unavailable(&error_kind::NO_NODE, message, retry_after)
+    }
+
+    /// 503: every node that has this model is drained.
+    fn maintained(model: &str, maintenance: &Maintenance, retry_after: Duration) -> Self {
+        let (state, again) = (in_words(maintenance), seconds(retry_after));
+        let message = format!("Every node that has `{}` is {state}. Please try again in {again}.", printable(model));
+        Self::unavailable(&error_kind::MAINTENANCE, message, retry_after)
     }
 
     /// 404: the nodes that have this model do not have the route.
@@ -289,6 +297,9 @@ impl ApiError {
             WhyNot::TooLong => {
                 let message = "The request took longer than this service allows.";
                 (Self::new(&error_kind::TIMEOUT, message), Status::Deadline)
+            }
+            WhyNot::Maintenance { maintenance, retry_after } => {
+                (Self::maintained(model, maintenance, *retry_after), Status::Refused)
             }
             WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
         }

@@ -108,6 +108,9 @@ kinds! {
     NO_NODE = 503 "server_error" Some("no_node_available");
         "Nodes have the model, but none of them is up.";
         "Wait for `Retry-After`; the operator finds out why from GET /admin/nodes.";
+    MAINTENANCE = 503 "server_error" Some("node_maintenance");
+        "The operator has taken every node that has the model out of service for a while.";
+        "Wait for `Retry-After`: the message says until when, and why.";
     STORAGE_UNAVAILABLE = 503 "server_error" Some("storage_unavailable");
         "Usage cannot be stored, or the key cannot be checked while the database is away.";
         "Wait for `Retry-After`; the operator looks at the disk, the database and the log.";

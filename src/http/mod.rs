@@ -23,6 +23,7 @@ mod guesses;
 mod inference;
 mod known_models;
 mod live;
+mod maintenance;
 mod me;
 mod models;
 mod names;
@@ -47,6 +48,7 @@ mod time;
 mod usage;
 mod waiting;
 
+pub use admin::demo::DemoTraffic;
 pub use admin::reload::{Reload, ReloadReport};
 pub use auth::AdminKey;
 pub use body_memory::BodyMemory;

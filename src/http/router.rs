@@ -1,13 +1,26 @@
 //! Which handler answers which path?
 use actix_web::HttpRequest;
-use actix_web::web::{self, ServiceConfig};
+use actix_web::web::{self, Data, ServiceConfig};
 
+use super::admin::demo::DemoTraffic;
 use super::error::ApiError;
 use super::resource::{get, post, resource};
-use super::{admin, console, docs, inference, me, models, native, ops, own_keys, plain_words, sign_in, usage};
+use super::settings::ServerSettings;
+use super::{admin, console, docs, inference, me, models, native, ops, own_keys, plain_words, usage};
 
-/// Every route. Anything else is a 404, and a wrong method a 405, both as JSON.
-pub fn routes(config: &mut ServiceConfig) {
+/// Every route that these settings ask for, and the demo's where it is one. Anything else is a 404, and a wrong method a 405, both
+/// as JSON.
+pub fn routes(settings: &ServerSettings, demo: Option<&DemoTraffic>, config: &mut ServiceConfig) {
+    config.configure(always);
+    if settings.console {
+        config.configure(console::routes);
+    }
+    if let Some(traffic) = demo {
+        config.app_data(Data::new(traffic.clone())).configure(admin::demo::routes);
+    }
+}
+
+fn always(config: &mut ServiceConfig) {
     config
         .app_data(
             web::QueryConfig::default().error_handler(|error, _| plain_words::of_query(&error.to_string()).into()),
@@ -47,19 +60,12 @@ pub fn routes(config: &mut ServiceConfig) {
         .service(get("/v1/me/requests").route(web::get().to(me::requests)))
         .service(resource("/v1/me/requests/{request_id}", "DELETE").route(web::delete().to(me::stop)))
         .configure(admin::routes)
-        .service(
-            resource("/console/session", "GET, HEAD, POST, DELETE")
-                .route(web::get().to(sign_in::retrieve))
-                .route(web::post().to(sign_in::begin))
-                .route(web::delete().to(sign_in::end)),
-        )
         .service(get("/").route(web::get().to(ops::root)))
         .service(get("/health").route(web::get().to(ops::health)))
         .service(get("/health/live").route(web::get().to(ops::live)))
         .service(get("/health/ready").route(web::get().to(ops::ready)))
         .service(get("/metrics").route(web::get().to(ops::metrics)))
         .configure(docs::routes)
-        .configure(console::routes)
         .default_service(web::to(unknown_path));
 }
 

@@ -297,7 +297,10 @@ impl Inference {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),
             // A node that has not answered yet may have it.
-            (Meaning::Unknown, 0) => Err(ApiError::no_node(model, UNHEARD_RETRY)),
+            (Meaning::Unknown, 0) => Err(match self.relay.maintenance_of(None, UNHEARD_RETRY) {
+                Some(why) => ApiError::not_carried(&why, model).0,
+                None => ApiError::no_node(model, UNHEARD_RETRY),
+            }),
             (Meaning::Unknown, _) => Err(ApiError::unknown_model(model)),
         }
     }

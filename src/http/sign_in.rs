@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::admin::demo::DemoTraffic;
 use super::answers;
 use super::auth::{Identity, identify, identity_of};
 use super::body::JsonObject;
@@ -38,17 +39,25 @@ pub struct SignedIn {
     role: Option<&'static str>,
     /// When the session ends at the latest, RFC 3339 in UTC.
     expires_at: String,
+    /// Whether this is the demo, whose simulated traffic can be turned on and off.
+    #[schema(example = false)]
+    is_demo: bool,
 }
 
 impl SignedIn {
-    fn new(identity: &Identity, session: &Session) -> Self {
+    fn new(request: &HttpRequest, identity: &Identity, session: &Session) -> Self {
         let expires_at = rfc3339(session.until_ms);
+        let is_demo = request.app_data::<Data<DemoTraffic>>().is_some();
         match identity {
-            Identity::Admin(actor) => {
-                Self { kind: "admin", name: actor.name.to_string(), role: Some(actor.role.as_str()), expires_at }
-            }
+            Identity::Admin(actor) => Self {
+                kind: "admin",
+                name: actor.name.to_string(),
+                role: Some(actor.role.as_str()),
+                expires_at,
+                is_demo,
+            },
             Identity::User(access) => {
-                Self { kind: "user", name: access.user().as_str().to_owned(), role: None, expires_at }
+                Self { kind: "user", name: access.user().as_str().to_owned(), role: None, expires_at, is_demo }
             }
         }
     }
@@ -82,7 +91,7 @@ pub async fn begin(
     let now = meters.clock.now();
     let (token, session) = sessions.open(owner, key_ends_ms, now)?;
     before.into_iter().for_each(|token| sessions.end(token));
-    let signed_in = SignedIn::new(&identity, &session);
+    let signed_in = SignedIn::new(&request, &identity, &session);
     tracing::info!(kind = signed_in.kind, name = signed_in.name, role = signed_in.role, "signed in at the console");
     let cookie = set_cookie(request.headers(), &token, (session.until_ms - now.unix_ms) / 1000);
     Ok(HttpResponse::Ok()
@@ -107,7 +116,7 @@ pub async fn retrieve(
     let token = token_of(request.headers()).ok_or_else(no_key)?;
     let session = sessions.find(token, meters.clock.now()).ok_or_else(session_ended)?;
     let identity = identity_of(&request, &session)?;
-    Ok(Json(SignedIn::new(&identity, &session)))
+    Ok(Json(SignedIn::new(&request, &identity, &session)))
 }
 
 /// Sign out

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::meter::Meter;
 use super::metered::MeteredBody;
 use super::open_requests::Stopped;
-use scheduler::Refusal;
+use crate::store::Maintenance;
+use scheduler::{Refusal, RefusalReason};
 
 /// A node's answer.
 #[derive(Debug)]
@@ -67,6 +68,13 @@ pub enum WhyNot {
         /// For people.
         detail: Option<String>,
     },
+    /// Every node that has its model is drained.
+    Maintenance {
+        /// The one that ends first.
+        maintenance: Maintenance,
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// It took longer than the service allows.
     TooLong,
     /// The gateway is stopping.
@@ -85,6 +93,7 @@ impl WhyNot {
     pub(super) fn label(&self) -> &'static str {
         match self {
             Self::Refused { refusal, .. } => refusal.reason.label(),
+            Self::Maintenance { .. } => RefusalReason::NoNode.label(),
             Self::TooLong => "deadline",
             Self::Stopping => "stopping",
             Self::Unrecorded => "storage",

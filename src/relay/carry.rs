@@ -15,8 +15,8 @@ use super::settings::RelaySettings;
 use crate::clock::Clock;
 use crate::dispatch::{Dispatcher, Interruption, Ticket};
 use crate::fleet::{
-    Asked, AttemptError, Evidence, Fleet, FleetContext, Head, NodeEndpoint, Upstream, Verdict, judge, next_chunk,
-    read_answer,
+    Asked, AttemptError, Evidence, Fleet, FleetContext, Head, Maintenances, NodeEndpoint, Upstream, Verdict, judge,
+    next_chunk, read_answer,
 };
 use crate::metrics::Metrics;
 use crate::store::{Reason, Status, StorageFull};
@@ -29,6 +29,7 @@ pub struct Relay {
     settings: RelaySettings,
     dispatcher: Arc<Dispatcher>,
     nodes: Fleet,
+    maintenances: Maintenances,
     clock: Clock,
     metrics: Arc<Metrics>,
     cases: Cases,
@@ -56,6 +57,7 @@ impl Relay {
             settings,
             dispatcher: context.dispatcher.clone(),
             nodes: context.nodes.clone(),
+            maintenances: context.maintenances.clone(),
             clock: context.clock,
             metrics: context.metrics.clone(),
             cases: Cases::default(),
@@ -110,7 +112,8 @@ impl Relay {
                     case.answered();
                 }
                 let bounds = job.meter.claim_bounds();
-                ticket.leave(outcome, progress.map(|progress| bounds.tally(&progress).completion));
+                let tokens = progress.map(|progress| bounds.tally(&progress).completion);
+                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage?.work()));
                 if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
@@ -147,7 +150,7 @@ impl Relay {
             job.meter.waits();
             let grant = ticket.granted().await.map_err(|refusal| {
                 self.note_stuck(case, &refusal, &silent_on);
-                WhyNot::Refused { refusal, detail: detail.take() }
+                self.refused(refusal, detail.take(), &job.model)
             })?;
             if let Some(failure) = failed {
                 self.metrics.retried(failure.label());
@@ -181,7 +184,7 @@ impl Relay {
                     silent_on.push(grant.node);
                     if let Err(Interruption::Refused(refusal)) = result {
                         self.note_stuck(case, &refusal, &silent_on);
-                        return Err(WhyNot::Refused { refusal, detail: Some(silent.detail) });
+                        return Err(self.refused(refusal, Some(silent.detail), &job.model));
                     }
                     (failed, detail) = (Some(silent.failure), Some(silent.detail));
                     continue;
@@ -194,6 +197,24 @@ impl Relay {
             ticket.failed(error.failure);
             (failed, detail) = (Some(error.failure), Some(error.detail));
         }
+    }
+
+    /// Why there is no node, if that is because all nodes that could have the model are drained; `None` = any model.
+    pub fn maintenance_of(&self, model: Option<&str>, otherwise: Duration) -> Option<WhyNot> {
+        let nodes = match model {
+            Some(model) => self.dispatcher.read(|scheduler| scheduler.nodes_with(model)),
+            None => self.nodes.ids(),
+        };
+        let maintenance = self.maintenances.of_all(&nodes)?;
+        let left = |until_ms: i64| u64::try_from(until_ms.saturating_sub(self.clock.now().unix_ms)).unwrap_or(0);
+        let retry_after = maintenance.until_ms.map_or(otherwise, |until_ms| Duration::from_millis(left(until_ms)));
+        Some(WhyNot::Maintenance { maintenance, retry_after })
+    }
+
+    fn refused(&self, refusal: Refusal, detail: Option<String>, model: &str) -> WhyNot {
+        let is_none_there = refusal.reason == RefusalReason::NoNode;
+        let why = is_none_there.then(|| self.maintenance_of(Some(model), refusal.retry_after)).flatten();
+        why.unwrap_or(WhyNot::Refused { refusal, detail })
     }
 
     /// A request that met nothing but silent nodes may be what silences them.

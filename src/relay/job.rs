@@ -50,6 +50,7 @@ impl Job {
             id: RequestId(0),
             user: self.user.clone(),
             weight: self.weight,
+            membership: None,
             model: self.model.clone(),
             prompt_tokens: self.prompt_tokens,
             max_output: self.max_output,

@@ -148,7 +148,8 @@ impl MeteredBody {
         if self.editor.progress().done
             && let Some(mut meter) = self.meter.take()
         {
-            self.ticket.leave(Outcome::Completed, Some(self.tokens()));
+            let work = self.editor.progress().usage.and_then(|usage| usage.work());
+            self.ticket.leave(Outcome::Completed, Some(self.tokens()), work);
             self.source.case.answered();
             if self.editor.is_cut() {
                 // Closes the connection, so that the node stops.
@@ -276,7 +277,7 @@ impl MeteredBody {
                 }
                 tracing::warn!(?failure, detail, "a node's stream broke after its first byte");
             }
-            self.ticket.leave(outcome, Some(self.tokens()));
+            self.ticket.leave(outcome, Some(self.tokens()), None);
             meter.because(Reason::of_code(error.code));
             meter.finish(status, 200);
         }

@@ -1,8 +1,7 @@
 //! Which requests were admitted and have not ended? Who waits and who runs, on which node and how far; and how to stop
 //! them.
-use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -15,18 +14,7 @@ use limits::Moment;
 #[derive(Debug, Default)]
 pub struct OpenRequests {
     open: DashMap<Uuid, Arc<OpenRequest>>,
-    ended: Mutex<Ended>,
 }
-
-/// The ids of the latest requests that have ended.
-#[derive(Debug, Default)]
-struct Ended {
-    order: VecDeque<Uuid>,
-    ids: HashSet<Uuid>,
-}
-
-/// More requests than the scheduler remembers stories of.
-const REMEMBERED: usize = 4_096;
 
 /// A request that has not ended.
 #[derive(Debug)]
@@ -109,32 +97,12 @@ impl OpenRequests {
         self.open.get(&request_id).map(|entry| entry.value().clone())
     }
 
-    /// Whether this request is open, or ended recently.
-    pub fn has_seen(&self, request_id: Uuid) -> bool {
-        self.open.contains_key(&request_id) || self.ended().ids.contains(&request_id)
-    }
-
-    fn ended(&self) -> MutexGuard<'_, Ended> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub(super) fn enter(&self, request: Arc<OpenRequest>) {
         self.open.insert(request.request_id, request);
     }
 
     pub(super) fn leave(&self, request_id: Uuid) {
-        if self.open.remove(&request_id).is_none() {
-            return;
-        }
-        let mut ended = self.ended();
-        ended.ids.insert(request_id);
-        ended.order.push_back(request_id);
-        if ended.order.len() > REMEMBERED
-            && let Some(oldest) = ended.order.pop_front()
-        {
-            ended.ids.remove(&oldest);
-        }
-        debug_assert!(ended.ids.len() == ended.order.len());
+        self.open.remove(&request_id);
     }
 }
 
@@ -229,20 +197,6 @@ mod tests {
         assert_eq!((stage.node, stage.attempt, stage.since), (None, 1, Duration::from_secs(62)));
         requests.leave(first.request_id);
         assert!(requests.get(first.request_id).is_none() && requests.all().len() == 1);
-        assert!(requests.has_seen(first.request_id) && !requests.has_seen(Uuid::now_v7()));
-    }
-
-    #[test]
-    fn only_the_last_ended_requests_are_remembered() {
-        let (requests, revoked) = (OpenRequests::default(), CancellationToken::new());
-        let first = request(&revoked);
-        for request in std::iter::once(first.clone()).chain((0..REMEMBERED).map(|_| request(&revoked))) {
-            requests.enter(request.clone());
-            requests.leave(request.request_id);
-        }
-        assert!(!requests.has_seen(first.request_id));
-        let ended = requests.ended();
-        assert_eq!((ended.ids.len(), ended.order.len()), (REMEMBERED, REMEMBERED));
     }
 
     #[test]

@@ -1,9 +1,7 @@
-//! Keeps the nodes that were added over the API, and which nodes are drained. A node's settings are kept as the JSON that
-//! the caller gives, so a new setting needs no new column.
-use std::collections::BTreeSet;
-
+//! Keeps the nodes that were added over the API. A node's settings are kept as the JSON that the caller gives, so a new
+//! setting needs no new column.
 use entity::{drained_node, node};
-use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, SqlErr, sea_query::OnConflict};
+use sea_orm::{ActiveModelTrait, ColumnTrait, EntityTrait, QueryFilter, Set, SqlErr};
 
 use super::changes::begin_other_change;
 use super::database::Store;
@@ -131,42 +129,15 @@ impl Store {
             _ => Ok(()),
         }
     }
-
-    /// The names of all nodes that are drained.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn drained_nodes(&self) -> Result<BTreeSet<String>, StoreError> {
-        let rows = within_deadline(drained_node::Entity::find().all(&self.db)).await?;
-        Ok(rows.into_iter().map(|row| row.name).collect())
-    }
-
-    /// Records since when a node is drained, epoch milliseconds; `None` ends the drain. A node that is drained already keeps
-    /// its earlier time.
-    ///
-    /// # Errors
-    /// When the database does not answer.
-    pub async fn set_drained(&self, name: &str, since_ms: Option<i64>) -> Result<(), StoreError> {
-        let set = async {
-            let transaction = begin_other_change(&self.db).await?;
-            if let Some(since_ms) = since_ms {
-                let row = drained_node::ActiveModel { name: Set(name.to_owned()), since_ms: Set(since_ms) };
-                let keep_the_first = OnConflict::column(drained_node::Column::Name).do_nothing().to_owned();
-                let insert = drained_node::Entity::insert(row).on_conflict(keep_the_first);
-                insert.exec_without_returning(&transaction).await?;
-            } else {
-                drained_node::Entity::delete_by_id(name).exec(&transaction).await?;
-            }
-            transaction.commit().await
-        };
-        within_deadline(set).await
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use crate::store::keys::{KeySettings, Peppers};
+    use crate::store::maintenance::Maintenance;
     use crate::store::settings::DatabaseSettings;
 
     #[actix_rt::test]
@@ -199,14 +170,12 @@ mod tests {
         assert!(matches!(store.add_node(node("{}"), 2).await, Err(StoreError::NodeExists(_))));
         store.change_node(node("{\"slots\":2}"), 3).await.unwrap();
         assert_eq!(store.nodes().await.unwrap(), [node("{\"slots\":2}")]);
-        for since in [Some(1), Some(2)] {
-            store.set_drained("a", since).await.unwrap();
-            store.set_drained("b", since).await.unwrap();
-        }
+        let maintenance = Maintenance { since_ms: 1, ..Maintenance::default() };
+        store.drain_node("a", &maintenance).await.unwrap();
+        store.drain_node("b", &maintenance).await.unwrap();
         store.remove_node("a").await.unwrap();
-        assert_eq!(store.drained_nodes().await.unwrap(), BTreeSet::from(["b".to_owned()]));
-        store.set_drained("b", None).await.unwrap();
-        assert!(store.drained_nodes().await.unwrap().is_empty() && store.nodes().await.unwrap().is_empty());
+        assert_eq!(store.maintenances().await.unwrap(), BTreeMap::from([("b".to_owned(), maintenance)]));
+        assert!(store.nodes().await.unwrap().is_empty());
         assert!(matches!(store.remove_node("a").await, Err(StoreError::NoNode(_))));
         store.close().await;
     }

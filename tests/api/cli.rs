@@ -471,6 +471,48 @@ async fn the_demo_serves_what_its_banner_promises_and_leaves_nothing_behind() {
     assert!(demo_folders(folder.path()).is_empty());
 }
 
+#[actix_rt::test]
+async fn the_demos_traffic_is_turned_on_and_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let address = free_address();
+    let base = format!("http://{address}");
+    let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
+    demo.answers(&format!("{base}/health/live")).await;
+    eventually("the banner is printed", || demo.out().contains("/admin/nodes")).await;
+    let (key, admin_key) = (behind("user key", &demo.out()), behind("admin key", &demo.out()));
+    let set = async |key: &str, traffic: bool| {
+        let request = client().put(format!("{base}/admin/demo")).bearer_auth(key);
+        let reply = read(request.send_body(json!({"traffic": traffic}).to_string()).await.unwrap()).await;
+        (reply.status.as_u16(), reply.json())
+    };
+    let open = async || {
+        let mut open = 0;
+        for state in ["running", "waiting"] {
+            let (_, listed) = get(&format!("{base}/admin/requests?state={state}"), &admin_key).await;
+            open += listed["data"].as_array().unwrap().len();
+        }
+        open
+    };
+
+    assert_eq!(set(&key, true).await.0, 403, "no user turns it on");
+    assert_eq!((get(&format!("{base}/admin/demo"), &admin_key).await.1, open().await), (json!({"traffic": false}), 0));
+    assert_eq!(set(&admin_key, true).await, (200, json!({"traffic": true})));
+    wait_long_for("more ask than there are slots", async || {
+        let (_, queue) = get(&format!("{base}/admin/queue"), &admin_key).await;
+        queue["queued"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(set(&admin_key, false).await, (200, json!({"traffic": false})));
+    wait_long_for("everybody has hung up", async || open().await == 0).await;
+    let (_, entries) = get(&format!("{base}/admin/audit?route=/admin/demo"), &admin_key).await;
+    assert_eq!(entries["data"][0]["after"], json!({"traffic": false}), "{entries}");
+    // It works a second time, with the people of the first.
+    assert_eq!(set(&admin_key, true).await.0, 200);
+    wait_long_for("they ask again", async || open().await > 0).await;
+    // Nor do they keep it from ending.
+    assert_eq!(demo.terminate().await.code(), Some(0), "{}", demo.err());
+}
+
 /// What a shell makes of these lines.
 fn paste(lines: &str) -> String {
     let silent = lines.replace("curl ", "curl -sS --max-time 20 ");

@@ -4,6 +4,7 @@ use ollama_gateway::metrics::UserLabel;
 use ollama_sim::{Fault, SimConfig, SimNode};
 use serde_json::json;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{
@@ -75,7 +76,10 @@ async fn everything_that_can_be_known_begins_at_zero() {
 
 #[actix_rt::test]
 async fn attempts_tell_where_they_went_how_long_and_how_they_ended() {
-    let (first, second) = (cold_node().await, cold_node().await);
+    // If a load took no time, it would be right to load the model on the idle node as soon as the other seems a bit slow.
+    let slow_to_load = || SimConfig { load_overhead: Duration::from_secs(1), ..SimConfig::fast() };
+    let (first, second) =
+        (SimNode::start(slow_to_load()).await.unwrap(), SimNode::start(slow_to_load()).await.unwrap());
     let app = spawn_app(vec![node("a", first.url(), 3), node("b", second.url(), 3)]).await;
     let key = app.user("ann").await;
     let before = metrics(&app).await;
@@ -104,7 +108,7 @@ async fn attempts_tell_where_they_went_how_long_and_how_they_ended() {
         assert_eq!(moved("gateway_overhead_seconds_count", &[&format!("\"{stage}\"")]), 4.0, "{stage}");
     }
     let spent = moved("gateway_overhead_seconds_sum", &[]);
-    assert!(spent > 0.0 && spent < 1.0, "{spent}");
+    assert!(spent > 0.0 && spent < 2.0, "the two seconds of loads are no overhead: {spent}");
     app.stop().await;
 }
 

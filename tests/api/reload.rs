@@ -95,6 +95,7 @@ async fn a_mistake_changes_nothing_and_is_named() {
     let filed = Filed::start(&format!("nodes:\n  - {{name: a, url: \"{}\"}}\n", simulated.url())).await;
     let loaded = filed.metric("gateway_config_last_reload_timestamp_seconds ").await;
     assert_eq!(filed.metric("gateway_config_last_reload_successful ").await, 1.0);
+    let mut events = Events::of(&filed.app).await;
     filed.write("nodes:\n  - {name: b, url: \"ftp://x\", api_key: \"geheim geheim\"}\nmodels:\n  aliases: {x: llama3.2}\nlog:\n  levl: x\n");
 
     let reply = filed.reload().await;
@@ -102,6 +103,7 @@ async fn a_mistake_changes_nothing_and_is_named() {
     let message = error_of(&reply, 400)["message"].as_str().unwrap().to_owned();
     assert!(message.contains("nodes[0].url") && message.contains("log.levl"), "{message}");
     assert!(!message.contains("geheim"), "{message}");
+    assert_eq!(events.change("reload_failed").await["why"], json!(message));
     let names: Vec<String> =
         filed.app.dispatcher.read(|scheduler| scheduler.nodes().into_iter().map(|node| node.name).collect());
     assert_eq!(names, ["a"]);

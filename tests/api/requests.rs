@@ -182,7 +182,7 @@ async fn ended_requests_are_found_by_what_is_known_of_them_and_explained_for_goo
         };
         let story = explain(&app, &refused).await;
         assert_eq!((&story["user_id"], &story["outcome"]["http_status"]), (&json!("ann"), &json!(429)));
-        assert_eq!(story["summary"], "It was refused: requests_per_minute was used up.");
+        assert_eq!(story["summary"], "It was refused: its user had used up the requests of a minute.");
         let story = explain(&app, &answered).await;
         let summary = story["summary"].as_str().unwrap();
         assert!(summary.starts_with("It went to a at once. It was answered whole"), "{summary}");
@@ -190,7 +190,7 @@ async fn ended_requests_are_found_by_what_is_known_of_them_and_explained_for_goo
         let app = app.restart().await;
         let story = explain(&app, &answered).await;
         assert_eq!((&story["summary"], &story["steps"]), (&json!(summary), &json!([])));
-        // The first half of an id is all that the scheduler knows requests by.
+        // Not even one that has the first half of its id.
         let other = format!("{}-0000-000000000000", &newest[..18]);
         error_of(&app.get(&format!("/admin/requests/{other}"), ADMIN_KEY).await, 404);
         app.stop().await;

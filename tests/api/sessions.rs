@@ -43,7 +43,8 @@ async fn a_session_of_the_admin_key_opens_what_the_key_opens_until_it_is_ended()
     assert_eq!(reply.status, 200, "{}", reply.text());
     let said = reply.json();
     assert_eq!((&said["kind"], &said["role"]), (&json!("admin"), &json!("admin")), "{said}");
-    assert!(said["expires_at"].as_str().unwrap().ends_with('Z') && said.as_object().unwrap().len() == 4, "{said}");
+    assert!(said["expires_at"].as_str().unwrap().ends_with('Z') && said.as_object().unwrap().len() == 5, "{said}");
+    assert_eq!(said["is_demo"], false);
     let set = reply.header("set-cookie").unwrap().to_owned();
     for part in ["; HttpOnly", "; SameSite=Strict", "; Path=/", "; Max-Age=43200"] {
         assert!(set.contains(part), "{set}");

@@ -48,7 +48,7 @@ const OWNED: [(&[&str], &[&str], &str); 8] = [
     (&["sea_orm", "sea_orm_migration", "sqlx", "entity", "migration"], &["store"], "the store hides the database"),
     (
         &["awc", "actix_tls"],
-        &["fleet", "relay", "trace", "link/caller.rs", "cli/healthcheck.rs"],
+        &["fleet", "relay", "trace", "link/caller.rs", "cli/healthcheck.rs", "cli/traffic.rs"],
         "others have no client",
     ),
     (&["actix_web", "utoipa"], &["http", "app", "link/listener.rs"], "only the door speaks HTTP to clients"),

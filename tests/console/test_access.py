@@ -1,11 +1,15 @@
 """Can everybody use the console? By keyboard alone, in light and dark, on a phone, without motion."""
 
+import uuid
+
 import pytest
 from playwright.sync_api import expect
 
 from conftest import axe
 
-PAGES = ["now", "requests", "users", "users/user-123", "models", "usage"]
+PAGES = ["now", "requests", "users", "users/user-123", "models", "usage", "admins", "changes"]
+DIALOGS = [("users", "Create user"), ("users/user-123", "Rotate default"), ("models", "Pull"),
+           ("admins", "Create administrator"), ("now", "Drain slow")]
 SCHEMES = pytest.mark.parametrize("scheme", ["light", "dark"])
 AXE = axe()
 
@@ -34,9 +38,12 @@ def test_the_checker_finds_nothing(windows, fleet, scheme):
         window.open(path)
         settle(page)
         assert findings(page) == [], path
-    window.open("users")
-    page.get_by_role("button", name="Create user").click()
-    assert findings(page) == [], "the dialog"
+    for path, button in DIALOGS:
+        window.open(path)
+        page.get_by_role("button", name=button, exact=True).click()
+        expect(page.get_by_role("dialog")).to_be_visible()
+        assert findings(page) == [], button
+        page.keyboard.press("Escape")
 
 
 @SCHEMES
@@ -63,7 +70,7 @@ def test_everything_is_reached_by_keyboard(windows, fleet):
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("Now")
 
-    for letter, title in [("r", "Requests"), ("u", "Users"), ("m", "Models"), ("s", "Usage"), ("n", "Now"), ("u", "Users")]:
+    for letter, title in [("r", "Requests"), ("u", "Users"), ("m", "Models"), ("s", "Usage"), ("a", "Administrators"), ("c", "Changes"), ("n", "Now"), ("u", "Users")]:
         page.keyboard.press("g")
         page.keyboard.press(letter)
         expect(page.get_by_role("heading", level=1)).to_have_text(title)
@@ -84,6 +91,23 @@ def test_everything_is_reached_by_keyboard(windows, fleet):
     expect(page.get_by_role("dialog")).to_have_count(0)
     expect(page.get_by_role("button", name="Create user")).to_be_focused()
 
+    # A user comes and goes.
+    user = f"typed-{uuid.uuid4().hex[:8]}"
+    page.keyboard.press("Enter")
+    tab_to(page, "User id")
+    page.keyboard.type(user)
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_contain_text(f"sk-{user}-")
+    tab_to(page, "I have copied it")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name=user)).to_be_visible()
+    tab_to(page, "Delete")
+    page.keyboard.press("Enter")
+    tab_to(page, "Delete")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Users")
+    assert fleet.admin("GET", f"/users/{user}").status_code == 404
+
     page.keyboard.press("g")
     page.keyboard.press("n")
     tab_to(page, "Drain slow")
@@ -98,9 +122,11 @@ def test_everything_is_reached_by_keyboard(windows, fleet):
 
 
 def tab_to(page, name: str):
+    """Goes to the button or link of that text, or the field of that label."""
+    text = "(document.activeElement?.labels?.[0] ?? document.activeElement)?.innerText?.trim().replace(/\\s+/g, ' ')"
     for _ in range(60):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement?.innerText?.trim().replace(/\\s+/g, ' ')") == name:
+        if page.evaluate(text) == name:
             return
     pytest.fail(f"{name} is not reached by Tab")
 

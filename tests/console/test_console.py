@@ -66,8 +66,11 @@ def test_a_user_is_made_and_the_key_works_and_the_row_appears(admin, fleet):
     page.get_by_role("dialog").get_by_label("Requests per minute").fill("")
     confirm(page, "Save")
     expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("no limit")
-    page.get_by_role("button", name="Delete", exact=True).click()
-    confirm(page, "Delete")
+    # Who thinks better of it is where they were.
+    for way_out in ["Cancel", "Delete"]:
+        expect(page.get_by_role("heading", name=user)).to_be_visible()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        confirm(page, way_out)
     expect(page.get_by_role("heading", name="Users")).to_be_visible()
     assert ask(fleet, secret).status_code == 401
 
@@ -218,7 +221,7 @@ def test_a_users_key_opens_nothing_of_the_admins(windows, fleet):
         window = windows()
         page = window.sign_in(key)
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Me"])
-        for path in ["now", "users", "models", "usage"]:
+        for path in ["now", "users", "models", "usage", "admins", "changes"]:
             window.open(path)
             expect(page.get_by_role("heading", level=1)).to_have_text("Me")
         statuses = page.evaluate(
@@ -247,6 +250,10 @@ def test_a_user_sees_limits_and_tries_a_model(windows, fleet):
         expect(page.locator(".bar").filter(has_text="Requests per minute")).to_contain_text("1 of 9")
         recent = page.get_by_role("region", name="Recent requests").locator("tbody tr")
         expect(recent.first).to_contain_text("completed")
+        days = page.get_by_role("region", name="Usage").get_by_role("group", name="The last seven days")
+        expect(days.locator("tbody tr")).to_have_count(7)
+        expect(page.get_by_role("region", name="Models").get_by_role("listitem").filter(has_text="llava")).to_be_visible()
+        expect(page.get_by_role("region", name="Connect a program")).to_contain_text(f"curl {fleet.url}/v1/chat/completions")
         assert len(page.get_by_role("log").inner_text()) > 20
 
 
@@ -298,6 +305,23 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
         assert PREFIX in page.url
 
 
+def test_what_the_policy_forbids_is_noticed(windows):
+    window = windows()
+    window.page.goto(window.console)
+    window.page.evaluate("""document.body.append(Object.assign(document.createElement("img"), { src: "http://127.0.0.1:9/x" }),
+        Object.assign(document.createElement("script"), { textContent: "window.stolen = 1" }))""")
+    noticed = wait_until("both are reported", lambda: len(reports := policy_reports(window)) > 1 and reports)
+    assert any("img-src" in report for report in noticed) and any("script-src" in report for report in noticed)
+    assert window.page.evaluate("window.stolen") is None
+    window.wrong.clear()
+
+
+def policy_reports(window):
+    # Events are heard while the page is asked for something.
+    window.page.wait_for_timeout(50)
+    return [wrong for wrong in window.wrong if wrong.startswith("policy:")]
+
+
 def test_usage_adds_up_and_comes_as_a_file(admin, fleet):
     with fleet.user() as (user, key):
         for _ in range(3):
@@ -311,7 +335,41 @@ def test_usage_adds_up_and_comes_as_a_file(admin, fleet):
         assert download.value.path().read_text().splitlines()[1].startswith(f"{user},3,")
 
 
-@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage"])
+def test_changes_say_who_changed_what_and_come_as_a_file(admin, fleet):
+    with fleet.user(requests_per_minute=5) as (user, _):
+        assert fleet.admin("PUT", f"/users/{user}/limits", json={"requests_per_minute": 7}).status_code == 200
+        assert fleet.admin("PUT", f"/users/{user}/limits", json={"weight": -1}).status_code == 400
+        page = admin.open("changes")
+        page.get_by_label("Target").fill(user)
+        page.get_by_role("button", name="Search").click()
+        rows = page.locator("tbody tr")
+        expect(rows).to_have_count(3)
+        expect(rows.nth(0)).to_contain_text("refused (400)")
+        changed = rows.nth(1)
+        for text in ["configured key", "admin", "PUT /admin/users/{id}/limits", user, "requests_per_minute: 5 → 7", "done (200)"]:
+            expect(changed).to_contain_text(text)
+        page.get_by_label("Method").select_option("POST")
+        page.get_by_role("button", name="Search").click()
+        expect(rows).to_have_count(1)
+        expect(rows).to_contain_text("POST /admin/users")
+        with page.expect_download() as download:
+            page.get_by_role("link", name="Download CSV").click()
+        heading, *lines = download.value.path().read_text().splitlines()
+        assert heading.startswith("seq,at,admin,") and len(lines) == 1 and user in lines[0]
+
+
+def test_more_changes_come_page_by_page(admin, fleet):
+    with fleet.user() as (user, _):
+        for requests in range(60):
+            assert fleet.admin("PUT", f"/users/{user}/limits", json={"requests_per_minute": requests}).status_code == 200
+        page = admin.open(f"changes?target={user}")
+        expect(page.locator("tbody tr")).to_have_count(50)
+        page.get_by_role("button", name="Show more").click()
+        expect(page.locator("tbody tr")).to_have_count(61)
+        expect(page.get_by_role("button", name="Show more")).to_have_count(0)
+
+
+@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "admins", "changes"])
 def test_each_page_shows_what_there_is(admin, path):
     page = admin.open(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()

@@ -1,45 +1,34 @@
 """Pictures of each page in light and dark, with a fleet at work; `PICTURES=1` puts them into docs/pictures."""
 
-import concurrent.futures
-import contextlib
 import os
 import pathlib
-import threading
 
 import pytest
 from playwright.sync_api import expect
 
 from support import wait_until
 
-ADMIN_PAGES = ["now", "requests", "users", "models", "usage"]
+ADMIN_PAGES = ["now", "requests", "users", "models", "usage", "admins", "changes"]
+ADMINISTRATORS = [("eve", "operator"), ("victor", "viewer")]
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs/pictures"
-# Names, how many requests each keeps open, and the model.
-PEOPLE = [("alice", 6, "llama3.2"), ("bob", 5, "llava"), ("carol", 4, "llama3.2:1b"), ("dan", 4, "llama3.2")]
-
-
 @pytest.fixture(scope="module")
 def busy(fleet):
-    """A fleet at work for as long as pictures are taken; the names of the users and a key of the first."""
-    stop = threading.Event()
+    """A fleet at work for as long as pictures are taken; a key of one of those who use it."""
+    set_traffic(fleet, True)
+    wait_until("some wait", lambda: fleet.admin("GET", "/queue").json()["queued"] > 3, seconds=60)
+    made = fleet.admin("POST", "/users/alice/keys", json={"name": "laptop"})
+    assert made.status_code == 201, made.text
+    for name, role in ADMINISTRATORS:
+        assert fleet.admin("POST", "/admins", json={"name": name, "role": role}).status_code == 201
+    yield made.json()["api_key"]
+    for name, _ in ADMINISTRATORS:
+        fleet.admin("DELETE", f"/admins/{name}")
+    set_traffic(fleet, False)
 
-    def keep_asking(key, model, tokens):
-        body = {"model": model, "messages": [{"role": "user", "content": f"[[n={tokens}]]"}], "stream": True}
-        while not stop.is_set():
-            fleet.request("POST", "/v1/chat/completions", key, json=body)
 
-    with contextlib.ExitStack() as stack:
-        workers = stack.enter_context(concurrent.futures.ThreadPoolExecutor(max_workers=32))
-        stack.callback(stop.set)
-        keys = []
-        for name, open_requests, model in PEOPLE:
-            made = fleet.admin("POST", "/users", json={"user_id": name, "requests_per_minute": 600, "tokens_per_day": 500_000})
-            assert made.status_code == 201, made.text
-            stack.callback(fleet.admin, "DELETE", f"/users/{name}")
-            keys.append(made.json()["api_key"])
-            for place in range(open_requests):
-                workers.submit(keep_asking, keys[-1], model, 150 + 40 * place)
-        wait_until("some wait", lambda: fleet.admin("GET", "/queue").json()["queued"] > 3, seconds=30)
-        yield keys[0]
+def set_traffic(fleet, is_on: bool):
+    answer = fleet.admin("PUT", "/demo", json={"traffic": is_on})
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,6 @@ def test_more_requests_than_slots_are_all_answered_and_none_waits_in_an_engine(o
     assert used == set(SLOTS), "every engine has its part"
 
 
-@pytest.mark.xfail(reason="the scheduler still learns too few slots of a real engine")
 def test_slots_are_learned_within_200_requests(own_fleet):
     many(own_fleet, 200, at_once=10)
     assert {name: own_fleet.node(name)["slots"] for name in SLOTS} == SLOTS

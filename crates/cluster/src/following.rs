@@ -83,6 +83,10 @@ impl Member {
                 self.ledger.get(*id)?;
                 Frame::Progress { id: *id, tokens: *tokens }
             }
+            Event::Worked { id, time } => {
+                self.ledger.get(*id)?;
+                Frame::Worked { id: *id, time: *time }
+            }
             Event::Stalled { id } => {
                 self.ledger.get(*id)?.sent.as_ref()?;
                 Frame::Stalled { id: *id }

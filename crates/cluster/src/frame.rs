@@ -40,6 +40,13 @@ pub enum Frame {
         /// All of its tokens.
         tokens: u64,
     },
+    /// Follower to leader: how long the node says that it worked on the request.
+    Worked {
+        /// The request.
+        id: RequestId,
+        /// That time.
+        time: Duration,
+    },
     /// Follower to leader: the client of a stream is not reading.
     Stalled {
         /// The request.
@@ -104,6 +111,8 @@ pub struct Travelling {
     pub user: String,
     /// The user's weight.
     pub weight: f64,
+    /// The user's group and its weight.
+    pub group: Option<(String, f64)>,
     /// The model as the client named it.
     pub model: String,
     /// Estimated tokens of the prompt.
@@ -126,6 +135,7 @@ impl From<&Arrival> for Travelling {
             id: arrival.id,
             user: arrival.user.to_string(),
             weight: arrival.weight,
+            group: arrival.membership.as_ref().map(|group| (group.group.to_string(), group.weight)),
             model: arrival.model.to_string(),
             prompt_tokens: arrival.prompt_tokens,
             max_output: arrival.max_output,
@@ -144,6 +154,7 @@ impl Travelling {
             id: self.id,
             user: self.user.into(),
             weight: self.weight,
+            membership: self.group.map(|(group, weight)| scheduler::Membership { group: group.into(), weight }),
             model: self.model.into(),
             prompt_tokens: self.prompt_tokens,
             max_output: self.max_output,

@@ -149,6 +149,7 @@ pub(crate) fn is_of_a_request(event: &Event) -> bool {
         Event::Arrived(_)
             | Event::FirstByte { .. }
             | Event::Progress { .. }
+            | Event::Worked { .. }
             | Event::Stalled { .. }
             | Event::Failed { .. }
             | Event::Left { .. }

@@ -225,6 +225,7 @@ impl World {
             id,
             user: user.into(),
             weight: 1.0,
+            membership: None,
             model: MODELS[model].into(),
             prompt_tokens: 10,
             max_output: Some(100),

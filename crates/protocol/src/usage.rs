@@ -23,6 +23,13 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// The time that the node worked on the request, without waiting for a slot.
+    pub fn work(&self) -> Option<Duration> {
+        let (prefill, decode) = (self.prefill, self.decode);
+        let sum = || prefill.unwrap_or_default().saturating_add(decode.unwrap_or_default());
+        prefill.or(decode).map(|_| sum())
+    }
+
     /// From an answer or a chunk in OpenAI's or Anthropic's dialect: its `usage`, and llama.cpp's `timings` if present.
     pub(crate) fn of(endpoint: Endpoint, object: &Object<'_>) -> Self {
         let usage = object.present("usage").map(|usage| Self::parse(endpoint, usage)).unwrap_or_default();
@@ -219,9 +226,10 @@ mod tests {
         let chat = r#"{"load_duration":9000000,"prompt_eval_duration":2000000,"eval_duration":3000000}"#;
         let chat = usage(Endpoint::Chat, chat);
         assert_eq!((chat.prefill, chat.decode, chat.load), (millis(2), millis(3), millis(9)));
+        assert_eq!(chat.work(), millis(5));
         let embed = usage(Endpoint::Embed, r#"{"total_duration":9000000,"load_duration":4000000}"#);
         assert_eq!((embed.prefill, embed.decode), (millis(5), None));
         let silent = usage(Endpoint::Chat, r#"{"eval_duration":-1,"total_duration":9000000}"#);
-        assert_eq!((silent.prefill, silent.decode), (None, None));
+        assert_eq!((silent.prefill, silent.decode, silent.work()), (None, None, None));
     }
 }

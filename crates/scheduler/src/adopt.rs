@@ -37,7 +37,7 @@ impl Scheduler {
             decisions.push(Decision::Refuse { id, refusal: Refusal { reason, retry_after: RETRY_AFTER } });
             return;
         };
-        let lane = self.queue.lane(&arrival.user, arrival.weight, now);
+        let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
         request.arrived = now.saturating_sub(waited);
@@ -74,15 +74,16 @@ impl Scheduler {
             delivered: tokens as f64,
             heard_at: now.as_secs_f64(),
             stalled_at: None,
+            worked: None,
         };
         let name = self.models.get(model).name.clone();
         let node_state = &mut self.fleet[node];
-        let charged = cost(prompt, output, node_state.meet(model, &name).model_bytes());
+        let cost = cost(prompt, output, node_state.meet(model, &name).model_bytes());
         if node_state.in_flight() == 0 {
             node_state.heard_at = now.as_secs_f64();
         }
         let epoch = node_state.resume(model, running);
-        self.queue.dispatched(lane, model, charged, now);
+        let charged = self.queue.dispatched(lane, model, cost, now);
         if let Some(request) = self.requests.get_mut(&id) {
             let has_first_byte = began_ago.is_some();
             request.attempt = Some(Attempt { node, epoch, has_first_byte, is_abandoned: false, charged });

@@ -24,14 +24,14 @@ impl Scheduler {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(instance) = self.fleet[node].instance(request.model) else { return };
         let output = self.expected_output(request);
-        let charged = cost(request.prompt - cached, output, instance.model_bytes());
+        let cost = cost(request.prompt - cached, output, instance.model_bytes());
         let running = self.running(id, request, place, now);
         let Some(request) = self.requests.get_mut(&id) else { return };
         if let Some(memory) = self.memories.get_mut(request.model.0) {
             memory.consume(node, &request.prefixes, cached);
         }
         self.queue.remove(request.lane, request.position(), now);
-        self.queue.dispatched(request.lane, request.model, charged, now);
+        let charged = self.queue.dispatched(request.lane, request.model, cost, now);
         let node_state = &mut self.fleet[node];
         if node_state.in_flight() == 0 {
             node_state.heard_at = now.as_secs_f64();
@@ -66,6 +66,7 @@ impl Scheduler {
             delivered: 0.0,
             heard_at: seconds,
             stalled_at: None,
+            worked: None,
         }
     }
 

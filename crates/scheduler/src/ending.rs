@@ -57,6 +57,17 @@ impl Scheduler {
         }
     }
 
+    /// The node says how long it worked on a request.
+    pub(crate) fn worked(&mut self, id: RequestId, time: Duration) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let Some(attempt) = &request.attempt else { return };
+        let running =
+            self.fleet[attempt.node].instance_mut(request.model).and_then(|instance| instance.find_running(id));
+        if let Some(running) = running {
+            running.worked = Some(time.as_secs_f64());
+        }
+    }
+
     pub(crate) fn fail(&mut self, id: RequestId, failure: Failure, now: Time, decisions: &mut Vec<Decision>) {
         let active = self.requests.len();
         let Some(request) = self.requests.get_mut(&id) else { return };
@@ -104,7 +115,7 @@ impl Scheduler {
         let Some(request) = self.requests.get(&id) else { return };
         let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
         let (user, route) = (request.user.clone(), request.route);
-        let running = self.fleet[attempt.node].vacate(id, model);
+        let running = self.fleet[attempt.node].vacate(id, model, outcome == Outcome::Completed, now);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome));
         self.queue.settled(lane, model, (attempt.charged, used), now);
         self.stirred.insert(model);

@@ -7,6 +7,7 @@ use crate::{
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     prefix::Prefix,
+    queue::Membership,
     route::{Route, RouteSet},
     share::Reach,
 };
@@ -20,6 +21,8 @@ pub struct Arrival {
     pub user: Arc<str>,
     /// The user's weight: twice the weight gets twice the work. Above 0.
     pub weight: f64,
+    /// The user's group; `None` if the user competes alone, as a group of one.
+    pub membership: Option<Membership>,
     /// The model as the client named it.
     pub model: Arc<str>,
     /// Estimated tokens of the prompt.
@@ -86,6 +89,14 @@ pub enum Event {
         id: RequestId,
         /// Tokens of the answer so far.
         tokens: u64,
+    },
+    /// The node says how long it worked on a request: it read the prompt and wrote the answer in this time, which ends
+    /// about now. Sent before the request leaves.
+    Worked {
+        /// The running request.
+        id: RequestId,
+        /// The node's claim.
+        time: Duration,
     },
     /// The client of a stream is not reading what the node sends, so silence says nothing about the node. Sent before
     /// each [`Event::Tick`].

@@ -1,19 +1,15 @@
-//! Why did a request wait, and why was it sent to that node? A record of what was considered for the latest requests.
-
-use std::collections::{BTreeMap, VecDeque};
+//! Why did a request wait, and why was it sent to that node? What was considered for it, step by step.
 
 use crate::{
     decision::RefusalReason,
     failure::{Failure, Outcome},
-    ids::{NodeId, RequestId, Time},
+    ids::{NodeId, Time},
 };
 
-/// Requests that are remembered, including running ones.
-const REMEMBERED: usize = 2048;
 /// Alternatives kept for each decision, best first.
 const ALTERNATIVES: usize = 5;
 /// Steps kept for each request.
-const STEPS: usize = 12;
+pub(crate) const STEPS: usize = 12;
 
 /// A way to serve a request.
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -135,58 +131,6 @@ pub struct Story {
     pub steps: Vec<Step>,
 }
 
-/// The stories of the latest requests.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Journal {
-    stories: BTreeMap<RequestId, Story>,
-    order: VecDeque<RequestId>,
-}
-
-impl Journal {
-    pub(crate) fn arrived(&mut self, id: RequestId, ahead: usize, now: Time) {
-        self.stories.insert(id, Story { arrived: now, ahead, expected: None, steps: Vec::new() });
-        self.order.push_back(id);
-        if self.order.len() > REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.stories.remove(&oldest);
-        }
-    }
-
-    pub(crate) fn get(&self, id: RequestId) -> Option<&Story> {
-        self.stories.get(&id)
-    }
-
-    /// A request waits. Only the first time is recorded.
-    pub(crate) fn waits(&mut self, id: RequestId, now: Time, weighed: Weighed<'_>) {
-        let Some(story) = self.stories.get_mut(&id) else { return };
-        story.expect(now, weighed.alternatives.first());
-        if story.steps.is_empty() {
-            story.add(What::Waits, now, weighed);
-        }
-    }
-
-    pub(crate) fn asked_for_load(&mut self, id: RequestId, node: NodeId, now: Time, weighed: Weighed<'_>) {
-        let Some(story) = self.stories.get_mut(&id) else { return };
-        story.expect(now, weighed.alternatives.first());
-        story.add(What::AskedForLoad(node), now, weighed);
-    }
-
-    pub(crate) fn dispatched(&mut self, id: RequestId, node: NodeId, attempt: u32, now: Time, weighed: Weighed<'_>) {
-        let Some(story) = self.stories.get_mut(&id) else { return };
-        if story.arrived == now {
-            story.expected = weighed.alternatives.iter().find(|each| each.node == node).map(Alternative::first_token);
-        }
-        story.add(What::Dispatched(node, attempt), now, weighed);
-    }
-
-    pub(crate) fn note(&mut self, id: RequestId, what: What, now: Time) {
-        if let Some(story) = self.stories.get_mut(&id) {
-            story.add(what, now, Weighed::default());
-        }
-    }
-}
-
 /// The alternatives that were considered for a request.
 #[derive(Copy, Clone, Default)]
 pub(crate) struct Weighed<'a> {
@@ -219,19 +163,39 @@ impl Best {
 }
 
 impl Story {
+    /// One that begins now, with so many requests waiting.
+    pub(crate) fn new(ahead: usize, now: Time) -> Self {
+        Self { arrived: now, ahead, expected: None, steps: Vec::new() }
+    }
+
+    /// When it ended; `None` while it goes on.
+    pub(crate) fn ended_at(&self) -> Option<Time> {
+        let last = self.steps.last()?;
+        matches!(last.what, What::Ended(_) | What::Refused(_)).then_some(last.at)
+    }
+
     /// Sets the expected time of the first token of a request that has just arrived.
-    fn expect(&mut self, now: Time, best: Option<&Alternative>) {
+    pub(crate) fn expect(&mut self, now: Time, best: Option<&Alternative>) {
         if self.arrived == now {
             self.expected = self.expected.or(best.map(Alternative::first_token));
         }
     }
 
-    fn add(&mut self, what: What, at: Time, weighed: Weighed<'_>) {
+    pub(crate) fn add(&mut self, what: What, at: Time, weighed: Weighed<'_>) {
         if self.steps.len() == STEPS {
             // Keep the first step, which says why it waited.
             self.steps.remove(1);
         }
         let (alternatives, backlog) = (weighed.alternatives.to_vec(), weighed.backlog);
         self.steps.push(Step { at, what, alternatives, backlog });
+        if self.ended_at().is_some() {
+            self.steps.shrink_to_fit();
+        }
+    }
+
+    /// Bytes of memory that its steps take.
+    pub(crate) fn bytes(&self) -> usize {
+        let alternatives: usize = self.steps.iter().map(|step| step.alternatives.capacity()).sum();
+        self.steps.capacity() * size_of::<Step>() + alternatives * size_of::<Alternative>()
     }
 }

@@ -204,9 +204,12 @@ impl Forecast {
 
     fn find_soonest(&mut self, place: usize) {
         let Place { first, count, .. } = self.places[place];
-        let slots = self.slots[first..first + count].iter().enumerate();
-        let soonest = slots.min_by(|a, b| a.1.total_cmp(b.1));
-        self.places[place].soonest = soonest.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, *wait));
+        let slots = &self.slots[first..first + count];
+        // No slot is free sooner than now, so the first one that is ends the search.
+        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
+        let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
+        let found = free.or_else(soonest);
+        self.places[place].soonest = found.map_or((first, f64::INFINITY), |(slot, wait)| (first + slot, wait));
         self.places[place].settle();
     }
 

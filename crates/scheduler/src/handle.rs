@@ -28,6 +28,7 @@ impl Scheduler {
             Event::Wanted { model } => self.want(&model, now, &mut decisions),
             Event::FirstByte { id } => self.first_byte(id, now),
             Event::Progress { id, tokens } => self.progress(id, tokens, now),
+            Event::Worked { id, time } => self.worked(id, time),
             Event::Stalled { id } => self.stalled(id, now),
             Event::Failed { id, failure } => self.fail(id, failure, now, &mut decisions),
             Event::Left { id, outcome } => self.leave(id, outcome, now),
@@ -156,7 +157,7 @@ impl Scheduler {
         };
         self.models.get_mut(model).demand.asked(now.as_secs_f64());
         let objection = self.queue.objection(&arrival.user);
-        let lane = self.queue.lane(&arrival.user, arrival.weight, now);
+        let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
         for id in self.fleet.particular() {

@@ -48,6 +48,8 @@ pub(crate) struct Running {
     pub(crate) heard_at: f64,
     /// When its client was last seen not reading, in seconds.
     pub(crate) stalled_at: Option<f64>,
+    /// How long the node says that it worked on it, in seconds.
+    pub(crate) worked: Option<f64>,
 }
 
 impl Running {
@@ -235,12 +237,16 @@ mod tests {
             delivered: 0.0,
             heard_at: 0.0,
             stalled_at: None,
+            worked: None,
         };
         instance.running = (0..3).map(running).collect();
-        // No longer configured.
+        // No longer configured; one slot is known.
         instance.slots = Slots::new(None);
-        assert!(!instance.wants_probe(0.0));
+        instance.slots.sent(RequestId(0), 0);
+        instance.running[0].began_at = Some(1.0);
+        instance.slots.began(RequestId(0), &instance.running, 1.0);
+        assert!(!instance.wants_probe(1.0));
         instance.running.truncate(1);
-        assert!(instance.wants_probe(0.0));
+        assert!(instance.wants_probe(1.0));
     }
 }

@@ -8,7 +8,7 @@
 //! | type | holds |
 //! |---|---|
 //! | `Request` | one live request: queued or on one node, with its failures so far |
-//! | `FairQueue` | the waiting requests: a lane for each user, least service first, bounded, with deadlines |
+//! | `FairQueue` | the waiting requests: a lane for each user, in groups, least service first, bounded, with deadlines |
 //! | `Node` | its models, what runs, what is loaded, health, speed |
 //! | `Instance` | one model on one node: in memory or not, slots, what runs |
 //! | `Load` | a model being loaded into a node's memory |
@@ -75,6 +75,7 @@ mod handle;
 mod health_log;
 mod ids;
 mod instance;
+mod journal;
 mod learned;
 mod load;
 mod loading;
@@ -112,6 +113,7 @@ pub use self::{
     ids::{NodeId, RequestId, Time},
     learned::Learned,
     prefix::Prefix,
+    queue::Membership,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, Routed, Transitions, Use},
     route::{Route, RouteSet},

@@ -4,7 +4,8 @@
 //! ```text
 //! draining --victims have nothing running--> unloading --all are out--> loading --Loaded--> (resident)
 //!    |                                          |                          |
-//!    +-- nobody waits for it any longer         +-- Unloaded: Err          +-- Loaded: Err: not again for a while
+//!    +-- nobody waits for it any longer,        +-- Unloaded: Err          +-- Loaded: Err: not again for a while
+//!        or nobody who may evict them
 //! ```
 //! A node loads one model at a time. A model is loaded on at most as many nodes at a time as already have it, but at
 //! least one.
@@ -19,6 +20,7 @@ use crate::{
     load::{Load, Phase},
     model::ModelId,
     node::Node,
+    plan::MOST_FIRST,
     scheduler::Scheduler,
 };
 
@@ -56,6 +58,10 @@ impl Scheduler {
         if !load.victims.iter().all(is_drained) {
             return;
         }
+        // The request that could not wait may have been served elsewhere or have left meanwhile.
+        if !load.victims.iter().all(|victim| self.may_evict(node, *victim, load, now)) {
+            return self.call_off_load(node);
+        }
         let listed = |model: &ModelId| Some(node_state.instance(*model)?.listed.clone());
         let unloads: Vec<Arc<str>> = load.victims.iter().filter_map(listed).collect();
         let left = unloads.len();
@@ -65,6 +71,26 @@ impl Scheduler {
         }
         if let Some(load) = self.fleet[node].load_mut() {
             load.phase = Phase::Unloading { left, failed: None };
+        }
+    }
+
+    /// Whether a load that has drained a victim may still unload it.
+    fn may_evict(&self, node: NodeId, victim: ModelId, load: &Load, now: Time) -> bool {
+        let node = &self.fleet[node];
+        let Some(instance) = node.instance(victim) else { return true };
+        !self.is_protected(node, victim, instance, false, now) || self.has_impatient(load, now)
+    }
+
+    /// Whether a request has waited so long for a load that it may evict a model that was loaded only recently.
+    fn has_impatient(&self, load: &Load, now: Time) -> bool {
+        let is_impatient = |id: RequestId| {
+            let request = self.requests.get(&id).filter(|request| request.attempt.is_none());
+            request.is_some_and(|request| request.is_impatient(now))
+        };
+        load.cause.is_some_and(is_impatient) || {
+            let mut line = Vec::new();
+            self.queue.line(load.model, now, MOST_FIRST, self.most_looked_at(), &mut line);
+            line.iter().any(|next| is_impatient(next.id))
         }
     }
 

@@ -39,13 +39,11 @@ const MOST_LOOK: usize = 128;
 /// At most this many requests of one user may begin loads in one plan: a flood must not evict models that others use.
 const MOST_LOADERS: usize = 2;
 /// Requests that may go first for having waited long, in one plan.
-const MOST_FIRST: usize = 4;
+pub(crate) const MOST_FIRST: usize = 4;
 /// Loads that one event may begin.
 const MOST_LOADS: usize = 4;
 /// A new request is given an expected time of its first token only if at most this many wait for its model.
 const MOST_FORETOLD: usize = 32;
-/// A request that has waited this long may evict a model that was loaded only recently.
-const IMPATIENT_SECONDS: f64 = 30.0;
 /// Looking for loads over more pairs of request and node than this puts off the next look by `SECONDS_PER_PAIR` for
 /// each further pair, but by no more than `LONGEST_PAUSE`, which is short beside a load. That bounds the work in a large
 /// fleet; a small one stays below it.
@@ -122,7 +120,7 @@ impl Scheduler {
         while self.absorb(plan, model, now, decisions) {}
     }
 
-    fn most_looked_at(&self) -> usize {
+    pub(crate) fn most_looked_at(&self) -> usize {
         (2 * self.fleet.len()).clamp(LEAST_LOOK, MOST_LOOK)
     }
 
@@ -227,7 +225,7 @@ impl Scheduler {
         let Some(request) = self.requests.get(&next.id) else { return false };
         plan.forecast.set_cached(self.memories.get(request.model.0), &request.prefixes, request.prompt);
         let work = self.work_of(request);
-        let is_impatient = now.saturating_sub(request.arrived).as_secs_f64() > IMPATIENT_SECONDS;
+        let is_impatient = request.is_impatient(now);
         let may_load = plan.may_load && next.ahead < MOST_LOADERS;
         if may_load {
             self.look_for_loads(plan, next.id, is_impatient, now);

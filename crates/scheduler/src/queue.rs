@@ -11,10 +11,13 @@
 //! most twice the dearest request.
 //!
 //! For each model, the lanes that wait for it are kept in the same order, so finding the next request for a model takes
-//! no longer when more requests wait. Once a minute, a lane's oldest request may go first if it has waited for a minute
+//! no longer when more requests wait. A group's lanes are kept in the group, which stands in these orders as one (see
+//! [`group`]). Once a minute, a lane's oldest request may go first if it has waited for a minute
 //! ([`FairQueue::line`]): nobody starves, and a flood cannot age its way to the front.
 
+mod group;
 mod lane;
+mod members;
 mod order;
 mod share;
 mod users;
@@ -24,13 +27,16 @@ use std::{
     sync::Arc,
 };
 
+pub(crate) use self::group::Charge;
+pub use self::group::Membership;
+use self::{
+    group::{Group, GroupId},
+    lane::{Lane, Seat, Turn, resumed},
+    users::Users,
+};
 pub(crate) use self::{
     lane::{Entry, LaneId, LanePosition},
     order::Next,
-};
-use self::{
-    lane::{Lane, Turn},
-    users::Users,
 };
 use crate::{
     decision::RefusalReason,
@@ -39,27 +45,28 @@ use crate::{
     queue_limits::QueueLimits,
 };
 
-const HALF_LIFE_SECONDS: f64 = 30.0;
-/// Users that are remembered while they have nothing queued or running.
-const REMEMBERED_LANES: usize = 4096;
-
 #[derive(Clone, Debug)]
 pub(crate) struct FairQueue {
     limits: QueueLimits,
     lanes: Vec<Lane>,
     free: Vec<LaneId>,
     by_user: BTreeMap<Arc<str>, LaneId>,
+    groups: Vec<Group>,
+    free_groups: Vec<GroupId>,
+    by_group: BTreeMap<Arc<str>, GroupId>,
     /// Lanes with nothing queued or running, longest idle first.
     idle: BTreeSet<(Time, LaneId)>,
     turns: BTreeSet<Turn>,
     /// By [`ModelId`].
     of_model: Vec<BTreeSet<Turn>>,
     waiting_for: Vec<usize>,
+    /// Lanes that wait, by [`ModelId`].
+    lanes_for: Vec<usize>,
     /// Models that the last request has stopped waiting for.
     emptied: Vec<ModelId>,
     users: Vec<Users>,
-    /// For the model of each lane's oldest request: when that request may go first.
-    dues: Vec<BTreeSet<(Time, LaneId)>>,
+    /// For the model of each lane's oldest request, or a group's: when that request may go first.
+    dues: Vec<BTreeSet<(Time, Seat)>>,
     deadlines: BTreeSet<(Time, RequestId)>,
     /// Requests that failed an attempt.
     retries: BTreeSet<RequestId>,
@@ -76,10 +83,14 @@ impl FairQueue {
             lanes: Vec::new(),
             free: Vec::new(),
             by_user: BTreeMap::new(),
+            groups: Vec::new(),
+            free_groups: Vec::new(),
+            by_group: BTreeMap::new(),
             idle: BTreeSet::new(),
             turns: BTreeSet::new(),
             of_model: Vec::new(),
             waiting_for: Vec::new(),
+            lanes_for: Vec::new(),
             emptied: Vec::new(),
             users: Vec::new(),
             dues: Vec::new(),
@@ -107,7 +118,7 @@ impl FairQueue {
 
     /// How many users wait for a model.
     pub(crate) fn users_for(&self, model: ModelId) -> usize {
-        self.of_model.get(model.0).map_or(0, BTreeSet::len)
+        self.lanes_for.get(model.0).copied().unwrap_or(0)
     }
 
     /// How many requests of a user wait.
@@ -132,55 +143,28 @@ impl FairQueue {
         }
     }
 
-    /// The user's lane, created if necessary. The latest weight counts.
-    pub(crate) fn lane(&mut self, user: &Arc<str>, weight: f64, now: Time) -> LaneId {
-        let weight = if weight.is_finite() && weight > 0.0 { weight } else { 1.0 };
-        if let Some(id) = self.by_user.get(user).copied() {
-            self.lanes[id.0].weight = weight;
-            return id;
-        }
-        self.forget_idle();
-        let lane = Lane::new(user.clone(), weight, self.served, now);
-        let id = self.free.pop().unwrap_or(LaneId(self.lanes.len()));
-        if id.0 < self.lanes.len() {
-            self.lanes[id.0] = lane;
-        } else {
-            self.lanes.push(lane);
-        }
-        self.by_user.insert(user.clone(), id);
-        self.idle.insert((now, id));
-        id
-    }
-
-    /// Forgets the lanes that were idle longest. Nothing is lost: such a user resumes where everybody else does.
-    fn forget_idle(&mut self) {
-        if self.by_user.len() < REMEMBERED_LANES {
-            return;
-        }
-        if let Some((_, longest)) = self.idle.pop_first() {
-            self.by_user.remove(&self.lanes[longest.0].user);
-            self.free.push(longest);
-        }
-    }
-
     /// Adds a request. The bounds are not checked here, because an accepted request that failed an attempt returns even
     /// to a full queue.
     pub(crate) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
         self.wake(id);
         if self.lanes[id.0].waiting.is_empty() {
+            if let Some(group) = self.lanes[id.0].group {
+                self.take_out_group(group);
+                self.group_resumes(group, now);
+            }
             self.joins += 1;
-            let (joined, served) = (self.joins, self.served);
-            let lane = &mut self.lanes[id.0];
-            lane.joined = joined;
-            let idle = now.saturating_sub(lane.idle_since).as_secs_f64();
-            let beyond = (lane.counter - served).max(0.0);
-            lane.counter = served + beyond * (-idle / HALF_LIFE_SECONDS).exp2();
+            let served = self.served_of(self.lanes[id.0].group);
+            let standing = &mut self.lanes[id.0].standing;
+            standing.joined = self.joins;
+            standing.counter = resumed(standing, served, now);
         } else {
             self.take_out(id);
         }
         let (model, deadline) = (entry.model, entry.deadline);
         let lane = &mut self.lanes[id.0];
-        lane.by_model.entry(model).or_default().insert(entry.position);
+        let of_model = lane.by_model.entry(model).or_default();
+        let is_first = of_model.is_empty();
+        of_model.insert(entry.position);
         self.deadlines.insert((deadline, entry.id));
         if !entry.position.is_fresh {
             self.retries.insert(entry.id);
@@ -190,8 +174,10 @@ impl FairQueue {
             self.of_model.resize_with(model.0 + 1, BTreeSet::new);
             self.dues.resize_with(model.0 + 1, BTreeSet::new);
             self.waiting_for.resize(model.0 + 1, 0);
+            self.lanes_for.resize(model.0 + 1, 0);
         }
         self.waiting_for[model.0] += 1;
+        self.lanes_for[model.0] += usize::from(is_first);
         self.note_use(id, model, now);
         self.length += 1;
         self.put_in(id);
@@ -209,10 +195,11 @@ impl FairQueue {
             positions.remove(&position);
             if positions.is_empty() {
                 lane.by_model.remove(&entry.model);
+                self.lanes_for[entry.model.0] -= 1;
             }
         }
         if lane.waiting.is_empty() {
-            lane.idle_since = now;
+            lane.standing.idle_since = now;
         }
         self.waiting_for[entry.model.0] -= 1;
         if self.waiting_for[entry.model.0] == 0 {
@@ -222,88 +209,108 @@ impl FairQueue {
         self.retries.remove(&entry.id);
         self.length -= 1;
         self.put_in(id);
+        self.note_idle_group(self.lanes[id.0].group, now);
         self.rest(id);
     }
 
     /// Ends a lane's idle time before something waits or runs in it.
     fn wake(&mut self, id: LaneId) {
-        self.idle.remove(&(self.lanes[id.0].idle_since, id));
+        self.idle.remove(&(self.lanes[id.0].standing.idle_since, id));
     }
 
     fn rest(&mut self, id: LaneId) {
         let lane = &self.lanes[id.0];
         if lane.is_idle() {
-            self.idle.insert((lane.idle_since, id));
+            self.idle.insert((lane.standing.idle_since, id));
         }
     }
 
     /// A request of this lane is sent to a node, whether it was queued before or not.
-    pub(crate) fn dispatched(&mut self, id: LaneId, model: ModelId, cost: f64, now: Time) {
+    pub(crate) fn dispatched(&mut self, id: LaneId, model: ModelId, cost: f64, now: Time) -> Charge {
         self.wake(id);
+        self.take_out(id);
         let lane = &mut self.lanes[id.0];
-        lane.running += 1;
         *lane.running_of.entry(model).or_default() += 1;
-        self.served = self.served.max(lane.counter - lane.unsettled);
-        lane.unsettled += cost / lane.weight;
-        self.charge(id, cost);
-        let lane = &mut self.lanes[id.0];
+        let settled = lane.standing.settled();
+        lane.standing.dispatched(cost);
         if lane.waiting.is_empty() {
-            lane.idle_since = now;
+            lane.standing.idle_since = now;
         }
+        let group = lane.group;
+        match group {
+            None => self.served = self.served.max(settled),
+            Some(group) => self.group_dispatched(group, settled, cost),
+        }
+        self.put_in(id);
+        self.note_idle_group(group, now);
+        Charge { cost, group }
     }
 
     /// A request of this lane has left its node: `charged` is what it was charged at dispatch, `cost` what it really
     /// cost.
-    pub(crate) fn settled(&mut self, id: LaneId, model: ModelId, (charged, cost): (f64, f64), now: Time) {
+    pub(crate) fn settled(&mut self, id: LaneId, model: ModelId, (charged, cost): (Charge, f64), now: Time) {
+        self.take_out(id);
         let lane = &mut self.lanes[id.0];
-        lane.running -= 1;
         if let Some(running) = lane.running_of.get_mut(&model) {
             *running -= 1;
             lane.running_of.retain(|_, running| *running > 0);
         }
-        // The weight may have changed since the dispatch.
-        lane.unsettled = if lane.running == 0 { 0.0 } else { (lane.unsettled - charged / lane.weight).max(0.0) };
-        self.charge(id, cost - charged);
+        lane.standing.ended(charged.cost, cost);
+        self.put_in(id);
+        if let Some(group) = charged.group {
+            self.group_settled(group, charged.cost, cost);
+        }
         self.note_use(id, model, now);
         self.rest(id);
     }
 
-    fn charge(&mut self, id: LaneId, cost: f64) {
-        self.take_out(id);
-        let lane = &mut self.lanes[id.0];
-        lane.counter += cost / lane.weight;
-        self.put_in(id);
-    }
-
-    /// The lane's oldest request has used its right to go first.
+    /// The lane's oldest request has used its right to go first, and its group's.
     pub(crate) fn went_first(&mut self, id: LaneId, now: Time) {
         self.take_out(id);
-        self.lanes[id.0].went_first_at = Some(now);
+        self.lanes[id.0].standing.went_first_at = Some(now);
+        if let Some(group) = self.lanes[id.0].group {
+            self.groups[group.0].standing.went_first_at = Some(now);
+        }
         self.put_in(id);
     }
 
-    /// Takes a lane out of every order; needed before changing anything that its place depends on.
+    /// Takes a lane, and its group, out of every order; needed before changing anything that their places depend on.
     fn take_out(&mut self, id: LaneId) {
         let lane = &self.lanes[id.0];
         let turn = lane.turn(id);
-        if self.turns.remove(&turn) {
-            for model in lane.by_model.keys() {
-                self.of_model[model.0].remove(&turn);
+        let Some(group) = lane.group else {
+            if self.turns.remove(&turn) {
+                for model in lane.by_model.keys() {
+                    self.of_model[model.0].remove(&turn);
+                }
+                self.dues[lane.due.1.0].remove(&(lane.due.0, Seat::Lane(id)));
             }
-            self.dues[lane.due.1.0].remove(&(lane.due.0, id));
-        }
+            return;
+        };
+        self.take_out_group(group);
+        let lane = &self.lanes[id.0];
+        self.groups[group.0].take_out(turn, lane.by_model.keys().copied(), (lane.due.1, (lane.due.0, id)));
     }
 
     fn put_in(&mut self, id: LaneId) {
-        let Some(due) = self.lanes[id.0].next_due() else { return };
-        self.lanes[id.0].due = due;
-        let lane = &self.lanes[id.0];
-        let turn = lane.turn(id);
-        self.turns.insert(turn);
-        for model in lane.by_model.keys() {
-            self.of_model[model.0].insert(turn);
+        let group = self.lanes[id.0].group;
+        if let Some(due) = self.lanes[id.0].next_due() {
+            self.lanes[id.0].due = due;
+            let lane = &self.lanes[id.0];
+            let turn = lane.turn(id);
+            if let Some(group) = group {
+                self.groups[group.0].put_in(turn, lane.by_model.keys().copied(), (due.1, (due.0, id)));
+            } else {
+                self.turns.insert(turn);
+                for model in lane.by_model.keys() {
+                    self.of_model[model.0].insert(turn);
+                }
+                self.dues[due.1.0].insert((due.0, Seat::Lane(id)));
+            }
         }
-        self.dues[due.1.0].insert((due.0, id));
+        if let Some(group) = group {
+            self.put_in_group(group);
+        }
     }
 
     /// Requests that failed an attempt.
@@ -327,9 +334,9 @@ impl FairQueue {
     /// Asserts what must hold after every step; in debug builds only.
     pub(crate) fn check(&self) {
         debug_assert_eq!(self.deadlines.len(), self.length);
-        debug_assert_eq!(self.turns.len(), self.dues.iter().map(BTreeSet::len).sum::<usize>());
         debug_assert_eq!(self.waiting_for.iter().sum::<usize>(), self.length);
-        debug_assert!(self.by_user.len() + self.free.len() == self.lanes.len());
+        debug_assert_eq!(self.by_user.len() + self.free.len(), self.lanes.len());
+        self.check_groups();
         debug_assert!(self.idle.iter().all(|(_, id)| self.lanes[id.0].is_idle()));
     }
 }

@@ -11,11 +11,13 @@ use crate::{
     ids::{NodeId, Time},
     model::ModelId,
     prefix::Prefix,
-    queue::{LaneId, LanePosition},
+    queue::{Charge, LaneId, LanePosition},
     route::Route,
 };
 
 const MOST_ATTEMPTS: u32 = 3;
+/// A request that has waited longer may evict a model that was loaded only recently.
+const IMPATIENT: Time = Time::from_secs(30);
 /// A request that takes nodes down must not visit all of them.
 const MOST_COSTLY_FAILURES: u32 = 2;
 /// At most this many attempts are excused, that is, not counted.
@@ -88,8 +90,8 @@ pub(crate) struct Attempt {
     pub(crate) has_first_byte: bool,
     /// Broken off after its first byte; the client is being told.
     pub(crate) is_abandoned: bool,
-    /// What the user was charged at dispatch.
-    pub(crate) charged: f64,
+    /// What the user, and the group, were charged at dispatch.
+    pub(crate) charged: Charge,
 }
 
 impl Request {
@@ -122,6 +124,10 @@ impl Request {
 
     pub(crate) fn position(&self) -> LanePosition {
         LanePosition { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
+    }
+
+    pub(crate) fn is_impatient(&self, now: Time) -> bool {
+        now.saturating_sub(self.arrived) > IMPATIENT
     }
 
     pub(crate) fn last_failure(&self) -> Option<Failure> {
@@ -196,6 +202,7 @@ mod tests {
             id: RequestId(1),
             user: "u".into(),
             weight: 1.0,
+            membership: None,
             model: "m".into(),
             prompt_tokens: 1,
             max_output: None,

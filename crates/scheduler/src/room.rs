@@ -149,7 +149,15 @@ impl Scheduler {
         Some(Room::of(victims, freed.saturating_sub(missing)))
     }
 
-    fn is_protected(&self, node: &Node, model: ModelId, instance: &Instance, is_impatient: bool, now: Time) -> bool {
+    /// Whether a model has to stay in a node's memory for now.
+    pub(crate) fn is_protected(
+        &self,
+        node: &Node,
+        model: ModelId,
+        instance: &Instance,
+        is_impatient: bool,
+        now: Time,
+    ) -> bool {
         let (load, now) = (node.load_seconds(instance), now.as_secs_f64());
         let resident = instance.resident_since.map_or(0.0, |since| now - since);
         let is_young = resident < LEAST_RESIDENCE_SECONDS.max(2.0 * load);

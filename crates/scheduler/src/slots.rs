@@ -1,15 +1,23 @@
 //! How many requests does a model take at a time on a node?
+//!
+//! If that is not configured, it is learned from what is seen at work ([`Evidence`]):
+//! - *up*, when more requests are at work at once than the number. To see that, a request is sent beyond it now and
+//!   then: a probe.
+//! - *down*, when request after request begins only once another one ends, and never as many as the number are at work.
 
-use crate::ids::RequestId;
+mod evidence;
+#[cfg(test)]
+mod tests;
+
+use crate::{ids::RequestId, instance::Running};
+use evidence::Evidence;
 
 /// Families that Ollama runs one request at a time, whatever `OLLAMA_NUM_PARALLEL` says.
 const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next", "lfm2", "nemotron_h"];
 /// Nobody runs more requests of one model than this on one card.
 const MOST_SLOTS: u32 = 32;
-/// After a probe that showed no further slot, the pause before the next one; it doubles each time, up to ten minutes.
-/// The probe is repeated because its own prompt, rather than the node, may have held it up.
-const PROBE_AGAIN_SECONDS: f64 = 10.0;
-const PROBE_SELDOM_SECONDS: f64 = 600.0;
+/// No probe for so long after a node said that it is overloaded.
+const OVERRUN_SECONDS: f64 = 600.0;
 
 /// How many requests a model takes at a time on a node.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,21 +25,11 @@ pub(crate) enum Slots {
     Configured(u32),
     Learned {
         count: u32,
-        /// A request sent beyond `count`, to see whether it runs in parallel.
-        probe: Option<Probe>,
-        /// No further probe before then, in seconds.
+        /// No probe before then, in seconds.
         settled_until: f64,
-        /// The pause after the next probe that shows no further slot, in seconds.
-        pause: f64,
+        /// What was seen so far; `None` before the first request.
+        evidence: Option<Box<Evidence>>,
     },
-}
-
-/// A request sent although all slots are taken.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Probe {
-    id: RequestId,
-    /// Another request has ended since, so a first token of the probe no longer proves that it ran in parallel.
-    is_spoilt: bool,
 }
 
 impl Slots {
@@ -42,9 +40,9 @@ impl Slots {
         }
     }
 
-    /// A number learned so far; probing goes on.
+    /// A number learned so far; learning goes on.
     pub(crate) fn learned(count: u32) -> Self {
-        Self::Learned { count, probe: None, settled_until: 0.0, pause: PROBE_AGAIN_SECONDS }
+        Self::Learned { count, settled_until: 0.0, evidence: None }
     }
 
     pub(crate) fn count(&self, family: &str) -> u32 {
@@ -59,44 +57,43 @@ impl Slots {
     pub(crate) fn wants_probe(&self, family: &str, now: f64) -> bool {
         match self {
             Self::Configured(_) => false,
-            Self::Learned { count, probe, settled_until, .. } => {
-                let is_open = probe.is_none() && *settled_until <= now && *count < MOST_SLOTS;
-                is_open && !ONE_SLOT_FAMILIES.contains(&family)
+            Self::Learned { count, settled_until, evidence } => {
+                let is_open = *settled_until <= now && *count < MOST_SLOTS;
+                let wants = evidence.as_ref().is_some_and(|evidence| evidence.wants_probe());
+                is_open && wants && !ONE_SLOT_FAMILIES.contains(&family)
             }
         }
     }
 
-    pub(crate) fn probing(&mut self, id: RequestId) {
-        if let Self::Learned { probe, .. } = self {
-            *probe = Some(Probe { id, is_spoilt: false });
+    /// A request is sent. `running` are those that run already.
+    pub(crate) fn sent(&mut self, id: RequestId, running: usize) {
+        if let Self::Learned { count, evidence, .. } = self {
+            evidence.get_or_insert_default().sent(id, running >= *count as usize);
         }
     }
 
-    /// A request's first token came. A probe that had to wait for another request's end shows that there is no further
-    /// slot.
-    pub(crate) fn began(&mut self, id: RequestId, now: f64) {
-        if let Self::Learned { count, probe, settled_until, pause } = self
-            && let Some(ended) = probe.take_if(|probe| probe.id == id)
-        {
-            if ended.is_spoilt {
-                *settled_until = now + *pause;
-                *pause = (*pause * 2.0).min(PROBE_SELDOM_SECONDS);
-            } else {
-                *count += 1;
-                *pause = PROBE_AGAIN_SECONDS;
-            }
+    /// A request's first token came. It is one of `running`.
+    pub(crate) fn began(&mut self, id: RequestId, running: &[Running], now: f64) {
+        if let Self::Learned { count, evidence: Some(evidence), .. } = self {
+            evidence.began(id, running, now);
+            evidence.conclude(count);
         }
     }
 
-    pub(crate) fn ended(&mut self, id: RequestId) {
-        if let Self::Learned { probe, .. } = self {
-            // A request that ends may make room for the probe, whose first token would prove nothing then.
-            let is_probe = probe.as_ref().is_some_and(|probe| probe.id == id);
-            if is_probe {
-                *probe = None;
-            } else if let Some(probe) = probe {
-                probe.is_spoilt = true;
-            }
+    /// Time has passed for those that are running.
+    pub(crate) fn look(&mut self, running: &[Running], now: f64) {
+        if let Self::Learned { count, evidence: Some(evidence), .. } = self {
+            evidence.look(running, now);
+            evidence.conclude(count);
+        }
+    }
+
+    /// A request ended. `running` are those that run on.
+    pub(crate) fn ended(&mut self, gone: &Running, is_whole: bool, running: &[Running], now: f64) {
+        if let Self::Learned { count, evidence: Some(evidence), .. } = self {
+            let is_crowded = running.len() >= *count as usize;
+            evidence.ended(gone, (is_whole, is_crowded), running, now);
+            evidence.conclude(count);
         }
     }
 
@@ -104,59 +101,7 @@ impl Slots {
     pub(crate) fn overrun(&mut self, running: usize, now: f64) {
         if let Self::Learned { count, settled_until, .. } = self {
             *count = u32::try_from(running).unwrap_or(MOST_SLOTS).clamp(1, (*count).max(1));
-            *settled_until = now + PROBE_SELDOM_SECONDS;
+            *settled_until = now + OVERRUN_SECONDS;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PROBE: RequestId = RequestId(2);
-
-    #[test]
-    fn a_probe_that_begins_beside_the_others_is_one_more_slot() {
-        let mut slots = Slots::new(None);
-        assert!(slots.wants_probe("llama", 0.0));
-        slots.probing(PROBE);
-        assert!(!slots.wants_probe("llama", 0.0));
-        slots.began(PROBE, 1.0);
-        assert_eq!(slots.count("llama"), 2);
-        assert!(slots.wants_probe("llama", 1.0));
-    }
-
-    #[test]
-    fn a_probe_that_waits_for_an_end_shows_the_last_slot_and_is_tried_again_ever_more_seldom() {
-        let mut slots = Slots::new(None);
-        let mut now = 1.0;
-        for pause in [10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0] {
-            slots.probing(PROBE);
-            slots.ended(RequestId(1));
-            slots.began(PROBE, now);
-            assert_eq!(slots.count("llama"), 1);
-            assert!(!slots.wants_probe("llama", now + pause - 0.1) && slots.wants_probe("llama", now + pause));
-            now += pause;
-        }
-    }
-
-    #[test]
-    fn a_configured_number_is_never_exceeded_and_some_families_take_one_at_a_time() {
-        assert!(!Slots::new(Some(4)).wants_probe("llama", 0.0));
-        assert_eq!(Slots::new(Some(4)).count("mllama"), 1);
-        assert_eq!(Slots::new(Some(0)).count("mllama"), 0);
-        assert!(!Slots::new(None).wants_probe("qwen3vl", 0.0));
-    }
-
-    #[test]
-    fn a_busy_node_lowers_what_was_learned_and_never_what_was_configured() {
-        let mut slots = Slots::learned(4);
-        slots.overrun(2, 0.0);
-        assert_eq!(slots.count(""), 2);
-        slots.overrun(0, 0.0);
-        assert_eq!(slots.count(""), 1);
-        let mut slots = Slots::new(Some(4));
-        slots.overrun(2, 0.0);
-        assert_eq!(slots.count(""), 4);
     }
 }

@@ -81,6 +81,17 @@ impl Scheduler {
         self.fleet.ids().filter(|node| self.fleet[*node].is_live() && self.fleet[*node].lists(model)).collect()
     }
 
+    /// The present nodes that have the model, named with or without its tag, whether they take requests or not.
+    pub fn nodes_with(&self, asked: &str) -> Vec<NodeId> {
+        let Some(model) = self.models.find(asked) else { return Vec::new() };
+        self.fleet.ids().filter(|node| !self.fleet[*node].has_left && self.fleet[*node].lists(model)).collect()
+    }
+
+    /// Requests that run on any of these nodes.
+    pub fn in_flight_on(&self, nodes: &[NodeId]) -> u32 {
+        nodes.iter().filter_map(|node| self.fleet.get(*node)).map(Node::in_flight).sum()
+    }
+
     /// When a node last began an answer or completed one.
     pub fn worked_at(&self, node: NodeId) -> Option<Time> {
         self.fleet.get(node)?.worked_at
@@ -186,9 +197,9 @@ impl Scheduler {
         self.requests.get(&id).is_some_and(|request| request.attempt.is_some() && request.attempts == attempt)
     }
 
-    /// The record of one of the latest requests.
-    pub fn story(&self, id: RequestId) -> Option<&Story> {
-        self.journal.get(id)
+    /// The story of a request that has not ended, or did in the last hour.
+    pub fn story(&self, id: RequestId, now: Time) -> Option<&Story> {
+        self.journal.get(id, now)
     }
 
     /// The node's name, even after it has left.

@@ -272,6 +272,7 @@ impl World {
             id: RequestId(job as u128),
             user: user_name(user),
             weight: 1.0,
+            membership: None,
             model: MODELS[model].0.into(),
             prompt_tokens: 100,
             max_output: None,

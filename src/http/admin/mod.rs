@@ -1,6 +1,8 @@
 //! What may the operator do? Users, their keys and limits, and a look at the nodes. All of it takes the admin key.
 pub mod admins;
 pub mod audit;
+pub(super) mod demo;
+pub mod drain;
 pub mod events;
 mod given;
 pub mod key_bodies;
@@ -8,7 +10,9 @@ pub mod keys;
 pub mod limits;
 pub mod models;
 pub mod node_fields;
+pub mod node_settings;
 pub mod nodes;
+mod outcome;
 pub mod queue;
 pub mod reload;
 pub mod requests;

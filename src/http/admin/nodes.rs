@@ -3,17 +3,20 @@ use actix_web::http::Uri;
 use actix_web::http::uri::{Authority, Scheme};
 use actix_web::web::{Data, Json, Path};
 use actix_web::{HttpResponse, Responder};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use super::node_fields::NodeFields;
+use super::given::present;
+use super::node_fields::body_with_node_fields;
+use super::node_settings::NodeSettingsRecord;
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
 use crate::http::audited::without_secrets;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
+use crate::http::maintenance::MaintenanceRecord;
 use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
 use crate::http::time::rfc3339;
@@ -69,6 +72,10 @@ pub struct Node {
     tokens_per_second: Option<f64>,
     /// What went wrong last; null while nothing is wrong.
     last_error: Option<String>,
+    /// Why it is drained and until when; null unless it is.
+    maintenance: Option<MaintenanceRecord>,
+    /// As they were given; null while it leaves.
+    settings: Option<NodeSettingsRecord>,
 }
 
 /// A model on a node's disk.
@@ -120,7 +127,7 @@ impl Node {
             LoadedModel::new(loaded, speed, names)
         };
         Self {
-            url: listed.map(|listed| listed.url.clone()).unwrap_or_default(),
+            url: listed.map(|listed| listed.settings.url.clone()).unwrap_or_default(),
             source: listed.map_or(Source::File, |listed| listed.source).as_str(),
             name: view.name,
             state: state_name(view.state),
@@ -138,33 +145,31 @@ impl Node {
             loads: view.loads,
             tokens_per_second: view.tokens_per_second,
             last_error: view.last_error,
+            maintenance: listed.and_then(|listed| listed.maintenance.clone()).map(MaintenanceRecord::from),
+            settings: listed.map(|listed| listed.settings.clone().into()),
         }
     }
 }
 
-/// A node to be added. Files cannot be named here: a secret that is in one belongs to gateway.yaml.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AddNode {
-    /// `[A-Za-z0-9._-]{1,64}`, unique.
-    #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
-    name: String,
-    /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
-    #[schema(example = "http://10.0.0.7:11434")]
-    url: String,
-    #[serde(flatten)]
-    further: NodeFields,
+body_with_node_fields! {
+    /// A node to be added. Files cannot be named here: a secret that is in one belongs to gateway.yaml.
+    pub struct AddNode {
+        /// `[A-Za-z0-9._-]{1,64}`, unique.
+        #[schema(example = "gpu-3", pattern = "^[A-Za-z0-9._-]{1,64}$")]
+        name: String,
+        /// `http://HOST:PORT` or `https://HOST:PORT`; a path before the node's own may follow.
+        #[schema(example = "http://10.0.0.7:11434")]
+        url: String,
+    }
 }
 
-/// What is to change of a node; what is absent stays, and null is the default.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ChangeNode {
-    /// Another address makes it another machine: what runs may end, and nothing is known of it. Its key, password and
-    /// headers are forgotten unless they are given anew.
-    url: Option<String>,
-    #[serde(flatten)]
-    further: NodeFields,
+body_with_node_fields! {
+    /// What is to change of a node; what is absent stays, and null is the default.
+    pub struct ChangeNode {
+        /// Another address makes it another machine: what runs may end, and nothing is known of it. Its key, password and
+        /// headers are forgotten unless they are given anew.
+        url: Option<String>,
+    }
 }
 
 /// A node that an operator did something with.
@@ -176,16 +181,17 @@ pub struct NodeDone {
     done: &'static str,
 }
 
-fn done(name: String, done: &'static str) -> NodeDone {
+pub(super) fn done(name: String, done: &'static str) -> NodeDone {
     tracing::info!(node = name, done, "an operator changed the nodes");
     NodeDone { name, done }
 }
 
 /// A node as it is now, for the audit log.
-fn shown(roster: &Roster, name: &str) -> Option<Value> {
+pub(super) fn shown(roster: &Roster, name: &str) -> Option<Value> {
     let listed = roster.list().remove(name)?;
-    let (source, draining) = (listed.source.as_str(), listed.is_draining);
-    Some(without_secrets(json!({"url": listed.url, "source": source, "draining": draining})))
+    let maintenance = listed.maintenance.map(MaintenanceRecord::from);
+    let (url, source) = (listed.settings.url, listed.source.as_str());
+    Some(without_secrets(json!({"url": url, "source": source, "maintenance": maintenance})))
 }
 
 /// List nodes
@@ -247,8 +253,8 @@ pub async fn add(
     roster: Data<Roster>,
     JsonObject(body): JsonObject<AddNode>,
 ) -> Result<impl Responder, ApiError> {
-    let mut settings = NodeSettings::new(body.name, body.url);
-    body.further.apply(&mut settings);
+    let mut settings = NodeSettings::new(body.name.clone(), body.url.clone());
+    body.apply(&mut settings);
     let name = settings.name.clone();
     admin.changes_from(&name, None);
     roster.add(settings).await?;
@@ -273,9 +279,8 @@ pub async fn change(
     name: Path<String>,
     JsonObject(body): JsonObject<ChangeNode>,
 ) -> Result<Json<NodeDone>, ApiError> {
-    let ChangeNode { url, further } = body;
     let change = |settings: &mut NodeSettings| {
-        if let Some(url) = url {
+        if let Some(url) = body.url.clone() {
             if origin(&url) != origin(&settings.url) {
                 // What is secret was given to the machine before; another one must not be sent it unasked.
                 (settings.api_key, settings.username, settings.password) = (None, None, None);
@@ -283,7 +288,7 @@ pub async fn change(
             }
             settings.url = url;
         }
-        further.apply(settings);
+        body.apply(settings);
     };
     admin.changes_from(&name, shown(&roster, &name));
     roster.change(&name, change).await?;
@@ -312,37 +317,4 @@ pub async fn remove(admin: Admin, roster: Data<Roster>, name: Path<String>) -> R
     admin.changes(&name, shown(&roster, &name), None);
     roster.remove(&name).await?;
     Ok(Json(done(name.into_inner(), "removed")))
-}
-
-/// Drain a node
-///
-/// It gets no further requests; what runs there may end. That is kept, also over a restart, until it is undrained. The name
-/// may be that of any node, or of an entry with `discover: dns`, which means all of its nodes.
-#[utoipa::path(
-    post, path = "/admin/nodes/{name}/drain", tag = "admin", security(("admin_key" = [])),
-    params(("name" = String, Path, description = "The node.")),
-    responses(
-        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
-    ),
-)]
-pub async fn drain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
-    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": true})));
-    roster.drain(&name, true).await?;
-    Ok(Json(done(name.into_inner(), "draining")))
-}
-
-/// Undrain a node
-///
-/// It gets requests again.
-#[utoipa::path(
-    post, path = "/admin/nodes/{name}/undrain", tag = "admin", security(("admin_key" = [])),
-    params(("name" = String, Path, description = "The node.")),
-    responses(
-        (status = 200, body = NodeDone), answers::AdminResponses, answers::NotFoundResponse, answers::StorageResponse,
-    ),
-)]
-pub async fn undrain(admin: Admin, roster: Data<Roster>, name: Path<String>) -> Result<Json<NodeDone>, ApiError> {
-    admin.changes(&name, shown(&roster, &name), Some(json!({"draining": false})));
-    roster.drain(&name, false).await?;
-    Ok(Json(done(name.into_inner(), "undrained")))
 }

@@ -2,7 +2,8 @@
 use actix_web::web::{self, ServiceConfig};
 
 use super::{
-    admins, audit, events, keys, limits, models, nodes, queue, reload, requests, series, story, usage, user_list, users,
+    admins, audit, drain, events, keys, limits, models, nodes, queue, reload, requests, series, story, usage,
+    user_list, users,
 };
 use crate::http::resource::{get, post, resource};
 
@@ -57,8 +58,8 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::patch().to(nodes::change))
                 .route(web::delete().to(nodes::remove)),
         )
-        .service(post("/admin/nodes/{name}/drain").route(web::post().to(nodes::drain)))
-        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(nodes::undrain)))
+        .service(post("/admin/nodes/{name}/drain").route(web::post().to(drain::drain)))
+        .service(post("/admin/nodes/{name}/undrain").route(web::post().to(drain::undrain)))
         .service(get("/admin/models").route(web::get().to(models::list)))
         .service(post("/admin/models/pull").route(web::post().to(models::pull)))
         .service(post("/admin/models/load").route(web::post().to(models::load)))

@@ -64,6 +64,8 @@ const RULES: &[Rule] = &[
     rule("DELETE", "/admin/admins/{name}", Role::Admin, 200),
     rule("POST", "/admin/admins/{name}/rotate", Role::Admin, 200),
     read("/admin/audit"),
+    read("/admin/demo"),
+    rule("PUT", "/admin/demo", Role::Operator, 200),
 ];
 
 impl Rule {

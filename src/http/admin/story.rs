@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::outcome::in_words;
 use super::queue::Weighed;
 use crate::http::answers;
 use crate::http::auth::Admin;
@@ -36,7 +37,8 @@ pub struct RequestStory {
     ahead: Option<usize>,
     /// When its first token was expected, after it came; null if it was too far back to be planned.
     expected_first_token_ms: Option<u64>,
-    /// What happened, in order; of many, the first and the last ones. Remembered of the last 2,048 requests.
+    /// What happened, in order; of many, the first and the last ones. Told for an hour after its end, and less where
+    /// there are very many requests.
     steps: Vec<StoryStep>,
 }
 
@@ -88,8 +90,8 @@ fn millis(duration: Duration) -> u64 {
 
 /// Explain a request
 ///
-/// How it ended, which is kept as long as its usage row is; and of the last 2,048 requests why they waited, why they went to
-/// that node, and what the alternatives were expected to take.
+/// How it ended, which is kept as long as its usage row is; and for an hour why it waited, why it went to that node, and what
+/// the alternatives were expected to take.
 #[utoipa::path(
     get, path = "/admin/requests/{request_id}", tag = "admin", security(("admin_key" = [])),
     params(("request_id" = String, Path, description = "As in `x-request-id`.")),
@@ -114,8 +116,7 @@ pub async fn explain(
         (None, Some(row)) => (row.user_name().to_owned(), row.model.clone()),
         (None, None) => return Err(unknown()),
     };
-    // The scheduler knows requests by half of their ids: another one may have had the same half.
-    let story = meters.requests.has_seen(request_id).then(|| lifecycle.dispatcher.story(request_id)).flatten();
+    let story = lifecycle.dispatcher.story(request_id);
     Ok(Json(lifecycle.dispatcher.read(|scheduler| {
         let summary = summary(open.as_deref(), row.as_ref(), story.as_ref(), scheduler);
         let expected = story.as_ref().and_then(|story| story.expected);
@@ -149,7 +150,7 @@ fn summary(open: Option<&OpenRequest>, row: Option<&UsageRow>, story: Option<&St
     let alternatives = story.and_then(dispatched).unwrap_or_default();
     let other = alternatives.iter().find(|other| scheduler.node_name(other.node) != row.node.as_deref());
     let other = other.map(|other| alternative(other, scheduler));
-    format!("{}{}", way(row, other.as_deref()), end(row))
+    in_words(row, other.as_deref())
 }
 
 /// What was weighed up when it was last dispatched.
@@ -163,41 +164,5 @@ fn alternative(other: &Alternative, scheduler: &Scheduler) -> String {
     match other.kind {
         Kind::Load => format!("loading on {node} would have taken {:.1} s", other.wait + other.load),
         Kind::Now | Kind::Wait => format!("on {node} it would have taken {:.1} s", other.total()),
-    }
-}
-
-/// Where it went, and after how long.
-fn way(row: &UsageRow, other: Option<&str>) -> String {
-    let Some(node) = &row.node else { return String::new() };
-    let waited = row.queue_ms as f64 / 1000.0;
-    let way = if waited < 0.05 {
-        format!("It went to {node} at once")
-    } else {
-        format!("It waited {waited:.1} s for a slot on {node}")
-    };
-    let other = other.map(|other| format!("; {other}")).unwrap_or_default();
-    let failed = match row.attempts {
-        0 | 1 => String::new(),
-        attempts => format!(" Before that, {} failed.", count(attempts - 1)),
-    };
-    format!("{way}{other}.{failed} ")
-}
-
-fn count(attempts: u32) -> String {
-    if attempts == 1 { "1 attempt".to_owned() } else { format!("{attempts} attempts") }
-}
-
-/// How it ended.
-fn end(row: &UsageRow) -> String {
-    let code = row.reason.code.as_deref().unwrap_or("unknown");
-    match (&*row.status, row.reason.limit.as_deref()) {
-        ("completed", _) => format!("It was answered whole, after {:.1} s.", row.duration_ms as f64 / 1000.0),
-        ("refused", Some(limit)) => format!("It was refused: {limit} was used up."),
-        ("refused", None) => format!("It was refused: {code}."),
-        ("cancelled", _) if code == "client_cancelled" => "Its client left before the end.".to_owned(),
-        ("cancelled", _) => format!("It was ended: {code}."),
-        ("deadline", _) => "It took longer than this service allows.".to_owned(),
-        ("interrupted", _) => "The gateway stopped before its end.".to_owned(),
-        (status, _) => format!("It failed: {status} ({code})."),
     }
 }

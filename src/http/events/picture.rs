@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 
 use super::shapes::{ChangeRecord, LiveFleet, LiveModel, LiveNode, LiveRequests, LiveSnapshot};
 use crate::fleet::FleetContext;
+use crate::http::maintenance::MaintenanceRecord;
 use crate::http::open::{MostOpen, open_now};
 use crate::http::ops::state_name;
 use crate::http::time::rfc3339;
@@ -79,6 +80,7 @@ impl Picture {
             since: facts.since_ms.map(rfc3339),
             why,
             version: facts.version,
+            maintenance: self.fleet.maintenances.of(view.id).map(MaintenanceRecord::from),
             running: view.in_flight,
             waiting: view.waiting,
             slots_used: used,

@@ -3,6 +3,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::fleet::ToldChange;
+use crate::http::maintenance::MaintenanceRecord;
 use crate::http::open::OpenRecord;
 use crate::http::ops::state_name;
 use crate::http::time::rfc3339;
@@ -60,6 +61,8 @@ pub struct LiveNode {
     pub(super) why: Option<String>,
     /// Of its software, as it says; null where it does not.
     pub(super) version: Option<String>,
+    /// Set while it is drained.
+    pub(super) maintenance: Option<MaintenanceRecord>,
     /// Requests running there, this gateway's own.
     pub(super) running: u32,
     /// Waiting requests for models that it has.
@@ -102,7 +105,7 @@ pub struct ChangeRecord {
     at: String,
     /// `node_up`, `node_suspect` (failed once), `node_down`, `node_draining`, `node_undrained`,
     /// `node_joined`, `node_left`, `breaker_open` and `breaker_closed` (of a node that drains), `breaker_half_open` (on
-    /// trial), `models_new`, `models_gone` or `reloaded`.
+    /// trial), `models_new`, `models_gone`, `reloaded` or `reload_failed`.
     kind: &'static str,
     /// Where; null for what concerns no node.
     node: Option<String>,
@@ -114,6 +117,8 @@ pub struct ChangeRecord {
     state: Option<&'static str>,
     /// In words.
     why: Option<String>,
+    /// When a node that drains comes back by itself, RFC 3339 in UTC; null where an operator ends that.
+    until: Option<String>,
     /// What came or went; at most 20.
     models: Vec<String>,
     /// Models beyond those.
@@ -142,6 +147,7 @@ impl From<ToldChange> for ChangeRecord {
             state_before: change.states.map(|(before, _)| state_name(before)),
             state: change.states.map(|(_, after)| state_name(after)),
             why: change.why,
+            until: change.until_ms.map(rfc3339),
             models: change.models,
             models_left_out: change.more_models,
             count,

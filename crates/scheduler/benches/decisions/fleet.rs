@@ -333,6 +333,7 @@ impl Fleet {
             id,
             user: format!("user-{}", self.random.below(self.scale.users)).into(),
             weight: 1.0,
+            membership: None,
             model: name(model).into(),
             prompt_tokens: prompt as u64,
             max_output: None,

@@ -41,9 +41,7 @@ impl Node {
         self.in_flight += 1;
         let id = running.id;
         if let Some(instance) = self.instance_mut(model) {
-            if instance.running.len() >= instance.slot_count() {
-                instance.slots.probing(id);
-            }
+            instance.slots.sent(id, instance.running.len());
             instance.running.push(running);
         }
         self.settle_active(model);
@@ -63,14 +61,14 @@ impl Node {
         self.breaker.dispatched(id)
     }
 
-    /// A request sent here is over.
-    pub(crate) fn vacate(&mut self, id: RequestId, model: ModelId) -> Option<Running> {
+    /// A request sent here is over; `is_whole` if its answer came to its end.
+    pub(crate) fn vacate(&mut self, id: RequestId, model: ModelId, is_whole: bool, now: Time) -> Option<Running> {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.breaker.released(id);
         let instance = self.instance_mut(model)?;
         let index = instance.running.iter().position(|running| running.id == id)?;
-        instance.slots.ended(id);
         let running = instance.running.swap_remove(index);
+        instance.slots.ended(&running, is_whole, &instance.running, now.as_secs_f64());
         self.settle_active(model);
         Some(running)
     }

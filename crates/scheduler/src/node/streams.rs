@@ -21,7 +21,6 @@ impl Node {
     pub(crate) fn began(&mut self, id: RequestId, model: ModelId, now: f64) {
         (self.heard_at, self.quiet_until) = (now, None);
         let Some(instance) = self.instance_mut(model) else { return };
-        instance.slots.began(id, now);
         let Some(running) = instance.find_running(id) else { return };
         running.began_at = Some(now);
         running.heard_at = now;
@@ -34,6 +33,7 @@ impl Node {
             if remembered <= (1.0 - LEAST_UNCACHED_SHARE) * prompt {
                 instance.prefill.observe(prompt - remembered, seconds);
             }
+            instance.slots.began(id, &instance.running, now);
         }
     }
 
@@ -65,7 +65,9 @@ impl Node {
                 instance.correction.observe(sample / expected);
             }
         }
-        let Some(running) = self.instance_mut(model).and_then(|instance| instance.find_running(id)) else { return };
+        let Some(instance) = self.instance_mut(model) else { return };
+        instance.slots.look(&instance.running, now);
+        let Some(running) = instance.find_running(id) else { return };
         running.delivered = running.delivered.max(tokens);
         if is_worth_it {
             running.heard_at = now;

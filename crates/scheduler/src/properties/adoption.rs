@@ -9,6 +9,7 @@ fn reported(run: &Run, id: RequestId, now: Time) -> Adopted {
         id,
         user: USERS[known.user].into(),
         weight: 1.0 + known.user as f64,
+        membership: None,
         model: MODELS[known.model].into(),
         prompt_tokens: request.prompt as u64,
         max_output: None,

@@ -172,6 +172,7 @@ impl Fleet {
             id,
             user: format!("u{}", ask.user).as_str().into(),
             weight: ask.weight,
+            membership: None,
             model: name(ask.model).as_str().into(),
             prompt_tokens: ask.prompt,
             max_output: Some(ask.output),

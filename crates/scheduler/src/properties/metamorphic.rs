@@ -106,4 +106,29 @@ proptest! {
         }
         prop_assert_eq!(run.log, others);
     }
+
+    /// A group of one user, with that user's weight, competes as the user does.
+    #[test]
+    fn a_group_for_each_user_changes_no_decision(steps in prop::collection::vec(step(), 1..300)) {
+        let mut run = Run::new();
+        let mut in_groups = run.scheduler.clone();
+        run.log.clear();
+        let mut others = Vec::new();
+        for step in &steps {
+            let event = run.event(step);
+            run.account_for(&event);
+            let grouped = match event.clone() {
+                Event::Arrived(arrival) => {
+                    let membership = Membership { group: arrival.user.clone(), weight: arrival.weight };
+                    Event::Arrived(Arrival { membership: Some(membership), ..arrival })
+                }
+                other => other,
+            };
+            others.extend(in_groups.handle(grouped, run.now));
+            let decisions = run.scheduler.handle(event, run.now);
+            decisions.iter().for_each(|decision| run.account(decision));
+            run.log.extend(decisions);
+        }
+        prop_assert_eq!(run.log, others);
+    }
 }

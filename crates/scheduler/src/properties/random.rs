@@ -5,6 +5,7 @@ use std::cell::Cell;
 use proptest::test_runner::TestRunner;
 
 use super::{run::*, *};
+use crate::model::ModelId;
 
 /// A new share that replaces the old one, now and then.
 fn reach() -> impl Strategy<Value = Option<Reach>> {
@@ -16,6 +17,16 @@ fn reach() -> impl Strategy<Value = Option<Reach>> {
         4 => prop::collection::vec(share, 1..3).prop_map(|shares| Reach::Within(shares.into())),
     ];
     prop::option::weighted(0.1, reach)
+}
+
+/// When the oldest request that waits for each model arrived.
+fn oldest_waiting(scheduler: &Scheduler) -> BTreeMap<ModelId, Time> {
+    let mut oldest = BTreeMap::new();
+    for request in scheduler.requests.values().filter(|request| request.attempt.is_none()) {
+        let arrived = oldest.entry(request.model).or_insert(request.arrived);
+        *arrived = request.arrived.min(*arrived);
+    }
+    oldest
 }
 
 fn check_share(run: &Run, decision: &Decision) {
@@ -36,6 +47,25 @@ fn check_share(run: &Run, decision: &Decision) {
         Decision::Unload { .. } => assert!(shares.iter().all(|share| share.loads_on("gpu")), "{decision:?}"),
         _ => {}
     }
+}
+
+/// Ends every request, and checks that nothing of any is left.
+fn run_out(run: &mut Run) {
+    for _ in 0..=run.arrived {
+        run.known.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
+            let position = run.known.keys().position(|known| *known == id);
+            if let Some(position) = position {
+                run.step(&Move::Complete(position));
+            }
+        });
+    }
+    run.check_conservation();
+    assert_eq!((run.scheduler.queued(), run.scheduler.in_flight()), (0, 0));
+    assert!(run.scheduler.requests.is_empty());
+    assert_eq!(run.scheduler.costly_retries, 0);
+    assert_eq!(run.scheduler.queue.next_deadline(), None);
+    assert_eq!(run.scheduler.queue.models().count(), 0);
+    assert!(run.scheduler.nodes().iter().all(|node| node.in_flight == 0));
 }
 
 proptest! {
@@ -82,21 +112,26 @@ proptest! {
             run.step(step);
             run.check_occupancy();
         }
-        for _ in 0..=run.arrived {
-            run.known.keys().copied().collect::<Vec<_>>().into_iter().for_each(|id| {
-                let position = run.known.keys().position(|known| *known == id);
-                if let Some(position) = position {
-                    run.step(&Move::Complete(position));
-                }
-            });
+        run_out(&mut run);
+    }
+
+    #[test]
+    fn the_same_holds_for_users_who_go_from_group_to_group(
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut run = Run::new();
+        run.group_of = |user, arrived| {
+            let group = (user as u128 + arrived / 9) % 3;
+            let membership = Membership { group: format!("g{group}").into(), weight: 1.0 + (arrived % 2) as f64 };
+            (group > 0).then_some(membership)
+        };
+        for step in &steps {
+            run.step(step);
+            run.check_occupancy();
+            run.check_conservation();
+            run.check_work_conservation();
         }
-        run.check_conservation();
-        prop_assert_eq!((run.scheduler.queued(), run.scheduler.in_flight()), (0, 0));
-        prop_assert!(run.scheduler.requests.is_empty());
-        prop_assert_eq!(run.scheduler.costly_retries, 0);
-        prop_assert_eq!(run.scheduler.queue.next_deadline(), None);
-        prop_assert_eq!(run.scheduler.queue.models().count(), 0);
-        prop_assert!(run.scheduler.nodes().iter().all(|node| node.in_flight == 0));
+        run_out(&mut run);
     }
 
     #[test]
@@ -130,22 +165,21 @@ proptest! {
             prop_assert!(run.scheduler.next_deadline().is_none_or(|due| due > run.now));
         }
     }
+}
+
+proptest! {
+    // The 235th case of this seed met a load that outlived the request it was for.
+    #![proptest_config(config(300))]
 
     /// A model is not unloaded and loaded again and again: 30 s lie between two loads of it on a node, unless the
-    /// request that caused the unload had waited that long or nobody used the model.
+    /// request that the room is made for, or another one for the same model, has waited that long by then, or nobody
+    /// uses the model.
     #[test]
     fn memory_is_not_thrashed(steps in prop::collection::vec(step(), 1..400)) {
         let mut run = Run::new();
         let mut loads: BTreeMap<(usize, usize), Time> = BTreeMap::new();
         for step in &steps {
-            let asked: BTreeMap<usize, Time> = run.scheduler.requests.values()
-                .filter(|request| request.attempt.is_none())
-                .map(|request| (request.model.0, request.arrived))
-                .fold(BTreeMap::new(), |mut oldest, (model, arrived)| {
-                    let known = oldest.entry(model).or_insert(arrived);
-                    *known = arrived.min(*known);
-                    oldest
-                });
+            let before = oldest_waiting(&run.scheduler);
             let seen = run.log.len();
             run.step(step);
             for decision in run.log[seen..].iter().cloned() {
@@ -153,7 +187,11 @@ proptest! {
                 let victim = index_of(&model);
                 let loaded = loads.get(&(node.0, victim)).copied();
                 let was_young = loaded.is_some_and(|at| run.now - at < Duration::from_secs(30));
-                let is_impatient = asked.values().any(|arrived| run.now - *arrived >= Duration::from_secs(30));
+                let load = run.scheduler.fleet[node].load().expect("only a load unloads");
+                // A request whose attempt fails in this step waits only after it.
+                let after = oldest_waiting(&run.scheduler);
+                let mut oldest = [&before, &after].into_iter().filter_map(|oldest| oldest.get(&load.model));
+                let is_impatient = oldest.any(|arrived| run.now - *arrived >= Duration::from_secs(30));
                 let is_unused = !run.known.values().any(|known| known.model == victim && known.node.is_none());
                 prop_assert!(!was_young || is_impatient || is_unused, "{model} went after {:?}", loaded.map(|at| run.now - at));
             }

@@ -104,6 +104,8 @@ pub(crate) struct Run {
     pub(crate) memory: [BTreeSet<usize>; NODES],
     pub(crate) arrived: u128,
     pub(crate) log: Vec<Decision>,
+    /// Which group a user's next request comes in under.
+    pub(crate) group_of: fn(user: usize, arrived: u128) -> Option<Membership>,
 }
 
 pub(crate) fn listing(model: usize) -> Model {
@@ -136,6 +138,7 @@ impl Run {
             memory: Default::default(),
             arrived: 0,
             log: Vec::new(),
+            group_of: |_, _| None,
         };
         for node in 0..NODES {
             run.step(&Move::Answer(node));
@@ -171,6 +174,7 @@ impl Run {
                     id,
                     user: USERS[user].into(),
                     weight: 1.0 + user as f64,
+                    membership: (self.group_of)(user, self.arrived),
                     model: MODELS[model].into(),
                     prompt_tokens: prompt,
                     max_output: prompt.is_multiple_of(2).then_some(prompt),

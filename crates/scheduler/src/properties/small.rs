@@ -173,6 +173,7 @@ impl World {
             id: RequestId(id as u128),
             user: user.into(),
             weight: 1.0,
+            membership: None,
             model: LISTED[model].into(),
             prompt_tokens: 100 * (id as u64 + 1),
             max_output: None,

@@ -42,7 +42,8 @@ impl Run {
         self.step(&Move::Wait(0));
         let scheduler = &self.scheduler;
         let waiting = scheduler.requests.values().filter(|request| request.attempt.is_none());
-        for request in waiting.filter(|request| request.last_failure().is_none()) {
+        // A request may avoid a node that has failed it or its user.
+        for request in waiting.filter(|request| request.avoids_no_node()) {
             for node in scheduler.fleet.iter().filter(|node| node.is_open() && node.opens_in(self.now) == 0.0) {
                 let Some(instance) = node.instance(request.model).filter(|instance| instance.is_serving()) else {
                     continue;

@@ -7,13 +7,15 @@ use std::{
     time::Duration,
 };
 
+use super::group::GroupId;
 use crate::{
     ids::{RequestId, Time},
     model::ModelId,
 };
 
-/// A request that has waited this long may go first; each user may do so once in the same time.
-const AGED: Duration = Duration::from_secs(60);
+const HALF_LIFE_SECONDS: f64 = 30.0;
+/// A request that has waited this long may go first; each user, or group, may do so once in the same time.
+pub(super) const AGED: Duration = Duration::from_secs(60);
 
 /// A place within a lane; the smallest is at the front.
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
@@ -57,53 +59,101 @@ impl PartialOrd for Counter {
 #[derive(Copy, Clone, Default, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
 pub(crate) struct LaneId(pub(super) usize);
 
-/// A place among the lanes; the smallest goes next. No two lanes have the same.
-pub(super) type Turn = (Counter, u64, LaneId);
+/// Who stands in an order: a lane, or all lanes of a group together.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
+pub(super) enum Seat {
+    Lane(LaneId),
+    Group(GroupId),
+}
+
+/// A place in an order; the smallest goes next. No two have the same.
+pub(super) type Turn = (Counter, u64, Seat);
+
+/// How a lane, or a group, stands among those that compete with it.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    pub(super) weight: f64,
+    pub(super) counter: f64,
+    /// A sequence number set when it began to wait; it breaks ties.
+    pub(super) joined: u64,
+    /// Since when it has had nothing waiting.
+    pub(super) idle_since: Time,
+    pub(super) running: usize,
+    /// The part of the counter that is charged for running requests.
+    pub(super) unsettled: f64,
+    pub(super) went_first_at: Option<Time>,
+}
+
+impl Standing {
+    pub(super) fn new(weight: f64, counter: f64, now: Time) -> Self {
+        let mut standing =
+            Self { weight: 1.0, counter, joined: 0, idle_since: now, running: 0, unsettled: 0.0, went_first_at: None };
+        standing.set_weight(weight);
+        standing
+    }
+
+    pub(super) fn set_weight(&mut self, weight: f64) {
+        self.weight = if weight.is_finite() && weight > 0.0 { weight } else { 1.0 };
+    }
+
+    /// The part of the counter that is charged for requests which have ended.
+    pub(super) fn settled(&self) -> f64 {
+        self.counter - self.unsettled
+    }
+
+    pub(super) fn dispatched(&mut self, cost: f64) {
+        self.running += 1;
+        self.unsettled += cost / self.weight;
+        self.counter += cost / self.weight;
+    }
+
+    pub(super) fn ended(&mut self, charged: f64, cost: f64) {
+        self.running -= 1;
+        // The weight may have changed since the dispatch.
+        self.unsettled = if self.running == 0 { 0.0 } else { (self.unsettled - charged / self.weight).max(0.0) };
+        self.counter += (cost - charged) / self.weight;
+    }
+}
+
+/// The counter with which it begins to wait again: that of whoever was served last, and what it has used beyond that, of
+/// which half is forgiven every 30 s that it was idle.
+pub(super) fn resumed(standing: &Standing, served: f64, now: Time) -> f64 {
+    let idle = now.saturating_sub(standing.idle_since).as_secs_f64();
+    let beyond = (standing.counter - served).max(0.0);
+    served + beyond * (-idle / HALF_LIFE_SECONDS).exp2()
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Lane {
     pub(super) user: Arc<str>,
-    pub(super) weight: f64,
-    pub(super) counter: f64,
-    /// A sequence number set when the lane began to wait; it breaks ties.
-    pub(super) joined: u64,
-    /// Since when the lane has had nothing waiting.
-    pub(super) idle_since: Time,
-    pub(super) running: usize,
+    pub(super) group: Option<GroupId>,
+    pub(super) standing: Standing,
     pub(super) running_of: BTreeMap<ModelId, usize>,
-    /// The part of the counter that is charged for running requests.
-    pub(super) unsettled: f64,
     pub(super) waiting: BTreeMap<LanePosition, Entry>,
     pub(super) by_model: BTreeMap<ModelId, BTreeSet<LanePosition>>,
     /// When its oldest request may go first, and that request's model. Meaningful only while something waits.
     pub(super) due: (Time, ModelId),
-    pub(super) went_first_at: Option<Time>,
 }
 
 impl Lane {
-    pub(super) fn new(user: Arc<str>, weight: f64, counter: f64, now: Time) -> Self {
+    pub(super) fn new(user: Arc<str>, group: Option<GroupId>, standing: Standing) -> Self {
         Self {
             user,
-            weight,
-            counter,
-            joined: 0,
-            idle_since: now,
-            running: 0,
+            group,
+            standing,
             running_of: BTreeMap::new(),
-            unsettled: 0.0,
             waiting: BTreeMap::new(),
             by_model: BTreeMap::new(),
             due: (Time::ZERO, ModelId(0)),
-            went_first_at: None,
         }
     }
 
     pub(super) fn turn(&self, id: LaneId) -> Turn {
-        (Counter(self.counter), self.joined, id)
+        (Counter(self.standing.counter), self.standing.joined, Seat::Lane(id))
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.running == 0 && self.waiting.is_empty()
+        self.standing.running == 0 && self.waiting.is_empty()
     }
 
     pub(super) fn oldest(&self) -> Option<&Entry> {
@@ -112,7 +162,7 @@ impl Lane {
 
     pub(super) fn next_due(&self) -> Option<(Time, ModelId)> {
         let oldest = self.oldest()?;
-        let again = self.went_first_at.map_or(Time::ZERO, |at| at + AGED);
+        let again = self.standing.went_first_at.map_or(Time::ZERO, |at| at + AGED);
         Some(((oldest.arrived + AGED).max(again), oldest.model))
     }
 }

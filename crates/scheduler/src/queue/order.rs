@@ -2,14 +2,15 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set},
     iter::Peekable,
     ops::Bound,
 };
 
 use super::{
     FairQueue,
-    lane::{Counter, Lane, LaneId, LanePosition, Turn},
+    group::{Group, GroupId},
+    lane::{Counter, Entry, Lane, LaneId, LanePosition, Seat, Turn},
 };
 use crate::{
     ids::{RequestId, Time},
@@ -26,8 +27,15 @@ pub(crate) struct Next {
     pub(crate) ahead: usize,
 }
 
-/// A lane of which some requests were taken already: where to continue, and how many were taken.
-type Begun = Reverse<(Counter, u64, LaneId, LanePosition, usize)>;
+/// A place in an order whose first requests were taken already: where to continue in its lane, and how many of the same
+/// user were taken.
+type Begun = Reverse<(Counter, u64, Seat, Option<LanePosition>, usize)>;
+
+/// A walk through an order, in which whoever is picked is charged as if it were dispatched.
+struct Walk<'a> {
+    fresh: Peekable<btree_set::Iter<'a, Turn>>,
+    begun: BinaryHeap<Begun>,
+}
 
 impl FairQueue {
     /// The first `count` requests by turn. Each pick is charged to its lane as if it were dispatched.
@@ -38,7 +46,7 @@ impl FairQueue {
             let next = rest.next().map(|(position, _)| *position);
             (next, rest.next().is_some())
         };
-        self.merge(&self.turns, after, &mut |id, _| {
+        self.merge(&self.turns, |group| Some(&group.turns), after, &mut |id, _| {
             into.push(id);
             into.len() < count
         });
@@ -50,8 +58,12 @@ impl FairQueue {
         into.clear();
         let Some(turns) = self.of_model.get(model.0) else { return };
         let due = self.dues[model.0].iter().take_while(|(due, _)| *due <= now).take(most_first.min(count));
-        into.extend(due.filter_map(|(_, lane)| {
-            Some(Next { id: self.lanes[lane.0].oldest()?.id, by_right: Some(*lane), ahead: 0 })
+        into.extend(due.filter_map(|(_, seat)| {
+            let lane = match seat {
+                Seat::Lane(lane) => *lane,
+                Seat::Group(group) => self.groups[group.0].dues.get(&model)?.first()?.1,
+            };
+            Some(Next { id: self.lanes[lane.0].oldest()?.id, by_right: Some(lane), ahead: 0 })
         }));
         let first = into.len();
         if first >= count {
@@ -63,7 +75,7 @@ impl FairQueue {
             let mut rest = positions.range((from, Bound::Unbounded));
             (rest.next().copied(), rest.next().is_some())
         };
-        self.merge(turns, after, &mut |id, ahead| {
+        self.merge(turns, |group| group.of_model.get(&model), after, &mut |id, ahead| {
             if into[..first].iter().all(|next| next.id != id) {
                 into.push(Next { id, by_right: None, ahead });
             }
@@ -71,34 +83,70 @@ impl FairQueue {
         });
     }
 
-    /// Walks through lanes by turn, and through each lane with `after`, which returns what follows a position and
-    /// whether there is more. Stops when `take` has enough.
+    /// Walks through seats by turn, within a group by its own order, which `of_group` finds, and through each lane with
+    /// `after`, which returns what follows a position and whether there is more. Stops when `take` has enough.
     fn merge(
         &self,
         turns: &BTreeSet<Turn>,
+        of_group: impl Fn(&Group) -> Option<&BTreeSet<Turn>>,
         after: impl Fn(&Lane, Option<LanePosition>) -> (Option<LanePosition>, bool),
         take: &mut dyn FnMut(RequestId, usize) -> bool,
     ) {
-        let mut fresh = turns.iter().peekable();
-        let mut begun: BinaryHeap<Begun> = BinaryHeap::new();
-        while let Some((counter, joined, id, position, ahead)) = next_lane(&mut fresh, &mut begun) {
-            let lane = &self.lanes[id.0];
-            let (Some(position), has_more) = after(lane, position) else { continue };
-            let Some(entry) = lane.waiting.get(&position) else { continue };
-            if has_more {
-                let counter = Counter(counter.0 + entry.cost / lane.weight);
-                begun.push(Reverse((counter, joined, id, position, ahead + 1)));
-            }
+        let mut walk = Walk::through(turns);
+        let mut within: BTreeMap<GroupId, Walk<'_>> = BTreeMap::new();
+        while let Some(place) = walk.next() {
+            let picked = match place {
+                (_, _, Seat::Lane(_), ..) => self.pick(place, &mut walk, &after),
+                (counter, joined, Seat::Group(id), ..) => {
+                    let group = &self.groups[id.0];
+                    let Some(turns) = of_group(group) else { continue };
+                    let inner = within.entry(id).or_insert_with(|| Walk::through(turns));
+                    let Some(place) = inner.next() else { continue };
+                    let picked = self.pick(place, inner, &after);
+                    let cost = picked.map_or(0.0, |(entry, _)| entry.cost);
+                    let counter = Counter(counter.0 + cost / group.standing.weight);
+                    walk.begun.push(Reverse((counter, joined, Seat::Group(id), None, 0)));
+                    picked
+                }
+            };
+            let Some((entry, ahead)) = picked else { continue };
             if !take(entry.id, ahead) {
                 return;
             }
         }
     }
 
+    /// The next request of the lane at this place, and how many of the same user are ahead of it. The lane goes on later in
+    /// the walk.
+    fn pick(
+        &self,
+        (counter, joined, seat, position, ahead): (Counter, u64, Seat, Option<LanePosition>, usize),
+        walk: &mut Walk<'_>,
+        after: impl Fn(&Lane, Option<LanePosition>) -> (Option<LanePosition>, bool),
+    ) -> Option<(&Entry, usize)> {
+        let Seat::Lane(id) = seat else { return None };
+        let lane = &self.lanes[id.0];
+        let (position, has_more) = after(lane, position);
+        let entry = lane.waiting.get(&position?)?;
+        if has_more {
+            let counter = Counter(counter.0 + entry.cost / lane.standing.weight);
+            walk.begun.push(Reverse((counter, joined, seat, position, ahead + 1)));
+        }
+        Some((entry, ahead))
+    }
+
     /// The requests for a model: lane by lane, by turn.
     pub(crate) fn for_model(&self, model: ModelId) -> impl Iterator<Item = RequestId> {
-        let lanes = self.of_model.get(model.0).into_iter().flatten();
-        lanes.flat_map(move |(_, _, id)| {
+        let seats = self.of_model.get(model.0).into_iter().flatten().map(|(_, _, seat)| *seat);
+        let lanes = seats.flat_map(move |seat| {
+            let (lane, group) = match seat {
+                Seat::Lane(lane) => (Some(lane), None),
+                Seat::Group(group) => (None, self.groups[group.0].of_model.get(&model)),
+            };
+            let lane_of = |(_, _, seat): &Turn| if let Seat::Lane(lane) = seat { Some(*lane) } else { None };
+            lane.into_iter().chain(group.into_iter().flatten().filter_map(lane_of))
+        });
+        lanes.flat_map(move |id| {
             let lane = &self.lanes[id.0];
             let positions = lane.by_model.get(&model).into_iter().flatten();
             positions.filter_map(|position| Some(lane.waiting.get(position)?.id))
@@ -115,19 +163,22 @@ impl FairQueue {
     }
 }
 
-fn next_lane<'a>(
-    fresh: &mut Peekable<impl Iterator<Item = &'a Turn>>,
-    begun: &mut BinaryHeap<Begun>,
-) -> Option<(Counter, u64, LaneId, Option<LanePosition>, usize)> {
-    let is_fresh_first = match (fresh.peek(), begun.peek()) {
-        (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
-            (counter, joined) < (other, other_joined)
+impl<'a> Walk<'a> {
+    fn through(turns: &'a BTreeSet<Turn>) -> Self {
+        Self { fresh: turns.iter().peekable(), begun: BinaryHeap::new() }
+    }
+
+    fn next(&mut self) -> Option<(Counter, u64, Seat, Option<LanePosition>, usize)> {
+        let is_fresh_first = match (self.fresh.peek(), self.begun.peek()) {
+            (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
+                (counter, joined) < (other, other_joined)
+            }
+            (next, _) => next.is_some(),
+        };
+        if is_fresh_first {
+            self.fresh.next().map(|(counter, joined, seat)| (*counter, *joined, *seat, None, 0))
+        } else {
+            self.begun.pop().map(|Reverse(place)| place)
         }
-        (next, _) => next.is_some(),
-    };
-    if is_fresh_first {
-        fresh.next().map(|(counter, joined, id)| (*counter, *joined, *id, None, 0))
-    } else {
-        begun.pop().map(|Reverse((counter, joined, id, position, ahead))| (counter, joined, id, Some(position), ahead))
     }
 }

@@ -89,3 +89,28 @@ fn a_load_is_of_whoever_caused_it_or_of_the_next_who_waits_if_that_one_left_befo
     let routed = scheduler.nodes()[0].routed;
     assert_eq!((routed.warm, routed.cold), (2, 0), "neither of those that ran had caused a load");
 }
+
+#[test]
+fn a_model_loaded_a_moment_ago_stays_if_the_request_that_could_not_wait_has_left_before_it_drained() {
+    let small = NodeSpec { vram_bytes: Some(1), ..spec(1) };
+    let mut scheduler = Scheduler::new(QueueLimits::default(), vec![small]);
+    let (node, m) = (NodeId(0), Arc::<str>::from("m:latest"));
+    scheduler.handle(Event::Answered { node }, at(0));
+    scheduler.handle(Event::Listed { node, models: vec![model("m:latest"), model("n:latest")].into() }, at(0));
+    scheduler.handle(arrived(1, "a", "m"), at(0));
+    scheduler.handle(arrived(2, "b", "n"), at(0));
+    let is_loaded = Event::Loaded { node, model: m.clone(), result: Ok(()) };
+    assert_eq!(scheduler.handle(is_loaded, at(25)), [dispatch(1, 0, 1)]);
+    assert_eq!(scheduler.handle(Event::Tick, at(31)), [], "it has waited for 30 s, so `m` has to go");
+    let mut unable_to_go_on = scheduler.clone();
+    for (id, user, model) in [(3, "c", "m"), (4, "d", "n")] {
+        assert_eq!(scheduler.handle(arrived(id, user, model), at(32)), [], "`m` takes nothing any more");
+    }
+    scheduler.handle(left(2, Outcome::Cancelled), at(33));
+
+    assert_eq!(scheduler.handle(completed(1), at(34)), [dispatch(3, 0, 1)], "`m` stays");
+    assert_eq!(unable_to_go_on.handle(completed(1), at(34)), [Decision::Unload { node, model: m.clone() }]);
+    scheduler.handle(completed(3), at(62));
+    let unloaded = scheduler.handle(Event::Tick, at(63));
+    assert_eq!(unloaded, [Decision::Unload { node, model: m }], "the other one has waited for 30 s by now");
+}

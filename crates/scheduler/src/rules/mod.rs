@@ -55,6 +55,7 @@ pub(crate) fn arrival(id: u64, user: &str, model: &str) -> Arrival {
         id: RequestId(id.into()),
         user: user.into(),
         weight: 1.0,
+        membership: None,
         model: model.into(),
         prompt_tokens: 10,
         max_output: None,

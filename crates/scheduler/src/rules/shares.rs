@@ -101,7 +101,10 @@ fn with_a_part_of_the_slots_no_further_ones_are_looked_for() {
     scheduler.handle(Event::Resident { node, loaded: vec![loaded("m:latest")] }, at(0));
     let sent = |scheduler: &mut Scheduler, reach: Event| {
         scheduler.handle(reach, at(1));
-        (0..3).map(|id| scheduler.handle(arrived(id, "u", "m"), at(1)).len()).sum::<usize>()
+        // A stream that has begun tells from when on a probe could be seen at work.
+        let first = scheduler.handle(arrived(0, "u", "m"), at(1)).len();
+        scheduler.handle(Event::FirstByte { id: RequestId(0) }, at(2));
+        first + (1..3).map(|id| scheduler.handle(arrived(id, "u", "m"), at(2)).len()).sum::<usize>()
     };
     let mut parts: Vec<usize> = GATEWAYS.iter().map(|own| sent(&mut scheduler.clone(), within(own, &[0]))).collect();
     parts.sort_unstable();

@@ -277,6 +277,7 @@ impl<'a> World<'a> {
             id: RequestId(job as u128),
             user: format!("user-{}", ask.user).into(),
             weight: 1.0,
+            membership: None,
             model: name(ask.model),
             prompt_tokens: ask.prompt as u64,
             max_output: None,
