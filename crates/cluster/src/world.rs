@@ -116,7 +116,6 @@ pub(crate) struct World {
     pub(crate) ended: BTreeSet<RequestId>,
     pub(crate) granted: Vec<(Duration, RequestId)>,
     pub(crate) users: BTreeMap<RequestId, Arc<str>>,
-    pub(crate) loads: usize,
 }
 
 fn name(gateway: usize) -> Arc<str> {
@@ -175,7 +174,6 @@ impl World {
             ended: BTreeSet::new(),
             granted: Vec::new(),
             users: BTreeMap::new(),
-            loads: 0,
         }
     }
 
@@ -387,7 +385,12 @@ impl World {
                     _ => self.place(gateway, id, At::Queue),
                 }
             }
-            Effect::Decided(Decision::Load { .. } | Decision::Unload { .. }) => self.loads += 1,
+            Effect::Decided(Decision::Load { node, model, .. }) => {
+                self.hear(gateway, Event::Loaded { node, model, result: Ok(()) });
+            }
+            Effect::Decided(Decision::Unload { node, model }) => {
+                self.hear(gateway, Event::Unloaded { node, model, result: Ok(()) });
+            }
             Effect::Began { id, attempt, goes_on } => self.began(gateway, id, attempt, goes_on),
             Effect::Say { gateway: other, frame } => self.say(gateway, number(&other), frame),
             Effect::Close { gateway: other } => self.close(gateway, number(&other)),
