@@ -7,6 +7,7 @@ export const adminPages = [
   page("now", "n", () => import("./pages/now.js")),
   page("requests", "r", () => import("./pages/requests.js")),
   page("users", "u", () => import("./pages/users.js")),
+  page("groups", "g", () => import("./pages/groups.js")),
   page("models", "m", () => import("./pages/models.js")),
   page("usage", "s", () => import("./pages/usage.js")),
   page("admins", "a", () => import("./pages/admins.js")),

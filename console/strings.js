@@ -14,7 +14,7 @@ export const say = {
   noLimit: (used) => `${used}, no limit`,
 
   pages: {
-    now: "Now", requests: "Requests", users: "Users", models: "Models", usage: "Usage", admins: "Administrators",
+    now: "Now", requests: "Requests", users: "Users", groups: "Groups", models: "Models", usage: "Usage", admins: "Administrators",
     changes: "Changes",
     me: "Me",
   },
@@ -80,6 +80,7 @@ export const say = {
         models_new: `${on} has new models: ${names}`,
         models_gone: `${on} no longer has: ${names}`,
         reloaded: "The configuration was reloaded",
+        reload_failed: "The configuration could not be reloaded",
       };
       return `${sentences[kind] ?? `${on}: ${kind}`}${why ? `: ${why}` : ""}${count > 1 ? ` (${count} times)` : ""}.`;
     },
@@ -98,6 +99,8 @@ export const say = {
     drain: "Drain",
     drainTitle: (node) => `Drain ${node}`,
     drainText: "The node gets no further requests; what is running there may finish.",
+    reasonHint: "Clients read it.", until: "Until", untilHint: "Empty: until somebody undrains it.", edit: "Edit drain",
+    maintenance: (reason, until) => `Under maintenance${until ? ` until ${until}` : ""}${reason ? `: ${reason}` : ""}.`,
     undrain: "Undrain",
     undrainTitle: (node) => `Undrain ${node}`,
     undrainText: "The node gets requests again.",
@@ -167,6 +170,15 @@ export const say = {
     deleteText: (user) => `${user}'s keys stop working at once, and running requests end. The usage history stays.`,
     requests: "Requests of this user", usage: "Usage of this user",
   },
+  groups: {
+    id: "Group id", make: "Create group", none: "No groups.", back: "All groups", delete: "Delete", add: "Add a user",
+    addText: "From the next request on, the group's limits hold for the user, too.",
+    take: "Remove", takeText: (user, group) => `${user} leaves the group ${group}, and its limits no longer hold for the user.`,
+    unlimited: "The group has no limits.", usage: "Usage of this group",
+    changeTitle: (group) => `Edit ${group}`,
+    deleteTitle: (group) => `Delete ${group}`,
+    deleteText: (group) => `The users of ${group} leave the group and stay. What it has used stays in the usage.`,
+  },
   limits: {
     title: "Limits", none: "no limit", absent: "An empty field gets the default for new users.",
     requests_per_minute: "Requests per minute", tokens_per_minute: "Tokens per minute", tokens_per_day: "Tokens per day",
@@ -207,14 +219,15 @@ export const say = {
   },
   usage: {
     by: "By",
-    dimensions: { user: "User", model: "Model", node: "Node", day: "Day (UTC)", key: "Key", status: "Outcome" },
+    month: "This month against the limits",
+    dimensions: { user: "User", group: "Group", model: "Model", node: "Node", day: "Day (UTC)", key: "Key", status: "Outcome" },
     from: "From day", to: "Before day", file: "Download CSV", utc: "Days are UTC days, as on a bill.",
     total: (requests, prompt, answer) => `${requests} requests with ${prompt} prompt tokens and ${answer} answer tokens.`,
     plot: "Tokens by day", plotLabel: "Prompt and answer tokens by day. The table by day has the numbers.",
     requests: "Requests", refused: "Refused", tokens: "Tokens", waited: "Total wait", took: "Total duration",
     none: "No usage.",
     more: (count) => `These are the first ${count} rows; the CSV has all of them.`,
-    noKey: "without a key", noNode: "no node",
+    noKey: "without a key", noNode: "no node", noGroup: "no group",
   },
   admins: {
     name: "Name", role: "Role", none: "Nobody has an administrator's key of their own.", you: "(you)",
@@ -239,6 +252,7 @@ export const say = {
     hello: (user, group) => (group ? `You are ${user}, in the group ${group}.` : `You are ${user}.`),
     requestsBack: (time) => `More requests in ${time}.`,
     tokensBack: (time) => `More tokens in ${time}.`,
+    group: "Limits of your group",
     open: "Open requests", noneOpen: "You have no open requests.", recent: "Recent requests", try: "Try a model",
     question: "Question", ask: "Ask", answer: "Answer", waiting: "Waiting for the first word…",
     days: "The last seven days", month: "This month by model",

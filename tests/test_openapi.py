@@ -23,7 +23,7 @@ use_after_free.enabled = false
 # A cursor is one that was given out and CSV has none, a key is one that was issued, its end lies in the future, a node is one
 # that is there, and its address can be reached: no form of them tells.
 BEYOND_FORM = [
-    "GET /v1/usage", "GET /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "GET /admin/requests",
+    "GET /v1/usage", "GET /admin/users", "GET /admin/groups", "POST /admin/users", "GET /admin/users/{id}/usage", "GET /admin/usage", "GET /admin/requests",
     "GET /admin/series",
     "PATCH /admin/users/{id}", "POST /admin/users/{id}/keys", "POST /v1/me/keys", "POST /admin/admins",
     "PATCH /admin/admins/{name}", "GET /admin/audit", "POST /console/session",

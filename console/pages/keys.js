@@ -6,6 +6,7 @@ import { Loaded, useLoad } from "../load.js";
 import { Confirm, Dialog, Field, Form, Select, Table } from "../parts.js";
 import { say } from "../strings.js";
 import { KeyShown } from "./key-shown.js";
+import { modelsOf } from "./limits.js";
 
 /** `base` is the path of the owner, below which `/keys` is, `owner` whose they are; `isOwn`: the owner looks, who cannot rotate. */
 export function Keys({ base, owner, writes, isOwn }) {
@@ -48,10 +49,10 @@ export function Keys({ base, owner, writes, isOwn }) {
 
 function Make({ base, close, shown }) {
   const submit = async (data) => {
-    const models = data.get("models").split(",").map((name) => name.trim()).filter(Boolean);
+    const models = modelsOf(data);
     const body = { name: data.get("name").trim() };
     if (data.get("ends")) body.expires_at = moment(data.get("ends"));
-    if (models.length) body.allowed_models = models;
+    if (models) body.allowed_models = models;
     shown(await call("POST", `${base}/keys`, { body }));
   };
   return html`<${Dialog} title=${say.keysOf.make} close=${close}>

@@ -15,6 +15,7 @@ const plots = [["running", compact], ["waiting", compact], ["tokens_per_second",
 export function LastHour({ nodes }) {
   const [node, choose] = useState("");
   const series = useLoad((signal) => get("admin/series", { node }, signal), [node]);
+  // The next turn tries again; until then an older plot is better than none.
   useEffect(() => {
     const turn = setInterval(() => document.hidden || series.reload(), REFRESH_MS);
     return () => clearInterval(turn);
@@ -22,7 +23,7 @@ export function LastHour({ nodes }) {
   return html`<section aria-labelledby="hour"><h2 id="hour">${say.hour.title}</h2>
     <div class="bar-of-tools"><${Select} label=${say.hour.of} name="hour-of" value=${node} options=${[["", say.hour.fleet], ...nodes.map((name) => [name, name])]}
       onChange=${(event) => choose(event.currentTarget.value)} /></div>
-    <${Loaded} of=${series}>${(series) => html`<div class="plots">${plots.map(([name, write]) => html`<${Line} key=${name} label=${say.hour[name]} write=${write}
+    <${Loaded} of=${series.data ? { data: series.data } : series}>${(series) => html`<div class="plots">${plots.map(([name, write]) => html`<${Line} key=${name} label=${say.hour[name]} write=${write}
       values=${series[name]} width=${HOUR_SECONDS / series.interval_seconds} />`)}</div>`}<//>
   </section>`;
 }

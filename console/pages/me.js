@@ -6,7 +6,7 @@ import { Loaded, useLoad } from "../load.js";
 import { Confirm, Table } from "../parts.js";
 import { say } from "../strings.js";
 import { Keys } from "./keys.js";
-import { LimitBars } from "./limits.js";
+import { LimitBars, Standings } from "./limits.js";
 import { OwnUsage } from "./own-usage.js";
 import { Snippets } from "./snippets.js";
 import { Status } from "./status.js";
@@ -32,6 +32,7 @@ export default function Me() {
   return html`<${Loaded} of=${me}>${(me) => html`
       <p class="verdict">${say.me.hello(me.user_id, me.group)}</p>
       <${LimitBars} of=${me} />
+      ${ofGroup(me).length > 0 && html`<h2>${say.me.group}</h2><${Standings} limits=${ofGroup(me)} />`}
       ${resets(me.resets) && html`<p class="quiet">${resets(me.resets)}</p>`}`}<//>
     <${Loaded} of=${requests}>${(requests) => html`<${Own} requests=${requests} />`}<//>
     <section aria-labelledby="try"><h2 id="try">${say.me.try}</h2><${Try} models=${names} /></section>
@@ -41,6 +42,9 @@ export default function Me() {
     ${me.data && html`<${Keys} base="v1/me" owner=${me.data.user_id} writes isOwn />`}
     <section aria-labelledby="connect"><h2 id="connect">${say.snippets.title}</h2><${Snippets} model=${names[0]} /></section>`;
 }
+
+/** What all users of the group may use together. */
+const ofGroup = ({ limits }) => limits.filter((limit) => limit.of === "group");
 
 /** When more may be used. */
 function resets({ requests_ms: requests, tokens_ms: tokens }) {

@@ -1,7 +1,7 @@
 // How is one node? Its state and since when, what it does, and draining it.
 import { html, Still } from "../html.js";
 import { call, part } from "../api.js";
-import { since } from "../format.js";
+import { local, moment, since, time } from "../format.js";
 import { Badge, Confirm, Dialog, Field, Form } from "../parts.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
@@ -19,16 +19,21 @@ export function NodeCard({ node, facts, running, ask }) {
 
 function Card({ node, memory, ago, running, ask }) {
   const drains = node.state === "draining";
+  const maintenance = node.maintenance ?? null;
   return html`<li class="card" data-node=${node.name}>
     <header><h3>${node.name}</h3><${Badge} kind=${kinds[node.state] ?? ""}>${say.states[node.state] ?? node.state}<//></header>
     <p class="quiet">${ago}${node.version ? ` · ${node.version}` : ""}</p>
-    ${node.why && html`<p class=${node.state === "draining" ? "" : "failure"}>${node.why}</p>`}
+    ${maintenance && html`<p>${say.node.maintenance(maintenance.reason, maintenance.until && time(maintenance.until))}</p>`}
+    ${node.why && !maintenance && html`<p class=${drains ? "" : "failure"}>${node.why}</p>`}
     <${Slots} node=${node} running=${running} memory=${memory} />
     ${node.last_error && node.last_error !== node.why && html`<p class="failure">${node.last_error}</p>`}
-    ${may("operate") && html`<div class="actions"><button type="button" onClick=${() => ask({ node: node.name, drains })}>
-      ${drains ? say.node.undrain : say.node.drain}<span class="hidden"> ${node.name}</span></button></div>`}
+    ${may("operate") && html`<div class="actions">
+      ${drains && html`<${Ask} text=${say.node.undrain} node=${node} act=${() => ask({ undrain: node.name })} />`}
+      <${Ask} text=${drains ? say.node.edit : say.node.drain} node=${node} act=${() => ask({ drain: node.name, maintenance })} /></div>`}
   </li>`;
 }
+
+const Ask = ({ text, node, act }) => html`<button type="button" onClick=${act}>${text}<span class="hidden"> ${node.name}</span></button>`;
 
 /** What is asked before something is done with a node or a request. */
 export function NodeDialog({ asked, close }) {
@@ -39,18 +44,24 @@ export function NodeDialog({ asked, close }) {
     return html`<${Confirm} title=${say.stop.title} text=${say.stop.text(user, model)} action=${say.stop.action} act=${stop} close=${close}>
       <${Field} label=${say.stop.reason} hint=${say.stop.hint} name="reason" maxlength="200" wide /><//>`;
   }
-  const path = `admin/nodes/${part(asked.node)}/`;
-  const act = async (send) => {
-    await send();
+  if (asked.undrain) {
+    return html`<${Sent} title=${say.node.undrainTitle(asked.undrain)} action=${say.node.undrain} node=${asked.undrain} act="undrain" close=${close}>
+      <p>${say.node.undrainText}</p><//>`;
+  }
+  const { drain: node, maintenance } = asked;
+  const body = (data) => ({ reason: data.get("reason").trim() || null, until: moment(data.get("until")) ?? null });
+  return html`<${Sent} title=${say.node.drainTitle(node)} action=${maintenance ? say.save : say.node.drain} node=${node} act="drain" body=${body} close=${close}>
+    <p>${say.node.drainText}</p>
+    <${Field} label=${say.stop.reason} hint=${say.node.reasonHint} name="reason" maxlength="200" defaultValue=${maintenance?.reason ?? ""} wide />
+    <${Field} label=${say.node.until} hint=${say.node.untilHint} name="until" type="datetime-local" defaultValue=${local(maintenance?.until)} />
+  <//>`;
+}
+
+/** A dialog whose form is sent to an action of the node. */
+function Sent({ title, action, node, act, body, close, children }) {
+  const submit = async (data) => {
+    await call("POST", `admin/nodes/${part(node)}/${act}`, { body: body?.(data) });
     close();
   };
-  if (asked.drains) {
-    return html`<${Dialog} title=${say.node.undrainTitle(asked.node)} close=${close}>
-      <${Form} submit=${() => act(() => call("POST", `${path}undrain`))} action=${say.node.undrain} cancel=${close}><p>${say.node.undrainText}</p><//><//>`;
-  }
-  const drain = () => act(() => call("POST", `${path}drain`));
-  return html`<${Dialog} title=${say.node.drainTitle(asked.node)} close=${close}>
-    <${Form} submit=${drain} action=${say.node.drain} cancel=${close}>
-      <p>${say.node.drainText}</p>
-    <//><//>`;
+  return html`<${Dialog} title=${title} close=${close}><${Form} submit=${submit} action=${action} cancel=${close}>${children}<//><//>`;
 }

@@ -6,15 +6,16 @@ import { Loaded, useLoad } from "../load.js";
 import { Field, Select, Table } from "../parts.js";
 import { go } from "../router.js";
 import { say } from "../strings.js";
+import { Month } from "./month.js";
 import { Plot } from "./plot.js";
 
-const dimensions = ["user", "model", "node", "day", "key", "status"];
+const dimensions = ["user", "group", "model", "node", "day", "key", "status"];
 /** A report with more rows than this is for the file. */
 const MOST = 500;
 
 export default function Usage({ route: { query } }) {
-  const wanted = { by: "user", from: monthBegin(), to: dateFromToday(1), user: "", model: "", ...query };
-  const filters = { from: wanted.from, to: wanted.to, user: wanted.user, model: wanted.model };
+  const wanted = { by: "user", from: monthBegin(), to: dateFromToday(1), user: "", group: "", model: "", ...query };
+  const filters = { from: wanted.from, to: wanted.to, user: wanted.user, group: wanted.group, model: wanted.model };
   const report = useLoad(async (signal) => {
     const ask = (group_by, limit) => get("admin/usage", { ...filters, group_by, limit }, signal);
     const [table, days] = await Promise.all([ask(wanted.by, MOST), ask("day", MOST)]);
@@ -30,6 +31,7 @@ export default function Usage({ route: { query } }) {
       <${Field} label=${say.usage.from} name="from" type="date" defaultValue=${wanted.from} />
       <${Field} label=${say.usage.to} name="to" type="date" defaultValue=${wanted.to} />
       <${Field} label=${say.user} name="user" defaultValue=${wanted.user} data-search />
+      <${Field} label=${say.users.group} name="group" defaultValue=${wanted.group} />
       <${Field} label=${say.model} name="model" defaultValue=${wanted.model} />
       <button class="primary">${say.show}</button>
       <a class="button" href=${file} download="usage.csv">${say.usage.file}</a>
@@ -39,11 +41,13 @@ export default function Usage({ route: { query } }) {
       <p class="verdict">${say.usage.total(number(table.total.requests), compact(table.total.prompt_tokens), compact(table.total.completion_tokens))}</p>
       <${Plot} days=${days} />
       <${Table} caption=${say.pages.usage} columns=${columns(wanted.by)} rows=${table.data} empty=${say.usage.none} />
+      <${Month} group=${wanted.group} />
       ${table.next && html`<p class="quiet">${say.usage.more(number(MOST))}</p>`}`}<//>`;
 }
 
 const labels = {
   user: (row) => row.user_id,
+  group: (row) => row.group_id ?? say.usage.noGroup,
   key: (row) => row.key_id ?? say.usage.noKey,
   model: (row) => row.model,
   node: (row) => row.node ?? say.usage.noNode,

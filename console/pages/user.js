@@ -51,7 +51,7 @@ function About({ user }) {
   const pairs = [
     [say.users.name, user.display_name],
     [say.users.email, user.email],
-    [say.users.group, user.group],
+    [say.users.group, user.group && html`<a href=${link("groups", [user.group])}>${user.group}</a>`],
     [say.users.note, user.note],
     [say.users.since, time(user.created_at)],
     [say.users.seen, user.last_seen && since(user.last_seen)],

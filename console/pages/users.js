@@ -42,7 +42,7 @@ function List({ query: { search = "", sort = "user_id" } }) {
 const columns = [
   [say.user, (user) => html`<a href=${link("users", [user.user_id])}><${Whose} user=${user.user_id} /></a>${user.suspended && html` <${Badge} kind="warn">${say.users.suspended}<//>`}`],
   [say.users.name, (user) => user.display_name ?? say.none],
-  [say.users.group, (user) => user.group ?? say.none],
+  [say.users.group, (user) => (user.group ? html`<a href=${link("groups", [user.group])}>${user.group}</a>` : say.none)],
   [say.users.keys, (user) => number(user.key_count), "number"],
   [say.users.today, (user) => html`${compact(user.tokens_today)}${user.tokens_per_day === null ? "" : ` / ${compact(user.tokens_per_day)}`}`, "number"],
   [say.users.month, (user) => compact(user.tokens_this_month), "number"],
@@ -52,7 +52,9 @@ const columns = [
 function Make({ close, done }) {
   const [made, set] = useState(null);
   const make = async (data) => {
-    set(await call("POST", "admin/users", { body: { user_id: data.get("user_id").trim(), ...given(data) } }));
+    const body = { user_id: data.get("user_id").trim(), ...given(data) };
+    if (data.get("group")) body.group = data.get("group").trim();
+    set(await call("POST", "admin/users", { body }));
     done();
   };
   if (made) {
@@ -64,6 +66,7 @@ function Make({ close, done }) {
   return html`<${Dialog} title=${say.users.make} close=${close}>
     <${Form} submit=${make} action=${say.users.make} cancel=${close}>
       <${Field} label=${say.users.id} hint=${say.users.idHint} name="user_id" required maxlength="64" pattern="[A-Za-z0-9._@\\-]+" wide />
+      <${Field} label=${say.users.group} name="group" maxlength="64" />
       <${LimitFields} />
       <small>${say.limits.absent}</small>
     <//><//>`;

@@ -49,6 +49,9 @@ pub struct Model {
     /// How many requests the row stands for: one, except for refusals beyond a user's first few in a minute.
     #[serde(default = "one")]
     pub requests: i64,
+    /// The group under whose limits it was admitted, by the id that tells groups of one name apart; `None` = no group.
+    #[serde(default)]
+    pub group_id: Option<String>,
 }
 
 fn one() -> i64 {

@@ -1,4 +1,4 @@
-//! Sums of the rows of one day, user, key, model, node and status. The database keeps them; they outlive the rows.
+//! Sums of the rows of one day, user, key, model, node, status and group. The database keeps them; they outlive the rows.
 use sea_orm::entity::prelude::*;
 
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -20,6 +20,9 @@ pub struct Model {
     /// As in a usage row.
     #[sea_orm(primary_key, auto_increment = false)]
     pub status: String,
+    /// `''` if the user was in no group.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub group_id: String,
     /// How many requests.
     pub requests: i64,
     pub prompt_tokens: i64,

@@ -29,6 +29,8 @@ pub struct Model {
     pub generation: i64,
     /// To the minute, written now and then.
     pub last_seen_ms: Option<i64>,
+    /// The name of the group. `None` = none.
+    pub group_id: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

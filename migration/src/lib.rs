@@ -5,6 +5,7 @@ mod l20261125_000001_running_outbox;
 mod l20261125_000002_learned;
 mod l20261125_000003_identity;
 mod l20261125_000004_people_copy;
+mod l20261127_000005_swept_tokens;
 mod m20261123_000001_users_keys_usage;
 mod m20261125_000001_usage_node_time;
 mod m20261125_000002_keys_limits;
@@ -16,13 +17,15 @@ mod m20261127_000001_usage_reasons;
 mod m20261127_000100_gateway_stances;
 mod m20261127_000200_administration;
 mod m20261127_000300_user_fields;
+mod m20261127_000400_groups;
 mod m20261127_000500_maintenance;
 mod m20261127_000600_scheduler_lease;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
-pub use m20261127_000001_usage_reasons::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
-pub use m20261127_000300_user_fields::{follow_people_on_sqlite, forget_people_on_sqlite};
+pub use m20261127_000400_groups::{
+    fill_rollups, follow_people_on_sqlite, follow_rollups_on_sqlite, forget_people_on_sqlite, sum_up_on_sqlite,
+};
 
 /// Every step in order. The caller holds a lock, so that several gateways may start at once.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000100_gateway_stances::Migration),
             Box::new(m20261127_000200_administration::Migration),
             Box::new(m20261127_000300_user_fields::Migration),
+            Box::new(m20261127_000400_groups::Migration),
             Box::new(m20261127_000500_maintenance::Migration),
             Box::new(m20261127_000600_scheduler_lease::Migration),
         ]
@@ -61,6 +65,7 @@ impl MigratorTrait for LocalMigrator {
             Box::new(l20261125_000002_learned::Migration),
             Box::new(l20261125_000003_identity::Migration),
             Box::new(l20261125_000004_people_copy::Migration),
+            Box::new(l20261127_000005_swept_tokens::Migration),
         ]
     }
 

@@ -13,15 +13,19 @@ pub struct Migration;
 
 /// The columns of the key, in order. If a row has no key or node, its sum has ''.
 const KEY: &str = "day, user_id, key_id, model, node, status";
+const KEY_WITH_GROUP: &str = "day, user_id, key_id, model, node, status, group_id";
 /// The columns that are summed up, besides the number of rows.
-const SUMS: [&str; 7] =
+pub(crate) const SUMS: [&str; 7] =
     ["prompt_tokens", "completion_tokens", "queue_ms", "duration_ms", "load_ms", "prefill_ms", "decode_ms"];
+
+/// Those after the day, which are texts.
+const COLUMNS_OF_KEY: [&str; 5] = ["user_id", "key_id", "model", "node", "status"];
 
 const FOLLOW_ON_POSTGRES: &str = "CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage \
     REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION add_to_usage_rollups()";
 
 /// How many requests a row stands for, as of this step.
-const ONE_A_ROW: Requests = Requests { sum: "count(*)", of_new: "1" };
+const ONE_A_ROW: Requests = Requests { sum: "count(*)", of_new: "1", by_group: false };
 
 /// How the requests of rows are counted.
 pub(crate) struct Requests {
@@ -29,6 +33,8 @@ pub(crate) struct Requests {
     pub(crate) sum: &'static str,
     /// The SQL for the row that a SQLite trigger sees.
     pub(crate) of_new: &'static str,
+    /// Whether the group is a part of the key.
+    pub(crate) by_group: bool,
 }
 
 /// A table whose single row says that a transaction itself sums up the rows after this place. No other transaction ever
@@ -38,18 +44,20 @@ const SUMMING: &str = "CREATE TABLE IF NOT EXISTS summing (place BIGINT NOT NULL
 impl Requests {
     /// Sums up all rows, if there are no sums yet.
     pub(crate) fn fill(&self) -> String {
-        format!("{} {}", insert(), self.sums_of("usage"))
+        format!("{} {}", self.insert(), self.sums_of("usage"))
     }
 
     /// SQLite's triggers see one row at a time, which costs as much as the row itself. A transaction that inserts many
     /// rows sums them up at its end; see [`Requests::sum_up_on_sqlite`].
     pub(crate) fn follow_on_sqlite(&self) -> String {
-        let (insert, sums, add) = (insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), add());
+        let (insert, sums, add) = (self.insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), self.add());
         let requests = self.of_new;
+        let group = if self.by_group { "coalesce(NEW.group_id, ''), " } else { "" };
         format!(
             "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
              BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
-             coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, {requests}, {sums}) {add}; END"
+             coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, {group}{requests}, {sums}) \
+             {add}; END"
         )
     }
 
@@ -59,13 +67,13 @@ impl Requests {
         let sums = self.sums_of("usage WHERE rowid > (SELECT place FROM summing)");
         (
             "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
-            format!("{} {sums} {}; DELETE FROM summing", insert(), add()),
+            format!("{} {sums} {}; DELETE FROM summing", self.insert(), self.add()),
         )
     }
 
     /// The function behind Postgres' trigger.
     pub(crate) fn function_on_postgres(&self) -> String {
-        let (insert, sums, add) = (insert(), self.sums_of("inserted"), add());
+        let (insert, sums, add) = (self.insert(), self.sums_of("inserted"), self.add());
         format!(
             "CREATE OR REPLACE FUNCTION add_to_usage_rollups() RETURNS trigger LANGUAGE plpgsql AS $$ \
              BEGIN {insert} {sums} {add}; RETURN NULL; END $$"
@@ -75,20 +83,27 @@ impl Requests {
     /// The sums of some rows, in the order of the key, so that two gateways never deadlock on each other's sums.
     fn sums_of(&self, rows: &str) -> String {
         let (requests, sums) = (self.sum, list(|sum| format!("coalesce(sum({sum}), 0)")));
+        let (group, key) =
+            if self.by_group { ("coalesce(group_id, ''), ", "1, 2, 3, 4, 5, 6, 7") } else { ("", "1, 2, 3, 4, 5, 6") };
         format!(
-            "SELECT day, user_id, coalesce(key_id, ''), model, coalesce(node, ''), status, {requests}, {sums} FROM {rows} \
-             GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 1, 2, 3, 4, 5, 6"
+            "SELECT day, user_id, coalesce(key_id, ''), model, coalesce(node, ''), status, {group}{requests}, {sums} \
+             FROM {rows} GROUP BY {key} ORDER BY {key}"
         )
     }
-}
 
-fn insert() -> String {
-    format!("INSERT INTO usage_rollups ({KEY}, requests, {})", SUMS.join(", "))
-}
+    pub(crate) fn key(&self) -> &'static str {
+        if self.by_group { KEY_WITH_GROUP } else { KEY }
+    }
 
-fn add() -> String {
-    let sums = list(|sum| format!("{sum} = usage_rollups.{sum} + excluded.{sum}"));
-    format!("ON CONFLICT ({KEY}) DO UPDATE SET requests = usage_rollups.requests + excluded.requests, {sums}")
+    fn insert(&self) -> String {
+        format!("INSERT INTO usage_rollups ({}, requests, {})", self.key(), SUMS.join(", "))
+    }
+
+    fn add(&self) -> String {
+        let sums = list(|sum| format!("{sum} = usage_rollups.{sum} + excluded.{sum}"));
+        let key = self.key();
+        format!("ON CONFLICT ({key}) DO UPDATE SET requests = usage_rollups.requests + excluded.requests, {sums}")
+    }
 }
 
 fn list(of: impl Fn(&str) -> String) -> String {
@@ -99,7 +114,7 @@ fn list(of: impl Fn(&str) -> String) -> String {
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let on_sqlite = manager.get_database_backend() == DbBackend::Sqlite;
-        manager.create_table(table(on_sqlite)).await?;
+        manager.create_table(table("usage_rollups", &COLUMNS_OF_KEY, on_sqlite)).await?;
         // For a user's own sums.
         let index =
             Index::create().name("usage_rollups_user").table("usage_rollups").col("user_id").col("day").to_owned();
@@ -124,14 +139,14 @@ impl MigrationTrait for Migration {
     }
 }
 
-fn table(on_sqlite: bool) -> TableCreateStatement {
+pub(crate) fn table(name: &'static str, columns_of_key: &[&'static str], on_sqlite: bool) -> TableCreateStatement {
     let mut table = Table::create();
     let mut key = Index::create();
-    table.table("usage_rollups").col(integer("day"));
+    table.table(name).col(integer("day"));
     key.col("day");
-    for column in ["user_id", "key_id", "model", "node", "status"] {
-        table.col(string(column));
-        key.col(column);
+    for column in columns_of_key {
+        table.col(string(*column));
+        key.col(*column);
     }
     table.col(big_integer("requests"));
     for column in SUMS {

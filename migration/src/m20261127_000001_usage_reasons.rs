@@ -11,22 +11,7 @@ use super::m20261125_000300_usage_rollups::Requests;
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-const AS_ROWS_SAY: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests" };
-
-/// Sums up all rows, if there are no sums yet.
-pub fn fill_rollups() -> String {
-    AS_ROWS_SAY.fill()
-}
-
-/// The statements that make SQLite add each new row to its sum.
-pub fn follow_rollups_on_sqlite() -> String {
-    AS_ROWS_SAY.follow_on_sqlite()
-}
-
-/// What comes before and after the inserts of a SQLite transaction.
-pub fn sum_up_on_sqlite() -> (&'static str, String) {
-    AS_ROWS_SAY.sum_up_on_sqlite()
-}
+const AS_ROWS_SAY: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests", by_group: false };
 
 fn columns() -> [ColumnDef; 4] {
     let requests = big_integer("requests").default(1).take();

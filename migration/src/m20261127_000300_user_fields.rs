@@ -3,14 +3,11 @@ use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, big_integer_null, string, text_null};
 use sea_orm_migration::sea_orm::DbBackend;
 
-use super::m20261125_000500_people_changes::{
-    DIGESTS, KEYS, Watched, follow_on_postgres, follow_on_sqlite, forget_on_sqlite,
-};
+use super::m20261125_000500_people_changes::{Watched, follow_on_postgres};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-const WATCHED: [Watched; 3] = [USERS, KEYS, DIGESTS];
 /// When a user was last seen does not matter to anybody else.
 const USERS: Watched = (
     "users",
@@ -19,16 +16,6 @@ const USERS: Watched = (
     "id, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, weight_millis, suspended_at_ms, \
      display_name, email, note, generation",
 );
-
-/// Makes SQLite keep the log of changes.
-pub fn follow_people_on_sqlite() -> Vec<String> {
-    follow_on_sqlite(&WATCHED)
-}
-
-/// Makes SQLite stop keeping it.
-pub fn forget_people_on_sqlite() -> Vec<String> {
-    forget_on_sqlite(&WATCHED)
-}
 
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {

@@ -106,7 +106,7 @@ async fn start_nodes() -> Result<(Vec<SimNode>, Vec<NodeSettings>), String> {
 
 async fn make_user(app: &App) -> Result<ApiKey, String> {
     let user = UserId::parse(USER).ok_or("the demo's user has no fit name")?;
-    let new = NewUser { user, terms: Terms::default() };
+    let new = NewUser { user, terms: Terms::default(), group: None };
     let made = app.accounts().create(new, app.clock().now()).await.map_err(|error| error.to_string())?;
     Ok(made.secret)
 }

@@ -83,7 +83,8 @@ impl Traffic {
         let mut made = Vec::new();
         for person in &PEOPLE {
             let Some(user) = UserId::parse(person.name) else { continue };
-            let new = NewUser { user, terms: Terms { limits: LIMITS, weight: person.weight } };
+            let terms = Terms { limits: LIMITS, weight: person.weight };
+            let new = NewUser { user, terms, group: None };
             match self.accounts.create(new, self.clock.now()).await {
                 Ok(account) => made.push((person, account.secret)),
                 Err(error) => eprintln!("the demo's traffic goes without {}: {error}", person.name),

@@ -403,11 +403,17 @@ impl From<StoreError> for ApiError {
             StoreError::Exists(_)
             | StoreError::KeyExists(_)
             | StoreError::NodeExists(_)
-            | StoreError::AdminExists(_) => Self::conflict(error.to_string()),
-            StoreError::NotFound(_) | StoreError::NoKey(_) | StoreError::NoNode(_) | StoreError::NoAdmin(_) => {
-                Self::not_found(error.to_string())
+            | StoreError::AdminExists(_)
+            | StoreError::GroupExists(_)
+            | StoreError::GroupHasUsers { .. } => Self::conflict(error.to_string()),
+            StoreError::NotFound(_)
+            | StoreError::NoKey(_)
+            | StoreError::NoNode(_)
+            | StoreError::NoAdmin(_)
+            | StoreError::NoGroup(_) => Self::not_found(error.to_string()),
+            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) | StoreError::TooManyGroups(_) => {
+                Self::invalid(error.to_string())
             }
-            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) => Self::invalid(error.to_string()),
             StoreError::TimedOut(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }

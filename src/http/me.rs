@@ -8,6 +8,8 @@ use super::admin::requests::{StoppedRequest, stop_open};
 use super::answers;
 use super::auth::Caller;
 use super::error::ApiError;
+use super::live::Live;
+use super::names::ModelNames;
 use super::open::{OpenRecord, open_requests};
 use super::ops::Lifecycle;
 use super::reads::Reads;
@@ -27,11 +29,13 @@ pub struct Me {
     user: UserLimits,
     /// The key of this request; null where a network stands for the user.
     key_id: Option<String>,
-    /// Models that this key may be used for; null = all that GET /v1/models lists.
+    /// The user's group; null = none.
+    group: Option<String>,
+    /// Models that this key may be used for, as it and the group allow; null = all that GET /v1/models lists.
     allowed_models: Option<Vec<String>>,
-    /// When more may be used, under the tightest limit of this key and its user.
+    /// When more may be used, under the tightest limit of this key, its user and the group.
     resets: Resets,
-    /// Every limit that holds for this key, its user's among them.
+    /// Every limit that holds for this key, its user's and the group's among them.
     limits: Vec<Standing>,
 }
 
@@ -72,6 +76,7 @@ impl From<Headroom> for Resets {
 pub async fn retrieve(
     meters: Data<Meters>,
     broker: Data<Option<Broker>>,
+    names: Data<Live<ModelNames>>,
     Caller(access): Caller,
 ) -> Result<Json<Me>, ApiError> {
     if let Some(broker) = &**broker
@@ -84,7 +89,8 @@ pub async fn retrieve(
     Ok(Json(Me {
         user,
         key_id: access.key_id().map(ToString::to_string),
-        allowed_models: access.allowed_models().map(|models| models.names().to_vec()),
+        group: access.group().map(|group| group.name().to_string()),
+        allowed_models: names.get().in_common(&access.allowed_models()),
         resets: access.headroom(now).into(),
         limits: standings(&access, now),
     }))

@@ -49,9 +49,9 @@ impl From<&Model> for ModelObject {
 pub async fn list(fleet: Data<FleetContext>, names: Data<Live<ModelNames>>, Caller(access): Caller) -> Json<ModelList> {
     let (names, allowed) = (names.get(), access.allowed_models());
     let data = fleet.dispatcher.read(|scheduler| {
-        let may = |model: &&Model| allowed.as_ref().is_none_or(|allowed| allowed.allow(&model.name));
+        let may = |model: &&Model| allowed.iter().all(|allowed| allowed.allow(&model.name));
         let listed = scheduler.models().into_iter().filter(may).map(ModelObject::from);
-        let aliases = names.listed_aliases(allowed.as_ref(), scheduler).into_iter();
+        let aliases = names.listed_aliases(&allowed, scheduler).into_iter();
         let renamed = aliases.filter_map(|(alias, listed)| {
             let model = scheduler.find_model(&listed)?;
             Some(ModelObject { id: alias, ..model.into() })
@@ -87,7 +87,7 @@ pub async fn retrieve(
         if !is_alias && find_listed(&id, scheduler).is_none() {
             return Err(unknown());
         }
-        match names.resolve(&id, allowed.as_ref(), scheduler) {
+        match names.resolve(&id, &allowed, scheduler) {
             Meaning::Model(found) => {
                 let model: ModelObject = scheduler.find_model(&found.listed).ok_or_else(unknown)?.into();
                 Ok(Json(if is_alias { ModelObject { id: id.to_string(), ..model } } else { model }))

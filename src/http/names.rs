@@ -28,11 +28,11 @@ impl ModelNames {
     ///
     /// A key that may use an alias may use whatever the alias leads to, fallbacks included. Otherwise, fallbacks that the
     /// key may not use are skipped, while a listed model that it may not use is forbidden and not replaced.
-    pub fn resolve(&self, asked: &str, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Meaning {
+    pub fn resolve(&self, asked: &str, allowed: &[AllowedModels], scheduler: &Scheduler) -> Meaning {
         let alias = self.alias_of(asked);
         let meant = alias.map_or(asked, String::as_str);
-        let by_alias = alias.is_some() && allowed.is_some_and(|allowed| allowed.allow(asked));
-        let may = |listed: &str| by_alias || allowed.is_none_or(|allowed| allowed.allow(listed));
+        let by_alias = |allowed: &AllowedModels| alias.is_some() && allowed.allow(asked);
+        let may = |listed: &str| allowed.iter().all(|allowed| by_alias(allowed) || allowed.allow(listed));
         let instead = self.fallbacks.get(meant).into_iter().flatten().map(String::as_str);
         let mut meaning = Meaning::Unknown;
         for asked_for in std::iter::once(meant).chain(instead) {
@@ -54,6 +54,23 @@ impl ModelNames {
         self.aliases.get(asked).or_else(spelled)
     }
 
+    /// The names, of those in these lists, that every list allows; `None` where there is no list.
+    pub(super) fn in_common(&self, allowed: &[AllowedModels]) -> Option<Vec<String>> {
+        let meant = |name: &String| self.alias_of(name).cloned();
+        let allows = |list: &AllowedModels, name: &String| {
+            list.allow(name) || meant(name).is_some_and(|meant| list.allow(&meant))
+        };
+        let (first, others) = allowed.split_first()?;
+        let mut names: Vec<String> = first.names().to_vec();
+        for name in others.iter().flat_map(AllowedModels::names) {
+            if !names.contains(name) {
+                names.push(name.clone());
+            }
+        }
+        names.retain(|name| allowed.iter().all(|list| allows(list, name)));
+        Some(names)
+    }
+
     /// The context, tokens, that a listed model should be loaded with; settings may leave out its tag `:latest`.
     pub fn expected_context(&self, listed: &str) -> Option<u64> {
         let bare = listed.strip_suffix(":latest");
@@ -61,7 +78,7 @@ impl ModelNames {
     }
 
     /// The aliases that lead to a listed model which the key may use, each with that model's listed name.
-    pub fn listed_aliases(&self, allowed: Option<&AllowedModels>, scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
+    pub fn listed_aliases(&self, allowed: &[AllowedModels], scheduler: &Scheduler) -> Vec<(String, Arc<str>)> {
         let listed = |alias: &String| match self.resolve(alias, allowed, scheduler) {
             Meaning::Model(found) => Some((alias.clone(), found.listed)),
             Meaning::Forbidden | Meaning::Unknown => None,

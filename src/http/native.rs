@@ -36,7 +36,7 @@ pub async fn tags(fleet: Data<FleetContext>, names: Data<Live<ModelNames>>, Call
     let mut models: Vec<Value> = all.iter().filter(|model| may_see(&access, model)).cloned().collect();
     let allowed = access.allowed_models();
     let names = names.get();
-    let aliases = fleet.dispatcher.read(|scheduler| names.listed_aliases(allowed.as_ref(), scheduler));
+    let aliases = fleet.dispatcher.read(|scheduler| names.listed_aliases(&allowed, scheduler));
     for (alias, listed) in aliases {
         models.extend(all.iter().find(|model| model["name"] == *listed).map(|model| with_name(model, &alias)));
     }
@@ -44,7 +44,7 @@ pub async fn tags(fleet: Data<FleetContext>, names: Data<Live<ModelNames>>, Call
 }
 
 fn may_see(access: &Access, model: &Value) -> bool {
-    access.allowed_models().is_none_or(|allowed| model["name"].as_str().is_some_and(|name| allowed.allow(name)))
+    access.allowed_models().iter().all(|allowed| model["name"].as_str().is_some_and(|name| allowed.allow(name)))
 }
 
 fn with_name(model: &Value, name: &str) -> Value {

@@ -109,7 +109,7 @@ pub(super) fn seconds(duration: Duration) -> String {
     format!("{}s", duration.as_millis().div_ceil(1000).max(1))
 }
 
-/// A user's limit by its name in the configuration; a key's with the owner before it.
+/// A user's limit by its name in the configuration; a key's or group's with the owner before it.
 fn name_in_rows(whose: &Whose, limit: &'static str) -> &'static str {
     match (whose, limit) {
         (Whose::User(_), limit) => limit,
@@ -117,6 +117,11 @@ fn name_in_rows(whose: &Whose, limit: &'static str) -> &'static str {
         (Whose::Key(_), "tokens_per_minute") => "key.tokens_per_minute",
         (Whose::Key(_), "max_concurrency") => "key.max_concurrency",
         (Whose::Key(_), _) => "key.tokens_per_day",
+        (Whose::Group(_), "requests_per_minute") => "group.requests_per_minute",
+        (Whose::Group(_), "tokens_per_minute") => "group.tokens_per_minute",
+        (Whose::Group(_), "max_concurrency") => "group.max_concurrency",
+        (Whose::Group(_), "tokens_per_month") => "group.tokens_per_month",
+        (Whose::Group(_), _) => "group.tokens_per_day",
     }
 }
 
@@ -162,6 +167,20 @@ mod tests {
                 "Your key `laptop` has used 99 of its 100 tokens per day (UTC), which leaves too little for this request. \
                  They start again at midnight (UTC). Please try again in 7199s.",
                 "key.tokens_per_day",
+            ),
+            (
+                Whose::Group("lab".into()),
+                Exceeded::TokensUsedUp { per: Calendar::Month, limit: 900, used: 899, retry_after: seconds(86_400) },
+                "Your group `lab` has used 899 of its 900 tokens per month (UTC), which leaves too little for this request. \
+                 They start again on the first of the next month (UTC). Please try again in 86400s.",
+                "group.tokens_per_month",
+            ),
+            (
+                Whose::Group("lab".into()),
+                Exceeded::TokensReserved { per: Calendar::Day, limit: 9, used: 5, left: 1, retry_after: seconds(2) },
+                "1 of your group `lab`'s 9 tokens per day are free, and this request needs more: 5 are used, and running \
+                 requests hold the rest. Please try again in 2s.",
+                "group.tokens_per_day",
             ),
         ] {
             let worded = worded(&Over { whose, exceeded });

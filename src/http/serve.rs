@@ -28,7 +28,7 @@ use crate::store::{Access, Broker, NotLeased, Over, Recorder, Status};
 use crate::trace::{Trace, Tracer};
 use limits::{Moment, Need};
 use protocol::{ClaimBounds, Dialect, Endpoint, Idle, InferenceRequest, repaired};
-use scheduler::{Event, Scheduler};
+use scheduler::{Event, Membership, Scheduler};
 
 /// Headers that name the version and the beta features of Anthropic's API that a client uses.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
@@ -127,6 +127,9 @@ impl Inference {
             meter,
             user: access.user().shared(),
             weight: access.weight(),
+            membership: access
+                .group()
+                .map(|group| Membership { group: group.usage_id().clone(), weight: group.weight() }),
             model: model.name,
             endpoint,
             stream: request.stream,
@@ -291,8 +294,7 @@ impl Inference {
     /// The model to use for the name that a client gives, if its key may be used for it.
     pub(super) fn resolve(&self, model: &str, access: &Access) -> Result<Resolved, ApiError> {
         let (names, allowed) = (self.names.get(), access.allowed_models());
-        let look =
-            |scheduler: &Scheduler| (names.resolve(model, allowed.as_ref(), scheduler), scheduler.serving_nodes());
+        let look = |scheduler: &Scheduler| (names.resolve(model, &allowed, scheduler), scheduler.serving_nodes());
         match self.dispatcher.read(look) {
             (Meaning::Model(found), _) => Ok(found),
             (Meaning::Forbidden, _) => Err(ApiError::model_not_allowed(model)),

@@ -4,19 +4,19 @@ use std::time::Duration;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::store::{Access, Whose};
+use crate::store::{Access, UserGroup, Whose};
 use limits::{Balance, Moment};
 
 /// How a limit stands.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Standing {
-    /// Whose limit it is: `user` or `key`.
+    /// Whose limit it is: `user`, `key` or `group`.
     #[schema(example = "user")]
     of: &'static str,
-    /// The name of that user or key.
+    /// The name of that user, key or group.
     #[schema(example = "ann")]
     name: String,
-    /// `requests_per_minute`, `tokens_per_minute`, `tokens_per_day` or `max_concurrency`.
+    /// `requests_per_minute`, `tokens_per_minute`, `tokens_per_day`, `tokens_per_month` or `max_concurrency`.
     #[schema(example = "tokens_per_day")]
     limit: &'static str,
     /// The most there may be.
@@ -34,6 +34,12 @@ pub struct Standing {
 /// Every limit that holds for the caller.
 pub(super) fn standings(access: &Access, now: Moment) -> Vec<Standing> {
     access.balances(now).into_iter().flat_map(|(whose, balance)| of_balance(&whose, &balance)).collect()
+}
+
+/// Every limit of a group.
+pub(super) fn group_standings(group: &UserGroup, now: Moment) -> Vec<Standing> {
+    let whose = Whose::Group(group.name().clone());
+    group.balances(now).into_iter().flat_map(|balance| of_balance(&whose, &balance)).collect()
 }
 
 fn of_balance(whose: &Whose, balance: &Balance) -> Vec<Standing> {

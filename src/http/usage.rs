@@ -144,6 +144,10 @@ pub struct UsageRecord {
     /// for each reason. Such a row names no model.
     #[schema(example = 1)]
     requests: u64,
+    /// The group under whose limits it was admitted, null where there was none; `research~2` is the second group of that
+    /// name.
+    #[schema(example = "research")]
+    group_id: Option<String>,
 }
 
 /// A page of rows, newest first.
@@ -219,6 +223,7 @@ impl From<UsageRow> for UsageRecord {
             limit: row.reason.limit.map(Cow::into_owned),
             http_status: row.http_status,
             requests: row.requests,
+            group_id: row.group.map(|group| group.to_string()),
         }
     }
 }

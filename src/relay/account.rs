@@ -137,7 +137,17 @@ impl OpenAccount {
             reason: self.reason.clone(),
             http_status: None,
             requests: 1,
+            group: self.group(),
         }
+    }
+
+    /// The group that it was admitted under; before that, the user's.
+    fn group(&self) -> Option<Arc<str>> {
+        let group = match &self.reserved {
+            Some(reserved) => reserved.group().cloned(),
+            None => self.admission.access.group(),
+        };
+        group.map(|group| group.usage_id().clone())
     }
 
     /// Counts tokens for the plots.

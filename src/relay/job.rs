@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::meter::Meter;
 use crate::fleet::{AttemptError, Head, NodeEndpoint, Question, Upstream, route_of};
 use protocol::Endpoint;
-use scheduler::{Arrival, Prefix, RequestId};
+use scheduler::{Arrival, Membership, Prefix, RequestId};
 
 /// An admitted request, ready for a node.
 #[derive(Debug)]
@@ -19,6 +19,8 @@ pub struct Job {
     pub user: Arc<str>,
     /// The user's weight.
     pub weight: f64,
+    /// The user's group.
+    pub membership: Option<Membership>,
     /// As the client spelled it.
     pub model: Arc<str>,
     /// The route.
@@ -50,7 +52,7 @@ impl Job {
             id: RequestId(0),
             user: self.user.clone(),
             weight: self.weight,
-            membership: None,
+            membership: self.membership.clone(),
             model: self.model.clone(),
             prompt_tokens: self.prompt_tokens,
             max_output: self.max_output,

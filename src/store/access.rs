@@ -4,7 +4,9 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::account::{Account, UserId};
-use super::key::{AllowedModels, Key};
+use super::allowed_models::AllowedModels;
+use super::group::UserGroup;
+use super::key::Key;
 use limits::{Allowance, Balance, Exceeded, Headroom, Ledger, Limits, Moment, Need, Reservation};
 
 /// Whoever calls: an account and the key that was presented. Without a key, a trusted network stands for the user.
@@ -39,9 +41,15 @@ impl Access {
         &self.account
     }
 
-    /// Whether other gateways may hold a share of the limits.
+    /// The user's group.
+    pub fn group(&self) -> Option<Arc<UserGroup>> {
+        self.account.group()
+    }
+
+    /// Whether other gateways may hold a share of the limits, or have used some of a group's month.
     pub fn is_shared(&self) -> bool {
         self.account.with_ledger(|_, ledger| ledger.is_shared())
+            || self.group().is_some_and(|group| group.with_month(|_, month| month.is_shared()))
     }
 
     /// The key, where there is one.
@@ -59,9 +67,10 @@ impl Access {
         self.key.as_ref()?.expires_at_ms()
     }
 
-    /// The models that may be asked for; `None` = all.
-    pub fn allowed_models(&self) -> Option<AllowedModels> {
-        self.key.as_ref()?.allowed_models()
+    /// The models that may be asked for: those that each of these lists allows.
+    pub fn allowed_models(&self) -> Vec<AllowedModels> {
+        let of_key = self.key.as_ref().and_then(|key| key.allowed_models());
+        of_key.into_iter().chain(self.group().and_then(|group| group.allowed_models())).collect()
     }
 
     /// Set when the key is revoked or its user deleted.
@@ -74,36 +83,53 @@ impl Access {
         self.account.terms().weight
     }
 
-    /// Admits a request under the limits of the user and of the key. See [`Ledger::admit_all`].
+    /// Admits a request under the limits of the user, the key and the group. See [`Ledger::admit_all`].
     ///
     /// # Errors
     /// [`Over`] when a limit stands in the way.
     pub fn admit(&self, need: Need, now: Moment) -> Result<Reserved, Over> {
-        let admitted = self.with_ledgers(|ledgers| Ledger::admit_all(ledgers, need, now));
-        let (held, allowance) =
-            admitted.map_err(|(place, exceeded)| Over { whose: self.whose().swap_remove(place), exceeded })?;
-        Ok(Reserved { held, allowance })
+        let group = self.group();
+        let admitted = self.with_ledgers(group.as_ref(), |ledgers| Ledger::admit_all(ledgers, need, now));
+        let (held, allowance) = admitted
+            .map_err(|(place, exceeded)| Over { whose: self.whose(group.as_ref()).swap_remove(place), exceeded })?;
+        Ok(Reserved { held, group, allowance })
     }
 
-    /// Acts on the ledgers of the user and of the key, with their limits, in the order of [`Access::whose`].
-    fn with_ledgers<T>(&self, act: impl FnOnce(&mut [(&Limits, &mut Ledger)]) -> T) -> T {
-        self.account.with_ledger(|limits, ledger| match &self.key {
-            None => act(&mut [(limits, ledger)]),
-            Some(key) => key.with_ledger(|own_limits, own| act(&mut [(limits, ledger), (own_limits, own)])),
+    /// Acts on the ledgers of the user, the key and a group, with their limits, in the order of [`Access::whose`]. Locks are
+    /// taken in this order everywhere.
+    fn with_ledgers<T>(
+        &self,
+        group: Option<&Arc<UserGroup>>,
+        act: impl FnOnce(&mut [(&Limits, &mut Ledger)]) -> T,
+    ) -> T {
+        self.account.with_ledger(|limits, ledger| {
+            let of_user = (limits, ledger);
+            match (&self.key, group) {
+                (None, None) => act(&mut [of_user]),
+                (None, Some(group)) => group.with_ledgers(|day, month| act(&mut [of_user, day, month])),
+                (Some(key), None) => key.with_ledger(|limits, ledger| act(&mut [of_user, (limits, ledger)])),
+                (Some(key), Some(group)) => key.with_ledger(|limits, ledger| {
+                    group.with_ledgers(|day, month| act(&mut [of_user, (limits, ledger), day, month]))
+                }),
+            }
         })
     }
 
-    /// Whose limits hold for the caller.
-    fn whose(&self) -> Vec<Whose> {
+    /// Whose limits hold for the caller. A group has two ledgers.
+    fn whose(&self, group: Option<&Arc<UserGroup>>) -> Vec<Whose> {
         let key = self.key.as_ref().map(|key| Whose::Key(key.spec().name));
-        std::iter::once(Whose::User(self.user().clone())).chain(key).collect()
+        let group = group.map(|group| Whose::Group(group.name().clone()));
+        let group = [group.clone(), group].into_iter().flatten();
+        std::iter::once(Whose::User(self.user().clone())).chain(key).chain(group).collect()
     }
 
     /// What is used and left of each of these limits.
     pub fn balances(&self, now: Moment) -> Vec<(Whose, Balance)> {
-        let balances: Vec<Balance> = self
-            .with_ledgers(|ledgers| ledgers.iter_mut().map(|(limits, ledger)| ledger.balance(**limits, now)).collect());
-        self.whose().into_iter().zip(balances).collect()
+        let group = self.group();
+        let balances: Vec<Balance> = self.with_ledgers(group.as_ref(), |ledgers| {
+            ledgers.iter_mut().map(|(limits, ledger)| ledger.balance(**limits, now)).collect()
+        });
+        self.whose(group.as_ref()).into_iter().zip(balances).collect()
     }
 
     /// Whether one more request might be admitted, as far as that can be said before its body is read; `arriving` more of
@@ -133,7 +159,7 @@ impl Access {
 
     /// Settles an ended request. See [`Ledger::settle`].
     pub fn settle(&self, reserved: Reserved, tokens: u64, now: Moment) {
-        self.with_ledgers(|ledgers| {
+        self.with_ledgers(reserved.group.as_ref(), |ledgers| {
             for ((_, ledger), held) in ledgers.iter_mut().zip(reserved.held) {
                 ledger.settle(held, tokens, now);
             }
@@ -142,7 +168,7 @@ impl Access {
 
     /// Takes an admission back. See [`Ledger::cancel`].
     pub fn cancel(&self, reserved: Reserved, now: Moment) {
-        self.with_ledgers(|ledgers| {
+        self.with_ledgers(reserved.group.as_ref(), |ledgers| {
             for ((_, ledger), held) in ledgers.iter_mut().zip(reserved.held) {
                 ledger.cancel(held, now);
             }
@@ -161,8 +187,17 @@ impl Access {
 pub struct Reserved {
     /// In the order of the ledgers.
     held: Vec<Reservation>,
+    /// The group that it was admitted under, even if the user has left it since.
+    group: Option<Arc<UserGroup>>,
     /// What the request may use.
     pub allowance: Allowance,
+}
+
+impl Reserved {
+    /// The group that it was admitted under.
+    pub fn group(&self) -> Option<&Arc<UserGroup>> {
+        self.group.as_ref()
+    }
 }
 
 /// Whose limit it is.
@@ -172,6 +207,8 @@ pub enum Whose {
     User(UserId),
     /// A key's, by its name.
     Key(String),
+    /// A group's, by its name.
+    Group(Arc<str>),
 }
 
 impl Whose {
@@ -180,6 +217,7 @@ impl Whose {
         match self {
             Self::User(_) => "user",
             Self::Key(_) => "key",
+            Self::Group(_) => "group",
         }
     }
 
@@ -188,6 +226,7 @@ impl Whose {
         match self {
             Self::User(user) => user.as_str(),
             Self::Key(name) => name,
+            Self::Group(name) => name,
         }
     }
 }

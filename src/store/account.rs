@@ -4,12 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
+use super::group::UserGroup;
 use super::revocation::Revocation;
+use super::usage_id::usage_id;
 use limits::{Balance, Ledger, Limits, Moment};
 
 const MINUTE_MS: i64 = 60_000;
-/// Between a name and the number of the user who has it; no name holds it.
-const GENERATION: char = '~';
 
 /// A user's name: `[A-Za-z0-9._@-]{1,64}`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,22 +35,6 @@ impl UserId {
     }
 }
 
-/// By which id usage tells users apart: the name, with `~2` for the second user of that name, and so on.
-pub(super) fn usage_id(name: &str, generation: u32) -> Arc<str> {
-    if generation <= 1 { name.into() } else { format!("{name}{GENERATION}{generation}").into() }
-}
-
-/// The name of whoever has this [`usage_id`].
-pub fn name_of(usage_id: &str) -> &str {
-    usage_id.split(GENERATION).next().unwrap_or(usage_id)
-}
-
-/// Whether it says which user of a name is meant; `ann~1` is the first one's way to say so.
-pub(super) fn explicit(id: &str) -> Option<Arc<str>> {
-    let (name, generation) = id.split_once(GENERATION)?;
-    Some(usage_id(name, generation.parse().ok()?))
-}
-
 /// A user as the database has them.
 #[derive(Clone, Debug)]
 pub(super) struct UserEntry {
@@ -63,6 +47,8 @@ pub(super) struct UserEntry {
     pub(super) profile: Option<Arc<Profile>>,
     /// To the minute, epoch milliseconds; 0 = never.
     pub(super) last_seen_ms: i64,
+    /// The name of the group.
+    pub(super) group: Option<Arc<str>>,
 }
 
 impl UserEntry {
@@ -101,6 +87,7 @@ struct AccountState {
     terms: Terms,
     profile: Option<Arc<Profile>>,
     ledger: Ledger,
+    group: Option<Arc<UserGroup>>,
 }
 
 /// A change of limits: `None` = as it was, `Some(None)` = no limit.
@@ -149,7 +136,7 @@ impl Account {
             user: entry.user.clone(),
             usage_id: entry.usage_id(),
             created_at_ms: entry.created_at_ms,
-            state: Mutex::new(AccountState { terms: entry.terms, profile: entry.profile.clone(), ledger }),
+            state: Mutex::new(AccountState { terms: entry.terms, profile: entry.profile.clone(), ledger, group: None }),
             last_seen_ms: AtomicI64::new(entry.last_seen_ms),
             closed: Revocation::default(),
         })
@@ -184,6 +171,16 @@ impl Account {
     /// What the operator says of the user.
     pub fn profile(&self) -> Profile {
         self.with(|state| state.profile.as_deref().cloned()).unwrap_or_default()
+    }
+
+    /// The user's group.
+    pub fn group(&self) -> Option<Arc<UserGroup>> {
+        self.with(|state| state.group.clone())
+    }
+
+    /// From the next request on; what runs stays in the group that it was admitted under.
+    pub(super) fn set_group(&self, group: Option<Arc<UserGroup>>) {
+        self.with(|state| state.group = group);
     }
 
     /// Whether nothing is to be let in for the user.
@@ -231,15 +228,6 @@ impl Account {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_second_user_of_a_name_has_an_id_of_its_own() {
-        assert_eq!((&*usage_id("ann", 1), &*usage_id("ann", 2)), ("ann", "ann~2"));
-        assert_eq!((name_of("ann"), name_of("ann~2")), ("ann", "ann"));
-        assert_eq!((explicit("ann~1").as_deref(), explicit("ann~3").as_deref()), (Some("ann"), Some("ann~3")));
-        assert_eq!((explicit("ann"), explicit("ann~x")), (None, None));
-        assert!(UserId::parse("ann~2").is_none());
-    }
 
     #[test]
     fn names_of_users_have_a_narrow_form() {

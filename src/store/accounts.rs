@@ -3,21 +3,25 @@
 //! [`Accounts`] mirrors the tables `users`, `keys` and `key_digests`. A change goes to the database first and then to
 //! memory, under one lock with [`Accounts::refresh`], which takes up what has changed since it last looked: changes travel
 //! as changes, however many users there are. A key or user that goes takes its running requests with it.
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::access::Access;
-use super::account::{Account, UserEntry, name_of};
+use super::account::{Account, UserEntry};
 use super::administrators::Administrators;
 use super::database::Store;
 use super::directory::{Directory, KeyIndex, Presented};
 use super::error::StoreError;
+use super::group::{GroupEntry, UserGroup};
+use super::group_spent::{SpentByGroups, spent_by_groups};
 use super::key::Key;
 use super::keys::{KeyDigest, Peppers};
 use super::people::Changed;
 use super::spent::{SpentByAll, spent};
 use super::subject::Subject;
-use limits::{Budget, Ledger, Limits, Moment, PriorUse};
+use super::usage_id::name_of;
+use limits::{Budget, Calendar, Ledger, Limits, Moment, PriorUse};
 
 /// All users and keys, in memory, in front of the database.
 #[derive(Debug)]
@@ -187,7 +191,9 @@ impl Accounts {
     pub(super) fn subjects(&self) -> Vec<Subject> {
         let directory = self.read();
         let users = directory.awake_accounts().map(|account| Subject::User(account.clone()));
-        users.chain(directory.awake_keys().map(|key| Subject::Key(key.clone()))).collect()
+        let groups = directory.groups();
+        let groups = groups.flat_map(|group| [Subject::Group(group.clone()), Subject::GroupMonth(group.clone())]);
+        users.chain(directory.awake_keys().map(|key| Subject::Key(key.clone()))).chain(groups).collect()
     }
 
     /// Wakes those of whom something may count that this gateway does not know of.
@@ -229,11 +235,26 @@ impl Accounts {
             if let Some(key) = row.key_id.as_deref().and_then(|id| directory.awake_key(id)) {
                 key.with_ledger(|_, ledger| ledger.sent(tokens, row.day));
             }
+            if let Some(group) = row.group_id.as_deref().and_then(|id| directory.group_of_usage(id)) {
+                group.sent(tokens, row.day);
+            }
         }
     }
 
     fn ledger_of(&self, limits: &Limits, prior: Option<&PriorUse>, now: Moment) -> Ledger {
-        let mut budget = Budget::default();
+        self.ledger_by(Calendar::Day, limits, prior, now)
+    }
+
+    /// A group with what is used of its limits.
+    pub(super) fn group_of(&self, entry: &GroupEntry, spent: &SpentByGroups, now: Moment) -> Arc<UserGroup> {
+        let (id, limits) = (entry.usage_id(), &entry.terms.limits);
+        let ledger = self.ledger_by(Calendar::Day, limits, spent.of_day.get(&*id), now);
+        let month = self.ledger_by(Calendar::Month, &Limits::default(), spent.of_month.get(&*id), now);
+        UserGroup::new(entry, ledger, month)
+    }
+
+    fn ledger_by(&self, calendar: Calendar, limits: &Limits, prior: Option<&PriorUse>, now: Moment) -> Ledger {
+        let mut budget = Budget::of(calendar);
         if let Some(prior) = prior {
             budget.restore(limits, prior.clone(), now);
         }
@@ -263,6 +284,7 @@ impl Accounts {
     pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
         let _changing = self.changing.lock().await;
         let spent = spent(&self.store, None, day_of).await?;
+        let by_groups = spent_by_groups(&self.store, day_of).await?;
         // Whoever rests has used something of that day all the same.
         self.begin_with(&spent, day_of);
         let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);
@@ -274,6 +296,10 @@ impl Accounts {
         for key in directory.awake_keys() {
             let tokens = tokens(spent.keys.get(&**key.id()));
             key.with_ledger(|_, ledger| ledger.prepare_day(day_of.day(), tokens));
+        }
+        for group in directory.groups() {
+            let used = |spent: &HashMap<String, PriorUse>| tokens(spent.get(&**group.usage_id()));
+            group.prepare_day(day_of, used(&by_groups.of_day), used(&by_groups.of_month));
         }
         Ok(())
     }

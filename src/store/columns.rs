@@ -1,11 +1,13 @@
 //! Converts the columns of users and keys to the types of the request path, and back.
 use std::sync::Arc;
 
-use entity::{key, key_digest, user};
+use entity::{key, key_digest, user, user_group};
 
 use super::account::{Profile, Terms, UserEntry, UserId};
+use super::allowed_models::AllowedModels;
 use super::directory::{KeyEntry, SecretEntry};
-use super::key::{AllowedModels, KeySpec};
+use super::group::{GroupEntry, GroupTerms};
+use super::key::KeySpec;
 use super::keys::{KeyDigest, Peppers, SecretEnd};
 use limits::Limits;
 
@@ -18,6 +20,7 @@ pub(super) fn user_entry(row: &user::Model) -> Option<UserEntry> {
         terms: terms_of(row),
         profile: profile_of(row),
         last_seen_ms: row.last_seen_ms.unwrap_or_default(),
+        group: row.group_id.as_deref().map(Arc::from),
     })
 }
 
@@ -55,11 +58,28 @@ fn terms_of(row: &user::Model) -> Terms {
 
 fn spec_of(row: &key::Model) -> KeySpec {
     let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
-    let allowed_models = row.allowed_models.as_deref().map(|names| {
-        // An unreadable list allows no model, rather than every model.
-        AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
-    });
+    let allowed_models = row.allowed_models.as_deref().map(models_of);
     KeySpec { name: row.name.clone(), expires_at_ms: row.expires_at_ms, allowed_models, limits }
+}
+
+/// An unreadable list allows no model, rather than every model.
+fn models_of(names: &str) -> AllowedModels {
+    AllowedModels::new(serde_json::from_str::<Vec<String>>(names).unwrap_or_default())
+}
+
+pub(super) fn group_entry(row: &user_group::Model) -> GroupEntry {
+    let limits = limits_of(row.requests_per_minute, row.tokens_per_minute, row.tokens_per_day, row.max_concurrency);
+    GroupEntry {
+        name: row.id.as_str().into(),
+        generation: u32::try_from(row.generation).unwrap_or(u32::MAX),
+        created_at_ms: row.created_at_ms,
+        terms: GroupTerms {
+            limits,
+            tokens_per_month: row.tokens_per_month.map(|limit| u64::try_from(limit).unwrap_or(0)),
+            weight: row.weight_millis.max(1) as f64 / 1000.0,
+            allowed_models: row.allowed_models.as_deref().map(models_of),
+        },
+    }
 }
 
 pub(super) fn to_millis(weight: f64) -> i64 {

@@ -21,8 +21,8 @@ use super::usage_row::UsageRow;
 
 const COLUMNS: &str = "request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, stream, status, \
     prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, load_ms, \
-    prefill_ms, decode_ms, code, limit_name, http_status, requests";
-const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
+    prefill_ms, decode_ms, code, limit_name, http_status, requests, group_id";
+const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
 /// Numbers of rows for which a prepared statement is kept. A group between two of these sizes repeats its last row, which
 /// has no effect the second time: preparing another statement would cost several times as much.
 const ROW_SIZES: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
@@ -193,7 +193,8 @@ fn bind<'q>(mut query: Bound<'q>, group: Group<'q>, places: Places) -> Bound<'q>
             .bind(row.reason.code.as_deref())
             .bind(row.reason.limit.as_deref())
             .bind(row.http_status.map(i32::from))
-            .bind(signed(row.requests));
+            .bind(signed(row.requests))
+            .bind(row.group.clone());
     }
     for (request_id, note) in padded(group.notes, places.notes) {
         query = query.bind(*request_id).bind(note.as_str());
@@ -245,6 +246,7 @@ mod tests {
             reason: Reason::default(),
             http_status: None,
             requests: 1,
+            group: Some("lab".into()),
         }
     }
 

@@ -53,14 +53,14 @@ pub(super) fn comparison(since_day: i32, on_postgres: bool) -> String {
     let first_id = if on_postgres { format!("'{first_id}'") } else { format!("x'{}'", first_id.simple()) };
     format!(
         "SELECT count(*) FROM (SELECT day FROM (\
-         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, requests, \
-         prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
+         SELECT day, user_id, coalesce(key_id, '') AS key_id, model, coalesce(node, '') AS node, status, \
+         coalesce(group_id, '') AS group_id, requests, prompt_tokens, completion_tokens, queue_ms, duration_ms, coalesce(load_ms, 0) AS load_ms, \
          coalesce(prefill_ms, 0) AS prefill_ms, coalesce(decode_ms, 0) AS decode_ms FROM usage \
          WHERE request_id >= {first_id} AND day >= {since_day} \
          UNION ALL \
-         SELECT day, user_id, key_id, model, node, status, -requests, -prompt_tokens, -completion_tokens, -queue_ms, \
+         SELECT day, user_id, key_id, model, node, status, group_id, -requests, -prompt_tokens, -completion_tokens, -queue_ms, \
          -duration_ms, -load_ms, -prefill_ms, -decode_ms FROM usage_rollups WHERE day >= {since_day}) AS both_of_them \
-         GROUP BY day, user_id, key_id, model, node, status \
+         GROUP BY day, user_id, key_id, model, node, status, group_id \
          HAVING sum(requests) <> 0 OR sum(prompt_tokens) <> 0 OR sum(completion_tokens) <> 0 OR sum(queue_ms) <> 0 \
          OR sum(duration_ms) <> 0 OR sum(load_ms) <> 0 OR sum(prefill_ms) <> 0 OR sum(decode_ms) <> 0) AS wrong"
     )

@@ -3,6 +3,7 @@
 //! Most users and keys rest most of the time, and there may be a million of them. One that rests is a compact record; the
 //! [`Account`] and [`Key`] that requests work with are made when the first request needs them, and dropped when nothing of
 //! them is in use or counts any more. Digests and ids are found through tables of 4-byte indices into the records.
+mod groups;
 mod records;
 mod secrets;
 mod waking;
@@ -17,9 +18,11 @@ use self::records::{CompactId, KeyRecord, ShortText, UserRecord, minute_of};
 pub(super) use self::records::{KeyEntry, from_hex};
 pub(super) use self::secrets::SecretEntry;
 use self::secrets::{Chain, SecretTable};
-use super::account::{Account, UserEntry, name_of};
+use super::account::{Account, UserEntry};
+use super::group::UserGroup;
 use super::key::{DEFAULT_NAME, Key, KeySpec};
 use super::keys::KeyDigest;
+use super::usage_id::name_of;
 use limits::Limits;
 
 /// No record; also the end of a chain.
@@ -55,6 +58,7 @@ pub(super) struct Directory {
     secrets: SecretTable,
     awake_users: BTreeSet<u32>,
     awake_keys: BTreeSet<u32>,
+    groups: BTreeMap<Arc<str>, Arc<UserGroup>>,
 }
 
 impl Directory {
@@ -119,11 +123,16 @@ impl Directory {
         if self.user(entry.user.as_str()).is_some_and(|known| known.generation != entry.generation) {
             self.remove_user(&entry.user.shared());
         }
+        let group = entry.group.as_ref().and_then(|name| self.groups.get(name)).cloned();
+        if let Some(group) = &group {
+            entry.group = Some(group.name().clone());
+        }
         if let Some(index) = self.by_name.get(entry.user.as_str())
             && let Some(Some(record)) = self.users.get_mut(*index as usize)
         {
             if let Some(account) = &record.awake {
                 account.set(&entry);
+                account.set_group(group);
             }
             entry.last_seen_ms = entry.last_seen_ms.max(record.entry.last_seen_ms);
             record.entry = entry;
@@ -328,6 +337,7 @@ mod tests {
             terms: Terms::default(),
             profile: None,
             last_seen_ms: 0,
+            group: None,
         }
     }
 

@@ -28,6 +28,23 @@ pub enum StoreError {
     /// There are as many administrators as there may be.
     #[error("there may be {0} administrators; delete one that is not needed any more")]
     TooManyAdmins(usize),
+    /// A group of this name exists already.
+    #[error("group `{0}` exists already")]
+    GroupExists(String),
+    /// There is no such group.
+    #[error("there is no group `{0}`")]
+    NoGroup(String),
+    /// There are as many groups as there may be.
+    #[error("there may be {0} groups; delete one that is not needed any more")]
+    TooManyGroups(usize),
+    /// The group still has users.
+    #[error("group `{group}` still has {users} users; with `?members=release` they leave it")]
+    GroupHasUsers {
+        /// The name.
+        group: String,
+        /// How many.
+        users: u64,
+    },
     /// The operating system has no randomness for a key.
     #[error("the operating system gave no random bytes: {0}")]
     Randomness(#[from] getrandom::Error),

@@ -6,10 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::account::UserEntry;
 use super::accounts::{Accounts, Position};
 use super::administrators::{AdminRows, Administrators};
-use super::columns::{key_entry, secret_entry};
+use super::columns::{group_entry, key_entry, secret_entry};
 use super::database::Store;
 use super::directory::Directory;
 use super::error::StoreError;
+use super::group::GroupEntry;
+use super::group_spent::spent_by_groups;
+use super::groups::read_groups;
 use super::keys::{KeySettings, Peppers};
 use super::people::{Changed, People, Since, changes_since, newest_change, put_user, read_all};
 use super::spent::spent;
@@ -39,6 +42,7 @@ impl Accounts {
             Err(error) => return Err(error),
         };
         let admins = read_admins(&store).await?;
+        let groups = read_groups(if store.is_online() { &store.db } else { &store.local.db }).await?;
         let accounts = Self {
             admins: Administrators::new(&admins),
             current: AtomicBool::new(store.is_online()),
@@ -50,6 +54,9 @@ impl Accounts {
             // Until it is known who else is there.
             sharing: AtomicBool::new(is_outbox),
         };
+        let spent_groups = spent_by_groups(&accounts.store, now).await?;
+        let entries: Vec<GroupEntry> = groups.iter().map(group_entry).collect();
+        accounts.write().set_groups(&entries, |entry| accounts.group_of(entry, &spent_groups, now));
         if accounts.store.is_online() {
             let mut position = accounts.changing.lock().await;
             accounts.catch_up(&mut position, now).await?;
@@ -94,6 +101,9 @@ impl Accounts {
             match since {
                 Since::Nothing => return Ok(()),
                 Since::Some(changed, seq) => {
+                    if changed.groups {
+                        self.take_up_groups(now).await?;
+                    }
                     let people = People::read(&self.store.db, &changed).await?;
                     self.take_up(&people, &changed, now).await?;
                     if self.store.local.is_outbox && position.copied == position.seq {
@@ -115,6 +125,7 @@ impl Accounts {
                         *old = directory;
                     }
                     self.begin_with(&spent, now);
+                    self.take_up_groups(now).await?;
                     self.take_up_admins(position).await?;
                     position.seq = Some(seq);
                 }
@@ -125,6 +136,7 @@ impl Accounts {
 
     async fn copy_all(&self, seq: i64) -> Result<(), StoreError> {
         self.store.copy_admins(&AdminRows::read(&self.store.db).await?).await?;
+        self.store.copy_groups(&read_groups(&self.store.db).await?).await?;
         self.store.copy_everybody(seq).await
     }
 

@@ -5,36 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 use super::account::Account;
+use super::allowed_models::AllowedModels;
 use super::keys::{ApiKey, SecretEnd};
 use super::revocation::Revocation;
 use limits::{Balance, Ledger, Limits, Moment};
-use protocol::ModelName;
 
 const MINUTE_MS: i64 = 60_000;
 /// The name of a key that was given none.
 pub(super) const DEFAULT_NAME: &str = "default";
-
-/// The models that a key may ask for, by the names that nodes list or by the operator's aliases, matched as Ollama matches
-/// names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AllowedModels(Arc<[String]>);
-
-impl AllowedModels {
-    /// Allows exactly these names.
-    pub fn new(names: impl IntoIterator<Item = String>) -> Self {
-        Self(names.into_iter().collect())
-    }
-
-    /// The names, as the operator gave them.
-    pub fn names(&self) -> &[String] {
-        &self.0
-    }
-
-    /// Whether `name` is among them.
-    pub fn allow(&self, name: &str) -> bool {
-        self.0.iter().any(|allowed| ModelName::same(allowed, name))
-    }
-}
 
 /// The part of a key that the operator chooses and may change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,21 +168,4 @@ pub struct MadeKey {
     pub key: Arc<Key>,
     /// Shown once.
     pub secret: ApiKey,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_model_is_allowed_with_and_without_its_usual_tag() {
-        let models = AllowedModels::new(["llama3.2".to_owned(), "llava:latest".to_owned(), "qwen3:8b".to_owned()]);
-        for good in ["llama3.2", "llama3.2:latest", "llava", "llava:latest", "qwen3:8b", "LLAMA3.2"] {
-            assert!(models.allow(good), "{good}");
-        }
-        for bad in ["llama3.2:1b", "llama3", "qwen3", "qwen3:8", "", ":latest"] {
-            assert!(!models.allow(bad), "{bad}");
-        }
-        assert!(!AllowedModels::new([]).allow("llama3.2"));
-    }
 }

@@ -13,6 +13,7 @@
 //! it was last heard; then requests under a limit are refused, and those without one go on.
 mod broker;
 mod identity;
+mod in_database;
 mod line;
 mod stances;
 mod table;
@@ -36,7 +37,7 @@ use super::error::StoreError;
 use super::settings::DatabaseSettings;
 use super::subject::Subject;
 use crate::clock::Clock;
-use limits::{Amounts, Holding, Moment, Most};
+use limits::{Amounts, Calendar, Holding, Moment, Most};
 
 /// How often a gateway says that it lives.
 const BEAT: Duration = Duration::from_secs(1);
@@ -69,8 +70,9 @@ pub struct Leaser {
     is_up: bool,
     /// Uptime until which the others know that we live.
     until: Duration,
-    /// Since when we are alone, if there was somebody before.
+    /// Since when we are alone, if there was somebody before whose use counts this day; and the same for this month.
     alone_since: Option<Moment>,
+    alone_in_month: Option<Moment>,
     /// What the table has of us.
     written: HashMap<String, Holding>,
 }
@@ -107,6 +109,7 @@ impl Leaser {
             is_up: true,
             until: Duration::ZERO,
             alone_since: None,
+            alone_in_month: None,
             written: HashMap::new(),
             store,
         };
@@ -203,9 +206,11 @@ impl Leaser {
 
     /// Nobody else is there any more: takes what they have left.
     async fn go_alone(&mut self, has_leases: bool) -> Result<(), NotLeased> {
-        if has_leases {
+        // Those who shared with us may have given back all they held, but have used something.
+        if has_leases || self.mode == Mode::Sharing {
             self.trade_for_all().await?;
             self.alone_since = Some(self.clock.now());
+            self.alone_in_month = self.alone_since;
         } else {
             self.keep_all();
         }
@@ -233,25 +238,41 @@ impl Leaser {
 
     /// Nobody else has, or has used, anything.
     fn keep_all(&mut self) {
-        self.alone_since = None;
+        (self.alone_since, self.alone_in_month) = (None, None);
         self.accounts.set_sharing(false);
-        for subject in self.accounts.subjects() {
-            subject.with(|_, ledger| ledger.end_sharing());
+        self.end_sharing(Calendar::Day);
+        self.end_sharing(Calendar::Month);
+    }
+
+    /// What others used counts no more once that day, or month, is over, and the last minute.
+    fn forget_others(&mut self) {
+        let now = self.clock.now();
+        let is_over = |calendar: Calendar, since: Option<Moment>| {
+            since.is_some_and(|since| calendar.of(now) > calendar.of(since) && now.uptime > since.uptime + 2 * MINUTE)
+        };
+        if self.mode != Mode::Sole {
+            return;
+        }
+        if is_over(Calendar::Day, self.alone_since) {
+            self.alone_since = None;
+            self.accounts.set_sharing(false);
+            self.end_sharing(Calendar::Day);
+        }
+        if is_over(Calendar::Month, self.alone_in_month) {
+            self.alone_in_month = None;
+            self.end_sharing(Calendar::Month);
         }
     }
 
-    /// What others used counts no more once that day is over, and the last minute.
-    fn forget_others(&mut self) {
-        let now = self.clock.now();
-        let is_over = |since: Moment| now.day() > since.day() && now.uptime > since.uptime + 2 * MINUTE;
-        if self.mode == Mode::Sole && self.alone_since.is_some_and(is_over) {
-            self.keep_all();
+    fn end_sharing(&self, calendar: Calendar) {
+        for subject in self.accounts.subjects().iter().filter(|subject| subject.calendar() == calendar) {
+            subject.with(|_, ledger| ledger.end_sharing());
         }
     }
 
     /// From now on nothing is used that is not leased.
     fn share_all(&mut self) {
-        self.alone_since = None;
+        (self.alone_since, self.alone_in_month) = (None, None);
         self.accounts.set_sharing(true);
         let now = self.clock.now();
         for subject in self.accounts.subjects() {
@@ -291,9 +312,7 @@ impl Leaser {
 
     async fn trade(&mut self, mut lines: Vec<Line>) -> Result<(), NotLeased> {
         for lines in lines.chunks_mut(MANY) {
-            // All claims of one trade are of one moment.
-            let day = lines.first().map_or(0, |line| line.claim.day);
-            self.table.trade(lines, day).await?;
+            self.table.trade(lines).await?;
             for line in lines {
                 let traded = (&line.holding, line.free);
                 line.subject.with(|_, ledger| ledger.take(&line.limits, &line.claim, traded, &line.elsewhere));

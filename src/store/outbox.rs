@@ -6,8 +6,11 @@
 //! it does not block the others. While Postgres is away, rows only take up room in the local file.
 use std::time::Duration;
 
-use entity::{outbox, parked, usage};
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect, RuntimeErr};
+use entity::{outbox, parked, swept_token, usage};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, RuntimeErr, Statement, TransactionTrait,
+};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -16,6 +19,7 @@ use super::accounts::Accounts;
 use super::database::Store;
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
+use super::transactions::immediate;
 use super::usage_row::{DAY_MS, first_id, ids_of, insert_rows};
 use crate::clock::Clock;
 
@@ -26,6 +30,8 @@ const GATHER: Duration = Duration::from_millis(100);
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
 /// Time between two sweeps of old rows.
 const SWEEP: Duration = Duration::from_secs(600);
+/// Days of which it is known what groups had used in rows that are gone: longer than a month.
+const SWEPT_DAYS: i32 = 40;
 
 /// The progress of the copier, for metrics and for those who wait.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -238,17 +244,40 @@ impl Copier {
         let swept = async {
             loop {
                 let gone: Vec<Uuid> = within_deadline(old.clone().into_tuple().all(local)).await?;
-                let delete = usage::Entity::delete_many().filter(usage::Column::RequestId.is_in(gone.iter().copied()));
-                within_deadline(delete.exec(local)).await?;
+                within_deadline(sweep_rows(local, &gone)).await?;
                 if (gone.len() as u64) < BATCH {
-                    return Ok::<_, StoreError>(());
+                    break;
                 }
             }
+            let old = swept_token::Column::Day.lt(self.clock.now().day() - SWEPT_DAYS);
+            within_deadline(swept_token::Entity::delete_many().filter(old).exec(local)).await?;
+            Ok::<_, StoreError>(())
         };
         if let Err(error) = swept.await {
             tracing::warn!(%error, "old rows could not be deleted from the local file");
         }
     }
+}
+
+/// Deletes these rows, and adds what groups had used in them to what is known of rows that are gone: a month is longer than
+/// rows are kept here.
+async fn sweep_rows(local: &DatabaseConnection, gone: &[Uuid]) -> Result<(), DbErr> {
+    use usage::Column::{CompletionTokens, Day, GroupId, PromptTokens, RequestId};
+    let transaction = local.begin_with_options(immediate()).await?;
+    let rows = || RequestId.is_in(gone.iter().copied());
+    let used = usage::Entity::find().filter(rows()).filter(GroupId.is_not_null());
+    let used = used.select_only().column(Day).column(GroupId).group_by(Day).group_by(GroupId);
+    let used = used.column_as(PromptTokens.sum().add(CompletionTokens.sum()), "tokens");
+    let used: Vec<(i32, String, i64)> = used.into_tuple().all(&transaction).await?;
+    for (day, group_id, tokens) in used {
+        let add = "INSERT INTO swept_tokens (day, group_id, tokens) VALUES (?, ?, ?) \
+                   ON CONFLICT (day, group_id) DO UPDATE SET tokens = swept_tokens.tokens + excluded.tokens";
+        let values = [day.into(), group_id.into(), tokens.into()];
+        let add = Statement::from_sql_and_values(transaction.get_database_backend(), add, values);
+        transaction.execute_raw(add).await?;
+    }
+    usage::Entity::delete_many().filter(rows()).exec(&transaction).await?;
+    transaction.commit().await
 }
 
 /// Whether the database refused the content of a row, rather than being unable to work at the moment.

@@ -45,6 +45,8 @@ pub(super) struct Changed {
     pub(super) keys: Vec<String>,
     /// Whether any administrator has.
     pub(super) admins: bool,
+    /// Whether any group has.
+    pub(super) groups: bool,
 }
 
 /// What the log of changes says to somebody who has read it up to a line.
@@ -103,6 +105,7 @@ impl Changed {
                 Some(("user", name)) => changed.users.push(name.to_owned()),
                 Some(("key", id)) => changed.keys.push(id.to_owned()),
                 Some(("admin", _)) => changed.admins = true,
+                Some(("group", _)) => changed.groups = true,
                 // Of a later version.
                 _ => {}
             }
@@ -201,7 +204,7 @@ fn put_secret(directory: &mut Directory, row: &key_digest::Model, peppers: &Pepp
 async fn read_texts(db: &DatabaseConnection, peppers: &Peppers, directory: &mut Directory) -> Result<(), DbErr> {
     // In the order of the models' fields.
     let columns = "id, created_at_ms, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, \
-                   weight_millis, suspended_at_ms, display_name, email, note, generation, last_seen_ms";
+                   weight_millis, suspended_at_ms, display_name, email, note, generation, last_seen_ms, group_id";
     each_line(db, "users", columns, |row: user::Model| _ = put_user(directory, &row)).await?;
     let columns = "id, user_id, name, created_at_ms, expires_at_ms, allowed_models, requests_per_minute, \
                    tokens_per_minute, tokens_per_day, max_concurrency, last_used_ms";

@@ -7,6 +7,7 @@ use sea_orm::{
 use sea_orm_migration::MigratorTrait;
 
 use super::comparison::comparison;
+use super::group_spent::sums_of_days;
 use super::report::{Dimension, Report, select};
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
@@ -39,6 +40,8 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
     };
     let usage = entity::usage::Entity::find;
     let of_ann = usage().filter(sea_orm::ColumnTrait::eq(&entity::usage::Column::UserId, "ann"));
+    let sums_of_groups = &["usage_rollups_group"];
+    let lab = (Dimension::Group, "lab".to_owned());
     let ann = (Dimension::User, "ann".to_owned());
     vec![
         ("a page of rows", rows_of("ann", page).build(backend).to_string(), of_user),
@@ -50,6 +53,8 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
         ("a month by model", in_sql(&report(&[Dimension::Model], &[])), key),
+        ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), key),
+        ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), sums_of_groups),
         ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann])), sums_of_user),
     ]
 }

@@ -45,6 +45,7 @@ struct RefusalsOfUser {
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Alike {
     key: Option<Arc<str>>,
+    group: Option<Arc<str>>,
     reason: Reason,
     http_status: Option<u16>,
 }
@@ -99,7 +100,12 @@ impl RefusalTally {
             self.ready.push(row.clone());
             return true;
         }
-        let alike = Alike { key: row.key.clone(), reason: row.reason.clone(), http_status: row.http_status };
+        let alike = Alike {
+            key: row.key.clone(),
+            group: row.group.clone(),
+            reason: row.reason.clone(),
+            http_status: row.http_status,
+        };
         match user.shared.get_mut(&alike) {
             Some(shared) => shared.requests = shared.requests.saturating_add(row.requests),
             None => {
@@ -160,6 +166,7 @@ mod tests {
             reason: Reason::new(Some("rate_limit_exceeded"), Some(limit)),
             http_status: Some(429),
             requests: 1,
+            group: None,
         }
     }
 

@@ -33,11 +33,13 @@ pub enum Dimension {
     Day,
     /// How the requests ended.
     Status,
+    /// The group under whose limits they were admitted.
+    Group,
 }
 
 impl Dimension {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status];
+    pub const ALL: [Self; 7] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status, Self::Group];
 
     /// The word in the API.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +50,7 @@ impl Dimension {
             Self::Node => "node",
             Self::Day => "day",
             Self::Status => "status",
+            Self::Group => "group",
         }
     }
 
@@ -59,6 +62,7 @@ impl Dimension {
             Self::Node => Column::Node,
             Self::Day => Column::Day,
             Self::Status => Column::Status,
+            Self::Group => Column::GroupId,
         }
     }
 }

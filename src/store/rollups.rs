@@ -10,7 +10,7 @@ pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     let trigger = Statement::from_string(db.get_database_backend(), trigger);
     let known: Option<String> = db.query_one_raw(trigger).await?.map(|row| row.try_get_by_index(0)).transpose()?;
     match known {
-        Some(sql) if sql.contains("summing") && sql.contains("NEW.requests") => return Ok(()),
+        Some(sql) if sql.contains("summing") && sql.contains("NEW.group_id") => return Ok(()),
         // The trigger of an earlier version, which has summed up all existing rows.
         Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
         None => {

@@ -123,16 +123,21 @@ async fn add_recent(
 }
 
 pub(super) fn recent_query(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {
-    rows.filter(Column::RequestId.gte(first_id(since_ms)))
-        .filter(Column::CreatedAtMs.gt(since_ms))
-        // A request that was refused by a node was admitted before, so it counts.
-        .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
-        .select_only()
+    recent_rows(rows, since_ms)
         .column(Column::UserId)
         .column(Column::KeyId)
         .column(Column::CreatedAtMs)
         .column(Column::PromptTokens)
         .column(Column::CompletionTokens)
+}
+
+/// The rows of requests that were admitted after this moment (epoch milliseconds), without any column yet.
+pub(super) fn recent_rows(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {
+    rows.filter(Column::RequestId.gte(first_id(since_ms)))
+        .filter(Column::CreatedAtMs.gt(since_ms))
+        // A request that was refused by a node was admitted before, so it counts.
+        .filter(Column::Status.ne(Status::Refused.as_str()).or(Column::Attempts.gt(0)))
+        .select_only()
 }
 
 fn unsigned(number: i64) -> u64 {

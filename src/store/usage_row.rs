@@ -6,7 +6,7 @@ use entity::usage::{Entity, Model};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
-use super::account::name_of;
+use super::usage_id::name_of;
 
 /// A UTC day in milliseconds.
 pub(super) const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -113,6 +113,8 @@ pub struct UsageRow {
     pub http_status: Option<u16>,
     /// How many requests the row stands for: 1, except for refusals beyond a user's first few in a minute.
     pub requests: u64,
+    /// The group under whose limits it was admitted, by the id that tells groups of one name apart.
+    pub group: Option<Arc<str>>,
 }
 
 /// What went wrong with a request, for programs. Empty if nothing did.
@@ -169,6 +171,7 @@ impl UsageRow {
             limit_name: self.reason.limit.map(Cow::into_owned),
             http_status: self.http_status.map(i32::from),
             requests: signed(self.requests),
+            group_id: self.group.as_deref().map(str::to_owned),
         }
     }
 
@@ -198,6 +201,7 @@ impl UsageRow {
             reason: Reason { code: model.code.map(Cow::Owned), limit: model.limit_name.map(Cow::Owned) },
             http_status: model.http_status.and_then(|status| u16::try_from(status).ok()),
             requests: unsigned(model.requests),
+            group: model.group_id.map(Arc::from),
         }
     }
 }

@@ -13,12 +13,13 @@ use sea_orm::{
 
 use super::account::LimitsChange;
 use super::accounts::Accounts;
+use super::allowed_models::AllowedModels;
 use super::changes::begin_change;
 use super::columns::{key_entry, secret_entry, to_i64};
 use super::deadline::within_deadline;
 use super::directory::SecretEntry;
 use super::error::StoreError;
-use super::key::{AllowedModels, DEFAULT_NAME, Key, KeySpec, MadeKey};
+use super::key::{DEFAULT_NAME, Key, KeySpec, MadeKey};
 use super::keys::{ApiKey, Sealed, SecretEnd, random_hex};
 use limits::Moment;
 
@@ -50,7 +51,7 @@ impl KeyChange {
             id: ActiveValue::Unchanged(id.to_owned()),
             name: set(name, |name| name),
             expires_at_ms: set(self.expires_at_ms, |end| end),
-            allowed_models: set(self.allowed_models, |models| models.as_ref().map(text_of)),
+            allowed_models: set(self.allowed_models, |models| models.as_ref().map(AllowedModels::to_text)),
             requests_per_minute: set(self.limits.requests_per_minute, |limit| limit.map(i64::from)),
             tokens_per_minute: set(self.limits.tokens_per_minute, |limit| limit.map(to_i64)),
             tokens_per_day: set(self.limits.tokens_per_day, |limit| limit.map(to_i64)),
@@ -58,10 +59,6 @@ impl KeyChange {
             ..Default::default()
         }
     }
-}
-
-fn text_of(models: &AllowedModels) -> String {
-    serde_json::json!(models.names()).to_string()
 }
 
 /// A key and its digest before they are anywhere.
@@ -93,7 +90,7 @@ impl Accounts {
             name: spec.name,
             created_at_ms: now.unix_ms,
             expires_at_ms: spec.expires_at_ms,
-            allowed_models: spec.allowed_models.as_ref().map(text_of),
+            allowed_models: spec.allowed_models.as_ref().map(AllowedModels::to_text),
             requests_per_minute: spec.limits.requests_per_minute.map(i64::from),
             tokens_per_minute: spec.limits.tokens_per_minute.map(to_i64),
             tokens_per_day: spec.limits.tokens_per_day.map(to_i64),

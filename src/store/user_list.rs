@@ -39,6 +39,8 @@ pub enum UserOrder {
 pub struct UserSearch {
     /// What their name, display name, e-mail or note holds, in any case; `None` = all.
     pub text: Option<String>,
+    /// Only users of this group; an empty name = only users without one; `None` = all.
+    pub group: Option<String>,
     /// By what.
     pub order: UserOrder,
     /// The place of the last one of the page before.
@@ -62,6 +64,8 @@ pub struct ListedUser {
     pub terms: Terms,
     /// What the operator says.
     pub profile: Profile,
+    /// The name of the group.
+    pub group: Option<Arc<str>>,
     /// How many keys they have.
     pub keys: usize,
     /// When they last sent a request, to the minute, epoch milliseconds.
@@ -123,7 +127,7 @@ impl Accounts {
             let names = self.names_after(last.as_deref(), AT_A_TIME);
             let Some(newest) = names.last().cloned() else { return places };
             last = Some(newest);
-            let found = names.into_iter().filter_map(|name| self.place(name, search.order, text.as_deref(), used));
+            let found = names.into_iter().filter_map(|name| self.place(name, search, text.as_deref(), used));
             places.extend(found.filter(|place| search.after.as_ref().is_none_or(|after| place > after)));
             if in_order && places.len() > search.limit {
                 return places;
@@ -133,9 +137,12 @@ impl Accounts {
         }
     }
 
-    fn place(&self, name: Arc<str>, order: UserOrder, text: Option<&str>, used: &UsedById) -> Option<UserPlace> {
+    fn place(&self, name: Arc<str>, search: &UserSearch, text: Option<&str>, used: &UsedById) -> Option<UserPlace> {
         let directory = self.read();
         let entry = directory.user(&name)?;
+        if search.group.as_ref().is_some_and(|group| *group != entry.group.as_deref().unwrap_or_default()) {
+            return None;
+        }
         let profile = entry.profile.as_deref();
         let noted = profile.map(|profile| [&profile.display_name, &profile.email, &profile.note]);
         let mut texts = std::iter::once(&*name).chain(noted.into_iter().flatten().flatten().map(String::as_str));
@@ -145,7 +152,7 @@ impl Accounts {
             return None;
         }
         let of_used = || used.get(&entry.usage_id()).copied().unwrap_or_default();
-        let value = match order {
+        let value = match search.order {
             UserOrder::Name => 0,
             UserOrder::CreatedAt => entry.created_at_ms,
             UserOrder::LastSeen => directory.last_seen_ms(&name),
@@ -162,6 +169,7 @@ impl Accounts {
             created_at_ms: entry.created_at_ms,
             terms: entry.terms,
             profile: entry.profile.as_deref().cloned().unwrap_or_default(),
+            group: entry.group.clone(),
             keys: directory.keys_of(&place.1).len(),
             last_seen_ms: None,
             used: None,

@@ -1,14 +1,14 @@
 //! How do users come and go? Created, given other terms, suspended, deleted: in the database, and then in memory.
 use std::sync::Arc;
 
-use entity::{former_user, key, key_digest, usage_rollup, user};
+use entity::{former_user, key, key_digest, usage_rollup, user, user_group};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ActiveModelTrait, ActiveValue, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
     QuerySelect, QueryTrait, Set, SqlErr,
 };
 
-use super::account::{Account, Terms, UserEntry, UserId, explicit, usage_id};
+use super::account::{Account, Terms, UserEntry, UserId};
 use super::accounts::Accounts;
 use super::changes::begin_change;
 use super::columns::{to_i64, to_millis};
@@ -16,6 +16,7 @@ use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::key::{KeySpec, MadeKey};
 use super::people::put_user;
+use super::usage_id::{explicit, usage_id};
 use limits::Moment;
 
 /// A user to be created.
@@ -25,6 +26,8 @@ pub struct NewUser {
     pub user: UserId,
     /// Limits and weight to begin with.
     pub terms: Terms,
+    /// The name of the group.
+    pub group: Option<String>,
 }
 
 /// A change of what the operator says of a user: `None` = as it was, `Some(None)` = nothing.
@@ -38,6 +41,8 @@ pub struct UserChange {
     pub email: Option<Option<String>>,
     /// For operators.
     pub note: Option<Option<String>>,
+    /// The name of the group.
+    pub group: Option<Option<String>>,
 }
 
 impl Accounts {
@@ -51,14 +56,19 @@ impl Accounts {
         let drafted = self.draft(name, KeySpec::default(), now)?;
         let insert = async {
             let transaction = begin_change(&self.store.db).await?;
+            if let Some(group) = &new.group
+                && lacks_group(&transaction, group).await?
+            {
+                return Ok(Err(StoreError::NoGroup(group.clone())));
+            }
             let row = row_of(&new, next_generation(&transaction, name).await?, now);
             row.clone().into_active_model().insert(&transaction).await?;
             drafted.insert(&transaction).await?;
             transaction.commit().await?;
-            Ok(row)
+            Ok(Ok(row))
         };
         let row = match within_deadline(insert).await {
-            Ok(row) => row,
+            Ok(row) => row?,
             Err(StoreError::Database(cause))
                 if matches!(cause.sql_err(), Some(SqlErr::UniqueConstraintViolation(_))) =>
             {
@@ -122,6 +132,7 @@ impl Accounts {
             display_name: given(change.display_name),
             email: given(change.email),
             note: given(change.note),
+            group_id: given(change.group),
             ..Default::default()
         };
         self.update(user, row, now).await
@@ -136,9 +147,14 @@ impl Accounts {
         row.id = ActiveValue::Unchanged(user.to_owned());
         let update = async {
             let transaction = begin_change(&self.store.db).await?;
+            if let ActiveValue::Set(Some(group)) = &row.group_id
+                && lacks_group(&transaction, group).await?
+            {
+                return Ok(Err(StoreError::NoGroup(group.clone())));
+            }
             let row = row.update(&transaction).await?;
             transaction.commit().await?;
-            Ok(row)
+            Ok(Ok(row))
         };
         let row = within_deadline(update).await.map_err(|error| match error {
             // Another gateway has deleted the user, and this one has not heard of it yet.
@@ -146,7 +162,7 @@ impl Accounts {
                 StoreError::NotFound(user.to_owned())
             }
             other => other,
-        })?;
+        })??;
         put_user(&mut self.write(), &row);
         Ok(account)
     }
@@ -215,7 +231,13 @@ fn row_of(new: &NewUser, generation: u32, now: Moment) -> user::Model {
         note: None,
         generation: generation.into(),
         last_seen_ms: None,
+        group_id: new.group.clone(),
     }
+}
+
+/// Whether another gateway has deleted a group that this one still knows.
+async fn lacks_group(db: &DatabaseTransaction, name: &str) -> Result<bool, DbErr> {
+    Ok(user_group::Entity::find_by_id(name).one(db).await?.is_none())
 }
 
 /// Which user of this name the next one is: never one of whom there is usage.

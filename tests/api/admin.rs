@@ -61,6 +61,7 @@ async fn a_new_user_gets_a_key_of_the_documented_form_that_works_at_once() {
                 "created_at",
                 "display_name",
                 "email",
+                "group",
                 "key_count",
                 "key_id",
                 "last_seen",
@@ -336,7 +337,8 @@ async fn users_are_paged_by_an_opaque_cursor_without_loss_or_repetition() {
             assert_eq!(page["object"], "list");
             for user in page["data"].as_array().unwrap() {
                 let own: Vec<&str> = keys(user).into_iter().filter(|name| !LIMITS.contains(name)).collect();
-                let known = ["created_at", "display_name", "email", "key_count", "last_seen", "note", "suspended"];
+                let known =
+                    ["created_at", "display_name", "email", "group", "key_count", "last_seen", "note", "suspended"];
                 assert_eq!(
                     own,
                     [&known[..], &["suspended_at", "tokens_this_month", "tokens_today", "user_id"]].concat()

@@ -22,6 +22,7 @@ mod failures;
 mod fidelity;
 mod forecast;
 mod grey;
+mod groups;
 mod harness;
 mod input;
 mod keys;

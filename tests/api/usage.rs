@@ -8,7 +8,7 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, error_of, fast_node, node, spawn_app, spawn_app_with};
 
-const FIELDS: [&str; 22] = [
+const FIELDS: [&str; 23] = [
     "attempts",
     "code",
     "completion_tokens",
@@ -16,6 +16,7 @@ const FIELDS: [&str; 22] = [
     "decode_ms",
     "duration_ms",
     "endpoint",
+    "group_id",
     "http_status",
     "limit",
     "load_ms",

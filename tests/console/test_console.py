@@ -137,6 +137,36 @@ def test_a_node_that_drains_gets_nothing(admin, fleet, user_key):
     assert "fast" in {answer.headers["x-gateway-node"] for [answer] in answers}
 
 
+def test_a_drain_has_a_reason_and_an_end_that_can_be_changed(admin, fleet):
+    page = admin.open("now")
+    card = page.locator("[data-node=middle]")
+    dialog = page.get_by_role("dialog")
+    card.get_by_role("button", name="Drain middle").click()
+    dialog.get_by_label("Until").fill("2020-01-01T00:00")
+    confirm(page, "Drain")
+    expect(dialog.get_by_role("alert")).to_contain_text("until")
+    dialog.get_by_label("Reason").fill(MARKUP)
+    dialog.get_by_label("Until").fill("2035-01-02T03:04")
+    confirm(page, "Drain")
+    try:
+        expect(card).to_contain_text("Under maintenance until")
+        expect(card).to_contain_text(MARKUP)
+        card.get_by_role("button", name="Edit drain middle").click()
+        expect(dialog.get_by_label("Reason")).to_have_value(MARKUP)
+        expect(dialog.get_by_label("Until")).to_have_value("2035-01-02T03:04")
+        dialog.get_by_label("Reason").fill("driver update")
+        dialog.get_by_label("Until").fill("")
+        confirm(page, "Save")
+        expect(card).to_contain_text("Under maintenance: driver update.")
+        maintenance = fleet.admin("GET", "/nodes/middle").json()["maintenance"]
+        assert (maintenance["reason"], maintenance["until"]) == ("driver update", None)
+    finally:
+        card.get_by_role("button", name="Undrain middle").click()
+        confirm(page, "Undrain")
+    expect(card).to_contain_text("up")
+    expect(card.get_by_role("button", name="Undrain")).to_have_count(0)
+
+
 def test_a_running_request_is_seen_and_stopped(admin, fleet):
     with fleet.user() as (user, key):
         page = admin.open("now")
@@ -221,7 +251,7 @@ def test_a_users_key_opens_nothing_of_the_admins(windows, fleet):
         window = windows()
         page = window.sign_in(key)
         expect(page.get_by_role("navigation").get_by_role("link")).to_have_text(["Me"])
-        for path in ["now", "users", "models", "usage", "admins", "changes"]:
+        for path in ["now", "users", "groups", "models", "usage", "admins", "changes"]:
             window.open(path)
             expect(page.get_by_role("heading", level=1)).to_have_text("Me")
         statuses = page.evaluate(
@@ -290,6 +320,7 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
         page = window.sign_in(fleet.admin_key)
         live = page.locator("[data-live]")
         expect(live).to_have_attribute("data-live", "live")
+        expect(page.get_by_text("Loading…")).to_have_count(0)
 
         front.up.clear()
         expect(live).to_have_attribute("data-live", "stale")
@@ -369,7 +400,7 @@ def test_more_changes_come_page_by_page(admin, fleet):
         expect(page.get_by_role("button", name="Show more")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["now", "requests", "users", "models", "usage", "admins", "changes"])
+@pytest.mark.parametrize("path", ["now", "requests", "users", "groups", "models", "usage", "admins", "changes"])
 def test_each_page_shows_what_there_is(admin, path):
     page = admin.open(path)
     expect(page.get_by_role("heading", level=1)).to_be_visible()

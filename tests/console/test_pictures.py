@@ -8,8 +8,9 @@ from playwright.sync_api import expect
 
 from support import wait_until
 
-ADMIN_PAGES = ["now", "requests", "users", "models", "usage", "admins", "changes"]
+ADMIN_PAGES = ["now", "requests", "users", "groups", "models", "usage", "admins", "changes"]
 ADMINISTRATORS = [("eve", "operator"), ("victor", "viewer")]
+GROUP = "research"
 DOCS = pathlib.Path(__file__).resolve().parents[2] / "docs/pictures"
 @pytest.fixture(scope="module")
 def busy(fleet):
@@ -18,11 +19,16 @@ def busy(fleet):
     wait_until("some wait", lambda: fleet.admin("GET", "/queue").json()["queued"] > 3, seconds=60)
     made = fleet.admin("POST", "/users/alice/keys", json={"name": "laptop"})
     assert made.status_code == 201, made.text
+    group = {"group_id": GROUP, "tokens_per_month": 2_000_000, "weight": 2, "max_concurrency": 16}
+    assert fleet.admin("POST", "/groups", json=group).status_code == 201
+    for user in ["alice", "carol"]:
+        assert fleet.admin("PATCH", f"/users/{user}", json={"group": GROUP}).status_code == 200
     for name, role in ADMINISTRATORS:
         assert fleet.admin("POST", "/admins", json={"name": name, "role": role}).status_code == 201
     yield made.json()["api_key"]
     for name, _ in ADMINISTRATORS:
         fleet.admin("DELETE", f"/admins/{name}")
+    fleet.admin("DELETE", f"/groups/{GROUP}", params={"members": "release"})
     set_traffic(fleet, False)
 
 
@@ -56,6 +62,8 @@ def test_pictures_are_taken_of_each_page(windows, fleet, busy, folder, scheme):
     for path in ADMIN_PAGES:
         window.open(path)
         take(page, folder / f"{path}-{scheme}.png")
+    window.open(f"groups/{GROUP}")
+    take(page, folder / f"group-{scheme}.png")
     window.open("requests")
     page.locator("tbody a").first.click()
     expect(page.locator(".line")).to_be_visible()

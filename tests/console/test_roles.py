@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 from support import CHAT_MODEL
 from test_console import ask, confirm, in_background, row_of, wait_until
 
-PAGES = ["now", "requests", "users", "users/user-123", "models", "usage", "admins", "changes"]
+PAGES = ["now", "requests", "users", "users/user-123", "groups", "models", "usage", "admins", "changes"]
 # What anybody may press who may look.
 LOOKING = {"Search", "Show", "Show more", "Try again", "Refresh", "Copy"}
 OPERATING = {"Drain", "Stop", "Pull", "Load", "Unload", "Delete", "Start traffic"}

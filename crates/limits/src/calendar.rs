@@ -30,6 +30,14 @@ impl Calendar {
         self.of_day(now.day())
     }
 
+    /// The first and the last day of a day or month.
+    pub fn days(self, stretch: i32) -> (i32, i32) {
+        match self {
+            Self::Day => (stretch, stretch),
+            Self::Month => (Month(stretch).first_day(), Month(stretch).next().first_day().saturating_sub(1)),
+        }
+    }
+
     /// Until the next one begins.
     pub(crate) fn until_next(self, now: Moment) -> Duration {
         let next = match self {
@@ -55,6 +63,14 @@ mod tests {
 
     fn at(days: i64, ms: i64) -> Moment {
         Moment { uptime: Duration::ZERO, unix_ms: days * DAY_MS + ms }
+    }
+
+    #[test]
+    fn a_stretch_has_the_days_that_are_in_it() {
+        for (day, first, last) in [(20_784, 20_758, 20_787), (21_243, 21_215, 21_243)] {
+            assert_eq!(Calendar::Month.days(Calendar::Month.of_day(day)), (first, last));
+            assert_eq!(Calendar::Day.days(day), (day, day));
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Do several gateways that share limits ever exceed them together? Simulated with the table they share.
 #![cfg(test)]
+mod group;
 mod world;
 
 use std::time::Duration;

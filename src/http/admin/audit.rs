@@ -1,17 +1,16 @@
 //! What did administrators do? The audit log, as JSON page by page, or all that is asked for as CSV.
 mod table;
 
-use actix_web::http::header::{ACCEPT, HeaderMap};
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::http::answers;
 use crate::http::auth::Admin;
+use crate::http::csv;
 use crate::http::error::ApiError;
 use crate::http::time::{moment, moment_schema, rfc3339};
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
@@ -36,18 +35,13 @@ pub struct AuditQuery {
     /// First moment that is not included, RFC 3339, or a date (UTC).
     #[param(example = "2026-12-01T00:00:00Z", schema_with = moment_schema)]
     to: Option<String>,
-    #[param(schema_with = format_schema)]
+    #[param(schema_with = csv::format_schema)]
     format: Option<String>,
     /// JSON only: entries a page, 1 to 1000. Default 100.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
     /// JSON only: the `next` of the page before.
     after: Option<String>,
-}
-
-fn format_schema() -> Schema {
-    let text = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["json", "csv"]));
-    text.description(Some("`csv` is all lines at once. Default `json`, or what `Accept` names.")).into()
 }
 
 /// An entry of the audit log.
@@ -134,21 +128,6 @@ impl AuditQuery {
             before: None,
         })
     }
-
-    fn is_table(&self, headers: &HeaderMap) -> Result<bool, ApiError> {
-        let is_accepted =
-            |kind: &str| headers.get(ACCEPT).is_some_and(|value| value.as_bytes().starts_with(kind.as_bytes()));
-        match self.format.as_deref() {
-            Some("json") => Ok(false),
-            None if !is_accepted("text/csv") => Ok(false),
-            None | Some("csv") => match (self.limit, &self.after) {
-                (None, None) => Ok(true),
-                (Some(_), _) => Err(ApiError::invalid_field("limit", "`limit` is for JSON; CSV is always all of it.")),
-                (_, Some(_)) => Err(ApiError::invalid_field("after", "`after` is for JSON; CSV is always all of it.")),
-            },
-            Some(_) => Err(ApiError::invalid_field("format", "`format` must be `json` or `csv`.")),
-        }
-    }
 }
 
 /// Read the audit log
@@ -170,7 +149,7 @@ pub async fn list(
     Query(query): Query<AuditQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let search = query.search()?;
-    if query.is_table(request.headers())? {
+    if csv::is_asked_for(request.headers(), query.format.as_deref(), query.limit, query.after.as_deref())? {
         return table::answer(store.as_ref().clone(), search).await;
     }
     let page = PageQuery::new(query.limit, query.after.clone());

@@ -80,6 +80,17 @@ pub(super) fn limits_over(base: Limits, given: LimitsChange) -> Result<Limits, A
     Ok(limits)
 }
 
+/// A limit of tokens that is given, if it is within bounds.
+pub(super) fn checked_tokens(name: &'static str, given: Option<u64>) -> Result<Option<u64>, ApiError> {
+    match given {
+        Some(limit) if limit > MAX_TOKENS => {
+            let message = format!("`{name}` must be 0 to {MAX_TOKENS}, or null for no limit.");
+            Err(ApiError::invalid_field(name, message))
+        }
+        given => Ok(given),
+    }
+}
+
 /// Limits as they are shown.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
 pub struct ShownLimits {

@@ -232,7 +232,8 @@ pub(super) fn end(given: Option<&str>, now_ms: i64) -> Result<Option<i64>, ApiEr
     Ok(end_ms)
 }
 
-fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
+/// A list of models that is given, if it is within bounds.
+pub(super) fn allowed(names: Vec<String>) -> Result<AllowedModels, ApiError> {
     let is_name = |name: &String| {
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/-".contains(&byte);
         (1..=128).contains(&name.len()) && name.bytes().all(letter)

@@ -5,6 +5,8 @@ pub(super) mod demo;
 pub mod drain;
 pub mod events;
 mod given;
+mod group_fields;
+pub(super) mod groups;
 pub mod key_bodies;
 pub mod keys;
 pub mod limits;

@@ -152,6 +152,7 @@ mod tests {
             reason: Reason::new(code, limit),
             http_status: None,
             requests: 1,
+            group: None,
         }
     }
 

@@ -2,7 +2,7 @@
 use actix_web::web::{self, ServiceConfig};
 
 use super::{
-    admins, audit, drain, events, keys, limits, models, nodes, queue, reload, requests, series, story, usage,
+    admins, audit, drain, events, groups, keys, limits, models, nodes, queue, reload, requests, series, story, usage,
     user_list, users,
 };
 use crate::http::resource::{get, post, resource};
@@ -37,6 +37,17 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
             resource("/admin/users/{id}/limits", "GET, HEAD, PUT")
                 .route(web::get().to(limits::retrieve))
                 .route(web::put().to(limits::change)),
+        )
+        .service(
+            resource("/admin/groups", "GET, HEAD, POST")
+                .route(web::get().to(groups::list))
+                .route(web::post().to(groups::create)),
+        )
+        .service(
+            resource("/admin/groups/{id}", "GET, HEAD, PATCH, DELETE")
+                .route(web::get().to(groups::retrieve))
+                .route(web::patch().to(groups::change))
+                .route(web::delete().to(groups::delete)),
         )
         .service(get("/admin/events").route(web::get().to(events::listen)))
         .service(get("/admin/series").route(web::get().to(series::retrieve)))

@@ -2,18 +2,19 @@
 mod label;
 mod table;
 
-use actix_web::HttpResponse;
 use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 
 use utoipa::openapi::Required;
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterStyle};
-use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
 use self::label::text_of;
 use crate::http::answers;
 use crate::http::auth::Admin;
+use crate::http::csv;
 use crate::http::error::ApiError;
 use crate::http::time::moment;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
@@ -41,18 +42,15 @@ pub struct ReportQuery {
     model: Option<String>,
     /// Only this node; empty = requests that reached none.
     node: Option<String>,
-    #[param(schema_with = format_schema)]
+    /// Only this group, `research~2` for the second one of that name; empty = requests of users without one.
+    group: Option<String>,
+    #[param(schema_with = csv::format_schema)]
     format: Option<String>,
     /// JSON only: groups a page, 1 to 1000. Default 100.
     #[param(minimum = 1, maximum = 1000, default = 100)]
     limit: Option<u64>,
     /// JSON only: the `next` of the page before.
     after: Option<String>,
-}
-
-fn format_schema() -> Schema {
-    let text = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["json", "csv"]));
-    text.default(Some("json".into())).description(Some("`csv` is all groups at once.")).into()
 }
 
 /// The parameter `group_by`, a list in one text, as the derive cannot say it.
@@ -95,6 +93,11 @@ pub struct ReportGroup {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(example = "completed")]
     status: Option<String>,
+    /// With `group`: the group under whose limits requests were admitted; null where there was none. `research~2` is the
+    /// second group of that name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    group_id: Option<Option<String>>,
     #[serde(flatten)]
     sums: ReportSums,
 }
@@ -167,6 +170,7 @@ impl ReportGroup {
                 Dimension::Node => shown.node = Some(or_null(text)),
                 Dimension::Day => shown.day = Some(text),
                 Dimension::Status => shown.status = Some(text),
+                Dimension::Group => shown.group_id = Some(or_null(text)),
             }
         }
         shown
@@ -189,6 +193,7 @@ impl ReportQuery {
             (Dimension::Key, &self.key),
             (Dimension::Model, &self.model),
             (Dimension::Node, &self.node),
+            (Dimension::Group, &self.group),
         ];
         let given = filters.into_iter().filter_map(|(dimension, name)| Some((dimension, name.clone()?)));
         given
@@ -198,18 +203,6 @@ impl ReportQuery {
                 false => Ok((dimension, name)),
             })
             .collect()
-    }
-
-    fn is_table(&self) -> Result<bool, ApiError> {
-        match self.format.as_deref() {
-            None | Some("json") => Ok(false),
-            Some("csv") => match (self.limit, &self.after) {
-                (None, None) => Ok(true),
-                (Some(_), _) => Err(ApiError::invalid_field("limit", "`limit` is for JSON; CSV is always all of it.")),
-                (_, Some(_)) => Err(ApiError::invalid_field("after", "`after` is for JSON; CSV is always all of it.")),
-            },
-            Some(_) => Err(ApiError::invalid_field("format", "`format` must be `json` or `csv`.")),
-        }
     }
 
     fn page(&self) -> PageQuery {
@@ -281,13 +274,14 @@ pub async fn report(
     accounts: Data<Accounts>,
     store: Data<Store>,
     recorder: Data<Recorder>,
+    request: HttpRequest,
     query: Query<ReportQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let mut report = query.report()?;
     for (_, user) in report.only.iter_mut().filter(|(dimension, _)| *dimension == Dimension::User) {
         *user = accounts.usage_id(user).await?.to_string();
     }
-    if query.is_table()? {
+    if csv::is_asked_for(request.headers(), query.format.as_deref(), query.limit, query.after.as_deref())? {
         recorder.flush().await;
         return table::answer(store.as_ref().clone(), report).await;
     }

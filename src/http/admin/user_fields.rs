@@ -31,6 +31,10 @@ pub struct ChangeUser {
     #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, example = "Until the end of the course.", max_length = 2000)]
     note: Option<Option<String>>,
+    /// The group that the user belongs to from the next request on; null = none.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>, example = "research")]
+    group: Option<Option<String>>,
 }
 
 /// A user.
@@ -51,6 +55,8 @@ pub struct User {
     email: Option<String>,
     /// For operators.
     note: Option<String>,
+    /// The group that they belong to; null = none.
+    group: Option<String>,
     #[serde(flatten)]
     limits: ShownLimits,
     /// The user's share of a busy service beside others'.
@@ -77,6 +83,7 @@ impl From<ListedUser> for User {
             display_name,
             email,
             note,
+            group: listed.group.map(|group| group.to_string()),
             limits: limits.into(),
             weight,
             key_count: listed.keys,
@@ -101,6 +108,7 @@ impl ChangeUser {
             display_name: line("display_name", self.display_name, LONGEST_NAME)?,
             email,
             note: text("note", self.note, LONGEST_NOTE, is_odd)?,
+            group: self.group,
         })
     }
 }

@@ -24,6 +24,9 @@ pub struct UserQuery {
     /// Only those whose name, display name, e-mail or note holds this, in upper or lower case; at most 128 characters.
     #[param(max_length = 128, example = "ann")]
     search: Option<String>,
+    /// Only users of this group; empty = only users without one.
+    #[param(example = "research")]
+    group: Option<String>,
     /// By what; all but names begin with the largest. Default `user_id`.
     #[param(inline)]
     sort: Option<UserSort>,
@@ -84,6 +87,7 @@ impl UserQuery {
         }
         Ok(UserSearch {
             text,
+            group: self.group,
             order: self.sort.unwrap_or_default().into(),
             after: page.after()?.map(|cursor| place(&cursor).ok_or_else(bad_cursor)).transpose()?,
             limit: usize::try_from(page.limit()?).unwrap_or(usize::MAX),

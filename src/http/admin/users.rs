@@ -26,6 +26,9 @@ body_with_limits! {
         /// The user's share of a busy service beside others': twice the weight, twice the work. Default 1.
         #[schema(minimum = 0.001, maximum = 1000, example = 1)]
         weight: Option<f64>,
+        /// The group that the user belongs to. Null or absent = none.
+        #[schema(example = "research")]
+        group: Option<String>,
     }
 }
 
@@ -60,6 +63,16 @@ pub struct UserUsage {
     summary: UsageSummary,
 }
 
+fn known_group(accounts: &Accounts, name: Option<&str>) -> Result<(), ApiError> {
+    let Some(name) = name.filter(|name| accounts.group(name).is_err()) else { return Ok(()) };
+    // What is not a name is not repeated.
+    let message = match UserId::parse(name) {
+        Some(name) => format!("There is no group `{}`.", name.as_str()),
+        None => "`group` must be the name of a group, or null.".to_owned(),
+    };
+    Err(ApiError::invalid_field("group", message))
+}
+
 /// A user as it is now, for the audit log.
 async fn shown(accounts: &Accounts, id: &str, now: Moment) -> Option<Value> {
     Some(json!(User::from(accounts.user(id, now).await.ok()?)))
@@ -89,8 +102,11 @@ pub async fn create(
     let limits = limits_over(defaults.get().for_new_user(), body.limits())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
     let now = meters.clock.now();
-    admin.changes(user.as_str(), None, Some(json!({"weight": terms.weight, "limits": ShownLimits::from(limits)})));
-    let made = accounts.create(NewUser { user, terms }, now).await?;
+    let group = body.group;
+    known_group(&accounts, group.as_deref())?;
+    let after = json!({"weight": terms.weight, "limits": ShownLimits::from(limits), "group": group});
+    admin.changes(user.as_str(), None, Some(after));
+    let made = accounts.create(NewUser { user, terms, group }, now).await?;
     let user = made.key.account().user().as_str();
     meters.metrics.meet_user(user);
     tracing::info!(user, "user made");
@@ -120,7 +136,8 @@ pub async fn retrieve(
 
 /// Change a user
 ///
-/// What is known of the user, and whether anything is let in. Limits have a path of their own.
+/// What is known of the user, whether anything is let in, and the group. Limits have a path of their own. In another group
+/// from the next request on: what runs, and what was used, stays with the group that it was admitted under.
 #[utoipa::path(
     patch, path = "/admin/users/{id}", tag = "admin", security(("admin_key" = [])), request_body = ChangeUser,
     params(("id" = String, Path, description = "The user.")),
@@ -137,7 +154,9 @@ pub async fn change(
 ) -> Result<Json<User>, ApiError> {
     let now = meters.clock.now();
     admin.changes_from(&id, shown(&accounts, &id, now).await);
-    let account = accounts.change_user(&id, body.change()?, now).await?;
+    let change = body.change()?;
+    known_group(&accounts, change.group.as_ref().and_then(Option::as_deref))?;
+    let account = accounts.change_user(&id, change, now).await?;
     tracing::info!(user = id.as_str(), suspended = account.is_suspended(), "user changed");
     Ok(Json(accounts.user(&id, now).await?.into()))
 }

@@ -20,7 +20,12 @@ impl Directory {
     fn wake_user_at(&mut self, index: u32, make: impl FnOnce(&UserEntry) -> Arc<Account>) -> Option<Arc<Account>> {
         let UserRecord { entry, awake, .. } = self.users[index as usize].as_mut()?;
         self.awake_users.insert(index);
-        Some(awake.get_or_insert_with(|| make(entry)).clone())
+        let account = awake.get_or_insert_with(|| {
+            let account = make(entry);
+            account.set_group(entry.group.as_ref().and_then(|name| self.groups.get(name)).cloned());
+            account
+        });
+        Some(account.clone())
     }
 
     /// A key, and the account of its user; made by `make` where they rest.
@@ -89,6 +94,7 @@ impl Directory {
     /// Takes over everybody who is awake from the directory that this one replaces. Those who are not here any more go, and
     /// their running requests end.
     pub(in crate::store) fn inherit(&mut self, old: &mut Self) {
+        self.groups = std::mem::take(&mut old.groups);
         for record in old.users.iter_mut().flatten() {
             let Some(account) = record.awake.take() else { continue };
             let name = account.user().shared();

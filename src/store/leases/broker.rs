@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::access::Access;
 use crate::store::account::Account;
+use crate::store::group::UserGroup;
 use crate::store::subject::Subject;
 use limits::{Amounts, Need, wish};
 
@@ -73,10 +74,20 @@ impl Broker {
     /// # Errors
     /// [`NotLeased`] when nobody can say; what was last known stands.
     pub async fn look(&self, account: &Arc<Account>) -> Result<(), NotLeased> {
-        match account.with_ledger(|_, ledger| ledger.is_shared()) {
-            true => self.trade(vec![Subject::User(account.clone())], None).await,
-            false => Ok(()),
-        }
+        self.learn(vec![Subject::User(account.clone())]).await
+    }
+
+    /// The same of a group's limits.
+    ///
+    /// # Errors
+    /// As [`Broker::look`].
+    pub async fn look_at_group(&self, group: &Arc<UserGroup>) -> Result<(), NotLeased> {
+        self.learn(vec![Subject::Group(group.clone()), Subject::GroupMonth(group.clone())]).await
+    }
+
+    async fn learn(&self, subjects: Vec<Subject>) -> Result<(), NotLeased> {
+        let is_shared = |subject: &Subject| subject.with(|_, ledger| ledger.is_shared());
+        if subjects.iter().any(is_shared) { self.trade(subjects, None).await } else { Ok(()) }
     }
 
     async fn trade(&self, subjects: Vec<Subject>, need: Option<Amounts>) -> Result<(), NotLeased> {
@@ -98,5 +109,7 @@ impl Broker {
 
 fn subjects_of(access: &Access) -> Vec<Subject> {
     let key = access.key().cloned().map(Subject::Key);
-    std::iter::once(Subject::User(access.account().clone())).chain(key).collect()
+    let group = access.group();
+    let group = group.iter().flat_map(|group| [Subject::Group(group.clone()), Subject::GroupMonth(group.clone())]);
+    std::iter::once(Subject::User(access.account().clone())).chain(key).chain(group).collect()
 }

@@ -1,4 +1,4 @@
-//! What is traded in one transaction: a line for each user or key.
+//! What is traded in one transaction: a line for each user, key or group.
 use crate::store::subject::Subject;
 use limits::{Amounts, Claim, Elsewhere, Holding, Limits, Moment, Most};
 

@@ -10,20 +10,23 @@ use entity::{gateway, lease, usage_rollup};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, ExprTrait,
-    IntoActiveModel, QueryFilter, QuerySelect, Statement, TransactionTrait,
+    IntoActiveModel, QueryFilter, QuerySelect, QueryTrait, Statement, TransactionTrait,
 };
 use sha2::{Digest, Sha256};
 
 use super::broker::NotLeased;
+use super::in_database::tokens_in_database;
 use super::line::Line;
 use crate::store::database::locks;
 use crate::store::people::Changed;
-use crate::store::subject::{name_of_key, name_of_user};
+use crate::store::subject::{MONTH, name_of_key, name_of_user};
 use cluster::{Division, Stance};
 use limits::{Amounts, Elsewhere, Holding, Peer, trade};
 
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
 const MEMORY_MS: i64 = 3 * 86_400_000;
+/// The same where it holds something of a month.
+const LONG_MEMORY_MS: i64 = 32 * 86_400_000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Table {
@@ -98,7 +101,10 @@ impl Table {
         let is_sole = there.is_empty() || keeps_all;
         let since_ms = gateways.renewed(self.patience).map_or(gateways.now_ms, |own| own.since_ms);
         self.write(&transaction, gateways.now_ms, since_ms, is_sole, false).await?;
-        let old = gateway::Column::RenewedMs.lt(gateways.now_ms - MEMORY_MS);
+        let before = |memory_ms| gateway::Column::RenewedMs.lt(gateways.now_ms - memory_ms);
+        let of_months = lease::Entity::find().filter(lease::Column::Subject.starts_with(MONTH));
+        let holders = of_months.select_only().column(lease::Column::Gateway).into_query();
+        let old = before(MEMORY_MS).and(gateway::Column::Id.not_in_subquery(holders)).or(before(LONG_MEMORY_MS));
         if gateway::Entity::delete_many().filter(old).exec(&transaction).await?.rows_affected > 0 {
             transaction.execute_unprepared("DELETE FROM leases WHERE gateway NOT IN (SELECT id FROM gateways)").await?;
         }
@@ -139,8 +145,10 @@ impl Table {
     }
 
     /// Trades for each line, all or none.
-    pub(super) async fn trade(&self, lines: &mut [Line], day: i32) -> Result<(), NotLeased> {
-        let names: BTreeSet<String> = lines.iter().map(|line| line.subject.name()).collect();
+    pub(super) async fn trade(&self, lines: &mut [Line]) -> Result<(), NotLeased> {
+        // Each counts its tokens over a day, or a month, of its own.
+        let days: HashMap<String, i32> = lines.iter().map(|line| (line.subject.name(), line.claim.day)).collect();
+        let names: BTreeSet<String> = days.keys().cloned().collect();
         let transaction = self.db.begin().await?;
         lock(&transaction, &names.iter().map(|name| number_of(name)).collect::<BTreeSet<_>>()).await?;
         let gateways = Gateways::read(&transaction, &self.gateway).await?;
@@ -156,12 +164,12 @@ impl Table {
             .filter(lease::Column::Subject.is_in(names))
             .filter(lease::Column::Gateway.ne(&self.gateway));
         for row in others.all(&transaction).await? {
-            if let Some((peer, _)) = gateways.peers.get(&row.gateway) {
+            if let (Some((peer, _)), Some(day)) = (gateways.peers.get(&row.gateway), days.get(&row.subject)) {
                 let sum = held.entry(row.subject.clone()).or_default();
-                *sum = sum.plus(peer.keeps(&holding_of(&row), watched, day));
+                *sum = sum.plus(peer.keeps(&holding_of(&row), watched, *day));
             }
         }
-        let used = tokens_in_database(&transaction, lines, day).await?;
+        let used = tokens_in_database(&transaction, lines).await?;
         for line in lines.iter_mut() {
             let name = line.subject.name();
             let held = held.get(&name).copied().unwrap_or_default();
@@ -236,33 +244,6 @@ fn holding_of(row: &lease::Model) -> Holding {
         day_tokens: unsigned(row.day_tokens),
     };
     Holding { held, declared: unsigned(row.declared_tokens), day: row.day }
-}
-
-/// What of the day is in the database, by subject.
-async fn tokens_in_database(db: &DatabaseTransaction, lines: &[Line], day: i32) -> Result<HashMap<String, u64>, DbErr> {
-    use usage_rollup::Column::{CompletionTokens, Day, KeyId, PromptTokens, UserId};
-    let users: BTreeSet<&str> = lines.iter().map(|line| line.subject.user()).collect();
-    let rows: Vec<(String, String, i64)> = usage_rollup::Entity::find()
-        .filter(Day.eq(day))
-        .filter(UserId.is_in(users))
-        .select_only()
-        .column(UserId)
-        .column(KeyId)
-        .column_as(PromptTokens.sum().add(CompletionTokens.sum()).cast_as("bigint"), "tokens")
-        .group_by(UserId)
-        .group_by(KeyId)
-        .into_tuple()
-        .all(db)
-        .await?;
-    let mut sums: HashMap<String, u64> = HashMap::new();
-    for (user, key, tokens) in rows {
-        // A request without a key adds to the key '', which nobody asks for.
-        for name in [name_of_user(&user), name_of_key(&key)] {
-            let sum = sums.entry(name).or_default();
-            *sum = sum.saturating_add(u64::try_from(tokens).unwrap_or_default());
-        }
-    }
-    Ok(sums)
 }
 
 /// Waits for these locks, one after the other in their order, so that no two gateways wait for each other.

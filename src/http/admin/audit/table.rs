@@ -1,9 +1,8 @@
 //! The audit log as CSV (RFC 4180), read from the database page by page as the client takes it.
 use actix_web::HttpResponse;
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
 
-use crate::http::csv::{as_text, lines};
+use crate::http::csv::{self, as_text, lines};
 use crate::http::error::ApiError;
 use crate::http::time::rfc3339;
 use crate::store::{AuditLine, AuditSearch, Store};
@@ -21,23 +20,14 @@ struct Pages {
     has_ended: bool,
 }
 
-/// The answer. What goes wrong before its first byte is an error like any other; later it breaks the answer off.
+/// The answer.
 ///
 /// # Errors
 /// When the database fails.
 pub(super) async fn answer(store: Store, search: AuditSearch) -> Result<HttpResponse, ApiError> {
     let headings = lines([HEADINGS.map(str::to_owned).to_vec()])?;
     let mut pages = Pages { store, search, has_ended: false };
-    let first = pages.next().await?.unwrap_or_default();
-    let rest = stream::try_unfold(pages, |mut pages| async move {
-        let page = pages.next().await.inspect_err(|error| tracing::warn!(%error, "the audit log was broken off"))?;
-        Ok::<_, ApiError>(page.map(|page| (page, pages)))
-    });
-    let body = stream::iter([Ok(headings), Ok(first)]).chain(rest);
-    Ok(HttpResponse::Ok()
-        .content_type("text/csv; charset=utf-8")
-        .insert_header(("content-disposition", "attachment; filename=\"audit.csv\""))
-        .streaming(body.map(|part| part.map_err(actix_web::Error::from))))
+    csv::answer("audit", headings, async move || pages.next().await).await
 }
 
 impl Pages {

@@ -1,10 +1,9 @@
 //! A whole report as CSV (RFC 4180), read from the database page by page as the client takes it.
 use actix_web::HttpResponse;
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt};
 
 use super::label::text_of;
-use crate::http::csv::{as_text, lines};
+use crate::http::csv::{self, as_text, lines};
 use crate::http::error::ApiError;
 use crate::store::{Dimension, Group, Label, Report, Store};
 
@@ -32,23 +31,14 @@ struct Pages {
     has_ended: bool,
 }
 
-/// The answer. What goes wrong before its first byte is an error like any other; later it breaks the answer off.
+/// The answer.
 ///
 /// # Errors
 /// When the database fails.
 pub(super) async fn answer(store: Store, report: Report) -> Result<HttpResponse, ApiError> {
     let headings = headings(&report.group_by)?;
     let mut pages = Pages { store, report, after: None, has_ended: false };
-    let first = pages.next().await?.unwrap_or_default();
-    let rest = stream::try_unfold(pages, |mut pages| async move {
-        let page = pages.next().await.inspect_err(|error| tracing::warn!(%error, "a report was broken off"))?;
-        Ok::<_, ApiError>(page.map(|page| (page, pages)))
-    });
-    let body = stream::iter([Ok(headings), Ok(first)]).chain(rest);
-    Ok(HttpResponse::Ok()
-        .content_type("text/csv; charset=utf-8")
-        .insert_header(("content-disposition", "attachment; filename=\"usage.csv\""))
-        .streaming(body.map(|part| part.map_err(actix_web::Error::from))))
+    csv::answer("usage", headings, async move || pages.next().await).await
 }
 
 impl Pages {
@@ -67,6 +57,7 @@ fn headings(group_by: &[Dimension]) -> Result<Bytes, ApiError> {
     let heading = |dimension: &Dimension| match dimension {
         Dimension::User => "user_id",
         Dimension::Key => "key_id",
+        Dimension::Group => "group_id",
         other => other.as_str(),
     };
     lines([group_by.iter().map(heading).chain(SUMS).map(str::to_owned).collect()])
