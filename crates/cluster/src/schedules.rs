@@ -33,7 +33,12 @@ fn disturb(world: &mut World) {
         0 if world.dice.once_in(2) => world.leave(gateway),
         0 => world.kill(gateway),
         1..=3 => world.start(gateway),
-        4 => world.gateways[gateway].paused_until = now + world.dice.millis(300, 15_000),
+        4 => {
+            // One that hardly ever runs holds its answers for longer than the others wait for a silent one.
+            if world.gateways[gateway].paused_until + 10 * SECOND < now {
+                world.gateways[gateway].paused_until = now + world.dice.millis(300, 15_000);
+            }
+        }
         5 => {
             // Never for as long as the others wait for a silent one.
             if world.gateways[gateway].cut_until + 2 * SECOND < now {
