@@ -303,10 +303,15 @@ def fleet():
         stat("Postgres", "Whether it answered last time. While it is away, requests are served; reports and changes to users "
              "are not.", "min(" + series("gateway_database_up") + ")", "none",
              rising((1, "green")), 2, values(_0=("Away", "orange"), _1=("Up", "green")), spark=False, height=8),
-        stat("Gateways on these nodes", "How many share the slots. Orange: they have not agreed to the current division yet, "
-             "and a gateway may use fewer slots than its share.",
+        stat("Gateways on these nodes", "How many use the slots. Orange: one does not know yet which of them are its own, "
+             "and may use fewer than it could.",
              "max(" + series("gateway_sharing_gateways") + ") * min(" + series("gateway_sharing_settled") + ")", "none",
              rising((0, "orange"), (1, "green")), 2, values(_0=("Dividing", "orange")), spark=False, height=8),
+        graph("Who schedules", "By gateway: its role, and the epoch of the leader. The epoch grows when another gateway takes over. "
+              "Seeking for more than a moment: no gateway can be reached that leads.",
+              [("sum by (role) (" + series("gateway_scheduler_role") + ")", "{{role}}"),
+               ("max(" + series("gateway_scheduler_epoch") + ")", "epoch"),
+               ("sum(" + series("gateway_scheduler_handovers") + ")", "handovers seen")], "none"),
         stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",

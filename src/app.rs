@@ -3,6 +3,7 @@
 //! Stop order: refuse new requests (503; readiness fails) → give running requests their grace period → end the
 //! remaining streams with an error frame → stop the server → stop background tasks → flush usage → give back shares of
 //! limits → send the last traces → close the database.
+mod cluster;
 mod descriptors;
 mod drain;
 mod error;
@@ -108,7 +109,7 @@ impl App {
             metrics.meet_user(&user);
         }
         let database = (&memory.store, memory.stances.take());
-        let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await;
+        let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await?;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let live = reload::Parts {
             roster: nodes.roster.clone(),
@@ -188,6 +189,7 @@ impl App {
     /// The server failed.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let mut background = self.spawn_upkeep();
+        let draining = self.stops.draining.clone();
         let drain = Drain {
             draining: self.stops.draining,
             streams: self.stops.streams,
@@ -195,7 +197,7 @@ impl App {
             handle: self.server.handle(),
             grace: Duration::from_secs(self.config.server.drain_seconds),
         };
-        background.extend(self.nodes.start(&self.config, &self.stops.tasks)?);
+        background.extend(self.nodes.start(&self.config, &draining, &self.stops.tasks)?);
         let traces = CancellationToken::new();
         let traced = traces.clone().cancelled_owned();
         let tracing = self.exporter.map(|exporter| actix_rt::spawn(exporter.run(traced)));

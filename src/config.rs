@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fleet::{Flaw, HealthSettings, NodeSettings};
 use crate::http::ServerSettings;
+use crate::link::ClusterSettings;
 use crate::relay::RelaySettings;
 use crate::trace::TracingSettings;
 use crate::{http, metrics, store, telemetry};
@@ -34,6 +35,8 @@ pub struct Config {
     pub admin: AdminSettings,
     /// Where users, keys and usage are stored.
     pub database: store::DatabaseSettings,
+    /// How gateways on one Postgres reach each other, so that one of them schedules for all.
+    pub cluster: ClusterSettings,
     /// How users' keys are stored.
     pub keys: store::KeySettings,
     /// The Ollama nodes. Default: one at `http://127.0.0.1:11434`.
@@ -82,6 +85,7 @@ impl Default for Config {
             server: ServerSettings::default(),
             admin: AdminSettings::default(),
             database: store::DatabaseSettings::default(),
+            cluster: ClusterSettings::default(),
             keys: store::KeySettings::default(),
             nodes: vec![local],
             limits: limits::DefaultLimits::default(),
@@ -237,6 +241,7 @@ impl Check<'_> {
         self.admin();
         self.peppers();
         self.leases();
+        self.cluster();
         self.positive();
         self.nodes();
         self.mistakes
@@ -280,6 +285,20 @@ impl Check<'_> {
         }
         if !(10..=3600).contains(&seconds) {
             self.wrong("database.lease_seconds", "expected 10 to 3600", "60 is usual");
+        }
+    }
+
+    fn cluster(&mut self) {
+        let config = &self.document.value;
+        for (key, message, hint) in config.cluster.flaws() {
+            self.wrong(&format!("cluster.{key}"), message, hint);
+        }
+        if config.cluster.bind.is_some() && config.database.sqlite_path().is_some() {
+            let message = "a gateway with SQLite is always alone";
+            self.wrong("cluster.bind", message, "several gateways need one Postgres; see docs/operate/cluster.md");
+        }
+        if config.cluster.bind.is_some() && config.cluster.bind == Some(config.server.bind.clone()) {
+            self.wrong("cluster.bind", "the address of `server.bind`", "clients must not reach the link");
         }
     }
 

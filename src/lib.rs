@@ -10,6 +10,7 @@
 //! | door | [`http`] | handlers, status codes, keys, the OpenAPI document | SQL, scheduling, the HTTP client for nodes |
 //! | carriage | [`relay`] | carries one request: node, stream, account | status codes, handlers |
 //! | fleet | [`fleet`] | the nodes: their roster, health, models, and the client to them | a request's account |
+//! | fleet | [`link`] | how gateways speak with each other | decisions |
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the HTTP client for nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
 //! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`] | what is exported, logged and traced; the time | their callers' types |
@@ -44,6 +45,7 @@ pub mod config;
 pub mod dispatch;
 pub mod fleet;
 pub mod http;
+pub mod link;
 pub mod metrics;
 pub mod relay;
 pub mod store;

@@ -24,7 +24,7 @@ use families::Families;
 use models::{KnownModels, OTHER_MODELS};
 use process::Process;
 pub use pulse::{Beat, Pulse, Pulses};
-pub use scrape::{NodeGauges, OutboxGauges, Snapshot};
+pub use scrape::{ClusterGauges, NodeGauges, OutboxGauges, Snapshot};
 pub use users::UserLabel;
 use users::UserLabelSet;
 

@@ -23,6 +23,8 @@ pub struct Model {
     pub turn: Option<i64>,
     /// Whether it keeps to its share of this division.
     pub fits: Option<bool>,
+    /// Where its link to the other gateways listens; none if it has no link that works.
+    pub link: Option<String>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::cluster::Link;
 use super::error::StartError;
 use super::thread::{self, Task};
 use super::upkeep::recall;
@@ -27,21 +28,30 @@ pub(super) struct Nodes {
     /// The scheduler's errands for the nodes' memory.
     errands: mpsc::Receiver<Errand>,
     sharer: Option<Sharer>,
+    link: Option<Link>,
 }
 
 impl Nodes {
     /// Reads the nodes of the configuration and of the database, and recalls what was learned about them. They may be
     /// down. `stop` ends the tasks.
+    ///
+    /// # Errors
+    /// The link to other gateways cannot be used as it is configured.
     pub(super) async fn open(
         config: &Config,
         (store, stances): (&Store, Option<Stances>),
         (clock, metrics): (Clock, Arc<Metrics>),
         resolver: Resolver,
         stop: CancellationToken,
-    ) -> Self {
+    ) -> Result<Self, StartError> {
         let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
+        let mut link = None;
         let sharer = match stances {
-            Some(stances) => Some(Sharer::begin(stances, dispatcher.clone(), clock).await),
+            Some(stances) => {
+                link = Link::open(&config.cluster, &stances)?;
+                let address = link.as_ref().map(Link::address);
+                Some(Sharer::begin(stances, dispatcher.clone(), clock, address).await)
+            }
             None => None,
         };
         let fleet = FleetContext {
@@ -56,15 +66,20 @@ impl Nodes {
         };
         let (roster, watches) = Roster::open(config.nodes.clone(), fleet.clone(), store.clone(), resolver, stop).await;
         recall(store, &fleet.dispatcher, clock).await;
-        Self { fleet, roster, watches, errands, sharer }
+        Ok(Self { fleet, roster, watches, errands, sharer, link })
     }
 
     /// Starts the tasks that watch the nodes, load their models, and look for changes of the roster.
     ///
     /// # Errors
     /// The operating system has no more threads.
-    pub(super) fn start(self, config: &Config, stop: &CancellationToken) -> io::Result<Vec<Task>> {
-        let Self { fleet, roster, watches, errands, sharer } = self;
+    pub(super) fn start(
+        self,
+        config: &Config,
+        draining: &CancellationToken,
+        stop: &CancellationToken,
+    ) -> io::Result<Vec<Task>> {
+        let Self { fleet, roster, watches, errands, sharer, link } = self;
         let loader = {
             let upstream = Upstream::new(config.relay.connect());
             Loader::new(fleet.clone(), config.relay.load_terms(), upstream, errands)
@@ -74,7 +89,11 @@ impl Nodes {
         let interval = Duration::from_secs(config.health.fleet_interval_seconds);
         let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
         let (watching, ticking) = (stop.clone(), stop.clone());
-        let sharing = sharer.map(|sharer| thread::spawn(sharer.run(stop.clone())));
+        let sharing = sharer.map(|sharer| thread::spawn(sharer.run(draining.clone(), stop.clone())));
+        let linking = match link {
+            Some(link) => Some(link.start(fleet.dispatcher.clone(), stop.clone())?),
+            None => None,
+        };
         let tasks = [
             thread::spawn(roster.run(interval)),
             thread::spawn(loader.run(stop.clone())),
@@ -86,7 +105,7 @@ impl Nodes {
             })?,
             thread::run("deadlines", move || fleet.dispatcher.run_deadlines(ticking))?,
         ];
-        Ok(tasks.into_iter().chain(sharing).collect())
+        Ok(tasks.into_iter().chain(sharing).chain(linking).collect())
     }
 }
 

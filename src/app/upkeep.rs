@@ -104,8 +104,24 @@ pub(super) async fn recall(store: &Store, dispatcher: &Dispatcher, clock: Clock)
 /// Saves what the scheduler learns, at intervals and at the end.
 pub(super) async fn remember(store: Store, dispatcher: Arc<Dispatcher>, clock: Clock, stop: CancellationToken) {
     let mut stopped = false;
+    let mut learns = dispatcher.learns();
     while !stopped {
-        stopped = tokio::time::timeout(REMEMBER, stop.cancelled()).await.is_ok();
+        let has_new_role = tokio::select! {
+            () = stop.cancelled() => {
+                stopped = true;
+                false
+            }
+            () = dispatcher.roles.notified() => true,
+            () = tokio::time::sleep(REMEMBER) => false,
+        };
+        let has_learned = std::mem::replace(&mut learns, dispatcher.learns());
+        if learns && !has_learned {
+            // The leader before has saved what it knew.
+            recall(&store, &dispatcher, clock).await;
+        }
+        if has_new_role || !learns {
+            continue;
+        }
         let learned = dispatcher.read(Scheduler::learned);
         let kept = match serde_json::to_string(&learned) {
             Ok(learned) => store.keep_learned(learned, clock.now().unix_ms).await.map_err(|error| error.to_string()),

@@ -14,18 +14,23 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::errand::Errand;
+use super::links::Links;
 use super::load_cost::LoadCost;
 use super::sharing::Sharing;
 use crate::clock::Clock;
+use cluster::{Coordinator, Effect, FirstByte};
 use scheduler::{
     Arrival, Decision, Event, Failure, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome,
-    Pace, QueueLimits, Reach, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
+    Pace, QueueLimits, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
-/// More than a ticket ever receives: a grant and an end for each of three attempts, and a refusal.
-const WORDS: usize = 8;
+/// More than a ticket ever receives unread: a grant, an answer and an end for each attempt, and a refusal.
+const WORDS: usize = 16;
 /// The most errands in progress: one load or two unloads for each node.
 const ERRANDS: usize = 4096;
+
+/// A gateway among several that sees a grant only after this long was paused, and the slot may be somebody else's.
+const STALE: Duration = Duration::from_secs(2);
 
 /// A slot on a node, granted to a request.
 #[derive(Clone, Copy, Debug)]
@@ -39,10 +44,16 @@ pub struct Grant {
 /// What the core tells a request.
 #[derive(Debug)]
 enum Word {
-    Granted(Grant),
+    /// With the time at which it was decided here.
+    Granted(Grant, Duration),
     Refused(Refusal),
     /// The running attempt is over.
     Abandoned,
+    /// Whether the client may have the first byte of this attempt.
+    Began {
+        attempt: u32,
+        goes_on: bool,
+    },
 }
 
 /// Why an attempt must stop.
@@ -57,24 +68,34 @@ pub enum Interruption {
 /// The scheduler, shared by every worker and every background task.
 pub struct Dispatcher {
     core: Mutex<Core>,
-    clock: Clock,
+    pub(super) clock: Clock,
     /// Wakes the deadline task when its next deadline has moved forward.
     sooner: Notify,
     /// Wakes whoever tells of changes of nodes' health.
     health: Notify,
+    /// Wakes the tasks that look after the other gateways when this one's role changes.
+    pub(crate) roles: Notify,
 }
 
 /// A request that has not ended.
 struct Live {
-    request_id: Uuid,
     teller: mpsc::Sender<Word>,
     is_taking: Arc<AtomicBool>,
     load_cost: Arc<LoadCost>,
 }
 
-struct Core {
-    scheduler: Scheduler,
-    sharing: Sharing,
+/// What the lock protects.
+pub(super) struct Core {
+    pub(super) coordinator: Coordinator,
+    /// Whether this gateway may be one of several with a common scheduler.
+    pub(super) is_linkable: bool,
+    pub(super) links: Links,
+    /// As it was last reported in the log.
+    pub(super) told: Sharing,
+    /// The last epoch by which this gateway led or followed; 0 before the first.
+    pub(super) last_epoch: u64,
+    /// How often that has changed.
+    pub(super) handovers: u64,
     tickets: HashMap<RequestId, Live>,
     errands: mpsc::Sender<Errand>,
     /// When the deadline task wakes next.
@@ -91,9 +112,20 @@ impl Dispatcher {
     /// A dispatcher for these nodes, none of which is known to be up, and the queue of its errands for the loader.
     pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
-        let scheduler = Scheduler::new(limits, nodes);
-        let core = Core { scheduler, sharing: Sharing::ALONE, tickets: HashMap::new(), errands, armed: None };
-        (Arc::new(Self { core: Mutex::new(core), clock, sooner: Notify::new(), health: Notify::new() }), wanted)
+        let coordinator = Coordinator::new("".into(), Scheduler::new(limits, nodes), None, true);
+        let core = Core {
+            told: Sharing::of(&coordinator),
+            coordinator,
+            is_linkable: false,
+            links: Links::default(),
+            last_epoch: 0,
+            handovers: 0,
+            tickets: HashMap::new(),
+            errands,
+            armed: None,
+        };
+        let (sooner, health, roles) = (Notify::new(), Notify::new(), Notify::new());
+        (Arc::new(Self { core: Mutex::new(core), clock, sooner, health, roles }), wanted)
     }
 
     /// Queues a request, which may wait for `patience`.
@@ -101,13 +133,13 @@ impl Dispatcher {
         let (teller, words) = mpsc::channel(WORDS);
         let is_taking = Arc::new(AtomicBool::new(true));
         let load_cost = Arc::<LoadCost>::default();
-        let live = Live { request_id, teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
+        let live = Live { teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
         let id = id_of(request_id);
         self.with(|core, now| {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
-        Ticket { dispatcher: self.clone(), id, words, is_taking, load_cost }
+        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost }
     }
 
     /// The story of a request that has not ended, or did in the last hour.
@@ -118,9 +150,8 @@ impl Dispatcher {
 
     /// The first `most` waiting requests, next in turn first, each with its request id.
     pub fn waiting(&self, most: usize) -> Vec<(Uuid, Waiting)> {
-        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let waiting = core.scheduler.waiting(most, self.clock.uptime()).into_iter();
-        waiting.filter_map(|waiting| Some((core.tickets.get(&waiting.id)?.request_id, waiting))).collect()
+        let waiting = self.read(|scheduler| scheduler.waiting(most, self.clock.uptime()));
+        waiting.into_iter().map(|waiting| (Uuid::from_u128(waiting.id.0), waiting)).collect()
     }
 
     /// Tells the core what was observed about a node.
@@ -130,7 +161,7 @@ impl Dispatcher {
 
     /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
-        look(&self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler)
+        look(self.core.lock().unwrap_or_else(PoisonError::into_inner).coordinator.member.scheduler())
     }
 
     /// Every node of the fleet, in the order of joining. They are read a few at a time, so that no decision waits long;
@@ -152,7 +183,7 @@ impl Dispatcher {
     /// What has become of the health of nodes since this was asked last; waits until there is something. For one task.
     pub(crate) async fn health_changes(&self) -> Vec<HealthChange> {
         loop {
-            let changes = self.core.lock().unwrap_or_else(PoisonError::into_inner).scheduler.take_health_changes();
+            let changes = self.peek(|core| core.coordinator.member.scheduler_mut().take_health_changes());
             if !changes.is_empty() {
                 return changes;
             }
@@ -160,31 +191,26 @@ impl Dispatcher {
         }
     }
 
-    /// Restricts this gateway to these slots from now on.
-    pub(crate) fn share(&self, reach: Reach, sharing: Sharing) {
-        self.with(|core, now| {
-            core.sharing = sharing;
-            if *core.scheduler.reach() != reach {
-                core.handle(Event::Shared { reach }, now);
-            }
-        });
-    }
-
-    /// How the slots of nodes are divided among gateways.
+    /// How the gateways schedule at the moment.
     pub fn sharing(&self) -> Sharing {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner).sharing
+        self.peek(|core| Sharing::of(&core.coordinator))
     }
 
     /// Starts with what an earlier run learned `age` ago.
     pub fn recall(&self, learned: Learned, age: Duration) {
-        self.with(|core, _| core.scheduler.recall(learned, age));
+        self.with(|core, _| core.coordinator.member.scheduler_mut().recall(learned, age));
+    }
+
+    /// Whether what was decided at `at` may hold no longer, because this gateway was paused since.
+    fn is_stale(&self, at: Duration) -> bool {
+        self.peek(|core| core.is_linkable) && self.clock.uptime() > at + STALE
     }
 
     /// Sends the core a tick at each of its deadlines, until `stop`.
     pub async fn run_deadlines(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let wait = self.with(|core, now| {
-                core.armed = core.scheduler.next_deadline();
+                core.armed = core.coordinator.member.scheduler().next_deadline();
                 core.armed.map(|deadline| deadline.saturating_sub(now))
             });
             let due = async {
@@ -202,15 +228,24 @@ impl Dispatcher {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
+    /// Looks at the core without an event.
+    pub(super) fn peek<T>(&self, look: impl FnOnce(&mut Core) -> T) -> T {
+        look(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let result = act(&mut core, self.clock.uptime());
+        if core.is_linkable && core.tell_role() {
+            self.roles.notify_waiters();
+        }
+        let scheduler = core.coordinator.member.scheduler();
         // The deadline task sleeps until `armed`, so it must be woken if an earlier deadline has come up.
-        let sooner = match (core.scheduler.next_deadline(), core.armed) {
+        let sooner = match (scheduler.next_deadline(), core.armed) {
             (Some(next), Some(armed)) => next < armed,
             (next, armed) => next.is_some() && armed.is_none(),
         };
-        let has_health_changes = core.scheduler.has_health_changes();
+        let has_health_changes = scheduler.has_health_changes();
         drop(core);
         if has_health_changes {
             self.health.notify_one();
@@ -224,7 +259,7 @@ impl Dispatcher {
 
 impl Core {
     /// Time has passed. First reports the streams whose clients are not reading.
-    fn tick(&mut self, now: Duration) {
+    pub(super) fn tick(&mut self, now: Duration) {
         let stalled = self.tickets.iter().filter(|(_, live)| !live.is_taking.load(Ordering::Relaxed));
         let stalled: Vec<RequestId> = stalled.map(|(id, _)| *id).collect();
         for id in stalled {
@@ -234,17 +269,43 @@ impl Core {
     }
 
     fn handle(&mut self, event: Event, now: Duration) {
-        for decision in self.scheduler.handle(event, now) {
-            match decision {
-                Decision::Dispatch { id, node, attempt } => self.tell(id, Word::Granted(Grant { node, attempt })),
-                Decision::Refuse { id, refusal } => self.tell(id, Word::Refused(refusal)),
-                Decision::Abandon { id } => self.tell(id, Word::Abandoned),
-                Decision::Load { node, model, cause } => {
-                    let cost = cause.and_then(|id| Some(self.tickets.get(&id)?.load_cost.clone()));
-                    self.send(Errand::Load { node, model, cost });
+        if self.is_linkable {
+            let effects = self.coordinator.member.handle(event, now);
+            self.carry_out(effects, now);
+        } else {
+            let decisions = self.coordinator.member.scheduler_mut().handle(event, now);
+            decisions.into_iter().for_each(|decision| self.obey(decision, now));
+        }
+    }
+
+    /// Does what the member asks for.
+    pub(super) fn carry_out(&mut self, effects: Vec<Effect>, now: Duration) {
+        for effect in effects {
+            match effect {
+                Effect::Decided(decision) => self.obey(decision, now),
+                Effect::Began { id, attempt, goes_on } => self.tell(id, Word::Began { attempt, goes_on }),
+                Effect::Say { gateway, frame } => {
+                    if !self.links.say(&gateway, frame) {
+                        tracing::warn!(%gateway, "a link could not keep up: it is closed, and made anew");
+                        let effects = self.coordinator.member.unlinked(&gateway, now);
+                        self.carry_out(effects, now);
+                    }
                 }
-                Decision::Unload { node, model } => self.send(Errand::Unload { node, model }),
+                Effect::Close { gateway } => self.links.close(&gateway),
             }
+        }
+    }
+
+    fn obey(&mut self, decision: Decision, now: Duration) {
+        match decision {
+            Decision::Dispatch { id, node, attempt } => self.tell(id, Word::Granted(Grant { node, attempt }, now)),
+            Decision::Refuse { id, refusal } => self.tell(id, Word::Refused(refusal)),
+            Decision::Abandon { id } => self.tell(id, Word::Abandoned),
+            Decision::Load { node, model, cause } => {
+                let cost = cause.and_then(|id| Some(self.tickets.get(&id)?.load_cost.clone()));
+                self.send(Errand::Load { node, model, cost });
+            }
+            Decision::Unload { node, model } => self.send(Errand::Unload { node, model }),
         }
     }
 
@@ -273,6 +334,8 @@ pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: RequestId,
     words: mpsc::Receiver<Word>,
+    /// Read before its turn.
+    ahead: Option<Word>,
     is_taking: Arc<AtomicBool>,
     load_cost: Arc<LoadCost>,
 }
@@ -281,11 +344,16 @@ impl Ticket {
     /// Waits for a slot. After [`Ticket::failed`] or [`Interruption::Abandoned`] it waits for the next one.
     pub(crate) async fn granted(&mut self) -> Result<Grant, Refusal> {
         loop {
-            match self.words.recv().await {
-                Some(Word::Granted(grant)) => return Ok(grant),
+            let word = match self.ahead.take() {
+                Some(word) => Some(word),
+                None => self.words.recv().await,
+            };
+            match word {
+                Some(Word::Granted(_, at)) if self.dispatcher.is_stale(at) => self.failed(Failure::Starved),
+                Some(Word::Granted(grant, _)) => return Ok(grant),
                 Some(Word::Refused(refusal)) => return Err(refusal),
                 // It concerns an attempt that had already failed by itself.
-                Some(Word::Abandoned) => {}
+                Some(Word::Abandoned | Word::Began { .. }) => {}
                 // The core answers every request that it knows, so this ticket was used up before.
                 None => {
                     let reason = RefusalReason::DeadlinePassed;
@@ -302,7 +370,11 @@ impl Ticket {
 
     /// The same as [`Ticket::interrupted`], for use while polling a body.
     pub(crate) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
-        match self.words.poll_recv(cx) {
+        let word = match self.ahead.take() {
+            Some(word) => Poll::Ready(Some(word)),
+            None => self.words.poll_recv(cx),
+        };
+        match word {
             Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
             Poll::Ready(Some(_)) => Poll::Ready(Interruption::Abandoned),
             Poll::Ready(None) | Poll::Pending => Poll::Pending,
@@ -315,15 +387,30 @@ impl Ticket {
     }
 
     /// The node's first byte is here. False if the core has broken the attempt off meanwhile: the client must not see
-    /// what came.
-    pub(crate) fn first_byte(&self, attempt: u32) -> bool {
-        self.dispatcher.with(|core, now| {
-            let goes_on = core.scheduler.runs(self.id, attempt);
-            if goes_on {
-                core.handle(Event::FirstByte { id: self.id }, now);
+    /// what came. A gateway that follows asks its leader.
+    pub(crate) async fn first_byte(&mut self, attempt: u32) -> bool {
+        let id = self.id;
+        let answer = self.dispatcher.with(|core, now| {
+            let (answer, effects) = core.coordinator.member.first_byte(id, attempt, now);
+            core.carry_out(effects, now);
+            answer
+        });
+        if answer != FirstByte::Asked {
+            return answer == FirstByte::GoesOn;
+        }
+        // The answer comes, or the link is lost, which is an answer as well.
+        while let Some(word) = self.words.recv().await {
+            match word {
+                Word::Began { attempt: number, goes_on } if number == attempt => return goes_on,
+                Word::Began { .. } => {}
+                Word::Abandoned => return false,
+                word => {
+                    self.ahead = Some(word);
+                    return false;
+                }
             }
-            goes_on
-        })
+        }
+        false
     }
 
     /// How many requests waited when this one arrived, and when its first token was expected.

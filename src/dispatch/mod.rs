@@ -1,7 +1,9 @@
 //! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands it issues.
 mod dispatcher;
 mod errand;
+mod links;
 mod load_cost;
+mod peers;
 mod sharer;
 mod sharing;
 

@@ -1,5 +1,5 @@
-//! How does one of several gateways keep to its share of the nodes' slots? A task agrees on a division with the other
-//! gateways through the database, and tells the scheduler which slots this gateway may use.
+//! How does a gateway find out about the others? A task meets them in the database: it shows which part this gateway has,
+//! sees which parts they have, and asks for the lease on scheduling for all.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,90 +8,115 @@ use tokio_util::sync::CancellationToken;
 use super::dispatcher::Dispatcher;
 use super::sharing::Sharing;
 use crate::clock::Clock;
-use crate::store::Stances;
-use cluster::Membership;
-use scheduler::Scheduler;
+use crate::store::{Asked, SchedulerLease, Stances, StoreError};
+use cluster::{Candidate, LeaseNews};
 
 /// The pause between two exchanges with the others.
 const BEAT: Duration = Duration::from_secs(1);
-/// The pause while a new division is being agreed on; each step of the agreement takes one exchange.
+/// The pause while something is being agreed on; each step of an agreement takes one exchange.
 const UNSETTLED_BEAT: Duration = Duration::from_millis(200);
+/// How long a lease is trusted, from before it was asked for. It lasts longer, so clocks may differ in speed.
+const TRUSTED: Duration = Duration::from_secs(4);
 
-/// The task that divides the slots with the other gateways.
+/// The task that meets the other gateways.
 #[derive(Debug)]
 pub struct Sharer {
     stances: Stances,
-    membership: Membership,
+    lease: SchedulerLease,
     dispatcher: Arc<Dispatcher>,
     clock: Clock,
+    /// Where this gateway's link is reached.
+    link: Option<Arc<str>>,
     is_away: bool,
 }
 
 impl Sharer {
     /// Exchanges once with the others, so that a gateway that is alone starts with every slot. If the database is away,
     /// the gateway gets every slot if it was alone when it last saw the database, and none otherwise.
-    pub async fn begin(stances: Stances, dispatcher: Arc<Dispatcher>, clock: Clock) -> Self {
-        let own = stances.gateway();
-        let membership = if stances.was_sole() { Membership::alone(own) } else { Membership::new(own) };
-        dispatcher.share(membership.reach(), Sharing::ALONE);
-        let mut sharer = Self { stances, membership, dispatcher, clock, is_away: false };
+    pub async fn begin(stances: Stances, dispatcher: Arc<Dispatcher>, clock: Clock, link: Option<Arc<str>>) -> Self {
+        dispatcher.meet_others(stances.gateway(), link.clone(), stances.was_sole());
+        let lease = stances.scheduler_lease();
+        let mut sharer = Self { stances, lease, dispatcher, clock, link, is_away: false };
         sharer.beat().await;
         sharer
     }
 
-    /// Keeps exchanging with the others until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Keeps exchanging with the others until `stop`. Leads no more once `draining` is cancelled.
+    pub async fn run(mut self, draining: CancellationToken, stop: CancellationToken) {
+        let mut has_retired = false;
         loop {
-            let pause = if self.membership.is_settled() || self.is_away { BEAT } else { UNSETTLED_BEAT };
+            let is_settled = self.dispatcher.sharing().is_settled;
+            let pause = if is_settled || self.is_away { BEAT } else { UNSETTLED_BEAT };
             tokio::select! {
                 () = stop.cancelled() => return,
+                () = draining.cancelled(), if !has_retired => {
+                    has_retired = true;
+                    self.retire().await;
+                }
+                () = self.dispatcher.roles.notified() => self.beat().await,
                 () = tokio::time::sleep(pause) => self.beat().await,
             }
         }
     }
 
+    /// Hands over to another gateway. That one is told by the end of its link, so the lease must be free before.
+    async fn retire(&self) {
+        if self.dispatcher.welcomes().is_some()
+            && let Err(error) = self.lease.give_up().await
+        {
+            tracing::warn!(%error, "the lease on scheduling could not be given up; it ends by itself within 5 s");
+        }
+        self.dispatcher.retire();
+    }
+
     /// Exchanges once with the others.
     async fn beat(&mut self) {
-        let (dispatcher, membership, now) = (&self.dispatcher, &mut self.membership, self.clock.uptime());
-        let is_starved = dispatcher.read(|scheduler| scheduler.is_starved(now));
-        let before = dispatcher.sharing();
-        let exchanged = self.stances.exchange(|peers| {
-            membership.observe(peers, is_starved, now);
-            // The scheduler keeps to the new share before anybody can read the promise to do so.
-            dispatcher.share(membership.reach(), sharing(membership));
-            membership.stance(dispatcher.read(Scheduler::is_within_reach))
-        });
-        let was_away = self.is_away;
-        match exchanged.await {
+        let before = self.dispatcher.sharing();
+        let exchanged = self.stances.exchange(|peers| self.dispatcher.observe(peers)).await;
+        match exchanged {
             Ok((stance, peers)) => {
-                self.membership.published(&stance, &peers, now);
+                self.dispatcher.published(&stance, &peers);
                 self.is_away = false;
             }
             Err(error) => {
-                if !was_away {
-                    tracing::warn!(%error, "the database is away: this gateway keeps its present share of the nodes' slots");
+                if !self.is_away {
+                    tracing::warn!(%error, "the database is away: this gateway goes on with the slots that it may use");
                 }
                 self.is_away = true;
             }
         }
-        let after = sharing(&self.membership);
-        self.dispatcher.share(self.membership.reach(), after);
-        report(before, after);
+        if let Some(link) = &self.link
+            && self.dispatcher.has_common_scheduler()
+        {
+            self.dispatcher.lease(self.ask(link).await.unwrap_or(LeaseNews::Away));
+        }
+        report(&before, &self.dispatcher.sharing());
+    }
+
+    /// Takes or renews the lease, or looks who has it.
+    async fn ask(&self, link: &str) -> Result<LeaseNews, StoreError> {
+        let (is_wanted, epoch) = self.dispatcher.lease_wish();
+        let until = self.clock.uptime() + TRUSTED;
+        let asked = if is_wanted { self.lease.take(link, epoch).await? } else { self.lease.read().await? };
+        Ok(match asked {
+            Asked::Held { epoch } => LeaseNews::Held { epoch, until },
+            Asked::Free => LeaseNews::Free,
+            Asked::Taken { holder, address, epoch } => {
+                LeaseNews::Taken(Candidate { gateway: holder.into(), address: address.into(), epoch })
+            }
+        })
     }
 }
 
-fn report(before: Sharing, after: Sharing) {
-    match (before.gateways, after.gateways) {
-        (before, after) if before == after => {}
-        (_, 1) => tracing::info!("this gateway is alone and uses every slot of the nodes"),
-        (_, gateways) => tracing::warn!(
+fn report(before: &Sharing, after: &Sharing) {
+    match (before, after) {
+        (before, after) if (before.role, before.gateways) == (after.role, after.gateways) => {}
+        (_, Sharing { role: "alone", .. }) => tracing::info!("this gateway is alone and uses every slot of the nodes"),
+        (_, Sharing { role: "sharing", gateways, .. }) => tracing::warn!(
             gateways,
             "several gateways use these nodes: each schedules for itself within its share of the slots, so fairness and \
-             queue positions hold within one gateway only"
+             queue positions hold within one gateway only; with `cluster.bind` at all of them, one would schedule for all"
         ),
+        _ => {}
     }
-}
-
-fn sharing(membership: &Membership) -> Sharing {
-    Sharing { gateways: membership.gateways(), is_settled: membership.is_settled() }
 }

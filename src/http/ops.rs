@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use super::error::ApiError;
 use super::live::Live;
 use super::names::ModelNames;
-use crate::dispatch::Dispatcher;
-use crate::metrics::{Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
+use crate::dispatch::{Dispatcher, Sharing};
+use crate::metrics::{ClusterGauges, Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::store::Recorder;
 use scheduler::{NodeState, NodeView, Scheduler};
 
@@ -154,7 +154,13 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
             queued,
             usage_backlog: lifecycle.recorder.backlog(),
             usage_ready: lifecycle.recorder.is_ready(),
-            gateways: Some((sharing.gateways, sharing.is_settled)),
+            cluster: ClusterGauges {
+                role: (sharing.role, &Sharing::ROLES),
+                gateways: sharing.gateways,
+                is_settled: sharing.is_settled,
+                epoch: sharing.epoch.unwrap_or_default(),
+                handovers: lifecycle.dispatcher.handovers(),
+            },
             outbox: lifecycle.recorder.copied().map(|copied| OutboxGauges {
                 waiting: copied.waiting,
                 parked: copied.parked,

@@ -56,6 +56,9 @@ pub(super) struct Families {
     pub(super) rollup_mismatches: Gauge,
     pub(super) sharing_gateways: IntGauge,
     pub(super) sharing_settled: IntGauge,
+    pub(super) scheduler_role: IntGaugeVec,
+    pub(super) scheduler_epoch: IntGauge,
+    pub(super) scheduler_handovers: IntGauge,
 }
 
 /// Declares families in one registry, adding the common prefix.
@@ -231,13 +234,25 @@ impl Families {
             )?,
             sharing_gateways: declare.int_gauge(
                 "sharing_gateways",
-                "Gateways that use these nodes at the same time, each within its share of the slots; 1 means that this one is \
-                 alone.",
+                "Gateways that use these nodes at the same time; 1 means that this one is alone.",
             )?,
             sharing_settled: declare.int_gauge(
                 "sharing_settled",
-                "Whether all gateways have agreed to the current division of the slots: 1 or 0. Until they have, a gateway \
-                 may use fewer slots than its share.",
+                "Whether this gateway knows which slots it may use: 1 or 0. Until it does, it may use fewer slots than it could.",
+            )?,
+            scheduler_role: declare.int_gauges(
+                "scheduler_role",
+                "This gateway's part in scheduling: 1 for its present role, `alone`, `sharing`, `seeking`, `leading` or \
+                 `following`, else 0.",
+                &["role"],
+            )?,
+            scheduler_epoch: declare.int_gauge(
+                "scheduler_epoch",
+                "The epoch of the lease by which this gateway leads or follows; 0 without one. The same at all gateways.",
+            )?,
+            scheduler_handovers: declare.int_gauge(
+                "scheduler_handovers",
+                "How often another gateway began to lead since this one started.",
             )?,
         })
     }

@@ -17,10 +17,31 @@ pub struct Snapshot {
     pub usage_backlog: usize,
     /// Whether usage can be stored.
     pub usage_ready: bool,
-    /// Gateways that share the nodes' slots, and whether the division is settled; `None` if this one is alone.
-    pub gateways: Option<(usize, bool)>,
+    /// This gateway's part among those that use the nodes.
+    pub cluster: ClusterGauges,
     /// Rows on their way from the local file to Postgres; `None` if the local file is the database.
     pub outbox: Option<OutboxGauges>,
+}
+
+/// A gateway's part among those that use the nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct ClusterGauges {
+    /// Its role, and every word for one.
+    pub role: (&'static str, &'static [&'static str]),
+    /// Gateways, this one included.
+    pub gateways: usize,
+    /// Whether it knows which slots it may use.
+    pub is_settled: bool,
+    /// The epoch of the lease by which it leads or follows; 0 without one.
+    pub epoch: u64,
+    /// Changes of leadership.
+    pub handovers: u64,
+}
+
+impl Default for ClusterGauges {
+    fn default() -> Self {
+        Self { role: ("alone", &["alone"]), gateways: 1, is_settled: true, epoch: 0, handovers: 0 }
+    }
 }
 
 /// Rows between the local file and Postgres.
@@ -74,9 +95,7 @@ impl Metrics {
         self.families.outbox_waiting.set(outbox.waiting as f64);
         self.families.outbox_parked.set(outbox.parked as f64);
         self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
-        let (gateways, is_settled) = snapshot.gateways.unwrap_or((1, true));
-        self.families.sharing_gateways.set(to_i64(gateways));
-        self.families.sharing_settled.set(i64::from(is_settled));
+        self.set_cluster(&snapshot.cluster);
         let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
         if !departed.is_empty() {
             self.families.end_nodes(&departed);
@@ -86,6 +105,17 @@ impl Metrics {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
         Ok(text)
+    }
+
+    fn set_cluster(&self, cluster: &ClusterGauges) {
+        let ClusterGauges { role: (role, roles), gateways, is_settled, epoch, handovers } = *cluster;
+        self.families.sharing_gateways.set(to_i64(gateways));
+        self.families.sharing_settled.set(i64::from(is_settled));
+        for word in roles {
+            self.families.scheduler_role.with_label_values(&[*word]).set(i64::from(*word == role));
+        }
+        self.families.scheduler_epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+        self.families.scheduler_handovers.set(i64::try_from(handovers).unwrap_or(i64::MAX));
     }
 
     fn set_queue(&self, known: &KnownModels, queued: &[(String, usize)]) {

@@ -173,7 +173,7 @@ impl Relay {
             };
             let error = match result {
                 // From its first byte on a stream is never retried, so the core must agree before the client sees it.
-                Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt) => {
+                Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt).await => {
                     return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
                 }
                 Ok(Err(error)) => error,

@@ -13,6 +13,7 @@ mod bytes;
 mod checklist;
 mod cli;
 mod cloud;
+mod cluster;
 mod console;
 mod dialects;
 mod durability;

@@ -14,7 +14,7 @@ const FLOORS: [&[&str]; 8] = [
     &["trace"],
     &["store"],
     &["dispatch"],
-    &["fleet"],
+    &["fleet", "link"],
     &["relay"],
     &["http"],
     &["app", "cli", "config"],
@@ -44,15 +44,16 @@ const ROOTS: [&str; 8] = [
 ];
 
 /// Libraries, the modules (or files) that may name them, and why others may not.
-const OWNED: [(&[&str], &[&str], &str); 7] = [
+const OWNED: [(&[&str], &[&str], &str); 8] = [
     (&["sea_orm", "sea_orm_migration", "sqlx", "entity", "migration"], &["store"], "the store hides the database"),
     (
         &["awc", "actix_tls"],
-        &["fleet", "relay", "trace", "cli/healthcheck.rs", "cli/traffic.rs"],
+        &["fleet", "relay", "trace", "link/caller.rs", "cli/healthcheck.rs", "cli/traffic.rs"],
         "others have no client",
     ),
-    (&["actix_web", "utoipa"], &["http", "app"], "only the door speaks HTTP to clients"),
-    (&["actix_rt"], &["fleet", "app", "cli"], "tasks are spawned where they are stopped"),
+    (&["actix_web", "utoipa"], &["http", "app", "link/listener.rs"], "only the door speaks HTTP to clients"),
+    (&["actix_ws"], &["link/listener.rs"], "only gateways speak to each other over WebSockets"),
+    (&["actix_rt"], &["fleet", "link", "app", "cli"], "tasks are spawned where they are stopped"),
     (
         &["opentelemetry", "opentelemetry_http", "opentelemetry_otlp", "opentelemetry_sdk"],
         &["trace"],

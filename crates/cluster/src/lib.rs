@@ -1,12 +1,32 @@
-//! Several gateways schedule for the same nodes: which slots may each of them use? Pure: what the database shows goes
-//! in, the slots that may be used come out.
+//! Several gateways use the same nodes: who schedules, and which slots may each of them use? Pure: what happened goes in,
+//! what is to be done comes out.
 //!
-//! A [`Membership`] is one gateway's side of the agreement. Each gateway decides for itself, within its share of every
-//! model's slots (`scheduler::Share`). Who is a member is agreed on in two phases, so that the shares in use never add
-//! up to more than the slots.
+//! * [`Coordinator`]: chooses between the two ways below, by what the database shows of the others.
+//! * [`Member`]: one gateway leads, and its scheduler decides for all; the others follow: they carry their clients'
+//!   requests, and speak with the leader in [`Frame`]s.
+//! * [`Membership`]: where gateways cannot speak to each other, each decides for itself, within its share of every
+//!   model's slots (`scheduler::Share`). Who is a member is agreed on in two phases, so that the shares in use never add
+//!   up to more than the slots.
 
-mod membership;
+mod coordinator;
 #[cfg(test)]
-mod simulation;
+mod divisions;
+mod following;
+mod frame;
+mod leading;
+mod ledger;
+mod member;
+mod membership;
+mod role;
+#[cfg(test)]
+mod schedules;
+#[cfg(test)]
+mod world;
 
-pub use membership::{Division, Membership, Peer, Stance};
+pub use self::{
+    coordinator::Coordinator,
+    frame::{Frame, Reported, ReportedAttempt, Travelling},
+    member::Member,
+    membership::{Division, Membership, Peer, Stance},
+    role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
+};

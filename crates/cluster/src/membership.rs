@@ -53,6 +53,10 @@ pub struct Peer {
     pub gateway: Arc<str>,
     /// Its latest stance; `None` if its version does not divide slots.
     pub stance: Option<Stance>,
+    /// Where its link listens; `None` if it has none, or cannot use it.
+    pub link: Option<Arc<str>>,
+    /// How long ago it last told the database that it is alive.
+    pub silent: Duration,
 }
 
 /// One gateway's view of the division.
@@ -77,6 +81,12 @@ impl Membership {
     pub fn alone(own: Arc<str>) -> Self {
         let division = Division { gateways: vec![own.clone()], turn: 0 };
         Self { settled: Some(division), ..Self::new(own) }
+    }
+
+    /// Promises nothing and uses nothing any more. What comes after it is agreed on as by a newcomer.
+    pub fn withdraw(&mut self) {
+        let division = self.current().cloned();
+        *self = Self { proposed: division.into_iter().collect(), ..Self::new(self.own.clone()) };
     }
 
     /// Step 1: proposes the division among these peers. The caller must keep to [`Membership::reach`] before it
@@ -164,7 +174,8 @@ mod tests {
     }
 
     fn peer(gateway: &str, division: Division, fits: bool) -> Peer {
-        Peer { gateway: gateway.into(), stance: Some(Stance { division, fits }) }
+        let stance = Some(Stance { division, fits });
+        Peer { gateway: gateway.into(), stance, link: None, silent: Duration::ZERO }
     }
 
     /// Observes and publishes; everything that runs fits.
@@ -178,7 +189,7 @@ mod tests {
     fn slots(membership: &Membership) -> u32 {
         match membership.reach() {
             Reach::Whole => 4,
-            Reach::Nothing => 0,
+            Reach::Nothing | Reach::Held => 0,
             Reach::Within(shares) => shares.iter().map(|share| share.slots("n", 4)).min().unwrap(),
         }
     }
@@ -286,7 +297,7 @@ mod tests {
     #[test]
     fn a_gateway_of_an_older_version_is_counted_but_not_waited_for() {
         let mut membership = Membership::new("b".into());
-        beat(&mut membership, &[Peer { gateway: "a".into(), stance: None }], false);
+        beat(&mut membership, &[Peer { stance: None, ..peer("a", division(&[], 0), false) }], false);
         assert_eq!((slots(&membership), membership.gateways()), (2, 2));
     }
 }

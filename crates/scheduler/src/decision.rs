@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     failure::Failure,
     ids::{NodeId, RequestId},
@@ -52,7 +54,7 @@ pub enum Decision {
 }
 
 /// Why a request is refused, and when the client may try again.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Refusal {
     /// The reason.
     pub reason: RefusalReason,
@@ -61,7 +63,7 @@ pub struct Refusal {
 }
 
 /// Why a request is refused.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub enum RefusalReason {
     /// The user's own part of the queue is full.
     UserQueueFull,

@@ -42,6 +42,32 @@ pub struct Arrival {
     pub deadline: Time,
 }
 
+/// A request as the gateway that carries it reports it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Adopted {
+    /// The request, with its deadline by this scheduler's clock.
+    pub arrival: Arrival,
+    /// How long ago it arrived.
+    pub waited: Duration,
+    /// Attempts so far, including the running one.
+    pub attempts: u32,
+    /// The running attempt; `None` if the request waits.
+    pub ongoing: Option<Ongoing>,
+}
+
+/// An attempt that runs.
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub struct Ongoing {
+    /// The node it runs on.
+    pub node: NodeId,
+    /// How long ago it was sent there.
+    pub sent_ago: Duration,
+    /// How long ago its first byte came; `None` before that.
+    pub began_ago: Option<Duration>,
+    /// Tokens of the answer so far.
+    pub tokens: u64,
+}
+
 /// Something that happened outside.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
@@ -169,6 +195,8 @@ pub enum Event {
         /// True to drain it, false to put it back in use.
         on: bool,
     },
+    /// Another gateway's scheduler has decided on this request so far. An id that is already known is ignored.
+    Adopted(Box<Adopted>),
     /// The slots that this gateway may use have changed.
     Shared {
         /// The slots it may use from now on.

@@ -32,6 +32,7 @@ impl Scheduler {
             Event::Stalled { id } => self.stalled(id, now),
             Event::Failed { id, failure } => self.fail(id, failure, now, &mut decisions),
             Event::Left { id, outcome } => self.leave(id, outcome, now),
+            Event::Adopted(adopted) => self.adopt(*adopted, now, &mut decisions),
             Event::Tick => self.tick(now, &mut decisions),
             event => self.hear_of_node(event, now, &mut decisions),
         }

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Time since the gateway started.
 pub type Time = Duration;
 
 /// One request of a client, from arrival to end. Never reused.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Serialize, Deserialize)]
 pub struct RequestId(pub u128);
 
 /// A node's index in the fleet, in the order of joining. Never reused.

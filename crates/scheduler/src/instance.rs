@@ -84,6 +84,8 @@ pub(crate) struct Instance {
     pub(crate) slots: Slots,
     /// The parts of the slots that this gateway may use; empty means all slots.
     pub(crate) portions: Vec<Portion>,
+    /// The most slots that it may hold under [`crate::Reach::Held`].
+    pub(crate) ceiling: Option<u32>,
     pub(crate) running: Vec<Running>,
     /// Speed relative to the node's own.
     pub(crate) correction: Correction,
@@ -109,6 +111,7 @@ impl Instance {
             is_leaving: false,
             slots: Slots::new(slots),
             portions: Vec::new(),
+            ceiling: None,
             running: Vec::new(),
             correction: Correction::default(),
             prefill: Line::default(),
@@ -136,7 +139,7 @@ impl Instance {
     pub(crate) fn slot_count(&self) -> usize {
         let slots = self.whole_slot_count();
         let parts = self.portions.iter().map(|portion| portion.of(slots));
-        parts.fold(slots, u32::min) as usize
+        parts.chain(self.ceiling).fold(slots, u32::min) as usize
     }
 
     /// Whether one request more than its slots may be sent. More may run already if the number was lowered meanwhile.
@@ -147,7 +150,8 @@ impl Instance {
     /// From when on that is so, in seconds; infinity if not without another change.
     pub(crate) fn probes_from(&self) -> f64 {
         // With several gateways, nobody can tell whether a probe ran in parallel with everything else.
-        let may_probe = self.portions.is_empty() && self.running.len() <= self.slot_count();
+        let is_whole = self.portions.is_empty() && self.ceiling.is_none();
+        let may_probe = is_whole && self.running.len() <= self.slot_count();
         if may_probe { self.slots.probes_from(self.family()) } else { f64::INFINITY }
     }
 

@@ -59,6 +59,7 @@
 
 mod absorb;
 mod accusations;
+mod adopt;
 mod breaker;
 mod catalog;
 mod choose;
@@ -111,7 +112,7 @@ mod view;
 pub use self::{
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
-    event::{Arrival, Event},
+    event::{Adopted, Arrival, Event, Ongoing},
     explain::{Alternative, Backlog, Kind, Step, Story, What},
     failure::{Blame, Failure, Outcome},
     health_log::{BreakerPhase, HealthChange, NodeHealth},

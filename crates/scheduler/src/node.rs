@@ -154,7 +154,8 @@ impl Node {
         let slots = self.spec.slots;
         self.instances[model.0].get_or_insert_with(|| {
             let portions = self.reach.portions(&self.spec.name);
-            Box::new(Instance { portions, ..Instance::new(listed.into(), slots) })
+            let ceiling = (self.reach == Reach::Held).then_some(0);
+            Box::new(Instance { portions, ceiling, ..Instance::new(listed.into(), slots) })
         })
     }
 
@@ -242,6 +243,8 @@ impl Node {
         let portions = reach.portions(&self.spec.name);
         for instance in self.instances.iter_mut().flatten() {
             instance.portions.clone_from(&portions);
+            let held = u32::try_from(instance.running.len()).unwrap_or(u32::MAX);
+            instance.ceiling = (*reach == Reach::Held).then_some(held);
         }
         self.layouts += 1;
     }

@@ -9,6 +9,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::NodeId;
 
 /// The host cache holds 8 GiB for each runner: about this many tokens of an 8B model, less a margin.
@@ -20,7 +22,7 @@ const CONSUMED_SHARE: f64 = 0.5;
 
 /// A prompt up to the end of one of its messages. The digest covers everything before that point, so two prompts with
 /// the same digest share that whole beginning.
-#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Prefix {
     /// Seeded differently in each process, so it reveals nothing outside this one.
     pub digest: u64,

@@ -1,7 +1,9 @@
 //! Which route does a request need, and which routes does a node have?
 
+use serde::{Deserialize, Serialize};
+
 /// The number of a route, below [`RouteSet::MOST`]. The shell assigns the numbers.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Default)]
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Route(pub u8);
 
 /// A set of routes.

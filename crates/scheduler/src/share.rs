@@ -53,6 +53,9 @@ pub enum Reach {
     Whole,
     /// None: running requests go on, but nothing new starts and nothing is loaded.
     Nothing,
+    /// In each place as many as it holds when this begins: a request that ends may be followed by another one, but
+    /// nothing is loaded. For a time in which another gateway may be using the other slots.
+    Held,
     /// Those that every one of these divisions gives it: while one division replaces another, both apply.
     Within(Arc<[Share]>),
 }
@@ -60,7 +63,7 @@ pub enum Reach {
 impl Reach {
     pub(crate) fn portions(&self, node: &str) -> Vec<Portion> {
         match self {
-            Self::Whole => Vec::new(),
+            Self::Whole | Self::Held => Vec::new(),
             Self::Nothing => vec![Portion::NOTHING],
             Self::Within(shares) => {
                 let portions = shares.iter().map(|share| share.portion(node));
@@ -72,7 +75,7 @@ impl Reach {
     pub(crate) fn loads_on(&self, node: &str) -> bool {
         match self {
             Self::Whole => true,
-            Self::Nothing => false,
+            Self::Nothing | Self::Held => false,
             Self::Within(shares) => shares.iter().all(|share| share.loads_on(node)),
         }
     }

@@ -40,22 +40,28 @@ pub struct Queue {
     scheduling: Scheduling,
 }
 
-/// How many gateways schedule for the nodes. This gateway's queue holds its own clients' requests only.
+/// Who schedules for the nodes. Where gateways share, the queue holds this gateway's own clients' requests only; where one
+/// leads, its queue holds everybody's.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Scheduling {
-    /// `alone`, or `sharing`: several gateways use these nodes, each with a queue of its own and a share of the slots.
+    /// `alone`; `leading`: this gateway schedules for all of them; `following`: another one does; `seeking`: it looks for
+    /// that one, and goes on with the slots that it holds; or `sharing`: each has a queue of its own and a share of the
+    /// slots.
     role: &'static str,
     /// Gateways that use the nodes, this one included.
     gateways: usize,
-    /// Whether all of them have agreed to the current division of the slots. Until then a gateway may use fewer slots than
-    /// its share.
+    /// Whether everybody knows which slots are whose. Until then a gateway may use fewer than it could.
     is_settled: bool,
+    /// Grows each time another gateway begins to lead; null where none does.
+    epoch: Option<u64>,
+    /// The gateway that leads, if it is another one.
+    leader: Option<String>,
 }
 
 impl From<Sharing> for Scheduling {
     fn from(sharing: Sharing) -> Self {
-        let Sharing { gateways, is_settled } = sharing;
-        Self { role: if gateways > 1 { "sharing" } else { "alone" }, gateways, is_settled }
+        let Sharing { role, gateways, is_settled, epoch, leader } = sharing;
+        Self { role, gateways, is_settled, epoch, leader: leader.map(|leader| leader.to_string()) }
     }
 }
 

@@ -12,6 +12,7 @@ use super::table::{Gateways, Table, lock};
 use crate::store::database::{Store, locks};
 use crate::store::deadline::within;
 use crate::store::error::StoreError;
+use crate::store::scheduler_lease::SchedulerLease;
 
 /// Longest wait for the database.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -30,19 +31,24 @@ impl Stances {
         self.table.gateway.as_str().into()
     }
 
+    /// The lease on scheduling for all gateways.
+    pub fn scheduler_lease(&self) -> SchedulerLease {
+        SchedulerLease::new(self.store.clone(), self.table.gateway.clone())
+    }
+
     /// Whether this gateway was alone when it last saw the database before it started.
     pub fn was_sole(&self) -> bool {
         self.was_sole
     }
 
-    /// Shows `decide` the peers that are there, and publishes the stance that it takes. Returns both once everybody can see
-    /// it. `decide` may have been called even if this fails.
+    /// Shows `decide` the peers that are there, and publishes the stance that it takes and the address of its link. Returns
+    /// stance and peers once everybody can see them. `decide` may have been called even if this fails.
     ///
     /// # Errors
     /// When the database is away, or does not know yet that this gateway lives.
     pub async fn exchange(
         &self,
-        decide: impl FnOnce(&[Peer]) -> Option<Stance>,
+        decide: impl FnOnce(&[Peer]) -> Option<(Stance, Option<Arc<str>>)>,
     ) -> Result<(Stance, Vec<Peer>), StoreError> {
         if !self.store.is_online() {
             return Err(StoreError::TimedOut(Duration::ZERO));
@@ -50,7 +56,10 @@ impl Stances {
         within(DEADLINE, self.try_exchange(decide)).await
     }
 
-    async fn try_exchange(&self, decide: impl FnOnce(&[Peer]) -> Option<Stance>) -> Result<(Stance, Vec<Peer>), DbErr> {
+    async fn try_exchange(
+        &self,
+        decide: impl FnOnce(&[Peer]) -> Option<(Stance, Option<Arc<str>>)>,
+    ) -> Result<(Stance, Vec<Peer>), DbErr> {
         let transaction = self.table.db.begin().await?;
         lock(&transaction, &[locks::GATEWAYS]).await?;
         let gateways = Gateways::read(&transaction, &self.table.gateway).await?;
@@ -61,14 +70,20 @@ impl Stances {
         let watched = gateways.watched(self.table.patience);
         let there = gateways.peers.iter().filter(|(_, (peer, _))| !peer.is_gone(watched));
         let peers: Vec<Peer> = there
-            .map(|(id, _)| Peer { gateway: id.as_str().into(), stance: gateways.stances.get(id).cloned() })
+            .map(|(id, (peer, _))| Peer {
+                gateway: id.as_str().into(),
+                stance: gateways.stances.get(id).cloned(),
+                link: gateways.links.get(id).map(|link| link.as_str().into()),
+                silent: peer.silent,
+            })
             .collect();
-        let stance = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
+        let (stance, link) = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
         let own = Column::Id.eq(&self.table.gateway);
         Entity::update_many()
             .col_expr(Column::Members, Expr::value(stance.division.gateways.join(",")))
             .col_expr(Column::Turn, Expr::value(i64::try_from(stance.division.turn).unwrap_or(i64::MAX)))
             .col_expr(Column::Fits, Expr::value(stance.fits))
+            .col_expr(Column::Link, Expr::value(link.as_deref()))
             .filter(own)
             .exec(&transaction)
             .await?;

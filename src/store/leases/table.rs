@@ -52,6 +52,7 @@ pub(super) struct Gateways {
     now_ms: i64,
     pub(super) peers: HashMap<String, (Peer, bool)>,
     pub(super) stances: HashMap<String, Stance>,
+    pub(super) links: HashMap<String, String>,
     own: Option<gateway::Model>,
 }
 
@@ -60,7 +61,8 @@ impl Gateways {
         let clock = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint";
         let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), clock)).await?;
         let now_ms: i64 = row.ok_or(DbErr::RecordNotFound("clock".to_owned()))?.try_get_by_index(0)?;
-        let (mut peers, mut stances, mut found) = (HashMap::new(), HashMap::new(), None);
+        let (mut peers, mut stances, mut links) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut found = None;
         for row in gateway::Entity::find().all(db).await? {
             if row.id == own {
                 found = Some(row);
@@ -69,9 +71,10 @@ impl Gateways {
             let peer =
                 Peer { silent: millis(now_ms - row.renewed_ms), patience: millis(row.patience_ms), left: row.has_left };
             stances.extend(stance_of(&row).map(|stance| (row.id.clone(), stance)));
+            links.extend(row.link.clone().map(|link| (row.id.clone(), link)));
             peers.insert(row.id, (peer, row.is_sole));
         }
-        Ok(Self { now_ms, peers, stances, own: found })
+        Ok(Self { now_ms, peers, stances, links, own: found })
     }
 
     /// When we said last that we live, unless that is too long ago or the last word was that we end.
@@ -131,8 +134,9 @@ impl Table {
         use gateway::Column::{HasLeft, Id, IsSole, PatienceMs, RenewedMs, SinceMs};
         let patience_ms = i64::try_from(self.patience.as_millis()).unwrap_or(i64::MAX);
         let id = self.gateway.clone();
-        let (members, turn, fits) = (None, None, None);
-        let row = gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left, members, turn, fits };
+        let (members, turn, fits, link) = (None, None, None, None);
+        let row =
+            gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left, members, turn, fits, link };
         let row = row.into_active_model();
         let replace =
             OnConflict::column(Id).update_columns([RenewedMs, SinceMs, PatienceMs, IsSole, HasLeft]).to_owned();

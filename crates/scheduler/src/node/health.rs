@@ -48,6 +48,19 @@ impl Node {
         self.breaker.dispatched(id)
     }
 
+    /// A request runs here that another gateway's scheduler sent.
+    pub(crate) fn resume(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.in_flight += 1;
+        let id = running.id;
+        if let Some(instance) = self.instance_mut(model) {
+            // It brings the slot that it holds with it, and says nothing about the number of slots.
+            instance.ceiling = instance.ceiling.map(|held| held.saturating_add(1));
+            instance.running.push(running);
+        }
+        self.settle_active(model);
+        self.breaker.dispatched(id)
+    }
+
     /// A request sent here is over; `is_whole` if its answer came to its end.
     pub(crate) fn vacate(&mut self, id: RequestId, model: ModelId, is_whole: bool, now: Time) -> Option<Running> {
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -14,11 +14,13 @@
 //! | P10 | names, units, idle nodes and groups of one do not matter | [`metamorphic`] |
 //! | P11 | same events, same decisions | [`random`]`::a_clone_that_hears_the_same_events_makes_the_same_decisions`, [`metamorphic`]`::the_same_seed_makes_the_same_run` |
 //! | P12 | regression gates | `tests/fleet` |
+//! | P14 | a successor takes over every request where it is | [`adoption`] |
 //! | P13 | a small case in full | [`small`] |
 //!
 //! [`run`] throws random events at a scheduler and keeps its own record of them. [`fleet`] is an obedient fleet in virtual
 //! time, with real speeds and slots. All seeds are fixed.
 
+mod adoption;
 pub(crate) mod dice;
 mod fairness;
 mod fleet;

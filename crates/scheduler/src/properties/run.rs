@@ -79,6 +79,13 @@ pub(crate) struct Known {
     excused: u32,
 }
 
+impl Known {
+    /// What another scheduler is told of it.
+    pub(crate) fn taken_over(&self, attempts: u32) -> Self {
+        Self { attempts, excused: attempts, is_abandoned: false, ..*self }
+    }
+}
+
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Errand {
     Load(usize, usize),

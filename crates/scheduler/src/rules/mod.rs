@@ -1,5 +1,6 @@
 //! The rules of the scheduler as a whole, one test each.
 
+mod adoption;
 mod failures;
 mod loads;
 mod queueing;

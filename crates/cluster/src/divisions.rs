@@ -97,7 +97,7 @@ fn slots(reach: &Reach, node: usize) -> u32 {
     let (node, slots) = NODES[node];
     match reach {
         Reach::Whole => slots,
-        Reach::Nothing => 0,
+        Reach::Nothing | Reach::Held => 0,
         Reach::Within(shares) => shares.iter().map(|share| share.slots(node, slots)).fold(slots, u32::min),
     }
 }
@@ -105,7 +105,7 @@ fn slots(reach: &Reach, node: usize) -> u32 {
 fn loads_on(reach: &Reach, node: usize) -> bool {
     match reach {
         Reach::Whole => true,
-        Reach::Nothing => false,
+        Reach::Nothing | Reach::Held => false,
         Reach::Within(shares) => shares.iter().all(|share| share.loads_on(NODES[node].0)),
     }
 }
@@ -128,7 +128,12 @@ impl World {
         let there = others.filter_map(|(other, it)| {
             let row = it.row.as_ref()?;
             let is_gone = row.has_left || (self.now - row.at > PATIENCE && watched > PATIENCE);
-            (!is_gone).then(|| Peer { gateway: name(other), stance: Some(row.stance.clone()) })
+            (!is_gone).then(|| Peer {
+                gateway: name(other),
+                stance: Some(row.stance.clone()),
+                link: None,
+                silent: self.now - row.at,
+            })
         });
         there.collect()
     }
@@ -273,9 +278,9 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// `CLUSTER_SCHEDULES` sets how many are run.
+/// `CLUSTER_DIVISIONS` sets how many are run.
 fn config() -> ProptestConfig {
-    let cases = std::env::var("CLUSTER_SCHEDULES").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
+    let cases = std::env::var("CLUSTER_DIVISIONS").ok().and_then(|count| count.parse().ok()).unwrap_or(2_000);
     ProptestConfig { cases, rng_seed: RngSeed::Fixed(14), failure_persistence: None, ..ProptestConfig::default() }
 }
 

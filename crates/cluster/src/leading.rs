@@ -1,0 +1,240 @@
+//! How does a leader schedule for the others, and what does it do about those that it does not hear?
+
+use std::sync::Arc;
+
+use scheduler::{Decision, Event, Outcome, Reach, RequestId, Time};
+
+use crate::{
+    frame::{Frame, Reported},
+    ledger::{adopted, exhausted},
+    member::{DARK, Member},
+    role::{Effect, Neighbour, Role},
+};
+
+impl Member {
+    /// Gateways that a leader waits for or has lost. The shell looks whether they still listen, and tells them whom to
+    /// follow.
+    pub fn missing(&self) -> Vec<Neighbour> {
+        let is_missing =
+            |it: &&Neighbour| !self.followers.contains_key(&it.gateway) && !self.dead.contains(&it.gateway);
+        match self.role {
+            Role::Leading { .. } => self.neighbours.iter().filter(is_missing).cloned().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// A gateway's address refuses connections: its process has ended, and its connections to the nodes with it.
+    pub fn is_dead(&mut self, gateway: &Arc<str>, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if matches!(self.role, Role::Leading { .. }) && !self.followers.contains_key(gateway) {
+            self.dead.insert(gateway.clone());
+            self.forget(gateway, now, &mut effects);
+        }
+        effects
+    }
+
+    /// Nothing runs at a gateway any more.
+    pub(crate) fn forget(&mut self, gateway: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
+        self.missing.remove(gateway);
+        for id in self.requests_of(gateway) {
+            self.end_remote(id, now, effects);
+        }
+        self.open_up(now, effects);
+    }
+
+    /// Has the scheduler decide, and passes on what it says to whom it concerns.
+    pub(crate) fn decide(&mut self, event: Event, now: Time, effects: &mut Vec<Effect>) {
+        for decision in self.scheduler.handle(event, now) {
+            let owner = request_of(&decision).and_then(|id| self.remote.get(&id).cloned());
+            match owner {
+                Some(owner) => self.tell(owner, decision, effects),
+                None => {
+                    if self.can_join {
+                        self.take_note(&decision, now);
+                    }
+                    effects.push(Effect::Decided(decision));
+                }
+            }
+        }
+    }
+
+    /// Records a decision about one of this gateway's own requests.
+    fn take_note(&mut self, decision: &Decision, now: Time) {
+        match decision {
+            Decision::Dispatch { id, node, attempt } => {
+                let node = self.scheduler.node_name(*node).unwrap_or_default().into();
+                self.ledger.send(*id, node, *attempt, now);
+            }
+            Decision::Refuse { id, .. } => self.ledger.end(*id),
+            Decision::Abandon { id } if !self.scheduler.is_running(*id) => self.ledger.wait(*id),
+            _ => {}
+        }
+    }
+
+    fn tell(&mut self, gateway: Arc<str>, decision: Decision, effects: &mut Vec<Effect>) {
+        let frame = match decision {
+            Decision::Dispatch { id, node, attempt } => {
+                let node = self.scheduler.node_name(node).unwrap_or_default().to_owned();
+                Frame::Grant { id, node, attempt }
+            }
+            Decision::Refuse { id, refusal } => {
+                self.remote.remove(&id);
+                self.orphans.remove(&id);
+                Frame::Refuse { id, refusal }
+            }
+            Decision::Abandon { id } => Frame::Abandon { id },
+            Decision::Load { .. } | Decision::Unload { .. } => return,
+        };
+        if self.followers.contains_key(&gateway) {
+            effects.push(Effect::Say { gateway, frame });
+        }
+    }
+
+    pub(crate) fn hear_follower(&mut self, gateway: &Arc<str>, frame: Frame, now: Time, effects: &mut Vec<Effect>) {
+        if let Frame::Report { requests } = frame {
+            return self.reported(gateway, requests, now, effects);
+        }
+        let Some(heard_at) = self.followers.get_mut(gateway) else {
+            // A link begins with a report; that of this one came before this gateway began to lead.
+            effects.push(Effect::Close { gateway: gateway.clone() });
+            return;
+        };
+        *heard_at = now;
+        let is_theirs = |id: &RequestId| self.remote.get(id) == Some(gateway);
+        match frame {
+            Frame::Arrived { request, patience }
+                if !self.remote.contains_key(&request.id) && self.ledger.get(request.id).is_none() =>
+            {
+                self.remote.insert(request.id, gateway.clone());
+                self.decide(Event::Arrived(request.arrival(now + patience)), now, effects);
+            }
+            Frame::Wanted { model } => self.decide(Event::Wanted { model: model.into() }, now, effects),
+            Frame::FirstByte { id, attempt } => {
+                // What runs on a node that is unknown here goes on.
+                let goes_on = is_theirs(&id) && (!self.scheduler.knows(id) || self.scheduler.runs(id, attempt));
+                if goes_on {
+                    self.decide(Event::FirstByte { id }, now, effects);
+                }
+                let frame = Frame::Began { id, attempt, goes_on };
+                effects.push(Effect::Say { gateway: gateway.clone(), frame });
+            }
+            Frame::Progress { id, tokens } if is_theirs(&id) => {
+                self.decide(Event::Progress { id, tokens }, now, effects);
+            }
+            Frame::Worked { id, time } if is_theirs(&id) => self.decide(Event::Worked { id, time }, now, effects),
+            Frame::Stalled { id } if is_theirs(&id) => self.decide(Event::Stalled { id }, now, effects),
+            Frame::Failed { id, attempt, failure } if is_theirs(&id) && self.scheduler.runs(id, attempt) => {
+                self.decide(Event::Failed { id, failure }, now, effects);
+            }
+            Frame::Failed { id, failure, .. } if is_theirs(&id) && !self.scheduler.knows(id) => {
+                self.remote.remove(&id);
+                let frame = Frame::Refuse { id, refusal: exhausted(failure) };
+                effects.push(Effect::Say { gateway: gateway.clone(), frame });
+            }
+            Frame::Left { id, outcome } if is_theirs(&id) => {
+                self.remote.remove(&id);
+                self.decide(Event::Left { id, outcome }, now, effects);
+            }
+            _ => {}
+        }
+    }
+
+    /// A gateway reports all that it carries. That replaces what was known of it; meanwhile nobody gets a slot.
+    fn reported(&mut self, gateway: &Arc<str>, requests: Vec<Reported>, now: Time, effects: &mut Vec<Effect>) {
+        let before = self.scheduler.reach().clone();
+        self.reach(Reach::Nothing, now, effects);
+        for id in self.requests_of(gateway) {
+            self.end_remote(id, now, effects);
+        }
+        self.followers.insert(gateway.clone(), now);
+        self.dead.remove(gateway);
+        for reported in requests {
+            let id = reported.request.id;
+            if self.remote.contains_key(&id) || self.ledger.get(id).is_some() {
+                continue;
+            }
+            self.remote.insert(id, gateway.clone());
+            if let Some(adopted) = adopted(reported, &self.scheduler, now) {
+                self.decide(Event::Adopted(Box::new(adopted)), now, effects);
+            }
+        }
+        self.missing.remove(gateway);
+        self.reach(before, now, effects);
+        self.open_up(now, effects);
+    }
+
+    /// A follower's link was lost: what waited there is taken out of the queue, what runs there keeps its slots.
+    pub(crate) fn lose_follower(&mut self, gateway: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
+        if self.followers.remove(gateway).is_none() {
+            return;
+        }
+        for id in self.requests_of(gateway) {
+            if self.scheduler.is_running(id) {
+                self.orphans.insert(id, now);
+            } else {
+                self.end_remote(id, now, effects);
+            }
+        }
+    }
+
+    /// Ends the patience with silent gateways.
+    pub(crate) fn end_patience(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let is_long_silent = |gateway: &Arc<str>, since: Time| {
+            let neighbour = self.neighbours.iter().find(|neighbour| neighbour.gateway == *gateway);
+            let silent = |it: &Neighbour| it.silent + now.saturating_sub(self.met_at);
+            now >= since + DARK && neighbour.is_none_or(|neighbour| silent(neighbour) >= DARK)
+        };
+        let is_over = |(id, since): (&RequestId, &Time)| {
+            let owner = self.remote.get(id);
+            owner.is_none_or(|owner| is_long_silent(owner, *since)).then_some(*id)
+        };
+        let over: Vec<RequestId> = self.orphans.iter().filter_map(is_over).collect();
+        let given_up = self.missing.iter().filter(|(gateway, since)| is_long_silent(gateway, **since));
+        let given_up: Vec<Arc<str>> = given_up.map(|(gateway, _)| gateway.clone()).collect();
+        over.into_iter().for_each(|id| self.end_remote(id, now, effects));
+        given_up.iter().for_each(|gateway| _ = self.missing.remove(gateway));
+        self.open_up(now, effects);
+    }
+
+    /// Uses every slot, once everybody who may be using some has reported.
+    pub(crate) fn open_up(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if matches!(self.role, Role::Leading { .. }) && self.missing.is_empty() {
+            self.reach(Reach::Whole, now, effects);
+        }
+    }
+
+    /// A leader that leads no more forgets the others' requests: their gateways know them.
+    pub(crate) fn forget_followers(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        for id in std::mem::take(&mut self.remote).into_keys() {
+            self.decide(Event::Left { id, outcome: Outcome::Cancelled }, now, effects);
+        }
+        let followers = std::mem::take(&mut self.followers).into_keys();
+        effects.extend(followers.map(|gateway| Effect::Close { gateway }));
+        self.orphans.clear();
+        self.missing.clear();
+    }
+
+    /// That nothing is heard of what runs at a silent gateway says nothing about the nodes.
+    pub(crate) fn excuse_orphans(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        for id in self.orphans.keys().copied().collect::<Vec<_>>() {
+            self.decide(Event::Stalled { id }, now, effects);
+        }
+    }
+
+    fn end_remote(&mut self, id: RequestId, now: Time, effects: &mut Vec<Effect>) {
+        self.remote.remove(&id);
+        self.orphans.remove(&id);
+        self.decide(Event::Left { id, outcome: Outcome::Cancelled }, now, effects);
+    }
+
+    fn requests_of(&self, gateway: &Arc<str>) -> Vec<RequestId> {
+        self.remote.iter().filter(|(_, owner)| *owner == gateway).map(|(id, _)| *id).collect()
+    }
+}
+
+fn request_of(decision: &Decision) -> Option<RequestId> {
+    match decision {
+        Decision::Dispatch { id, .. } | Decision::Refuse { id, .. } | Decision::Abandon { id } => Some(*id),
+        Decision::Load { .. } | Decision::Unload { .. } => None,
+    }
+}

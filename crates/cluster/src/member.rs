@@ -1,0 +1,405 @@
+//! One gateway's part in scheduling for all: it leads, it follows, or it is looking for a leader.
+//!
+//! ```text
+//!              has the lease                 a later epoch, or no lease and not everybody linked
+//! seeking ---------------------> leading --------------------------------------------------------> seeking
+//!    |     linked to the holder                   link lost, or a later epoch
+//!    +-------------------------> following ------------------------------------------------------> seeking
+//! ```
+//!
+//! * *Seeking*: its own requests are in its own scheduler. It uses no more slots than it held when it lost its leader,
+//!   as nobody else may use those, and nobody knows who has the others.
+//! * *Leading*: everybody's requests are in its scheduler. Until every gateway that may be running something has
+//!   reported, is known to be dead, or has been silent for long, it uses no more slots than those that have reported.
+//! * *Following*: its scheduler hears of nodes only, so that names are known and a takeover is quick.
+//!
+//! A leader needs the lease to begin. To go on it needs the lease, or a link with every other gateway: while all of them
+//! follow it, nobody else can lead, so an outage of the database changes nothing. That no slot is used twice does not
+//! depend on the lease, but on what a leader knows of the others' slots; so two gateways that both believe to lead for
+//! a moment do no harm.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use scheduler::{Decision, Event, Outcome, Reach, RequestId, Scheduler, Time};
+
+use crate::{
+    frame::Frame,
+    ledger::{Ledger, adopted, exhausted, is_of_a_request},
+    role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
+};
+
+/// How recently every other gateway must have been heard for a leader to go on without its lease.
+const HEARD: Duration = Duration::from_millis(1200);
+/// How long a gateway uses the slots that it held, with neither a leader nor the database.
+const HOLDS: Duration = Duration::from_secs(10);
+/// How long a silent gateway keeps the slots that it may be using. Longer than [`HOLDS`] by what an answer takes.
+pub(crate) const DARK: Duration = Duration::from_secs(30);
+/// How long a gateway is without a leader and without the database before it uses its share of the slots. By then, what
+/// the others began in the last [`HOLDS`] should have ended, wherever they lost their leader last.
+const FALLBACK: Duration = Duration::from_secs(45);
+/// A follower that was not told the time for this long was paused: what it was granted before may be somebody else's.
+const PAUSED: Duration = Duration::from_secs(2);
+/// A gateway that was alive this long ago and is not shown any more has left.
+const LEAVES: Duration = Duration::from_secs(8);
+/// How old the list of the others may be when a gateway begins to lead.
+const RECENT: Duration = Duration::from_secs(3);
+
+/// One gateway's part; see the module.
+#[derive(Clone)]
+pub struct Member {
+    pub(crate) own: Arc<str>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) role: Role,
+    /// Whether it can be one of several with a common scheduler. If not, no ledger is kept.
+    pub(crate) can_join: bool,
+    pub(crate) ledger: Ledger,
+    /// The other gateways that live.
+    pub(crate) neighbours: Vec<Neighbour>,
+    /// When the database last said who they are.
+    pub(crate) met_at: Time,
+    candidate: Option<Candidate>,
+    /// The latest epoch heard of.
+    epoch: u64,
+    lease_until: Time,
+    /// When it last led, or followed.
+    contact_at: Time,
+    is_retiring: bool,
+    fallback: Reach,
+    ticked_at: Time,
+    /// Of a leader: when each follower was last heard.
+    pub(crate) followers: BTreeMap<Arc<str>, Time>,
+    /// Of a leader: the gateway of each request that is not its own.
+    pub(crate) remote: BTreeMap<RequestId, Arc<str>>,
+    /// Of a leader: what ran at gateways whose link was lost, and since when.
+    pub(crate) orphans: BTreeMap<RequestId, Time>,
+    /// Of a leader: gateways that may be running something unknown, and since when they are waited for.
+    pub(crate) missing: BTreeMap<Arc<str>, Time>,
+    /// Of a leader: gateways known to be dead since it began to lead.
+    pub(crate) dead: BTreeSet<Arc<str>>,
+}
+
+impl Member {
+    /// A gateway on its own. Without `can_join` it remains so, at no cost.
+    pub fn new(own: Arc<str>, scheduler: Scheduler, can_join: bool) -> Self {
+        Self {
+            own,
+            scheduler,
+            role: Role::Local,
+            can_join,
+            ledger: Ledger::default(),
+            neighbours: Vec::new(),
+            met_at: Time::ZERO,
+            candidate: None,
+            epoch: 0,
+            lease_until: Time::ZERO,
+            contact_at: Time::ZERO,
+            is_retiring: false,
+            fallback: Reach::Nothing,
+            ticked_at: Time::ZERO,
+            followers: BTreeMap::new(),
+            remote: BTreeMap::new(),
+            orphans: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            dead: BTreeSet::new(),
+        }
+    }
+
+    // What it is.
+
+    /// The scheduler of this process. A follower's knows the nodes but no requests.
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// The same, for what is not an event.
+    pub fn scheduler_mut(&mut self) -> &mut Scheduler {
+        &mut self.scheduler
+    }
+
+    /// Its present role.
+    pub fn role(&self) -> &Role {
+        &self.role
+    }
+
+    /// The gateway to link with, if this one should follow.
+    pub fn target(&self) -> Option<&Candidate> {
+        let is_worth = |candidate: &&Candidate| candidate.epoch >= self.epoch && candidate.gateway != self.own;
+        self.candidate.as_ref().filter(|_| matches!(self.role, Role::Seeking { .. })).filter(is_worth)
+    }
+
+    /// Whether to ask for the lease.
+    pub fn wants_lease(&self) -> bool {
+        !self.is_retiring && matches!(self.role, Role::Seeking { .. } | Role::Leading { .. })
+    }
+
+    /// The epoch of the lease that it holds, or held last; 0 if it never did.
+    pub fn own_epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Gateways linked to this leader.
+    pub fn follower_count(&self) -> usize {
+        self.followers.len()
+    }
+
+    /// Of a leader: whether some slots are withheld, because a gateway that may be using them has not reported.
+    pub fn is_gathering(&self) -> bool {
+        matches!(self.role, Role::Leading { .. }) && *self.scheduler.reach() == Reach::Held
+    }
+
+    // What happens to it.
+
+    /// From now on this gateway is one of several with a common scheduler.
+    pub fn join(&mut self, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.role == Role::Local && self.can_join {
+            (self.role, self.contact_at) = (Role::Seeking { since: now }, now);
+            self.reach(Reach::Held, now, &mut effects);
+        }
+        effects
+    }
+
+    /// From now on this gateway schedules for itself, within these slots.
+    pub fn divide(&mut self, reach: Reach, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if self.role != Role::Local {
+            self.seek(now, &mut effects);
+            self.role = Role::Local;
+        }
+        self.reach(reach, now, &mut effects);
+        effects
+    }
+
+    /// This gateway is about to stop: it leads no longer, and only carries its requests to their end.
+    pub fn retire(&mut self, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.is_retiring = true;
+        // One that is alone keeps its slots, until another gateway starts and leads.
+        if matches!(self.role, Role::Leading { .. }) && !self.neighbours.is_empty() {
+            self.lease_until = Time::ZERO;
+            self.seek(now, &mut effects);
+        }
+        effects
+    }
+
+    /// Something happened to one of this gateway's requests, or to a node.
+    pub fn handle(&mut self, event: Event, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        self.check_lease(now, &mut effects);
+        if let Role::Following { leader, .. } = &self.role {
+            let gateway = leader.clone();
+            if let Some(frame) = self.frame(&event, now) {
+                self.ledger.note(&event, now);
+                effects.push(Effect::Say { gateway, frame });
+                return effects;
+            }
+            if is_of_a_request(&event) {
+                return effects;
+            }
+        } else if self.can_join {
+            self.ledger.note(&event, now);
+        }
+        if let Event::Failed { id, failure } = event
+            && !self.scheduler.knows(id)
+            && self.ledger.get(id).is_some()
+        {
+            // It ran on a node that has left, so it was not adopted.
+            self.ledger.end(id);
+            effects.push(Effect::Decided(Decision::Refuse { id, refusal: exhausted(failure) }));
+        }
+        if matches!(event, Event::Tick) {
+            self.excuse_orphans(now, &mut effects);
+        }
+        self.decide(event, now, &mut effects);
+        effects
+    }
+
+    /// The first byte of an attempt is here. May the client have it?
+    pub fn first_byte(&mut self, id: RequestId, attempt: u32, now: Time) -> (FirstByte, Vec<Effect>) {
+        let mut effects = Vec::new();
+        self.check_lease(now, &mut effects);
+        let runs = if self.can_join { self.ledger.runs(id, attempt) } else { self.scheduler.runs(id, attempt) };
+        if !runs {
+            return (FirstByte::Over, effects);
+        }
+        if let Role::Following { leader, .. } = &self.role {
+            let gateway = leader.clone();
+            if let Some(sent) = self.ledger.sent_mut(id) {
+                sent.is_asked = true;
+            }
+            effects.push(Effect::Say { gateway, frame: Frame::FirstByte { id, attempt } });
+            return (FirstByte::Asked, effects);
+        }
+        effects.extend(self.handle(Event::FirstByte { id }, now));
+        (FirstByte::GoesOn, effects)
+    }
+
+    /// The other gateways that live, by the database.
+    pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
+        let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
+        self.met_at = now;
+        let mut effects = self.tick(now);
+        let is_gone = |old: &&Neighbour| !self.neighbours.iter().any(|neighbour| neighbour.gateway == old.gateway);
+        // Silence takes longer: it has said goodbye, and nothing runs there any more.
+        let has_left = |old: &&Neighbour| is_gone(old) && old.silent + now.saturating_sub(met_at) < LEAVES;
+        let left: Vec<Arc<str>> = before.iter().filter(has_left).map(|old| old.gateway.clone()).collect();
+        left.iter().for_each(|gateway| self.forget(gateway, now, &mut effects));
+        effects
+    }
+
+    /// The database said something about the lease.
+    pub fn lease(&mut self, news: LeaseNews, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match news {
+            LeaseNews::Held { epoch, until } if epoch >= self.epoch && !self.is_retiring => {
+                let is_mine = self.role == Role::Leading { epoch };
+                if !is_mine && matches!(self.role, Role::Leading { .. }) {
+                    self.seek(now, &mut effects);
+                }
+                self.lease_until = until;
+                let knows_others = now <= self.met_at + RECENT && now < until;
+                if knows_others && matches!(self.role, Role::Seeking { .. }) {
+                    self.lead(epoch, now, &mut effects);
+                }
+            }
+            LeaseNews::Taken(candidate) if candidate.epoch >= self.epoch && candidate.gateway != self.own => {
+                let is_later = match self.role {
+                    Role::Leading { epoch } | Role::Following { epoch, .. } => epoch < candidate.epoch,
+                    Role::Local | Role::Seeking { .. } => false,
+                };
+                self.epoch = candidate.epoch;
+                self.candidate = Some(candidate);
+                if is_later {
+                    self.seek(now, &mut effects);
+                }
+            }
+            LeaseNews::Held { .. } | LeaseNews::Taken(_) | LeaseNews::Free | LeaseNews::Away => {}
+        }
+        self.check_lease(now, &mut effects);
+        effects
+    }
+
+    /// A link with a leader stands: it decides from now on.
+    pub fn follows(&mut self, leader: Arc<str>, epoch: u64, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if epoch < self.epoch || !matches!(self.role, Role::Seeking { .. }) {
+            effects.push(Effect::Close { gateway: leader });
+            return effects;
+        }
+        (self.epoch, self.ticked_at) = (epoch, now);
+        self.reach(Reach::Nothing, now, &mut effects);
+        for id in self.ledger.ids() {
+            // There is no slot to use, so nothing follows from it.
+            self.scheduler.handle(Event::Left { id, outcome: Outcome::Cancelled }, now);
+        }
+        self.role = Role::Following { epoch, leader: leader.clone() };
+        let frame = Frame::Report { requests: self.ledger.report(now) };
+        effects.push(Effect::Say { gateway: leader, frame });
+        effects
+    }
+
+    /// The epoch with which a follower is welcomed; `None` if this gateway does not lead.
+    pub fn welcomes(&self) -> Option<u64> {
+        match self.role {
+            Role::Leading { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+
+    /// A link has ended, or was silent for too long.
+    pub fn unlinked(&mut self, gateway: &Arc<str>, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match &self.role {
+            Role::Following { leader, .. } if leader == gateway => self.seek(now, &mut effects),
+            Role::Leading { .. } => self.lose_follower(gateway, now, &mut effects),
+            _ => {}
+        }
+        effects
+    }
+
+    /// Time passed. To be called several times a second.
+    pub fn tick(&mut self, now: Time) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let was_paused = now > self.ticked_at + PAUSED;
+        self.ticked_at = now;
+        self.check_lease(now, &mut effects);
+        match self.role {
+            Role::Following { .. } if was_paused => self.seek(now, &mut effects),
+            Role::Leading { .. } => {
+                self.contact_at = now;
+                self.end_patience(now, &mut effects);
+            }
+            Role::Seeking { .. } => {
+                let cut_off = now.saturating_sub(self.contact_at.max(self.met_at));
+                let reach = match cut_off {
+                    cut_off if cut_off < HOLDS => Reach::Held,
+                    cut_off if cut_off < FALLBACK => Reach::Nothing,
+                    _ => self.fallback.clone(),
+                };
+                self.reach(reach, now, &mut effects);
+            }
+            Role::Following { .. } => self.contact_at = now,
+            Role::Local => {}
+        }
+        effects
+    }
+
+    /// The slots that it may use when it has been without a leader and without the database for long.
+    pub(crate) fn set_fallback(&mut self, reach: Reach) {
+        self.fallback = reach;
+    }
+
+    // How roles change.
+
+    fn lead(&mut self, epoch: u64, now: Time, effects: &mut Vec<Effect>) {
+        self.epoch = epoch;
+        self.role = Role::Leading { epoch };
+        self.dead.clear();
+        self.missing = self.neighbours.iter().map(|neighbour| (neighbour.gateway.clone(), now)).collect();
+        self.reach(Reach::Held, now, effects);
+        self.open_up(now, effects);
+    }
+
+    fn seek(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        self.reach(Reach::Nothing, now, effects);
+        match std::mem::replace(&mut self.role, Role::Seeking { since: now }) {
+            Role::Leading { .. } => self.forget_followers(now, effects),
+            Role::Following { leader, .. } => {
+                effects.push(Effect::Close { gateway: leader });
+                let given_up = self.ledger.give_up_asked().into_iter();
+                effects.extend(given_up.map(|(id, attempt)| Effect::Began { id, attempt, goes_on: false }));
+                for reported in self.ledger.report(now) {
+                    if let Some(adopted) = adopted(reported, &self.scheduler, now) {
+                        self.decide(Event::Adopted(Box::new(adopted)), now, effects);
+                    }
+                }
+            }
+            Role::Local | Role::Seeking { .. } => {}
+        }
+        self.reach(Reach::Held, now, effects);
+    }
+
+    /// A leader whose lease has ended, and who may have been replaced, stops deciding.
+    fn check_lease(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        if !matches!(self.role, Role::Leading { .. }) || now < self.lease_until {
+            return;
+        }
+        let is_heard = |neighbour: &Neighbour| {
+            let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
+            heard || self.dead.contains(&neighbour.gateway)
+        };
+        if !self.neighbours.iter().all(is_heard) {
+            self.seek(now, effects);
+        }
+    }
+
+    pub(crate) fn reach(&mut self, reach: Reach, now: Time, effects: &mut Vec<Effect>) {
+        if *self.scheduler.reach() != reach {
+            self.decide(Event::Shared { reach }, now, effects);
+        }
+    }
+}

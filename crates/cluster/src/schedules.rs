@@ -1,0 +1,270 @@
+//! Does a common scheduler keep its promises, whatever happens to gateways, network and database? Random schedules of
+//! faults; the promises are the numbered ones of `docs/internals/decisions.md`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    Role,
+    world::{NODES, World},
+};
+
+const MODELS: u64 = 2;
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Something random happens, about once a second; and clients come.
+fn disturb(world: &mut World) {
+    let gateway = world.dice.below(world.gateways.len() as u64) as usize;
+    if world.dice.once_in(6) {
+        let (model, user) = (world.dice.below(MODELS) as usize, world.dice.below(3));
+        let answer = world.dice.millis(100, 12_000);
+        world.ask(gateway, &format!("user-{user}"), model, answer);
+    }
+    if world.dice.once_in(60) {
+        let which = world.dice.below(1000) as usize;
+        if world.live().contains(&gateway) {
+            world.disturb(gateway, which);
+        }
+    }
+    if !world.dice.once_in(25) {
+        return;
+    }
+    let now = world.now;
+    match world.dice.below(10) {
+        0 if world.dice.once_in(2) => world.leave(gateway),
+        0 => world.kill(gateway),
+        1..=3 => world.start(gateway),
+        4 => {
+            // One that hardly ever runs holds its answers for longer than the others wait for a silent one.
+            if world.gateways[gateway].paused_until + 10 * SECOND < now {
+                world.gateways[gateway].paused_until = now + world.dice.millis(300, 15_000);
+            }
+        }
+        5 => {
+            // Never for as long as the others wait for a silent one.
+            if world.gateways[gateway].cut_until + 2 * SECOND < now {
+                world.gateways[gateway].cut_until = now + world.dice.millis(300, 12_000);
+            }
+        }
+        6 | 7 => {
+            let other = world.dice.below(world.gateways.len() as u64) as usize;
+            if other != gateway {
+                let until = now + world.dice.millis(300, 12_000);
+                world.parted.insert((gateway.min(other), gateway.max(other)), until);
+            }
+        }
+        8 => world.is_database_up = !world.is_database_up || world.dice.once_in(2),
+        _ => {
+            if world.live().contains(&gateway) && world.dice.once_in(3) {
+                world.retire(gateway);
+            }
+        }
+    }
+}
+
+/// Faults end, everybody lives, and everything accepted comes to its end.
+fn settle(world: &mut World, seed: u64) {
+    world.is_database_up = true;
+    world.parted.clear();
+    for gateway in 0..world.gateways.len() {
+        (world.gateways[gateway].paused_until, world.gateways[gateway].cut_until) = (Duration::ZERO, Duration::ZERO);
+        if world.gateways[gateway].is_retiring {
+            world.kill(gateway);
+        }
+        world.start(gateway);
+    }
+    world.wait(50 * SECOND);
+    for _ in 0..240 {
+        if world.is_empty() {
+            break;
+        }
+        world.wait(SECOND);
+        world.probe();
+    }
+    assert!(world.is_empty(), "seed {seed}: {}", world.describe());
+}
+
+/// Promises 1 to 3 and 6.
+fn run(seed: u64) -> World {
+    let gateways = 2 + (seed % 3) as usize;
+    let mut world = World::new(seed, gateways);
+    if seed % 7 == 6 {
+        world.gateways[0].has_link = false;
+    }
+    (0..gateways).for_each(|gateway| world.start(gateway));
+    for _ in 0..1200 {
+        disturb(&mut world);
+        world.step();
+    }
+    settle(&mut world, seed);
+    world
+}
+
+/// `CLUSTER_SCHEDULES` sets how many, `CLUSTER_SEED` the first.
+fn each_schedule(check: impl Fn(u64) + std::panic::RefUnwindSafe) {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse().ok());
+    let first: u64 = number("CLUSTER_SEED").unwrap_or(0);
+    let count: u64 = number("CLUSTER_SCHEDULES").unwrap_or(2_000);
+    for seed in first..first + count {
+        let outcome = std::panic::catch_unwind(|| check(seed));
+        assert!(outcome.is_ok(), "CLUSTER_SEED={seed} CLUSTER_SCHEDULES=1 repeats this schedule");
+    }
+}
+
+#[test]
+fn no_slot_is_used_twice_and_every_request_ends_once() {
+    each_schedule(|seed| _ = run(seed));
+}
+
+/// Once faults are over and everybody lives, an idle fleet serves at once.
+#[test]
+fn grants_flow_in_the_end() {
+    each_schedule(|seed| {
+        let mut world = run(seed);
+        // Longer than a node that stayed silent is left alone.
+        for _ in 0..60 {
+            world.wait(6 * SECOND);
+            world.probe();
+        }
+        let (granted, gateways) = (world.granted.len(), world.gateways.len());
+        for gateway in 0..gateways {
+            world.ask(gateway, "last", 0, SECOND);
+        }
+        world.wait(12 * SECOND);
+        assert_eq!(world.granted.len() - granted, gateways, "seed {seed}: {}", world.describe());
+    });
+}
+
+fn settled(gateways: usize) -> World {
+    let mut world = World::new(11, gateways);
+    (0..gateways).for_each(|gateway| world.start(gateway));
+    world.wait(8 * SECOND);
+    assert_eq!(world.leaders().len(), 1);
+    let follows = |gateway: &usize| matches!(world.role(*gateway), Some(Role::Following { .. }));
+    assert_eq!((0..gateways).filter(follows).count(), gateways - 1);
+    world
+}
+
+fn load(world: &mut World, each: usize) {
+    for gateway in world.live() {
+        for count in 0..each {
+            world.ask(gateway, &format!("user-{}", count % 3), count % 2, 2 * SECOND);
+        }
+    }
+}
+
+fn all_slots() -> usize {
+    NODES.iter().map(|(_, slots)| *slots as usize).sum::<usize>() * MODELS as usize
+}
+
+#[test]
+fn every_slot_is_used_from_any_gateway() {
+    let mut world = settled(3);
+    for _ in 0..40 {
+        world.ask(1, "user", 0, 5 * SECOND);
+        world.ask(1, "user", 1, 5 * SECOND);
+    }
+    world.wait(SECOND);
+    assert_eq!(world.in_flight(), all_slots());
+}
+
+/// Promise 5, for a leader that dies.
+#[test]
+fn grants_flow_again_within_the_lease_and_three_seconds_of_the_leaders_death() {
+    let mut world = settled(3);
+    load(&mut world, 60);
+    world.wait(SECOND);
+    let leader = world.leaders()[0];
+    world.kill(leader);
+    let at = world.now;
+    world.wait(8 * SECOND);
+    assert_eq!(world.leaders().len(), 1);
+    let after = world.granted.iter().filter(|(granted, _)| *granted > at).count();
+    assert!(after >= all_slots(), "{after}");
+    assert_eq!(world.in_flight(), all_slots());
+}
+
+/// Promise 5, for a leader that is told to stop.
+#[test]
+fn a_leader_that_stops_hands_over_within_a_second() {
+    let mut world = settled(3);
+    load(&mut world, 60);
+    world.wait(SECOND);
+    let leader = world.leaders()[0];
+    world.retire(leader);
+    world.wait(SECOND);
+    let leaders = world.leaders();
+    assert!(leaders.len() == 1 && leaders[0] != leader, "{leaders:?}");
+    world.wait(2 * SECOND);
+    assert_eq!(world.in_flight(), all_slots());
+}
+
+/// Promise 4.
+#[test]
+fn a_user_who_spreads_over_gateways_gets_one_users_share() {
+    let mut world = settled(4);
+    for _ in 0..60 {
+        for gateway in 0..4 {
+            world.ask(gateway, "spread", 0, SECOND);
+        }
+        world.ask(0, "single", 0, SECOND);
+    }
+    world.wait(12 * SECOND);
+    let mut served: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, id) in &world.granted {
+        *served.entry(&world.users[id]).or_default() += 1;
+    }
+    let (spread, single) = (served["spread"], served["single"]);
+    assert!(single >= 25 && spread.abs_diff(single) * 10 <= single, "{spread} and {single}");
+}
+
+#[test]
+fn an_outage_of_the_database_changes_nothing_while_everybody_is_linked() {
+    let mut world = settled(3);
+    let leader = world.leaders()[0];
+    world.is_database_up = false;
+    world.wait(90 * SECOND);
+    assert_eq!(world.leaders(), [leader]);
+    load(&mut world, 30);
+    world.wait(SECOND);
+    assert_eq!(world.in_flight(), all_slots());
+}
+
+/// Promise 6.
+#[test]
+fn without_leader_and_database_each_goes_on_with_its_share() {
+    let mut world = settled(3);
+    let leader = world.leaders()[0];
+    world.is_database_up = false;
+    world.kill(leader);
+    world.wait(55 * SECOND);
+    load(&mut world, 30);
+    world.wait(SECOND);
+    let share = all_slots() / 3;
+    assert!((share..all_slots()).contains(&world.in_flight()), "{}", world.in_flight());
+}
+
+#[test]
+fn a_gateway_without_a_link_makes_all_divide_the_slots() {
+    let mut world = settled(2);
+    world.gateways.push(World::new(3, 1).gateways.remove(0));
+    world.gateways[2].has_link = false;
+    world.start(2);
+    world.wait(6 * SECOND);
+    assert!((0..3).all(|gateway| world.role(gateway) == Some(&Role::Local)));
+    load(&mut world, 30);
+    world.wait(3 * SECOND);
+    assert_eq!(world.in_flight(), all_slots());
+}
+
+/// A link that does not work although the database does.
+#[test]
+fn a_gateway_that_cannot_reach_the_leader_calls_for_shares() {
+    let mut world = settled(2);
+    let until = world.now + 100 * SECOND;
+    world.parted.insert((0, 1), until);
+    world.wait(20 * SECOND);
+    assert!((0..2).all(|gateway| world.role(gateway) == Some(&Role::Local)));
+    load(&mut world, 30);
+    world.wait(3 * SECOND);
+    assert_eq!(world.in_flight(), all_slots());
+}

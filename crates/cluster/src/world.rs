@@ -1,0 +1,636 @@
+//! A simulated cluster for tests, in virtual time: gateways whose clocks drift, the network between them, the database
+//! that they share, and nodes that count what is in flight. Everything random comes from one seed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use scheduler::{
+    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler,
+};
+
+use crate::{Candidate, Coordinator, Effect, FirstByte, Frame, LeaseNews, Peer, Role, Stance};
+
+pub(crate) const STEP: Duration = Duration::from_millis(50);
+pub(crate) const NODES: [(&str, u32); 3] = [("gpu-1", 1), ("gpu-2", 2), ("gpu-3", 4)];
+const MODELS: [&str; 2] = ["m:latest", "n:latest"];
+const LEASE: Duration = Duration::from_secs(5);
+/// The holder counts less, from before it asked: clocks drift.
+const TRUSTED: Duration = Duration::from_secs(4);
+/// A gateway is gone that the database has not heard for this long.
+const GONE: Duration = Duration::from_secs(60);
+const LINK_PATIENCE: Duration = Duration::from_millis(1500);
+const HEARTBEAT: Duration = Duration::from_millis(250);
+
+/// A small generator (xorshift64*), so that a seed names a schedule for ever.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, most: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % most.max(1)
+    }
+
+    /// True once in `many` times.
+    pub(crate) fn once_in(&mut self, many: u64) -> bool {
+        self.below(many) == 0
+    }
+
+    pub(crate) fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum At {
+    Queue,
+    Node { node: usize, attempt: u32, begins: Duration, has_asked: bool },
+    Streaming { node: usize, ends: Duration },
+}
+
+struct Client {
+    model: usize,
+    at: At,
+    /// How long its answer takes.
+    answer: Duration,
+}
+
+struct Row {
+    stance: Stance,
+    link: Option<Arc<str>>,
+    at: Duration,
+    since: Duration,
+    has_left: bool,
+}
+
+pub(crate) struct Gateway {
+    /// `None` while its process does not run.
+    pub(crate) coordinator: Option<Coordinator>,
+    clients: BTreeMap<RequestId, Client>,
+    row: Option<Row>,
+    /// Its clock runs this much per mille of the true time.
+    rate: u32,
+    pub(crate) paused_until: Duration,
+    pub(crate) cut_until: Duration,
+    beat_at: Duration,
+    tick_at: Duration,
+    pub(crate) has_link: bool,
+    pub(crate) is_retiring: bool,
+}
+
+/// A connection from a follower to a leader; `sent[0]` goes up, `sent[1]` comes down.
+struct Link {
+    ends: [usize; 2],
+    sent: [VecDeque<(Duration, Frame)>; 2],
+    heard: [Duration; 2],
+    beat_at: [Duration; 2],
+    /// The end that still has to learn that the connection was closed.
+    closed_for: Option<usize>,
+}
+
+struct Lease {
+    holder: usize,
+    epoch: u64,
+    until: Duration,
+}
+
+pub(crate) struct World {
+    pub(crate) dice: Dice,
+    pub(crate) now: Duration,
+    pub(crate) gateways: Vec<Gateway>,
+    links: Vec<Link>,
+    lease: Option<Lease>,
+    epochs: BTreeMap<u64, usize>,
+    pub(crate) is_database_up: bool,
+    /// Pairs that cannot reach each other, until then.
+    pub(crate) parted: BTreeMap<(usize, usize), Duration>,
+    asked: u128,
+    pub(crate) ended: BTreeSet<RequestId>,
+    pub(crate) granted: Vec<(Duration, RequestId)>,
+    pub(crate) users: BTreeMap<RequestId, Arc<str>>,
+}
+
+fn name(gateway: usize) -> Arc<str> {
+    format!("gateway-{gateway}").into()
+}
+
+fn number(name: &str) -> usize {
+    name.rsplit('-').next().and_then(|number| number.parse().ok()).expect("a gateway's name")
+}
+
+fn fleet() -> Scheduler {
+    let spec = |(name, slots): &(&str, u32)| NodeSpec { name: (*name).into(), slots: Some(*slots), vram_bytes: None };
+    let mut scheduler = Scheduler::new(QueueLimits::default(), NODES.iter().map(spec).collect());
+    let model = |name: &&str| Model {
+        name: (*name).into(),
+        size_bytes: 1_000_000_000,
+        digest: String::new(),
+        modified_unix: 0,
+        family: String::new(),
+    };
+    let loaded = |name: &&str| Loaded { name: (*name).into(), vram_bytes: 1, context_length: None };
+    for node in (0..NODES.len()).map(NodeId) {
+        scheduler.handle(Event::Answered { node }, Duration::ZERO);
+        scheduler.handle(Event::Listed { node, models: MODELS.iter().map(model).collect() }, Duration::ZERO);
+        scheduler.handle(Event::Resident { node, loaded: MODELS.iter().map(loaded).collect() }, Duration::ZERO);
+    }
+    scheduler
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, gateways: usize) -> Self {
+        let mut dice = Dice::new(seed);
+        let gateway = |dice: &mut Dice| Gateway {
+            coordinator: None,
+            clients: BTreeMap::new(),
+            row: None,
+            rate: 900 + dice.below(200) as u32,
+            paused_until: Duration::ZERO,
+            cut_until: Duration::ZERO,
+            beat_at: Duration::ZERO,
+            tick_at: Duration::ZERO,
+            has_link: true,
+            is_retiring: false,
+        };
+        let gateways = (0..gateways).map(|_| gateway(&mut dice)).collect();
+        Self {
+            dice,
+            now: Duration::from_secs(100),
+            gateways,
+            links: Vec::new(),
+            lease: None,
+            epochs: BTreeMap::new(),
+            is_database_up: true,
+            parted: BTreeMap::new(),
+            asked: 0,
+            ended: BTreeSet::new(),
+            granted: Vec::new(),
+            users: BTreeMap::new(),
+        }
+    }
+
+    // What may happen.
+
+    pub(crate) fn start(&mut self, gateway: usize) {
+        let now = self.clock(gateway);
+        let it = &mut self.gateways[gateway];
+        if it.coordinator.is_none() {
+            let link = it.has_link.then(|| format!("http://{}", name(gateway)).into());
+            let mut coordinator = Coordinator::new(name(gateway), fleet(), link, false);
+            coordinator.begin(now);
+            it.coordinator = Some(coordinator);
+        }
+    }
+
+    /// The process dies. Its connections are closed, to nodes and to gateways.
+    pub(crate) fn kill(&mut self, gateway: usize) {
+        let it = &mut self.gateways[gateway];
+        (it.coordinator, it.is_retiring) = (None, false);
+        (it.paused_until, it.cut_until) = (Duration::ZERO, Duration::ZERO);
+        let lost = std::mem::take(&mut it.clients).into_keys();
+        self.ended.extend(lost);
+        for link in &mut self.links {
+            if let Some(end) = link.ends.iter().position(|end| *end == gateway) {
+                link.closed_for = Some(1 - end);
+            }
+        }
+    }
+
+    /// The process ends in order: nothing runs there any more, and it tells the database.
+    pub(crate) fn leave(&mut self, gateway: usize) {
+        if self.is_running(gateway) && self.gateways[gateway].clients.is_empty() && self.reaches_database(gateway) {
+            self.gateways[gateway].row.iter_mut().for_each(|row| row.has_left = true);
+            self.kill(gateway);
+        }
+    }
+
+    pub(crate) fn ask(&mut self, gateway: usize, user: &str, model: usize, answer: Duration) -> Option<RequestId> {
+        if !self.is_running(gateway) {
+            return None;
+        }
+        self.asked += 1;
+        let id = RequestId(self.asked);
+        self.users.insert(id, user.into());
+        let arrival = Arrival {
+            id,
+            user: user.into(),
+            weight: 1.0,
+            membership: None,
+            model: MODELS[model].into(),
+            prompt_tokens: 10,
+            max_output: Some(100),
+            known_output: None,
+            prefixes: Arc::default(),
+            route: Default::default(),
+            is_stream: true,
+            deadline: self.clock(gateway) + Duration::from_secs(120),
+        };
+        self.gateways[gateway].clients.insert(id, Client { model, at: At::Queue, answer });
+        self.hear(gateway, Event::Arrived(arrival));
+        Some(id)
+    }
+
+    /// A client leaves, or an attempt fails before its first byte.
+    pub(crate) fn disturb(&mut self, gateway: usize, which: usize) {
+        let clients = &self.gateways[gateway].clients;
+        let Some((id, client)) = clients.iter().nth(which % clients.len().max(1)) else { return };
+        let (id, at) = (*id, client.at);
+        match at {
+            At::Node { has_asked: false, .. } if which.is_multiple_of(2) => {
+                self.place(gateway, id, At::Queue);
+                self.hear(gateway, Event::Failed { id, failure: Failure::Busy });
+            }
+            _ => self.end(gateway, id, Outcome::Cancelled),
+        }
+    }
+
+    pub(crate) fn live(&self) -> Vec<usize> {
+        (0..self.gateways.len()).filter(|gateway| self.is_running(*gateway)).collect()
+    }
+
+    pub(crate) fn leaders(&self) -> Vec<usize> {
+        let leads = |gateway: &usize| matches!(self.role(*gateway), Some(Role::Leading { .. }));
+        (0..self.gateways.len()).filter(leads).collect()
+    }
+
+    pub(crate) fn role(&self, gateway: usize) -> Option<&Role> {
+        Some(self.gateways[gateway].coordinator.as_ref()?.member.role())
+    }
+
+    /// Hands the lease over and stops leading, as on SIGTERM.
+    pub(crate) fn retire(&mut self, gateway: usize) {
+        if self.reaches_database(gateway) && self.lease.as_ref().is_some_and(|lease| lease.holder == gateway) {
+            self.lease.iter_mut().for_each(|lease| lease.until = self.now);
+        }
+        self.gateways[gateway].is_retiring = true;
+        self.with(gateway, |coordinator, now| coordinator.member.retire(now));
+    }
+
+    /// Probes that find every node well.
+    pub(crate) fn probe(&mut self) {
+        for gateway in self.live() {
+            (0..NODES.len()).for_each(|node| self.hear(gateway, Event::Answered { node: NodeId(node) }));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.gateways.iter().all(|gateway| gateway.clients.is_empty())
+    }
+
+    pub(crate) fn in_flight(&self) -> usize {
+        let busy = |gateway: &Gateway| gateway.clients.values().filter(|client| client.at != At::Queue).count();
+        self.gateways.iter().map(busy).sum()
+    }
+
+    /// For whoever looks for the cause of a failure.
+    pub(crate) fn describe(&self) -> String {
+        let of = |gateway: &Gateway| {
+            let Some(coordinator) = &gateway.coordinator else { return "down".to_owned() };
+            let (member, clients) = (&coordinator.member, gateway.clients.len());
+            let knows = gateway.clients.keys().filter(|id| member.scheduler().knows(**id)).count();
+            let (role, reach) = (member.role(), member.scheduler().reach());
+            format!(
+                "{role:?} {clients} clients, {knows} known, {reach:?}, {:?}, missing {:?}",
+                member.scheduler().nodes().iter().map(|node| (node.state, node.in_flight)).collect::<Vec<_>>(),
+                member.missing()
+            )
+        };
+        self.gateways.iter().map(of).collect::<Vec<_>>().join("; ")
+    }
+
+    // How time passes.
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.now < until {
+            self.step();
+        }
+    }
+
+    pub(crate) fn step(&mut self) {
+        self.now += STEP;
+        let now = self.now;
+        self.parted.retain(|_, until| *until > now);
+        self.deliver();
+        for gateway in 0..self.gateways.len() {
+            if self.is_running(gateway) {
+                self.beat(gateway);
+                self.link(gateway);
+                self.serve(gateway);
+                self.with(gateway, |coordinator, now| coordinator.member.tick(now));
+                if self.gateways[gateway].tick_at <= now {
+                    self.gateways[gateway].tick_at = now + Duration::from_secs(1);
+                    self.progress(gateway);
+                    self.hear(gateway, Event::Tick);
+                }
+            }
+        }
+    }
+
+    fn is_running(&self, gateway: usize) -> bool {
+        let it = &self.gateways[gateway];
+        it.coordinator.is_some() && it.paused_until <= self.now
+    }
+
+    fn clock(&self, gateway: usize) -> Duration {
+        self.now * self.gateways[gateway].rate / 1000 + Duration::from_secs(gateway as u64 * 1000)
+    }
+
+    fn reaches_database(&self, gateway: usize) -> bool {
+        self.is_database_up && self.gateways[gateway].cut_until <= self.now
+    }
+
+    fn reach(&self, a: usize, b: usize) -> bool {
+        !self.parted.contains_key(&(a.min(b), a.max(b)))
+    }
+
+    fn with(&mut self, gateway: usize, act: impl FnOnce(&mut Coordinator, Duration) -> Vec<Effect>) {
+        let now = self.clock(gateway);
+        let Some(coordinator) = &mut self.gateways[gateway].coordinator else { return };
+        let effects = act(coordinator, now);
+        effects.into_iter().for_each(|effect| self.carry_out(gateway, effect));
+    }
+
+    fn hear(&mut self, gateway: usize, event: Event) {
+        self.with(gateway, |coordinator, now| coordinator.member.handle(event, now));
+    }
+
+    // What a gateway's shell does.
+
+    fn carry_out(&mut self, gateway: usize, effect: Effect) {
+        match effect {
+            Effect::Decided(Decision::Dispatch { id, node, attempt }) => {
+                let begins = self.now + self.dice.millis(50, 800);
+                let Some(client) = self.gateways[gateway].clients.get(&id) else { return };
+                assert_eq!(client.at, At::Queue, "{id:?} runs twice");
+                self.place(gateway, id, At::Node { node: node.0, attempt, begins, has_asked: false });
+                self.granted.push((self.now, id));
+                self.check(node.0, self.gateways[gateway].clients[&id].model);
+            }
+            Effect::Decided(Decision::Refuse { id, .. }) => {
+                assert!(self.ended.insert(id), "{id:?} ends twice");
+                self.gateways[gateway].clients.remove(&id);
+            }
+            Effect::Decided(Decision::Abandon { id }) => {
+                match self.gateways[gateway].clients.get(&id).map(|client| client.at) {
+                    Some(At::Streaming { .. }) => self.end(gateway, id, Outcome::Failed(Failure::Silent)),
+                    _ => self.place(gateway, id, At::Queue),
+                }
+            }
+            Effect::Decided(Decision::Load { node, model, .. }) => {
+                self.hear(gateway, Event::Loaded { node, model, result: Ok(()) });
+            }
+            Effect::Decided(Decision::Unload { node, model }) => {
+                self.hear(gateway, Event::Unloaded { node, model, result: Ok(()) });
+            }
+            Effect::Began { id, attempt, goes_on } => self.began(gateway, id, attempt, goes_on),
+            Effect::Say { gateway: other, frame } => self.say(gateway, number(&other), frame),
+            Effect::Close { gateway: other } => self.close(gateway, number(&other)),
+        }
+    }
+
+    fn place(&mut self, gateway: usize, id: RequestId, at: At) {
+        if let Some(client) = self.gateways[gateway].clients.get_mut(&id) {
+            client.at = at;
+        }
+    }
+
+    fn began(&mut self, gateway: usize, id: RequestId, number: u32, goes_on: bool) {
+        let Some(client) = self.gateways[gateway].clients.get_mut(&id) else { return };
+        let At::Node { node, attempt, .. } = client.at else { return };
+        if attempt == number {
+            client.at = if goes_on { At::Streaming { node, ends: self.now + client.answer } } else { At::Queue };
+        }
+    }
+
+    fn end(&mut self, gateway: usize, id: RequestId, outcome: Outcome) {
+        assert!(self.ended.insert(id), "{id:?} ends twice");
+        self.gateways[gateway].clients.remove(&id);
+        self.hear(gateway, Event::Left { id, outcome });
+    }
+
+    /// What clients of a gateway get from nodes meanwhile.
+    fn serve(&mut self, gateway: usize) {
+        let ids: Vec<RequestId> = self.gateways[gateway].clients.keys().copied().collect();
+        for id in ids {
+            match self.gateways[gateway].clients.get(&id).map(|client| client.at) {
+                Some(At::Node { node, attempt, begins, has_asked: false }) if begins <= self.now => {
+                    self.place(gateway, id, At::Node { node, attempt, begins, has_asked: true });
+                    let now = self.clock(gateway);
+                    let Some(coordinator) = &mut self.gateways[gateway].coordinator else { return };
+                    let (answer, effects) = coordinator.member.first_byte(id, attempt, now);
+                    effects.into_iter().for_each(|effect| self.carry_out(gateway, effect));
+                    if answer != FirstByte::Asked {
+                        self.began(gateway, id, attempt, answer == FirstByte::GoesOn);
+                    }
+                }
+                Some(At::Streaming { ends, .. }) if ends <= self.now => self.end(gateway, id, Outcome::Completed),
+                _ => {}
+            }
+        }
+    }
+
+    /// The nodes' own count.
+    fn check(&self, node: usize, model: usize) {
+        let is_there = |client: &&Client| match client.at {
+            At::Queue => false,
+            At::Node { node: at, .. } | At::Streaming { node: at, .. } => at == node && client.model == model,
+        };
+        let count = self.gateways.iter().flat_map(|gateway| gateway.clients.values()).filter(is_there).count();
+        assert!(count <= NODES[node].1 as usize, "{count} of {} on {}", MODELS[model], NODES[node].0);
+    }
+
+    /// Ten tokens a second.
+    fn progress(&mut self, gateway: usize) {
+        let now = self.now;
+        let tokens = |(id, client): (&RequestId, &Client)| match client.at {
+            At::Streaming { ends, .. } => {
+                let left = ends.saturating_sub(now);
+                Some((*id, client.answer.saturating_sub(left).as_millis() as u64 / 100))
+            }
+            _ => None,
+        };
+        for (id, tokens) in self.gateways[gateway].clients.iter().filter_map(tokens).collect::<Vec<_>>() {
+            self.hear(gateway, Event::Progress { id, tokens });
+        }
+    }
+
+    // The network.
+
+    fn say(&mut self, from: usize, to: usize, frame: Frame) {
+        let delay = self.dice.millis(1, 30);
+        let Some((link, end)) = self.link_of(from, to) else { return };
+        // Never before what was said earlier.
+        let last = link.sent[end].back().map_or(Duration::ZERO, |(at, _)| *at);
+        link.sent[end].push_back(((delay + link.heard[0].max(link.heard[1])).max(last), frame));
+        let now = self.now;
+        if let Some((link, end)) = self.link_of(from, to)
+            && let Some((at, _)) = link.sent[end].back_mut()
+        {
+            *at = last.max(now + delay);
+        }
+    }
+
+    fn link_of(&mut self, from: usize, to: usize) -> Option<(&mut Link, usize)> {
+        let link = self.links.iter_mut().find(|link| link.ends == [from, to] || link.ends == [to, from])?;
+        let end = usize::from(link.ends[0] != from);
+        Some((link, end))
+    }
+
+    fn close(&mut self, from: usize, to: usize) {
+        if let Some((link, end)) = self.link_of(from, to) {
+            link.closed_for = Some(1 - end);
+        }
+    }
+
+    /// Hands over what has arrived, and tells each end of a lost link.
+    fn deliver(&mut self) {
+        for index in (0..self.links.len()).rev() {
+            let ends = self.links[index].ends;
+            let is_through = self.reach(ends[0], ends[1]);
+            let closed_for = self.links[index].closed_for;
+            if let Some(end) = closed_for {
+                if is_through && self.is_running(ends[end]) {
+                    self.links.remove(index);
+                    self.with(ends[end], |coordinator, now| coordinator.member.unlinked(&name(ends[1 - end]), now));
+                } else if self.now > self.links[index].heard[end] + LINK_PATIENCE && self.is_running(ends[end]) {
+                    self.links.remove(index);
+                    self.with(ends[end], |coordinator, now| coordinator.member.unlinked(&name(ends[1 - end]), now));
+                }
+                continue;
+            }
+            for end in [0, 1] {
+                let (own, other) = (ends[end], ends[1 - end]);
+                if !self.is_running(own) {
+                    continue;
+                }
+                while let Some(link) = self.links.get_mut(index).filter(|link| link.ends == ends && is_through) {
+                    let is_due = link.sent[1 - end].front().is_some_and(|(at, _)| *at <= self.now);
+                    let Some((_, frame)) = is_due.then(|| link.sent[1 - end].pop_front()).flatten() else { break };
+                    link.heard[end] = self.now;
+                    self.with(own, |coordinator, now| coordinator.member.said(&name(other), frame, now));
+                }
+                let now = self.now;
+                let Some(link) = self.links.get_mut(index).filter(|link| link.closed_for.is_none()) else { break };
+                if now > link.heard[end] + LINK_PATIENCE {
+                    link.closed_for = Some(1 - end);
+                    self.with(own, |coordinator, now| coordinator.member.unlinked(&name(other), now));
+                    break;
+                }
+                if link.beat_at[end] <= now {
+                    link.beat_at[end] = now + HEARTBEAT;
+                    self.say(own, other, Frame::Heartbeat);
+                }
+            }
+        }
+    }
+
+    /// Follows whoever is to be followed, and looks after those that are missing.
+    fn link(&mut self, gateway: usize) {
+        let Some(coordinator) = &self.gateways[gateway].coordinator else { return };
+        let target = coordinator.member.target().map(|candidate| number(&candidate.gateway));
+        let missing = coordinator.member.missing();
+        let own_epoch = coordinator.member.welcomes();
+        if let Some(leader) = target
+            && self.is_running(leader)
+            && self.reach(gateway, leader)
+            && self.link_of(gateway, leader).is_none()
+            && let Some(epoch) = self.gateways[leader].coordinator.as_ref().and_then(|it| it.member.welcomes())
+        {
+            let now = self.now;
+            let sent = [VecDeque::new(), VecDeque::new()];
+            let ends = [gateway, leader];
+            self.links.push(Link { ends, sent, heard: [now; 2], beat_at: [now; 2], closed_for: None });
+            self.with(gateway, |coordinator, now| coordinator.member.follows(name(leader), epoch, now));
+        }
+        for other in missing.iter().map(|neighbour| number(&neighbour.gateway)) {
+            if !self.reach(gateway, other) {
+                continue;
+            }
+            match (&self.gateways[other].coordinator, own_epoch) {
+                (None, _) => self.with(gateway, |coordinator, now| coordinator.member.is_dead(&name(other), now)),
+                (Some(_), Some(epoch)) if self.is_running(other) => {
+                    let address = format!("http://{}", name(gateway)).into();
+                    let candidate = Candidate { gateway: name(gateway), address, epoch };
+                    self.with(other, |it, now| it.member.lease(LeaseNews::Taken(candidate), now));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    // The database.
+
+    fn peers(&self, gateway: usize) -> Vec<Peer> {
+        let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= GONE);
+        let watched = own.map_or(Duration::ZERO, |row| self.now - row.since);
+        let others = self.gateways.iter().enumerate().filter(|(other, _)| *other != gateway);
+        let there = others.filter_map(|(other, it)| {
+            let row = it.row.as_ref()?;
+            let silent = self.now - row.at;
+            let is_gone = row.has_left || (silent > GONE && watched > GONE);
+            let stance = Some(row.stance.clone());
+            (!is_gone).then(|| Peer { gateway: name(other), stance, link: row.link.clone(), silent })
+        });
+        there.collect()
+    }
+
+    fn beat(&mut self, gateway: usize) {
+        let now = self.now;
+        if self.gateways[gateway].beat_at > now {
+            return;
+        }
+        let is_settled = self.gateways[gateway].coordinator.as_ref().is_some_and(Coordinator::is_settled);
+        self.gateways[gateway].beat_at = now + Duration::from_millis(if is_settled { 1000 } else { 200 });
+        if !self.reaches_database(gateway) {
+            return self.with(gateway, |coordinator, now| coordinator.member.lease(LeaseNews::Away, now));
+        }
+        let peers = self.peers(gateway);
+        self.with(gateway, |coordinator, now| coordinator.observe(&peers, now));
+        let local = self.clock(gateway);
+        let Some(coordinator) = &self.gateways[gateway].coordinator else { return };
+        let (stance, link) = (coordinator.stance().expect("it has observed"), coordinator.link(local).cloned());
+        let row = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && now - row.at <= GONE);
+        let since = row.map_or(now, |row| row.since);
+        self.gateways[gateway].row = Some(Row { stance: stance.clone(), link, at: now, since, has_left: false });
+        // The database has done it, but the answer may be lost.
+        if !self.dice.once_in(12) {
+            self.with(gateway, |coordinator, now| coordinator.published(&stance, &peers, now));
+        }
+        self.lease(gateway);
+    }
+
+    fn lease(&mut self, gateway: usize) {
+        let (now, local) = (self.now, self.clock(gateway));
+        let Some(coordinator) = &self.gateways[gateway].coordinator else { return };
+        let (wants, known) = (coordinator.member.wants_lease(), coordinator.member.own_epoch());
+        let mut news = LeaseNews::Free;
+        match &mut self.lease {
+            Some(lease) if lease.until > now && lease.holder != gateway => {
+                let (holder, epoch) = (lease.holder, lease.epoch);
+                let address = format!("http://{}", name(holder)).into();
+                news = LeaseNews::Taken(Candidate { gateway: name(holder), address, epoch });
+            }
+            lease if wants => {
+                let last = lease.as_ref().map_or(0, |lease| lease.epoch);
+                let is_mine = lease.as_ref().is_some_and(|it| it.holder == gateway && it.epoch == known);
+                let epoch = if is_mine { last } else { last + 1 };
+                *lease = Some(Lease { holder: gateway, epoch, until: now + LEASE });
+                assert_eq!(*self.epochs.entry(epoch).or_insert(gateway), gateway, "an epoch of two gateways");
+                news = LeaseNews::Held { epoch, until: local + TRUSTED };
+            }
+            _ => {}
+        }
+        if !self.dice.once_in(12) {
+            self.with(gateway, |coordinator, now| coordinator.member.lease(news, now));
+        }
+    }
+}

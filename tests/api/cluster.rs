@@ -1,0 +1,143 @@
+//! Do several gateways with a link have one scheduler among them, whichever of them is there?
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use ollama_sim::{SimConfig, SimNode};
+use serde_json::Value;
+
+use crate::harness::{
+    ADMIN_KEY, TestApp, TestDatabase, chat_body, eventually, node, spawn_app_with, stream_body, wait_for, wait_long_for,
+};
+
+async fn slow_node(slots: u32, tokens_per_second: f64) -> SimNode {
+    let config = SimConfig { slots: slots as usize, tokens_per_second, batch_slowdown: 0.0, ..SimConfig::warm() };
+    SimNode::start(config).await.unwrap()
+}
+
+async fn linked(simulated: &SimNode, slots: u32, database: TestDatabase) -> TestApp {
+    spawn_app_with(vec![node("a", simulated.url(), slots)], database, |config| {
+        config.database.lease_seconds = 10;
+        config.cluster.bind = Some("127.0.0.1:0".to_owned());
+        config.server.drain_seconds = 5;
+    })
+    .await
+}
+
+/// What `GET /admin/queue` says.
+async fn queue(app: &TestApp) -> Value {
+    app.get("/admin/queue", ADMIN_KEY).await.json()
+}
+
+async fn is(app: &TestApp, role: &str) -> bool {
+    let scheduling = queue(app).await["scheduling"].clone();
+    scheduling["role"] == role && scheduling["is_settled"] == true
+}
+
+/// A leader and two followers, and a user's key; `None` without Postgres.
+async fn three(simulated: &SimNode, slots: u32) -> Option<([TestApp; 3], String)> {
+    let database = TestDatabase::postgres().await?;
+    let (again, once_more) = (database.again(), database.again());
+    let first = linked(simulated, slots, database).await;
+    let second = linked(simulated, slots, again).await;
+    let third = linked(simulated, slots, once_more).await;
+    let key = first.user("ann").await;
+    wait_long_for("the first leads", async || is(&first, "leading").await).await;
+    for app in [&second, &third] {
+        wait_long_for("both know the key", async || app.get("/v1/models", &key).await.status == 200).await;
+        wait_long_for("it follows", async || is(app, "following").await).await;
+    }
+    Some(([first, second, third], key))
+}
+
+async fn ask_again_and_again(app: &TestApp, key: &str, times: usize) {
+    for _ in 0..times {
+        let reply = app.post("/v1/chat/completions", key, chat_body("llama3.2", "[[n=10]] hi")).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+}
+
+#[actix_rt::test]
+async fn every_slot_serves_whichever_gateway_the_clients_use_and_none_twice() {
+    let simulated = slow_node(3, 200.0).await;
+    let Some((apps, key)) = three(&simulated, 3).await else { return };
+    // Everybody comes through one follower: it may use all slots.
+    join_all((0..6).map(|_| ask_again_and_again(&apps[1], &key, 3))).await;
+    assert_eq!(simulated.stats().peak_in_flight, 3);
+    join_all((0..12).map(|client| ask_again_and_again(&apps[client % 3], &key, 4))).await;
+    assert_eq!(simulated.stats().peak_in_flight, 3);
+    for app in &apps {
+        let metrics = app.get("/metrics", ADMIN_KEY).await.text().to_owned();
+        assert!(metrics.contains("\ngateway_sharing_gateways 3\n"), "{metrics}");
+    }
+    for app in apps {
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_stream_through_a_follower_is_whole_and_holds_its_slot_until_its_client_leaves() {
+    let simulated = slow_node(1, 50.0).await;
+    let Some((apps, key)) = three(&simulated, 1).await else { return };
+    let (_, answer) = apps[1].exchange(&key, &stream_body("llama3.2", "[[n=20]] hi")).await;
+    assert!(answer.contains("data: [DONE]"), "{answer}");
+    let held = apps[1].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
+    eventually("it runs", || simulated.stats().in_flight == 1).await;
+    let waits = apps[2].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
+    wait_for("the other one waits at the leader", async || queue(&apps[0]).await["queued"] == 1).await;
+    assert_eq!(simulated.stats().in_flight, 1);
+    drop(held);
+    wait_for("its turn has come", async || {
+        let queue = queue(&apps[0]).await;
+        queue["queued"] == 0 && queue["in_flight"] == 1
+    })
+    .await;
+    drop(waits);
+    wait_for("nothing runs", async || queue(&apps[0]).await["in_flight"] == 0).await;
+    assert_eq!(simulated.stats().peak_in_flight, 1);
+    for app in apps {
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_leader_that_stops_hands_over_and_nothing_that_waits_or_runs_is_lost() {
+    let simulated = slow_node(2, 50.0).await;
+    let Some(([first, second, third], key)) = three(&simulated, 2).await else { return };
+    let asks = (0..8).map(|client| ask_again_and_again([&second, &third][client % 2], &key, 3));
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        first.begin_stop();
+        let leads = async || is(&second, "leading").await || is(&third, "leading").await;
+        tokio::time::timeout(Duration::from_secs(2), wait_for("another one leads", leads)).await.expect("within 2 s");
+    };
+    tokio::join!(join_all(asks), stop);
+    assert_eq!(simulated.stats().peak_in_flight, 2);
+    first.stop().await;
+    ask_again_and_again(&second, &key, 2).await;
+    second.stop().await;
+    wait_long_for("the last one is alone", async || is(&third, "alone").await).await;
+    ask_again_and_again(&third, &key, 2).await;
+    third.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_gateway_without_a_link_makes_all_divide_the_slots() {
+    let simulated = slow_node(3, 200.0).await;
+    let Some((apps, key)) = three(&simulated, 3).await else { return };
+    let [first, second, third] = apps;
+    let again = third.stop().await;
+    let plain = spawn_app_with(vec![node("a", simulated.url(), 3)], again, |config| {
+        config.database.lease_seconds = 10;
+    })
+    .await;
+    wait_long_for("it knows the key", async || plain.get("/v1/models", &key).await.status == 200).await;
+    for app in [&first, &second, &plain] {
+        wait_long_for("they share", async || is(app, "sharing").await).await;
+    }
+    join_all((0..9).map(|client| ask_again_and_again([&first, &second, &plain][client % 3], &key, 4))).await;
+    assert_eq!(simulated.stats().peak_in_flight, 3);
+    plain.stop().await;
+    wait_long_for("one leads again", async || is(&first, "leading").await || is(&second, "leading").await).await;
+    second.stop().await;
+    first.stop().await;
+}
