@@ -25,7 +25,11 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         &["usage_pkey", "usage_rollups_pkey"]
     };
     let of_user = &["usage_user_request"];
-    let sums_of_user = &["usage_rollups_user"];
+    // In an empty table, Postgres may as well begin with the days: there is nothing between the two.
+    let sums_of_user: &[&str] = match backend {
+        DatabaseBackend::Sqlite => &["usage_rollups_user"],
+        _ => &["usage_rollups_user", "usage_rollups_pkey"],
+    };
     let page = Page { limit: 20, after: Some(uuid::Uuid::max()) };
     let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
     let report = |group_by: &[Dimension], only: &[(Dimension, String)]| Report {
