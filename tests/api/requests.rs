@@ -189,7 +189,9 @@ async fn ended_requests_are_found_by_what_is_known_of_them_and_explained_for_goo
 
         let app = app.restart().await;
         let story = explain(&app, &answered).await;
-        assert_eq!((&story["summary"], &story["steps"]), (&json!(summary), &json!([])));
+        // What the scheduler expected is forgotten.
+        assert!(summary.starts_with(story["summary"].as_str().unwrap()), "{story}");
+        assert_eq!(story["steps"], json!([]));
         // Not even one that has the first half of its id.
         let other = format!("{}-0000-000000000000", &newest[..18]);
         error_of(&app.get(&format!("/admin/requests/{other}"), ADMIN_KEY).await, 404);

@@ -323,7 +323,9 @@ async fn slots_that_nobody_configured_are_found_one_by_one_and_never_overshot_by
     peak_of(&app, &key, &simulated, 24).await;
 
     assert_eq!((view(&app, "a").slots, simulated.stats().peak_in_flight), (4, 5));
-    assert_eq!(peak_of(&app, &key, &simulated, 12).await, 4, "it knows");
+    // It goes on looking for one more.
+    assert!([4, 5].contains(&peak_of(&app, &key, &simulated, 12).await));
+    assert_eq!(view(&app, "a").slots, 4);
     app.stop().await;
 }
 
