@@ -27,7 +27,8 @@ BEYOND_FORM = [
     "GET /admin/series",
     "PATCH /admin/users/{id}", "POST /admin/users/{id}/keys", "POST /v1/me/keys", "POST /admin/admins",
     "PATCH /admin/admins/{name}", "GET /admin/audit", "POST /console/session",
-    "PATCH /admin/users/{id}/keys/{key_id}",
+    "PATCH /admin/users/{id}/keys/{key_id}", "POST /admin/groups", "PATCH /admin/groups/{id}",
+    "POST /admin/nodes/{name}/drain",
     "POST /admin/nodes", "PATCH /admin/nodes/{name}",
     "POST /admin/models/pull", "POST /admin/models/load", "POST /admin/models/unload", "DELETE /admin/models/{model}",
 ]

@@ -67,7 +67,9 @@ impl Clients {
 async fn is_settled(gateway: &Gateway) -> bool {
     let answer = gateway.ask("GET", "/admin/queue", ADMIN_KEY, &Value::Null).await;
     let queue: Value = serde_json::from_str(&answer.body).unwrap();
-    queue["scheduling"] == json!({"role": "sharing", "gateways": GATEWAYS, "is_settled": true})
+    let scheduling = &queue["scheduling"];
+    let found = (&scheduling["role"], &scheduling["gateways"], &scheduling["is_settled"]);
+    found == (&json!("sharing"), &json!(GATEWAYS), &json!(true))
 }
 
 async fn until_settled(gateways: &[Gateway]) {
