@@ -18,6 +18,15 @@ pub(super) fn moment(field: &'static str, text: Option<&str>) -> Result<Option<i
 
 /// The OpenAPI schema of what [`moment`] takes.
 pub(super) fn moment_schema() -> Schema {
+    text_of_moment().build().into()
+}
+
+/// The same, or null.
+pub(super) fn moment_or_null_schema() -> Schema {
+    text_of_moment().item(ObjectBuilder::new().schema_type(Type::Null)).build().into()
+}
+
+fn text_of_moment() -> OneOfBuilder {
     let text = |format| ObjectBuilder::new().schema_type(Type::String).format(Some(SchemaFormat::KnownFormat(format)));
-    OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime)).build().into()
+    OneOfBuilder::new().item(text(KnownFormat::Date)).item(text(KnownFormat::DateTime))
 }

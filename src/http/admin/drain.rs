@@ -17,7 +17,7 @@ use crate::http::error::ApiError;
 use crate::http::maintenance::MaintenanceRecord;
 use crate::http::open::{OpenRecord, open_requests};
 use crate::http::ops::Lifecycle;
-use crate::http::time::{moment, moment_schema};
+use crate::http::time::{moment, moment_or_null_schema};
 use crate::relay::{Meters, OpenRequest};
 
 /// Characters of a reason.
@@ -39,7 +39,7 @@ pub struct DrainNode {
     reason: Option<Option<String>>,
     /// When the node comes back by itself: RFC 3339, or a date (UTC), in the future.
     #[serde(default, deserialize_with = "present")]
-    #[schema(schema_with = moment_schema)]
+    #[schema(schema_with = moment_or_null_schema)]
     until: Option<Option<String>>,
 }
 

@@ -44,6 +44,7 @@ impl Node {
         let Some(instance) = self.instance(model) else { return };
         let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);
         let Some(running) = instance.running.iter().find(|running| running.id == id) else { return };
+        let written = tokens * self.token_seconds(instance, guess) * self.speed.stretch(others);
         let new = tokens - running.delivered;
         let (since, is_worth_it) = match running.began_at {
             Some(began) => {
@@ -67,6 +68,9 @@ impl Node {
         }
         let Some(instance) = self.instance_mut(model) else { return };
         instance.slots.look(&instance.running, now);
+        if !is_worth_it {
+            instance.measure_short(id, written, now);
+        }
         let Some(running) = instance.find_running(id) else { return };
         running.delivered = running.delivered.max(tokens);
         if is_worth_it {
@@ -76,6 +80,18 @@ impl Node {
 }
 
 impl Instance {
+    /// A plain answer too short to show how fast the node writes shows how long its prompt takes there: all its time
+    /// but what its tokens take. A node that gets nothing else would never be known, and seem faster than all others.
+    fn measure_short(&mut self, id: RequestId, written: f64, now: f64) {
+        let Some(running) = self.find_running(id).filter(|running| running.began_at.is_none()) else { return };
+        let is_uncached = running.remembered <= (1.0 - LEAST_UNCACHED_SHARE) * running.prompt;
+        if !running.is_stream && is_uncached {
+            let seconds = (now - running.sent_at - written).max(0.0) / (1.0 + PREFILL_SLOWDOWN * running.others);
+            let read = running.uncached;
+            self.prefill.observe(read, seconds);
+        }
+    }
+
     /// Derives how much of a prompt must have been cached for its first token to come so soon, if the reading rate is
     /// known.
     fn measure_cache(&mut self, prompt: f64, (expected, is_in_host): (f64, bool), seconds: f64) {
