@@ -1,5 +1,6 @@
 """Can what stands in deploy/k8s be applied? Held against Kubernetes' own schemas and against itself; no cluster is needed."""
 
+import os
 import subprocess
 
 import kubernetes_validate
@@ -86,6 +87,28 @@ def test_ports_are_ones_that_the_pods_have():
             assert port["targetPort"] in ports
             # Of a headless service the port of the pod itself is reached.
             assert service["spec"].get("clusterIP") != "None" or port["port"] == ports[port["targetPort"]]
+
+
+def test_one_gateway_schedules_for_all_over_a_link_that_only_gateways_reach():
+    container = pod(of("StatefulSet", "gateway"))["containers"][0]
+    environment = {each["name"]: each.get("value", "10.0.0.7") for each in container["env"]}
+    for name, value in environment.items():
+        environment[name] = value.replace("$(POD_IP)", environment["POD_IP"])
+    [link] = [port["containerPort"] for port in container["ports"] if port["name"] == "link"]
+    assert environment["GATEWAY__CLUSTER__BIND"].rpartition(":")[2] == str(link)
+    assert environment["GATEWAY__CLUSTER__ADVERTISE"] == f"http://10.0.0.7:{link}"
+    command = [binary(), "check", "--config", FOLDER / "config.yaml"]
+    for wrong in [{}, {"GATEWAY__CLUSTER__ADVERTISE": "gateway-0:8001"}]:
+        settings = {**os.environ, **environment, **wrong}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=settings)
+        told = "GATEWAY__CLUSTER" in done.stdout + done.stderr or "cluster.advertise" in done.stdout + done.stderr
+        assert told == bool(wrong), done.stdout + done.stderr
+    spec = of("NetworkPolicy", "gateway")["spec"]
+    assert selected(spec["podSelector"]["matchLabels"]) == ["gateway"]
+    everybody, gateways = spec["ingress"]
+    assert "from" not in everybody and [port["port"] for port in everybody["ports"]] == ["http"]
+    assert selected(gateways["from"][0]["podSelector"]["matchLabels"]) == ["gateway"]
+    assert [port["port"] for port in gateways["ports"]] == ["link"]
 
 
 def test_prometheus_scrapes_every_replica_once():
