@@ -17,6 +17,8 @@ use cluster::{Candidate, LeaseNews};
 
 /// The path of the link.
 const PATH: &str = "/link";
+/// The most bytes of a message from somebody who has not proved to know the secret.
+const STRANGERS_BYTES: usize = 4096;
 /// Connections at a time: far more than there are gateways, and few enough to bound what strangers can hold.
 const MOST_CONNECTIONS: usize = 256;
 
@@ -39,7 +41,7 @@ pub fn listen(context: LinkContext, listener: TcpListener) -> io::Result<Server>
 
 async fn answer(request: HttpRequest, body: Payload, context: Data<LinkContext>) -> Result<HttpResponse, Error> {
     let (response, session, stream) = actix_ws::handle(&request, body)?;
-    let stream = stream.max_frame_size(MOST_BYTES);
+    let stream = stream.max_frame_size(STRANGERS_BYTES);
     actix_rt::spawn(async move {
         let closing = session.clone();
         serve(session, stream, &context).await;
@@ -51,6 +53,7 @@ async fn answer(request: HttpRequest, body: Payload, context: Data<LinkContext>)
 async fn serve(mut session: Session, mut stream: MessageStream, context: &LinkContext) {
     let shaking = tokio::time::timeout(PATIENCE, shake(&mut session, &mut stream, context));
     let Ok(Some(mut conversation)) = shaking.await else { return };
+    let mut stream = stream.max_frame_size(MOST_BYTES);
     let silence = tokio::time::sleep(PATIENCE);
     tokio::pin!(silence);
     loop {
