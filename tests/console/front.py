@@ -21,6 +21,8 @@ class Front(http.server.ThreadingHTTPServer):
         self.up.set()
         # What is said in the place of the gateway's events, if anything is.
         self.events = None
+        # Who listens to the gateway's events. Whoever has left is noticed at the next one.
+        self.listeners = set()
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -51,6 +53,8 @@ class Visit(http.server.BaseHTTPRequestHandler):
                 if name.lower() not in HOP:
                     self.send_header(name, value)
             self.end_headers()
+            if self.path == f"{PREFIX}/admin/events":
+                self.server.listeners.add(self)
             # As it comes, until it ends or the connections are cut.
             while self.server.up.is_set() and (chunk := answer.read1(65536)):
                 self.wfile.write(chunk)
@@ -58,6 +62,7 @@ class Visit(http.server.BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
+            self.server.listeners.discard(self)
             connection.close()
 
     def tell(self):

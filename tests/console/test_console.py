@@ -336,6 +336,23 @@ def test_a_stream_that_is_cut_shows_and_comes_back(windows, fleet):
         assert PREFIX in page.url
 
 
+def test_a_hidden_tab_listens_to_nothing(windows, fleet):
+    hide = """(hidden) => {
+        Object.defineProperty(document, "hidden", { configurable: true, get: () => hidden });
+        document.dispatchEvent(new Event("visibilitychange"));
+    }"""
+    with Front(fleet.url) as front:
+        page = windows(front.console).sign_in(fleet.admin_key)
+        live = page.locator("[data-live]")
+        expect(live).to_have_attribute("data-live", "live")
+        wait_until("the page listens", lambda: len(front.listeners) == 1)
+        page.evaluate(hide, True)
+        wait_until("it listens no more", lambda: not front.listeners)
+        page.evaluate(hide, False)
+        wait_until("it listens again", lambda: len(front.listeners) == 1)
+        expect(live).to_have_attribute("data-live", "live")
+
+
 def test_what_the_policy_forbids_is_noticed(windows):
     window = windows()
     window.page.goto(window.console)
