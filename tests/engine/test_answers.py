@@ -113,7 +113,6 @@ def test_embeddings_are_the_engines_own(fleet, engines):
     assert row_tokens(fleet, answer)[0] == direct.json()["usage"]["prompt_tokens"]
 
 
-@pytest.mark.xfail(reason="a 501 still counts as the failure of the node")
 def test_what_an_engine_refuses_is_the_clients_own_mistake(fleet):
     """None of these is the node's failure: they are answered at once, and every node stays up."""
     for _ in range(10):
