@@ -85,7 +85,7 @@ async fn shake(session: &mut Session, stream: &mut MessageStream, context: &Link
     let Some(Ok(Message::Text(text))) = stream.recv().await else { return None };
     let hello: Hello = serde_json::from_slice(text.as_bytes()).ok()?;
     if !context.secret.accepts_hello(&hello, &challenge) {
-        tracing::warn!("somebody without the cluster's secret called this gateway's link");
+        context.warn_of_stranger();
         return None;
     }
     match &hello.purpose {

@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens/s of a 5 GB model |
 //! | `correction` | a model on a node | the same, relative to the node's speed | 1 |
-//! | [`Line`] | prompts of a model on a node | dispatch to first byte | 1/25 of a token's time for each prompt token |
+//! | [`Line`] | prompts of a model on a node | dispatch to first byte, and short plain answers | 1/25 of a token's time for each prompt token |
 //! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB/s |
 
 use serde::{Deserialize, Serialize};
