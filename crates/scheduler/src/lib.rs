@@ -60,6 +60,7 @@
 mod absorb;
 mod accusations;
 mod adopt;
+mod answer_length;
 mod breaker;
 mod catalog;
 mod choose;
@@ -81,6 +82,7 @@ mod ids;
 mod instance;
 mod journal;
 mod learned;
+mod line;
 mod load;
 mod loading;
 mod model;
@@ -93,6 +95,7 @@ mod properties;
 mod queue;
 mod queue_limits;
 mod rates;
+mod reading;
 mod recall;
 mod report;
 mod request;
@@ -107,6 +110,7 @@ mod share;
 mod sharing;
 mod silence;
 mod slots;
+mod surprise;
 mod view;
 
 pub use self::{
