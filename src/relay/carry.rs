@@ -113,7 +113,7 @@ impl Relay {
                 }
                 let bounds = job.meter.claim_bounds();
                 let tokens = progress.map(|progress| bounds.tally(&progress).completion);
-                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage?.work()));
+                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage));
                 if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });

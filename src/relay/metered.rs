@@ -148,8 +148,7 @@ impl MeteredBody {
         if self.editor.progress().done
             && let Some(mut meter) = self.meter.take()
         {
-            let work = self.editor.progress().usage.and_then(|usage| usage.work());
-            self.ticket.leave(Outcome::Completed, Some(self.tokens()), work);
+            self.ticket.leave(Outcome::Completed, Some(self.tokens()), self.editor.progress().usage);
             self.source.case.answered();
             if self.editor.is_cut() {
                 // Closes the connection, so that the node stops.
