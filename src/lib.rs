@@ -26,7 +26,7 @@
 //! | 4 | find the model, reserve a place for the usage row, check the limits | `http::inference`, [`relay::Meter`], [`limits::Budget`] | 404, 503, 429 |
 //! | 5 | wait for a slot | [`dispatch::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |
 //! | 6 | ask the node, or another one while no byte has reached the client | `relay::carry`, [`fleet::Upstream`] | 502, 503, 504 |
-//! | 7 | pass the answer on and watch it | [`relay::MeteredBody`], [`protocol::StreamEditor`] | an error frame in the stream |
+//! | 7 | pass the answer on and watch it | [`relay::WatchedBody`], [`protocol::StreamEditor`] | an error frame in the stream |
 //! | 8 | at the end or on drop, exactly once: free the slot, settle the limits, hand in the row, metrics, trace, one log line; the end of an answer waits for the row | [`relay::Meter`], [`store::Recorder`] | 503, an error frame |
 //!
 //! # Invariants
