@@ -13,7 +13,7 @@
 //! | fleet | [`link`] | how gateways speak with each other | decisions |
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the HTTP client for nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
-//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`] | what is exported, logged and traced; the time | their callers' types |
+//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`] | what is exported, logged and traced; the time; the certificate | their callers' types |
 //! | pure | the crates [`scheduler`], [`cluster`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request
@@ -50,4 +50,5 @@ pub mod metrics;
 pub mod relay;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;
