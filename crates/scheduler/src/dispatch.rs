@@ -70,9 +70,8 @@ impl Scheduler {
         }
     }
 
-    /// Tokens that the answer is expected to have, at least 1.
+    /// Tokens that a request's answer is expected to have.
     pub(crate) fn expected_output(&self, request: &Request) -> f64 {
-        let mean = self.models.get(request.model).output.get();
-        request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
+        request.expected_output(self.models.get(request.model).output.get())
     }
 }
