@@ -65,22 +65,6 @@ impl Chosen {
     }
 }
 
-impl Sought {
-    /// Answers of its model have `mean` tokens.
-    fn of(next: Next, request: &Request, mean: f64, now: Time) -> Self {
-        Self {
-            next,
-            lane: request.lane,
-            model: request.model,
-            work: Work { prompt: request.prompt, output: request.expected_output(mean) },
-            prefixes: request.prefixes.clone(),
-            avoided: request.avoided().clone(),
-            is_impatient: request.is_impatient(now),
-            was_planned: request.waits_for.is_some(),
-        }
-    }
-}
-
 impl Scheduler {
     /// A request in line; `None` if the current plan has looked at it already.
     pub(crate) fn seek_for(&mut self, next: Next, now: Time) -> Option<Sought> {
@@ -88,7 +72,21 @@ impl Scheduler {
         if std::mem::replace(&mut request.plan, self.plans) == self.plans {
             return None;
         }
-        Some(Sought::of(next, request, self.models.get(request.model).output.get(), now))
+        let request = self.requests.get(&next.id)?;
+        Some(self.sought(next, request, now))
+    }
+
+    pub(crate) fn sought(&self, next: Next, request: &Request, now: Time) -> Sought {
+        Sought {
+            next,
+            lane: request.lane,
+            model: request.model,
+            work: Work { prompt: request.prompt, output: self.expected_output(request) },
+            prefixes: request.prefixes.clone(),
+            avoided: request.avoided().clone(),
+            is_impatient: request.is_impatient(now),
+            was_planned: request.waits_for.is_some(),
+        }
     }
 
     /// Carries out what was chosen for a request; true if it starts at once.
@@ -245,9 +243,8 @@ impl Scheduler {
 
     /// A request as a plan would look at it.
     pub(crate) fn look_up(&self, id: RequestId, now: Time) -> Option<Sought> {
-        let request = self.requests.get(&id)?;
-        let mean = self.models.get(request.model).output.get();
-        Some(Sought::of(Next { id, by_right: None, ahead: 0 }, request, mean, now))
+        let next = Next { id, by_right: None, ahead: 0 };
+        Some(self.sought(next, self.requests.get(&id)?, now))
     }
 }
 

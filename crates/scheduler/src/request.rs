@@ -146,11 +146,6 @@ impl Request {
         LanePosition { is_fresh: self.last_failure.is_none(), arrival: self.arrival }
     }
 
-    /// Tokens that its answer is expected to have, at least 1, if answers of its model have `mean` tokens.
-    pub(crate) fn expected_output(&self, mean: f64) -> f64 {
-        self.known_output.unwrap_or(self.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
-    }
-
     pub(crate) fn is_impatient(&self, now: Time) -> bool {
         now.saturating_sub(self.arrived) > IMPATIENT
     }
