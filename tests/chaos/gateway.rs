@@ -83,6 +83,11 @@ pub struct Gateway {
 }
 
 impl Gateway {
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// As `kill -9`.
     pub fn kill(mut self) {
         self.child.kill().unwrap();

@@ -103,7 +103,7 @@ fn dechunk(mut rest: &str) -> (String, bool) {
 }
 
 /// What one may ask: a route, whether it streams, and what stands at the end of a whole stream.
-const KINDS: [(&str, bool, &str); 6] = [
+pub const KINDS: [(&str, bool, &str); 6] = [
     ("/v1/chat/completions", false, ""),
     ("/v1/chat/completions", true, "data: [DONE]\n\n"),
     ("/api/chat", true, "\"done\":true"),

@@ -15,6 +15,7 @@
 mod canary;
 mod disk;
 mod gateway;
+mod harm;
 mod kills;
 mod load;
 mod measure;
@@ -25,3 +26,4 @@ mod random;
 mod replicas;
 mod results;
 mod slots;
+mod soak;

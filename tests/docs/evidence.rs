@@ -15,7 +15,7 @@ const ACCIDENTS: [(&str, &str); 3] = [
     ("outages", "outages of Postgres: killed, frozen, restarted, cut off"),
 ];
 /// Results with a paragraph of their own.
-const TOLD: [&str; 3] = ["first-token", "backlog", "fleet"];
+const TOLD: [&str; 4] = ["first-token", "backlog", "fleet", "soak"];
 /// The rules that the scheduler is compared with, by their names in the result.
 const RULES: [(&str, &str); 6] = [
     ("LoadedFree", "loaded and free"),
@@ -76,6 +76,7 @@ pub fn page() -> String {
     let results = results();
     let mut body = accidents(&results);
     body += &times(&results);
+    body += &soak(&results);
     body += &fleets(&results[&format!("{}/fleet", FOLDERS[1])]);
     body += "## Clients\n\n`tests/clients/run.sh`, a step of `tests/run`, installs each of these in an environment of its own \
         and runs it against a demo and against a gateway whose node is silent or breaks off. A page of another origin in \
@@ -142,6 +143,53 @@ fn times(results: &BTreeMap<String, Value>) -> String {
         table(&["", "Postgres up", "Postgres frozen", "ratio"], ["p50", "p99"].map(row)),
         grouped(count(&backlog, "/rows")),
         grouped(number(&backlog, "/rows_per_second").round() as u64),
+    )
+}
+
+/// What grew while requests that do harm came between good ones.
+fn soak(results: &BTreeMap<String, Value>) -> String {
+    let soak = chaos(results, "soak");
+    let whole = |pointer: &str| grouped(count(&soak, pointer));
+    let harm = soak["harm"].as_object().expect("kinds of harm");
+    let kinds = harm.iter().map(|(kind, times)| format!("{kind} ({})", grouped(times.as_u64().unwrap_or(0))));
+    let series = |pointer: &str| {
+        let looks = soak.pointer(pointer).and_then(Value::as_array).expect("a list of numbers");
+        looks.iter().map(|look| format!("{:.0}", look.as_f64().unwrap_or(f64::NAN))).collect::<Vec<_>>().join(", ")
+    };
+    let ms = |pointer: &str| format!("{:.1} ms", number(&soak, pointer));
+    let rows = vec![
+        vec!["requests, of which one in five does harm".to_owned(), whole("/requests")],
+        vec!["harm".to_owned(), kinds.collect::<Vec<_>>().join(", ")],
+        vec!["failed requests of good users".to_owned(), whole("/good/failures")],
+        vec![
+            "p50 of good users alone, and in the worst step".to_owned(),
+            format!("{}, {}", ms("/good/p50_ms/alone"), ms("/good/p50_ms/worst")),
+        ],
+        vec![
+            "p99 of good users alone, and in the worst step".to_owned(),
+            format!("{}, {}", ms("/good/p99_ms/alone"), ms("/good/p99_ms/worst")),
+        ],
+        vec![
+            "answers that good users saw complete, and their rows".to_owned(),
+            format!("{}, {}", whole("/rows/acknowledged"), whole("/rows/completed")),
+        ],
+        vec!["rows lost, doubled".to_owned(), format!("{}, {}", whole("/rows/lost"), whole("/rows/doubled"))],
+        vec!["resident memory after each step, MiB".to_owned(), series("/memory/rss_mib")],
+        vec![
+            "its growth per 100,000 requests after the first quarter, MiB".to_owned(),
+            format!("{:.2}", number(&soak, "/memory/mib_per_100000")),
+        ],
+        vec!["open files after each step".to_owned(), series("/descriptors")],
+        vec!["database, bytes per request".to_owned(), whole("/database_bytes_per_request")],
+        vec!["seed".to_owned(), code(soak["seed"].as_str().unwrap_or("?"))],
+    ];
+    format!(
+        "## Nothing grows while one request in five does harm\n\nA {} build before simulated nodes, one of which lists its models \
+         oddly. Bad users send mistakes, poison and large bodies, read slowly, leave early, guess keys and go on after a refusal. \
+         The machine and the nodes are loaded as far as they go, so the times show contention and are held to nothing.\n\n{}\n\
+         ```sh\nSOAK_REQUESTS=400000 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos soak -- --nocapture\n```\n\n",
+        soak["build"].as_str().unwrap_or("?"),
+        table(&["figure", "value"], rows),
     )
 }
 
