@@ -32,7 +32,7 @@ const WARM_UP: usize = 4;
 /// By how much memory may grow with 100,000 requests after it, MiB.
 const GROWTH: f64 = 1.0;
 /// By how much it may grow in a run that is too short for a slope, MiB.
-const SHORT_GROWTH: f64 = 32.0;
+const SHORT_GROWTH: f64 = 64.0;
 /// How long a good request may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
