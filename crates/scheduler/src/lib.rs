@@ -86,6 +86,7 @@ mod learned;
 mod line;
 mod load;
 mod loading;
+mod lookup;
 mod model;
 mod name;
 mod node;
