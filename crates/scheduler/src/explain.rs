@@ -128,7 +128,7 @@ pub struct Story {
     /// planned.
     pub expected: Option<f64>,
     /// How it would be served by that forecast.
-    pub(crate) foretold: Option<Kind>,
+    pub foretold: Option<Kind>,
     /// The latest steps, in order.
     pub steps: Vec<Step>,
 }
