@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import contextlib
+import pathlib
 import statistics
+import threading
 import time
 
 import engines as real
@@ -83,25 +85,87 @@ def test_the_speed_is_what_a_person_measures(own_fleet, chatters):
     assert timings["predicted_per_second"] / 3 < learned < timings["predicted_per_second"] * 3
 
 
-@pytest.mark.xfail(reason="the median error is still 34 %")
-def test_the_time_to_the_first_token_is_foretold(own_fleet):
-    many(own_fleet, 60, at_once=8, tokens=12)
+def idle_share() -> float:
+    """The idle part of the processors' time over three seconds, in which nothing here works."""
+    times = lambda: [int(part) for part in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    before = times()
+    time.sleep(3)
+    passed = [after - earlier for after, earlier in zip(times(), before)]
+    return passed[3] / max(1, sum(passed))
 
-    def error(number: int) -> float | None:
+
+@pytest.fixture
+def pair(kind, chatters):
+    """A fleet of two engines, so that each has a core of its own: no gateway can know that nodes share a machine."""
+    if (idle := idle_share()) < 0.7:
+        pytest.skip(f"LEFT OUT: others use this machine ({idle:.0%} idle), so that no engine's speed is its own")
+    chosen = {name: chatters[name] for name in ("north", "east")}
+    with real.fleet(kind, chosen, relay={"chunk_gap_seconds": 10, "first_byte_seconds": 20}) as started:
+        many(started, 40, at_once=4, tokens=12)
+        yield started
+
+
+def forecasts(fleet, count: int, at_once: int) -> list[tuple[float, float]]:
+    """Milliseconds to the first token of so many streams, as expected and as measured."""
+
+    def one(number: int) -> tuple[float, float] | None:
         began = time.monotonic()
-        response = own_fleet.post(CHAT, chat(f"The number {number}?", 6 + number % 20, stream=True), stream=True)
+        response = fleet.post(CHAT, chat(f"The number {number}?", 6 + number % 20, stream=True), stream=True)
         expected = response.headers.get("x-gateway-expected-ms")
         with contextlib.closing(response):
-            first = next((at for at, event in events(response) if real_text(event)), None)
-        if expected is None or first is None:
-            return None
-        measured = (first - began) * 1000
-        return abs(float(expected) - measured) / measured
+            times = [at for at, event in events(response) if real_text(event)]
+        return (float(expected), (times[0] - began) * 1000) if expected and times else None
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        errors = [each for each in pool.map(error, range(60)) if each is not None]
-    assert len(errors) >= 40
-    assert statistics.median(errors) <= 0.25, sorted(errors)
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return [each for each in pool.map(one, range(count)) if each is not None]
+
+
+def median_error(pairs: list[tuple[float, float]]) -> float:
+    errors = [abs(expected - measured) / measured for expected, measured in pairs]
+    for expected, measured in pairs:
+        print(f"expected {expected:6.0f} ms, measured {measured:6.0f} ms, {expected / measured - 1:+.0%}")
+    print(f"median error {statistics.median(errors):.0%} of {len(pairs)}")
+    return statistics.median(errors)
+
+
+def test_the_time_to_the_first_token_is_foretold(pair):
+    pairs = forecasts(pair, 100, at_once=5)
+    assert len(pairs) >= 80
+    assert median_error(pairs) <= 0.25
+
+
+@contextlib.contextmanager
+def slowed(engine):
+    """The engine runs a quarter of the time."""
+    is_over = threading.Event()
+
+    def hold():
+        while not is_over.is_set():
+            engine.freeze()
+            is_over.wait(0.15)
+            engine.thaw()
+            is_over.wait(0.05)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        holder.join()
+
+
+def test_the_time_to_the_first_token_is_foretold_in_the_minute_after_a_slow_spell(pair, chatters):
+    forecasts(pair, 20, at_once=5)
+    with slowed(chatters["east"]):
+        began = time.monotonic()
+        while time.monotonic() < began + 30:
+            forecasts(pair, 10, at_once=5)
+    over, pairs = time.monotonic(), []
+    while time.monotonic() < over + 60:
+        pairs += forecasts(pair, 20, at_once=5)
+    assert median_error(pairs) <= 0.25
+    assert pair.node("east")["state"] == "up"
 
 
 def real_text(event: dict) -> bool:

@@ -25,7 +25,11 @@ impl Scheduler {
         let Some(attempt) = request.attempt.as_mut() else { return };
         attempt.has_first_byte = true;
         let (node, epoch, model) = (attempt.node, attempt.epoch, request.model);
+        let is_first_try = request.is_stream && request.attempts == 1;
         self.convict(id, now);
+        if is_first_try {
+            self.journal.compare(id, now);
+        }
         self.journal.note(id, What::FirstByte, now);
         self.fleet[node].began(id, model, now.as_secs_f64());
         self.judge(node, |node| node.started(epoch, now));

@@ -127,6 +127,8 @@ pub struct Story {
     /// Seconds to the first token, as expected at its arrival; `None` if it was too far back in the queue to be
     /// planned.
     pub expected: Option<f64>,
+    /// How it would be served by that forecast.
+    pub foretold: Option<Kind>,
     /// The latest steps, in order.
     pub steps: Vec<Step>,
 }
@@ -165,7 +167,7 @@ impl Best {
 impl Story {
     /// One that begins now, with so many requests waiting.
     pub(crate) fn new(ahead: usize, now: Time) -> Self {
-        Self { arrived: now, ahead, expected: None, steps: Vec::new() }
+        Self { arrived: now, ahead, expected: None, foretold: None, steps: Vec::new() }
     }
 
     /// When it ended; `None` while it goes on.
@@ -174,11 +176,9 @@ impl Story {
         matches!(last.what, What::Ended(_) | What::Refused(_)).then_some(last.at)
     }
 
-    /// Sets the expected time of the first token of a request that has just arrived.
-    pub(crate) fn expect(&mut self, now: Time, best: Option<&Alternative>) {
-        if self.arrived == now {
-            self.expected = self.expected.or(best.map(Alternative::first_token));
-        }
+    /// Takes the first token to come as by its best alternative, corrected by a factor.
+    pub(crate) fn expect(&mut self, best: &Alternative, factor: f64) {
+        (self.expected, self.foretold) = (Some(factor * best.first_token()), Some(best.kind));
     }
 
     pub(crate) fn add(&mut self, what: What, at: Time, weighed: Weighed<'_>) {

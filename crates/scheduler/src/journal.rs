@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
+    calibration::Calibration,
     explain::{Alternative, Story, Weighed, What},
     ids::{NodeId, RequestId, Time},
     lookup::Lookup,
@@ -24,6 +25,7 @@ pub(crate) struct Journal {
     /// In the order in which they came.
     order: VecDeque<RequestId>,
     bytes: usize,
+    calibration: Calibration,
 }
 
 impl Journal {
@@ -45,8 +47,8 @@ impl Journal {
 
     /// A request waits. Only the first time is recorded.
     pub(crate) fn waits(&mut self, id: RequestId, now: Time, weighed: Weighed<'_>) {
+        self.expect(id, now, weighed.alternatives.first());
         self.change(id, |story| {
-            story.expect(now, weighed.alternatives.first());
             if story.steps.is_empty() {
                 story.add(What::Waits, now, weighed);
             }
@@ -54,20 +56,32 @@ impl Journal {
     }
 
     pub(crate) fn asked_for_load(&mut self, id: RequestId, node: NodeId, now: Time, weighed: Weighed<'_>) {
-        self.change(id, |story| {
-            story.expect(now, weighed.alternatives.first());
-            story.add(What::AskedForLoad(node), now, weighed);
-        });
+        self.expect(id, now, weighed.alternatives.first());
+        self.change(id, |story| story.add(What::AskedForLoad(node), now, weighed));
     }
 
     pub(crate) fn dispatched(&mut self, id: RequestId, node: NodeId, attempt: u32, now: Time, weighed: Weighed<'_>) {
-        self.change(id, |story| {
-            if story.arrived == now {
-                story.expected =
-                    weighed.alternatives.iter().find(|each| each.node == node).map(Alternative::first_token);
-            }
-            story.add(What::Dispatched(node, attempt), now, weighed);
-        });
+        if let Some(story) = self.stories.get_mut(&id).filter(|story| story.arrived == now) {
+            (story.expected, story.foretold) = (None, None);
+        }
+        self.expect(id, now, weighed.alternatives.iter().find(|each| each.node == node));
+        self.change(id, |story| story.add(What::Dispatched(node, attempt), now, weighed));
+    }
+
+    /// Sets the expected time of the first token of a request that has just arrived.
+    fn expect(&mut self, id: RequestId, now: Time, best: Option<&Alternative>) {
+        let Some(story) = self.stories.get_mut(&id).filter(|story| story.arrived == now) else { return };
+        if let Some(best) = best.filter(|_| story.expected.is_none()) {
+            story.expect(best, self.calibration.factor(best.kind));
+        }
+    }
+
+    /// The first token of a stream came on its first attempt, which shows how good its forecast was.
+    pub(crate) fn compare(&mut self, id: RequestId, now: Time) {
+        let Some(story) = self.stories.get(&id) else { return };
+        if let (Some(expected), Some(kind)) = (story.expected, story.foretold) {
+            self.calibration.observe(kind, expected, now.saturating_sub(story.arrived).as_secs_f64());
+        }
     }
 
     pub(crate) fn note(&mut self, id: RequestId, what: What, now: Time) {

@@ -62,6 +62,7 @@ mod accusations;
 mod adopt;
 mod answer_length;
 mod breaker;
+mod calibration;
 mod catalog;
 mod choose;
 mod decision;

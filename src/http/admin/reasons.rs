@@ -64,7 +64,7 @@ mod tests {
     fn asked_for_load(backlog: Backlog) -> Story {
         let what = What::AskedForLoad(scheduler::NodeId(0));
         let step = Step { at: Duration::ZERO, what, alternatives: Vec::new(), backlog: Some(backlog) };
-        Story { arrived: Duration::ZERO, ahead: 0, expected: None, steps: vec![step] }
+        Story { arrived: Duration::ZERO, ahead: 0, expected: None, foretold: None, steps: vec![step] }
     }
 
     #[test]
