@@ -10,6 +10,7 @@ mod error;
 mod memory;
 mod nodes;
 mod reload;
+mod secrets;
 mod server;
 mod thread;
 mod upkeep;
@@ -243,6 +244,7 @@ impl App {
             thread::spawn(upkeep::refresh(accounts, changes, self.clock, stop.clone())),
             thread::spawn(upkeep::remember(store.clone(), self.dispatcher(), self.clock, stop.clone())),
             thread::spawn(upkeep::follow_clock(self.clock, self.accounts(), stop.clone())),
+            thread::spawn(upkeep::follow_password(store.clone(), stop.clone())),
             thread::spawn(stored.run(stop.clone())),
             thread::spawn(self.events.clone().run(stop.clone())),
         ]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::secrets::StartSecrets;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::fleet::{ChangeLog, Roster};
@@ -19,6 +20,7 @@ use crate::tls::{Certificate, ServedCertificate, TlsFlaw};
 const TLS: &str = "server.tls";
 const CERTIFICATE: &str = "server.tls.cert_file";
 const KEY: &str = "server.tls.key_file";
+const PASSWORD: &str = "database.password_file";
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 
@@ -29,8 +31,18 @@ pub struct Reloader(Arc<Inner>);
 struct Inner {
     /// The configuration in force.
     current: tokio::sync::Mutex<Config>,
+    secrets: StartSecrets,
     read: Box<Read>,
     parts: Parts,
+}
+
+/// What a reload has read.
+struct Found {
+    config: Config,
+    /// `None` without TLS.
+    certificate: Option<Certificate>,
+    /// Settings whose files hold something else than at the start, which takes a restart.
+    stale: Vec<String>,
 }
 
 /// The parts that a reload changes.
@@ -53,34 +65,34 @@ impl Reloader {
         read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
     ) -> Self {
         parts.metrics.config_loaded(true, parts.clock.now().unix_ms);
-        Self(Arc::new(Inner { current: tokio::sync::Mutex::new(config.clone()), read: Box::new(read), parts }))
+        let (current, secrets) = (tokio::sync::Mutex::new(config.clone()), StartSecrets::of(config));
+        Self(Arc::new(Inner { current, secrets, read: Box::new(read), parts }))
     }
 
-    /// Reads the configuration again and applies what can be changed.
+    /// Reads the configuration again, and the files it names, and applies what can be changed.
     ///
     /// # Errors
     /// Every mistake in it, in words without secrets; nothing has changed then.
     pub async fn reload(&self) -> Result<ReloadReport, String> {
         let Inner { current, parts, .. } = &*self.0;
         let mut current = current.lock().await;
-        let inner = self.0.clone();
-        let read = tokio::task::spawn_blocking(move || inner.read_all()).await;
         let now = parts.clock.now();
-        let (new, certificate) =
-            read.map_err(|error| error.to_string()).and_then(|read| read).inspect_err(|mistakes| {
-                parts.metrics.config_loaded(false, now.unix_ms);
-                parts.changes.tell_reload_failed(mistakes, now);
-            })?;
+        let (found, has_other_password) = self.find().await.inspect_err(|mistakes| {
+            parts.metrics.config_loaded(false, now.unix_ms);
+            parts.changes.tell_reload_failed(mistakes, now);
+        })?;
+        let Found { config: new, certificate, mut stale } = found;
         let is_secure = parts.certificate.is_some() && certificate.is_some();
-        let (mut applied, needs_restart): (Vec<String>, Vec<String>) =
+        let (mut applied, mut needs_restart): (Vec<String>, Vec<String>) =
             differences(&current, &new).into_iter().partition(|path| is_live(path, is_secure));
-        if let Some((served, certificate)) = parts.certificate.as_ref().zip(certificate) {
-            if served.replace(&certificate) && !applied.iter().any(|path| path == CERTIFICATE) {
+        stale.retain(|path| !needs_restart.contains(path));
+        needs_restart.append(&mut stale);
+        if has_other_password {
+            applied.push(PASSWORD.to_owned());
+        }
+        if let Some(certificate) = certificate.filter(|_| is_secure) {
+            if parts.serve(&certificate) && !applied.iter().any(|path| path == CERTIFICATE) {
                 applied.push(CERTIFICATE.to_owned());
-            }
-            parts.metrics.certificate_expires(certificate.expires());
-            if let Some(warning) = certificate.warning(now.unix_ms / 1_000) {
-                tracing::warn!("{warning}");
             }
             let files = (new.server.tls.cert_file.clone(), new.server.tls.key_file.clone());
             (current.server.tls.cert_file, current.server.tls.key_file) = files;
@@ -92,6 +104,14 @@ impl Reloader {
         parts.metrics.config_loaded(true, now.unix_ms);
         parts.changes.tell_reloaded(&applied, &needs_restart, parts.clock.now());
         Ok(ReloadReport::new(applied, needs_restart, nodes))
+    }
+
+    /// Reads everything, and whether the password of the database is another one.
+    async fn find(&self) -> Result<(Found, bool), String> {
+        let inner = self.0.clone();
+        let found = tokio::task::spawn_blocking(move || inner.find()).await.map_err(|error| error.to_string())??;
+        let renewed = self.0.parts.store.renew_password().await;
+        Ok((found, renewed.map_err(|error| error.to_string())?))
     }
 
     /// Does it because of a signal, which the audit log says afterwards. Whoever sends signals might as well start the gateway
@@ -121,12 +141,23 @@ impl Reloader {
 }
 
 impl Inner {
-    /// The configuration, and the certificate that it names.
-    fn read_all(&self) -> Result<(Config, Option<Certificate>), String> {
+    fn find(&self) -> Result<Found, String> {
         let config = (self.read)()?;
         let flawed = |flaw: TlsFlaw| format!("server.tls.{}: {}", flaw.key, flaw.message);
         let certificate = config.server.tls.certificate().map_err(flawed)?;
-        Ok((config, certificate))
+        let stale = self.secrets.changed(&StartSecrets::of(&config));
+        Ok(Found { config, certificate, stale })
+    }
+}
+
+impl Parts {
+    /// Serves this certificate from now on. Returns whether it is another one.
+    fn serve(&self, certificate: &Certificate) -> bool {
+        self.metrics.certificate_expires(certificate.expires());
+        if let Some(warning) = certificate.warning(self.clock.now().unix_ms / 1_000) {
+            tracing::warn!("{warning}");
+        }
+        self.certificate.as_ref().is_some_and(|served| served.replace(certificate))
     }
 }
 

@@ -16,6 +16,8 @@ const REMEMBER: Duration = Duration::from_secs(60);
 const REFRESH: Duration = Duration::from_secs(2);
 /// How often the last uses of keys are written, in milliseconds.
 const LAST_USED_MS: i64 = 60_000;
+/// The time between two looks at the file with the password of the database.
+const PASSWORD_LOOK: Duration = Duration::from_secs(2);
 /// The time between two looks at the system's clock.
 const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
@@ -48,6 +50,21 @@ pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock
         if let Err(error) = refreshed {
             tracing::warn!(%error, "users could not be read again; the known ones stay in force");
         }
+    }
+}
+
+/// Takes up a new password of the database soon after its file has changed, so that a rotation interrupts nothing for long.
+pub(super) async fn follow_password(store: Store, stop: CancellationToken) {
+    let mut was_read = true;
+    while store.has_password_file() && tokio::time::timeout(PASSWORD_LOOK, stop.cancelled()).await.is_err() {
+        let renewed = store.renew_password().await;
+        match &renewed {
+            Ok(true) => tracing::info!("the password of the database has changed: new connections use the new one"),
+            Ok(false) => {}
+            Err(error) if was_read => tracing::warn!(%error, "the password of the database could not be read again"),
+            Err(_) => {}
+        }
+        was_read = renewed.is_ok();
     }
 }
 

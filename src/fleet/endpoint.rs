@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub struct NodeEndpoint {
     pub(crate) aliases: BTreeMap<String, String>,
     /// Credentials and other headers; sent to this node only.
     headers: Vec<(HeaderName, HeaderValue)>,
+    /// Whether the node has refused them since it was last asked about.
+    denied: AtomicBool,
     /// For https: the authorities that the node's certificate may come from.
     tls: Option<Arc<ClientConfig>>,
     /// The address to connect to, if it is not what the URL's host resolves to.
@@ -101,6 +103,7 @@ impl NodeEndpoint {
             names_there: RwLock::default(),
             aliases: settings.aliases.clone(),
             headers: headers(settings)?,
+            denied: AtomicBool::new(false),
             tls: trust(settings)?,
             address: None,
             connect: millis(settings.connect_ms),
@@ -226,6 +229,21 @@ impl NodeEndpoint {
     /// The headers of every request to this node, and to no other.
     pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
         self.headers.iter().cloned()
+    }
+
+    /// Whether it has the same credentials and other headers.
+    pub(super) fn has_headers_of(&self, other: &Self) -> bool {
+        self.headers == other.headers
+    }
+
+    /// The node answered that its credentials are wrong.
+    pub(super) fn deny(&self) {
+        self.denied.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the node has refused its credentials since the last call.
+    pub(super) fn take_denied(&self) -> bool {
+        self.denied.swap(false, Ordering::Relaxed)
     }
 
     pub(crate) fn tls(&self) -> Option<Arc<ClientConfig>> {

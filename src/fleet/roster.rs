@@ -33,6 +33,9 @@ use scheduler::{Event, NodeId};
 /// The most probers that wait to be started; the task that starts them never waits for anything else.
 const WATCHES: usize = 64;
 
+/// How soon, and how often at most, the files of a node that refuses its credentials are read again.
+const DENIED_LOOK: Duration = Duration::from_secs(2);
+
 /// What a change did to the nodes, by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
@@ -114,6 +117,7 @@ impl Roster {
         tokio::select! {
             () = self.tasks.cancelled() => {}
             () = keeping => {}
+            () = self.follow_credentials() => {}
             () = self.end_drains() => {}
         }
     }
@@ -130,6 +134,40 @@ impl Roster {
         let read = sources.read(&self.store).await;
         let changes = self.settle(&mut sources).await;
         read.map(|()| changes)
+    }
+
+    /// Reads the files of a node again that has refused its credentials, because they may have been rotated.
+    async fn follow_credentials(&self) {
+        loop {
+            tokio::time::sleep(DENIED_LOOK).await;
+            if self.renew_denied() {
+                self.settle(&mut *self.sources.lock().await).await;
+            }
+        }
+    }
+
+    /// Returns whether a file holds something else now.
+    fn renew_denied(&self) -> bool {
+        let mut is_any = false;
+        for (name, running) in self.lock_running().iter_mut() {
+            let Some(known) = self.context.nodes.get(running.id).filter(|known| known.take_denied()) else { continue };
+            if !running.desired.settings.has_secret_files() {
+                continue;
+            }
+            match NodeEndpoint::new(&running.desired.settings) {
+                Ok(new) if !new.has_headers_of(&known) => {
+                    tracing::info!(node = name, "the files with the credentials of a node have changed");
+                    running.desired.is_stale = true;
+                    is_any = true;
+                }
+                Ok(_) => {}
+                Err(flaw) => {
+                    let (error, now) = (flaw.to_string(), self.context.clock.uptime());
+                    self.context.changes.warn(name, "the credentials of a node could not be read again", error, now);
+                }
+            }
+        }
+        is_any
     }
 
     fn lock_running(&self) -> MutexGuard<'_, BTreeMap<String, Running>> {

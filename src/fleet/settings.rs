@@ -135,6 +135,11 @@ impl NodeSettings {
         }
     }
 
+    /// Whether credentials or other headers come from files.
+    pub(super) fn has_secret_files(&self) -> bool {
+        self.api_key_file.is_some() || self.password_file.is_some() || !self.header_files.is_empty()
+    }
+
     /// What the scheduler needs to know.
     pub fn spec(&self) -> NodeSpec {
         let vram_bytes = self.vram_gb.map(|gigabytes| (gigabytes * 1e9) as u64);

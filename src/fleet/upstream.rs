@@ -154,6 +154,9 @@ impl Upstream {
         if status.is_success() {
             return Ok(Head::Good(response));
         }
+        if status == StatusCode::UNAUTHORIZED {
+            node.deny();
+        }
         let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         let detail = || format!("status {}: {}", status.as_u16(), excerpt(&body));
@@ -204,6 +207,9 @@ impl Upstream {
             _ => AskError::Failed(error.to_string()),
         })?;
         self.give_up_pool_after(node, &response);
+        if response.status() == StatusCode::UNAUTHORIZED {
+            node.deny();
+        }
         if response.status() != StatusCode::OK {
             return Err(AskError::Status(response.status().as_u16()));
         }

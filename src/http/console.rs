@@ -2,17 +2,15 @@
 //!
 //! All files are below a path with the digest of all of them, so that modules can import each other by relative paths, and a
 //! browser never asks for one twice. The page links to them relative to itself: a reverse proxy may put it under any prefix.
-use std::io::Read;
-
 use actix_web::http::header::{
-    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, ContentEncoding, ETAG, HeaderMap,
-    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, ETAG, HeaderMap, IF_NONE_MATCH, REFERRER_POLICY, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
-use actix_web::web::{self, Bytes, ServiceConfig};
+use actix_web::web::{self, ServiceConfig};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
-use flate2::read::GzDecoder;
 
 use super::error::ApiError;
+use super::packed;
 use super::resource::{get, resource};
 use super::sign_in;
 
@@ -81,54 +79,14 @@ fn secured(response: &mut HttpResponseBuilder) -> &mut HttpResponseBuilder {
         .insert_header((VARY, "accept-encoding"))
 }
 
-/// As it is packed, or unpacked for a client that does not take gzip.
 fn send(response: &mut HttpResponseBuilder, file: &Packed, headers: &HeaderMap) -> Result<HttpResponse, ApiError> {
     secured(response).content_type(file.content_type);
-    if takes_gzip(headers) {
-        return Ok(response
-            .insert_header((CONTENT_ENCODING, ContentEncoding::Gzip))
-            .body(Bytes::from_static(file.gzip)));
-    }
-    let mut whole = Vec::new();
-    let unpacked = GzDecoder::new(file.gzip).read_to_end(&mut whole);
-    unpacked.map_err(|_| ApiError::internal("A file of the console is damaged."))?;
-    Ok(response.body(whole))
-}
-
-/// Whether gzip is among the codings that a client accepts, and not refused by `q=0`.
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(ACCEPT_ENCODING).filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|coding| {
-        let mut parts = coding.split(';').map(str::trim);
-        let is_gzip = parts.next().is_some_and(|name| name.eq_ignore_ascii_case("gzip") || name == "*");
-        let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
-        is_gzip && quality.is_ok_and(|quality| quality > 0.0)
-    })
+    packed::send(response, file.gzip, headers)
 }
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::HeaderValue;
-
     use super::*;
-
-    #[test]
-    fn gzip_goes_to_those_who_take_it() {
-        for (accepted, expected) in [
-            ("gzip, deflate, br, zstd", true),
-            ("br, GZIP;q=0.5", true),
-            ("*", true),
-            ("gzip;q=0", false),
-            ("identity", false),
-            ("", false),
-            ("gzip;q=much", false),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static(accepted));
-            assert_eq!(takes_gzip(&headers), expected, "{accepted}");
-        }
-        assert!(!takes_gzip(&HeaderMap::new()));
-    }
 
     #[test]
     fn files_are_found_by_their_paths() {

@@ -36,6 +36,7 @@ mod ops;
 mod over;
 mod own_keys;
 mod pace;
+mod packed;
 mod plain_words;
 mod reads;
 mod resource;

@@ -1,5 +1,4 @@
 //! Opens the database, brings its schema up to date, and closes it.
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::deadline::{STATEMENT_DEADLINE, within, within_deadline};
 use super::error::StoreError;
 use super::keys::Peppers;
 use super::local::{self, Local};
+use super::password::{self, PasswordFile};
 use super::running;
 use super::settings::DatabaseSettings;
 use super::transactions::begin_patiently;
@@ -45,6 +45,8 @@ pub struct Store {
     pub(super) local: Local,
     /// Seals the credentials of nodes.
     pub(super) peppers: Peppers,
+    /// The file with Postgres' password, if there is one.
+    pub(super) password: Option<Arc<PasswordFile>>,
     /// Whether the schema of `db` is known to be current; false until Postgres has been reached once.
     online: Arc<AtomicBool>,
 }
@@ -56,7 +58,7 @@ impl Store {
     /// # Errors
     /// When a file cannot be opened or is damaged, or the database is needed and cannot be reached.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
-        let password = settings.password_file.as_deref().map(read_password).transpose()?;
+        let file = settings.password_file.as_deref().map(PasswordFile::open).transpose()?.map(Arc::new);
         let local = Local::open(settings).await?;
         if local.is_alone {
             let recovered = running::recover(&local).await?;
@@ -67,11 +69,13 @@ impl Store {
         if !local.is_outbox {
             let db = Database::connect(local::options(settings)).await?;
             let reads = Database::connect(local::options(settings)).await?;
-            return Ok(Self { db, reads, local, peppers: Peppers::default(), online: Arc::new(AtomicBool::new(true)) });
+            let online = Arc::new(AtomicBool::new(true));
+            return Ok(Self { db, reads, local, peppers: Peppers::default(), password: None, online });
         }
+        let password = file.as_ref().map(|file| file.current());
         let db = Database::connect(postgres(&settings.url, password.clone())).await?;
         let reads = Database::connect(postgres(&settings.url, password)).await?;
-        let store = Self { db, reads, local, peppers: Peppers::default(), online: Arc::default() };
+        let store = Self { db, reads, local, peppers: Peppers::default(), password: file, online: Arc::default() };
         let has_copy = within_deadline(entity::user::Entity::find().one(&store.local.db)).await?.is_some();
         let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
         match store.go_online(patience).await {
@@ -168,7 +172,7 @@ pub(super) fn explained(error: StoreError) -> StoreError {
 
 /// How the database is opened by a command that only reads, also while a gateway runs on it.
 pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, StoreError> {
-    let password = settings.password_file.as_deref().map(read_password).transpose()?;
+    let password = settings.password_file.as_deref().map(password::read).transpose()?;
     if settings.sqlite_path().is_none() {
         return Ok(postgres(&settings.url, password));
     }
@@ -181,12 +185,6 @@ pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, S
         .sqlx_logging(false)
         .map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&path).read_only(true).busy_timeout(STATEMENT_DEADLINE));
     Ok(options)
-}
-
-fn read_password(path: &Path) -> Result<String, StoreError> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| StoreError::PasswordFile { path: path.to_path_buf(), error })?;
-    Ok(text.trim_end().to_owned())
 }
 
 fn postgres(url: &str, password: Option<String>) -> ConnectOptions {

@@ -29,6 +29,7 @@ mod local;
 mod maintenance;
 mod nodes;
 mod outbox;
+mod password;
 mod people;
 mod people_copy;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod plans;
 mod private;
 mod recorder;
 mod refusals;
+mod renewal;
 mod report;
 mod reserve;
 mod revocation;

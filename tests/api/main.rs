@@ -50,6 +50,7 @@ mod requests;
 mod responses;
 mod roles;
 mod roster;
+mod rotation;
 mod scheduling;
 mod scripted;
 mod secure;

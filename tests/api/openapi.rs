@@ -11,7 +11,8 @@ use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ADMIN_KEY, Reply, TestDatabase, chat_body, error_of, eventually, fast_node, node, spawn_app, spawn_app_with,
+    ADMIN_KEY, Reply, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, read, spawn_app,
+    spawn_app_with,
 };
 
 /// Compares with a file beside this one, or writes it where `BLESS` is set.
@@ -189,12 +190,14 @@ async fn the_documentation_can_be_read_without_the_internet() {
     let app = spawn_app(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)]).await;
     let bare = app.send(Method::GET, "/docs", None, "").await;
     assert!(bare.status.is_redirection(), "{}", bare.status);
-    assert_eq!(bare.header("location"), Some("/docs/"));
+    assert_eq!(bare.header("location"), Some("docs/"));
 
     let page = app.send(Method::GET, "/docs/", None, "").await;
 
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").unwrap().starts_with("text/html"));
+    assert!(page.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"));
+    assert!(!page.text().contains("<style"), "what stands in the page itself needs no exception");
     let mut links: Vec<&str> = Vec::new();
     for attribute in ["href=\"", "src=\"", "url(", "@import"] {
         links.extend(page.text().split(attribute).skip(1).map(|rest| rest.split('"').next().unwrap()));
@@ -204,10 +207,38 @@ async fn the_documentation_can_be_read_without_the_internet() {
         assert!(!link.contains("//"), "{link} is on another machine");
         let asset = app.send(Method::GET, &format!("/docs/{}", link.trim_start_matches("./")), None, "").await;
         assert_eq!(asset.status, 200, "{link}");
+        assert_eq!(asset.header("x-content-type-options"), Some("nosniff"), "{link}");
     }
     let initializer = app.send(Method::GET, "/docs/swagger-initializer.js", None, "").await;
-    assert!(initializer.text().contains("/openapi.json"), "{}", initializer.text());
+    assert!(initializer.text().contains("\"../openapi.json\""), "{}", initializer.text());
     assert!(!initializer.text().contains("http"), "{}", initializer.text());
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn what_is_long_is_compressed_for_those_who_take_it() {
+    let app = spawn_app(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)]).await;
+    for (path, kind) in [
+        ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
+        ("/openapi.json", "application/json"),
+        ("/docs/swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
+        ("/docs/swagger-ui.css", "text/css; charset=utf-8"),
+    ] {
+        let length_of = async |coding: &str| {
+            let request = client().get(app.url(path)).no_decompress().insert_header(("accept-encoding", coding));
+            let reply = read(request.send().await.unwrap()).await;
+            assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, Some(kind)), "{path}");
+            assert_eq!(reply.header("vary"), Some("accept-encoding"), "{path}");
+            assert_eq!(reply.header("content-encoding"), (coding == "gzip").then_some("gzip"), "{path}");
+            let unpacked = match reply.header("content-encoding") {
+                Some(_) => std::io::read_to_string(flate2::read::GzDecoder::new(&reply.body[..])).unwrap(),
+                None => reply.text().to_owned(),
+            };
+            assert!(unpacked.len() > 5_000, "{path}: {unpacked}");
+            reply.body.len()
+        };
+        assert!(3 * length_of("gzip").await < length_of("identity").await, "{path}");
+    }
     app.stop().await;
 }
 

@@ -134,6 +134,52 @@ async fn a_key_in_a_file_is_read_again() {
 }
 
 #[actix_rt::test]
+async fn a_node_that_refuses_a_key_gets_the_one_that_is_in_the_file_by_then() {
+    let simulated = SimNode::start(SimConfig { api_key: Some("new".to_owned()), ..SimConfig::fast() }).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("key");
+    std::fs::write(&secret, "old").unwrap();
+    let text = format!("nodes:\n  - {{name: a, url: \"{}\", api_key_file: {}}}\n", simulated.url(), secret.display());
+    let filed = Filed::start(&text).await;
+    let app = &filed.app;
+    let state = || app.dispatcher.read(|scheduler| scheduler.nodes()[0].state);
+    assert_ne!(state(), NodeState::Up, "the old key is refused");
+
+    std::fs::write(&secret, "new").unwrap();
+
+    eventually("it is up, and nobody has asked for a reload", || state() == NodeState::Up).await;
+    filed.app.stop().await;
+}
+
+#[actix_rt::test]
+async fn secrets_that_are_read_only_at_the_start_are_named_once_they_change() {
+    let simulated = fast_node().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (key, pepper) = (folder.path().join("key"), folder.path().join("pepper"));
+    std::fs::write(&key, "an-admin-key").unwrap();
+    std::fs::write(&pepper, "0123456789abcdef").unwrap();
+    let text = format!(
+        "nodes:\n  - {{name: a, url: \"{}\"}}\nadmin:\n  key_file: {}\nkeys:\n  pepper_file: {}\n",
+        simulated.url(),
+        key.display(),
+        pepper.display()
+    );
+    let filed = Filed::start(&text).await;
+    assert_eq!(filed.reload().await.json()["needs_restart"], json!(["server.bind"]));
+
+    std::fs::write(&key, "another-admin-key").unwrap();
+    std::fs::write(&pepper, "fedcba9876543210").unwrap();
+
+    for _ in 0..2 {
+        let said = filed.reload().await;
+        let expected = json!(["server.bind", "admin.key_file", "keys.pepper_file"]);
+        assert_eq!(said.json()["needs_restart"], expected, "{}", said.text());
+        assert!(!said.text().contains("another") && !said.text().contains("fedcba"), "{}", said.text());
+    }
+    filed.app.stop().await;
+}
+
+#[actix_rt::test]
 async fn whoever_listens_hears_of_a_reload_and_of_what_it_did() {
     let simulated = fast_node().await;
     let filed = Filed::start(&format!("nodes:\n  - {{name: a, url: \"{}\"}}\n", simulated.url())).await;
