@@ -135,6 +135,16 @@ impl Dispatcher {
         });
     }
 
+    /// A link's round trip was measured.
+    pub(crate) fn link_took(&self, gateway: &Arc<str>, number: u64, time: Duration) {
+        self.peek(|core| core.links.took(gateway, number, time));
+    }
+
+    /// The round trip of the slowest open link; zero without one.
+    pub fn link_delay(&self) -> Duration {
+        self.peek(|core| core.links.slowest())
+    }
+
     /// How often leadership has changed, as far as this gateway has seen.
     pub fn handovers(&self) -> u64 {
         self.peek(|core| core.handovers)

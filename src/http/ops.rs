@@ -160,6 +160,7 @@ pub async fn metrics(lifecycle: Data<Lifecycle>) -> Result<HttpResponse, ApiErro
                 is_settled: sharing.is_settled,
                 epoch: sharing.epoch.unwrap_or_default(),
                 handovers: lifecycle.dispatcher.handovers(),
+                link_delay: lifecycle.dispatcher.link_delay(),
             },
             outbox: lifecycle.recorder.copied().map(|copied| OutboxGauges {
                 waiting: copied.waiting,

@@ -43,6 +43,7 @@ impl Member {
     pub(crate) fn forget(&mut self, gateway: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
         self.missing.remove(gateway);
         self.busy_until.remove(gateway);
+        self.lost.remove(gateway);
         for id in self.requests_of(gateway) {
             self.end_remote(id, now, effects);
         }
@@ -174,6 +175,8 @@ impl Member {
             }
         }
         self.missing.remove(gateway);
+        self.busy_until.remove(gateway);
+        self.lost.remove(gateway);
         self.reach(before, now, effects);
         self.open_up(now, effects);
     }
@@ -183,6 +186,8 @@ impl Member {
         if self.followers.remove(gateway).is_none() {
             return;
         }
+        self.expect_back(gateway, now);
+        self.lost.insert(gateway.clone());
         for id in self.requests_of(gateway) {
             if self.scheduler.is_running(id) {
                 let until = now + self.rest_of(id, now).max(DARK);
@@ -223,6 +228,9 @@ impl Member {
 
     /// A leader that leads no more forgets the others' requests: their gateways know them.
     pub(crate) fn forget_followers(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        for gateway in self.followers.keys().cloned().collect::<Vec<_>>() {
+            self.expect_back(&gateway, now);
+        }
         for id in std::mem::take(&mut self.remote).into_keys() {
             self.decide(Event::Left { id, outcome: Outcome::Cancelled }, now, effects);
         }
@@ -237,6 +245,13 @@ impl Member {
         for id in self.orphans.keys().copied().collect::<Vec<_>>() {
             self.decide(Event::Stalled { id }, now, effects);
         }
+    }
+
+    /// A gateway is out of sight. Even if the database does not show it any more, it may be using slots for a while.
+    fn expect_back(&mut self, gateway: &Arc<str>, now: Time) {
+        let running = self.requests_of(gateway).into_iter().filter(|id| self.scheduler.is_running(*id));
+        let rest = running.map(|id| self.rest_of(id, now)).fold(DARK, Time::max);
+        self.busy_until.insert(gateway.clone(), now + rest);
     }
 
     fn end_remote(&mut self, id: RequestId, now: Time, effects: &mut Vec<Effect>) {

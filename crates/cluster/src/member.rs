@@ -79,7 +79,7 @@ pub struct Member {
     pub(crate) followers: BTreeMap<Arc<str>, Time>,
     /// Of a leader: the gateway of each request that is not its own.
     pub(crate) remote: BTreeMap<RequestId, Arc<str>>,
-    /// When what ran at other gateways should be over, by what they last told the database.
+    /// When what ran at other gateways should be over, by what they or their leader knew last.
     pub(crate) busy_until: BTreeMap<Arc<str>, Time>,
     /// Of a leader: what ran at gateways whose link was lost, and until when it keeps its slots at least.
     pub(crate) orphans: BTreeMap<RequestId, Time>,
@@ -87,6 +87,8 @@ pub struct Member {
     pub(crate) missing: BTreeMap<Arc<str>, Time>,
     /// Of a leader: gateways known to be dead since it began to lead.
     pub(crate) dead: BTreeSet<Arc<str>>,
+    /// Of a leader: gateways that followed it, and may follow another one now.
+    pub(crate) lost: BTreeSet<Arc<str>>,
 }
 
 impl Member {
@@ -115,6 +117,7 @@ impl Member {
             orphans: BTreeMap::new(),
             missing: BTreeMap::new(),
             dead: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -211,8 +214,10 @@ impl Member {
         let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
         self.met_at = now;
         self.busy_until.retain(|_, until| now < *until);
-        let busy = self.neighbours.iter().map(|neighbour| (neighbour.gateway.clone(), now + neighbour.busy));
-        self.busy_until.extend(busy);
+        for Neighbour { gateway, busy, .. } in &self.neighbours {
+            let until = self.busy_until.entry(gateway.clone()).or_default();
+            *until = (*until).max(now + *busy);
+        }
         effects.extend(self.tick(now));
         let is_gone = |old: &&Neighbour| !self.neighbours.iter().any(|neighbour| neighbour.gateway == old.gateway);
         // Silence takes longer: it has said goodbye, and nothing runs there any more.
@@ -324,8 +329,7 @@ impl Member {
 
     /// After a pause, learns of it before anything else.
     fn wake(&mut self, now: Time) -> Vec<Effect> {
-        let is_late = self.can_join && now > self.ticked_at + PAUSED;
-        if is_late { self.tick(now) } else { Vec::new() }
+        if self.can_join && now > self.ticked_at + PAUSED { self.tick(now) } else { Vec::new() }
     }
 
     /// The slots that it may use when it has been without a leader and without the database for long.
@@ -339,6 +343,7 @@ impl Member {
         self.epoch = epoch;
         self.role = Role::Leading { epoch };
         self.dead.clear();
+        self.lost.clear();
         self.busy_until.retain(|_, until| now < *until);
         let others = self.neighbours.iter().map(|neighbour| &neighbour.gateway).chain(self.busy_until.keys());
         self.missing = others.map(|gateway| (gateway.clone(), now)).collect();
@@ -382,7 +387,7 @@ impl Member {
             let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
             heard || self.dead.contains(&neighbour.gateway)
         };
-        if !self.neighbours.iter().all(is_heard) {
+        if !self.neighbours.iter().all(is_heard) || !self.lost.is_empty() {
             self.seek(now, effects);
         }
     }
