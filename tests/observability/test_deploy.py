@@ -56,6 +56,18 @@ def test_a_profile_is_a_whole_stack(profile):
             assert how["condition"] == "service_healthy" and services[other].get("healthcheck"), f"{name} -> {other}"
 
 
+def test_the_profile_cluster_adds_a_second_gateway_and_a_balancer():
+    services = of_profile(compose("cluster"), "cluster")
+    assert set(services) == ALWAYS | {"gateway-2", "balancer"}
+    first, second = services["gateway"], services["gateway-2"]
+    for name, each in [("gateway", first), ("gateway-2", second)]:
+        assert each["environment"]["GATEWAY__CLUSTER__ADVERTISE"] == f"http://{name}:8001"
+    assert not second.get("ports"), "clients reach it through the balancer"
+    differing = {key for key in first.keys() | second.keys() if first.get(key, []) != second.get(key, [])}
+    assert differing == {"environment", "ports", "profiles", "volumes"}
+    assert all(port.startswith("127.0.0.1:") for port in services["balancer"]["ports"])
+
+
 def test_each_nvidia_node_has_a_gpu_of_its_own():
     given = nodes(compose("nvidia", OLLAMA_GPU1="GPU-5"), "nvidia")
     reserved = [node["deploy"]["resources"]["reservations"]["devices"] for node in given.values()]
@@ -100,8 +112,8 @@ def test_secrets_are_made_once(tmp_path):
     subprocess.run([script], check=True)
     folder = tmp_path / "secrets"
     first = {path.name: path.read_text() for path in folder.iterdir()}
-    assert len(first) == 3 and all(re.fullmatch("[0-9a-f]{64}", secret) for secret in first.values())
-    assert len(set(first.values())) == 3 and folder.stat().st_mode & 0o777 == 0o700
+    assert len(first) == 4 and all(re.fullmatch("[0-9a-f]{64}", secret) for secret in first.values())
+    assert len(set(first.values())) == 4 and folder.stat().st_mode & 0o777 == 0o700
     subprocess.run([script], check=True)
     assert {path.name: path.read_text() for path in folder.iterdir()} == first
 
@@ -141,14 +153,17 @@ def test_the_images():
     text = (DEPLOY / "Dockerfile").read_text()
     stages = re.findall(r"^FROM (\S+) AS (\S+)$", text, re.M)
     assert [name for _, name in stages][-2:] == ["sim", "gateway"], "the gateway is the last, so the default"
-    assert all(":" in image or image in [name for _, name in stages] for image, _ in stages), "every image has a tag"
+    names = [name for _, name in stages]
+    # Where the binaries come from is an argument, by default the stage that compiles them.
+    assert "ARG BINARIES=builder\n" in text and "builder" in names
+    assert all(":" in image or image in [*names, "${BINARIES}"] for image, _ in stages), "every image has a tag"
     final = text[text.index("AS runtime"):]
     assert "COPY . ." not in final and re.search(r"^USER [1-9]\d+:[1-9]\d+$", final, re.M)
     assert re.search(r'^HEALTHCHECK .* CMD \["ollama-gateway", "healthcheck"\]$', final, re.M), "without a shell"
     rust = re.search(r'^channel = "([\d.]+)"', (tools.ROOT / "rust-toolchain.toml").read_text(), re.M)[1]
     assert f"FROM rust:{rust}-" in text
     for stage in ("gateway", "sim"):
-        assert f"target: {stage}}}" in COMPOSE.read_text()
+        assert f"target: {stage}," in COMPOSE.read_text()
 
 
 def unit() -> dict:

@@ -43,6 +43,12 @@ need() {
     command -v "$1" >/dev/null || install_packages "$2"
 }
 
+# need_library FILE PACKAGE: installs the package unless the dynamic linker knows the file.
+need_library() {
+    # Not on the PATH of other users than root.
+    /sbin/ldconfig -p | grep -F "$1" >/dev/null || install_packages "$2"
+}
+
 # The newest server's programs, which Debian keeps out of PATH.
 postgres_bin() {
     find /usr/lib/postgresql -path '*/bin/initdb' 2>/dev/null | sort -V | tail -n 1 | xargs -r dirname

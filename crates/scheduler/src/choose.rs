@@ -44,11 +44,25 @@ enum Choice {
 }
 
 /// A choice, and what spoke for it.
-struct Chosen {
+pub(crate) struct Chosen {
     choice: Choice,
     cheapest: Option<Alternative>,
     /// How much longer the users beyond the look-ahead would wait without a load, in seconds.
     behind_seconds: f64,
+}
+
+impl Chosen {
+    /// Whether it takes the request out of the queue, and the plan goes on after that.
+    pub(crate) fn changes_queue(&self, plan: &Plan) -> bool {
+        let goes_on = plan.may_load || plan.foretold.is_some();
+        match self.choice {
+            Choice::Place(place) if plan.forecast.places[place].starts_at_once() => {
+                goes_on || !plan.forecast.is_last_start(place)
+            }
+            Choice::Place(_) | Choice::Load(_) => false,
+            Choice::Nothing => true,
+        }
+    }
 }
 
 impl Scheduler {
@@ -75,10 +89,17 @@ impl Scheduler {
         }
     }
 
-    /// Finds a place for a request; true if it goes there at once.
-    pub(crate) fn place(&mut self, plan: &mut Plan, sought: &Sought, now: Time, decisions: &mut Vec<Decision>) -> bool {
+    /// Carries out what was chosen for a request; true if it starts at once.
+    pub(crate) fn place(
+        &mut self,
+        plan: &mut Plan,
+        sought: &Sought,
+        chosen: Chosen,
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) -> bool {
         let next = sought.next;
-        let Chosen { choice, cheapest, behind_seconds } = self.choose(plan, sought, now);
+        let Chosen { choice, cheapest, behind_seconds } = chosen;
         if let Some(request) = self.requests.get_mut(&next.id) {
             request.waits_for = cheapest;
         }
@@ -113,7 +134,8 @@ impl Scheduler {
         }
     }
 
-    fn choose(&mut self, plan: &mut Plan, sought: &Sought, now: Time) -> Chosen {
+    /// Weighs what can be done for a request.
+    pub(crate) fn choose(&mut self, plan: &mut Plan, sought: &Sought, now: Time) -> Chosen {
         let may_load = plan.may_load && sought.next.ahead < MOST_LOADERS;
         if may_load {
             let options = &mut plan.options[usize::from(sought.is_impatient)];

@@ -234,6 +234,13 @@ impl Forecast {
         self.starts > 0
     }
 
+    /// Whether a request that starts here takes the only slot in which one could start at once.
+    pub(crate) fn is_last_start(&self, place: usize) -> bool {
+        let place = &self.places[place];
+        let free = self.slots[place.first..place.first + place.count].iter().filter(|wait| **wait == 0.0).count();
+        self.starts == 1 && free == 1 && !place.wants_probe
+    }
+
     pub(crate) fn slot_count(&self) -> usize {
         self.slots.len()
     }

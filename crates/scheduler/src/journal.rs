@@ -1,14 +1,12 @@
 //! Which stories are remembered, and for how long? Those that go on, and those that ended in the last hour, as far as they
 //! fit into a bound on memory.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Duration,
-};
+use std::{collections::VecDeque, time::Duration};
 
 use crate::{
     explain::{Alternative, Story, Weighed, What},
     ids::{NodeId, RequestId, Time},
+    lookup::Lookup,
 };
 
 /// How long a story is told after its end: whoever asks why a request was slow asks soon.
@@ -22,7 +20,7 @@ const BYTES: usize = 2 * (size_of::<Story>() + 2 * size_of::<RequestId>());
 /// The stories of the latest requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
-    stories: BTreeMap<RequestId, Story>,
+    stories: Lookup<RequestId, Story>,
     /// In the order in which they came.
     order: VecDeque<RequestId>,
     bytes: usize,
@@ -144,7 +142,7 @@ mod tests {
         journal.note(RequestId(1), What::Ended(Outcome::Cancelled), at(9000));
         assert!(is_told(&journal, 1, 12_599) && !is_told(&journal, 1, 12_600));
         lived(&mut journal, 3, at(12_600));
-        assert!(journal.stories.keys().eq([&RequestId(3)]), "what is not told takes no memory");
+        assert!(journal.stories.iter().map(|(id, _)| id).eq([&RequestId(3)]), "what is not told takes no memory");
         assert_eq!(journal.bytes, counted(&journal));
     }
 

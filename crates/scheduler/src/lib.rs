@@ -83,6 +83,7 @@ mod journal;
 mod learned;
 mod load;
 mod loading;
+mod lookup;
 mod model;
 mod name;
 mod node;

@@ -36,6 +36,9 @@ use crate::{
 /// Requests that a plan looks at in a small fleet, and in the largest fleet.
 const LEAST_LOOK: usize = 32;
 const MOST_LOOK: usize = 128;
+/// How many requests a plan lines up at first, and how many times more whenever that was not enough.
+const FIRST_STRETCH: usize = 8;
+const STRETCHED: usize = 4;
 /// Requests that may go first for having waited long, in one plan.
 pub(crate) const MOST_FIRST: usize = 4;
 /// Loads that one event may begin.
@@ -65,7 +68,7 @@ pub(crate) struct Plan {
     pub(crate) users_behind: usize,
     pub(crate) may_load: bool,
     /// The request that has just arrived, if it still needs an expected time of its first token.
-    foretold: Option<RequestId>,
+    pub(crate) foretold: Option<RequestId>,
 }
 
 impl Plan {
@@ -190,35 +193,57 @@ impl Scheduler {
         now: Time,
         decisions: &mut Vec<Decision>,
     ) -> usize {
-        let mut looked = 0;
-        // Usually there is one free slot, and the first request takes it.
-        let mut count = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
         let mut line = std::mem::take(&mut plan.line);
+        // Usually there is one free slot, and the first request takes it.
+        let first = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
+        let (mut looked, is_done) = self.look_along(plan, &mut line, (model, first, first), now, decisions);
+        if !is_done && line.len() == first && first < most {
+            let stretch = FIRST_STRETCH.min(most);
+            looked += self.look_along(plan, &mut line, (model, stretch, most), now, decisions).0;
+        }
+        plan.line = line;
+        looked
+    }
+
+    /// Places the first `most` requests in line for a model. The line is made only as long as it is needed, and `count`
+    /// long at first. Returns how many requests it looked at, and whether nothing more can be done.
+    fn look_along(
+        &mut self,
+        plan: &mut Plan,
+        line: &mut Vec<Next>,
+        (model, mut count, most): (ModelId, usize, usize),
+        now: Time,
+        decisions: &mut Vec<Decision>,
+    ) -> (usize, bool) {
+        let (mut looked, mut index) = (0, 0);
+        self.queue.line(model, now, MOST_FIRST, count, line);
         loop {
-            self.queue.line(model, now, MOST_FIRST, count, &mut line);
-            let is_whole = line.len() < count || count == most;
-            for next in &line {
-                // A second, longer line begins with requests that this plan has looked at already.
-                let Some(sought) = self.seek_for(*next, now) else { continue };
-                if !(plan.may_load || plan.foretold.is_some() || plan.forecast.has_start()) {
-                    plan.line = line;
-                    return looked;
-                }
-                let slots = plan.forecast.slot_count();
-                if next.by_right.is_none() && self.queue.has_its_share(sought.lane, model, slots, now) {
-                    continue;
-                }
-                looked += 1;
-                self.newcomer = self.newcomer.filter(|id| *id != next.id);
-                plan.foretold = plan.foretold.filter(|id| *id != next.id);
-                let starts = self.place(plan, &sought, now, decisions);
-                plan.ahead += usize::from(!starts);
+            if index == line.len() && line.len() == count && count < most {
+                // Nothing has left the queue since, so a longer line begins with the same requests.
+                count = (STRETCHED * count).min(most);
+                self.queue.line(model, now, MOST_FIRST, count, line);
             }
-            if is_whole {
-                plan.line = line;
-                return looked;
+            let Some(next) = line.get(index).copied() else { return (looked, false) };
+            index += 1;
+            // A second line begins with requests that this plan has looked at already.
+            let Some(sought) = self.seek_for(next, now) else { continue };
+            if !(plan.may_load || plan.foretold.is_some() || plan.forecast.has_start()) {
+                return (looked, true);
             }
-            count = most;
+            let slots = plan.forecast.slot_count();
+            if next.by_right.is_none() && self.queue.has_its_share(sought.lane, model, slots, now) {
+                continue;
+            }
+            looked += 1;
+            self.newcomer = self.newcomer.filter(|id| *id != next.id);
+            plan.foretold = plan.foretold.filter(|id| *id != next.id);
+            let chosen = self.choose(plan, &sought, now);
+            if line.len() == count && count < most && chosen.changes_queue(plan) {
+                count = most;
+                self.queue.line(model, now, MOST_FIRST, count, line);
+            }
+            let starts = self.place(plan, &sought, chosen, now, decisions);
+            plan.ahead += usize::from(!starts);
         }
     }
 }

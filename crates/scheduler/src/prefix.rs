@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::NodeId;
+use crate::{ids::NodeId, lookup::Lookup};
 
 /// The host cache holds 8 GiB for each runner: about this many tokens of an 8B model, less a margin.
 const HOST_TOKENS: f64 = 50_000.0;
@@ -99,7 +99,7 @@ impl Trail<'_> {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixMemory {
     shelves: BTreeMap<NodeId, Shelf>,
-    holders: BTreeMap<u64, Vec<Holder>>,
+    holders: Lookup<u64, Vec<Holder>>,
     uses: u64,
 }
 
@@ -182,7 +182,7 @@ impl PrefixMemory {
     fn enter(&mut self, node: NodeId, kept: &Kept) {
         for (depth, prefix) in kept.prefixes.iter().enumerate() {
             let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
-            let holders = self.holders.entry(prefix.digest).or_default();
+            let holders = self.holders.get_or_default(prefix.digest);
             match holders.binary_search_by_key(&node, |holder| holder.node) {
                 Ok(place) => {
                     holders[place].prompts += 1;

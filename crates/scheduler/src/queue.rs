@@ -18,6 +18,7 @@
 mod group;
 mod groups;
 mod lane;
+mod lane_queue;
 mod members;
 mod order;
 mod share;
@@ -36,7 +37,8 @@ use self::{
     users::Users,
 };
 pub(crate) use self::{
-    lane::{Entry, LaneId, LanePosition},
+    lane::LaneId,
+    lane_queue::{Entry, LanePosition},
     order::Next,
 };
 use crate::{
@@ -148,6 +150,7 @@ impl FairQueue {
     /// to a full queue.
     pub(crate) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
         self.wake(id);
+        let keeps_turn = self.keeps_turn(id);
         if self.lanes[id.0].waiting.is_empty() {
             if let Some(group) = self.lanes[id.0].group {
                 self.take_out_group(group);
@@ -158,19 +161,15 @@ impl FairQueue {
             let standing = &mut self.lanes[id.0].standing;
             standing.joined = self.joins;
             standing.counter = resumed(standing, served, now);
-        } else {
+        } else if !keeps_turn {
             self.take_out(id);
         }
         let (model, deadline) = (entry.model, entry.deadline);
-        let lane = &mut self.lanes[id.0];
-        let of_model = lane.by_model.entry(model).or_default();
-        let is_first = of_model.is_empty();
-        of_model.insert(entry.position);
         self.deadlines.insert((deadline, entry.id));
         if !entry.position.is_fresh {
             self.retries.insert(entry.id);
         }
-        lane.waiting.insert(entry.position, entry);
+        let is_first = self.lanes[id.0].waiting.insert(entry);
         if self.of_model.len() <= model.0 {
             self.of_model.resize_with(model.0 + 1, BTreeSet::new);
             self.dues.resize_with(model.0 + 1, BTreeSet::new);
@@ -181,24 +180,27 @@ impl FairQueue {
         self.lanes_for[model.0] += usize::from(is_first);
         self.note_use(id, model, now);
         self.length += 1;
-        self.put_in(id);
+        if !keeps_turn {
+            return self.put_in(id);
+        }
+        if is_first {
+            self.of_model[model.0].insert(self.lanes[id.0].turn(id));
+        }
+        self.renew_due(id);
     }
 
     /// Removes a request from anywhere in its lane.
     pub(crate) fn remove(&mut self, id: LaneId, position: LanePosition, now: Time) {
-        if !self.lanes[id.0].waiting.contains_key(&position) {
+        if !self.lanes[id.0].waiting.contains(position) {
             return;
         }
-        self.take_out(id);
-        let lane = &mut self.lanes[id.0];
-        let Some(entry) = lane.waiting.remove(&position) else { return };
-        if let Some(positions) = lane.by_model.get_mut(&entry.model) {
-            positions.remove(&position);
-            if positions.is_empty() {
-                lane.by_model.remove(&entry.model);
-                self.lanes_for[entry.model.0] -= 1;
-            }
+        let keeps_turn = self.keeps_turn(id);
+        if !keeps_turn {
+            self.take_out(id);
         }
+        let lane = &mut self.lanes[id.0];
+        let Some((entry, is_last)) = lane.waiting.remove(position) else { return };
+        self.lanes_for[entry.model.0] -= usize::from(is_last);
         if lane.waiting.is_empty() {
             lane.standing.idle_since = now;
         }
@@ -209,7 +211,18 @@ impl FairQueue {
         self.deadlines.remove(&(entry.deadline, entry.id));
         self.retries.remove(&entry.id);
         self.length -= 1;
-        self.put_in(id);
+        if keeps_turn {
+            let turn = self.lanes[id.0].turn(id);
+            if is_last {
+                self.of_model[entry.model.0].remove(&turn);
+            }
+            if self.lanes[id.0].waiting.is_empty() {
+                self.turns.remove(&turn);
+            }
+            self.renew_due(id);
+        } else {
+            self.put_in(id);
+        }
         self.note_idle_group(self.lanes[id.0].group, now);
         self.rest(id);
     }
@@ -275,13 +288,32 @@ impl FairQueue {
         self.put_in(id);
     }
 
+    /// Whether a lane's place in every order stays the same when a request joins or leaves it.
+    fn keeps_turn(&self, id: LaneId) -> bool {
+        let lane = &self.lanes[id.0];
+        lane.group.is_none() && !lane.waiting.is_empty()
+    }
+
+    /// The oldest request of a lane that keeps its turn may be another one now.
+    fn renew_due(&mut self, id: LaneId) {
+        let (before, after) = (self.lanes[id.0].due, self.lanes[id.0].next_due());
+        if after == Some(before) {
+            return;
+        }
+        self.dues[before.1.0].remove(&(before.0, Seat::Lane(id)));
+        if let Some(due) = after {
+            self.lanes[id.0].due = due;
+            self.dues[due.1.0].insert((due.0, Seat::Lane(id)));
+        }
+    }
+
     /// Takes a lane, and its group, out of every order; needed before changing anything that their places depend on.
     fn take_out(&mut self, id: LaneId) {
         let lane = &self.lanes[id.0];
         let turn = lane.turn(id);
         let Some(group) = lane.group else {
             if self.turns.remove(&turn) {
-                for model in lane.by_model.keys() {
+                for model in lane.waiting.models() {
                     self.of_model[model.0].remove(&turn);
                 }
                 self.dues[lane.due.1.0].remove(&(lane.due.0, Seat::Lane(id)));
@@ -290,7 +322,7 @@ impl FairQueue {
         };
         self.take_out_group(group);
         let lane = &self.lanes[id.0];
-        self.groups[group.0].take_out(turn, lane.by_model.keys().copied(), (lane.due.1, (lane.due.0, id)));
+        self.groups[group.0].take_out(turn, lane.waiting.models(), (lane.due.1, (lane.due.0, id)));
     }
 
     fn put_in(&mut self, id: LaneId) {
@@ -300,10 +332,10 @@ impl FairQueue {
             let lane = &self.lanes[id.0];
             let turn = lane.turn(id);
             if let Some(group) = group {
-                self.groups[group.0].put_in(turn, lane.by_model.keys().copied(), (due.1, (due.0, id)));
+                self.groups[group.0].put_in(turn, lane.waiting.models(), (due.1, (due.0, id)));
             } else {
                 self.turns.insert(turn);
-                for model in lane.by_model.keys() {
+                for model in lane.waiting.models() {
                     self.of_model[model.0].insert(turn);
                 }
                 self.dues[due.1.0].insert((due.0, Seat::Lane(id)));
@@ -338,6 +370,7 @@ impl FairQueue {
         debug_assert_eq!(self.waiting_for.iter().sum::<usize>(), self.length);
         debug_assert_eq!(self.by_user.len() + self.free.len(), self.lanes.len());
         self.check_groups();
+        self.lanes.iter().for_each(|lane| lane.waiting.check());
         debug_assert!(self.idle.iter().all(|(_, id)| self.lanes[id.0].is_idle()));
     }
 }

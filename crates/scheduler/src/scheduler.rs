@@ -1,6 +1,6 @@
 //! What does the scheduler hold?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
     catalog::NodeSpec,
@@ -12,6 +12,7 @@ use crate::{
     ids::{RequestId, Time},
     journal::Journal,
     learned::Learned,
+    lookup::Lookup,
     model::{ModelId, Models},
     node::Node,
     prefix::PrefixMemory,
@@ -31,8 +32,8 @@ pub struct Scheduler {
     pub(crate) memories: Vec<PrefixMemory>,
     /// By [`ModelId`]: what the last plan saw of its nodes.
     pub(crate) hosts: Vec<Hosts>,
-    /// Exactly the live requests: queued or running. Boxed, so that the ids lie close together and are found fast.
-    pub(crate) requests: BTreeMap<RequestId, Box<Request>>,
+    /// Exactly the live requests: queued or running. Boxed, so that the table is small.
+    pub(crate) requests: Lookup<RequestId, Box<Request>>,
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
@@ -75,7 +76,7 @@ impl Scheduler {
             models: Models::default(),
             memories: Vec::new(),
             hosts: Vec::new(),
-            requests: BTreeMap::new(),
+            requests: Lookup::default(),
             queue: FairQueue::new(limits),
             drain: Drain::default(),
             journal: Journal::default(),

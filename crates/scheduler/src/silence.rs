@@ -21,13 +21,14 @@
 //! A stream whose client is not reading proves nothing until the client reads again. Otherwise one sleeping reader
 //! would take a node away from everybody.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     decision::Decision,
     failure::Failure,
     ids::{NodeId, RequestId, Time},
     instance::Instance,
+    lookup::Lookup,
     node::Node,
     request::Request,
     running::Running,
@@ -137,7 +138,7 @@ struct Overdue {
 
 impl Overdue {
     /// `None` while the node still has time, or if what it does was not measured.
-    fn of(node: &Node, requests: &BTreeMap<RequestId, Box<Request>>, now: f64) -> Option<Self> {
+    fn of(node: &Node, requests: &Lookup<RequestId, Box<Request>>, now: f64) -> Option<Self> {
         // A plain answer shows no tokens, so a request that waits behind one is not overdue.
         let shows_tokens = running(node).all(|(_, running)| running.is_stream);
         if node.in_flight() == 0 || !node.breaker.is_live() || !shows_tokens {

@@ -4,7 +4,7 @@ use super::{run::*, *};
 
 fn reported(run: &Run, id: RequestId, now: Time) -> Adopted {
     let known = &run.known[&id];
-    let request = &run.scheduler.requests[&id];
+    let request = run.scheduler.requests.get(&id).unwrap();
     let arrival = Arrival {
         id,
         user: USERS[known.user].into(),

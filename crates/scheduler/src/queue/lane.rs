@@ -1,40 +1,13 @@
 //! What waits for one user, and when is it that user's turn?
 
-use std::{
-    cmp::Ordering,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc, time::Duration};
 
-use crate::{
-    ids::{RequestId, Time},
-    model::ModelId,
-};
+use super::lane_queue::LaneQueue;
+use crate::{ids::Time, model::ModelId};
 
 const HALF_LIFE_SECONDS: f64 = 30.0;
 /// A request that has waited this long may go first; each user, or group, may do so once in the same time.
 pub(super) const AGED: Duration = Duration::from_secs(60);
-
-/// A place within a lane; the smallest is at the front.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-pub(crate) struct LanePosition {
-    /// False sorts first, so requests that failed an attempt are at the front.
-    pub(crate) is_fresh: bool,
-    pub(crate) arrival: u64,
-}
-
-/// What the queue keeps of a request.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) id: RequestId,
-    pub(crate) model: ModelId,
-    pub(crate) position: LanePosition,
-    pub(crate) arrived: Time,
-    pub(crate) deadline: Time,
-    /// Its expected cost.
-    pub(crate) cost: f64,
-}
 
 /// Work divided by weight; never NaN.
 #[derive(Copy, Clone, PartialEq, Debug)]
@@ -132,8 +105,7 @@ pub(super) struct Lane {
     pub(super) group: Option<GroupId>,
     pub(super) standing: Standing,
     pub(super) running_of: BTreeMap<ModelId, usize>,
-    pub(super) waiting: BTreeMap<LanePosition, Entry>,
-    pub(super) by_model: BTreeMap<ModelId, BTreeSet<LanePosition>>,
+    pub(super) waiting: LaneQueue,
     /// When its oldest request may go first, and that request's model. Meaningful only while something waits.
     pub(super) due: (Time, ModelId),
 }
@@ -145,8 +117,7 @@ impl Lane {
             group,
             standing,
             running_of: BTreeMap::new(),
-            waiting: BTreeMap::new(),
-            by_model: BTreeMap::new(),
+            waiting: LaneQueue::default(),
             due: (Time::ZERO, ModelId(0)),
         }
     }
@@ -159,12 +130,8 @@ impl Lane {
         self.standing.running == 0 && self.waiting.is_empty()
     }
 
-    pub(super) fn oldest(&self) -> Option<&Entry> {
-        self.waiting.values().next()
-    }
-
     pub(super) fn next_due(&self) -> Option<(Time, ModelId)> {
-        let oldest = self.oldest()?;
+        let oldest = self.waiting.oldest()?;
         let again = self.standing.went_first_at.map_or(Time::ZERO, |at| at + AGED);
         Some(((oldest.arrived + AGED).max(again), oldest.model))
     }

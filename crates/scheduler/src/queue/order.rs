@@ -4,13 +4,13 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set},
     iter::Peekable,
-    ops::Bound,
 };
 
 use super::{
     FairQueue,
     group::Group,
-    lane::{Counter, Entry, GroupId, Lane, LaneId, LanePosition, Seat, Turn},
+    lane::{Counter, GroupId, LaneId, Seat, Turn},
+    lane_queue::Ranked,
 };
 use crate::{
     ids::{RequestId, Time},
@@ -27,26 +27,25 @@ pub(crate) struct Next {
     pub(crate) ahead: usize,
 }
 
-/// A place in an order whose first requests were taken already: where to continue in its lane, and how many of the same
-/// user were taken.
-type Begun = Reverse<(Counter, u64, Seat, Option<LanePosition>, usize)>;
+/// A place in an order, and how many requests of its lane were taken already.
+type Begun = (Counter, u64, Seat, usize);
 
 /// A walk through an order, in which whoever is picked is charged as if it were dispatched.
 struct Walk<'a> {
     fresh: Peekable<btree_set::Iter<'a, Turn>>,
-    begun: BinaryHeap<Begun>,
+    begun: BinaryHeap<Reverse<Begun>>,
 }
 
 impl FairQueue {
     /// The first `count` requests by turn. Each pick is charged to its lane as if it were dispatched.
     pub(crate) fn first(&self, count: usize, into: &mut Vec<RequestId>) {
-        let after = |lane: &Lane, position: Option<LanePosition>| {
-            let from = position.map_or(Bound::Unbounded, Bound::Excluded);
-            let mut rest = lane.waiting.range((from, Bound::Unbounded));
-            let next = rest.next().map(|(position, _)| *position);
-            (next, rest.next().is_some())
+        let mut begun = BTreeMap::new();
+        let mut nth = |id: LaneId, ahead: usize| {
+            let queue = &self.lanes[id.0].waiting;
+            let ranked = begun.entry(id).or_insert_with(|| queue.iter()).next()?;
+            Some((ranked, ahead + 1 < queue.len()))
         };
-        self.merge(&self.turns, |group| Some(&group.turns), after, &mut |id, _| {
+        self.merge(&self.turns, |group| Some(&group.turns), &mut nth, &mut |id, _| {
             into.push(id);
             into.len() < count
         });
@@ -63,19 +62,14 @@ impl FairQueue {
                 Seat::Lane(lane) => *lane,
                 Seat::Group(group) => self.groups[group.0].dues.get(&model)?.first()?.1,
             };
-            Some(Next { id: self.lanes[lane.0].oldest()?.id, by_right: Some(lane), ahead: 0 })
+            Some(Next { id: self.lanes[lane.0].waiting.oldest()?.id, by_right: Some(lane), ahead: 0 })
         }));
         let first = into.len();
         if first >= count {
             return;
         }
-        let after = |lane: &Lane, position: Option<LanePosition>| {
-            let from = position.map_or(Bound::Unbounded, Bound::Excluded);
-            let Some(positions) = lane.by_model.get(&model) else { return (None, false) };
-            let mut rest = positions.range((from, Bound::Unbounded));
-            (rest.next().copied(), rest.next().is_some())
-        };
-        self.merge(turns, |group| group.of_model.get(&model), after, &mut |id, ahead| {
+        let mut nth = |id: LaneId, ahead: usize| self.lanes[id.0].waiting.nth_of_model(model, ahead);
+        self.merge(turns, |group| group.of_model.get(&model), &mut nth, &mut |id, ahead| {
             if into[..first].iter().all(|next| next.id != id) {
                 into.push(Next { id, by_right: None, ahead });
             }
@@ -84,33 +78,34 @@ impl FairQueue {
     }
 
     /// Walks through seats by turn, within a group by its own order, which `of_group` finds, and through each lane with
-    /// `after`, which returns what follows a position and whether there is more. Stops when `take` has enough.
+    /// `nth`, which is asked for a lane's requests one after the other, by how many were taken before, and also says
+    /// whether there are more. Stops when `take` has enough.
     fn merge(
         &self,
         turns: &BTreeSet<Turn>,
         of_group: impl Fn(&Group) -> Option<&BTreeSet<Turn>>,
-        after: impl Fn(&Lane, Option<LanePosition>) -> (Option<LanePosition>, bool),
+        nth: &mut impl FnMut(LaneId, usize) -> Option<(Ranked, bool)>,
         take: &mut dyn FnMut(RequestId, usize) -> bool,
     ) {
         let mut walk = Walk::through(turns);
         let mut within: BTreeMap<GroupId, Walk<'_>> = BTreeMap::new();
         while let Some(place) = walk.next() {
             let picked = match place {
-                (_, _, Seat::Lane(_), ..) => self.pick(place, &mut walk, &after),
+                (_, _, Seat::Lane(_), ..) => self.pick(place, &mut walk, nth),
                 (counter, joined, Seat::Group(id), ..) => {
                     let group = &self.groups[id.0];
                     let Some(turns) = of_group(group) else { continue };
                     let inner = within.entry(id).or_insert_with(|| Walk::through(turns));
                     let Some(place) = inner.next() else { continue };
-                    let picked = self.pick(place, inner, &after);
-                    let cost = picked.map_or(0.0, |(entry, _)| entry.cost);
+                    let picked = self.pick(place, inner, nth);
+                    let cost = picked.map_or(0.0, |(ranked, _)| ranked.cost);
                     let counter = Counter(counter.0 + cost / group.standing.weight);
-                    walk.begun.push(Reverse((counter, joined, Seat::Group(id), None, 0)));
+                    walk.begun.push(Reverse((counter, joined, Seat::Group(id), 0)));
                     picked
                 }
             };
-            let Some((entry, ahead)) = picked else { continue };
-            if !take(entry.id, ahead) {
+            let Some((ranked, ahead)) = picked else { continue };
+            if !take(ranked.id, ahead) {
                 return;
             }
         }
@@ -120,19 +115,17 @@ impl FairQueue {
     /// the walk.
     fn pick(
         &self,
-        (counter, joined, seat, position, ahead): (Counter, u64, Seat, Option<LanePosition>, usize),
+        (counter, joined, seat, ahead): Begun,
         walk: &mut Walk<'_>,
-        after: impl Fn(&Lane, Option<LanePosition>) -> (Option<LanePosition>, bool),
-    ) -> Option<(&Entry, usize)> {
+        nth: &mut impl FnMut(LaneId, usize) -> Option<(Ranked, bool)>,
+    ) -> Option<(Ranked, usize)> {
         let Seat::Lane(id) = seat else { return None };
-        let lane = &self.lanes[id.0];
-        let (position, has_more) = after(lane, position);
-        let entry = lane.waiting.get(&position?)?;
+        let (ranked, has_more) = nth(id, ahead)?;
         if has_more {
-            let counter = Counter(counter.0 + entry.cost / lane.standing.weight);
-            walk.begun.push(Reverse((counter, joined, seat, position, ahead + 1)));
+            let counter = Counter(counter.0 + ranked.cost / self.lanes[id.0].standing.weight);
+            walk.begun.push(Reverse((counter, joined, seat, ahead + 1)));
         }
-        Some((entry, ahead))
+        Some((ranked, ahead))
     }
 
     /// The requests for a model: lane by lane, by turn.
@@ -146,11 +139,7 @@ impl FairQueue {
             let lane_of = |(_, _, seat): &Turn| if let Seat::Lane(lane) = seat { Some(*lane) } else { None };
             lane.into_iter().chain(group.into_iter().flatten().filter_map(lane_of))
         });
-        lanes.flat_map(move |id| {
-            let lane = &self.lanes[id.0];
-            let positions = lane.by_model.get(&model).into_iter().flatten();
-            positions.filter_map(|position| Some(lane.waiting.get(position)?.id))
-        })
+        lanes.flat_map(move |id| self.lanes[id.0].waiting.of_model(model))
     }
 
     /// A key that ranks models by how entitled the first request in line is; the smallest goes first.
@@ -168,7 +157,7 @@ impl<'a> Walk<'a> {
         Self { fresh: turns.iter().peekable(), begun: BinaryHeap::new() }
     }
 
-    fn next(&mut self) -> Option<(Counter, u64, Seat, Option<LanePosition>, usize)> {
+    fn next(&mut self) -> Option<Begun> {
         let is_fresh_first = match (self.fresh.peek(), self.begun.peek()) {
             (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
                 (counter, joined) < (other, other_joined)
@@ -176,7 +165,7 @@ impl<'a> Walk<'a> {
             (next, _) => next.is_some(),
         };
         if is_fresh_first {
-            self.fresh.next().map(|(counter, joined, seat)| (*counter, *joined, *seat, None, 0))
+            self.fresh.next().map(|(counter, joined, seat)| (*counter, *joined, *seat, 0))
         } else {
             self.begun.pop().map(|Reverse(place)| place)
         }

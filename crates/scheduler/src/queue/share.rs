@@ -26,7 +26,7 @@ impl FairQueue {
         if most_kept == 0 || running < slots - most_kept {
             return false;
         }
-        let waits = |other: &LaneId| self.lanes[other.0].by_model.contains_key(&model);
+        let waits = |other: &LaneId| self.lanes[other.0].waiting.waits_for(model);
         let users = self.users.get(model.0).into_iter().flat_map(|users| users.recent(now));
         let kept = users.filter(|other| *other != lane && !waits(other)).take(most_kept).count();
         kept > 0 && running >= slots - kept
