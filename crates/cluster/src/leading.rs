@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// What a request is expected to need still is multiplied by this.
-const MARGIN: f64 = 1.5;
+const MARGIN: f64 = 2.0;
 /// No slot stays taken for longer than this on account of a gateway that is silent; and for as long if nobody can tell
 /// how long its request takes.
 const MOST_REST: Time = Time::from_secs(600);
