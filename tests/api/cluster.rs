@@ -159,7 +159,7 @@ async fn any_gateway_shows_what_the_one_that_schedules_sees() {
         let nodes = app.get("/admin/nodes", ADMIN_KEY).await.json();
         let node = &nodes["data"][0];
         assert_eq!((&nodes["scope"], &node["in_flight"], &node["queue"]), (&"all".into(), &1.into(), &1.into()));
-        assert_eq!(node["models"][0]["name"], "llama3.2:latest");
+        assert!(node["models"].as_array().is_some_and(|models| !models.is_empty()), "{node}");
     }
     let story = apps[2].get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
     assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
