@@ -319,6 +319,9 @@ def fleet():
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",
              rising((1, "green")), 2, values(_0=("Mistake", "red"), _1=("Good", "green")), spark=False, height=8),
+        stat("Certificate", "Until the certificate that clients are served expires. To renew it, put new files in place of the "
+             "old ones and reload.", "(min(" + series("gateway_tls_certificate_expiry_seconds") + ") - time()) or vector(0)", "s",
+             rising((7 * 86400, "orange"), (14 * 86400, "green")), 2, values(_0=("No TLS", "text")), spark=False, height=8),
         graph("Usage rows on their way", "In memory: running requests, and rows not yet in the local file; at 16384 new requests get 503. "
               "In the local file: not yet in Postgres; this grows while Postgres is away and does no harm. "
               "Parked: refused by Postgres. Wrong sums: daily sums that differ from their rows.",

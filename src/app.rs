@@ -34,6 +34,7 @@ use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
+use crate::tls::{ServedCertificate, TlsFlaw};
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
 use memory::Memory;
@@ -56,7 +57,7 @@ pub struct App {
     exporter: Option<Exporter>,
     stops: Stops,
     server: Server,
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
 }
 
 /// The tokens that end the parts of the gateway, in this order.
@@ -110,11 +111,13 @@ impl App {
         }
         let database = (&memory.store, memory.stances.take());
         let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await?;
+        let certificate = certificate(&config, &nodes.fleet.metrics, clock)?;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
         let live = reload::Parts {
             roster: nodes.roster.clone(),
             names: Live::new(config.models.clone()),
             limits: Live::new(config.limits.clone()),
+            certificate: certificate.clone(),
             metrics: nodes.fleet.metrics.clone(),
             store: memory.store.clone(),
             changes: nodes.fleet.changes.clone(),
@@ -146,16 +149,22 @@ impl App {
             names,
             limits,
             tracer,
+            certificate,
             draining: stops.draining.clone(),
             demo,
         };
-        let (server, address) = parts.listen()?;
-        Ok(Self { config, clock, memory, nodes, events, reloader, exporter, stops, server, address })
+        let (server, addresses) = parts.listen()?;
+        Ok(Self { config, clock, memory, nodes, events, reloader, exporter, stops, server, addresses })
     }
 
     /// The address it listens on, with the real port even if 0 was configured.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses.first().copied().unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// The address that it serves without TLS beside [`Self::address`]; `None` if there is none.
+    pub fn plain_address(&self) -> Option<SocketAddr> {
+        self.addresses.get(1).copied()
     }
 
     /// Users and keys.
@@ -238,4 +247,15 @@ impl App {
             thread::spawn(self.events.clone().run(stop.clone())),
         ]
     }
+}
+
+/// The certificate that clients are served; `None` without TLS.
+fn certificate(config: &Config, metrics: &Metrics, clock: Clock) -> Result<Option<Arc<ServedCertificate>>, StartError> {
+    let flawed = |flaw: TlsFlaw| StartError::Setting(format!("server.tls.{}: {}", flaw.key, flaw.message));
+    let Some(certificate) = config.server.tls.certificate().map_err(flawed)? else { return Ok(None) };
+    metrics.certificate_expires(certificate.expires());
+    if let Some(warning) = certificate.warning(clock.now().unix_ms / 1_000) {
+        tracing::warn!("{warning}");
+    }
+    Ok(Some(Arc::new(ServedCertificate::new(&certificate))))
 }

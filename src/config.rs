@@ -15,6 +15,7 @@ use crate::fleet::{Flaw, HealthSettings, NodeSettings};
 use crate::http::ServerSettings;
 use crate::link::ClusterSettings;
 use crate::relay::RelaySettings;
+use crate::tls::TlsFlaw;
 use crate::trace::TracingSettings;
 use crate::{http, metrics, store, telemetry};
 
@@ -238,6 +239,7 @@ impl Check<'_> {
             let message = "expected at least `server.max_body_bytes`";
             self.wrong("server.body_memory_bytes", message, "or no body of that size would ever be accepted");
         }
+        self.tls();
         self.admin();
         self.peppers();
         self.leases();
@@ -250,6 +252,17 @@ impl Check<'_> {
     fn wrong(&mut self, path: &str, message: &str, hint: &str) {
         let hint = (!hint.is_empty()).then(|| hint.to_owned());
         self.mistakes.push(self.document.mistake(path, message, hint));
+    }
+
+    fn tls(&mut self) {
+        let config = &self.document.value;
+        for TlsFlaw { key, message, hint } in config.server.tls.flaws() {
+            self.wrong(&format!("server.tls.{key}"), &message, hint);
+        }
+        let plain = config.server.tls.plain_address();
+        if plain.is_some_and(|plain| plain.port() != 0 && config.bind() == Some(plain)) {
+            self.wrong("server.tls.plain_bind", "the address of `server.bind`", "choose another port");
+        }
     }
 
     fn admin(&mut self) {

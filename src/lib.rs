@@ -13,7 +13,7 @@
 //! | fleet | [`link`] | how gateways speak with each other | decisions |
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the HTTP client for nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
-//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`] | what is exported, logged and traced; the time | their callers' types |
+//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`] | what is exported, logged and traced; the time; the certificate | their callers' types |
 //! | pure | the crates [`scheduler`], [`cluster`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request
@@ -26,7 +26,7 @@
 //! | 4 | find the model, reserve a place for the usage row, check the limits | `http::inference`, [`relay::Meter`], [`limits::Budget`] | 404, 503, 429 |
 //! | 5 | wait for a slot | [`dispatch::Dispatcher`] → [`scheduler::Scheduler`] | 429, 503 |
 //! | 6 | ask the node, or another one while no byte has reached the client | `relay::carry`, [`fleet::Upstream`] | 502, 503, 504 |
-//! | 7 | pass the answer on and watch it | [`relay::MeteredBody`], [`protocol::StreamEditor`] | an error frame in the stream |
+//! | 7 | pass the answer on and watch it | [`relay::WatchedBody`], [`protocol::StreamEditor`] | an error frame in the stream |
 //! | 8 | at the end or on drop, exactly once: free the slot, settle the limits, hand in the row, metrics, trace, one log line; the end of an answer waits for the row | [`relay::Meter`], [`store::Recorder`] | 503, an error frame |
 //!
 //! # Invariants
@@ -50,4 +50,5 @@ pub mod metrics;
 pub mod relay;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod trace;

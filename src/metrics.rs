@@ -342,6 +342,11 @@ impl Metrics {
         }
     }
 
+    /// The certificate that clients are served ends at this time, in seconds since 1970.
+    pub fn certificate_expires(&self, unix_seconds: i64) {
+        self.families.certificate_expiry.with_label_values::<&str>(&[]).set(unix_seconds as f64);
+    }
+
     /// Daily sums of usage were compared with the rows; this many differed.
     pub fn rollups_compared(&self, wrong: u64) {
         self.families.rollup_mismatches.set(wrong as f64);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tracing::{Level, Metadata};
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -67,6 +67,8 @@ impl LogSettings {
             }
         }
         let filter: Targets = self.level.parse().map_err(|error| format!("{error}"))?;
+        // It warns of every client that leaves before the end of its answer.
+        let filter = filter.with_target("actix_http::h2", LevelFilter::OFF);
         // At every start, sqlx logs at `info` that its table exists already.
         Ok(QUIET.into_iter().fold(filter, |filter, target| filter.with_target(target, Level::WARN)))
     }

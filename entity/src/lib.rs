@@ -26,5 +26,6 @@ pub mod running;
 pub mod swept_token;
 pub mod usage;
 pub mod usage_rollup;
+pub mod usage_total;
 pub mod user;
 pub mod user_group;

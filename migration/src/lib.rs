@@ -21,12 +21,12 @@ mod m20261127_000400_groups;
 mod m20261127_000500_maintenance;
 mod m20261127_000600_scheduler_lease;
 mod m20261127_000800_gateway_busy;
+mod m20261127_000900_usage_totals;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
-pub use m20261127_000400_groups::{
-    fill_rollups, follow_people_on_sqlite, follow_rollups_on_sqlite, forget_people_on_sqlite, sum_up_on_sqlite,
-};
+pub use m20261127_000400_groups::{follow_people_on_sqlite, forget_people_on_sqlite};
+pub use m20261127_000900_usage_totals::{fill_rollups, follow_rollups_on_sqlite, sum_up_on_sqlite};
 
 /// Every step in order. The caller holds a lock, so that several gateways may start at once.
 #[derive(Debug)]
@@ -51,6 +51,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000500_maintenance::Migration),
             Box::new(m20261127_000600_scheduler_lease::Migration),
             Box::new(m20261127_000800_gateway_busy::Migration),
+            Box::new(m20261127_000900_usage_totals::Migration),
         ]
     }
 }

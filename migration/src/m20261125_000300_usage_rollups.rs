@@ -47,37 +47,20 @@ impl Requests {
         format!("{} {}", self.insert(), self.sums_of("usage"))
     }
 
-    /// SQLite's triggers see one row at a time, which costs as much as the row itself. A transaction that inserts many
-    /// rows sums them up at its end; see [`Requests::sum_up_on_sqlite`].
-    pub(crate) fn follow_on_sqlite(&self) -> String {
+    /// The statement that adds the row that a SQLite trigger sees to its sum.
+    pub(crate) fn add_new_on_sqlite(&self) -> String {
         let (insert, sums, add) = (self.insert(), list(|sum| format!("coalesce(NEW.{sum}, 0)")), self.add());
         let requests = self.of_new;
         let group = if self.by_group { "coalesce(NEW.group_id, ''), " } else { "" };
         format!(
-            "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
-             BEGIN {insert} VALUES (NEW.day, NEW.user_id, \
-             coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), NEW.status, {group}{requests}, {sums}) \
-             {add}; END"
+            "{insert} VALUES (NEW.day, NEW.user_id, coalesce(NEW.key_id, ''), NEW.model, coalesce(NEW.node, ''), \
+             NEW.status, {group}{requests}, {sums}) {add};"
         )
     }
 
-    /// What comes before and after the inserts of a transaction. Only rows that were really inserted are beyond the
-    /// place, so a row that existed already is not counted again.
-    pub(crate) fn sum_up_on_sqlite(&self) -> (&'static str, String) {
-        let sums = self.sums_of("usage WHERE rowid > (SELECT place FROM summing)");
-        (
-            "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
-            format!("{} {sums} {}; DELETE FROM summing", self.insert(), self.add()),
-        )
-    }
-
-    /// The function behind Postgres' trigger.
-    pub(crate) fn function_on_postgres(&self) -> String {
-        let (insert, sums, add) = (self.insert(), self.sums_of("inserted"), self.add());
-        format!(
-            "CREATE OR REPLACE FUNCTION add_to_usage_rollups() RETURNS trigger LANGUAGE plpgsql AS $$ \
-             BEGIN {insert} {sums} {add}; RETURN NULL; END $$"
-        )
+    /// The statement that adds those of some new rows to their sums.
+    pub(crate) fn add_rows(&self, rows: &str) -> String {
+        format!("{} {} {};", self.insert(), self.sums_of(rows), self.add())
     }
 
     /// The sums of some rows, in the order of the key, so that two gateways never deadlock on each other's sums.
@@ -106,7 +89,35 @@ impl Requests {
     }
 }
 
-fn list(of: impl Fn(&str) -> String) -> String {
+/// The statements that make SQLite run `statements` for each new row. Its triggers see one row at a time, which costs as
+/// much as the row itself: a transaction that inserts many rows sums them up at its end, by [`sum_up_on_sqlite`].
+pub(crate) fn follow_on_sqlite(statements: &str) -> String {
+    format!(
+        "{SUMMING}; CREATE TRIGGER usage_to_rollups AFTER INSERT ON usage WHEN NOT EXISTS (SELECT 1 FROM summing) \
+         BEGIN {statements} END"
+    )
+}
+
+/// What comes before and after the inserts of a transaction. Only rows that were really inserted are beyond the place, so
+/// a row that existed already is not counted again.
+pub(crate) fn sum_up_on_sqlite(add_rows: impl Fn(&str) -> String) -> (&'static str, String) {
+    (
+        "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
+        format!("{} DELETE FROM summing", add_rows("usage WHERE rowid > (SELECT place FROM summing)")),
+    )
+}
+
+/// The function behind Postgres' trigger.
+pub(crate) fn function_on_postgres(add_rows: impl Fn(&str) -> String) -> String {
+    format!(
+        "CREATE OR REPLACE FUNCTION add_to_usage_rollups() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN {} RETURN NULL; END $$",
+        add_rows("inserted")
+    )
+}
+
+/// A list of SQL expressions, one for each sum.
+pub(crate) fn list(of: impl Fn(&str) -> String) -> String {
     SUMS.map(of).join(", ")
 }
 
@@ -121,7 +132,7 @@ impl MigrationTrait for Migration {
         manager.create_index(index).await?;
         if !on_sqlite {
             let db = manager.get_connection();
-            db.execute_unprepared(&ONE_A_ROW.function_on_postgres()).await?;
+            db.execute_unprepared(&function_on_postgres(|rows| ONE_A_ROW.add_rows(rows))).await?;
             db.execute_unprepared(FOLLOW_ON_POSTGRES).await?;
             db.execute_unprepared(&ONE_A_ROW.fill()).await?;
         }

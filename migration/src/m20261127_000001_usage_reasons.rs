@@ -6,7 +6,7 @@ use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, integer_null, string_null};
 use sea_orm_migration::sea_orm::DbBackend;
 
-use super::m20261125_000300_usage_rollups::Requests;
+use super::m20261125_000300_usage_rollups::{Requests, function_on_postgres};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -27,7 +27,8 @@ impl MigrationTrait for Migration {
         }
         // SQLite's trigger is created again when the file is opened.
         if manager.get_database_backend() != DbBackend::Sqlite {
-            manager.get_connection().execute_unprepared(&AS_ROWS_SAY.function_on_postgres()).await?;
+            let function = function_on_postgres(|rows| AS_ROWS_SAY.add_rows(rows));
+            manager.get_connection().execute_unprepared(&function).await?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use sea_orm_migration::prelude::*;
 use sea_orm_migration::schema::{big_integer, big_integer_null, string, string_null, text_null};
 use sea_orm_migration::sea_orm::{DbBackend, Statement};
 
-use super::m20261125_000300_usage_rollups::{Requests, SUMS, table};
+use super::m20261125_000300_usage_rollups::{self as rollups, Requests, SUMS, table};
 use super::m20261125_000500_people_changes::{
     DIGESTS, KEYS, Watched, follow_on_postgres, follow_on_sqlite, forget_on_sqlite,
 };
@@ -14,7 +14,8 @@ use super::m20261125_000500_people_changes::{
 #[derive(DeriveMigrationName)]
 pub struct Migration;
 
-const BY_GROUP: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests", by_group: true };
+/// How the requests of rows are counted from this step on.
+pub(crate) const BY_GROUP: Requests = Requests { sum: "sum(requests)", of_new: "NEW.requests", by_group: true };
 
 const WATCHED: [Watched; 4] = [USERS, KEYS, DIGESTS, GROUPS];
 const USERS: Watched = (
@@ -31,21 +32,6 @@ const GROUPS: Watched = (
     "id, generation, requests_per_minute, tokens_per_minute, tokens_per_day, tokens_per_month, max_concurrency, \
      weight_millis, allowed_models",
 );
-
-/// Sums up all rows, if there are no sums yet.
-pub fn fill_rollups() -> String {
-    BY_GROUP.fill()
-}
-
-/// The statements that make SQLite add each new row to its sum.
-pub fn follow_rollups_on_sqlite() -> String {
-    BY_GROUP.follow_on_sqlite()
-}
-
-/// What comes before and after the inserts of a SQLite transaction.
-pub fn sum_up_on_sqlite() -> (&'static str, String) {
-    BY_GROUP.sum_up_on_sqlite()
-}
 
 /// Makes SQLite keep the log of changes.
 pub fn follow_people_on_sqlite() -> Vec<String> {
@@ -131,13 +117,13 @@ async fn on_sqlite(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
     }
     if is_followed {
         // Where it is missing, the sums are made anew from the rows, some of which may be gone.
-        db.execute_unprepared(&BY_GROUP.follow_on_sqlite()).await?;
+        db.execute_unprepared(&rollups::follow_on_sqlite(&BY_GROUP.add_new_on_sqlite())).await?;
     }
     Ok(())
 }
 
 async fn on_postgres(manager: &SchemaManager<'_>) -> Result<(), DbErr> {
-    let (key, function) = (BY_GROUP.key(), BY_GROUP.function_on_postgres());
+    let (key, function) = (BY_GROUP.key(), rollups::function_on_postgres(|rows| BY_GROUP.add_rows(rows)));
     let (users, groups) = (follow_on_postgres(USERS), follow_on_postgres(GROUPS));
     let db = manager.get_connection();
     for statement in [

@@ -17,6 +17,9 @@ pub enum StartError {
         /// The reason.
         error: io::Error,
     },
+    /// TLS cannot be spoken.
+    #[error("server.tls: {0}")]
+    Tls(#[from] rustls::Error),
     /// A setting is invalid; [`crate::config::load`] would have refused it.
     #[error("{0}")]
     Setting(String),

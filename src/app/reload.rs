@@ -1,7 +1,7 @@
 //! How is a changed configuration applied without a restart?
 //!
-//! First all of it is read and checked; if there is a mistake, nothing changes. Nodes, model names and the limits of
-//! new users change at once. Every other setting that differs is reported, and waits for a restart.
+//! First all of it is read and checked; if there is a mistake, nothing changes. Nodes, model names, the limits of new
+//! users and the certificate change at once. Every other setting that differs is reported, and waits for a restart.
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -13,6 +13,12 @@ use crate::fleet::{ChangeLog, Roster};
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
 use crate::store::{AuditEntry, Role, Store};
+use crate::tls::{Certificate, ServedCertificate, TlsFlaw};
+
+/// The one group of settings within a section.
+const TLS: &str = "server.tls";
+const CERTIFICATE: &str = "server.tls.cert_file";
+const KEY: &str = "server.tls.key_file";
 
 type Read = dyn Fn() -> Result<Config, String> + Send + Sync;
 
@@ -32,6 +38,8 @@ pub(super) struct Parts {
     pub(super) roster: Arc<Roster>,
     pub(super) names: Live<ModelNames>,
     pub(super) limits: Live<limits::DefaultLimits>,
+    /// `None` without TLS.
+    pub(super) certificate: Option<Arc<ServedCertificate>>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) store: Store,
     pub(super) changes: Arc<ChangeLog>,
@@ -56,14 +64,27 @@ impl Reloader {
         let Inner { current, parts, .. } = &*self.0;
         let mut current = current.lock().await;
         let inner = self.0.clone();
-        let read = tokio::task::spawn_blocking(move || (inner.read)()).await;
+        let read = tokio::task::spawn_blocking(move || inner.read_all()).await;
         let now = parts.clock.now();
-        let new = read.map_err(|error| error.to_string()).and_then(|read| read).inspect_err(|mistakes| {
-            parts.metrics.config_loaded(false, now.unix_ms);
-            parts.changes.tell_reload_failed(mistakes, now);
-        })?;
-        let (applied, needs_restart): (Vec<String>, Vec<String>) =
-            differences(&current, &new).into_iter().partition(|path| is_live(path));
+        let (new, certificate) =
+            read.map_err(|error| error.to_string()).and_then(|read| read).inspect_err(|mistakes| {
+                parts.metrics.config_loaded(false, now.unix_ms);
+                parts.changes.tell_reload_failed(mistakes, now);
+            })?;
+        let is_secure = parts.certificate.is_some() && certificate.is_some();
+        let (mut applied, needs_restart): (Vec<String>, Vec<String>) =
+            differences(&current, &new).into_iter().partition(|path| is_live(path, is_secure));
+        if let Some((served, certificate)) = parts.certificate.as_ref().zip(certificate) {
+            if served.replace(&certificate) && !applied.iter().any(|path| path == CERTIFICATE) {
+                applied.push(CERTIFICATE.to_owned());
+            }
+            parts.metrics.certificate_expires(certificate.expires());
+            if let Some(warning) = certificate.warning(now.unix_ms / 1_000) {
+                tracing::warn!("{warning}");
+            }
+            let files = (new.server.tls.cert_file.clone(), new.server.tls.key_file.clone());
+            (current.server.tls.cert_file, current.server.tls.key_file) = files;
+        }
         parts.names.set(new.models.clone());
         parts.limits.set(new.limits.clone());
         let nodes = parts.roster.replace_file(new.nodes.clone()).await;
@@ -99,8 +120,20 @@ impl Reloader {
     }
 }
 
-fn is_live(path: &str) -> bool {
-    ["nodes", "models", "limits"].contains(&path.split('.').next().unwrap_or(path))
+impl Inner {
+    /// The configuration, and the certificate that it names.
+    fn read_all(&self) -> Result<(Config, Option<Certificate>), String> {
+        let config = (self.read)()?;
+        let flawed = |flaw: TlsFlaw| format!("server.tls.{}: {}", flaw.key, flaw.message);
+        let certificate = config.server.tls.certificate().map_err(flawed)?;
+        Ok((config, certificate))
+    }
+}
+
+/// `is_secure`: whether TLS is spoken now and is to be, as it cannot be turned on or off.
+fn is_live(path: &str, is_secure: bool) -> bool {
+    let section = path.split('.').next().unwrap_or(path);
+    ["nodes", "models", "limits"].contains(&section) || (is_secure && [CERTIFICATE, KEY].contains(&path))
 }
 
 /// The paths of settings that differ; never their values.
@@ -111,8 +144,16 @@ fn differences(old: &Config, new: &Config) -> Vec<String> {
     for (section, new) in &new {
         match (old.get(section), new) {
             (Some(Value::Object(old)), Value::Object(new)) => {
-                let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
-                paths.extend(changed.map(|(key, _)| format!("{section}.{key}")));
+                for (key, value) in new.iter().filter(|(key, value)| old.get(*key) != Some(value)) {
+                    let path = format!("{section}.{key}");
+                    match (old.get(key), value) {
+                        (Some(Value::Object(old)), Value::Object(new)) if path == TLS => {
+                            let changed = new.iter().filter(|(key, value)| old.get(*key) != Some(value));
+                            paths.extend(changed.map(|(key, _)| format!("{path}.{key}")));
+                        }
+                        _ => paths.push(path),
+                    }
+                }
             }
             (old, new) if old != Some(new) => paths.push(section.clone()),
             _ => {}
@@ -134,6 +175,17 @@ mod tests {
         new.database.url = "postgres://u:geheim@h/n".to_owned();
         new.limits.requests_per_minute = Some(5);
         assert_eq!(differences(&old, &new), ["database.url", "limits.requests_per_minute", "nodes"]);
-        assert!(is_live("nodes") && is_live("limits.requests_per_minute") && !is_live("database.url"));
+        new = old.clone();
+        new.server.tls.cert_file = Some("cert".into());
+        new.server.tls.plain_bind = Some("127.0.0.1:1".to_owned());
+        assert_eq!(differences(&old, &new), [CERTIFICATE, "server.tls.plain_bind"]);
+        for live in ["nodes", "limits.requests_per_minute"] {
+            assert!(is_live(live, false), "{live}");
+        }
+        for (path, while_secure) in
+            [(CERTIFICATE, true), (KEY, true), ("server.tls.plain_bind", false), ("database.url", false)]
+        {
+            assert!(!is_live(path, false) && is_live(path, true) == while_secure, "{path}");
+        }
     }
 }

@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Server;
+use actix_rt::net::TcpStream;
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::dev::{Extensions, Server};
 use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
@@ -18,11 +20,12 @@ use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
 use crate::http::{
-    self, AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, Pace, Reads,
-    Sessions,
+    self, AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, OpenStreams,
+    Pace, Reads, Sessions,
 };
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
+use crate::tls::ServedCertificate;
 use crate::trace::Tracer;
 
 /// What the server passes on to its workers.
@@ -49,12 +52,14 @@ pub(super) struct Parts {
     pub(super) names: Live<ModelNames>,
     pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) tracer: Tracer,
+    pub(super) certificate: Option<Arc<ServedCertificate>>,
     pub(super) draining: CancellationToken,
     pub(super) demo: Option<DemoTraffic>,
 }
 
 impl Parts {
-    pub(super) fn listen(self) -> Result<(Server, SocketAddr), StartError> {
+    /// Binds the addresses. Returns the one of `server.bind`, then the plain one if there is one.
+    pub(super) fn listen(self) -> Result<(Server, Vec<SocketAddr>), StartError> {
         let settings = self.config.server.clone();
         let bind =
             self.config.bind().ok_or_else(|| StartError::Setting("server.bind: expected ADDRESS:PORT".to_owned()))?;
@@ -64,9 +69,10 @@ impl Parts {
             workers => workers,
         };
         let connections = self.connections_of_each(workers);
-        let failed = |error| StartError::Bind { address: bind.to_string(), error };
+        let certificate = self.certificate.clone();
         let application = move || {
             ActixApp::new()
+                .wrap(from_fn(http::watch_streams))
                 .wrap(from_fn(http::observe))
                 .configure(|config| self.provide(config))
                 .configure(|config| http::routes(&self.config.server, self.demo.as_ref(), config))
@@ -81,13 +87,21 @@ impl Parts {
             .tcp_nodelay(true)
             .shutdown_timeout(LAST_FRAME.as_secs())
             .disable_signals()
-            .on_connect(move |connection, _| watch_client(connection, stall))
-            // HTTP/1.1 only. With HTTP/2 a handler does not learn that its client has left, so the request would hold
-            // its slot to the end, and a silent connection would have no deadline.
-            .bind(bind)
-            .map_err(failed)?;
-        let address = server.addrs().first().copied().unwrap_or(bind);
-        Ok((server.run(), address))
+            .on_connect(move |connection, data| watch_client(connection, data, stall));
+        let failed = |address: SocketAddr| move |error| StartError::Bind { address: address.to_string(), error };
+        let server = match certificate {
+            // Without TLS, HTTP/1.1 only: clients would have to know in advance that they may speak HTTP/2.
+            None => server.bind(bind).map_err(failed(bind))?,
+            Some(certificate) => {
+                let server = server.bind_rustls_0_23(bind, certificate.config()?).map_err(failed(bind))?;
+                match settings.tls.plain_address() {
+                    Some(plain) => server.bind(plain).map_err(failed(plain))?,
+                    None => server,
+                }
+            }
+        };
+        let addresses = server.addrs();
+        Ok((server.run(), addresses))
     }
 
     /// How many client connections one worker accepts at a time.
@@ -159,8 +173,13 @@ impl Parts {
 
 /// Closes the connection of a client that has read nothing for `stall`. Otherwise a stream to it would hold its slot
 /// for ever, because a body is not asked for more while the socket is full.
-fn watch_client(connection: &dyn Any, stall: Duration) {
-    if let Some(stream) = connection.downcast_ref::<actix_rt::net::TcpStream>()
+fn watch_client(connection: &dyn Any, data: &mut Extensions, stall: Duration) {
+    let secure = connection.downcast_ref::<TlsStream<TcpStream>>();
+    if secure.is_some() {
+        data.insert(OpenStreams::default());
+    }
+    let plain = connection.downcast_ref::<TcpStream>();
+    if let Some(stream) = plain.or_else(|| secure.map(|secure| secure.get_ref().0))
         && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stall))
     {
         tracing::warn!(%error, "the deadline for clients that stop reading could not be set");

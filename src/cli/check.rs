@@ -2,6 +2,7 @@
 use std::path::Path;
 
 use super::load::load;
+use crate::clock::Clock;
 use crate::config::DEFAULT_FILE;
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
@@ -10,11 +11,21 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let source =
         if path.exists() { path.display().to_string() } else { "no file; defaults and environment".to_owned() };
     println!("The configuration is good ({source}).");
-    println!("  listens on  {}", config.server.bind);
+    let over = if config.server.tls.files().is_some() { ", over TLS" } else { "" };
+    println!("  listens on  {}{over}", config.server.bind);
+    if let Some(plain) = &config.server.tls.plain_bind {
+        println!("  and on      {plain}, without TLS");
+    }
     let kind = if config.database.sqlite_path().is_some() { "SQLite" } else { "Postgres" };
     println!("  database    {kind}");
     for node in &config.nodes {
         println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
+    }
+    let now = Clock::start().now().unix_ms / 1_000;
+    if let Ok(Some(certificate)) = config.server.tls.certificate()
+        && let Some(warning) = certificate.warning(now)
+    {
+        eprintln!("warning: {warning}");
     }
     Ok(())
 }

@@ -26,7 +26,8 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
 }
 
 fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
-    let base = format!("http://{}", app.address());
+    let is_secure = config.server.tls.files().is_some();
+    let base = format!("{}://{}", if is_secure { "https" } else { "http" }, app.address());
     println!("ollama-gateway {}", env!("CARGO_PKG_VERSION"));
     if config.server.console {
         println!("  console   {base}/console");
@@ -35,6 +36,9 @@ fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
     println!("  docs      {base}/docs");
     println!("  health    {base}/health");
     println!("  metrics   {base}/metrics");
+    if let Some(plain) = app.plain_address() {
+        println!("  plain     http://{plain}");
+    }
     for node in &config.nodes {
         println!("  node      {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
@@ -46,8 +50,10 @@ fn print_banner(app: &App, config: &Config, admin: &admin_key::Found) {
         println!("\nCreate a user:\n");
         println!("  curl {base}/admin/users -H 'Authorization: Bearer <admin key>' -d '{{\"user_id\":\"user-123\"}}'");
     }
-    if !app.address().ip().is_loopback() {
-        println!("\nKeys are sent unencrypted: put TLS in front of an address that others can reach.");
+    if !is_secure && !app.address().ip().is_loopback() {
+        println!(
+            "\nKeys are sent unencrypted: set server.tls, or put TLS in front of an address that others can reach."
+        );
     }
     println!();
 }

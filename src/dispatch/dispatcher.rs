@@ -20,6 +20,7 @@ use super::load_cost::LoadCost;
 use super::sharing::Sharing;
 use crate::clock::Clock;
 use cluster::{Coordinator, Effect, FirstByte};
+use protocol::Usage;
 use scheduler::{
     Arrival, Decision, Event, Failure, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome,
     Pace, QueueLimits, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
@@ -457,12 +458,12 @@ impl Ticket {
         self.dispatcher.report(Event::Progress { id: self.id, tokens });
     }
 
-    /// The request is over, with this many tokens and this verdict on the node, which says that it worked on it for the
-    /// time `work`. The slot is free when this returns.
-    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, work: Option<Duration>) {
+    /// The request is over, with this many tokens and this verdict on the node, which says in `usage` how long it worked
+    /// on it. The slot is free when this returns.
+    pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, usage: Option<Usage>) {
         self.dispatcher.with(|core, now| {
-            if let Some(time) = work {
-                core.handle(Event::Worked { id: self.id, time }, now);
+            if let Some((time, writing)) = usage.and_then(|usage| Some((usage.work()?, usage.decode))) {
+                core.handle(Event::Worked { id: self.id, time, writing }, now);
             }
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);

@@ -232,6 +232,12 @@ impl ApiError {
         })
     }
 
+    /// 429: the client has too many requests open on one connection.
+    pub(super) fn too_many_streams(most: u32) -> Self {
+        let message = format!("{most} requests are open on this connection. Open another one, or try again in 1s.");
+        Self::new(&error_kind::RATE_LIMITED, message).with(|words| words.retry_after = Some(Duration::from_secs(1)))
+    }
+
     /// 429 or 503: there is no memory for the body, or (`None`) its turn to be parsed did not come in time.
     pub(super) fn no_room(full: Option<Full>) -> Self {
         let (kind, message) = match full {

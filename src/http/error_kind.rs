@@ -90,7 +90,8 @@ kinds! {
         "Change the request. The nodes' logs say what it did.";
     RATE_LIMITED = 429 "rate_limit_error" Some("rate_limit_exceeded");
         "A limit of the user or key is reached for now: requests or tokens per minute, concurrent requests, tokens that \
-         running requests have reserved, or the user's share of the queue. Also: too many wrong keys from one network.";
+         running requests have reserved, or the user's share of the queue. Also: too many wrong keys from one network, or \
+         requests open on one HTTP/2 connection.";
         "Wait for `Retry-After`; OpenAI's SDKs do so by themselves.";
     QUOTA_USED_UP = 429 "rate_limit_error" Some("insufficient_quota");
         "The day's tokens are used up, or the request needs more tokens than a whole minute allows. It carries \

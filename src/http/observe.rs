@@ -13,6 +13,7 @@ use super::audited;
 use super::auth::CalledBy;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
+use super::multiplexed::name_host;
 use super::pace::{Answering, LINES, Pace, Who};
 use super::settings::ServerSettings;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
@@ -45,6 +46,7 @@ pub async fn observe(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    name_host(&mut request);
     normalise(&mut request);
     // HEAD is answered like GET. The server goes by the method that it received, so it leaves out the body by itself.
     if request.method() == Method::HEAD {

@@ -2,6 +2,8 @@
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::tls::TlsSettings;
+
 /// What the gateway accepts from clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -9,6 +11,8 @@ pub struct ServerSettings {
     /// Address and port to listen on. Any address other than loopback requires a strong admin key. Default
     /// `127.0.0.1:8000`.
     pub bind: String,
+    /// How clients are served over TLS.
+    pub tls: TlsSettings,
     /// Threads that serve requests; 0 = one per core. Default `0`.
     pub workers: usize,
     /// Largest request body, bytes; a larger one gets 413. The default is 64 MiB. Default `67108864`.
@@ -18,9 +22,11 @@ pub struct ServerSettings {
     pub body_memory_bytes: usize,
     /// Time a request's body may take to arrive, seconds; a slower one gets 408. Default `60`.
     pub body_seconds: u64,
-    /// How long an idle client connection is kept open, seconds. Default `75`.
+    /// How long an idle client connection is kept open, seconds; over HTTP/2, after how long a silent client is asked
+    /// whether it is still there. Default `75`.
     pub idle_connection_seconds: u64,
-    /// How long a client may leave its answer unread before its connection is closed, seconds. Default `30`.
+    /// How long a client may leave its answer unread before its connection is closed, or over HTTP/2 the answer ended,
+    /// seconds. Default `30`.
     pub client_stall_seconds: u64,
     /// Networks whose clients need no key, for programs that cannot send one: `[{cidr: 10.1.0.0/16, user: lab}]`.
     /// The user must exist. A key that is not known counts as none there: programs that talk to Ollama send a
@@ -55,6 +61,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         Self {
             bind: "127.0.0.1:8000".to_owned(),
+            tls: TlsSettings::default(),
             workers: 0,
             max_body_bytes: 64 * 1024 * 1024,
             body_memory_bytes: 512 * 1024 * 1024,

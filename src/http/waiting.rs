@@ -3,21 +3,31 @@
 //! The status line is held back for `relay.commit_seconds`, so that a refusal in that time keeps its status and SDKs
 //! retry. Later errors come in the stream. A heartbeat is not the first byte: another node may still be tried.
 use std::convert::Infallible;
-use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use actix_rt::task::JoinHandle;
 use actix_web::web::Bytes;
 use futures_util::Stream;
 use tokio::time::Sleep;
 
 use super::error::ApiError;
-use crate::relay::{Answer, CarryError, Content, MeteredBody};
+use crate::relay::{Answer, CarryError, Content, WatchedBody};
 use protocol::{Dialect, Endpoint, ErrorObject, StreamEditor, message_of};
 
 /// A request on its way to a node.
 pub(super) type Carrying = Pin<Box<dyn Future<Output = Result<Answer, CarryError>>>>;
+
+/// A request on its way as a task of its own, because nobody asks a body for more while its client does not read: the
+/// slot would be granted, and no node asked. Dropping it cancels the request.
+struct Underway(JoinHandle<Result<Answer, CarryError>>);
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A stream whose status line was sent before a node began to answer.
 pub(super) struct WaitingBody {
@@ -30,8 +40,8 @@ pub(super) struct WaitingBody {
 }
 
 enum State {
-    Waiting(Carrying),
-    Streaming(Box<MeteredBody>),
+    Waiting(Underway),
+    Streaming(Box<WatchedBody>),
     Ended,
 }
 
@@ -46,7 +56,7 @@ impl WaitingBody {
     ) -> Self {
         // The first heartbeat goes out at once, and the status line with it.
         let next = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { endpoint, request_id, model, state: State::Waiting(carrying), interval, next }
+        Self { endpoint, request_id, model, state: State::Waiting(Underway(actix_rt::spawn(carrying))), interval, next }
     }
 
     /// A heartbeat that every client of the dialect ignores; `None` for Ollama's, which has no such frame.
@@ -93,11 +103,16 @@ impl Stream for WaitingBody {
             match &mut self.state {
                 State::Ended => return Poll::Ready(None),
                 State::Streaming(stream) => return Pin::new(stream.as_mut()).poll_next(cx),
-                State::Waiting(carrying) => match carrying.as_mut().poll(cx) {
-                    Poll::Ready(result) => {
+                State::Waiting(carrying) => match Pin::new(&mut carrying.0).poll(cx) {
+                    Poll::Ready(Ok(result)) => {
                         if let Some(frame) = self.arrived(result) {
                             return Poll::Ready(Some(Ok(frame.into())));
                         }
+                    }
+                    Poll::Ready(Err(_)) => {
+                        self.state = State::Ended;
+                        let error = ApiError::internal("The request failed inside the gateway.");
+                        return Poll::Ready(Some(Ok(self.error_frame(&error.object()).into())));
                     }
                     Poll::Pending => {
                         ready!(self.next.as_mut().poll(cx));

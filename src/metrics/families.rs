@@ -48,6 +48,7 @@ pub(super) struct Families {
     pub(super) transitions: IntCounterVec,
     pub(super) config_good: Gauge,
     pub(super) config_loaded_at: Gauge,
+    pub(super) certificate_expiry: GaugeVec,
     pub(super) usage_backlog: IntGauge,
     pub(super) usage_ready: Gauge,
     pub(super) outbox_waiting: Gauge,
@@ -215,6 +216,11 @@ impl Families {
             )?,
             config_loaded_at: declare
                 .gauge("config_last_reload_timestamp_seconds", "Unix time when a valid configuration was last read.")?,
+            certificate_expiry: declare.gauges(
+                "tls_certificate_expiry_seconds",
+                "Unix time when the certificate that clients are served expires; absent without TLS.",
+                &[],
+            )?,
             usage_backlog: declare.int_gauge(
                 "usage_rows_waiting",
                 "Usage rows in memory: those of running requests, and those not yet written.",

@@ -5,8 +5,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::meter::Meter;
-use super::metered::MeteredBody;
 use super::open_requests::Stopped;
+use super::watched::WatchedBody;
 use crate::store::Maintenance;
 use scheduler::{Refusal, RefusalReason};
 
@@ -46,7 +46,7 @@ pub enum Content {
         body: Bytes,
     },
     /// A stream that has begun.
-    Stream(Box<MeteredBody>),
+    Stream(Box<WatchedBody>),
 }
 
 /// A request without an answer. Its account is still open: whoever words the error closes it.

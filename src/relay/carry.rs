@@ -12,6 +12,7 @@ use super::job::Job;
 use super::meter::Meter;
 use super::metered::{MeteredBody, OpenStream, Patience, Source};
 use super::settings::RelaySettings;
+use super::watched::WatchedBody;
 use crate::clock::Clock;
 use crate::dispatch::{Dispatcher, Interruption, Ticket};
 use crate::fleet::{
@@ -113,7 +114,7 @@ impl Relay {
                 }
                 let bounds = job.meter.claim_bounds();
                 let tokens = progress.map(|progress| bounds.tally(&progress).completion);
-                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage?.work()));
+                ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage));
                 if close_plain(&mut job.meter, status, progress).await.is_err() {
                     self.metrics.queue_rejected(WhyNot::Unrecorded.label());
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
@@ -126,9 +127,11 @@ impl Relay {
                     return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
                 }
                 let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
-                let patience = Patience { clock: self.clock, gap, until, stop: self.stop.clone() };
+                let patience = Patience { clock: self.clock, gap };
                 let source = Source { id, case, model: job.model, endpoint: job.endpoint, is_ollama: node.is_ollama() };
-                Content::Stream(Box::new(MeteredBody::new(*stream, ticket, job.meter, patience, source)))
+                let body = MeteredBody::new(*stream, ticket, job.meter, patience, source);
+                let left = until.saturating_sub(self.clock.uptime());
+                Content::Stream(Box::new(WatchedBody::new(body, left, self.stop.clone())))
             }
         };
         let served = Served { node: node.name.clone(), queued, attempts: attempt, ahead, expected };

@@ -15,7 +15,7 @@ use awc::ClientResponse;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::case::Case;
 use super::meter::Meter;
@@ -45,15 +45,11 @@ pub(super) struct OpenStream {
     pub(super) first: Vec<u8>,
 }
 
-/// How long a stream may be silent, and how long it may last.
+/// How long a stream may be silent.
 #[derive(Clone, Debug)]
 pub(super) struct Patience {
     pub(super) clock: Clock,
     pub(super) gap: Duration,
-    /// The uptime by which it must have ended.
-    pub(super) until: Duration,
-    /// Cancelled once the gateway is stopping and the grace period is over.
-    pub(super) stop: CancellationToken,
 }
 
 /// A stream's request, and the node it comes from.
@@ -68,9 +64,10 @@ pub(super) struct Source {
 
 /// The stream of a running request. Dropping it cancels the request: the connection to the node is closed and the slot
 /// freed.
-pub struct MeteredBody {
+pub(super) struct MeteredBody {
     response: Option<ClientResponse>,
     editor: StreamEditor,
+    /// What the client gets before anything else.
     first: Vec<u8>,
     ticket: Ticket,
     source: Source,
@@ -78,8 +75,6 @@ pub struct MeteredBody {
     claim_bounds: ClaimBounds,
     held: Option<Held>,
     patience: Patience,
-    /// Resolves when the request is stopped or its key is revoked.
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
     heard: Duration,
     /// When the scheduler was last told about the progress.
     told: Duration,
@@ -108,7 +103,6 @@ impl MeteredBody {
     ) -> Self {
         meter.progress(stream.editor.progress());
         let now = patience.clock.uptime();
-        let stopped = Box::pin(meter.stop_token().cancelled_owned());
         let mut body = Self {
             response: Some(stream.response),
             editor: stream.editor,
@@ -118,7 +112,6 @@ impl MeteredBody {
             claim_bounds: meter.claim_bounds(),
             meter: Some(meter),
             held: None,
-            stopped,
             heard: now,
             told: now,
             patience,
@@ -148,8 +141,7 @@ impl MeteredBody {
         if self.editor.progress().done
             && let Some(mut meter) = self.meter.take()
         {
-            let work = self.editor.progress().usage.and_then(|usage| usage.work());
-            self.ticket.leave(Outcome::Completed, Some(self.tokens()), work);
+            self.ticket.leave(Outcome::Completed, Some(self.tokens()), self.editor.progress().usage);
             self.source.case.answered();
             if self.editor.is_cut() {
                 // Closes the connection, so that the node stops.
@@ -180,20 +172,11 @@ impl MeteredBody {
     fn poll_step(&mut self, cx: &mut Context<'_>) -> Poll<Polled> {
         let Some(response) = &mut self.response else { return Poll::Ready(Polled::Ended) };
         let closing = self.meter.is_none();
-        if !closing && self.stopped.as_mut().poll(cx).is_ready() {
-            let stopped = self.meter.as_ref().and_then(Meter::stopped);
-            let ending = stopped.map_or(Ending::Revoked, |stopped| Ending::StoppedBy(stopped.message()));
-            return Poll::Ready(Polled::Failed(Vec::new(), ending));
-        }
         if !closing
             && let Poll::Ready(Interruption::Abandoned | Interruption::Refused(_)) = self.ticket.poll_interrupted(cx)
         {
             let detail = "no token for far longer than expected".to_owned();
             return Poll::Ready(Polled::Failed(Vec::new(), Ending::node(Failure::Silent, detail)));
-        }
-        // A node that never pauses would keep the deadlines below from being checked.
-        if !closing && self.patience.clock.uptime() >= self.patience.until {
-            return Poll::Ready(Polled::Failed(Vec::new(), Ending::TooLong));
         }
         Poll::Ready(match Pin::new(response).poll_next(cx) {
             Poll::Ready(Some(Ok(chunk))) if !closing => self.take(chunk),
@@ -255,14 +238,29 @@ impl MeteredBody {
 
     fn overdue(&self) -> Option<Ending> {
         let now = self.patience.clock.uptime();
-        if self.patience.stop.is_cancelled() {
-            return Some(Ending::Stopped);
-        }
-        if now >= self.patience.until {
-            return Some(Ending::TooLong);
-        }
         let silent = now.saturating_sub(self.heard) >= self.patience.gap;
         silent.then(|| Ending::node(Failure::TimedOut, format!("silent for {} s", self.patience.gap.as_secs())))
+    }
+
+    /// Cancelled when the request must end: somebody stopped it, or its key was revoked.
+    pub(super) fn stop_token(&self) -> CancellationToken {
+        self.meter.as_ref().map(Meter::stop_token).unwrap_or_default()
+    }
+
+    /// Ends the stream where it stands, read or not; the error frame follows what the client has not read yet.
+    pub(super) fn end(&mut self, due: Due) {
+        let Some(meter) = &self.meter else {
+            // Everything is settled, and the rest of the connection is not worth waiting for.
+            self.response = None;
+            return;
+        };
+        let ending = match due {
+            Due::Stopped => meter.stopped().map_or(Ending::Revoked, |stopped| Ending::StoppedBy(stopped.message())),
+            Due::ShuttingDown => Ending::Stopped,
+            Due::TooLong => Ending::TooLong,
+        };
+        let frame = self.fail(ending);
+        self.first.extend_from_slice(frame.as_bytes());
     }
 
     /// Ends the stream early; returns the frame that tells the client.
@@ -283,6 +281,13 @@ impl MeteredBody {
         }
         self.editor.error_frame(&error)
     }
+}
+
+/// Why a stream must end, whatever its node and its client do.
+pub(super) enum Due {
+    Stopped,
+    ShuttingDown,
+    TooLong,
 }
 
 /// The result of one look at the node.

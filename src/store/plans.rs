@@ -8,7 +8,7 @@ use sea_orm_migration::MigratorTrait;
 
 use super::comparison::comparison;
 use super::group_spent::sums_of_days;
-use super::report::{Dimension, Report, select};
+use super::report::{Dimension, Label, Report, select};
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
 use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};
@@ -38,13 +38,20 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         to_day: Some(DAY),
         only: only.to_vec(),
     };
-    let in_sql = |report: &Report| match backend {
-        DatabaseBackend::Sqlite => select(report, None, 100).to_string(sea_orm::sea_query::SqliteQueryBuilder),
-        _ => select(report, None, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder),
+    let page_in_sql = |report: &Report, after: Option<&[Label]>| match backend {
+        DatabaseBackend::Sqlite => {
+            select(backend, report, after, 100).to_string(sea_orm::sea_query::SqliteQueryBuilder)
+        }
+        _ => select(backend, report, after, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder),
     };
+    let in_sql = |report: &Report| page_in_sql(report, None);
+    let in_sql_after_ann = |report: &Report| page_in_sql(report, Some(&[Label::Name("ann".to_owned())]));
     let usage = entity::usage::Entity::find;
     let of_ann = usage().filter(sea_orm::ColumnTrait::eq(&entity::usage::Column::UserId, "ann"));
-    let sums_of_groups = &["usage_rollups_group"];
+    let totals: &[&str] = match backend {
+        DatabaseBackend::Sqlite => &["usage_totals USING INDEX", "usage_totals USING PRIMARY KEY"],
+        _ => &["usage_totals_pkey"],
+    };
     let lab = (Dimension::Group, "lab".to_owned());
     let ann = (Dimension::User, "ann".to_owned());
     vec![
@@ -56,9 +63,10 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
-        ("a month by model", in_sql(&report(&[Dimension::Model], &[])), key),
+        ("a month by model", in_sql(&report(&[Dimension::Model], &[])), totals),
+        ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), totals),
+        ("a page of users", in_sql_after_ann(&report(&[Dimension::User], &[])), sums_of_user),
         ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), key),
-        ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), sums_of_groups),
         ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann])), sums_of_user),
     ]
 }

@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use entity::usage_rollup::{Column, Entity};
+use entity::usage_total;
 use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement};
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value};
 use serde::{Deserialize, Serialize};
 
 use super::database::Store;
@@ -228,7 +227,7 @@ async fn page(
     after: Option<&[Label]>,
     limit: u64,
 ) -> Result<(Vec<Group>, bool), DbErr> {
-    let rows = db.query_all(&select(report, after, limit.saturating_add(1))).await?;
+    let rows = db.query_all(&select(db.get_database_backend(), report, after, limit.saturating_add(1))).await?;
     let more = rows.len() as u64 > limit;
     let group = |row: &QueryResult| {
         let labels = report.group_by.iter().enumerate();
@@ -239,20 +238,42 @@ async fn page(
     Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
 }
 
-pub(super) fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> SelectStatement {
+impl Report {
+    /// Whether it tells no users apart, so that the sums of all users are enough.
+    fn is_of_all_users(&self) -> bool {
+        let mut dimensions = self.group_by.iter().chain(self.only.iter().map(|(dimension, _)| dimension));
+        !dimensions.any(|dimension| matches!(dimension, Dimension::User | Dimension::Key))
+    }
+}
+
+pub(super) fn select(
+    backend: DatabaseBackend,
+    report: &Report,
+    after: Option<&[Label]>,
+    limit: u64,
+) -> SelectStatement {
     let mut select = Query::select();
-    select.from(Entity).limit(limit);
+    if report.is_of_all_users() {
+        select.from(usage_total::Entity);
+    } else {
+        select.from(Entity);
+    }
+    select.limit(limit);
     for column in report.group_by.iter().map(|dimension| dimension.column()) {
         select.column(column).group_by_col(column).order_by(column, Order::Asc);
     }
     for sum in SUMS {
         select.expr(Expr::cust(sum_of(sum)));
     }
+    // A page of users needs only their sums, which an index keeps together. SQLite would begin with the days, of which it
+    // would need all; the sign takes that index from it.
+    let is_user_by_user = report.group_by == [Dimension::User] && backend == DatabaseBackend::Sqlite;
+    let day = || if is_user_by_user { Expr::cust("+day") } else { Expr::col(Column::Day) };
     let mut filter = Cond::all()
-        .add_option(report.from_day.map(|day| Column::Day.gte(day)))
-        .add_option(report.to_day.map(|day| Column::Day.lt(day)));
+        .add_option(report.from_day.map(|from| day().gte(from)))
+        .add_option(report.to_day.map(|to| day().lt(to)));
     for (dimension, name) in &report.only {
-        filter = filter.add(dimension.column().eq(name.as_str()));
+        filter = filter.add(Expr::col(dimension.column()).eq(name.as_str()));
     }
     if let Some(after) = after {
         let here = Expr::tuple(report.group_by.iter().map(|dimension| Expr::col(dimension.column())));

@@ -1,6 +1,6 @@
-//! Switches the daily sums of usage on or off in SQLite. A trigger adds each row to its sum; see the migration that
-//! creates the table `usage_rollups`.
-use entity::usage_rollup::Entity;
+//! Switches the daily sums of usage on or off in SQLite. A trigger adds each row to its sums; see the migrations
+//! that create the tables `usage_rollups` and `usage_totals`.
+use entity::{usage_rollup, usage_total};
 use migration::{fill_rollups, follow_rollups_on_sqlite};
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, Statement};
 
@@ -10,7 +10,7 @@ pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     let trigger = Statement::from_string(db.get_database_backend(), trigger);
     let known: Option<String> = db.query_one_raw(trigger).await?.map(|row| row.try_get_by_index(0)).transpose()?;
     match known {
-        Some(sql) if sql.contains("summing") && sql.contains("NEW.group_id") => return Ok(()),
+        Some(sql) if sql.contains("summing") && sql.contains("usage_totals") => return Ok(()),
         // The trigger of an earlier version, which has summed up all existing rows.
         Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
         None => {
@@ -25,6 +25,7 @@ pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
 /// Makes SQLite keep no sums, because Postgres keeps those of the rows that it gets.
 pub(super) async fn forget(db: &impl ConnectionTrait) -> Result<(), DbErr> {
     db.execute_unprepared("DROP TRIGGER IF EXISTS usage_to_rollups").await?;
-    Entity::delete_many().exec(db).await?;
+    usage_rollup::Entity::delete_many().exec(db).await?;
+    usage_total::Entity::delete_many().exec(db).await?;
     Ok(())
 }

@@ -11,6 +11,7 @@ use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
 use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
+use crate::secure::Pair;
 
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -549,4 +550,44 @@ async fn what_is_no_command_is_an_error_and_help_is_not() {
     }
     let (good, out, _) = run(folder.path(), &["--version"], &[]).await;
     assert!(good && out.contains(env!("CARGO_PKG_VERSION")), "{out}");
+}
+
+#[actix_rt::test]
+async fn a_gateway_with_tls_is_checked_served_and_found_healthy() {
+    let (folder, pair) = (tempfile::tempdir().unwrap(), Pair::new());
+    let (address, plain, no_node) = (free_address(), free_address(), free_address());
+    let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
+    let (cert, key) = (pair.cert().display().to_string(), pair.key().display().to_string());
+    let environment = [
+        ("GATEWAY__SERVER__BIND", address.as_str()),
+        ("GATEWAY__NODES", nodes.as_str()),
+        ("GATEWAY__SERVER__TLS__CERT_FILE", cert.as_str()),
+        ("GATEWAY__SERVER__TLS__KEY_FILE", key.as_str()),
+        ("GATEWAY__SERVER__TLS__PLAIN_BIND", plain.as_str()),
+    ];
+    let (good, out, err) = run(folder.path(), &["check"], &environment).await;
+    assert!(good && out.contains(&format!("{address}, over TLS")) && out.contains(&plain), "{out}{err}");
+    assert!(!err.contains("warning"), "{err}");
+    for (environment, url) in [(&environment[..4], &address), (&environment[..], &plain)] {
+        assert!(!run(folder.path(), &["healthcheck"], environment).await.0, "nothing listens yet");
+        let mut program = Program::start(folder.path(), &[], environment);
+        wait_long_for("it is healthy", async || run(folder.path(), &["healthcheck"], environment).await.0).await;
+        // Renewed on disk, and not yet read again.
+        pair.renew();
+        assert!(run(folder.path(), &["healthcheck"], environment).await.0);
+        assert!(program.out().contains(&format!("https://{address}/v1")), "{}", program.out());
+        if url == &plain {
+            program.answers(&format!("http://{plain}/health/live")).await;
+        }
+        assert_eq!(program.terminate().await.code(), Some(0), "{}", program.err());
+    }
+
+    pair.renew_until(2020);
+    let (good, _, err) = run(folder.path(), &["check"], &environment).await;
+    assert!(good && err.contains("warning: the certificate expired on 2020-01-01"), "{err}");
+    std::fs::write(pair.key(), "nothing").unwrap();
+    for command in ["check", "serve"] {
+        let (good, _, err) = run(folder.path(), &[command], &environment).await;
+        assert!(!good && err.contains("server.tls.key_file") && err.contains("no private key"), "{command}: {err}");
+    }
 }

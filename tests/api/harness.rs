@@ -97,7 +97,9 @@ impl Reply {
 
 /// A running gateway.
 pub struct TestApp {
+    /// Where it speaks without TLS.
     pub address: SocketAddr,
+    secure: Option<SocketAddr>,
     pub dispatcher: Arc<Dispatcher>,
     pub database: Option<TestDatabase>,
     config: Config,
@@ -163,9 +165,13 @@ impl TestApp {
         read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
     ) -> Self {
         let app = App::build_with(config.clone(), KeyDigest::of(ADMIN_KEY), resolver, read).await.unwrap();
-        let (address, dispatcher, stop) = (app.address(), app.dispatcher(), CancellationToken::new());
+        let (address, secure) = match app.plain_address() {
+            Some(plain) => (plain, Some(app.address())),
+            None => (app.address(), None),
+        };
+        let (dispatcher, stop) = (app.dispatcher(), CancellationToken::new());
         let running = Some(actix_rt::spawn(app.run(stop.clone())));
-        let app = Self { address, dispatcher, database: Some(database), config, stop, running };
+        let app = Self { address, secure, dispatcher, database: Some(database), config, stop, running };
         app.settle().await;
         app
     }
@@ -181,6 +187,11 @@ impl TestApp {
             })
         })
         .await;
+    }
+
+    /// Where it speaks TLS.
+    pub fn secure(&self) -> SocketAddr {
+        self.secure.expect("a gateway with TLS and a plain address")
     }
 
     pub fn url(&self, path: &str) -> String {

@@ -13,6 +13,7 @@ use crate::harness::let_pass;
 
 /// What the node does about a request, one after the other. Unless it closes the connection in the end, it reads the
 /// next request from it.
+#[derive(Clone)]
 pub enum Step {
     Send(Bytes),
     /// One byte at a time, so far apart.

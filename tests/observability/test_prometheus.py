@@ -15,6 +15,7 @@ STAYS_ZERO = {
     "gw-fleet / Usage rows on their way / D": "sums agree with their rows",
     **{f"gw-fleet / Who schedules / {what}": "this gateway is alone, without a lease" for what in "BC"},
     "gw-fleet / Link delay / A": "this gateway has no link",
+    "gw-fleet / Certificate / A": "this gateway speaks no TLS",
     "gw-node / Not believed / B": "no node of this load reports impossible counts",
 }
 

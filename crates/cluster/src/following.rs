@@ -90,9 +90,9 @@ impl Member {
                 self.ledger.get(*id)?;
                 Frame::Progress { id: *id, tokens: *tokens }
             }
-            Event::Worked { id, time } => {
+            Event::Worked { id, time, writing } => {
                 self.ledger.get(*id)?;
-                Frame::Worked { id: *id, time: *time }
+                Frame::Worked { id: *id, time: *time, writing: *writing }
             }
             Event::Stalled { id } => {
                 self.ledger.get(*id)?.sent.as_ref()?;

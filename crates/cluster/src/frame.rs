@@ -50,6 +50,8 @@ pub enum Frame {
         id: RequestId,
         /// That time.
         time: Duration,
+        /// The part of it in which the node wrote the answer, if it says so.
+        writing: Option<Duration>,
     },
     /// Follower to leader: the client of a stream is not reading.
     Stalled {

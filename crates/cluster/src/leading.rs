@@ -136,7 +136,9 @@ impl Member {
             Frame::Progress { id, tokens } if is_theirs(&id) => {
                 self.decide(Event::Progress { id, tokens }, now, effects);
             }
-            Frame::Worked { id, time } if is_theirs(&id) => self.decide(Event::Worked { id, time }, now, effects),
+            Frame::Worked { id, time, writing } if is_theirs(&id) => {
+                self.decide(Event::Worked { id, time, writing }, now, effects)
+            }
             Frame::Stalled { id } if is_theirs(&id) => self.decide(Event::Stalled { id }, now, effects),
             Frame::Failed { id, attempt, failure } if is_theirs(&id) && self.scheduler.runs(id, attempt) => {
                 self.decide(Event::Failed { id, failure }, now, effects);

@@ -75,6 +75,7 @@ impl Scheduler {
             heard_at: now.as_secs_f64(),
             stalled_at: None,
             worked: None,
+            writing: None,
         };
         let name = self.models.get(model).name.clone();
         let node_state = &mut self.fleet[node];

@@ -67,12 +67,14 @@ impl Scheduler {
             heard_at: seconds,
             stalled_at: None,
             worked: None,
+            writing: None,
         }
     }
 
     /// Tokens that the answer is expected to have, at least 1.
     pub(crate) fn expected_output(&self, request: &Request) -> f64 {
-        let mean = self.models.get(request.model).output.get();
-        request.known_output.unwrap_or(request.max_output.map_or(mean, |most| mean.min(most))).max(1.0)
+        let length = &self.models.get(request.model).output;
+        let expected = || request.max_output.map_or(length.mean(), |most| length.within(most));
+        request.known_output.unwrap_or_else(expected).max(1.0)
     }
 }

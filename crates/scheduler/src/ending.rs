@@ -58,13 +58,14 @@ impl Scheduler {
     }
 
     /// The node says how long it worked on a request.
-    pub(crate) fn worked(&mut self, id: RequestId, time: Duration) {
+    pub(crate) fn worked(&mut self, id: RequestId, time: Duration, writing: Option<Duration>) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
         let running =
             self.fleet[attempt.node].instance_mut(request.model).and_then(|instance| instance.find_running(id));
         if let Some(running) = running {
             running.worked = Some(time.as_secs_f64());
+            running.writing = writing.map(|writing| writing.as_secs_f64());
         }
     }
 
@@ -114,9 +115,9 @@ impl Scheduler {
         self.drain.ended(self.queue.len() > 0, now);
         let Some(request) = self.requests.get(&id) else { return };
         let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
-        let (user, route) = (request.user.clone(), request.route);
+        let (user, route, most) = (request.user.clone(), request.route, request.max_output);
         let running = self.fleet[attempt.node].vacate(id, model, outcome == Outcome::Completed, now);
-        let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, outcome));
+        let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, most, outcome));
         self.queue.settled(lane, model, (attempt.charged, used), now);
         self.stirred.insert(model);
         if outcome == Outcome::Completed {
@@ -131,13 +132,21 @@ impl Scheduler {
         });
     }
 
-    /// Returns what an attempt cost in the end. From now on the node is expected to have its prompt cached.
-    fn learn_from(&mut self, node: NodeId, model: ModelId, running: &Running, outcome: Outcome) -> f64 {
+    /// Returns what an attempt, whose answer had at most `most` tokens, cost in the end. From now on the node is expected to have its prompt cached.
+    fn learn_from(
+        &mut self,
+        node: NodeId,
+        model: ModelId,
+        running: &Running,
+        most: Option<f64>,
+        outcome: Outcome,
+    ) -> f64 {
         let Some(instance) = self.fleet[node].instance(model) else { return 0.0 };
         let (bytes, slots) = (instance.model_bytes(), instance.slot_count());
         let is_resident = instance.resident_since.is_some();
         if outcome == Outcome::Completed && running.delivered > 0.0 {
-            self.models.get_mut(model).output.observe(running.delivered);
+            let is_cut = most.is_some_and(|most| running.delivered >= most);
+            self.models.get_mut(model).output.observe(running.delivered, is_cut);
         }
         let has_read = outcome == Outcome::Completed || running.began_at.is_some();
         if has_read && is_resident && !running.prefixes.is_empty() {

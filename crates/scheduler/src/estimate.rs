@@ -5,10 +5,12 @@
 //! |---|---|---|---|
 //! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens/s of a 5 GB model |
 //! | `correction` | a model on a node | the same, relative to the node's speed | 1 |
-//! | [`Line`] | prompts of a model on a node | dispatch to first byte, and short plain answers | 1/25 of a token's time for each prompt token |
+//! | `Reading` | prompts of a model on a node | dispatch to first token | 1/25 of a token's time for each prompt token |
 //! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB/s |
 
 use serde::{Deserialize, Serialize};
+
+use crate::surprise::Surprises;
 
 /// Speeds are compared at this model size: a model twice as large is taken to be half as fast.
 pub(crate) const REFERENCE_BYTES: f64 = 5e9;
@@ -16,20 +18,24 @@ pub(crate) const REFERENCE_BYTES: f64 = 5e9;
 pub(crate) const FIRST_GUESS: f64 = 1.0 / 200.0;
 /// Prompt tokens that are read in the time it takes to write one token.
 pub(crate) const PREFILL_RATIO: f64 = 25.0;
-/// How much each other request on the node slows down reading a prompt.
-pub(crate) const PREFILL_SLOWDOWN: f64 = 0.5;
 /// How much each other stream slows a stream down, before that was measured.
 const FIRST_SLOWDOWN: f64 = 0.3;
 /// Measurements outside these bounds are clamped; seconds a token.
 const FASTEST: f64 = 1e-6;
 const SLOWEST: f64 = 1e4;
 const MOST_SLOWDOWN: f64 = 2.0;
+/// One measurement that differs from what was expected counts as no more than this factor.
+const MOST_AT_ONCE: f64 = 4.0;
+/// The least weight of a measurement once a change of speed is certain.
+const CHANGE_NEWS: f64 = 0.5;
 /// The weight of one second of news in a node's speed: most of a change is known after 5 s.
 const SPEED_NEWS: f64 = 0.2;
 /// The weight of one sample in a value that seldom changes.
 const SLOW_NEWS: f64 = 0.03;
 /// The most that one sample may weigh in a model's own speed.
 const CORRECTION_NEWS: f64 = 0.1;
+/// A model's own speed is known after so many samples.
+const NEW_SAMPLES: u32 = 30;
 
 /// How fast a node writes: seconds a token for a reference model that runs alone, and how much each other stream slows
 /// it down.
@@ -37,11 +43,13 @@ const CORRECTION_NEWS: f64 = 0.1;
 pub(crate) struct Speed {
     alone: Option<f64>,
     slowdown: f64,
+    #[serde(skip)]
+    surprises: Surprises,
 }
 
 impl Default for Speed {
     fn default() -> Self {
-        Self { alone: None, slowdown: FIRST_SLOWDOWN }
+        Self { alone: None, slowdown: FIRST_SLOWDOWN, surprises: Surprises::default() }
     }
 }
 
@@ -62,22 +70,29 @@ impl Speed {
     }
 
     /// A stream beside `others` took `seconds` a token, scaled to the reference size; it was observed for `watched`
-    /// seconds.
-    pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) {
+    /// seconds. Returns whether that was about what was expected.
+    pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) -> bool {
         let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
         let Some(alone) = self.alone else {
             self.alone = Some(sample);
-            return;
+            return true;
         };
         // Together, all streams of a node weigh as much as one.
-        let news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
-        let ratio = sample / alone;
-        self.alone = Some(alone * (1.0 + news * (ratio - 1.0)));
+        let mut news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
+        let mut ratio = sample / alone;
+        if self.surprises.show_change(ratio, others) {
+            news = news.max(CHANGE_NEWS);
+        } else {
+            ratio = ratio.clamp(1.0 / MOST_AT_ONCE, MOST_AT_ONCE);
+        }
+        // By factors, so that a node is known to be faster again as soon as it was known to be slower.
+        self.alone = Some(alone * ratio.powf(news));
         // A large jump is a change of speed, not of the slow-down.
-        if (0.5..2.0).contains(&ratio) {
+        if !self.surprises.is_surprised() {
             let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
         }
+        !self.surprises.is_surprised()
     }
 }
 
@@ -103,85 +118,16 @@ impl Default for Correction {
 }
 
 impl Correction {
+    /// The node's own speed has not changed, or nothing shows that it has.
     pub(crate) fn observe(&mut self, factor: f64) {
         self.samples = self.samples.saturating_add(1);
         let news = (1.0 / f64::from(self.samples)).clamp(SLOW_NEWS, CORRECTION_NEWS);
-        self.factor += news * (factor.clamp(0.1, 10.0) - self.factor);
-    }
-}
-
-/// A mean in which old samples fade.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Mean {
-    mean: f64,
-    samples: u32,
-}
-
-impl Mean {
-    pub(crate) fn new(guess: f64) -> Self {
-        Self { mean: guess, samples: 0 }
+        self.factor *= (factor.clamp(0.1, 10.0) / self.factor).powf(news);
     }
 
-    pub(crate) fn get(&self) -> f64 {
-        self.mean
-    }
-
-    /// The old mean is only a guess by now, so new samples weigh more.
-    pub(crate) fn faded(mut self, kept: f64) -> Self {
-        self.samples = (f64::from(self.samples) * kept) as u32;
-        self
-    }
-
-    /// The first guess weighs as much as ten samples.
-    pub(crate) fn observe(&mut self, value: f64) {
-        self.samples = self.samples.saturating_add(1);
-        let news = (1.0 / (f64::from(self.samples) + 10.0)).max(SLOW_NEWS);
-        self.mean += news * (value - self.mean);
-    }
-}
-
-/// A straight line through the samples; newer ones weigh more.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Line {
-    weight: f64,
-    mean_x: f64,
-    mean_y: f64,
-    variance: f64,
-    covariance: f64,
-}
-
-impl Line {
-    const KEPT: f64 = 0.9;
-
-    pub(crate) fn observe(&mut self, x: f64, y: f64) {
-        self.weight = self.weight * Self::KEPT + 1.0;
-        let news = 1.0 / self.weight;
-        let (dx, dy) = (x - self.mean_x, y - self.mean_y);
-        self.mean_x += news * dx;
-        self.mean_y += news * dy;
-        self.variance = (1.0 - news) * (self.variance + news * dx * dx);
-        self.covariance = (1.0 - news) * (self.covariance + news * dx * dy);
-    }
-
-    /// Makes new samples weigh more.
-    pub(crate) fn fade(&mut self, kept: f64) {
-        self.weight *= kept;
-    }
-
-    /// The expected value at `x`; `None` before the first sample.
-    pub(crate) fn at(&self, x: f64) -> Option<f64> {
-        self.straight().map(|(at_zero, slope)| (at_zero + slope * x).max(0.0))
-    }
-
-    /// The line's value at 0, and its slope. If all samples lie close together, the line leans towards the origin.
-    pub(crate) fn straight(&self) -> Option<(f64, f64)> {
-        if self.weight == 0.0 {
-            return None;
-        }
-        let ratio = self.mean_y / self.mean_x.max(1.0);
-        let doubt = 0.05 * (self.mean_x * self.mean_x + 1.0);
-        let slope = ((self.covariance + doubt * ratio) / (self.variance + doubt)).max(0.0);
-        Some((self.mean_y - slope * self.mean_x, slope))
+    /// Whether it is still being learned, so that what looks like a change of speed may be the model's own.
+    pub(crate) fn is_new(&self) -> bool {
+        self.samples < NEW_SAMPLES
     }
 }
 
@@ -293,18 +239,6 @@ mod tests {
             eight.observe(0.02 * eight.stretch(7.0), 7.0, 1.0);
         }
         assert!(close(one.alone().unwrap(), eight.alone().unwrap(), 0.1));
-    }
-
-    #[test]
-    fn a_line_goes_through_what_was_seen_and_is_proportional_where_that_is_one_point() {
-        let mut line = Line::default();
-        assert_eq!(line.at(5.0), None);
-        line.observe(100.0, 2.0);
-        assert!(close(line.at(200.0).unwrap(), 4.0, 0.01));
-        for x in [100.0, 1000.0, 50.0, 2000.0, 300.0, 1500.0, 20.0, 800.0] {
-            line.observe(x, 1.0 + 0.01 * x);
-        }
-        assert!(close(line.at(1200.0).unwrap(), 13.0, 0.1), "{line:?}");
     }
 
     #[test]

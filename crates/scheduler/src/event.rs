@@ -97,6 +97,8 @@ pub enum Event {
         id: RequestId,
         /// The node's claim.
         time: Duration,
+        /// The part of it in which it wrote the answer, if it says so.
+        writing: Option<Duration>,
     },
     /// The client of a stream is not reading what the node sends, so silence says nothing about the node. Sent before
     /// each [`Event::Tick`].

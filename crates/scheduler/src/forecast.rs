@@ -316,6 +316,11 @@ impl<'a, P: Fn(NodeId) -> Option<f64>> PlaceSearch<'a, P> {
 
     fn consider(&mut self, index: usize, place: &mut Place) {
         let Some(penalty) = (self.seeker.penalty)(place.node) else { return };
+        // However much of the prompt is cached, the answer must be written.
+        let (_, decode) = place.rates.service(0.0, self.seeker.work.output, place.stretch);
+        if self.is_over(place.wait(), decode) {
+            return;
+        }
         place.recall(self.seeker.trail);
         let (total, first_token) = place.cost(self.seeker.work);
         let counted = penalty + if self.seeker.is_urgent { first_token } else { total };

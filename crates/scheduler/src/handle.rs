@@ -28,7 +28,7 @@ impl Scheduler {
             Event::Wanted { model } => self.want(&model, now, &mut decisions),
             Event::FirstByte { id } => self.first_byte(id, now),
             Event::Progress { id, tokens } => self.progress(id, tokens, now),
-            Event::Worked { id, time } => self.worked(id, time),
+            Event::Worked { id, time, writing } => self.worked(id, time, writing),
             Event::Stalled { id } => self.stalled(id, now),
             Event::Failed { id, failure } => self.fail(id, failure, now, &mut decisions),
             Event::Left { id, outcome } => self.leave(id, outcome, now),

@@ -8,13 +8,8 @@
 use std::sync::Arc;
 
 use crate::{
-    catalog::Model,
-    estimate::{Correction, Line},
-    failure::Failure,
-    ids::RequestId,
-    running::Running,
-    share::Portion,
-    slots::Slots,
+    catalog::Model, estimate::Correction, failure::Failure, ids::RequestId, reading::Reading, running::Running,
+    share::Portion, slots::Slots,
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
@@ -89,8 +84,8 @@ pub(crate) struct Instance {
     pub(crate) running: Vec<Running>,
     /// Speed relative to the node's own.
     pub(crate) correction: Correction,
-    /// Seconds from dispatch to first token, over tokens read.
-    pub(crate) prefill: Line,
+    /// How long its prompts take.
+    pub(crate) prefill: Reading,
     pub(crate) cache: CacheUse,
     pub(crate) load_failures: u32,
     pub(crate) last_load_failure: Option<Failure>,
@@ -114,7 +109,7 @@ impl Instance {
             ceiling: None,
             running: Vec::new(),
             correction: Correction::default(),
-            prefill: Line::default(),
+            prefill: Reading::default(),
             cache: CacheUse::default(),
             load_failures: 0,
             last_load_failure: None,
@@ -202,6 +197,7 @@ mod tests {
             heard_at: 0.0,
             stalled_at: None,
             worked: None,
+            writing: None,
         };
         instance.running = (0..3).map(running).collect();
         // No longer configured; one slot is known.

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::estimate::{Correction, Line, LoadTime, Mean, Speed};
+use crate::{
+    answer_length::AnswerLength,
+    estimate::{Correction, LoadTime, Speed},
+    reading::Reading,
+};
 
 /// What was learned, for the next run. Nodes and models are identified by name.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -14,7 +18,7 @@ pub struct Learned {
     pub(crate) nodes: BTreeMap<String, LearnedNode>,
     /// Tokens of an answer, by model.
     #[serde(default)]
-    pub(crate) outputs: BTreeMap<String, Mean>,
+    pub(crate) outputs: BTreeMap<String, AnswerLength>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,7 +35,7 @@ pub(crate) struct LearnedInstance {
     /// The manifest's digest when this was learned: the same name may stand for a different model by now.
     pub(crate) digest: String,
     pub(crate) correction: Correction,
-    pub(crate) prefill: Line,
+    pub(crate) prefill: Reading,
     pub(crate) slots: Option<u32>,
     pub(crate) vram_bytes: Option<u64>,
 }

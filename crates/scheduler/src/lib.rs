@@ -60,6 +60,7 @@
 mod absorb;
 mod accusations;
 mod adopt;
+mod answer_length;
 mod breaker;
 mod catalog;
 mod choose;
@@ -81,6 +82,7 @@ mod ids;
 mod instance;
 mod journal;
 mod learned;
+mod line;
 mod load;
 mod loading;
 mod lookup;
@@ -94,6 +96,7 @@ mod properties;
 mod queue;
 mod queue_limits;
 mod rates;
+mod reading;
 mod recall;
 mod report;
 mod request;
@@ -108,6 +111,7 @@ mod share;
 mod sharing;
 mod silence;
 mod slots;
+mod surprise;
 mod view;
 
 pub use self::{

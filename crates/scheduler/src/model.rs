@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{
-    estimate::{Demand, Mean},
-    name::canonical,
-};
+use crate::{answer_length::AnswerLength, estimate::Demand, name::canonical};
 
 /// Tokens of an answer, before the first one was seen.
 const FIRST_OUTPUT: f64 = 200.0;
@@ -19,7 +16,7 @@ pub(crate) struct ModelId(pub(crate) usize);
 pub(crate) struct ModelStats {
     pub(crate) name: Arc<str>,
     /// Tokens of an answer.
-    pub(crate) output: Mean,
+    pub(crate) output: AnswerLength,
     pub(crate) demand: Demand,
     /// Whether a node has listed it on disk in this run.
     was_listed: bool,
@@ -48,7 +45,7 @@ impl Models {
         let name: Arc<str> = canonical(listed).into();
         let stats = ModelStats {
             name: name.clone(),
-            output: Mean::new(FIRST_OUTPUT),
+            output: AnswerLength::new(FIRST_OUTPUT),
             demand: Demand::default(),
             was_listed: false,
         };

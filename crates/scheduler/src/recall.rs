@@ -115,9 +115,9 @@ mod tests {
         scheduler.fleet[NodeId(0)].speed.observe(0.02, 0.0, 1.0);
         scheduler.fleet[NodeId(0)].load_time.observe(5e9, 10.0);
         let id = scheduler.models.meet("m");
-        scheduler.models.get_mut(id).output.observe(1000.0);
+        scheduler.models.get_mut(id).output.observe(1000.0, false);
         let instance = scheduler.fleet[NodeId(0)].instance_mut(id).unwrap();
-        instance.prefill.observe(100.0, 0.5);
+        instance.prefill.observe(100.0, 0.5, 0.0);
         instance.slots = Slots::learned(3);
         scheduler
     }

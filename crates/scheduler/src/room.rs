@@ -228,7 +228,7 @@ impl Scheduler {
     /// How much longer the users beyond the look-ahead would wait for a model if it had no slots on this node.
     fn lost_behind(&self, node: &Node, model: ModelId, instance: &Instance) -> f64 {
         let (slots, own) = (self.fleet.of(model).slots, instance.slot_count());
-        let (users, output) = (self.users_behind(model), self.models.get(model).output.get());
+        let (users, output) = (self.users_behind(model), self.models.get(model).output.mean());
         let token = node.token_seconds(instance, self.guess);
         let service = output * token * node.speed.stretch(f64::from(node.in_flight().saturating_sub(1)));
         let round = |slots: usize| users as f64 * service / slots.max(1) as f64;

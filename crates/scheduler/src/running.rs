@@ -37,4 +37,6 @@ pub(crate) struct Running {
     pub(crate) stalled_at: Option<f64>,
     /// How long the node says that it worked on it, in seconds.
     pub(crate) worked: Option<f64>,
+    /// How long it says that it wrote the answer, in seconds.
+    pub(crate) writing: Option<f64>,
 }

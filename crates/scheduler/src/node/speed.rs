@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::{
-    estimate::{PREFILL_RATIO, PREFILL_SLOWDOWN, REFERENCE_BYTES},
+    estimate::{PREFILL_RATIO, REFERENCE_BYTES},
     instance::Instance,
     running::{LEAST_LEFT, Running},
 };
@@ -19,9 +19,8 @@ impl Node {
 
     /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
     pub(crate) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
-        let stretch = 1.0 + PREFILL_SLOWDOWN * others;
         let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;
-        instance.prefill.at(tokens).unwrap_or_else(unmeasured) * stretch
+        instance.prefill.at(tokens).unwrap_or_else(unmeasured) * instance.prefill.stretch(others)
     }
 
     /// When a running request is expected to give its slot back, and how many seconds more it is expected to take at
@@ -33,6 +32,12 @@ impl Node {
             Some(_) => {
                 let coming = (running.output - running.delivered) * token;
                 (running.heard_at + coming, LEAST_LEFT * running.output * token)
+            }
+            // A plain answer shows nothing before its end, so it is as far as its time says.
+            None if !running.is_stream => {
+                let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
+                let whole = prefill + running.output * token;
+                (running.sent_at + whole, LEAST_LEFT * whole)
             }
             None => {
                 let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);

@@ -155,36 +155,7 @@ impl Run {
 
     pub(crate) fn event(&mut self, step: &Move) -> Event {
         match *step {
-            Move::Arrive { user, model, patience, prompt } => {
-                self.arrived += 1;
-                let id = RequestId(self.arrived);
-                let deadline = self.now + Duration::from_millis(patience);
-                let known = Known {
-                    user,
-                    model,
-                    deadline,
-                    node: None,
-                    has_first_byte: false,
-                    is_abandoned: false,
-                    attempts: 0,
-                    excused: 0,
-                };
-                self.known.insert(id, known);
-                Event::Arrived(Arrival {
-                    id,
-                    user: USERS[user].into(),
-                    weight: 1.0 + user as f64,
-                    membership: (self.group_of)(user, self.arrived),
-                    model: MODELS[model].into(),
-                    prompt_tokens: prompt,
-                    max_output: prompt.is_multiple_of(2).then_some(prompt),
-                    known_output: None,
-                    prefixes: Arc::new([Prefix { digest: prompt % 5, tokens: prompt as u32 / 2 }]),
-                    route: Default::default(),
-                    is_stream: !prompt.is_multiple_of(7),
-                    deadline,
-                })
-            }
+            Move::Arrive { user, model, patience, prompt } => self.arrival(user, model, patience, prompt),
             Move::FirstByte(pick) => Event::FirstByte { id: self.pick(pick) },
             Move::Progress(pick, tokens) => Event::Progress { id: self.pick(pick), tokens },
             Move::Complete(pick) => Event::Left { id: self.pick(pick), outcome: Outcome::Completed },
@@ -218,6 +189,37 @@ impl Run {
                 Event::Tick
             }
         }
+    }
+
+    fn arrival(&mut self, user: usize, model: usize, patience: u64, prompt: u64) -> Event {
+        self.arrived += 1;
+        let id = RequestId(self.arrived);
+        let deadline = self.now + Duration::from_millis(patience);
+        let known = Known {
+            user,
+            model,
+            deadline,
+            node: None,
+            has_first_byte: false,
+            is_abandoned: false,
+            attempts: 0,
+            excused: 0,
+        };
+        self.known.insert(id, known);
+        Event::Arrived(Arrival {
+            id,
+            user: USERS[user].into(),
+            weight: 1.0 + user as f64,
+            membership: (self.group_of)(user, self.arrived),
+            model: MODELS[model].into(),
+            prompt_tokens: prompt,
+            max_output: prompt.is_multiple_of(2).then_some(prompt),
+            known_output: None,
+            prefixes: Arc::new([Prefix { digest: prompt % 5, tokens: prompt as u32 / 2 }]),
+            route: Default::default(),
+            is_stream: !prompt.is_multiple_of(7),
+            deadline,
+        })
     }
 
     fn errand(&mut self, pick: usize, is_good: bool) -> Event {

@@ -85,6 +85,7 @@ impl World {
                 heard_at: self.now,
                 stalled_at: None,
                 worked: None,
+                writing: None,
             });
             self.waiting.push(id);
         }

@@ -1,0 +1,141 @@
+//! How long does a node take to read a prompt of a model? Measured from dispatch to the first token.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{line::Line, surprise::Surprises};
+
+/// How much each other request on the node slows down reading a prompt, before that was measured.
+const FIRST_SLOWDOWN: f64 = 0.5;
+const MOST_SLOWDOWN: f64 = 4.0;
+/// The weight of one sample in the slow-down.
+const SLOWDOWN_NEWS: f64 = 0.03;
+/// One measurement that differs from what was expected counts as no more than this factor.
+const MOST_AT_ONCE: f64 = 3.0;
+/// How far the line follows a change of the node's speed with one sample, as an exponent.
+const FOLLOWING: f64 = 0.75;
+/// How much of the line's weight is left then, so that the next samples put right what is still wrong.
+const KEPT_OF_OLD: f64 = 0.4;
+/// Shorter times tell nothing of a change, in seconds.
+const LEAST_SECONDS: f64 = 1e-3;
+
+/// The time of prompts by their length, without others on the node, and how much others lengthen it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Reading {
+    #[serde(flatten)]
+    line: Line,
+    #[serde(default = "first_slowdown")]
+    slowdown: f64,
+    #[serde(skip)]
+    surprises: Surprises,
+}
+
+fn first_slowdown() -> f64 {
+    FIRST_SLOWDOWN
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { line: Line::default(), slowdown: FIRST_SLOWDOWN, surprises: Surprises::default() }
+    }
+}
+
+impl Reading {
+    /// Seconds for a prompt of so many tokens on a node without other requests; `None` before the first measurement.
+    pub(crate) fn at(&self, tokens: f64) -> Option<f64> {
+        self.line.at(tokens)
+    }
+
+    /// Seconds for an empty prompt, and for each token.
+    pub(crate) fn straight(&self) -> Option<(f64, f64)> {
+        self.line.straight()
+    }
+
+    /// How much each other request lengthens the time.
+    pub(crate) fn slowdown(&self) -> f64 {
+        self.slowdown
+    }
+
+    /// The factor by which a prompt takes longer beside this many other requests.
+    pub(crate) fn stretch(&self, others: f64) -> f64 {
+        1.0 + self.slowdown * others
+    }
+
+    /// A prompt of so many tokens took `seconds` beside `others`.
+    pub(crate) fn observe(&mut self, tokens: f64, seconds: f64, others: f64) {
+        let sample = seconds / self.stretch(others);
+        let Some(expected) = self.line.at(tokens).map(|expected| expected.max(LEAST_SECONDS)) else {
+            self.line.observe(tokens, sample);
+            return;
+        };
+        let ratio = sample.max(LEAST_SECONDS) / expected;
+        if self.surprises.show_change(ratio, others) {
+            // The node has become faster or slower, and with it every prompt.
+            self.line.scale(ratio.powf(FOLLOWING));
+            self.line.fade(KEPT_OF_OLD);
+            self.line.observe(tokens, sample);
+            return;
+        }
+        if !self.surprises.is_surprised() {
+            let step = SLOWDOWN_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
+            self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
+        }
+        self.line.observe(tokens, sample.clamp(expected / MOST_AT_ONCE, expected * MOST_AT_ONCE));
+    }
+
+    /// Makes new samples weigh more.
+    pub(crate) fn fade(&mut self, kept: f64) {
+        self.line.fade(kept);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(a: f64, b: f64, share: f64) -> bool {
+        (a - b).abs() <= share * b.abs()
+    }
+
+    #[test]
+    fn a_node_that_became_ten_times_slower_and_recovers_is_known_within_five_prompts() {
+        let mut reading = Reading::default();
+        let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
+        let see = |reading: &mut Reading, count: usize, pace: f64| {
+            lengths.iter().cycle().take(count).for_each(|x| reading.observe(*x, pace * (0.2 + 0.001 * x), 0.0));
+        };
+        see(&mut reading, 60, 1.0);
+        assert!(close(reading.at(500.0).unwrap(), 0.7, 0.1), "{reading:?}");
+        see(&mut reading, 6, 10.0);
+        assert!(close(reading.at(500.0).unwrap(), 7.0, 0.25), "{reading:?}");
+        see(&mut reading, 6, 1.0);
+        assert!(close(reading.at(500.0).unwrap(), 0.7, 0.25), "{reading:?}");
+    }
+
+    #[test]
+    fn one_prompt_that_took_long_changes_little() {
+        let mut reading = Reading::default();
+        (0..40).for_each(|_| reading.observe(100.0, 1.0, 0.0));
+        reading.observe(100.0, 30.0, 0.0);
+        assert!(close(reading.at(100.0).unwrap(), 1.0, 0.25), "{reading:?}");
+    }
+
+    #[test]
+    fn how_much_others_lengthen_a_prompt_is_learned() {
+        let mut reading = Reading::default();
+        for round in 0..2000 {
+            let others = f64::from(round % 4);
+            reading.observe(100.0, 1.0 + 1.2 * others, others);
+        }
+        assert!(close(reading.at(100.0).unwrap() * reading.stretch(2.0), 3.4, 0.1), "{reading:?}");
+        assert!(close(reading.at(100.0).unwrap(), 1.0, 0.15), "{reading:?}");
+    }
+
+    #[test]
+    fn what_an_earlier_version_has_kept_is_understood() {
+        let kept = r#"{"weight":1.0,"mean_x":100.0,"mean_y":2.0,"variance":0.0,"covariance":0.0}"#;
+        let reading: Reading = serde_json::from_str(kept).unwrap();
+        assert!(close(reading.at(200.0).unwrap(), 4.0, 0.01) && reading.slowdown() == FIRST_SLOWDOWN);
+        let again: Reading = serde_json::from_str(&serde_json::to_string(&reading).unwrap()).unwrap();
+        assert_eq!(again, reading);
+    }
+}
