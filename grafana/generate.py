@@ -312,6 +312,9 @@ def fleet():
               [("sum by (role) (" + series("gateway_scheduler_role") + ")", "{{role}}"),
                ("max(" + series("gateway_scheduler_epoch") + ")", "epoch"),
                ("sum(" + series("gateway_scheduler_handovers") + ")", "handovers seen")], "none"),
+        graph("Link delay", "Round trip on each gateway's slowest link with another gateway. Clients of a gateway that does not "
+              "lead wait for two of them.",
+              [("max by (instance) (" + series("gateway_link_delay_seconds") + ")", "{{instance}}")], "s"),
         stat("Configuration", "Whether gateway.yaml was valid when last read. If not, the previous one stays in force; "
              "the log and POST /admin/reload name every mistake.",
              "min(" + series("gateway_config_last_reload_successful") + ")", "none",

@@ -1,13 +1,18 @@
 //! Which time does the gateway go by? The only place that reads the clock. Whatever decides takes a [`Moment`] (or an
 //! uptime) as an argument.
 //!
+//! Uptime includes the time that the machine slept. Leases run out meanwhile, and so do the slots that the other gateways
+//! grant to one that is silent: a gateway that wakes up must see that time has passed. So a machine that was suspended is
+//! like a process that was stopped, to every part.
+//!
 //! The wall clock that the rest of the code sees runs with the monotonic one. It follows the system's clock in small
 //! corrections. It follows a large step only once that has lasted, so that a clock that jumps briefly does not end a
 //! day.
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use limits::Moment;
+use rustix::time::{ClockId, clock_gettime};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -19,7 +24,8 @@ const LASTING: Duration = Duration::from_secs(300);
 /// A handle on the machine's clocks; all copies agree.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    started: Instant,
+    /// By [`since_boot`].
+    started: Duration,
     wall: &'static Wall,
 }
 
@@ -32,22 +38,25 @@ struct Wall {
 
 impl Clock {
     /// Starts counting the uptime.
-    #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
     pub fn start() -> Self {
         // It lives as long as the process, so every copy can refer to it.
         let wall = Box::leak(Box::new(Wall { started_ms: system_ms(), corrected_ms: AtomicI64::new(0) }));
-        Self { started: Instant::now(), wall }
+        Self { started: since_boot(), wall }
     }
 
     /// Monotonic time, which starts at one minute: the admissions of the last minute survive a restart, and need a
     /// place on this clock.
     pub fn uptime(&self) -> Duration {
-        self.started.elapsed() + Duration::from_secs(60)
+        self.elapsed() + Duration::from_secs(60)
+    }
+
+    fn elapsed(&self) -> Duration {
+        since_boot().saturating_sub(self.started)
     }
 
     /// Both clocks at once.
     pub fn now(&self) -> Moment {
-        let elapsed = self.started.elapsed();
+        let elapsed = self.elapsed();
         let elapsed_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
         let corrected_ms = self.wall.corrected_ms.load(Ordering::Relaxed);
         let unix_ms = self.wall.started_ms.saturating_add(elapsed_ms).saturating_add(corrected_ms);
@@ -80,6 +89,17 @@ impl Clock {
     pub fn correct(&self, by_ms: i64) {
         self.wall.corrected_ms.fetch_add(by_ms, Ordering::Relaxed);
     }
+}
+
+/// Monotonic time, also while the machine sleeps.
+fn since_boot() -> Duration {
+    // What Linux calls monotonic stands still in a sleep; elsewhere it does not.
+    #[cfg(target_os = "linux")]
+    let time = clock_gettime(ClockId::Boottime);
+    #[cfg(not(target_os = "linux"))]
+    let time = clock_gettime(ClockId::Monotonic);
+    let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or_default());
+    seconds.saturating_add(Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default()))
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]

@@ -25,6 +25,8 @@ pub struct Model {
     pub fits: Option<bool>,
     /// Where its link to the other gateways listens; none if it has no link that works.
     pub link: Option<String>,
+    /// When what it runs should be over, by the database's clock. If it falls silent, its slots stay taken until then.
+    pub busy_until_ms: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

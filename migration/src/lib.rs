@@ -20,6 +20,7 @@ mod m20261127_000300_user_fields;
 mod m20261127_000400_groups;
 mod m20261127_000500_maintenance;
 mod m20261127_000600_scheduler_lease;
+mod m20261127_000800_gateway_busy;
 mod m20261127_000900_usage_totals;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
@@ -49,6 +50,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000400_groups::Migration),
             Box::new(m20261127_000500_maintenance::Migration),
             Box::new(m20261127_000600_scheduler_lease::Migration),
+            Box::new(m20261127_000800_gateway_busy::Migration),
             Box::new(m20261127_000900_usage_totals::Migration),
         ]
     }

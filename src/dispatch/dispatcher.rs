@@ -13,6 +13,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::asking::Asking;
 use super::errand::Errand;
 use super::links::Links;
 use super::load_cost::LoadCost;
@@ -32,6 +33,9 @@ const ERRANDS: usize = 4096;
 
 /// A gateway among several that sees a grant only after this long was paused, and the slot may be somebody else's.
 const STALE: Duration = Duration::from_secs(2);
+
+/// Longest wait for the leader's word on a first byte. A link that is silent for 1.5 s is lost before that.
+const WORD_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A slot on a node, granted to a request.
 #[derive(Clone, Copy, Debug)]
@@ -91,6 +95,8 @@ pub(super) struct Core {
     /// Whether this gateway may be one of several with a common scheduler.
     pub(super) is_linkable: bool,
     pub(super) links: Links,
+    /// Questions for the leader go here; `None` without a link.
+    pub(super) asking: Option<mpsc::Sender<Asking>>,
     /// As it was last reported in the log.
     pub(super) told: Sharing,
     /// The last epoch by which this gateway led or followed; 0 before the first.
@@ -119,6 +125,7 @@ impl Dispatcher {
             coordinator,
             is_linkable: false,
             links: Links::default(),
+            asking: None,
             last_epoch: 0,
             handovers: 0,
             tickets: HashMap::new(),
@@ -399,8 +406,15 @@ impl Ticket {
         if answer != FirstByte::Asked {
             return answer == FirstByte::GoesOn;
         }
-        // The answer comes, or the link is lost, which is an answer as well.
-        while let Some(word) = self.words.recv().await {
+        // The answer comes, or the link is lost, which is an answer as well. A leader that keeps the link alive and yet says
+        // nothing must not hold the client: it is told that the attempt failed, so that the request waits again.
+        let deadline = tokio::time::Instant::now() + WORD_PATIENCE;
+        loop {
+            let Ok(word) = tokio::time::timeout_at(deadline, self.words.recv()).await else {
+                self.failed(Failure::Starved);
+                return false;
+            };
+            let Some(word) = word else { return false };
             match word {
                 Word::Began { attempt: number, goes_on } if number == attempt => return goes_on,
                 Word::Began { .. } => {}
@@ -411,7 +425,6 @@ impl Ticket {
                 }
             }
         }
-        false
     }
 
     /// How many requests waited when this one arrived, and when its first token was expected.

@@ -1,6 +1,7 @@
 //! Which links with other gateways are open, and how does a frame get onto one?
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -20,6 +21,8 @@ pub(super) struct Links {
 struct Open {
     number: u64,
     frames: mpsc::Sender<Frame>,
+    /// Of the last round trips, smoothed; `None` before the first.
+    round_trip: Option<Duration>,
 }
 
 impl Links {
@@ -28,13 +31,25 @@ impl Links {
     pub(super) fn open(&mut self, gateway: Arc<str>) -> (u64, mpsc::Receiver<Frame>) {
         let (frames, sent) = mpsc::channel(MOST_FRAMES);
         self.last += 1;
-        self.open.insert(gateway, Open { number: self.last, frames });
+        self.open.insert(gateway, Open { number: self.last, frames, round_trip: None });
         (self.last, sent)
     }
 
     /// Whether this link is the one in use with the gateway.
     pub(super) fn is_open(&self, gateway: &str, number: u64) -> bool {
         self.open.get(gateway).is_some_and(|open| open.number == number)
+    }
+
+    /// A round trip was measured. The latest counts for a quarter.
+    pub(super) fn took(&mut self, gateway: &str, number: u64, time: Duration) {
+        if let Some(open) = self.open.get_mut(gateway).filter(|open| open.number == number) {
+            open.round_trip = Some(open.round_trip.map_or(time, |before| (before * 3 + time) / 4));
+        }
+    }
+
+    /// The round trip of the slowest open link; zero without one.
+    pub(super) fn slowest(&self) -> Duration {
+        self.open.values().filter_map(|open| open.round_trip).max().unwrap_or_default()
     }
 
     pub(super) fn close(&mut self, gateway: &str) {
@@ -71,6 +86,18 @@ mod tests {
             count += 1;
         }
         assert_eq!(count, MOST_FRAMES);
+    }
+
+    #[test]
+    fn a_round_trip_is_that_of_the_link_in_use_and_goes_with_it() {
+        let mut links = Links::default();
+        let (first, _frames) = links.open("a".into());
+        links.took("a", first, Duration::from_millis(4));
+        links.took("a", first, Duration::from_millis(8));
+        assert_eq!(links.slowest(), Duration::from_millis(5));
+        let (_second, _frames) = links.open("a".into());
+        links.took("a", first, Duration::from_millis(9));
+        assert_eq!(links.slowest(), Duration::ZERO);
     }
 
     #[test]

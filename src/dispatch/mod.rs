@@ -1,4 +1,5 @@
 //! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands it issues.
+mod asking;
 mod dispatcher;
 mod errand;
 mod links;
@@ -6,9 +7,12 @@ mod load_cost;
 mod peers;
 mod sharer;
 mod sharing;
+mod sight;
 
+pub(crate) use asking::Asking;
 pub use dispatcher::{Dispatcher, Grant, Interruption, Ticket};
 pub use errand::Errand;
 pub use load_cost::LoadCost;
 pub use sharer::Sharer;
 pub use sharing::Sharing;
+pub use sight::{Question, Scope, Sight};

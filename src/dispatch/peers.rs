@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 
 use super::dispatcher::{Core, Dispatcher};
 use super::sharing::Sharing;
+use crate::store::Published;
 use cluster::{Candidate, Coordinator, Effect, Frame, LeaseNews, Neighbour, Peer, Role, Stance};
 
 impl Dispatcher {
@@ -28,10 +29,14 @@ impl Dispatcher {
     }
 
     /// The database shows these others. Returns what to publish.
-    pub(crate) fn observe(&self, peers: &[Peer]) -> Option<(Stance, Option<Arc<str>>)> {
+    pub(crate) fn observe(&self, peers: &[Peer]) -> Option<Published> {
         self.act(|coordinator, now| coordinator.observe(peers, now));
         let now = self.clock.uptime();
-        self.peek(|core| Some((core.coordinator.stance()?, core.coordinator.link(now).cloned())))
+        self.peek(|core| {
+            let coordinator = &core.coordinator;
+            let (stance, link) = (coordinator.stance()?, coordinator.link(now).cloned());
+            Some(Published { stance, link, busy: coordinator.member.busy(now) })
+        })
     }
 
     /// What was to be published is.
@@ -128,6 +133,16 @@ impl Dispatcher {
                 core.carry_out(effects, now);
             }
         });
+    }
+
+    /// A link's round trip was measured.
+    pub(crate) fn link_took(&self, gateway: &Arc<str>, number: u64, time: Duration) {
+        self.peek(|core| core.links.took(gateway, number, time));
+    }
+
+    /// The round trip of the slowest open link; zero without one.
+    pub fn link_delay(&self) -> Duration {
+        self.peek(|core| core.links.slowest())
     }
 
     /// How often leadership has changed, as far as this gateway has seen.

@@ -114,7 +114,7 @@ pub async fn requests(
     let _turn = reads.into_inner().turn(access.user().shared()).await?;
     let user = access.user().as_str();
     let recent = rows(&store, &recorder, access.usage_id(), &PageQuery::new(Some(RECENT), None)).await?.into_data();
-    let data = open_requests(&meters, &lifecycle.dispatcher, |request| &*request.user == user);
+    let data = open_requests(&meters, &lifecycle.dispatcher, |request| &*request.user == user).await;
     Ok(Json(OwnRequests { object: "list", data, recent }))
 }
 

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::time::rfc3339;
-use crate::dispatch::Dispatcher;
+use crate::dispatch::{Dispatcher, Question};
 use crate::relay::{Meters, OpenRequest};
 use scheduler::{Alternative, Kind, Pace, RequestId, Scheduler, Waiting};
 
@@ -67,16 +67,24 @@ pub struct OpenRecord {
 }
 
 /// The open requests that `is_wanted` takes, the oldest first.
-pub(super) fn open_requests(
+pub(super) async fn open_requests(
     meters: &Meters,
     dispatcher: &Dispatcher,
     is_wanted: impl Fn(&OpenRequest) -> bool,
 ) -> Vec<OpenRecord> {
     let mut wanted = meters.requests.all();
     wanted.retain(|request| is_wanted(request));
-    let waiting = dispatcher.waiting(PLACED).into_iter().enumerate();
-    let places: HashMap<Uuid, (usize, Waiting)> =
-        waiting.map(|(index, (request_id, waiting))| (request_id, (index + 1, waiting))).collect();
+    let is_waiting = wanted.iter().any(|request| request.stage().node.is_none());
+    let waiting = if is_waiting {
+        dispatcher.look(Question { waiting: PLACED, ..Question::default() }).await.waiting
+    } else {
+        Vec::new()
+    };
+    let places: HashMap<Uuid, (usize, Waiting)> = waiting
+        .into_iter()
+        .enumerate()
+        .map(|(index, waiting)| (Uuid::from_u128(waiting.id.0), (index + 1, waiting)))
+        .collect();
     let now = meters.clock.uptime();
     dispatcher.read(|scheduler| {
         let record =
@@ -96,8 +104,8 @@ pub(super) struct MostOpen {
     pub(super) waiting_left_out: usize,
 }
 
-/// At most `most` of the requests that run, and of those that wait.
-pub(super) fn open_now(meters: &Meters, dispatcher: &Dispatcher, most: usize) -> MostOpen {
+/// At most `most` of the requests that run, and of those that wait, which have their places in `queue`.
+pub(super) fn open_now(meters: &Meters, dispatcher: &Dispatcher, queue: Vec<Waiting>, most: usize) -> MostOpen {
     let (mut running, unordered): (Vec<_>, Vec<_>) =
         meters.requests.all().into_iter().partition(|request| request.stage().node.is_some());
     let mut unordered: BTreeMap<Uuid, Arc<OpenRequest>> =
@@ -105,9 +113,10 @@ pub(super) fn open_now(meters: &Meters, dispatcher: &Dispatcher, most: usize) ->
     let (all_running, all_waiting) = (running.len(), unordered.len());
     running.truncate(most);
     let mut waiting = Vec::with_capacity(most.min(all_waiting));
-    for (index, (request_id, place)) in dispatcher.waiting(most).into_iter().enumerate() {
-        // One that was granted a slot a moment ago is no longer told as one that waits.
-        waiting.extend(unordered.remove(&request_id).map(|request| (request, Some((index + 1, place)))));
+    for (index, place) in queue.into_iter().enumerate() {
+        // One that was granted a slot a moment ago is no longer told as one that waits; and others are at another gateway.
+        waiting
+            .extend(unordered.remove(&Uuid::from_u128(place.id.0)).map(|request| (request, Some((index + 1, place)))));
     }
     // Those that are about to enter the queue have no place yet.
     let placeless = most.saturating_sub(waiting.len());

@@ -164,6 +164,7 @@ pub async fn metrics(request: HttpRequest, lifecycle: Data<Lifecycle>) -> Result
                 is_settled: sharing.is_settled,
                 epoch: sharing.epoch.unwrap_or_default(),
                 handovers: lifecycle.dispatcher.handovers(),
+                link_delay: lifecycle.dispatcher.link_delay(),
             },
             outbox: lifecycle.recorder.copied().map(|copied| OutboxGauges {
                 waiting: copied.waiting,

@@ -11,6 +11,7 @@ use actix_tls::connect::{ConnectError, ConnectInfo, Connection};
 use awc::BoxedSocket;
 use awc::http::Uri;
 use awc::ws::{Codec, Frame, Message};
+use futures_util::stream::unfold;
 use futures_util::{SinkExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 
@@ -18,12 +19,15 @@ use super::context::LinkContext;
 use super::conversation::{Conversation, MOST_BYTES, PATIENCE};
 use super::handshake::{Challenge, Purpose, Welcome};
 use super::settings::host_and_port;
+use crate::dispatch::Asking;
 use cluster::{Candidate, Neighbour};
 
 /// The path of the link at the other gateway.
 const PATH: &str = "/link";
 /// The pause before a gateway looks again whom to call.
 const PAUSE: Duration = Duration::from_millis(50);
+/// Questions that are asked at a time.
+const QUESTIONS: usize = 4;
 /// The time between two calls of one that is missed.
 const SUMMON: Duration = Duration::from_millis(200);
 
@@ -33,7 +37,7 @@ type Socket = actix_codec::Framed<BoxedSocket, Codec>;
 pub async fn call(context: LinkContext, stop: CancellationToken) {
     let client = client();
     let working = async {
-        tokio::join!(follow(&client, &context), summon(&client, &context), tick(&context));
+        tokio::join!(follow(&client, &context), summon(&client, &context), look(&client, &context), tick(&context));
     };
     tokio::select! {
         () = stop.cancelled() => {}
@@ -104,6 +108,41 @@ async fn dial(client: &awc::Client, context: &LinkContext, candidate: &Candidate
         Some((socket, Conversation::new(context.dispatcher.clone(), leader, link)))
     };
     tokio::time::timeout(PATIENCE, shaking).await.ok().flatten()
+}
+
+/// Asks the leader what somebody wants to see, a few questions at a time. Each has a connection of its own, as an answer may
+/// be long and must not hold up the frames of the link.
+async fn look(client: &awc::Client, context: &LinkContext) {
+    let receiver = context.dispatcher.take_questions();
+    let questions = unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
+    let answering = questions.for_each_concurrent(QUESTIONS, |Asking { leader, question, mut answer }| async move {
+        let asking = tokio::time::timeout(PATIENCE, ask(client, context, &leader, question));
+        tokio::select! {
+            asked = asking => {
+                if let Ok(Some(text)) = asked {
+                    let _ = answer.send(text);
+                }
+            }
+            // Whoever asked has waited long enough.
+            () = answer.closed() => {}
+        }
+    });
+    answering.await;
+}
+
+async fn ask(client: &awc::Client, context: &LinkContext, leader: &Candidate, question: String) -> Option<String> {
+    let mut socket = connect(client, &leader.address).await.ok()?;
+    let challenge: Challenge = read(&mut socket).await?;
+    let hello = context.secret.hello(&context.own, Purpose::Look { question }, &challenge);
+    send(&mut socket, &hello).await?;
+    let welcome: Welcome = read(&mut socket).await?;
+    if !context.secret.accepts_welcome(&welcome, &hello) {
+        return None;
+    }
+    match socket.next().await {
+        Some(Ok(Frame::Text(text))) => String::from_utf8(text.to_vec()).ok(),
+        _ => None,
+    }
 }
 
 /// Looks after the gateways that a leader misses.

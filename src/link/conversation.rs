@@ -1,9 +1,10 @@
-//! What is said on a link that stands? Frames, as they come, in batches of JSON; and a heartbeat in between.
+//! What is said on a link that stands? Frames, as they come, in batches of JSON; and in between a heartbeat, which measures
+//! the round trip.
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use crate::dispatch::Dispatcher;
 use cluster::Frame;
@@ -25,6 +26,10 @@ pub(super) struct Conversation {
     frames: mpsc::Receiver<Frame>,
     heartbeat: Interval,
     batch: Vec<Frame>,
+    /// The last ping, and when it was sent.
+    ping: (u64, Instant),
+    /// The ping that the other end waits for an answer to.
+    to_answer: Option<u64>,
 }
 
 impl Conversation {
@@ -35,11 +40,16 @@ impl Conversation {
     ) -> Self {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { dispatcher, gateway, number, frames, heartbeat, batch: Vec::new() }
+        let ping = (0, Instant::now());
+        Self { dispatcher, gateway, number, frames, heartbeat, batch: Vec::new(), ping, to_answer: None }
     }
 
     /// The next message to send; `None` once the link is not in use any more. Nothing is lost if it is not awaited.
     pub(super) async fn next(&mut self) -> Option<String> {
+        if let Some(number) = self.to_answer.take() {
+            self.batch.push(Frame::Pong { number });
+            return self.message();
+        }
         tokio::select! {
             biased;
             count = self.frames.recv_many(&mut self.batch, MOST_FRAMES) => {
@@ -47,17 +57,35 @@ impl Conversation {
                     return None;
                 }
             }
-            _ = self.heartbeat.tick() => self.batch.push(Frame::Heartbeat),
+            _ = self.heartbeat.tick() => {
+                self.ping = (self.ping.0.wrapping_add(1), Instant::now());
+                self.batch.push(Frame::Ping { number: self.ping.0 });
+            }
         }
+        self.message()
+    }
+
+    fn message(&mut self) -> Option<String> {
         let message = serde_json::to_string(&self.batch).ok();
         self.batch.clear();
         message
     }
 
     /// Takes a message in. False if it is none, or the link is not in use any more.
-    pub(super) fn hear(&self, message: &[u8]) -> bool {
+    pub(super) fn hear(&mut self, message: &[u8]) -> bool {
         match serde_json::from_slice::<Vec<Frame>>(message) {
-            Ok(frames) => self.dispatcher.said(&self.gateway, self.number, frames),
+            Ok(frames) => {
+                for frame in &frames {
+                    match frame {
+                        Frame::Ping { number } => self.to_answer = Some(*number),
+                        Frame::Pong { number } if *number == self.ping.0 => {
+                            self.dispatcher.link_took(&self.gateway, self.number, self.ping.1.elapsed());
+                        }
+                        _ => {}
+                    }
+                }
+                self.dispatcher.said(&self.gateway, self.number, frames)
+            }
             Err(error) => {
                 tracing::warn!(gateway = &*self.gateway, %error, "another gateway says what this version does not know");
                 false

@@ -30,6 +30,11 @@ pub(super) enum Purpose {
         /// The epoch of its lease.
         epoch: u64,
     },
+    /// To see the state of the listener's scheduler.
+    Look {
+        /// What it wants to see.
+        question: String,
+    },
 }
 
 /// The caller's answer.
@@ -116,6 +121,7 @@ fn words(purpose: &Purpose) -> String {
     match purpose {
         Purpose::Follow => "follow".to_owned(),
         Purpose::Summon { address, epoch } => format!("summon {epoch} {address}"),
+        Purpose::Look { question } => format!("look {question}"),
     }
 }
 

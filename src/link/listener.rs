@@ -95,6 +95,15 @@ async fn shake(session: &mut Session, stream: &mut MessageStream, context: &Link
             context.dispatcher.lease(LeaseNews::Taken(candidate));
             None
         }
+        Purpose::Look { question } => {
+            let answer = context.dispatcher.answer(question).filter(|answer| answer.len() <= MOST_BYTES)?;
+            let welcome = context.secret.welcome(&context.own, context.dispatcher.welcomes()?, &hello);
+            session.text(serde_json::to_string(&welcome).ok()?).await.ok()?;
+            session.text(answer).await.ok()?;
+            // The caller hangs up when it has read the answer.
+            drop(stream.recv().await);
+            None
+        }
         Purpose::Follow => {
             let epoch = context.dispatcher.welcomes()?;
             let welcome = context.secret.welcome(&context.own, epoch, &hello);

@@ -60,6 +60,7 @@ pub(super) struct Families {
     pub(super) scheduler_role: IntGaugeVec,
     pub(super) scheduler_epoch: IntGauge,
     pub(super) scheduler_handovers: IntGauge,
+    pub(super) link_delay: Gauge,
 }
 
 /// Declares families in one registry, adding the common prefix.
@@ -259,6 +260,11 @@ impl Families {
             scheduler_handovers: declare.int_gauge(
                 "scheduler_handovers",
                 "How often another gateway began to lead since this one started.",
+            )?,
+            link_delay: declare.gauge(
+                "link_delay_seconds",
+                "Round trip on the slowest link with another gateway, smoothed; 0 without a link. A request at a gateway that \
+                 follows waits for one round trip before it gets a slot, and for one before its first byte.",
             )?,
         })
     }

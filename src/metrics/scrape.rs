@@ -1,5 +1,6 @@
 //! How does the present state get into the metrics? It is taken over whenever Prometheus asks.
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use prometheus::{Encoder, IntCounterVec, TextEncoder};
 
@@ -36,11 +37,20 @@ pub struct ClusterGauges {
     pub epoch: u64,
     /// Changes of leadership.
     pub handovers: u64,
+    /// The round trip of the slowest open link; zero without one.
+    pub link_delay: Duration,
 }
 
 impl Default for ClusterGauges {
     fn default() -> Self {
-        Self { role: ("alone", &["alone"]), gateways: 1, is_settled: true, epoch: 0, handovers: 0 }
+        Self {
+            role: ("alone", &["alone"]),
+            gateways: 1,
+            is_settled: true,
+            epoch: 0,
+            handovers: 0,
+            link_delay: Duration::ZERO,
+        }
     }
 }
 
@@ -108,7 +118,8 @@ impl Metrics {
     }
 
     fn set_cluster(&self, cluster: &ClusterGauges) {
-        let ClusterGauges { role: (role, roles), gateways, is_settled, epoch, handovers } = *cluster;
+        let ClusterGauges { role: (role, roles), gateways, is_settled, epoch, handovers, link_delay } = *cluster;
+        self.families.link_delay.set(link_delay.as_secs_f64());
         self.families.sharing_gateways.set(to_i64(gateways));
         self.families.sharing_settled.set(i64::from(is_settled));
         for word in roles {

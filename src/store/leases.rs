@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use self::broker::Ask;
 pub use self::broker::{Broker, NotLeased};
 use self::line::Line;
-pub use self::stances::Stances;
+pub use self::stances::{Published, Stances};
 use self::table::Table;
 use super::accounts::Accounts;
 use super::database::Store;

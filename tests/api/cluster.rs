@@ -141,3 +141,36 @@ async fn a_gateway_without_a_link_makes_all_divide_the_slots() {
     second.stop().await;
     first.stop().await;
 }
+
+#[actix_rt::test]
+async fn any_gateway_shows_what_the_one_that_schedules_sees() {
+    let simulated = slow_node(1, 50.0).await;
+    let Some((apps, key)) = three(&simulated, 1).await else { return };
+    let held = apps[1].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
+    eventually("it runs", || simulated.stats().in_flight == 1).await;
+    let waits = apps[2].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
+    wait_for("the other one waits at the leader", async || queue(&apps[0]).await["queued"] == 1).await;
+    let waiting = queue(&apps[0]).await["data"][0]["request_id"].as_str().unwrap().to_owned();
+    for app in &apps {
+        let queue = queue(app).await;
+        assert_eq!((&queue["scope"], &queue["queued"], &queue["in_flight"]), (&"all".into(), &1.into(), &1.into()));
+        assert_eq!(queue["data"][0]["request_id"], waiting);
+        assert_eq!(queue["data"][0]["waits_for"]["node"], "a");
+        let nodes = app.get("/admin/nodes", ADMIN_KEY).await.json();
+        let node = &nodes["data"][0];
+        assert_eq!((&nodes["scope"], &node["in_flight"], &node["queue"]), (&"all".into(), &1.into(), &1.into()));
+        assert!(node["models"].as_array().is_some_and(|models| !models.is_empty()), "{node}");
+    }
+    let story = apps[2].get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
+    assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
+    assert_eq!(story["steps"][0]["options"][0]["node"], "a");
+    let own = apps[2].get("/v1/me/requests", &key).await.json();
+    assert_eq!(own["data"][0]["position"], 1, "{own}");
+    let metrics = apps[1].get("/metrics", ADMIN_KEY).await.text().to_owned();
+    let delay = metrics.lines().find_map(|line| line.strip_prefix("gateway_link_delay_seconds ")).unwrap().to_owned();
+    assert!(delay.parse::<f64>().is_ok_and(|seconds| seconds > 0.0 && seconds < 1.5), "{delay}");
+    drop((held, waits));
+    for app in apps {
+        app.stop().await;
+    }
+}

@@ -14,6 +14,7 @@ STAYS_ZERO = {
     **{f"gw-fleet / Usage rows on their way / {what}": "this gateway needs no Postgres" for what in "BC"},
     "gw-fleet / Usage rows on their way / D": "sums agree with their rows",
     **{f"gw-fleet / Who schedules / {what}": "this gateway is alone, without a lease" for what in "BC"},
+    "gw-fleet / Link delay / A": "this gateway has no link",
     "gw-fleet / Certificate / A": "this gateway speaks no TLS",
     "gw-node / Not believed / B": "no node of this load reports impossible counts",
 }

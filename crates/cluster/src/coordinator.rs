@@ -79,8 +79,8 @@ impl Coordinator {
             self.withdrawn_until = now + WITHDRAWN;
         }
         let links = peers.iter().map(|peer| {
-            let (gateway, silent) = (peer.gateway.clone(), peer.silent);
-            Some(Neighbour { gateway, address: peer.link.clone()?, silent })
+            let (gateway, silent, busy) = (peer.gateway.clone(), peer.silent, peer.busy);
+            Some(Neighbour { gateway, address: peer.link.clone()?, silent, busy })
         });
         let neighbours: Option<Vec<Neighbour>> = links.collect();
         match neighbours.filter(|_| self.link(now).is_some()) {

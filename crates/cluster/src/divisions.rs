@@ -133,6 +133,7 @@ impl World {
                 stance: Some(row.stance.clone()),
                 link: None,
                 silent: self.now - row.at,
+                busy: Duration::ZERO,
             })
         });
         there.collect()

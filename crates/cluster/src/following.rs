@@ -25,7 +25,7 @@ impl Member {
 
     fn hear_leader(&mut self, frame: Frame, now: Time, effects: &mut Vec<Effect>) {
         match frame {
-            Frame::Grant { id, node, attempt } => self.granted(id, &node, attempt, now, effects),
+            Frame::Grant { id, node, attempt, takes } => self.granted((id, &node, attempt), now + takes, now, effects),
             Frame::Refuse { id, refusal } if self.ledger.get(id).is_some() => {
                 self.ledger.end(id);
                 effects.push(Effect::Decided(Decision::Refuse { id, refusal }));
@@ -53,7 +53,14 @@ impl Member {
     }
 
     /// The leader grants a slot. Every grant is used or answered, unless the request has left: the leader hears of that.
-    fn granted(&mut self, id: RequestId, name: &str, attempt: u32, now: Time, effects: &mut Vec<Effect>) {
+    /// `until`: when the attempt should be over.
+    fn granted(
+        &mut self,
+        (id, name, attempt): (RequestId, &str, u32),
+        until: Time,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
         let Role::Following { leader, .. } = &self.role else { return };
         let gateway = leader.clone();
         if self.ledger.get(id).is_none_or(|carried| carried.sent.is_some()) {
@@ -61,7 +68,7 @@ impl Member {
         }
         match self.scheduler.find_node(name) {
             Some(node) => {
-                self.ledger.send(id, name.into(), attempt, now);
+                self.ledger.send(id, name.into(), attempt, now, until);
                 effects.push(Effect::Decided(Decision::Dispatch { id, node, attempt }));
             }
             None => {

@@ -13,6 +13,10 @@ pub enum Frame {
     Report {
         /// The oldest first.
         requests: Vec<Reported>,
+        /// Whether it was silent for so long that some of what it takes for running may have ended, and its slot may be
+        /// somebody else's.
+        #[serde(default)]
+        has_lapsed: bool,
     },
     /// Follower to leader: a request arrived.
     Arrived {
@@ -78,6 +82,9 @@ pub enum Frame {
         node: String,
         /// Starts at 1.
         attempt: u32,
+        /// How long it should take, with a margin.
+        #[serde(default)]
+        takes: Duration,
     },
     /// Leader to follower: refuse the client.
     Refuse {
@@ -102,6 +109,16 @@ pub enum Frame {
     },
     /// Both ways: the sender is alive.
     Heartbeat,
+    /// Both ways: the same, to be answered at once.
+    Ping {
+        /// Comes back in the answer.
+        number: u64,
+    },
+    /// Both ways: the answer.
+    Pong {
+        /// That of the question.
+        number: u64,
+    },
 }
 
 /// A request, as it travels to the leader.

@@ -11,6 +11,12 @@ use crate::{
     role::{Effect, Neighbour, Role},
 };
 
+/// What a request is expected to need still is multiplied by this.
+const MARGIN: f64 = 2.0;
+/// No slot stays taken for longer than this on account of a gateway that is silent; and for as long if nobody can tell
+/// how long its request takes.
+const MOST_REST: Time = Time::from_secs(600);
+
 impl Member {
     /// Gateways that a leader waits for or has lost. The shell looks whether they still listen, and tells them whom to
     /// follow.
@@ -36,6 +42,8 @@ impl Member {
     /// Nothing runs at a gateway any more.
     pub(crate) fn forget(&mut self, gateway: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
         self.missing.remove(gateway);
+        self.busy_until.remove(gateway);
+        self.lost.remove(gateway);
         for id in self.requests_of(gateway) {
             self.end_remote(id, now, effects);
         }
@@ -47,7 +55,7 @@ impl Member {
         for decision in self.scheduler.handle(event, now) {
             let owner = request_of(&decision).and_then(|id| self.remote.get(&id).cloned());
             match owner {
-                Some(owner) => self.tell(owner, decision, effects),
+                Some(owner) => self.tell(owner, decision, now, effects),
                 None => {
                     if self.can_join {
                         self.take_note(&decision, now);
@@ -63,7 +71,7 @@ impl Member {
         match decision {
             Decision::Dispatch { id, node, attempt } => {
                 let node = self.scheduler.node_name(*node).unwrap_or_default().into();
-                self.ledger.send(*id, node, *attempt, now);
+                self.ledger.send(*id, node, *attempt, now, now + self.rest_of(*id, now));
             }
             Decision::Refuse { id, .. } => self.ledger.end(*id),
             Decision::Abandon { id } if !self.scheduler.is_running(*id) => self.ledger.wait(*id),
@@ -71,11 +79,16 @@ impl Member {
         }
     }
 
-    fn tell(&mut self, gateway: Arc<str>, decision: Decision, effects: &mut Vec<Effect>) {
+    /// How much longer a running request should take, with a margin: estimates are never exact.
+    fn rest_of(&self, id: RequestId, now: Time) -> Time {
+        self.scheduler.expected_rest(id, now).map_or(MOST_REST, |rest| rest.mul_f64(MARGIN).min(MOST_REST))
+    }
+
+    fn tell(&mut self, gateway: Arc<str>, decision: Decision, now: Time, effects: &mut Vec<Effect>) {
         let frame = match decision {
             Decision::Dispatch { id, node, attempt } => {
                 let node = self.scheduler.node_name(node).unwrap_or_default().to_owned();
-                Frame::Grant { id, node, attempt }
+                Frame::Grant { id, node, attempt, takes: self.rest_of(id, now) }
             }
             Decision::Refuse { id, refusal } => {
                 self.remote.remove(&id);
@@ -91,7 +104,9 @@ impl Member {
     }
 
     pub(crate) fn hear_follower(&mut self, gateway: &Arc<str>, frame: Frame, now: Time, effects: &mut Vec<Effect>) {
-        if let Frame::Report { requests } = frame {
+        if let Frame::Report { requests, has_lapsed } = frame {
+            // While slots are withheld, nothing may follow what it reports: that may have ended long ago.
+            self.has_lapsed |= has_lapsed && self.is_gathering();
             return self.reported(gateway, requests, now, effects);
         }
         let Some(heard_at) = self.followers.get_mut(gateway) else {
@@ -144,6 +159,7 @@ impl Member {
     /// A gateway reports all that it carries. That replaces what was known of it; meanwhile nobody gets a slot.
     fn reported(&mut self, gateway: &Arc<str>, requests: Vec<Reported>, now: Time, effects: &mut Vec<Effect>) {
         let before = self.scheduler.reach().clone();
+        let before = if self.has_lapsed { Reach::Nothing } else { before };
         self.reach(Reach::Nothing, now, effects);
         for id in self.requests_of(gateway) {
             self.end_remote(id, now, effects);
@@ -161,6 +177,8 @@ impl Member {
             }
         }
         self.missing.remove(gateway);
+        self.busy_until.remove(gateway);
+        self.lost.remove(gateway);
         self.reach(before, now, effects);
         self.open_up(now, effects);
     }
@@ -170,9 +188,12 @@ impl Member {
         if self.followers.remove(gateway).is_none() {
             return;
         }
+        self.expect_back(gateway, now);
+        self.lost.insert(gateway.clone());
         for id in self.requests_of(gateway) {
             if self.scheduler.is_running(id) {
-                self.orphans.insert(id, now);
+                let until = now + self.rest_of(id, now).max(DARK);
+                self.orphans.insert(id, until);
             } else {
                 self.end_remote(id, now, effects);
             }
@@ -181,17 +202,18 @@ impl Member {
 
     /// Ends the patience with silent gateways.
     pub(crate) fn end_patience(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let is_long_silent = |gateway: &Arc<str>, since: Time| {
+        let is_long_silent = |gateway: &Arc<str>| {
             let neighbour = self.neighbours.iter().find(|neighbour| neighbour.gateway == *gateway);
             let silent = |it: &Neighbour| it.silent + now.saturating_sub(self.met_at);
-            now >= since + DARK && neighbour.is_none_or(|neighbour| silent(neighbour) >= DARK)
+            let is_busy = self.busy_until.get(gateway).is_some_and(|until| now < *until);
+            !is_busy && neighbour.is_none_or(|neighbour| silent(neighbour) >= DARK)
         };
-        let is_over = |(id, since): (&RequestId, &Time)| {
+        let is_over = |(id, until): (&RequestId, &Time)| {
             let owner = self.remote.get(id);
-            owner.is_none_or(|owner| is_long_silent(owner, *since)).then_some(*id)
+            owner.is_none_or(|owner| now >= *until && is_long_silent(owner)).then_some(*id)
         };
         let over: Vec<RequestId> = self.orphans.iter().filter_map(is_over).collect();
-        let given_up = self.missing.iter().filter(|(gateway, since)| is_long_silent(gateway, **since));
+        let given_up = self.missing.iter().filter(|(gateway, since)| now >= **since + DARK && is_long_silent(gateway));
         let given_up: Vec<Arc<str>> = given_up.map(|(gateway, _)| gateway.clone()).collect();
         over.into_iter().for_each(|id| self.end_remote(id, now, effects));
         given_up.iter().for_each(|gateway| _ = self.missing.remove(gateway));
@@ -201,12 +223,16 @@ impl Member {
     /// Uses every slot, once everybody who may be using some has reported.
     pub(crate) fn open_up(&mut self, now: Time, effects: &mut Vec<Effect>) {
         if matches!(self.role, Role::Leading { .. }) && self.missing.is_empty() {
+            self.has_lapsed = false;
             self.reach(Reach::Whole, now, effects);
         }
     }
 
     /// A leader that leads no more forgets the others' requests: their gateways know them.
     pub(crate) fn forget_followers(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        for gateway in self.followers.keys().cloned().collect::<Vec<_>>() {
+            self.expect_back(&gateway, now);
+        }
         for id in std::mem::take(&mut self.remote).into_keys() {
             self.decide(Event::Left { id, outcome: Outcome::Cancelled }, now, effects);
         }
@@ -221,6 +247,13 @@ impl Member {
         for id in self.orphans.keys().copied().collect::<Vec<_>>() {
             self.decide(Event::Stalled { id }, now, effects);
         }
+    }
+
+    /// A gateway is out of sight. Even if the database does not show it any more, it may be using slots for a while.
+    fn expect_back(&mut self, gateway: &Arc<str>, now: Time) {
+        let running = self.requests_of(gateway).into_iter().filter(|id| self.scheduler.is_running(*id));
+        let rest = running.map(|id| self.rest_of(id, now)).fold(DARK, Time::max);
+        self.busy_until.insert(gateway.clone(), now + rest);
     }
 
     fn end_remote(&mut self, id: RequestId, now: Time, effects: &mut Vec<Effect>) {

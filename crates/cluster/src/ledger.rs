@@ -12,6 +12,8 @@ use crate::frame::{Reported, ReportedAttempt, Travelling};
 pub(crate) struct Sent {
     pub(crate) node: Arc<str>,
     pub(crate) sent_at: Time,
+    /// When it should be over.
+    pub(crate) until: Time,
     pub(crate) began_at: Option<Time>,
     pub(crate) tokens: u64,
     /// The leader was asked whether the client may have the first byte, and has not answered.
@@ -75,11 +77,11 @@ impl Ledger {
         }
     }
 
-    /// A request was sent to a node.
-    pub(crate) fn send(&mut self, id: RequestId, node: Arc<str>, attempt: u32, now: Time) {
+    /// A request was sent to a node, where it should be over at `until`.
+    pub(crate) fn send(&mut self, id: RequestId, node: Arc<str>, attempt: u32, now: Time, until: Time) {
         if let Some(carried) = self.carried.get_mut(&id) {
             carried.attempts = attempt;
-            carried.sent = Some(Sent { node, sent_at: now, began_at: None, tokens: 0, is_asked: false });
+            carried.sent = Some(Sent { node, sent_at: now, until, began_at: None, tokens: 0, is_asked: false });
         }
     }
 
@@ -101,6 +103,11 @@ impl Ledger {
         let asked: Vec<_> = asked.map(|(id, carried)| (*id, carried.attempts)).collect();
         asked.iter().for_each(|(id, _)| self.wait(*id));
         asked
+    }
+
+    /// When the last of what runs should be over; `None` if nothing runs.
+    pub(crate) fn busy_until(&self) -> Option<Time> {
+        self.carried.values().filter_map(|carried| Some(carried.sent.as_ref()?.until)).max()
     }
 
     /// Everything, for a leader; the oldest first, so that the queue keeps the order of arrival.

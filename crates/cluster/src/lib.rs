@@ -17,6 +17,7 @@ mod leading;
 mod ledger;
 mod member;
 mod membership;
+mod outlook;
 mod role;
 #[cfg(test)]
 mod schedules;

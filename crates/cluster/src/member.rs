@@ -36,7 +36,8 @@ use crate::{
 const HEARD: Duration = Duration::from_millis(1200);
 /// How long a gateway uses the slots that it held, with neither a leader nor the database.
 const HOLDS: Duration = Duration::from_secs(10);
-/// How long a silent gateway keeps the slots that it may be using. Longer than [`HOLDS`] by what an answer takes.
+/// How long a silent gateway keeps the slots that it may be using at least; longer if what ran there needs longer.
+/// Longer than [`HOLDS`] by what an answer takes.
 pub(crate) const DARK: Duration = Duration::from_secs(30);
 /// How long a gateway is without a leader and without the database before it uses its share of the slots. By then, what
 /// the others began in the last [`HOLDS`] should have ended, wherever they lost their leader last.
@@ -61,25 +62,33 @@ pub struct Member {
     pub(crate) neighbours: Vec<Neighbour>,
     /// When the database last said who they are.
     pub(crate) met_at: Time,
-    candidate: Option<Candidate>,
+    pub(crate) candidate: Option<Candidate>,
     /// The latest epoch heard of.
-    epoch: u64,
+    pub(crate) epoch: u64,
     lease_until: Time,
     /// When it last led, or followed.
     contact_at: Time,
-    is_retiring: bool,
+    /// Since when it has been awake, without a pause of [`PAUSED`].
+    awake_since: Time,
+    /// Whether it was out of contact for so long that what it held may be somebody else's.
+    pub(crate) has_lapsed: bool,
+    pub(crate) is_retiring: bool,
     fallback: Reach,
     ticked_at: Time,
     /// Of a leader: when each follower was last heard.
     pub(crate) followers: BTreeMap<Arc<str>, Time>,
     /// Of a leader: the gateway of each request that is not its own.
     pub(crate) remote: BTreeMap<RequestId, Arc<str>>,
-    /// Of a leader: what ran at gateways whose link was lost, and since when.
+    /// When what ran at other gateways should be over, by what they or their leader knew last.
+    pub(crate) busy_until: BTreeMap<Arc<str>, Time>,
+    /// Of a leader: what ran at gateways whose link was lost, and until when it keeps its slots at least.
     pub(crate) orphans: BTreeMap<RequestId, Time>,
     /// Of a leader: gateways that may be running something unknown, and since when they are waited for.
     pub(crate) missing: BTreeMap<Arc<str>, Time>,
     /// Of a leader: gateways known to be dead since it began to lead.
     pub(crate) dead: BTreeSet<Arc<str>>,
+    /// Of a leader: gateways that followed it, and may follow another one now.
+    pub(crate) lost: BTreeSet<Arc<str>>,
 }
 
 impl Member {
@@ -97,58 +106,19 @@ impl Member {
             epoch: 0,
             lease_until: Time::ZERO,
             contact_at: Time::ZERO,
+            awake_since: Time::ZERO,
+            has_lapsed: false,
             is_retiring: false,
             fallback: Reach::Nothing,
             ticked_at: Time::ZERO,
             followers: BTreeMap::new(),
             remote: BTreeMap::new(),
+            busy_until: BTreeMap::new(),
             orphans: BTreeMap::new(),
             missing: BTreeMap::new(),
             dead: BTreeSet::new(),
+            lost: BTreeSet::new(),
         }
-    }
-
-    // What it is.
-
-    /// The scheduler of this process. A follower's knows the nodes but no requests.
-    pub fn scheduler(&self) -> &Scheduler {
-        &self.scheduler
-    }
-
-    /// The same, for what is not an event.
-    pub fn scheduler_mut(&mut self) -> &mut Scheduler {
-        &mut self.scheduler
-    }
-
-    /// Its present role.
-    pub fn role(&self) -> &Role {
-        &self.role
-    }
-
-    /// The gateway to link with, if this one should follow.
-    pub fn target(&self) -> Option<&Candidate> {
-        let is_worth = |candidate: &&Candidate| candidate.epoch >= self.epoch && candidate.gateway != self.own;
-        self.candidate.as_ref().filter(|_| matches!(self.role, Role::Seeking { .. })).filter(is_worth)
-    }
-
-    /// Whether to ask for the lease.
-    pub fn wants_lease(&self) -> bool {
-        !self.is_retiring && matches!(self.role, Role::Seeking { .. } | Role::Leading { .. })
-    }
-
-    /// The epoch of the lease that it holds, or held last; 0 if it never did.
-    pub fn own_epoch(&self) -> u64 {
-        self.epoch
-    }
-
-    /// Gateways linked to this leader.
-    pub fn follower_count(&self) -> usize {
-        self.followers.len()
-    }
-
-    /// Of a leader: whether some slots are withheld, because a gateway that may be using them has not reported.
-    pub fn is_gathering(&self) -> bool {
-        matches!(self.role, Role::Leading { .. }) && *self.scheduler.reach() == Reach::Held
     }
 
     // What happens to it.
@@ -188,7 +158,7 @@ impl Member {
 
     /// Something happened to one of this gateway's requests, or to a node.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Effect> {
-        let mut effects = Vec::new();
+        let mut effects = self.wake(now);
         self.check_lease(now, &mut effects);
         if let Role::Following { leader, .. } = &self.role {
             let gateway = leader.clone();
@@ -220,7 +190,7 @@ impl Member {
 
     /// The first byte of an attempt is here. May the client have it?
     pub fn first_byte(&mut self, id: RequestId, attempt: u32, now: Time) -> (FirstByte, Vec<Effect>) {
-        let mut effects = Vec::new();
+        let mut effects = self.wake(now);
         self.check_lease(now, &mut effects);
         let runs = if self.can_join { self.ledger.runs(id, attempt) } else { self.scheduler.runs(id, attempt) };
         if !runs {
@@ -240,9 +210,15 @@ impl Member {
 
     /// The other gateways that live, by the database.
     pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
+        let mut effects = self.tick(now);
         let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
         self.met_at = now;
-        let mut effects = self.tick(now);
+        self.busy_until.retain(|_, until| now < *until);
+        for Neighbour { gateway, busy, .. } in &self.neighbours {
+            let until = self.busy_until.entry(gateway.clone()).or_default();
+            *until = (*until).max(now + *busy);
+        }
+        effects.extend(self.tick(now));
         let is_gone = |old: &&Neighbour| !self.neighbours.iter().any(|neighbour| neighbour.gateway == old.gateway);
         // Silence takes longer: it has said goodbye, and nothing runs there any more.
         let has_left = |old: &&Neighbour| is_gone(old) && old.silent + now.saturating_sub(met_at) < LEAVES;
@@ -291,13 +267,14 @@ impl Member {
             return effects;
         }
         (self.epoch, self.ticked_at) = (epoch, now);
+        let has_lapsed = std::mem::take(&mut self.has_lapsed);
         self.reach(Reach::Nothing, now, &mut effects);
         for id in self.ledger.ids() {
             // There is no slot to use, so nothing follows from it.
             self.scheduler.handle(Event::Left { id, outcome: Outcome::Cancelled }, now);
         }
         self.role = Role::Following { epoch, leader: leader.clone() };
-        let frame = Frame::Report { requests: self.ledger.report(now) };
+        let frame = Frame::Report { requests: self.ledger.report(now), has_lapsed };
         effects.push(Effect::Say { gateway: leader, frame });
         effects
     }
@@ -326,6 +303,9 @@ impl Member {
         let mut effects = Vec::new();
         let was_paused = now > self.ticked_at + PAUSED;
         self.ticked_at = now;
+        if was_paused {
+            self.awake_since = now;
+        }
         self.check_lease(now, &mut effects);
         match self.role {
             Role::Following { .. } if was_paused => self.seek(now, &mut effects),
@@ -334,10 +314,9 @@ impl Member {
                 self.end_patience(now, &mut effects);
             }
             Role::Seeking { .. } => {
-                let cut_off = now.saturating_sub(self.contact_at.max(self.met_at));
-                let reach = match cut_off {
-                    cut_off if cut_off < HOLDS => Reach::Held,
-                    cut_off if cut_off < FALLBACK => Reach::Nothing,
+                let reach = match now.saturating_sub(self.contact_at.max(self.met_at).max(self.awake_since)) {
+                    cut_off if cut_off < FALLBACK => self.held(now),
+                    _ if self.busy_until.values().any(|until| now < *until) => Reach::Nothing,
                     _ => self.fallback.clone(),
                 };
                 self.reach(reach, now, &mut effects);
@@ -346,6 +325,11 @@ impl Member {
             Role::Local => {}
         }
         effects
+    }
+
+    /// After a pause, learns of it before anything else.
+    fn wake(&mut self, now: Time) -> Vec<Effect> {
+        if self.can_join && now > self.ticked_at + PAUSED { self.tick(now) } else { Vec::new() }
     }
 
     /// The slots that it may use when it has been without a leader and without the database for long.
@@ -359,8 +343,12 @@ impl Member {
         self.epoch = epoch;
         self.role = Role::Leading { epoch };
         self.dead.clear();
-        self.missing = self.neighbours.iter().map(|neighbour| (neighbour.gateway.clone(), now)).collect();
-        self.reach(Reach::Held, now, effects);
+        self.lost.clear();
+        self.busy_until.retain(|_, until| now < *until);
+        let others = self.neighbours.iter().map(|neighbour| &neighbour.gateway).chain(self.busy_until.keys());
+        self.missing = others.map(|gateway| (gateway.clone(), now)).collect();
+        let held = self.held(now);
+        self.reach(held, now, effects);
         self.open_up(now, effects);
     }
 
@@ -380,7 +368,14 @@ impl Member {
             }
             Role::Local | Role::Seeking { .. } => {}
         }
-        self.reach(Reach::Held, now, effects);
+        let held = self.held(now);
+        self.reach(held, now, effects);
+    }
+
+    /// The slots that it holds are nobody else's, unless it was out of contact for too long.
+    fn held(&mut self, now: Time) -> Reach {
+        self.has_lapsed |= now >= self.contact_at.max(self.met_at) + HOLDS;
+        if self.has_lapsed { Reach::Nothing } else { Reach::Held }
     }
 
     /// A leader whose lease has ended, and who may have been replaced, stops deciding.
@@ -392,7 +387,7 @@ impl Member {
             let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
             heard || self.dead.contains(&neighbour.gateway)
         };
-        if !self.neighbours.iter().all(is_heard) {
+        if !self.neighbours.iter().all(is_heard) || !self.lost.is_empty() {
             self.seek(now, effects);
         }
     }

@@ -57,6 +57,8 @@ pub struct Peer {
     pub link: Option<Arc<str>>,
     /// How long ago it last told the database that it is alive.
     pub silent: Duration,
+    /// How much longer what it ran then should take, from now on.
+    pub busy: Duration,
 }
 
 /// One gateway's view of the division.
@@ -175,7 +177,7 @@ mod tests {
 
     fn peer(gateway: &str, division: Division, fits: bool) -> Peer {
         let stance = Some(Stance { division, fits });
-        Peer { gateway: gateway.into(), stance, link: None, silent: Duration::ZERO }
+        Peer { gateway: gateway.into(), stance, link: None, silent: Duration::ZERO, busy: Duration::ZERO }
     }
 
     /// Observes and publishes; everything that runs fits.

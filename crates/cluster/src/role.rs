@@ -54,6 +54,8 @@ pub struct Neighbour {
     pub address: Arc<str>,
     /// How long ago it last told the database that it is alive.
     pub silent: Time,
+    /// How much longer what it ran then should take, from now on.
+    pub busy: Time,
 }
 
 /// A gateway that holds the lease.

@@ -16,7 +16,8 @@ fn disturb(world: &mut World) {
     let gateway = world.dice.below(world.gateways.len() as u64) as usize;
     if world.dice.once_in(6) {
         let (model, user) = (world.dice.below(MODELS) as usize, world.dice.below(3));
-        let answer = world.dice.millis(100, 12_000);
+        let most = if world.dice.once_in(10) { 90_000 } else { 12_000 };
+        let answer = world.dice.millis(100, most);
         world.ask(gateway, &format!("user-{user}"), model, answer);
     }
     if world.dice.once_in(60) {
@@ -34,14 +35,14 @@ fn disturb(world: &mut World) {
         0 => world.kill(gateway),
         1..=3 => world.start(gateway),
         4 => {
-            // One that hardly ever runs holds its answers for longer than the others wait for a silent one.
-            if world.gateways[gateway].paused_until + 10 * SECOND < now {
-                world.gateways[gateway].paused_until = now + world.dice.millis(300, 15_000);
+            // Time and again, and for longer than a silent gateway is waited for at least.
+            if !world.has_untold(gateway) {
+                world.gateways[gateway].paused_until = now + world.dice.millis(300, 55_000);
             }
         }
         5 => {
             // Never for as long as the others wait for a silent one.
-            if world.gateways[gateway].cut_until + 2 * SECOND < now {
+            if world.gateways[gateway].cut_until + 2 * SECOND < now && !world.has_untold(gateway) {
                 world.gateways[gateway].cut_until = now + world.dice.millis(300, 12_000);
             }
         }
@@ -52,7 +53,10 @@ fn disturb(world: &mut World) {
                 world.parted.insert((gateway.min(other), gateway.max(other)), until);
             }
         }
-        8 => world.is_database_up = !world.is_database_up || world.dice.once_in(2),
+        8 => {
+            let is_known = (0..world.gateways.len()).all(|gateway| !world.has_untold(gateway));
+            world.is_database_up = !world.is_database_up || !is_known || world.dice.once_in(2);
+        }
         _ => {
             if world.live().contains(&gateway) && world.dice.once_in(3) {
                 world.retire(gateway);

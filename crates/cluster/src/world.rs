@@ -19,6 +19,8 @@ const MODELS: [&str; 2] = ["m:latest", "n:latest"];
 const LEASE: Duration = Duration::from_secs(5);
 /// The holder counts less, from before it asked: clocks drift.
 const TRUSTED: Duration = Duration::from_secs(4);
+/// Every answer is this short that begins where the database cannot be reached. See the exceptions of promise 1.
+const SHORT: Duration = Duration::from_secs(12);
 /// A gateway is gone that the database has not heard for this long.
 const GONE: Duration = Duration::from_secs(60);
 const LINK_PATIENCE: Duration = Duration::from_millis(1500);
@@ -67,6 +69,8 @@ struct Row {
     stance: Stance,
     link: Option<Arc<str>>,
     at: Duration,
+    /// Since `at`.
+    busy: Duration,
     since: Duration,
     has_left: bool,
 }
@@ -84,6 +88,8 @@ pub(crate) struct Gateway {
     tick_at: Duration,
     pub(crate) has_link: bool,
     pub(crate) is_retiring: bool,
+    /// When it last began a long answer.
+    long_at: Duration,
 }
 
 /// A connection from a follower to a leader; `sent[0]` goes up, `sent[1]` comes down.
@@ -159,6 +165,7 @@ impl World {
             tick_at: Duration::ZERO,
             has_link: true,
             is_retiring: false,
+            long_at: Duration::ZERO,
         };
         let gateways = (0..gateways).map(|_| gateway(&mut dice)).collect();
         Self {
@@ -226,8 +233,8 @@ impl World {
             membership: None,
             model: MODELS[model].into(),
             prompt_tokens: 10,
-            max_output: Some(100),
-            known_output: None,
+            max_output: None,
+            known_output: Some(answer.as_millis() as u64 / 100),
             prefixes: Arc::default(),
             route: Default::default(),
             is_stream: true,
@@ -250,6 +257,13 @@ impl World {
             }
             _ => self.end(gateway, id, Outcome::Cancelled),
         }
+    }
+
+    /// Whether a long answer has begun there that the database does not know of yet. If the gateway falls silent at that
+    /// moment, nobody can tell how long to wait for it.
+    pub(crate) fn has_untold(&self, gateway: usize) -> bool {
+        let it = &self.gateways[gateway];
+        it.row.as_ref().is_none_or(|row| row.at < it.long_at)
     }
 
     pub(crate) fn live(&self) -> Vec<usize> {
@@ -369,9 +383,13 @@ impl World {
         match effect {
             Effect::Decided(Decision::Dispatch { id, node, attempt }) => {
                 let begins = self.now + self.dice.millis(50, 800);
-                let Some(client) = self.gateways[gateway].clients.get(&id) else { return };
+                let may_be_long = self.reaches_database(gateway);
+                let Some(client) = self.gateways[gateway].clients.get_mut(&id) else { return };
+                client.answer = if may_be_long { client.answer } else { client.answer.min(SHORT) };
+                let is_long = client.answer > SHORT;
                 assert_eq!(client.at, At::Queue, "{id:?} runs twice");
                 self.place(gateway, id, At::Node { node: node.0, attempt, begins, has_asked: false });
+                self.gateways[gateway].long_at = if is_long { self.now } else { self.gateways[gateway].long_at };
                 self.granted.push((self.now, id));
                 self.check(node.0, self.gateways[gateway].clients[&id].model);
             }
@@ -405,9 +423,9 @@ impl World {
 
     fn began(&mut self, gateway: usize, id: RequestId, number: u32, goes_on: bool) {
         let Some(client) = self.gateways[gateway].clients.get_mut(&id) else { return };
-        let At::Node { node, attempt, .. } = client.at else { return };
+        let At::Node { node, attempt, begins, .. } = client.at else { return };
         if attempt == number {
-            client.at = if goes_on { At::Streaming { node, ends: self.now + client.answer } } else { At::Queue };
+            client.at = if goes_on { At::Streaming { node, ends: begins + client.answer } } else { At::Queue };
         }
     }
 
@@ -438,11 +456,14 @@ impl World {
         }
     }
 
-    /// The nodes' own count.
+    /// The nodes' own count. A node does not wait for a gateway that is paused: what it writes is received all the same.
     fn check(&self, node: usize, model: usize) {
         let is_there = |client: &&Client| match client.at {
             At::Queue => false,
-            At::Node { node: at, .. } | At::Streaming { node: at, .. } => at == node && client.model == model,
+            At::Node { node: at, begins, .. } => {
+                at == node && client.model == model && self.now < begins + client.answer
+            }
+            At::Streaming { node: at, ends } => at == node && client.model == model && self.now < ends,
         };
         let count = self.gateways.iter().flat_map(|gateway| gateway.clients.values()).filter(is_there).count();
         assert!(count <= NODES[node].1 as usize, "{count} of {} on {}", MODELS[model], NODES[node].0);
@@ -578,7 +599,8 @@ impl World {
             let silent = self.now - row.at;
             let is_gone = row.has_left || (silent > GONE && watched > GONE);
             let stance = Some(row.stance.clone());
-            (!is_gone).then(|| Peer { gateway: name(other), stance, link: row.link.clone(), silent })
+            let busy = row.busy.saturating_sub(silent);
+            (!is_gone).then(|| Peer { gateway: name(other), stance, link: row.link.clone(), silent, busy })
         });
         there.collect()
     }
@@ -600,7 +622,8 @@ impl World {
         let (stance, link) = (coordinator.stance().expect("it has observed"), coordinator.link(local).cloned());
         let row = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && now - row.at <= GONE);
         let since = row.map_or(now, |row| row.since);
-        self.gateways[gateway].row = Some(Row { stance: stance.clone(), link, at: now, since, has_left: false });
+        let busy = coordinator.member.busy(local);
+        self.gateways[gateway].row = Some(Row { stance: stance.clone(), link, at: now, busy, since, has_left: false });
         // The database has done it, but the answer may be lost.
         if !self.dice.once_in(12) {
             self.with(gateway, |coordinator, now| coordinator.published(&stance, &peers, now));

@@ -1,5 +1,7 @@
 //! Why did a request wait, and why was it sent to that node? What was considered for it, step by step.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     decision::RefusalReason,
     failure::{Failure, Outcome},
@@ -12,7 +14,7 @@ const ALTERNATIVES: usize = 5;
 pub(crate) const STEPS: usize = 12;
 
 /// A way to serve a request.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Kind {
     /// Use a free slot.
     Now,
@@ -34,7 +36,7 @@ impl Kind {
 }
 
 /// A way to serve a request, and its expected cost in seconds.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Alternative {
     /// The node.
     pub node: NodeId,
@@ -58,7 +60,7 @@ pub struct Alternative {
 
 /// How the queue influenced a decision. The requests ahead were placed before this one, so the slots that they will use
 /// count as taken; those behind would have to wait even longer.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Backlog {
     /// Requests that waited for the model.
     pub waiting: usize,
@@ -86,7 +88,7 @@ impl Alternative {
 }
 
 /// What happened to a request.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum What {
     /// It had to wait; only the first time is recorded.
     Waits,
@@ -105,7 +107,7 @@ pub enum What {
 }
 
 /// A step, and the alternatives at that moment.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Step {
     /// When it happened.
     pub at: Time,
@@ -118,7 +120,7 @@ pub struct Step {
 }
 
 /// The record of one request.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Story {
     /// When it arrived.
     pub arrived: Time,

@@ -12,5 +12,14 @@ pub type Time = Duration;
 pub struct RequestId(pub u128);
 
 /// A node's index in the fleet, in the order of joining. Never reused.
-#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug)]
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Hash, Debug, Serialize, Deserialize)]
 pub struct NodeId(pub usize);
+
+impl NodeId {
+    /// The id of no node.
+    pub const NONE: Self = Self(usize::MAX);
+
+    pub(crate) fn none() -> Self {
+        Self::NONE
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::{
     catalog::{Loaded, Model},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Whether a node can be used.
-#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeState {
     /// Healthy.
@@ -24,7 +24,7 @@ pub enum NodeState {
 }
 
 /// Requests sent to a node since the start.
-#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Routed {
     /// The model was already in memory, perhaps loaded for another request.
     pub warm: u64,
@@ -35,7 +35,7 @@ pub struct Routed {
 }
 
 /// Changes of a node's breaker since the start, by new state.
-#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Transitions {
     /// Back in use.
     pub closed: u64,
@@ -46,7 +46,7 @@ pub struct Transitions {
 }
 
 /// How much of a node's slots for one model is in use.
-#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize)]
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Use {
     /// Requests that run, this gateway's own.
     pub running: u32,
@@ -55,10 +55,10 @@ pub struct Use {
 }
 
 /// A node as operators see it.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeView {
-    /// The scheduler's name for it.
-    #[serde(skip)]
+    /// The scheduler's name for it. It means nothing to another gateway.
+    #[serde(skip, default = "NodeId::none")]
     pub id: NodeId,
     /// The configured name.
     pub name: String,
@@ -71,7 +71,7 @@ pub struct NodeView {
     /// Requests waiting for models it has.
     pub waiting: usize,
     /// Models on its disk, as it last listed them, by name.
-    #[serde(serialize_with = "list")]
+    #[serde(serialize_with = "list", skip_deserializing)]
     pub models: Arc<[Model]>,
     /// Models in its memory, as it last listed them.
     pub loaded: Vec<Loaded>,

@@ -61,6 +61,17 @@ impl Scheduler {
         Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
     }
 
+    /// How much longer a running request is expected to hold its slot; `None` unless it runs on a node whose speed was
+    /// measured.
+    pub fn expected_rest(&self, id: RequestId, now: Time) -> Option<Time> {
+        let request = self.requests.get(&id)?;
+        let node = self.fleet.get(request.attempt.as_ref()?.node)?;
+        let instance = node.instance(request.model)?;
+        let running = instance.running.iter().find(|running| running.id == id)?;
+        let seconds = node.seconds_left(instance, running, now.as_secs_f64(), node.speed.alone()?);
+        Time::try_from_secs_f64(seconds).ok()
+    }
+
     /// The model of this name, with or without its tag, on any node; for dead nodes, as they last listed it.
     pub fn find_model(&self, asked: &str) -> Option<&Model> {
         self.listing(self.models.find(asked)?)

@@ -126,7 +126,7 @@ pub async fn drain(
     }
     let names: BTreeSet<_> = nodes.iter().filter_map(|node| Some(fleet.nodes.get(*node)?.name.clone())).collect();
     let is_there = |request: &OpenRequest| request.stage().node.is_some_and(|node| names.contains(&node));
-    let mut requests = open_requests(&meters, &lifecycle.dispatcher, is_there);
+    let mut requests = open_requests(&meters, &lifecycle.dispatcher, is_there).await;
     requests.truncate(LISTED);
     let done = done(name.into_inner(), "draining");
     Ok(Json(NodeDrained { done, maintenance: maintenance.into(), running: running(), requests }))

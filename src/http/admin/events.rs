@@ -13,8 +13,9 @@ use crate::http::ops::Lifecycle;
 ///
 /// Server-sent events. `snapshot` (a `LiveSnapshot`) comes first: the nodes, the open requests, and the last changes. Then
 /// `tick` (a `LiveFleet`) comes once a second, and `change` (a `ChangeRecord`) whenever something happens. A comment comes
-/// where nothing else does for 15 seconds. `end` (an `EndRecord`) is the last one. At most 32 may listen to a gateway; each
-/// gateway tells of itself.
+/// where nothing else does for 15 seconds. `end` (an `EndRecord`) is the last one. At most 32 may listen to a gateway. The
+/// nodes and the places in the queue are those of the gateway that schedules for all; the requests and the changes are this
+/// gateway's own.
 #[utoipa::path(
     get, path = "/admin/events", tag = "admin", security(("admin_key" = [])),
     responses(
@@ -27,7 +28,7 @@ pub async fn listen(_: Admin, lifecycle: Data<Lifecycle>, feed: Data<EventFeed>)
     if lifecycle.draining.is_cancelled() {
         return Err(ApiError::stopping());
     }
-    let listener = feed.listen().ok_or_else(ApiError::too_many_listeners)?;
+    let listener = feed.listen().await.ok_or_else(ApiError::too_many_listeners)?;
     Ok(HttpResponse::Ok()
         .insert_header((CONTENT_TYPE, "text/event-stream; charset=utf-8"))
         .insert_header((CACHE_CONTROL, "no-store"))

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 use super::given::present;
 use super::node_fields::body_with_node_fields;
 use super::node_settings::NodeSettingsRecord;
+use crate::dispatch::{Question, Sight};
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;
 use crate::http::audited::without_secrets;
@@ -20,7 +21,7 @@ use crate::http::maintenance::MaintenanceRecord;
 use crate::http::names::ModelNames;
 use crate::http::ops::{Lifecycle, state_name};
 use crate::http::time::rfc3339;
-use scheduler::{Loaded, Model, NodeView, Scheduler};
+use scheduler::{Loaded, Model, NodeView};
 
 /// All nodes.
 #[derive(Debug, Serialize, ToSchema)]
@@ -31,6 +32,9 @@ pub struct NodeList {
     data: Vec<Node>,
     /// Requests waiting for a slot on any of them.
     queued: usize,
+    /// `all`: as the gateway sees them that schedules for all. `own`: as this gateway sees them, because it schedules for
+    /// itself, or the other one did not answer within a second.
+    scope: &'static str,
 }
 
 /// A node.
@@ -208,12 +212,16 @@ pub async fn list(
     fleet: Data<FleetContext>,
 ) -> Json<NodeList> {
     let listed = roster.list();
-    let (nodes, queued) = (lifecycle.dispatcher.nodes(), lifecycle.dispatcher.read(Scheduler::queued));
+    let Sight { nodes, queued, scope, .. } = lifecycle.dispatcher.look(of_nodes()).await;
     let node = |view: NodeView| {
         let listed = listed.get(&view.name);
         Node::new(view, listed, &fleet, &lifecycle.names.get())
     };
-    Json(NodeList { object: "list", data: nodes.into_iter().map(node).collect(), queued })
+    Json(NodeList { object: "list", data: nodes.into_iter().map(node).collect(), queued, scope: scope.label() })
+}
+
+fn of_nodes() -> Question {
+    Question { nodes: true, ..Question::default() }
 }
 
 /// Read a node
@@ -230,7 +238,7 @@ pub async fn retrieve(
     name: Path<String>,
 ) -> Result<Json<Node>, ApiError> {
     let listed = roster.list();
-    let views = lifecycle.dispatcher.nodes();
+    let views = lifecycle.dispatcher.look(of_nodes()).await.nodes;
     let view = views.into_iter().find(|view| view.name == *name);
     let view = view.ok_or_else(|| ApiError::from(RosterError::Unknown(name.into_inner())))?;
     let listed = listed.get(&view.name);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use crate::dispatch::Sharing;
+use crate::dispatch::{Question, Sharing};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
@@ -38,10 +38,13 @@ pub struct Queue {
     drain_per_second: Option<f64>,
     /// How many gateways schedule for the nodes.
     scheduling: Scheduling,
+    /// `all`: everybody's queue, as the gateway sees it that schedules. `own`: only this gateway's clients' requests, because
+    /// gateways share the slots, or the one that schedules did not answer within a second.
+    scope: &'static str,
 }
 
-/// Who schedules for the nodes. Where gateways share, the queue holds this gateway's own clients' requests only; where one
-/// leads, its queue holds everybody's.
+/// Who schedules for the nodes. Where gateways share, each has a queue of its own; where one leads, any of them shows
+/// everybody's.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Scheduling {
     /// `alone`; `leading`: this gateway schedules for all of them; `following`: another one does; `seeking`: it looks for
@@ -143,23 +146,25 @@ pub async fn list(_: Admin, lifecycle: Data<Lifecycle>, Query(limit): Query<Limi
         return Err(ApiError::invalid_field("limit", "`limit` must be 1 to 1000."));
     }
     let sharing = lifecycle.dispatcher.sharing();
-    let waiting = lifecycle.dispatcher.waiting(usize::from(most));
+    let question = Question { waiting: usize::from(most), ..Question::default() };
+    let sight = lifecycle.dispatcher.look(question).await;
     Ok(Json(lifecycle.dispatcher.read(|scheduler| {
-        let data = waiting.iter().enumerate().map(|(index, (request_id, waiting))| WaitingRequest {
-            request_id: *request_id,
+        let data = sight.waiting.iter().enumerate().map(|(index, waiting)| WaitingRequest {
+            request_id: Uuid::from_u128(waiting.id.0),
             user: waiting.user.to_string(),
             model: waiting.model.to_string(),
             position: index + 1,
             waited_ms: millis(waiting.waited),
             waits_for: waiting.waits_for.as_ref().map(|alternative| Weighed::new(alternative, scheduler)),
         });
-        let interval = scheduler.drain_interval().map(|interval| interval.as_secs_f64());
+        let interval = sight.drain_interval.map(|interval| interval.as_secs_f64());
         Queue {
             object: "list",
             data: data.collect(),
-            queued: scheduler.queued(),
-            in_flight: scheduler.in_flight(),
+            queued: sight.queued,
+            in_flight: sight.in_flight,
             scheduling: sharing.into(),
+            scope: sight.scope.label(),
             drain_per_second: interval.filter(|seconds| *seconds > 0.0).map(|seconds| 1.0 / seconds),
         }
     })))

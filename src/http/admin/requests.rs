@@ -143,7 +143,7 @@ pub async fn list(
 ) -> Result<Json<RequestList>, ApiError> {
     let page = PageQuery::new(query.limit, query.after.clone()).page()?;
     let (data, next) = match query.state {
-        Some(state) => open_page(&query, state, page, &lifecycle, &meters)?,
+        Some(state) => open_page(&query, state, page, &lifecycle, &meters).await?,
         None => {
             recorder.flush().await;
             let mut search = query.search()?;
@@ -162,7 +162,7 @@ pub async fn list(
     Ok(Json(RequestList { object: "list", data, next: next.map(|id| cursor(id.as_bytes())) }))
 }
 
-fn open_page(
+async fn open_page(
     query: &RequestQuery,
     state: OpenState,
     page: Page,
@@ -175,7 +175,7 @@ fn open_page(
     }
     let is_wanted =
         |request: &OpenRequest| query.wants(request) && page.after.is_none_or(|after| request.request_id > after);
-    let mut open = open_requests(meters, &lifecycle.dispatcher, is_wanted);
+    let mut open = open_requests(meters, &lifecycle.dispatcher, is_wanted).await;
     open.retain(|record| record.state == state && (query.node.is_none() || record.node == query.node));
     let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
     let more = open.len() > limit;

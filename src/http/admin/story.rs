@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::outcome::in_words;
 use super::queue::Weighed;
 use super::reasons::reasons;
+use crate::dispatch::{Question, Sight};
 use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
@@ -16,7 +17,7 @@ use crate::http::ops::Lifecycle;
 use crate::http::usage::UsageRecord;
 use crate::relay::{Meters, OpenRequest};
 use crate::store::{Recorder, Store, UsageRow};
-use scheduler::{Alternative, Kind, Outcome, Scheduler, Step, Story, What};
+use scheduler::{Alternative, Kind, Outcome, RequestId, Scheduler, Step, Story, What};
 
 /// Why a request went where it went, and what became of it.
 #[derive(Debug, Serialize, ToSchema)]
@@ -41,6 +42,9 @@ pub struct RequestStory {
     /// What happened, in order; of many, the first and the last ones. Told for an hour after its end, and less where
     /// there are very many requests.
     steps: Vec<StoryStep>,
+    /// `all`: as the gateway tells it that schedules for all. `own`: as this gateway knows it, because it schedules for
+    /// itself, or the other one did not answer within a second.
+    scope: &'static str,
 }
 
 /// A step on a request's way.
@@ -117,7 +121,8 @@ pub async fn explain(
         (None, Some(row)) => (row.user_name().to_owned(), row.model.clone()),
         (None, None) => return Err(unknown()),
     };
-    let story = lifecycle.dispatcher.story(request_id);
+    let question = Question { story: Some(RequestId(request_id.as_u128())), ..Question::default() };
+    let Sight { story, scope, .. } = lifecycle.dispatcher.look(question).await;
     Ok(Json(lifecycle.dispatcher.read(|scheduler| {
         let summary = summary(open.as_deref(), row.as_ref(), story.as_ref(), scheduler);
         let expected = story.as_ref().and_then(|story| story.expected);
@@ -133,6 +138,7 @@ pub async fn explain(
             expected_first_token_ms: expected.map(|seconds| (seconds * 1000.0).round() as u64),
             steps: story.as_ref().map(step).unwrap_or_default(),
             outcome: row.map(UsageRecord::from),
+            scope: scope.label(),
         }
     })))
 }

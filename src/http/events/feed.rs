@@ -53,8 +53,9 @@ impl EventFeed {
     }
 
     /// Somebody comes to listen; `None` while as many listen as may.
-    pub(in crate::http) fn listen(&self) -> Option<Listener> {
+    pub(in crate::http) async fn listen(&self) -> Option<Listener> {
         let place = self.places.clone().try_acquire_owned().ok()?;
+        let sight = self.picture.look().await;
         let (events, last) = {
             let mut sent = self.lock();
             if self.sender.receiver_count() == 0 {
@@ -63,7 +64,7 @@ impl EventFeed {
             (self.sender.subscribe(), *sent)
         };
         self.arrived.notify_one();
-        let snapshot = self.picture.snapshot(self.ticks.load(Ordering::Relaxed), last);
+        let snapshot = self.picture.snapshot(sight, self.ticks.load(Ordering::Relaxed), last);
         let first = format!("retry: 2000\n{}", event("snapshot", Some(last), &snapshot));
         Some(Listener::new(first.into(), events, self.draining.clone(), place))
     }
@@ -82,7 +83,7 @@ impl EventFeed {
             let sent = *self.lock();
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = ticks.tick() => self.send_tick(),
+                _ = ticks.tick() => self.send_tick().await,
                 () = self.changed(sent) => self.send_changes(),
             }
         }
@@ -93,8 +94,9 @@ impl EventFeed {
         tokio::time::sleep(GATHER).await;
     }
 
-    fn send_tick(&self) {
-        let live = self.picture.live(self.ticks.fetch_add(1, Ordering::Relaxed) + 1);
+    async fn send_tick(&self) {
+        let sight = self.picture.look().await;
+        let live = self.picture.live(sight, self.ticks.fetch_add(1, Ordering::Relaxed) + 1);
         // Whoever listened may have left by now.
         let _ = self.sender.send(event("tick", None, &live).into());
     }

@@ -1,14 +1,15 @@
-//! How do the nodes and the open requests stand now? Looked at in parts, so that no look holds up those who schedule.
+//! How do the nodes and the open requests stand now?
 use std::collections::BTreeMap;
 
 use super::shapes::{ChangeRecord, LiveFleet, LiveModel, LiveNode, LiveRequests, LiveSnapshot};
+use crate::dispatch::{Question, Sight};
 use crate::fleet::FleetContext;
 use crate::http::maintenance::MaintenanceRecord;
 use crate::http::open::{MostOpen, open_now};
 use crate::http::ops::state_name;
 use crate::http::time::rfc3339;
 use crate::relay::Meters;
-use scheduler::{Loaded, NODES_AT_A_LOOK, NodeId, NodeState, NodeView, Use};
+use scheduler::{Loaded, NodeState, NodeView, Use};
 
 /// Nodes that are shown.
 const NODES: usize = 1_000;
@@ -25,44 +26,34 @@ pub(super) struct Picture {
 }
 
 impl Picture {
+    /// Looks at the scheduler.
+    pub(super) async fn look(&self) -> Sight {
+        self.fleet.dispatcher.look(Question { nodes: true, waiting: REQUESTS, story: None }).await
+    }
+
     /// How things stand, and the changes up to the one with the id `last`.
-    pub(super) fn snapshot(&self, tick: u64, last: u64) -> LiveSnapshot {
+    pub(super) fn snapshot(&self, sight: Sight, tick: u64, last: u64) -> LiveSnapshot {
         let mut changes = self.fleet.changes.after(last.saturating_sub(CHANGES));
         changes.retain(|told| told.id <= last);
-        LiveSnapshot { live: self.live(tick), changes: changes.into_iter().map(ChangeRecord::from).collect() }
+        LiveSnapshot { live: self.live(sight, tick), changes: changes.into_iter().map(ChangeRecord::from).collect() }
     }
 
     /// How things stand.
-    pub(super) fn live(&self, tick: u64) -> LiveFleet {
-        let views = self.views();
-        let nodes_left_out =
-            self.fleet.dispatcher.read(|scheduler| scheduler.present_nodes()).saturating_sub(views.len());
+    pub(super) fn live(&self, sight: Sight, tick: u64) -> LiveFleet {
+        let Sight { nodes: mut views, waiting: queue, scope, .. } = sight;
+        let nodes_left_out = views.len().saturating_sub(NODES);
+        views.truncate(NODES);
         let (tokens_per_second, speeds) = self.fleet.plots.tokens_per_second();
-        let open = open_now(&self.meters, &self.fleet.dispatcher, REQUESTS);
+        let open = open_now(&self.meters, &self.fleet.dispatcher, queue, REQUESTS);
         let MostOpen { running, running_left_out, waiting, waiting_left_out } = open;
         LiveFleet {
             at: rfc3339(self.fleet.clock.now().unix_ms),
             tick,
+            scope: scope.label(),
             tokens_per_second,
             nodes: views.into_iter().map(|view| self.node(view, &speeds)).collect(),
             nodes_left_out,
             requests: LiveRequests { running, running_left_out, waiting, waiting_left_out },
-        }
-    }
-
-    fn views(&self) -> Vec<NodeView> {
-        let (mut views, mut first) = (Vec::new(), 0);
-        loop {
-            let (more, count) = self
-                .fleet
-                .dispatcher
-                .read(|scheduler| (scheduler.nodes_from(NodeId(first), NODES_AT_A_LOOK), scheduler.node_count()));
-            views.extend(more);
-            first += NODES_AT_A_LOOK;
-            if first >= count || views.len() >= NODES {
-                views.truncate(NODES);
-                return views;
-            }
         }
     }
 

@@ -25,6 +25,8 @@ pub struct LiveFleet {
     /// Counts the ticks since the start of the gateway. None is made while nobody listens. Of a snapshot: the last one before
     /// it.
     pub(super) tick: u64,
+    /// `all`: the nodes as the gateway sees them that schedules for all. `own`: as this gateway sees them.
+    pub(super) scope: &'static str,
     /// Tokens of answers of all nodes in the last five seconds; null before the first five.
     pub(super) tokens_per_second: Option<f32>,
     /// In the order in which they joined.

@@ -17,6 +17,17 @@ use crate::store::scheduler_lease::SchedulerLease;
 /// Longest wait for the database.
 const DEADLINE: Duration = Duration::from_secs(2);
 
+/// What a gateway shows the others.
+#[derive(Debug)]
+pub struct Published {
+    /// Which slots it may use.
+    pub stance: Stance,
+    /// Where its link is reached; `None` if it offers none.
+    pub link: Option<Arc<str>>,
+    /// How much longer what it runs should take.
+    pub busy: Duration,
+}
+
 /// The stances of all gateways on one Postgres.
 #[derive(Debug)]
 pub struct Stances {
@@ -41,14 +52,14 @@ impl Stances {
         self.was_sole
     }
 
-    /// Shows `decide` the peers that are there, and publishes the stance that it takes and the address of its link. Returns
+    /// Shows `decide` the peers that are there, and publishes what it answers. Returns
     /// stance and peers once everybody can see them. `decide` may have been called even if this fails.
     ///
     /// # Errors
     /// When the database is away, or does not know yet that this gateway lives.
     pub async fn exchange(
         &self,
-        decide: impl FnOnce(&[Peer]) -> Option<(Stance, Option<Arc<str>>)>,
+        decide: impl FnOnce(&[Peer]) -> Option<Published>,
     ) -> Result<(Stance, Vec<Peer>), StoreError> {
         if !self.store.is_online() {
             return Err(StoreError::TimedOut(Duration::ZERO));
@@ -58,7 +69,7 @@ impl Stances {
 
     async fn try_exchange(
         &self,
-        decide: impl FnOnce(&[Peer]) -> Option<(Stance, Option<Arc<str>>)>,
+        decide: impl FnOnce(&[Peer]) -> Option<Published>,
     ) -> Result<(Stance, Vec<Peer>), DbErr> {
         let transaction = self.table.db.begin().await?;
         lock(&transaction, &[locks::GATEWAYS]).await?;
@@ -75,15 +86,18 @@ impl Stances {
                 stance: gateways.stances.get(id).cloned(),
                 link: gateways.links.get(id).map(|link| link.as_str().into()),
                 silent: peer.silent,
+                busy: gateways.busy.get(id).copied().unwrap_or_default(),
             })
             .collect();
-        let (stance, link) = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
+        let Published { stance, link, busy } = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
+        let busy_ms = i64::try_from(busy.as_millis()).unwrap_or(i64::MAX);
         let own = Column::Id.eq(&self.table.gateway);
         Entity::update_many()
             .col_expr(Column::Members, Expr::value(stance.division.gateways.join(",")))
             .col_expr(Column::Turn, Expr::value(i64::try_from(stance.division.turn).unwrap_or(i64::MAX)))
             .col_expr(Column::Fits, Expr::value(stance.fits))
             .col_expr(Column::Link, Expr::value(link.as_deref()))
+            .col_expr(Column::BusyUntilMs, Expr::value(gateways.now_ms.saturating_add(busy_ms)))
             .filter(own)
             .exec(&transaction)
             .await?;

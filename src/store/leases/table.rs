@@ -49,10 +49,12 @@ pub(super) struct Seen {
 }
 
 pub(super) struct Gateways {
-    now_ms: i64,
+    pub(super) now_ms: i64,
     pub(super) peers: HashMap<String, (Peer, bool)>,
     pub(super) stances: HashMap<String, Stance>,
     pub(super) links: HashMap<String, String>,
+    /// How much longer what each of the others runs should take, as it last said.
+    pub(super) busy: HashMap<String, Duration>,
     own: Option<gateway::Model>,
 }
 
@@ -62,6 +64,7 @@ impl Gateways {
         let row = db.query_one_raw(Statement::from_string(db.get_database_backend(), clock)).await?;
         let now_ms: i64 = row.ok_or(DbErr::RecordNotFound("clock".to_owned()))?.try_get_by_index(0)?;
         let (mut peers, mut stances, mut links) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let mut busy = HashMap::new();
         let mut found = None;
         for row in gateway::Entity::find().all(db).await? {
             if row.id == own {
@@ -72,9 +75,10 @@ impl Gateways {
                 Peer { silent: millis(now_ms - row.renewed_ms), patience: millis(row.patience_ms), left: row.has_left };
             stances.extend(stance_of(&row).map(|stance| (row.id.clone(), stance)));
             links.extend(row.link.clone().map(|link| (row.id.clone(), link)));
+            busy.extend(row.busy_until_ms.map(|until_ms| (row.id.clone(), millis(until_ms - now_ms))));
             peers.insert(row.id, (peer, row.is_sole));
         }
-        Ok(Self { now_ms, peers, stances, links, own: found })
+        Ok(Self { now_ms, peers, stances, links, busy, own: found })
     }
 
     /// When we said last that we live, unless that is too long ago or the last word was that we end.
@@ -134,9 +138,19 @@ impl Table {
         use gateway::Column::{HasLeft, Id, IsSole, PatienceMs, RenewedMs, SinceMs};
         let patience_ms = i64::try_from(self.patience.as_millis()).unwrap_or(i64::MAX);
         let id = self.gateway.clone();
-        let (members, turn, fits, link) = (None, None, None, None);
-        let row =
-            gateway::Model { id, renewed_ms, since_ms, patience_ms, is_sole, has_left, members, turn, fits, link };
+        let row = gateway::Model {
+            id,
+            renewed_ms,
+            since_ms,
+            patience_ms,
+            is_sole,
+            has_left,
+            members: None,
+            turn: None,
+            fits: None,
+            link: None,
+            busy_until_ms: None,
+        };
         let row = row.into_active_model();
         let replace =
             OnConflict::column(Id).update_columns([RenewedMs, SinceMs, PatienceMs, IsSole, HasLeft]).to_owned();
