@@ -73,7 +73,7 @@ pub enum RefusalReason {
     DeadlinePassed,
     /// No live node has the model.
     NoNode,
-    /// Live nodes have the model, but none of them has the route.
+    /// Live nodes have the model, but no node, live or not, has both the model and the route.
     NoRoute,
     /// No node could load the model, and loading is not tried again for a while.
     NotLoaded {

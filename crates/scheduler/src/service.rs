@@ -1,7 +1,8 @@
 //! Is there a node for a request at all, and if not, why?
 
 use crate::{
-    decision::RefusalReason, ids::Time, instance::Instance, model::ModelId, request::Request, scheduler::Scheduler,
+    decision::RefusalReason, ids::Time, instance::Instance, model::ModelId, node::Node, request::Request,
+    scheduler::Scheduler,
 };
 
 impl Scheduler {
@@ -19,11 +20,12 @@ impl Scheduler {
         })
     }
 
-    /// Whether nodes would take it if it had come in by another route.
+    /// Whether nodes would take it if it had come in by another route, and no node that is away for a while has its route.
     fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
-        let mut shelves = self.fleet.of(model).shelves.iter().peekable();
-        shelves.peek().is_some()
-            && request.is_some_and(|request| shelves.all(|node| !self.fleet[*node].routes.has(request.route)))
+        let Some(request) = request else { return false };
+        let lists = |node: &Node| node.instance(model).is_some_and(|instance| instance.listing.is_some());
+        !self.fleet.of(model).shelves.is_empty()
+            && !self.fleet.iter().any(|node| !node.has_left && lists(node) && node.routes.has(request.route))
     }
 
     /// Why no node takes it.

@@ -325,3 +325,17 @@ fn a_node_that_cannot_load_a_model_is_not_asked_for_it_and_serves_the_others() {
     assert_eq!(scheduler.handle(arrived(3, "b", "m"), at(0)), []);
     assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
 }
+
+#[test]
+fn a_route_that_only_a_node_has_that_is_away_may_be_asked_for_again() {
+    let mut scheduler = nodes(&[1, 1]);
+    let by = |id, route| Event::Arrived(Arrival { route: Route(route), ..arrival(id, "a", "m") });
+    scheduler.handle(Event::Routes { node: NodeId(0), routes: RouteSet::ALL.without(Route(7)) }, at(0));
+    silence(&mut scheduler, 1, at(0));
+    let refused = scheduler.handle(by(1, 7), at(0));
+    assert_eq!(reasons(&refused), [(1, RefusalReason::NoNode)]);
+    assert_eq!(scheduler.handle(by(2, 6), at(0)), [dispatch(2, 0, 1)]);
+    scheduler.handle(Event::Routes { node: NodeId(1), routes: RouteSet::ALL.without(Route(7)) }, at(0));
+    let refused = scheduler.handle(by(3, 7), at(0));
+    assert_eq!(reasons(&refused), [(3, RefusalReason::NoRoute)]);
+}
