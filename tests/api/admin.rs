@@ -531,8 +531,8 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
 
     assert_eq!(reply.status, 200);
     let list = reply.json();
-    assert_eq!(keys(&list), ["data", "object", "queued"]);
-    assert_eq!((&list["object"], &list["queued"]), (&json!("list"), &json!(1)));
+    assert_eq!(keys(&list), ["data", "object", "queued", "scope"]);
+    assert_eq!((&list["object"], &list["queued"], &list["scope"]), (&json!("list"), &json!(1), &json!("all")));
     let [up, gone] = list["data"].as_array().unwrap().as_slice() else { panic!("two nodes: {list}") };
     for node in [up, gone] {
         let expected = [

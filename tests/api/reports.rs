@@ -628,9 +628,12 @@ async fn sums_that_differ_from_their_rows_are_noticed() {
         assert_eq!(compare().await, 0.0);
 
         for (tampering, wrong) in [
-            ("UPDATE usage_rollups SET decode_ms = decode_ms + 1 WHERE model = 'llama3.2'", 1.0),
+            // The sum of the user, and that of all users, which is one less.
+            ("UPDATE usage_rollups SET decode_ms = decode_ms + 1 WHERE model = 'llama3.2'", 2.0),
+            ("UPDATE usage_totals SET decode_ms = decode_ms + 1 WHERE model = 'llama3.2'", 1.0),
             ("DELETE FROM usage WHERE model = 'llama3.2:1b'", 2.0),
-            ("DELETE FROM usage_rollups", 1.0),
+            ("DELETE FROM usage_rollups", 3.0),
+            ("DELETE FROM usage_totals", 1.0),
         ] {
             db.execute_unprepared(tampering).await.unwrap();
             assert_eq!(compare().await, wrong, "{tampering}");

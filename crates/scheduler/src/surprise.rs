@@ -8,16 +8,16 @@ const SURPRISE: f64 = 2.0;
 pub(crate) struct Surprises(i32);
 
 impl Surprises {
-    /// Takes note of a measurement relative to what was expected, and says whether a change is certain by now. Beside
-    /// `others`, one pause of the node shows in the measurements of all of them.
-    pub(crate) fn show_change(&mut self, ratio: f64, others: f64) -> bool {
+    /// Takes note of a measurement relative to what was expected, and says whether a change is certain by now: after
+    /// `enough` in a row, and one more for each of the `others`, as one pause of the node shows in the measurements of all.
+    pub(crate) fn show_change(&mut self, ratio: f64, others: f64, enough: f64) -> bool {
         let direction = match ratio {
             more if more >= SURPRISE => 1,
             less if less <= 1.0 / SURPRISE => -1,
             _ => 0,
         };
         self.0 = if direction * self.0 > 0 { self.0.saturating_add(direction) } else { direction };
-        f64::from(self.0.abs()) >= others + 2.0
+        f64::from(self.0.abs()) >= others + enough
     }
 
     /// Whether the last measurement was a surprise.
