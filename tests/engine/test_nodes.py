@@ -86,7 +86,7 @@ def test_the_speed_is_what_a_person_measures(own_fleet, chatters):
 
 
 # Issue 12 asks for 25 %.
-AT_THE_LIMIT = pytest.mark.xfail(strict=False, reason="the median error is 22 to 30 %, by the run")
+AT_THE_LIMIT = pytest.mark.xfail(strict=False, reason="the median error is about 25 %, in some runs more")
 
 
 def idle_share() -> float:
