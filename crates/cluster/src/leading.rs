@@ -1,6 +1,6 @@
 //! How does a leader schedule for the others, and what does it do about those that it does not hear?
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use scheduler::{Decision, Event, Outcome, Reach, RequestId, Time};
 
@@ -11,6 +11,8 @@ use crate::{
     role::{Effect, Neighbour, Role},
 };
 
+/// A follower that is not heard for this long is silent: it says something every 250 ms.
+const QUIET: Duration = Duration::from_millis(600);
 /// What a request is expected to need still is multiplied by this.
 const MARGIN: f64 = 2.0;
 /// No slot stays taken for longer than this on account of a gateway that is silent; and for as long if nobody can tell
@@ -242,9 +244,13 @@ impl Member {
         self.missing.clear();
     }
 
-    /// That nothing is heard of what runs at a silent gateway says nothing about the nodes.
-    pub(crate) fn excuse_orphans(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        for id in self.orphans.keys().copied().collect::<Vec<_>>() {
+    /// That nothing is heard of what runs at a silent gateway says nothing about the nodes. A request taken from its node
+    /// would run on there, where nobody can stop it, and its slot would be given away.
+    pub(crate) fn excuse_silent(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let is_silent = |gateway: &Arc<str>| self.followers.get(gateway).is_some_and(|heard| now > *heard + QUIET);
+        let of_silent = self.remote.iter().filter(|(_, owner)| is_silent(owner)).map(|(id, _)| *id);
+        let ids: BTreeSet<RequestId> = of_silent.chain(self.orphans.keys().copied()).collect();
+        for id in ids {
             self.decide(Event::Stalled { id }, now, effects);
         }
     }

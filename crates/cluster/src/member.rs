@@ -182,7 +182,7 @@ impl Member {
             effects.push(Effect::Decided(Decision::Refuse { id, refusal: exhausted(failure) }));
         }
         if matches!(event, Event::Tick) {
-            self.excuse_orphans(now, &mut effects);
+            self.excuse_silent(now, &mut effects);
         }
         self.decide(event, now, &mut effects);
         effects

@@ -24,10 +24,10 @@ const FIRST_SLOWDOWN: f64 = 0.3;
 const FASTEST: f64 = 1e-6;
 const SLOWEST: f64 = 1e4;
 const MOST_SLOWDOWN: f64 = 2.0;
-/// One measurement that differs from what was expected counts as no more than this factor.
+/// A measurement that differs more than by this factor from what was expected counts only if several in a row do.
 const MOST_AT_ONCE: f64 = 4.0;
 /// So many surprises in a row show that a node writes at another speed now.
-const SURPRISES: f64 = 2.0;
+const SURPRISES: f64 = 3.0;
 /// The least weight of a measurement once a change of speed is certain.
 const CHANGE_NEWS: f64 = 0.5;
 /// The weight of one second of news in a node's speed: most of a change is known after 5 s.
@@ -81,11 +81,12 @@ impl Speed {
         };
         // Together, all streams of a node weigh as much as one.
         let mut news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
-        let mut ratio = sample / alone;
+        let ratio = sample / alone;
         if self.surprises.show_change(ratio, others, SURPRISES) {
             news = news.max(CHANGE_NEWS);
-        } else {
-            ratio = ratio.clamp(1.0 / MOST_AT_ONCE, MOST_AT_ONCE);
+        } else if !(1.0 / MOST_AT_ONCE..=MOST_AT_ONCE).contains(&ratio) {
+            // A stall, or a time that was seen too late: it says nothing about the speed.
+            return false;
         }
         // By factors, so that a node is known to be faster again as soon as it was known to be slower.
         self.alone = Some(alone * ratio.powf(news));
