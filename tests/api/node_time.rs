@@ -284,4 +284,5 @@ async fn what_comes_together_with_the_first_token_was_written_before_it() {
     assert_eq!(reply.status, 200, "{}", reply.text());
     let speed = view(&app, "a").tokens_per_second.unwrap();
     assert!(speed < 5.0, "{speed} tokens a second");
+    app.stop().await;
 }
