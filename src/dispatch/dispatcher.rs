@@ -438,9 +438,9 @@ impl Ticket {
         })
     }
 
-    /// How fast the running attempt is expected to be, if that was measured.
-    pub(crate) fn pace(&self) -> Option<Pace> {
-        self.dispatcher.read(|scheduler| scheduler.pace(self.id))
+    /// How fast the running attempt is at least, if that is certain.
+    pub(crate) fn certain_pace(&self) -> Option<Pace> {
+        self.dispatcher.read(|scheduler| scheduler.certain_pace(self.id))
     }
 
     /// The time of the loads that the request causes.
