@@ -93,7 +93,7 @@ fn gather(mut from: impl std::io::Read + Send + 'static, into: &Arc<Mutex<String
 }
 
 /// Runs to the end: whether it succeeded, standard output, standard error.
-async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
     let mut program = Program::start(folder, arguments, environment);
     let status = program.end().await;
     assert!(status.code().is_some(), "ended by a signal");
@@ -101,7 +101,7 @@ async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) ->
 }
 
 /// An address on this machine at which nothing listens.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 

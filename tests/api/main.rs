@@ -42,6 +42,7 @@ mod ops;
 mod other_servers;
 mod own_keys;
 mod paths;
+mod pooler;
 mod queue;
 mod relay;
 mod reload;
