@@ -4,6 +4,7 @@ use std::path::Path;
 use super::load::load;
 use crate::clock::Clock;
 use crate::config::DEFAULT_FILE;
+use crate::fleet::twins_now;
 use crate::store::{self, StoreError};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
@@ -29,6 +30,12 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     println!("  database    {kind}");
     for node in &config.nodes {
         println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
+    }
+    for (one, other) in actix_rt::System::new().block_on(twins_now(&config.nodes)) {
+        warnings.push(format!(
+            "nodes `{one}` and `{other}` are the same engine, which would get twice the requests that it has slots for: \
+             remove one of them"
+        ));
     }
     let now = Clock::start().now().unix_ms / 1_000;
     if let Ok(Some(certificate)) = config.server.tls.certificate()

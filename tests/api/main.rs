@@ -63,6 +63,7 @@ mod smoke;
 mod streams;
 mod tls;
 mod tracing;
+mod twins;
 mod unsupported;
 mod usage;
 mod users;
