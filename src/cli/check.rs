@@ -4,9 +4,19 @@ use std::path::Path;
 use super::load::load;
 use crate::clock::Clock;
 use crate::config::DEFAULT_FILE;
+use crate::fleet::twins_now;
+use crate::store::{self, StoreError};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let config = load(file)?;
+    let mut warnings = Vec::new();
+    if config.database.sqlite_path().is_none() {
+        match actix_rt::System::new().block_on(store::try_postgres(&config.database)) {
+            Err(error @ StoreError::SharedSessions) => return Err(error.to_string()),
+            Err(error) => warnings.push(format!("Postgres could not be tried: {error}")),
+            Ok(()) => {}
+        }
+    }
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let source =
         if path.exists() { path.display().to_string() } else { "no file; defaults and environment".to_owned() };
@@ -21,10 +31,19 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     for node in &config.nodes {
         println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
+    for (one, other) in actix_rt::System::new().block_on(twins_now(&config.nodes)) {
+        warnings.push(format!(
+            "nodes `{one}` and `{other}` are the same engine, which would get twice the requests that it has slots for: \
+             remove one of them"
+        ));
+    }
     let now = Clock::start().now().unix_ms / 1_000;
     if let Ok(Some(certificate)) = config.server.tls.certificate()
         && let Some(warning) = certificate.warning(now)
     {
+        warnings.push(warning);
+    }
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
     Ok(())
