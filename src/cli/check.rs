@@ -5,10 +5,19 @@ use std::path::Path;
 use super::load::load;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE};
-use crate::store::OtherGateways;
+use crate::fleet::twins_now;
+use crate::store::{self, OtherGateways, StoreError};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let config = load(file)?;
+    let mut warnings = Vec::new();
+    if config.database.sqlite_path().is_none() {
+        match actix_rt::System::new().block_on(store::try_postgres(&config.database)) {
+            Err(error @ StoreError::SharedSessions) => return Err(error.to_string()),
+            Err(error) => warnings.push(format!("Postgres could not be tried: {error}")),
+            Ok(()) => {}
+        }
+    }
     let path = file.unwrap_or(Path::new(DEFAULT_FILE));
     let source =
         if path.exists() { path.display().to_string() } else { "no file; defaults and environment".to_owned() };
@@ -27,24 +36,32 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
         println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
     }
     if config.database.sqlite_path().is_none() {
-        look_for_others(&config);
+        warnings.extend(look_for_others(&config));
+    }
+    for (one, other) in actix_rt::System::new().block_on(twins_now(&config.nodes)) {
+        warnings.push(format!(
+            "nodes `{one}` and `{other}` are the same engine, which would get twice the requests that it has slots for: \
+             remove one of them"
+        ));
     }
     let now = Clock::start().now().unix_ms / 1_000;
     if let Ok(Some(certificate)) = config.server.tls.certificate()
         && let Some(warning) = certificate.warning(now)
     {
+        warnings.push(warning);
+    }
+    for warning in warnings {
         eprintln!("warning: {warning}");
     }
     Ok(())
 }
 
-/// Gateways on one Postgres have one scheduler if each has a link.
-fn look_for_others(config: &Config) {
+/// Gateways on one Postgres have one scheduler if each has a link. The warning if one lacks it.
+fn look_for_others(config: &Config) -> Option<String> {
     let found = actix_rt::System::new().block_on(OtherGateways::find(&config.database));
     let Ok(OtherGateways { count, unlinked }) = found else {
-        return println!(
-            "  gateways    unknown: the database did not answer. Several on one Postgres need `cluster.bind`"
-        );
+        println!("  gateways    unknown; if there are several on this Postgres, each needs `cluster.bind`");
+        return None;
     };
     let others = match count {
         0 => "no other gateway is alive on this Postgres".to_owned(),
@@ -52,11 +69,12 @@ fn look_for_others(config: &Config) {
         _ => format!("{count} other gateways are alive on this Postgres"),
     };
     println!("  gateways    {others}");
+    let lack = match (&config.cluster.bind, unlinked) {
+        (None, _) if count > 0 => "and `cluster.bind` is not set here".to_owned(),
+        (Some(_), 1..) => format!("{unlinked} of them without `cluster.bind`"),
+        _ => return None,
+    };
     let effect =
         "each gateway schedules for its own clients only, within a share of the slots; see docs/operate/cluster.md";
-    if config.cluster.bind.is_none() && count > 0 {
-        eprintln!("warning: {others}, and `cluster.bind` is not set here: {effect}");
-    } else if unlinked > 0 {
-        eprintln!("warning: {others}, {unlinked} of them without `cluster.bind`: {effect}");
-    }
+    Some(format!("{others}, {lack}: {effect}"))
 }

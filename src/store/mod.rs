@@ -34,6 +34,7 @@ mod people;
 mod people_copy;
 #[cfg(test)]
 mod plans;
+mod pooler;
 mod private;
 mod recorder;
 mod refusals;
@@ -69,7 +70,7 @@ pub use allowed_models::AllowedModels;
 pub use audit::{AuditDraft, AuditEntry, AuditLine, AuditSearch, Verified, verify_audit};
 pub use backup::{back_up, restore};
 pub use changes::Changes;
-pub use database::Store;
+pub use database::{Store, try_postgres};
 pub use error::StoreError;
 pub use group::{GroupTerms, UserGroup};
 pub use group_list::{GroupSearch, ListedGroup};

@@ -16,7 +16,7 @@ use crate::secure::Pair;
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running program. Dropping it kills it.
-struct Program {
+pub struct Program {
     child: Child,
     out: Arc<Mutex<String>>,
     err: Arc<Mutex<String>>,
@@ -25,7 +25,7 @@ struct Program {
 
 impl Program {
     /// Starts the binary in this folder, with no environment but this.
-    fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ollama-gateway"))
             .args(arguments)
             .env_clear()
@@ -46,7 +46,7 @@ impl Program {
         self.out.lock().unwrap().clone()
     }
 
-    fn err(&self) -> String {
+    pub fn err(&self) -> String {
         self.err.lock().unwrap().clone()
     }
 
@@ -59,14 +59,14 @@ impl Program {
     }
 
     /// SIGTERM, and the end.
-    async fn terminate(&mut self) -> ExitStatus {
+    pub async fn terminate(&mut self) -> ExitStatus {
         let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         self.end().await
     }
 
     /// Waits until this address answers.
-    async fn answers(&mut self, url: &str) {
+    pub async fn answers(&mut self, url: &str) {
         wait_long_for("it answers", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}{}", self.out(), self.err());
             client().get(url).send().await.is_ok()
@@ -93,7 +93,7 @@ fn gather(mut from: impl std::io::Read + Send + 'static, into: &Arc<Mutex<String
 }
 
 /// Runs to the end: whether it succeeded, standard output, standard error.
-async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
     let mut program = Program::start(folder, arguments, environment);
     let status = program.end().await;
     assert!(status.code().is_some(), "ended by a signal");
@@ -101,7 +101,7 @@ async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) ->
 }
 
 /// An address on this machine at which nothing listens.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
