@@ -1,16 +1,19 @@
 //! What do the nodes say about their models, in their own words? Kept for clients of Ollama's API, whose lists contain
 //! more than the scheduler needs.
 use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dashmap::DashMap;
 use serde_json::Value;
 
+use super::twins::Twins;
 use scheduler::NodeId;
 
 /// Each node's latest listing, as the probers received it.
 #[derive(Debug, Default)]
 pub struct Catalog {
     nodes: DashMap<NodeId, NodeReport>,
+    twins: Mutex<Twins>,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +67,21 @@ impl Catalog {
         self.nodes.entry(node).or_default().tags = tags;
     }
 
-    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) {
+    /// Returns the nodes that are now known to be the same engine.
+    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) -> Vec<NodeId> {
+        let twins = self.lock_twins().hear(node, &loaded);
         self.nodes.entry(node).or_default().loaded = loaded;
+        twins
+    }
+
+    /// The other nodes that are the same engine, as far as is known.
+    pub fn twins(&self, node: NodeId) -> Vec<NodeId> {
+        self.lock_twins().of(node)
+    }
+
+    /// Both nodes have the same address.
+    pub(crate) fn share_address(&self, one: NodeId, other: NodeId) {
+        self.lock_twins().join(one, other);
     }
 
     /// A node that does not answer has nothing in memory that anybody could use.
@@ -86,6 +102,7 @@ impl Catalog {
     /// A node left.
     pub(crate) fn forget(&self, node: NodeId) {
         self.nodes.remove(&node);
+        self.lock_twins().forget(node);
     }
 
     /// Every model on any node's disk, once, as `/api/tags` lists it.
@@ -104,6 +121,10 @@ impl Catalog {
             version.split(|letter: char| !letter.is_ascii_digit()).map(|part| part.parse().unwrap_or(0)).collect()
         };
         self.nodes.iter().filter_map(|said| said.version.clone()).min_by_key(|version| numbers(version))
+    }
+
+    fn lock_twins(&self) -> MutexGuard<'_, Twins> {
+        self.twins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn union(&self, list: impl Fn(&NodeReport) -> &Vec<Value>) -> Vec<Value> {

@@ -1,7 +1,8 @@
 //! How is one node reached? Its addresses, headers, trusted certificates and deadlines, built once from its settings.
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -130,6 +131,24 @@ impl NodeEndpoint {
     pub fn at(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
+    }
+
+    /// Where it is, in one form for all ways to write it: address or host, port, and path before its own. With what stands
+    /// for its headers, because a proxy may choose by them.
+    pub(super) fn place(&self) -> String {
+        let uri = &self.version;
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+        let address = self.address.map(|address| address.ip()).or_else(|| host.parse::<IpAddr>().ok());
+        let host = match address {
+            Some(address) => address.to_canonical().to_string(),
+            None if host == "localhost" => "127.0.0.1".to_owned(),
+            None => host,
+        };
+        let port = self.address.map_or(port, |address| address.port());
+        let mut hasher = DefaultHasher::new();
+        self.headers.hash(&mut hasher);
+        format!("{host} {port} {} {:x}", uri.path(), hasher.finish())
     }
 
     /// The URI of a route on this node.

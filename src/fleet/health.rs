@@ -18,6 +18,7 @@ use super::endpoint::NodeEndpoint;
 use super::health_settings::HealthSettings;
 use super::inquiry::{Inquiry, Sign};
 use super::kind::Kind;
+use super::twins::SAME_ENGINE;
 use super::upstream::{AskError, Upstream};
 use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
 
@@ -283,8 +284,16 @@ impl Prober {
         }
         let listing = inquiry.loaded().await?;
         self.tell_skipped(inquiry, listing.skipped);
-        self.context.catalog.hear_loaded(self.node, listing.said);
+        for twin in self.context.catalog.hear_loaded(self.node, listing.said) {
+            self.tell_twin(inquiry, twin);
+        }
         Ok(listing.entries)
+    }
+
+    fn tell_twin(&self, inquiry: &Inquiry, twin: NodeId) {
+        let Some(other) = self.context.nodes.get(twin) else { return };
+        let error = format!("`{}` keeps the same models until the same moments", other.name);
+        self.context.changes.warn(&inquiry.endpoint.name, SAME_ENGINE, error, self.context.clock.uptime());
     }
 
     fn tell_skipped(&self, inquiry: &Inquiry, skipped: usize) {

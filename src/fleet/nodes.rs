@@ -20,6 +20,14 @@ impl Fleet {
         self.0.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
+    /// The other nodes at the same address.
+    pub(super) fn at_the_place_of(&self, node: NodeId) -> Vec<(NodeId, Arc<NodeEndpoint>)> {
+        let nodes = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(place) = nodes.get(&node).map(|endpoint| endpoint.place()) else { return Vec::new() };
+        let others = nodes.iter().filter(|(id, endpoint)| **id != node && endpoint.place() == place);
+        others.map(|(id, endpoint)| (*id, endpoint.clone())).collect()
+    }
+
     /// Adds a node, or replaces its endpoint.
     pub(crate) fn put(&self, node: NodeId, endpoint: NodeEndpoint) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(node, Arc::new(endpoint));

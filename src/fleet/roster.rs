@@ -26,6 +26,7 @@ use super::endpoint::NodeEndpoint;
 use super::roster_error::RosterError;
 use super::settings::NodeSettings;
 use super::sources::{Desired, Source, Sources};
+use super::twins::SAME_ENGINE;
 use super::watchers::Watch;
 use crate::store::{Maintenance, Store, StoreError, StoredNode};
 use scheduler::{Event, NodeId};
@@ -309,6 +310,7 @@ impl Roster {
         let stop = self.tasks.child_token();
         self.context.metrics.node_joined(&name);
         self.context.nodes.put(id, endpoint);
+        self.look_for_twins(id, &name);
         self.context.dispatcher.report(Event::NodeJoined { node: id, spec: desired.settings.spec() });
         if desired.maintenance.is_some() {
             self.drained(id, &desired);
@@ -319,6 +321,14 @@ impl Roster {
         });
         running.insert(name, Running { id, desired, stop: stop.clone() });
         Some(Watch { node: id, stop })
+    }
+
+    fn look_for_twins(&self, id: NodeId, name: &str) {
+        for (twin, endpoint) in self.context.nodes.at_the_place_of(id) {
+            self.context.catalog.share_address(id, twin);
+            let error = format!("`{}` has the same address", endpoint.name);
+            self.context.changes.warn(name, SAME_ENGINE, error, self.context.clock.uptime());
+        }
     }
 
     /// Updates the settings of the same machine; false if only its draining changed.

@@ -427,6 +427,7 @@ impl From<StoreError> for ApiError {
             | StoreError::InUse { .. }
             | StoreError::Newer
             | StoreError::NotGranted(_)
+            | StoreError::SharedSessions
             | StoreError::Backup { .. }
             | StoreError::Randomness(_)
             | StoreError::PepperFile { .. }

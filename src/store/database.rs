@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
-use sea_orm::sqlx::Connection;
+use sea_orm::sqlx::{AssertSqlSafe, Connection, Executor};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, RuntimeErr};
 use sea_orm_migration::MigratorTrait;
 
@@ -13,6 +13,7 @@ use super::error::StoreError;
 use super::keys::Peppers;
 use super::local::{self, Local};
 use super::password::{self, PasswordFile};
+use super::pooler::refuse_shared_sessions;
 use super::running;
 use super::settings::DatabaseSettings;
 use super::transactions::begin_patiently;
@@ -79,6 +80,8 @@ impl Store {
         let has_copy = within_deadline(entity::user::Entity::find().one(&store.local.db)).await?.is_some();
         let patience = if has_copy { START_PATIENCE } else { STATEMENT_DEADLINE };
         match store.go_online(patience).await {
+            // No start with a copy changes that.
+            Err(error @ StoreError::SharedSessions) => return Err(error),
             Err(error) if !has_copy => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, "the database is away: users and keys are those of the last copy");
@@ -107,6 +110,7 @@ impl Store {
     /// may take longer.
     pub(super) async fn go_online(&self, patience: Duration) -> Result<(), StoreError> {
         if !self.is_online() {
+            refuse_shared_sessions(&self.db, &self.reads, patience).await?;
             if within(patience, self.lacks_schema()).await.map_err(explained)? {
                 tracing::info!("the database is brought up to date");
                 within(MIGRATION_DEADLINE, self.migrate()).await.map_err(explained)?;
@@ -119,6 +123,7 @@ impl Store {
     /// Like [`Store::go_online`] for callers that must not wait for a schema change: it fails while one is missing.
     pub(super) async fn meet(&self) -> Result<(), StoreError> {
         if !self.is_online() {
+            refuse_shared_sessions(&self.db, &self.reads, STATEMENT_DEADLINE).await?;
             if within_deadline(self.lacks_schema()).await? {
                 return Err(DbErr::Migration("the database is being brought up to date".to_owned()).into());
             }
@@ -187,6 +192,18 @@ pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, S
     Ok(options)
 }
 
+/// Connects to Postgres, and finds out whether the gateway can work with what answers there. Changes nothing.
+///
+/// # Errors
+/// When it cannot be reached, or not be used.
+pub async fn try_postgres(settings: &DatabaseSettings) -> Result<(), StoreError> {
+    let db = within_deadline(Database::connect(read_only(settings)?)).await?;
+    let tried = refuse_shared_sessions(&db, &db, STATEMENT_DEADLINE).await;
+    // Behind a connection that hangs, nobody waits for its end.
+    drop(tokio::time::timeout(RELEASE_DEADLINE, db.close()).await);
+    tried
+}
+
 fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
     let mut options = ConnectOptions::new(url.to_owned());
     options
@@ -197,13 +214,19 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
         .connect_lazy(true)
         // By default it would log every statement.
         .sqlx_logging(false)
-        // A query that nobody waits for any more must not keep its connection.
-        .statement_timeout(STATEMENT_DEADLINE)
         .set_application_name("ollama-gateway")
-        // Neither may a server that is frozen or cut off: without this, the pool waits for its answer before it gives up
-        // the connection.
         .map_sqlx_postgres_pool_opts(|pool| {
-            pool.after_release(|connection, _| {
+            pool.after_connect(|connection, _| {
+                Box::pin(async move {
+                    // A query that nobody waits for any more must not keep its connection. Said here, as pgbouncer refuses
+                    // connections that begin with it.
+                    let deadline = format!("SET statement_timeout = {}", STATEMENT_DEADLINE.as_millis());
+                    connection.execute(AssertSqlSafe(deadline)).await.map(drop)
+                })
+            })
+            // Neither may a server that is frozen or cut off: without this, the pool waits for its answer before it gives
+            // up the connection.
+            .after_release(|connection, _| {
                 Box::pin(async move {
                     match tokio::time::timeout(RELEASE_DEADLINE, connection.ping()).await {
                         Ok(Ok(())) => Ok(true),
@@ -213,9 +236,14 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
                 })
             })
         });
-    if let Some(password) = password {
-        options.map_sqlx_postgres_opts(move |postgres| postgres.password(&password));
-    }
+    options.map_sqlx_postgres_opts(move |postgres| {
+        // Since version 12 Postgres writes numbers exactly by itself, and pgbouncer refuses connections that ask for it.
+        let postgres = postgres.extra_float_digits(None);
+        match &password {
+            Some(password) => postgres.password(password),
+            None => postgres,
+        }
+    });
     options
 }
 

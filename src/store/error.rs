@@ -96,6 +96,12 @@ pub enum StoreError {
          owner of the database ({0})"
     )]
     NotGranted(String),
+    /// A pooler in front of Postgres gives several connections one session.
+    #[error(
+        "database.url leads to a pooler that shares sessions, such as pgbouncer with `pool_mode = transaction`: set \
+         `pool_mode = session` for this database there, or connect to Postgres itself"
+    )]
+    SharedSessions,
     /// A file to back up to, or to restore from, cannot be used.
     #[error("{}: {why}", path.display())]
     Backup {

@@ -548,6 +548,7 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
             "models",
             "name",
             "queue",
+            "same_engine_as",
             "settings",
             "since",
             "slots",

@@ -10,13 +10,13 @@ use ollama_gateway::http::openapi;
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
-use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
+use crate::harness::{TestDatabase, chat_body, client, eventually, fast_node, read, spawn_app_with, wait_long_for};
 use crate::secure::Pair;
 
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
 /// A running program. Dropping it kills it.
-struct Program {
+pub struct Program {
     child: Child,
     out: Arc<Mutex<String>>,
     err: Arc<Mutex<String>>,
@@ -25,7 +25,7 @@ struct Program {
 
 impl Program {
     /// Starts the binary in this folder, with no environment but this.
-    fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+    pub fn start(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_ollama-gateway"))
             .args(arguments)
             .env_clear()
@@ -46,7 +46,7 @@ impl Program {
         self.out.lock().unwrap().clone()
     }
 
-    fn err(&self) -> String {
+    pub fn err(&self) -> String {
         self.err.lock().unwrap().clone()
     }
 
@@ -59,14 +59,14 @@ impl Program {
     }
 
     /// SIGTERM, and the end.
-    async fn terminate(&mut self) -> ExitStatus {
+    pub async fn terminate(&mut self) -> ExitStatus {
         let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(sent.success());
         self.end().await
     }
 
     /// Waits until this address answers.
-    async fn answers(&mut self, url: &str) {
+    pub async fn answers(&mut self, url: &str) {
         wait_long_for("it answers", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "it ended: {}{}", self.out(), self.err());
             client().get(url).send().await.is_ok()
@@ -93,7 +93,7 @@ fn gather(mut from: impl std::io::Read + Send + 'static, into: &Arc<Mutex<String
 }
 
 /// Runs to the end: whether it succeeded, standard output, standard error.
-async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
     let mut program = Program::start(folder, arguments, environment);
     let status = program.end().await;
     assert!(status.code().is_some(), "ended by a signal");
@@ -101,7 +101,7 @@ async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]) ->
 }
 
 /// An address on this machine at which nothing listens.
-fn free_address() -> String {
+pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
@@ -191,6 +191,35 @@ async fn check_is_content_with_a_good_file_and_with_none() {
         assert!(good && out.contains("good"), "{arguments:?}: {out}{err}");
         assert!(!(out + &err).contains("s3cret"));
     }
+    assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
+}
+
+#[actix_rt::test]
+async fn check_warns_where_gateways_on_one_postgres_need_a_link() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (url, own) = (database.url.clone(), database.folder.path().join("outbox.db"));
+    let (url, own) = (("GATEWAY__DATABASE__URL", url.as_str()), ("GATEWAY__DATABASE__OUTBOX", own.to_str().unwrap()));
+    let link = ("GATEWAY__CLUSTER__BIND", "127.0.0.1:8001");
+    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
+    assert!(good && out.contains("gateways    unknown") && err.is_empty(), "{out}{err}");
+    let app = spawn_app_with(Vec::new(), database, |_| {}).await;
+    let another = "warning: another gateway is alive on this Postgres";
+    for (environment, warning) in [
+        (&[url][..], Some("`cluster.bind` is not set here")),
+        (&[url, link], Some("1 of them without `cluster.bind`")),
+        // The one that is alive is this one.
+        (&[url, own], None),
+    ] {
+        let (good, out, err) = run(folder.path(), &["check"], environment).await;
+        assert!(good, "{out}{err}");
+        assert_eq!(warning.is_some(), err.contains(another), "{out}{err}");
+        assert!(warning.is_none_or(|warning| err.contains(warning)), "{out}{err}");
+        assert_eq!(warning.is_none(), out.contains("no other gateway is alive"), "{out}{err}");
+    }
+    app.stop().await;
+    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
+    assert!(good && out.contains("no other gateway is alive") && err.is_empty(), "{out}{err}");
     assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
 }
 

@@ -80,6 +80,10 @@ without_pipes() {
     "$@"
 }
 
+need_pooler() {
+    if [[ ${SKIP_POSTGRES:-} != 1 && ! -x /usr/sbin/pgbouncer ]]; then install_packages pgbouncer; fi
+}
+
 # One server for the whole run.
 need_postgres() {
     if [[ ${SKIP_POSTGRES:-} == 1 || -n ${TEST_POSTGRES_URL:-} ]]; then return; fi

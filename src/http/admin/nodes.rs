@@ -76,6 +76,9 @@ pub struct Node {
     tokens_per_second: Option<f64>,
     /// What went wrong last; null while nothing is wrong.
     last_error: Option<String>,
+    /// Other nodes that are the same engine under another name or address, as far as that shows: it gets the requests of
+    /// all of them, more than it has slots for. Normally empty.
+    same_engine_as: Vec<String>,
     /// Why it is drained and until when; null unless it is.
     maintenance: Option<MaintenanceRecord>,
     /// As they were given; null while it leaves.
@@ -126,6 +129,8 @@ impl LoadedModel {
 impl Node {
     fn new(view: NodeView, listed: Option<&Listed>, fleet: &FleetContext, names: &ModelNames) -> Self {
         let facts = listed.map(|listed| fleet.catalog.facts(listed.id)).unwrap_or_default();
+        let twins = listed.map(|listed| fleet.catalog.twins(listed.id)).unwrap_or_default();
+        let name_of = |twin| fleet.nodes.get(twin).map(|endpoint| endpoint.name.to_string());
         let loaded = |loaded: Loaded| {
             let speed = view.speeds.get(&loaded.name).copied();
             LoadedModel::new(loaded, speed, names)
@@ -149,6 +154,7 @@ impl Node {
             loads: view.loads,
             tokens_per_second: view.tokens_per_second,
             last_error: view.last_error,
+            same_engine_as: twins.into_iter().filter_map(name_of).collect(),
             maintenance: listed.and_then(|listed| listed.maintenance.clone()).map(MaintenanceRecord::from),
             settings: listed.map(|listed| listed.settings.clone().into()),
         }

@@ -16,6 +16,11 @@ impl Node {
         instance.token_seconds(self.speed.alone().unwrap_or(guess))
     }
 
+    /// Seconds a token beside `others` that may be charged for unseen; `None` before the measurements are enough.
+    pub(crate) fn certain_token_seconds(&self, instance: &Instance, others: f64) -> Option<f64> {
+        Some(instance.token_seconds(self.speed.certain(others)?))
+    }
+
     /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
     pub(crate) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
         let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;
