@@ -312,6 +312,9 @@ def fleet():
               [("sum by (role) (" + series("gateway_scheduler_role") + ")", "{{role}}"),
                ("max(" + series("gateway_scheduler_epoch") + ")", "epoch"),
                ("sum(" + series("gateway_scheduler_handovers") + ")", "handovers seen")], "none"),
+        graph("Scheduler's lock, p99", "How long it is held at a time, to decide and to read for a view. Every request waits for "
+              "it a few times; 1 ms is much.",
+              [(quantile(0.99, "gateway_scheduler_lock_seconds", by="use"), "{{use}}")], SECONDS),
         graph("Link delay", "Round trip on each gateway's slowest link with another gateway. Clients of a gateway that does not "
               "lead wait for two of them.",
               [("max by (instance) (" + series("gateway_link_delay_seconds") + ")", "{{instance}}")], "s"),
@@ -378,6 +381,13 @@ def node():
               "Much cold means that models evict each other.",
               [(f"sum by (reason) ({rate('gateway_routing_decisions_total', NODE)})", "{{reason}}")], "reqps",
               stack="percent", colours=["warm", "cold", "fallback"], minimum=None),
+        graph("Prompt tokens found in the cache", "Share of all prompt tokens sent that were expected to be in the node's prompt "
+              "cache; and, of prompts that were timed, the share that must have been there.",
+              [(share("sum by (node) (" + rate("gateway_node_prompt_tokens_total", NODE, 'part="expected_cached"') + ")",
+                      "sum by (node) (" + rate("gateway_node_prompt_tokens_total", NODE, 'part="sent"') + ")"), "{{node}} expected"),
+               (share("sum by (node) (" + rate("gateway_node_prompt_tokens_total", NODE, 'part="measured_cached"') + ")",
+                      "sum by (node) (" + rate("gateway_node_prompt_tokens_total", NODE, 'part="timed"') + ")"), "{{node}} measured")],
+              "percentunit"),
         row("Health"),
         graph("Taken out and brought back", "Circuit breaker changes in the interval: open (down), half_open (on trial), closed (back).",
               [("sum by (node, to) (" + increase("gateway_circuit_transitions_total", NODE, window="$__rate_interval") + ")",

@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use prometheus::Registry;
+use prometheus::{Histogram, Registry};
 use serde::{Deserialize, Serialize};
 
 use families::Families;
@@ -33,6 +33,7 @@ pub const UNKNOWN_MODEL: &str = "_unknown";
 const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
+const PROMPT_TOKENS: [&str; 4] = ["sent", "expected_cached", "timed", "measured_cached"];
 const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// How many nodes that left are remembered, so that their last requests do not begin new series.
 const MAX_DEPARTED: usize = 256;
@@ -162,6 +163,7 @@ impl Metrics {
         for reason in FAILURES {
             families.retries.with_label_values(&[reason]);
         }
+        families.scheduler_lock.with_label_values(&["decide"]);
         for stage in STAGES {
             families.overhead.with_label_values(&[stage]);
         }
@@ -184,6 +186,11 @@ impl Metrics {
         &self.pulses
     }
 
+    /// Where the times go for which the scheduler's lock is held: to decide, and to look.
+    pub fn scheduler_lock(&self) -> [Histogram; 2] {
+        ["decide", "look"].map(|what| self.families.scheduler_lock.with_label_values(&[what]))
+    }
+
     /// A node joined: its series begin.
     pub fn node_joined(&self, node: &str) {
         self.departed.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
@@ -198,6 +205,9 @@ impl Metrics {
         }
         for state in BREAKER_STATES {
             families.transitions.with_label_values(&[node, state]);
+        }
+        for part in PROMPT_TOKENS {
+            families.prompt_tokens.with_label_values(&[node, UNKNOWN_MODEL, part]);
         }
         families.listing_skipped.with_label_values(&[node]);
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {

@@ -44,7 +44,7 @@ impl Nodes {
         resolver: Resolver,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock);
+        let (dispatcher, errands) = Dispatcher::new(config.queue, Vec::new(), clock, metrics.scheduler_lock());
         let mut link = None;
         let sharer = match stances {
             Some(stances) => {

@@ -1,11 +1,12 @@
-//! Is the configuration valid? Prints every mistake at once, and never a secret.
+//! Is the configuration valid? Prints every mistake at once, and never a secret. Asks Postgres, if it answers, for other
+//! gateways.
 use std::path::Path;
 
 use super::load::load;
 use crate::clock::Clock;
-use crate::config::DEFAULT_FILE;
+use crate::config::{Config, DEFAULT_FILE};
 use crate::fleet::twins_now;
-use crate::store::{self, StoreError};
+use crate::store::{self, OtherGateways, StoreError};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let config = load(file)?;
@@ -28,8 +29,14 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     }
     let kind = if config.database.sqlite_path().is_some() { "SQLite" } else { "Postgres" };
     println!("  database    {kind}");
+    if let Some(bind) = &config.cluster.bind {
+        println!("  link        {bind}");
+    }
     for node in &config.nodes {
         println!("  node        {} at {}, {}", node.name, node.url, node.slots_in_words());
+    }
+    if config.database.sqlite_path().is_none() {
+        warnings.extend(look_for_others(&config));
     }
     for (one, other) in actix_rt::System::new().block_on(twins_now(&config.nodes)) {
         warnings.push(format!(
@@ -47,4 +54,27 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
         eprintln!("warning: {warning}");
     }
     Ok(())
+}
+
+/// Gateways on one Postgres have one scheduler if each has a link. The warning if one lacks it.
+fn look_for_others(config: &Config) -> Option<String> {
+    let found = actix_rt::System::new().block_on(OtherGateways::find(&config.database));
+    let Ok(OtherGateways { count, unlinked }) = found else {
+        println!("  gateways    unknown; if there are several on this Postgres, each needs `cluster.bind`");
+        return None;
+    };
+    let others = match count {
+        0 => "no other gateway is alive on this Postgres".to_owned(),
+        1 => "another gateway is alive on this Postgres".to_owned(),
+        _ => format!("{count} other gateways are alive on this Postgres"),
+    };
+    println!("  gateways    {others}");
+    let lack = match (&config.cluster.bind, unlinked) {
+        (None, _) if count > 0 => "and `cluster.bind` is not set here".to_owned(),
+        (Some(_), 1..) => format!("{unlinked} of them without `cluster.bind`"),
+        _ => return None,
+    };
+    let effect =
+        "each gateway schedules for its own clients only, within a share of the slots; see docs/operate/cluster.md";
+    Some(format!("{others}, {lack}: {effect}"))
 }

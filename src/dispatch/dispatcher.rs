@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use prometheus::Histogram;
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -73,6 +74,8 @@ pub enum Interruption {
 /// The scheduler, shared by every worker and every background task.
 pub struct Dispatcher {
     core: Mutex<Core>,
+    /// How long the lock is held, to decide and to look.
+    held: [Histogram; 2],
     pub(super) clock: Clock,
     /// Wakes the deadline task when its next deadline has moved forward.
     sooner: Notify,
@@ -116,8 +119,14 @@ impl std::fmt::Debug for Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher for these nodes, none of which is known to be up, and the queue of its errands for the loader.
-    pub fn new(limits: QueueLimits, nodes: Vec<NodeSpec>, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
+    /// A dispatcher for these nodes, none of which is known to be up, and the queue of its errands for the loader. `held`
+    /// learns how long the lock is held, to decide and to look.
+    pub fn new(
+        limits: QueueLimits,
+        nodes: Vec<NodeSpec>,
+        clock: Clock,
+        held: [Histogram; 2],
+    ) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (errands, wanted) = mpsc::channel(ERRANDS);
         let coordinator = Coordinator::new("".into(), Scheduler::new(limits, nodes), None, true);
         let core = Core {
@@ -133,7 +142,7 @@ impl Dispatcher {
             armed: None,
         };
         let (sooner, health, roles) = (Notify::new(), Notify::new(), Notify::new());
-        (Arc::new(Self { core: Mutex::new(core), clock, sooner, health, roles }), wanted)
+        (Arc::new(Self { core: Mutex::new(core), held, clock, sooner, health, roles }), wanted)
     }
 
     /// Queues a request, which may wait for `patience`.
@@ -169,7 +178,7 @@ impl Dispatcher {
 
     /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
-        look(self.core.lock().unwrap_or_else(PoisonError::into_inner).coordinator.member.scheduler())
+        self.peek(|core| look(core.coordinator.member.scheduler()))
     }
 
     /// Every node of the fleet, in the order of joining. They are read a few at a time, so that no decision waits long;
@@ -238,12 +247,18 @@ impl Dispatcher {
 
     /// Looks at the core without an event.
     pub(super) fn peek<T>(&self, look: impl FnOnce(&mut Core) -> T) -> T {
-        look(&mut self.core.lock().unwrap_or_else(PoisonError::into_inner))
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = self.clock.uptime();
+        let result = look(&mut core);
+        drop(core);
+        self.held[1].observe(self.clock.uptime().saturating_sub(since).as_secs_f64());
+        result
     }
 
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = act(&mut core, self.clock.uptime());
+        let since = self.clock.uptime();
+        let result = act(&mut core, since);
         if core.is_linkable && core.tell_role() {
             self.roles.notify_waiters();
         }
@@ -255,6 +270,7 @@ impl Dispatcher {
         };
         let has_health_changes = scheduler.has_health_changes();
         drop(core);
+        self.held[0].observe(self.clock.uptime().saturating_sub(since).as_secs_f64());
         if has_health_changes {
             self.health.notify_one();
         }
@@ -438,9 +454,9 @@ impl Ticket {
         })
     }
 
-    /// How fast the running attempt is expected to be, if that was measured.
-    pub(crate) fn pace(&self) -> Option<Pace> {
-        self.dispatcher.read(|scheduler| scheduler.pace(self.id))
+    /// How fast the running attempt is at least, if that is certain.
+    pub(crate) fn certain_pace(&self) -> Option<Pace> {
+        self.dispatcher.read(|scheduler| scheduler.certain_pace(self.id))
     }
 
     /// The time of the loads that the request causes.
@@ -484,15 +500,22 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use prometheus::HistogramOpts;
+
     use super::*;
+
+    /// For dispatchers without metrics.
+    pub(crate) fn held() -> [Histogram; 2] {
+        ["decide", "look"].map(|what| Histogram::with_opts(HistogramOpts::new(what, what)).unwrap())
+    }
 
     #[test]
     fn every_node_is_seen_once_however_many_looks_it_takes() {
         let count = 2 * NODES_AT_A_LOOK + 3;
         let spec = |node| NodeSpec { name: format!("node-{node}"), slots: Some(1), vram_bytes: None };
         let (dispatcher, _errands) =
-            Dispatcher::new(QueueLimits::default(), (0..count).map(spec).collect(), Clock::start());
+            Dispatcher::new(QueueLimits::default(), (0..count).map(spec).collect(), Clock::start(), held());
         dispatcher.report(Event::NodeLeft { node: NodeId(1) });
 
         let names: Vec<String> = dispatcher.nodes().into_iter().map(|node| node.name).collect();

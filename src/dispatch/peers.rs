@@ -160,18 +160,11 @@ impl Core {
     /// Logs a change of role, and returns whether there was one.
     pub(super) fn tell_role(&mut self) -> bool {
         let role = Sharing::of(&self.coordinator);
-        if (role.role, role.epoch) == (self.told.role, self.told.epoch) {
+        if role.headline() == self.told.headline() {
             return false;
         }
-        let Sharing { role: word, gateways, epoch, leader, .. } = &role;
-        let leader = leader.as_deref().unwrap_or_default();
-        match *word {
-            "leading" => tracing::info!(epoch, gateways, "this gateway schedules for all gateways"),
-            "following" => tracing::info!(epoch, leader, "another gateway schedules for this one"),
-            "seeking" => tracing::info!(gateways, "this gateway looks for the one that schedules for all"),
-            _ => {}
-        }
-        if let Some(epoch) = *epoch
+        role.log();
+        if let Some(epoch) = role.epoch
             && epoch != self.last_epoch
         {
             self.handovers += u64::from(self.last_epoch != 0);

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::Dispatcher;
-use super::sharing::Sharing;
 use crate::clock::Clock;
 use crate::store::{Asked, SchedulerLease, Stances, StoreError};
 use cluster::{Candidate, LeaseNews};
@@ -90,7 +89,11 @@ impl Sharer {
         {
             self.dispatcher.lease(self.ask(link).await.unwrap_or(LeaseNews::Away));
         }
-        report(&before, &self.dispatcher.sharing());
+        let after = self.dispatcher.sharing();
+        // With a link, the dispatcher logs each change: the others cause some of them.
+        if self.link.is_none() && after.headline() != before.headline() {
+            after.log();
+        }
     }
 
     /// Takes or renews the lease, or looks who has it.
@@ -105,18 +108,5 @@ impl Sharer {
                 LeaseNews::Taken(Candidate { gateway: holder.into(), address: address.into(), epoch })
             }
         })
-    }
-}
-
-fn report(before: &Sharing, after: &Sharing) {
-    match (before, after) {
-        (before, after) if (before.role, before.gateways) == (after.role, after.gateways) => {}
-        (_, Sharing { role: "alone", .. }) => tracing::info!("this gateway is alone and uses every slot of the nodes"),
-        (_, Sharing { role: "sharing", gateways, .. }) => tracing::warn!(
-            gateways,
-            "several gateways use these nodes: each schedules for itself within its share of the slots, so fairness and \
-             queue positions hold within one gateway only; with `cluster.bind` at all of them, one would schedule for all"
-        ),
-        _ => {}
     }
 }

@@ -34,4 +34,28 @@ impl Sharing {
         };
         Self { role, gateways, is_settled: coordinator.is_settled(), epoch, leader }
     }
+
+    /// What is worth a line in the log once it changes.
+    pub(super) fn headline(&self) -> (&'static str, Option<u64>, usize) {
+        // A leader's followers come and go; in shares, each of them changes everybody's slots.
+        (self.role, self.epoch, if self.role == "sharing" { self.gateways } else { 0 })
+    }
+
+    /// Writes that line.
+    pub(super) fn log(&self) {
+        let Self { gateways, epoch, .. } = *self;
+        let leader = self.leader.as_deref().unwrap_or_default();
+        match self.role {
+            "leading" => tracing::info!(epoch, gateways, "this gateway schedules for all gateways"),
+            "following" => tracing::info!(epoch, leader, "another gateway schedules for this one"),
+            "seeking" => tracing::info!(gateways, "this gateway looks for the one that schedules for all"),
+            "sharing" => tracing::warn!(
+                gateways,
+                "several gateways use these nodes: each schedules for itself within its share of the slots, so fairness \
+                 and queue positions hold within one gateway only; with `cluster.bind` at all of them, one would schedule \
+                 for all"
+            ),
+            _ => tracing::info!("this gateway is alone and uses every slot of the nodes"),
+        }
+    }
 }

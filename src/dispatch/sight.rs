@@ -250,6 +250,7 @@ fn finite(alternative: Alternative) -> Alternative {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::dispatch::dispatcher::tests::held;
     use cluster::{Candidate, Frame, LeaseNews, Peer};
     use scheduler::{Arrival, NodeSpec, QueueLimits};
     use uuid::Uuid;
@@ -274,7 +275,7 @@ mod tests {
     /// A gateway that follows `a`, and what it says to it.
     fn follower() -> (Arc<Dispatcher>, mpsc::Receiver<Frame>) {
         let spec = NodeSpec { name: "gpu".to_owned(), slots: Some(1), vram_bytes: None };
-        let (dispatcher, _errands) = Dispatcher::new(QueueLimits::default(), vec![spec], Clock::start());
+        let (dispatcher, _errands) = Dispatcher::new(QueueLimits::default(), vec![spec], Clock::start(), held());
         dispatcher.meet_others("b".into(), Some("http://b".into()), false);
         let (address, silent, busy) = ("http://a".into(), Duration::ZERO, Duration::ZERO);
         let peer = Peer { gateway: "a".into(), stance: None, link: Some("http://a".into()), silent, busy };

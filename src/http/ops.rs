@@ -17,7 +17,7 @@ use super::packed::{gzip, takes_gzip};
 use crate::dispatch::{Dispatcher, Sharing};
 use crate::metrics::{ClusterGauges, Metrics, NodeGauges, OutboxGauges, Snapshot, UNKNOWN_MODEL};
 use crate::store::Recorder;
-use scheduler::{NodeState, NodeView, Scheduler};
+use scheduler::{NodeState, NodeView, PromptTokens, Scheduler};
 
 /// What the routes of this file and those of `/admin/nodes` read.
 #[derive(Clone, Debug)]
@@ -206,7 +206,13 @@ fn gauges(node: NodeView) -> NodeGauges {
         loaded: node.loaded.into_iter().map(|loaded| (loaded.name, loaded.vram_bytes)).collect(),
         routed: [routed.warm, routed.cold, routed.fallback],
         transitions: [transitions.closed, transitions.open, transitions.half_open],
+        prompts: node.prompts.into_iter().map(|(model, tokens)| (model, counts(tokens))).collect(),
     }
+}
+
+fn counts(tokens: PromptTokens) -> [u64; 4] {
+    let PromptTokens { sent, expected_cached, timed, measured_cached } = tokens;
+    [sent, expected_cached, timed, measured_cached]
 }
 
 /// The word for a node's state in metrics and under `/admin/nodes`.

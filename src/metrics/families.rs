@@ -12,6 +12,7 @@ const FIRST_TOKEN_BUCKETS: [f64; 14] = [0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.
 const QUEUE_BUCKETS: [f64; 12] = [0.001, 0.005, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 100.0, 300.0];
 const TOKEN_BUCKETS: [f64; 13] = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5];
 const OVERHEAD_BUCKETS: [f64; 10] = [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1];
+const LOCK_BUCKETS: [f64; 10] = [0.000005, 0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.005, 0.05];
 const LOAD_BUCKETS: [f64; 11] = [0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 const PROBE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0];
 
@@ -41,6 +42,8 @@ pub(super) struct Families {
     pub(super) node_requests: IntCounterVec,
     pub(super) node_duration: HistogramVec,
     pub(super) node_loaded: IntGaugeVec,
+    pub(super) prompt_tokens: IntCounterVec,
+    pub(super) scheduler_lock: HistogramVec,
     pub(super) node_vram: GaugeVec,
     pub(super) model_load: HistogramVec,
     pub(super) probe_duration: HistogramVec,
@@ -187,6 +190,20 @@ impl Families {
                 "Whether the model is in the node's memory: 1 or 0, for each model on its disk.",
                 &["node", "model"],
             )?,
+            prompt_tokens: declare.counters(
+                "node_prompt_tokens_total",
+                "Prompt tokens that the node was sent, by model: all of them (sent); those expected to be in its prompt \
+                 cache (expected_cached); those of prompts that were timed (timed), and how many of these must have \
+                 been in the cache, as they were read so fast (measured_cached).",
+                &["node", "model", "part"],
+            )?,
+            scheduler_lock: declare.histograms(
+                "scheduler_lock_seconds",
+                "How long the lock of the scheduler was held at a time: to take in an event and decide (decide), or to \
+                 read for a view (look).",
+                &["use"],
+                &LOCK_BUCKETS,
+            )?,
             node_vram: declare.gauges("node_vram_bytes", "Memory used by loaded models.", &["node"])?,
             model_load: declare.histograms(
                 "model_load_seconds",
@@ -274,7 +291,7 @@ impl Families {
     /// Ends every series of these models.
     pub(super) fn end_models(&self, models: &BTreeSet<String>) {
         let these = ("model", models);
-        for family in [&self.requests, &self.tokens] {
+        for family in [&self.requests, &self.tokens, &self.prompt_tokens] {
             end(family, these, |labels| drop(family.remove(labels)));
         }
         for family in [&self.request_duration, &self.first_token, &self.per_token, &self.queue_wait] {
@@ -285,9 +302,14 @@ impl Families {
 
     /// Ends every series of these nodes.
     pub(super) fn end_nodes(&self, nodes: &BTreeSet<String>) {
-        for family in
-            [&self.node_requests, &self.routing, &self.transitions, &self.claims_corrected, &self.listing_skipped]
-        {
+        for family in [
+            &self.node_requests,
+            &self.routing,
+            &self.transitions,
+            &self.claims_corrected,
+            &self.listing_skipped,
+            &self.prompt_tokens,
+        ] {
             end(family, ("node", nodes), |labels| drop(family.remove(labels)));
         }
         for family in [&self.node_up, &self.node_state, &self.node_slots, &self.node_in_use, &self.node_loaded] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prometheus::{Encoder, IntCounterVec, TextEncoder};
 
 use super::models::KnownModels;
-use super::{BREAKER_STATES, Metrics, NODE_STATES, ROUTING, UNKNOWN_MODEL};
+use super::{BREAKER_STATES, Metrics, NODE_STATES, PROMPT_TOKENS, ROUTING, UNKNOWN_MODEL};
 
 /// Everything that is looked up at a scrape rather than counted as it happens.
 #[derive(Clone, Debug, Default)]
@@ -84,6 +84,8 @@ pub struct NodeGauges {
     pub routed: [u64; 3],
     /// Changes of its breaker since the start: to closed, open, half-open.
     pub transitions: [u64; 3],
+    /// Prompt tokens by model: sent, expected to be cached, timed, measured to be cached.
+    pub prompts: Vec<(String, [u64; 4])>,
 }
 
 impl Metrics {
@@ -162,17 +164,24 @@ impl Metrics {
             vram += bytes;
         }
         families.node_vram.with_label_values(&[name]).set(vram as f64);
-        raise(&families.routing, name, ROUTING, node.routed);
-        raise(&families.transitions, name, BREAKER_STATES, node.transitions);
+        for (label, count) in ROUTING.into_iter().zip(node.routed) {
+            raise(&families.routing, &[name, label], count);
+        }
+        for (label, count) in BREAKER_STATES.into_iter().zip(node.transitions) {
+            raise(&families.transitions, &[name, label], count);
+        }
+        for (model, counts) in node.prompts.iter().filter(|(model, _)| known.has(model)) {
+            for (label, count) in PROMPT_TOKENS.into_iter().zip(*counts) {
+                raise(&families.prompt_tokens, &[name, model, label], count);
+            }
+        }
     }
 }
 
-/// Raises counters to totals that were counted elsewhere.
-fn raise<const N: usize>(family: &IntCounterVec, node: &str, labels: [&str; N], counts: [u64; N]) {
-    for (label, count) in labels.into_iter().zip(counts) {
-        let counter = family.with_label_values(&[node, label]);
-        counter.inc_by(count.saturating_sub(counter.get()));
-    }
+/// Raises a counter to a total that was counted elsewhere.
+fn raise(family: &IntCounterVec, labels: &[&str], count: u64) {
+    let counter = family.with_label_values(labels);
+    counter.inc_by(count.saturating_sub(counter.get()));
 }
 
 fn to_i64(count: usize) -> i64 {
@@ -205,6 +214,7 @@ mod tests {
             loaded: vec![("m:latest".to_owned(), 5)],
             routed: [4, 2, 1],
             transitions: [0, 1, 1],
+            prompts: vec![("m:latest".to_owned(), [100, 60, 40, 30]), ("gone".to_owned(), [1; 4])],
         }
     }
 
@@ -227,6 +237,8 @@ mod tests {
             "gateway_routing_decisions_total{node=\"a\",reason=\"warm\"} 4",
             "gateway_routing_decisions_total{node=\"a\",reason=\"fallback\"} 1",
             "gateway_circuit_transitions_total{node=\"a\",to=\"open\"} 1",
+            "gateway_node_prompt_tokens_total{model=\"m:latest\",node=\"a\",part=\"expected_cached\"} 60",
+            "gateway_node_prompt_tokens_total{model=\"m:latest\",node=\"a\",part=\"measured_cached\"} 30",
             "gateway_queue_depth{model=\"m:latest\"} 3",
             "gateway_queue_depth{model=\"n:latest\"} 0",
             "gateway_usage_rows_waiting 7",

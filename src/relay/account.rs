@@ -65,7 +65,7 @@ pub(super) struct OpenAccount {
     /// Whether a node is working on it now.
     pub(super) is_running: bool,
     pub(super) work: NodeWork,
-    /// For a plain answer: the expected pace of the node that is working on it.
+    /// For a plain answer: how fast the node that is working on it is at least.
     pub(super) pace: Option<Pace>,
     /// The gateway's own time spent on the answer.
     pub(super) forwarding: Duration,

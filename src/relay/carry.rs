@@ -167,7 +167,7 @@ impl Relay {
             job.meter.granted(&node, grant.attempt);
             // A plain answer shows no tokens: if its client leaves, the pace tells what the node has written.
             if !job.stream {
-                job.meter.paced(ticket.pace());
+                job.meter.paced(ticket.certain_pace());
             }
             let result = tokio::select! {
                 biased;

@@ -15,6 +15,7 @@ mod broker;
 mod identity;
 mod in_database;
 mod line;
+mod others;
 mod stances;
 mod table;
 
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use self::broker::Ask;
 pub use self::broker::{Broker, NotLeased};
 use self::line::Line;
+pub use self::others::OtherGateways;
 pub use self::stances::{Published, Stances};
 use self::table::Table;
 use super::accounts::Accounts;

@@ -77,7 +77,7 @@ pub use group_list::{GroupSearch, ListedGroup};
 pub use groups::{GroupChange, Members, NewGroup};
 pub use key::{Key, KeySpec, MadeKey};
 pub use keys::{ApiKey, KeyDigest, KeySettings, Peppers, SecretEnd, random_hex};
-pub use leases::{Broker, Leaser, NotLeased, Published, Stances};
+pub use leases::{Broker, Leaser, NotLeased, OtherGateways, Published, Stances};
 pub use maintenance::Maintenance;
 pub use nodes::StoredNode;
 pub use outbox::{Copied, Copier};

@@ -10,7 +10,7 @@ use ollama_gateway::http::openapi;
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
-use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
+use crate::harness::{TestDatabase, chat_body, client, eventually, fast_node, read, spawn_app_with, wait_long_for};
 use crate::secure::Pair;
 
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -191,6 +191,35 @@ async fn check_is_content_with_a_good_file_and_with_none() {
         assert!(good && out.contains("good"), "{arguments:?}: {out}{err}");
         assert!(!(out + &err).contains("s3cret"));
     }
+    assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
+}
+
+#[actix_rt::test]
+async fn check_warns_where_gateways_on_one_postgres_need_a_link() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let (url, own) = (database.url.clone(), database.folder.path().join("outbox.db"));
+    let (url, own) = (("GATEWAY__DATABASE__URL", url.as_str()), ("GATEWAY__DATABASE__OUTBOX", own.to_str().unwrap()));
+    let link = ("GATEWAY__CLUSTER__BIND", "127.0.0.1:8001");
+    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
+    assert!(good && out.contains("gateways    unknown") && err.is_empty(), "{out}{err}");
+    let app = spawn_app_with(Vec::new(), database, |_| {}).await;
+    let another = "warning: another gateway is alive on this Postgres";
+    for (environment, warning) in [
+        (&[url][..], Some("`cluster.bind` is not set here")),
+        (&[url, link], Some("1 of them without `cluster.bind`")),
+        // The one that is alive is this one.
+        (&[url, own], None),
+    ] {
+        let (good, out, err) = run(folder.path(), &["check"], environment).await;
+        assert!(good, "{out}{err}");
+        assert_eq!(warning.is_some(), err.contains(another), "{out}{err}");
+        assert!(warning.is_none_or(|warning| err.contains(warning)), "{out}{err}");
+        assert_eq!(warning.is_none(), out.contains("no other gateway is alive"), "{out}{err}");
+    }
+    app.stop().await;
+    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
+    assert!(good && out.contains("no other gateway is alive") && err.is_empty(), "{out}{err}");
     assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
 }
 

@@ -152,6 +152,26 @@ async fn exhaust(two: &Two, tokens: u64, patience: Duration) -> usize {
 }
 
 #[actix_rt::test]
+async fn an_outage_is_no_silence_of_those_who_were_cut_off_by_it() {
+    let Some(two) = Two::with(json!({"requests_per_minute": 1000}), 10).await else { return };
+    two.first_wire.cut();
+    // As if both had watched each other for long.
+    two.operator.execute_unprepared("UPDATE gateways SET since_ms = since_ms - 60000").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    two.second_wire.cut();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    two.second_wire.mend();
+    let begins_anew = "SELECT count(*) FROM gateways WHERE renewed_ms - since_ms < 5000";
+    wait_long_for("the second watches anew", async || number(&two.operator, begins_anew).await == 1).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Silent for more than 10 s by now, but nobody can tell whether it was alive in the last four of them.
+    let queue = two.second.get("/admin/queue", ADMIN_KEY).await.json();
+    assert_eq!(queue["scheduling"]["gateways"], 2, "{queue}");
+    two.first_wire.mend();
+    two.stop().await;
+}
+
+#[actix_rt::test]
 async fn tokens_of_a_day_are_never_over_in_total_and_almost_all_can_be_used() {
     let Some(two) = Two::with(json!({"tokens_per_day": 20_000}), 60).await else { return };
     exhaust(&two, 50, PATIENCE).await;

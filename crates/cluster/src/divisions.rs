@@ -16,6 +16,8 @@ const NODES: [(&str, u32); 3] = [("gpu-1", 1), ("gpu-2", 3), ("gpu-3", 4)];
 const MODELS: [&str; 2] = ["m", "n"];
 /// A gateway that is silent for this long counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Only a gateway can tell that has heard from the database at least this often all the while.
+const LONGEST_GAP: Duration = Duration::from_secs(4);
 const GATEWAYS: usize = 4;
 
 /// Something that happens to one gateway, or to all.
@@ -122,7 +124,7 @@ impl World {
 
     /// The gateways that are present, as the table shows them to one that has watched it for as long as `gateway` has.
     fn peers(&self, gateway: usize) -> Vec<Peer> {
-        let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= PATIENCE);
+        let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= LONGEST_GAP);
         let watched = own.map_or(Duration::ZERO, |row| self.now - row.since);
         let others = self.gateways.iter().enumerate().filter(|(other, _)| *other != gateway);
         let there = others.filter_map(|(other, it)| {
@@ -157,7 +159,7 @@ impl World {
             membership.published(&stance, &peers, now);
         }
         let it = &mut self.gateways[gateway];
-        let unbroken = it.row.as_ref().filter(|row| !row.has_left && now - row.at <= PATIENCE);
+        let unbroken = it.row.as_ref().filter(|row| !row.has_left && now - row.at <= LONGEST_GAP);
         let since = unbroken.map_or(now, |row| row.since);
         it.row = Some(Row { stance, at: now, since, has_left: false });
         it.membership = Some(membership);
@@ -207,20 +209,10 @@ impl World {
                 it.running.clear();
                 it.loading.clear();
             }
-            Step::Database { is_up } => self.set_database(is_up),
+            Step::Database { is_up } => self.is_up = is_up,
             Step::Wait { millis } => self.wait(Duration::from_millis(millis)),
         }
         self.check();
-    }
-
-    /// When the database is back, every gateway is soon heard from again. Otherwise one gateway could be heard from
-    /// just in time while another, heard from only after its patience, would be excluded although it runs.
-    fn set_database(&mut self, is_up: bool) {
-        let is_back = is_up && !self.is_up;
-        self.is_up = is_up;
-        for gateway in (0..GATEWAYS).filter(|_| is_back) {
-            self.beat(gateway, false, true);
-        }
     }
 
     /// Time passes, and every gateway that can reach the database reports as often as it must. The protocol promises
@@ -228,7 +220,7 @@ impl World {
     fn wait(&mut self, time: Duration) {
         let until = self.now + time;
         while self.now < until {
-            self.now = until.min(self.now + PATIENCE / 2);
+            self.now = until.min(self.now + LONGEST_GAP);
             for gateway in 0..GATEWAYS {
                 self.beat(gateway, false, true);
             }
@@ -308,6 +300,19 @@ proptest! {
             prop_assert_eq!(reaches().filter(|reach| loads_on(reach, node)).count(), 1);
         }
     }
+}
+
+#[test]
+fn whoever_is_heard_first_after_an_outage_does_not_take_the_others_for_gone() {
+    let mut world = World::new();
+    (0..2).for_each(|gateway| world.step(Step::Start { gateway }));
+    world.wait(4 * PATIENCE);
+    let just_before = Duration::from_secs(2);
+    world.now += just_before;
+    world.beat(1, false, true);
+    world.now += PATIENCE - just_before / 2;
+    world.beat(1, false, true);
+    assert_eq!(world.gateways[1].membership.as_ref().map(Membership::gateways), Some(2));
 }
 
 #[test]

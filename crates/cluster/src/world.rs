@@ -23,6 +23,8 @@ const TRUSTED: Duration = Duration::from_secs(4);
 const SHORT: Duration = Duration::from_secs(12);
 /// A gateway is gone that the database has not heard for this long.
 const GONE: Duration = Duration::from_secs(60);
+/// Only a gateway can tell that has heard from the database at least this often all the while.
+const LONGEST_GAP: Duration = Duration::from_secs(10);
 const LINK_PATIENCE: Duration = Duration::from_millis(1500);
 const HEARTBEAT: Duration = Duration::from_millis(250);
 
@@ -122,6 +124,8 @@ pub(crate) struct World {
     pub(crate) ended: BTreeSet<RequestId>,
     pub(crate) granted: Vec<(Duration, RequestId)>,
     pub(crate) users: BTreeMap<RequestId, Arc<str>>,
+    /// How often what happened.
+    pub(crate) faults: BTreeMap<&'static str, u64>,
 }
 
 fn name(gateway: usize) -> Arc<str> {
@@ -152,6 +156,8 @@ fn fleet() -> Scheduler {
 }
 
 impl World {
+    pub(crate) const START: Duration = Duration::from_secs(100);
+
     pub(crate) fn new(seed: u64, gateways: usize) -> Self {
         let mut dice = Dice::new(seed);
         let gateway = |dice: &mut Dice| Gateway {
@@ -170,7 +176,7 @@ impl World {
         let gateways = (0..gateways).map(|_| gateway(&mut dice)).collect();
         Self {
             dice,
-            now: Duration::from_secs(100),
+            now: Self::START,
             gateways,
             links: Vec::new(),
             lease: None,
@@ -181,6 +187,7 @@ impl World {
             ended: BTreeSet::new(),
             granted: Vec::new(),
             users: BTreeMap::new(),
+            faults: BTreeMap::new(),
         }
     }
 
@@ -277,6 +284,10 @@ impl World {
 
     pub(crate) fn role(&self, gateway: usize) -> Option<&Role> {
         Some(self.gateways[gateway].coordinator.as_ref()?.member.role())
+    }
+
+    pub(crate) fn count(&mut self, fault: &'static str) {
+        *self.faults.entry(fault).or_default() += 1;
     }
 
     /// Hands the lease over and stops leading, as on SIGTERM.
@@ -591,7 +602,7 @@ impl World {
     // The database.
 
     fn peers(&self, gateway: usize) -> Vec<Peer> {
-        let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= GONE);
+        let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= LONGEST_GAP);
         let watched = own.map_or(Duration::ZERO, |row| self.now - row.since);
         let others = self.gateways.iter().enumerate().filter(|(other, _)| *other != gateway);
         let there = others.filter_map(|(other, it)| {
@@ -620,7 +631,7 @@ impl World {
         let local = self.clock(gateway);
         let Some(coordinator) = &self.gateways[gateway].coordinator else { return };
         let (stance, link) = (coordinator.stance().expect("it has observed"), coordinator.link(local).cloned());
-        let row = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && now - row.at <= GONE);
+        let row = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && now - row.at <= LONGEST_GAP);
         let since = row.map_or(now, |row| row.since);
         let busy = coordinator.member.busy(local);
         self.gateways[gateway].row = Some(Row { stance: stance.clone(), link, at: now, busy, since, has_left: false });

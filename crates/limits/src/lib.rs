@@ -44,4 +44,4 @@ pub use limit::Limits;
 pub use moment::Moment;
 pub use month::Month;
 pub use need::{Allowance, Need};
-pub use share::{Claim, Elsewhere, Holding, Most, Peer, trade, wish};
+pub use share::{Claim, Elsewhere, Holding, Most, Peer, longest_gap, trade, wish};

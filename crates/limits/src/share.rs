@@ -93,9 +93,16 @@ pub struct Peer {
     pub left: bool,
 }
 
+/// The longest pause between two looks at the others after which a gateway has still watched them without a gap. Much
+/// shorter than `patience`: an outage of the database is no silence of those who were cut off by it as well.
+pub fn longest_gap(patience: Duration) -> Duration {
+    (patience / 6).max(Duration::from_secs(3))
+}
+
 impl Peer {
     /// Whether its shares have ended. A gateway cannot tell if it has itself watched for no longer than the peer's
-    /// patience: it may have been cut off together with the peer.
+    /// patience: it may have been cut off together with the peer. `watched`: for how long without a gap
+    /// ([`longest_gap`]).
     pub fn is_gone(&self, watched: Duration) -> bool {
         self.left || (self.silent > self.patience && watched > self.patience)
     }

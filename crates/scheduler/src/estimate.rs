@@ -30,6 +30,8 @@ const MOST_AT_ONCE: f64 = 4.0;
 const SURPRISES: f64 = 3.0;
 /// The least weight of a measurement once a change of speed is certain.
 const CHANGE_NEWS: f64 = 0.5;
+/// So many measurements make a speed certain enough to charge for.
+const CERTAIN_SAMPLES: u32 = 4;
 /// The weight of one second of news in a node's speed: most of a change is known after 5 s.
 const SPEED_NEWS: f64 = 0.2;
 /// The weight of one sample in a value that seldom changes.
@@ -45,13 +47,16 @@ const NEW_SAMPLES: u32 = 30;
 pub(crate) struct Speed {
     alone: Option<f64>,
     slowdown: f64,
+    /// What was lately seen, beside whatever ran then, and the number of those measurements.
+    #[serde(default)]
+    seen: Option<(f64, u32)>,
     #[serde(skip)]
     surprises: Surprises,
 }
 
 impl Default for Speed {
     fn default() -> Self {
-        Self { alone: None, slowdown: FIRST_SLOWDOWN, surprises: Surprises::default() }
+        Self { alone: None, slowdown: FIRST_SLOWDOWN, seen: None, surprises: Surprises::default() }
     }
 }
 
@@ -71,12 +76,20 @@ impl Speed {
         1.0 + self.slowdown * others
     }
 
+    /// Seconds a token that may be charged for without having seen them: as long as was lately seen, even if the request
+    /// should be faster as fewer others run now. `None` before the measurements are enough.
+    pub(crate) fn certain(&self, others: f64) -> Option<f64> {
+        let (seen, _) = self.seen.filter(|(_, samples)| *samples >= CERTAIN_SAMPLES)?;
+        Some(seen.max(self.alone? * self.stretch(others)))
+    }
+
     /// A stream beside `others` took `seconds` a token, scaled to the reference size; it was observed for `watched`
     /// seconds. Returns whether that was about what was expected.
     pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) -> bool {
         let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
         let Some(alone) = self.alone else {
             self.alone = Some(sample);
+            self.seen = Some((seconds.clamp(FASTEST, SLOWEST), 1));
             return true;
         };
         // Together, all streams of a node weigh as much as one.
@@ -85,17 +98,29 @@ impl Speed {
         if self.surprises.show_change(ratio, others, SURPRISES) {
             news = news.max(CHANGE_NEWS);
         } else if !(1.0 / MOST_AT_ONCE..=MOST_AT_ONCE).contains(&ratio) {
-            // A stall, or a time that was seen too late: it says nothing about the speed.
+            // A stall, or a time that was seen too late: it says nothing about the speed. Yet the first measurement may
+            // have been the one that was wrong.
+            if self.seen.is_none_or(|(_, samples)| samples < 2 * CERTAIN_SAMPLES) {
+                self.see(seconds.clamp(FASTEST, SLOWEST), news);
+            }
             return false;
         }
         // By factors, so that a node is known to be faster again as soon as it was known to be slower.
         self.alone = Some(alone * ratio.powf(news));
+        self.see(seconds.clamp(FASTEST, SLOWEST), news);
         // A large jump is a change of speed, not of the slow-down.
         if !self.surprises.is_surprised() {
             let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
         }
         !self.surprises.is_surprised()
+    }
+
+    /// A measurement of this weight, or of more as long as there were few.
+    fn see(&mut self, seconds: f64, news: f64) {
+        let (seen, samples) = self.seen.unwrap_or((seconds, 0));
+        let news = news.max(1.0 / (f64::from(samples) + 1.0));
+        self.seen = Some((seen * (seconds / seen).powf(news), samples.saturating_add(1)));
     }
 }
 
@@ -230,6 +255,19 @@ mod tests {
         }
         assert!(close(speed.stretch(1.0), 1.5, 0.05), "{speed:?}");
         assert!(close(speed.alone().unwrap(), 0.01, 0.1), "{speed:?}");
+    }
+
+    #[test]
+    fn what_is_charged_for_unseen_is_never_faster_than_what_was_lately_seen() {
+        let mut speed = Speed::default();
+        // The first came in one piece. After it, eight streams ran at once on a node that they do not slow down.
+        speed.observe(0.0008, 7.0, 0.2);
+        assert_eq!(speed.certain(0.0), None, "one measurement is not certain");
+        (0..8).for_each(|_| _ = speed.observe(0.0067, 7.0, 0.2));
+        assert!(speed.alone().unwrap() < 0.003, "a stream alone is expected to be faster: {speed:?}");
+        assert!(close(speed.certain(0.0).unwrap(), 0.0067, 0.35), "{speed:?}");
+        (0..300).for_each(|_| _ = speed.observe(0.0067, 7.0, 0.2));
+        assert!(close(speed.certain(0.0).unwrap(), 0.0067, 0.02), "{speed:?}");
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub use self::{
     prefix::Prefix,
     queue::Membership,
     queue_limits::QueueLimits,
-    report::{NodeState, NodeView, Routed, Transitions, Use},
+    report::{NodeState, NodeView, PromptTokens, Routed, Transitions, Use},
     route::{Route, RouteSet},
     scheduler::Scheduler,
     share::{Reach, Share},

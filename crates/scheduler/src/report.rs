@@ -54,6 +54,19 @@ pub struct Use {
     pub slots: u32,
 }
 
+/// Prompt tokens that a node was sent for one model since the start, by this gateway's decisions.
+#[derive(Copy, Clone, Default, Eq, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PromptTokens {
+    /// All of them.
+    pub sent: u64,
+    /// How many of those were expected to be in the node's prompt cache.
+    pub expected_cached: u64,
+    /// Tokens of prompts whose first token was timed, on a node whose reading speed is known.
+    pub timed: u64,
+    /// How many of those must have been in the cache, as the prompt was read so fast.
+    pub measured_cached: u64,
+}
+
 /// A node as operators see it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct NodeView {
@@ -93,6 +106,9 @@ pub struct NodeView {
     pub tokens_per_second: Option<f64>,
     /// Slots of the models in memory and of those of which something runs, by name.
     pub uses: BTreeMap<String, Use>,
+    /// Prompt tokens for the same models, by name.
+    #[serde(default)]
+    pub prompts: BTreeMap<String, PromptTokens>,
     /// Tokens a second of one stream that runs alone, for each model in memory; empty before anything ran.
     pub speeds: BTreeMap<String, f64>,
 }

@@ -8,9 +8,11 @@ use crate::{
     explain::{Alternative, Story},
     health_log::HealthChange,
     ids::{NodeId, RequestId, Time},
+    instance::Instance,
     model::ModelId,
     node::Node,
     report::{NodeState, NodeView},
+    running::Running,
     scheduler::Scheduler,
 };
 
@@ -52,22 +54,32 @@ pub const NODES_AT_A_LOOK: usize = 16;
 impl Scheduler {
     /// How fast the request is expected to be; `None` unless it runs on a node whose speed was measured.
     pub fn pace(&self, id: RequestId) -> Option<Pace> {
-        let request = self.requests.get(&id)?;
-        let node = self.fleet.get(request.attempt.as_ref()?.node)?;
-        let instance = node.instance(request.model)?;
-        let running = instance.running.iter().find(|running| running.id == id)?;
+        let (node, instance, running) = self.attempt_of(id)?;
         let alone = node.speed.alone()?;
         let prefill = node.prefill_seconds(instance, running.uncached, running.others, alone);
         Some(Pace { prefill, token: node.token_seconds(instance, alone) * node.speed.stretch(running.others) })
     }
 
-    /// How much longer a running request is expected to hold its slot; `None` unless it runs on a node whose speed was
-    /// measured.
-    pub fn expected_rest(&self, id: RequestId, now: Time) -> Option<Time> {
+    /// How fast the request is at least, so that what it writes unseen may be charged for; `None` unless it runs on a
+    /// node whose speed is certain.
+    pub fn certain_pace(&self, id: RequestId) -> Option<Pace> {
+        let (node, instance, running) = self.attempt_of(id)?;
+        let token = node.certain_token_seconds(instance, running.others)?;
+        Some(Pace { token, ..self.pace(id)? })
+    }
+
+    /// A running request, and where it runs.
+    fn attempt_of(&self, id: RequestId) -> Option<(&Node, &Instance, &Running)> {
         let request = self.requests.get(&id)?;
         let node = self.fleet.get(request.attempt.as_ref()?.node)?;
         let instance = node.instance(request.model)?;
-        let running = instance.running.iter().find(|running| running.id == id)?;
+        Some((node, instance, instance.running.iter().find(|running| running.id == id)?))
+    }
+
+    /// How much longer a running request is expected to hold its slot; `None` unless it runs on a node whose speed was
+    /// measured.
+    pub fn expected_rest(&self, id: RequestId, now: Time) -> Option<Time> {
+        let (node, instance, running) = self.attempt_of(id)?;
         let seconds = node.seconds_left(instance, running, now.as_secs_f64(), node.speed.alone()?);
         Time::try_from_secs_f64(seconds).ok()
     }

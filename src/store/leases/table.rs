@@ -21,7 +21,7 @@ use crate::store::database::locks;
 use crate::store::people::Changed;
 use crate::store::subject::{MONTH, name_of_key, name_of_user};
 use cluster::{Division, Stance};
-use limits::{Amounts, Elsewhere, Holding, Peer, trade};
+use limits::{Amounts, Elsewhere, Holding, Peer, longest_gap, trade};
 
 /// How long a gateway is remembered that is gone. Its tokens of the day are forgotten with it, and a day is over by then.
 const MEMORY_MS: i64 = 3 * 86_400_000;
@@ -87,9 +87,14 @@ impl Gateways {
         self.own.as_ref().filter(in_time)
     }
 
+    /// Since when we have looked without a gap.
+    fn since_ms(&self, patience: Duration) -> i64 {
+        self.renewed(longest_gap(patience)).map_or(self.now_ms, |own| own.since_ms)
+    }
+
     /// How long we have looked without a gap.
     pub(super) fn watched(&self, patience: Duration) -> Duration {
-        self.renewed(patience).map_or(Duration::ZERO, |own| millis(self.now_ms - own.since_ms))
+        millis(self.now_ms - self.since_ms(patience))
     }
 }
 
@@ -103,7 +108,7 @@ impl Table {
         let there: Vec<bool> =
             gateways.peers.values().filter(|(peer, _)| !peer.is_gone(watched)).map(|(_, is_sole)| *is_sole).collect();
         let is_sole = there.is_empty() || keeps_all;
-        let since_ms = gateways.renewed(self.patience).map_or(gateways.now_ms, |own| own.since_ms);
+        let since_ms = gateways.since_ms(self.patience);
         self.write(&transaction, gateways.now_ms, since_ms, is_sole, false).await?;
         let before = |memory_ms| gateway::Column::RenewedMs.lt(gateways.now_ms - memory_ms);
         let of_months = lease::Entity::find().filter(lease::Column::Subject.starts_with(MONTH));

@@ -17,6 +17,12 @@ impl Node {
         self.speed.alone().unwrap_or(guess) * size * instance.correction.factor
     }
 
+    /// Seconds a token beside `others` that may be charged for unseen; `None` before the measurements are enough.
+    pub(crate) fn certain_token_seconds(&self, instance: &Instance, others: f64) -> Option<f64> {
+        let size = instance.model_bytes() / REFERENCE_BYTES;
+        Some(self.speed.certain(others)? * size * instance.correction.factor)
+    }
+
     /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
     pub(crate) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
         let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;

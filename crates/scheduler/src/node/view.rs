@@ -7,9 +7,9 @@ use crate::{
     catalog::Loaded,
     health_log::NodeHealth,
     ids::NodeId,
-    instance::Instance,
+    instance::{CacheUse, Instance},
     model::ModelId,
-    report::{NodeState, NodeView, Use},
+    report::{NodeState, NodeView, PromptTokens, Use},
 };
 
 impl Node {
@@ -44,6 +44,7 @@ impl Node {
             loads: self.loads,
             tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
             uses: self.uses(),
+            prompts: self.prompts(),
             speeds: self.speed.alone().map(|alone| self.speeds(alone)).unwrap_or_default(),
         }
     }
@@ -52,6 +53,21 @@ impl Node {
         let of = |(_, instance): (ModelId, &Instance)| {
             let running = u32::try_from(instance.running.len()).unwrap_or(u32::MAX);
             (instance.listed.to_string(), Use { running, slots: instance.whole_slot_count() })
+        };
+        self.active().map(of).collect()
+    }
+
+    fn prompts(&self) -> BTreeMap<String, PromptTokens> {
+        let whole = |tokens: f64| tokens.round() as u64;
+        let of = |(_, instance): (ModelId, &Instance)| {
+            let CacheUse { prompt, expected, timed, measured, .. } = instance.cache;
+            let tokens = PromptTokens {
+                sent: whole(prompt),
+                expected_cached: whole(expected),
+                timed: whole(timed),
+                measured_cached: whole(measured),
+            };
+            (instance.listed.to_string(), tokens)
         };
         self.active().map(of).collect()
     }

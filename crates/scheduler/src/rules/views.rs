@@ -84,4 +84,7 @@ fn a_view_says_how_much_of_each_models_slots_is_in_use() {
     let uses = scheduler.nodes()[0].uses.clone();
     assert_eq!(uses["m:latest"], Use { running: 1, slots: 2 });
     assert_eq!(uses["n:latest"], Use { running: 0, slots: 2 });
+    let prompts = &scheduler.nodes()[0].prompts;
+    assert!(prompts["m:latest"].sent > 0 && prompts["m:latest"].expected_cached == 0, "{prompts:?}");
+    assert_eq!(prompts["n:latest"], PromptTokens::default());
 }
