@@ -27,12 +27,12 @@ async fn a_chunk_of_a_hundred_kilobytes_is_charged_by_its_bytes() {
     };
     let of_chunks = app.user("chunks").await;
     let limited = app.user_with("limited", json!({"tokens_per_day": 2 * RESERVED})).await;
-    let number = Cell::new(0);
+    let number = Cell::new(0_usize);
 
     hold(&app, &keys, async || {
         number.set(number.get() + 1);
         // Streams and plain answers, with and without a cap, which a single chunk cannot keep to.
-        let body = ask_for(number.get() % 2 == 0, [json!(5), json!(null)][number.get() / 2 % 2].clone());
+        let body = ask_for(number.get().is_multiple_of(2), [json!(5), json!(null)][number.get() / 2 % 2].clone());
         let reply = app.post("/v1/chat/completions", &of_chunks, body).await;
         assert_eq!(reply.status, 200, "{}", reply.text());
     })

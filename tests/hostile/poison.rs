@@ -61,13 +61,13 @@ async fn several_accounts_together_harm_the_others_no_more_than_one() {
     for name in ["one", "two", "three"] {
         accounts.push(app.user(name).await);
     }
-    let sent = std::cell::Cell::new(0);
+    let sent = std::cell::Cell::new(0_usize);
 
     hold(&app, &keys, async || {
         let number = sent.replace(sent.get() + 1);
         // All the same, and then each its own.
         let all = accounts.iter().enumerate().map(|(lane, key)| {
-            let lane = if number % 2 == 0 { 0 } else { lane };
+            let lane = if number.is_multiple_of(2) { 0 } else { lane };
             let body = marked(&format!("{} {number} {lane}", POISON[(number + lane) % POISON.len()].0));
             app.post("/v1/chat/completions", key, body)
         });
