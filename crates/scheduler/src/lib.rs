@@ -116,6 +116,7 @@ mod silence;
 mod slots;
 mod surprise;
 mod view;
+mod witnesses;
 
 pub use self::{
     catalog::{Loaded, Model, NodeSpec},

@@ -20,6 +20,7 @@ use crate::{
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
+    witnesses::Witnesses,
 };
 
 /// The fleet, the queue, and everything learned about both. Use it through [`Scheduler::handle`].
@@ -37,6 +38,8 @@ pub struct Scheduler {
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
+    /// Users whose requests failed lately.
+    pub(crate) witnesses: Witnesses,
     pub(crate) reach: Reach,
     /// The last plan's forecast, kept to save allocations.
     pub(crate) forecast: Forecast,
@@ -82,6 +85,7 @@ impl Scheduler {
             queue: FairQueue::new(limits),
             drain: Drain::default(),
             journal: Journal::default(),
+            witnesses: Witnesses::default(),
             forecast: Forecast::default(),
             line: Vec::new(),
             reach: Reach::Whole,

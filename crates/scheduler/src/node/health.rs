@@ -1,9 +1,10 @@
 //! What do requests and probes say about a node's health?
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::Node;
 use crate::{
+    accusations::Accusation,
     breaker::Epoch,
     catalog::NodeSpec,
     failure::{Blame, Failure},
@@ -27,7 +28,7 @@ const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
 /// A failed attempt.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Failed<'a> {
-    pub(crate) user: &'a Arc<str>,
+    pub(crate) accusation: Accusation<'a>,
     pub(crate) model: ModelId,
     pub(crate) route: Route,
     pub(crate) failure: Failure,
@@ -119,7 +120,7 @@ impl Node {
     pub(crate) fn broke_off(&mut self, failed: Failed<'_>, now: Time) {
         self.failed += 1;
         match failed.failure.blame() {
-            Blame::Undecided => self.breaker.broke_off(failed.user, failed.epoch, now),
+            Blame::Undecided => self.breaker.broke_off(failed.accusation, failed.epoch, now),
             _ => self.blame(failed, now),
         }
         self.note_error(failed.failure);
@@ -132,7 +133,7 @@ impl Node {
         self.note_error(failed.failure);
     }
 
-    fn blame(&mut self, Failed { user, model, route, failure, epoch }: Failed<'_>, now: Time) {
+    fn blame(&mut self, Failed { accusation, model, route, failure, epoch }: Failed<'_>, now: Time) {
         match failure {
             Failure::Busy => {
                 self.busy_until = Some(now + BUSY_BACK_OFF);
@@ -150,14 +151,14 @@ impl Node {
             Failure::Silent => {}
             Failure::Denied => self.breaker.failed(epoch, now),
             Failure::Reset | Failure::Crashed | Failure::TimedOut | Failure::Garbled | Failure::Stuck => {
-                self.breaker.accused(user, epoch, now);
+                self.breaker.accused(accusation, epoch, now);
             }
         }
     }
 
     /// Another node answered a request that had failed here.
-    pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
-        self.breaker.convicted(failure, epoch, now);
+    pub(crate) fn convicted(&mut self, user: &str, failure: Failure, epoch: Epoch, now: Time) {
+        self.breaker.convicted(user, failure, epoch, now);
         self.note_error(failure);
     }
 
