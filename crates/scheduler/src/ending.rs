@@ -193,6 +193,7 @@ impl Scheduler {
     pub(crate) fn tick(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         self.fleet.end_back_offs(now);
         self.fleet.look_for_probes();
+        self.let_unused_drift(now);
         self.guess_speed();
         // Before the deadlines: what comes back from a silent node may have passed its own.
         self.listen(now, decisions);

@@ -49,6 +49,8 @@ pub struct Scheduler {
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
     pub(crate) guess: f64,
+    /// When unused estimates drifted last, in seconds.
+    pub(crate) drifted_at: f64,
     pub(crate) arrivals: u64,
     /// Live requests that count against the retry budget.
     pub(crate) costly_retries: usize,
@@ -89,6 +91,7 @@ impl Scheduler {
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,
+            drifted_at: 0.0,
             arrivals: 0,
             costly_retries: 0,
             beat_at: None,

@@ -39,6 +39,7 @@ pub(crate) struct Failed<'a> {
 impl Node {
     /// A request is sent here.
     pub(crate) fn occupy(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.use_estimates(model, running.sent_at);
         self.in_flight += 1;
         let id = running.id;
         if let Some(instance) = self.instance_mut(model) {
@@ -49,8 +50,23 @@ impl Node {
         self.breaker.dispatched(id)
     }
 
+    /// A request is about to use what is estimated here.
+    fn use_estimates(&mut self, model: ModelId, now: f64) {
+        self.used_at = now;
+        if self.in_flight == 0 {
+            self.speed.used();
+        }
+        if let Some(instance) = self.instance_mut(model) {
+            instance.used_at = now;
+            if instance.running.is_empty() {
+                instance.prefill.used();
+            }
+        }
+    }
+
     /// A request runs here that another gateway's scheduler sent.
     pub(crate) fn resume(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.use_estimates(model, running.heard_at);
         self.in_flight += 1;
         let id = running.id;
         if let Some(instance) = self.instance_mut(model) {
@@ -65,8 +81,10 @@ impl Node {
     /// A request sent here is over; `is_whole` if its answer came to its end.
     pub(crate) fn vacate(&mut self, id: RequestId, model: ModelId, is_whole: bool, now: Time) -> Option<Running> {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.used_at = now.as_secs_f64();
         self.breaker.released(id);
         let instance = self.instance_mut(model)?;
+        instance.used_at = now.as_secs_f64();
         let index = instance.running.iter().position(|running| running.id == id)?;
         let running = instance.running.swap_remove(index);
         instance.slots.ended(&running, is_whole, &instance.running, now.as_secs_f64());
