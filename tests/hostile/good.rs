@@ -19,6 +19,8 @@ const TOKENS: u32 = 60;
 const SLOWER: f64 = 1.5;
 /// How often that is measured at most.
 const TURNS: usize = 3;
+/// Held while a test measures.
+static TURNS_OF_ALL: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 /// A request that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -107,11 +109,35 @@ pub async fn hold(app: &impl Door, keys: &[String], harm: impl AsyncFn()) {
 
 /// The same with a gate of its own, which compares what they saw alone and beside the harm.
 pub async fn hold_to(app: &impl Door, keys: &[String], harm: impl AsyncFn(), is_within: impl Fn(&Seen, &Seen) -> bool) {
+    let _turn = TURNS_OF_ALL.read().await;
+    measure(app, keys, async || good_users(app, keys).await, harm, is_within).await;
+}
+
+/// The same for harm that keeps the machine busy: no other test measures beside it, and good users are not alone before, but
+/// beside `control`, which costs the machine as much and this gateway nothing.
+pub async fn hold_against(
+    app: &impl Door,
+    keys: &[String],
+    control: impl AsyncFn(),
+    harm: impl AsyncFn(),
+    is_within: impl Fn(&Seen, &Seen) -> bool,
+) {
+    let _turn = TURNS_OF_ALL.write().await;
+    measure(app, keys, async || beside(app, keys, &control).await, harm, is_within).await;
+}
+
+async fn measure(
+    app: &impl Door,
+    keys: &[String],
+    without: impl AsyncFn() -> Seen,
+    harm: impl AsyncFn(),
+    is_within: impl Fn(&Seen, &Seen) -> bool,
+) {
     // Speeds are learned first.
     good_users(app, keys).await;
     let mut turns = Vec::new();
     for _ in 0..TURNS {
-        let alone = good_users(app, keys).await;
+        let alone = without().await;
         let beside = beside(app, keys, &harm).await;
         assert_eq!(alone.failures, [] as [&str; 0], "alone");
         assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");

@@ -75,8 +75,8 @@ async fn several_accounts_together_harm_the_others_no_more_than_one() {
     })
     .await;
 
-    // Two may meet a node at the same time before they are known; none goes out after that.
-    assert!(openings(&app) <= 1, "{} breakers opened", openings(&app));
+    // Two may meet a node at the same time before they are known; after that it does not go out again.
+    assert!(openings(&app) <= 2, "{} breakers opened", openings(&app));
     assert!(sent.get() > 20, "{}", sent.get());
     app.stop().await;
 }

@@ -10,7 +10,7 @@ use flate2::write::GzEncoder;
 use futures_util::future::join_all;
 use serde_json::json;
 
-use crate::good::{hold_to, steady_node};
+use crate::good::{hold_against, steady_node};
 use crate::harness::{client, read};
 use crate::process::Process;
 
@@ -39,12 +39,13 @@ async fn send(app: &Process, key: &str, body: Bytes, coding: Option<&'static str
 }
 
 /// Memory before the harm and its peak beside it, while good users' worst latency stays within bounds.
-async fn hold_memory(app: &Process, harm: impl AsyncFn()) -> f64 {
+async fn hold_memory(app: &Process, control: impl AsyncFn(), harm: impl AsyncFn()) -> f64 {
     let keys = app.good_users().await;
     let before = Cell::new(None);
-    hold_to(
+    hold_against(
         app,
         &keys,
+        &control,
         async || {
             if before.get().is_none() {
                 before.set(Some(app.rss_mib()));
@@ -64,6 +65,13 @@ async fn gateway(simulated: &ollama_sim::SimNode) -> (Process, f64) {
     (Process::start(&[simulated], &settings).await, all as f64)
 }
 
+/// The same harm done to another gateway costs the machine as much.
+async fn another(simulated: &ollama_sim::SimNode) -> (Process, String) {
+    let (other, _) = gateway(simulated).await;
+    let key = other.user_with("other", json!({"max_concurrency": 1})).await;
+    (other, key)
+}
+
 #[actix_rt::test]
 async fn large_bodies_of_one_user_take_no_more_memory_than_all_may_and_delay_nobody() {
     let simulated = steady_node().await;
@@ -74,14 +82,16 @@ async fn large_bodies_of_one_user_take_no_more_memory_than_all_may_and_delay_nob
         Bytes::from(json!({"model": "llama3.2", "messages": [{"role": "user", "content": content}]}).to_string());
     let refused = Cell::new(0);
 
-    let grown = hold_memory(&app, async || {
+    let (other, other_greedy) = another(&simulated).await;
+    let send_many = async |app: &Process, key: &str, refused: &Cell<usize>| {
         join_all((0..BODIES).map(async |_| {
-            let status = send(&app, &greedy, body.clone(), None).await;
+            let status = send(app, key, body.clone(), None).await;
             refused.set(refused.get() + usize::from(status != Some(StatusCode::OK)));
         }))
         .await;
-    })
-    .await;
+    };
+    let control = async || send_many(&other, &other_greedy, &Cell::new(0)).await;
+    let grown = hold_memory(&app, control, async || send_many(&app, &greedy, &refused).await).await;
 
     println!("{grown:.0} MiB more, of {budget} for bodies");
     assert!(grown < GROWTH * budget, "{grown} MiB for a budget of {budget}");
@@ -103,17 +113,19 @@ async fn bodies_that_unpack_to_hundreds_of_times_their_size_are_refused_at_the_l
     ];
     let blown = Cell::new(0);
 
-    let grown = hold_memory(&app, async || {
+    let (other, other_bomber) = another(&simulated).await;
+    let bomb = async |app: &Process, key: &str, blown: &Cell<usize>| {
         let sending = (0..8).map(|number| {
             let (coding, bomb) = &bombs[number % 2];
-            send(&app, &bomber, bomb.clone(), Some(coding))
+            send(app, key, bomb.clone(), Some(coding))
         });
         for status in join_all(sending).await.into_iter().flatten() {
             assert!([413, 429, 503].contains(&status.as_u16()), "{status}");
             blown.set(blown.get() + usize::from(status == StatusCode::PAYLOAD_TOO_LARGE));
         }
-    })
-    .await;
+    };
+    let control = async || bomb(&other, &other_bomber, &Cell::new(0)).await;
+    let grown = hold_memory(&app, control, async || bomb(&app, &bomber, &blown).await).await;
 
     println!("{grown:.0} MiB more, of {budget} for bodies; {} unpacked to the limit", blown.get());
     assert!(grown < GROWTH * budget, "{grown} MiB for a budget of {budget}");
