@@ -71,8 +71,14 @@ def test_more_requests_than_slots_are_all_answered_and_none_waits_in_an_engine(o
 
 
 def test_slots_are_learned_within_200_requests(own_fleet):
-    many(own_fleet, 200, at_once=10)
-    assert {name: own_fleet.node(name)["slots"] for name in SLOTS} == SLOTS
+    learned = lambda: {name: own_fleet.node(name)["slots"] for name in SLOTS}
+    for _ in range(7):
+        many(own_fleet, 25, at_once=10)
+        if learned() == SLOTS:
+            break
+    # What is right stays so.
+    many(own_fleet, 25, at_once=10)
+    assert learned() == SLOTS
 
 
 def test_the_speed_is_what_a_person_measures(own_fleet, chatters):
@@ -196,7 +202,7 @@ def test_a_stream_of_a_killed_engine_ends_with_an_error_and_the_others_go_on(own
     wait_until("it serves again", serves, seconds=60)
 
 
-@pytest.mark.xfail(strict=False, reason="beside other work, a stall is still taken for a speed now and then: unused estimates do not drift yet")
+@ONE_KIND
 def test_a_frozen_engine_fails_nobody_and_has_its_part_again_within_a_minute(own_fleet, chatters):
     many(own_fleet, 60, at_once=6)
     response, rest = opened(own_fleet, "Tell me a very long story.", 1500)
