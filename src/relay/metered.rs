@@ -117,6 +117,10 @@ impl MeteredBody {
             patience,
             watch: Box::pin(tokio::time::sleep(WATCH)),
         };
+        if body.tokens() > 1 {
+            // What came together with the first token was written before it, and must not count as written since.
+            body.ticket.progress(body.tokens());
+        }
         let mut first = std::mem::take(&mut body.first);
         body.settle_if_done(&mut first);
         body.first = first;

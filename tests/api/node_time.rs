@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::harness::{
     ADMIN_KEY, TestApp, TestDatabase, chat_body, eventually, let_pass, node, spawn_app, spawn_app_with, stream_body,
 };
+use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_event, chunk, last_chunk, stream_head};
 
 const MESSAGE: &str = "a message of some length";
 
@@ -265,5 +266,23 @@ async fn a_load_that_the_node_did_by_itself_is_in_one_row_where_the_node_tells()
     }
     assert_eq!(simulated.stats().loads, 1);
     assert!((600..1200).contains(&loads.iter().sum::<u64>()), "{loads:?}");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn what_comes_together_with_the_first_token_was_written_before_it() {
+    // A gateway that was busy reads 60 words in one piece. The next one takes a second and a half.
+    let pause = Duration::from_millis(1500);
+    let burst = chunk((0..60).map(|word| chat_event(&format!("{word} "))).collect::<String>());
+    let end = CHAT_END.replace("completion_tokens\":2", "completion_tokens\":61");
+    let Step::Send(mut next) = chunk(chat_event("last")) else { unreachable!("a chunk is sent") };
+    let late = Step::Trickle(next.split_to(1), pause);
+    let script = vec![stream_head(), burst, late, Step::Send(next), chunk(end), last_chunk()];
+    let scripted = ScriptedNode::start(move |_| script.clone()).await;
+    let app = spawn_app(vec![node("a", scripted.url(), 1)]).await;
+    let reply = app.post("/v1/chat/completions", &app.user("ann").await, stream_body("llama3.2", MESSAGE)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let speed = view(&app, "a").tokens_per_second.unwrap();
+    assert!(speed < 5.0, "{speed} tokens a second");
     app.stop().await;
 }

@@ -2,12 +2,12 @@
 use std::time::Duration;
 
 use awc::http::Method;
-use futures_util::future::{join, join4, join5};
-use ollama_sim::{Fault, OddListing, UsageClaim};
+use futures_util::future::{join, join_all, join4, join5};
+use ollama_sim::{Fault, OddListing, SimConfig, SimModel, UsageClaim};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 
-use crate::good::{fleet, hold, marked, openings, steady_node};
+use crate::good::{Seen, fleet, hold, hold_to, marked, openings, steady_node_with};
 use crate::harness::{TestApp, let_pass, stream_body};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -29,7 +29,11 @@ fn of_many_members() -> String {
 
 #[actix_rt::test]
 async fn all_at_once() {
-    let simulated = [steady_node().await, steady_node().await, steady_node().await];
+    let other = |config: &mut SimConfig| config.models.push(SimModel::chat("other:latest", 5.0));
+    let mut simulated = Vec::new();
+    for _ in 0..4 {
+        simulated.push(steady_node_with(other).await);
+    }
     let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
     for node in &simulated {
         node.poison("poison-crash", Fault::Status(500));
@@ -44,9 +48,12 @@ async fn all_at_once() {
     let members = of_many_members();
     let route = json!({"model": "llama3.2", "input": "hi"});
     simulated[2].set_listing(Some(OddListing::Invented(500)));
+    simulated[1].set_listing(Some(OddListing::Slow(Duration::from_secs(2))));
+    let [reader, swapper] = [app.user("reader").await, app.user("swapper").await];
+    let (reports, swaps) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
     let number = std::cell::Cell::new(0);
 
-    hold(&app, &keys, async || {
+    let harm = async || {
         let next = number.replace(number.get() + 1);
         let marker = ["poison-crash", "poison-hang-up"][next % 2];
         let mistake = json!({"model": "llama3.2", "input": "hi"});
@@ -71,11 +78,31 @@ async fn all_at_once() {
                 }
             },
         );
-        let _ = join(of_nodes, of_users).await;
-    })
-    .await;
-
+        let of_reads = async {
+            let replies = join_all((0..6).map(|_| app.get("/v1/usage/summary", &reader))).await;
+            reports.set(reports.get() + replies.iter().filter(|reply| reply.status == 200).count());
+        };
+        let swap = async {
+            let mut body = marked("one token");
+            body["model"] = ["other", "llama3.2"][next % 2].into();
+            body["max_tokens"] = 1.into();
+            let asking = app.post(CHAT, &swapper, body);
+            if let Ok(reply) = tokio::time::timeout(Duration::from_millis(500), asking).await {
+                swaps.set(swaps.get() + usize::from(reply.status == 200));
+            }
+        };
+        let _ = join4(of_nodes, of_users, of_reads, swap).await;
+    };
+    hold(&app, &keys, &harm).await;
     assert_eq!(openings(&app), 0);
+
+    // Whoever is sent to a node that says nothing waits until that shows, and is answered all the same.
+    simulated[3].set_fault(Some(Fault::HangBeforeHead));
+    let is_within = |alone: &Seen, beside: &Seen| beside.p50 <= alone.p50.mul_f64(1.5);
+    hold_to(&app, &keys, &harm, is_within).await;
+    simulated[3].set_fault(None);
+
+    assert!(reports.get() > 0 && swaps.get() > 0, "{} reports, {} swaps", reports.get(), swaps.get());
     // The harm was done.
     let by = async |key: &str, what: &str, value: &str| {
         app.rows(key).await.iter().filter(|row: &&Value| row[what] == value).count()

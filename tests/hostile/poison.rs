@@ -53,6 +53,35 @@ async fn whatever_one_user_sends_the_others_are_served() {
 }
 
 #[actix_rt::test]
+async fn several_accounts_together_harm_the_others_no_more_than_one() {
+    let simulated = steady(2).await;
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    poison(&simulated);
+    let mut accounts = Vec::new();
+    for name in ["one", "two", "three"] {
+        accounts.push(app.user(name).await);
+    }
+    let sent = std::cell::Cell::new(0_usize);
+
+    hold(&app, &keys, async || {
+        let number = sent.replace(sent.get() + 1);
+        // All the same, and then each its own.
+        let all = accounts.iter().enumerate().map(|(lane, key)| {
+            let lane = if number.is_multiple_of(2) { 0 } else { lane };
+            let body = marked(&format!("{} {number} {lane}", POISON[(number + lane) % POISON.len()].0));
+            app.post("/v1/chat/completions", key, body)
+        });
+        futures_util::future::join_all(all).await;
+    })
+    .await;
+
+    // Two may meet a node at the same time before they are known; none goes out after that.
+    assert!(openings(&app) <= 1, "{} breakers opened", openings(&app));
+    assert!(sent.get() > 20, "{}", sent.get());
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn the_same_poison_fails_fast_the_next_time_and_no_node_sees_it() {
     let simulated = steady(2).await;
     let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;

@@ -2,12 +2,12 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use futures_util::future::{Either, join_all, select};
+use futures_util::future::{Either, join, join_all, select};
 use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use serde_json::Value;
 
-use crate::harness::{TestApp, TestDatabase, chat_body, node, spawn_app_with};
+use crate::harness::{TestApp, TestDatabase, chat_body, let_pass, node, spawn_app_with};
 
 /// Each model takes this much memory, and half a second to load.
 const MODEL_GB: f64 = 5.0;
@@ -16,6 +16,8 @@ const OTHERS: [&str; 4] = ["one", "two", "three", "four"];
 const WHILE: Duration = Duration::from_secs(10);
 /// What is left to the victim at least, of what it gets alone.
 const LEFT: f64 = 0.4;
+/// How many times as long a quiet user's p99 may be: G5 of the scheduler's fleet test.
+const QUIET: f64 = 3.5;
 /// A request for a swap that takes longer is given up.
 const SWAPPERS_PATIENCE: Duration = Duration::from_secs(5);
 /// Requests of each user at a time.
@@ -61,6 +63,21 @@ async fn answers(app: &TestApp, key: &str) -> usize {
     join_all((0..AT_A_TIME).map(|_| ask())).await.into_iter().sum()
 }
 
+/// What a quiet user waits in [`WHILE`], who has one request at a time: the slowest but one.
+async fn quiet(app: &TestApp, key: &str) -> Duration {
+    let end = Instant::now() + WHILE;
+    let mut times = Vec::new();
+    while Instant::now() < end {
+        let began = Instant::now();
+        let reply = app.post("/v1/chat/completions", key, ask_for("llama3.2", 5)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        times.push(began.elapsed());
+        let_pass(Duration::from_millis(50)).await;
+    }
+    times.sort_unstable();
+    times[times.len().saturating_sub(2)]
+}
+
 /// Asks for one token of one model after another, for ever.
 async fn swap(app: &TestApp, key: &str, next: &Cell<usize>, answered: &Cell<usize>) -> std::convert::Infallible {
     loop {
@@ -78,20 +95,24 @@ async fn a_user_who_swaps_models_leaves_the_others_their_share() {
     let (simulated, settings) = node_with_room(2).await;
     let app = spawn_app_with(vec![settings], TestDatabase::sqlite(), |_| {}).await;
     let (victim, swapper) = (app.user("victim").await, app.user("swapper").await);
-    let alone = answers(&app, &victim).await;
+    let quiet_user = app.user("quiet").await;
+    let (alone, quiet_alone) = join(answers(&app, &victim), quiet(&app, &quiet_user)).await;
 
     let (next, swapped) = (Cell::new(0), Cell::new(0));
     let swaps = join_all((0..AT_A_TIME).map(|_| swap(&app, &swapper, &next, &swapped)));
-    let beside = match select(std::pin::pin!(answers(&app, &victim)), std::pin::pin!(swaps)).await {
-        Either::Left((beside, _)) => beside,
+    let measuring = join(answers(&app, &victim), quiet(&app, &quiet_user));
+    let (beside, quiet_beside) = match select(std::pin::pin!(measuring), std::pin::pin!(swaps)).await {
+        Either::Left((measured, _)) => measured,
         Either::Right((never, _)) => match never.first() {
             Some(never) => match *never {},
-            None => 0,
+            None => unreachable!("there are swappers"),
         },
     };
 
     println!("{alone} alone, {beside} beside {} swaps", swapped.get());
     assert!(beside as f64 >= LEFT * alone as f64, "{beside} of {alone} answers are left to the victim");
+    println!("a quiet user waits {quiet_alone:?} alone, {quiet_beside:?} beside them");
+    assert!(quiet_beside <= quiet_alone.mul_f64(QUIET), "{quiet_beside:?} beside the swaps, {quiet_alone:?} without");
     assert!(swapped.get() > 0 && simulated.stats().loads > 1, "nothing was swapped: {:?}", simulated.stats());
     app.stop().await;
 }

@@ -239,8 +239,13 @@ def client(stood: Stand, number: int, user: str, stream: bool, until: float):
                 time.sleep(0.5)
 
 
+# The same for everybody, so that nodes have it in their prompt caches.
+RULES = "Answer in one short sentence. " * 40
+
+
 def chat(stood: Stand, session: requests.Session, model: str, stream: bool, prompt: str):
-    body = {"model": model, "stream": stream, "messages": [{"role": "user", "content": prompt}]}
+    messages = [{"role": "system", "content": RULES}, {"role": "user", "content": prompt}]
+    body = {"model": model, "stream": stream, "messages": messages}
     if stream:
         body["stream_options"] = {"include_usage": True}
     began = time.monotonic()

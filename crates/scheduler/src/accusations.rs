@@ -1,5 +1,6 @@
 //! Have several users met failures that may be the request's own fault? One user's failures alone do not convict the
-//! node: they may all come from what that user sends.
+//! node: they may all come from what that user sends. The same prompt is one piece of evidence, however many users send
+//! it, and users who are no [witnesses](crate::witnesses) convict a node only if they are several more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,57 +10,104 @@ use crate::ids::Time;
 const FAILURES_TO_AVOID: u32 = 2;
 /// How long they avoid it, counted from the last failure.
 const AVOIDED: Duration = Duration::from_secs(30);
+/// So many users with prompts of their own are enough, witnesses or not: otherwise two broken nodes would discredit
+/// everybody who meets both.
+const CROWD: usize = 4;
 
-/// One user's failures on a node, since the node last worked for anybody.
+/// A failure that may be the request's own fault.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Accusation<'a> {
+    pub(crate) user: &'a Arc<str>,
+    /// What stands for the prompt; `None` if it was not digested.
+    pub(crate) prompt: Option<u64>,
+    /// Whether the user is a witness.
+    pub(crate) is_witness: bool,
+}
+
+/// Failures on a node, since the node last worked for anybody: of the user who met the first one, and of others that did
+/// not convict it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Accusations(Option<Accuser>);
+pub(crate) struct Accusations {
+    first: Option<Accuser>,
+    /// At most [`CROWD`], each of another user with another prompt.
+    others: Vec<Accuser>,
+}
 
 #[derive(Clone, Debug)]
 struct Accuser {
     user: Arc<str>,
+    prompt: Option<u64>,
+    is_witness: bool,
     failures: u32,
     last: Time,
 }
 
+impl Accuser {
+    fn is_like(&self, accusation: Accusation<'_>) -> bool {
+        self.user == *accusation.user || (self.prompt.is_some() && self.prompt == accusation.prompt)
+    }
+}
+
 impl Accusations {
-    /// Records that a request of `user` failed. True if a different user has met a failure before.
-    pub(crate) fn add(&mut self, user: &Arc<str>, now: Time) -> bool {
-        match &mut self.0 {
-            Some(accuser) if accuser.user == *user => {
-                accuser.failures = accuser.failures.saturating_add(1);
-                accuser.last = now;
-                false
-            }
-            Some(_) => true,
-            None => {
-                self.0 = Some(Accuser { user: user.clone(), failures: 1, last: now });
-                false
-            }
+    /// Records a failure. True if that convicts the node: because another user has met one before with another prompt and
+    /// both are witnesses, or because a crowd has.
+    pub(crate) fn add(&mut self, accusation: Accusation<'_>, now: Time) -> bool {
+        let known = self.first.iter_mut().chain(&mut self.others).find(|known| known.user == *accusation.user);
+        if let Some(known) = known {
+            known.failures = known.failures.saturating_add(1);
+            known.last = now;
+            known.is_witness &= accusation.is_witness;
+            return false;
+        }
+        let convicts = accusation.is_witness
+            && self.first.iter().chain(&self.others).any(|known| known.is_witness && !known.is_like(accusation));
+        let is_new = !self.first.iter().chain(&self.others).any(|known| known.is_like(accusation));
+        let Accusation { user, prompt, is_witness } = accusation;
+        let accuser = Accuser { user: user.clone(), prompt, is_witness, failures: 1, last: now };
+        match &self.first {
+            None => self.first = Some(accuser),
+            Some(_) if is_new && self.others.len() < CROWD => self.others.push(accuser),
+            Some(_) => {}
+        }
+        convicts || 1 + self.others.len() >= CROWD
+    }
+
+    /// Takes one failure of the user back, because it now counts in another way.
+    pub(crate) fn withdraw_one(&mut self, user: &str) {
+        for known in self.first.iter_mut().chain(&mut self.others).filter(|known| &*known.user == user) {
+            known.failures -= 1;
+        }
+        self.others.retain(|known| known.failures > 0);
+        self.first = self.first.take().filter(|known| known.failures > 0);
+        if self.first.is_none() && !self.others.is_empty() {
+            self.first = Some(self.others.remove(0));
         }
     }
 
-    /// Takes one failure back, because it now counts in another way.
-    pub(crate) fn withdraw_one(&mut self) {
-        self.0 = self
-            .0
-            .take()
-            .filter(|accuser| accuser.failures > 1)
-            .map(|accuser| Accuser { failures: accuser.failures - 1, ..accuser });
+    /// The user is no witness any more.
+    pub(crate) fn doubt(&mut self, user: &str) {
+        for known in self.first.iter_mut().chain(&mut self.others).filter(|known| &*known.user == user) {
+            known.is_witness = false;
+        }
     }
 
     pub(crate) fn clear(&mut self) {
-        self.0 = None;
+        *self = Self::default();
     }
 
     /// Whether any failure is recorded.
     pub(crate) fn stand(&self) -> bool {
-        self.0.is_some()
+        self.first.is_some()
+    }
+
+    /// Whether a witness's failure is recorded.
+    pub(crate) fn weigh(&self) -> bool {
+        self.first.iter().chain(&self.others).any(|known| known.is_witness)
     }
 
     /// Whether requests of `user` should go to another node if they can.
     pub(crate) fn make_avoid(&self, user: &str, now: Time) -> bool {
-        self.0.as_ref().is_some_and(|accuser| {
-            accuser.failures >= FAILURES_TO_AVOID && &*accuser.user == user && now < accuser.last + AVOIDED
-        })
+        let known = self.first.iter().chain(&self.others).find(|known| &*known.user == user);
+        known.is_some_and(|known| known.failures >= FAILURES_TO_AVOID && now < known.last + AVOIDED)
     }
 }

@@ -14,15 +14,16 @@
 //! |---|---|
 //! | a failure that only the node can have caused; an unanswered probe | 1 |
 //! | a failure of one user that the request may have caused | 1 beside other evidence, 0 alone |
-//! | such a failure of a second user, with no success in between | 1 more |
+//! | such a failure of a second user with another prompt, with no success in between | 1 more |
+//! | the same of a user whose requests fail on other nodes as well | 0; 1 more from the fourth such user on |
 //! | such a failure of a request that another node then answered | 1; 2 if the node was stuck |
 //!
 //! A weight of two opens the breaker; on trial, one is enough.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use crate::{
-    accusations::Accusations,
+    accusations::{Accusation, Accusations},
     failure::Failure,
     health_log::BreakerPhase,
     ids::{RequestId, Time},
@@ -100,7 +101,7 @@ impl Breaker {
         match self.state {
             Circuit::Unseen | Circuit::Open { .. } => NodeState::Down,
             Circuit::HalfOpen { .. } => NodeState::Suspect,
-            Circuit::Closed if self.weight() > 0 || self.broken_streams.stand() => NodeState::Suspect,
+            Circuit::Closed if self.weight() > 0 || self.is_accused() => NodeState::Suspect,
             Circuit::Closed => NodeState::Up,
         }
     }
@@ -169,30 +170,36 @@ impl Breaker {
         }
     }
 
-    /// A request of `user` failed; the fault may be the request's.
-    pub(crate) fn accused(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
+    /// A request failed; the fault may be the request's.
+    pub(crate) fn accused(&mut self, accusation: Accusation<'_>, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
-            self.request_failures += u32::from(self.accusations.add(user, now));
+            self.request_failures += if self.accusations.add(accusation, now) { FAILURES_TO_OPEN } else { 0 };
             self.open_if_due(now);
         }
     }
 
-    /// A request of `user` failed after the node had begun to answer; the fault may be the request's.
-    pub(crate) fn broke_off(&mut self, user: &Arc<str>, epoch: Epoch, now: Time) {
+    /// A request failed after the node had begun to answer; the fault may be the request's.
+    pub(crate) fn broke_off(&mut self, accusation: Accusation<'_>, epoch: Epoch, now: Time) {
         if epoch != self.epoch {
             return;
         }
-        if self.broken_streams.add(user, now) {
+        if self.broken_streams.add(accusation, now) {
             self.take_out(now);
         } else {
-            self.accused(user, epoch, now);
+            self.accused(accusation, epoch, now);
         }
     }
 
-    /// Another node answered a request that had failed here, so the request was not at fault.
-    pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
+    /// The requests of `user` fail on other nodes as well.
+    pub(crate) fn doubt(&mut self, user: &str) {
+        self.accusations.doubt(user);
+        self.broken_streams.doubt(user);
+    }
+
+    /// Another node answered a request of `user` that had failed here, so the request was not at fault.
+    pub(crate) fn convicted(&mut self, user: &str, failure: Failure, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
-            self.accusations.withdraw_one();
+            self.accusations.withdraw_one(user);
             self.request_failures += if failure == Failure::Stuck { FAILURES_TO_OPEN } else { 1 };
             self.open_if_due(now);
         }
@@ -259,7 +266,7 @@ impl Breaker {
     }
 
     fn weight(&self) -> u32 {
-        self.request_failures + self.probe_failures + u32::from(self.accusations.stand())
+        self.request_failures + self.probe_failures + u32::from(self.accusations.weigh())
     }
 
     fn forget_failures(&mut self) {

@@ -1,11 +1,12 @@
 //! How does an attempt or a request proceed and end, and what does that say about the node?
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
+    accusations::Accusation,
     decision::{Decision, Refusal, RefusalReason},
     explain::What,
-    failure::{Failure, Outcome},
+    failure::{Blame, Failure, Outcome},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     node::{Node, health::Failed},
@@ -13,6 +14,7 @@ use crate::{
     request::{Attempt, Request, cost},
     running::Running,
     scheduler::Scheduler,
+    witnesses::Worth,
 };
 
 /// The advice while no node has the model and none is about to come back.
@@ -41,9 +43,11 @@ impl Scheduler {
 
     /// A node answers a request, so the nodes that failed it before are to blame.
     fn convict(&mut self, id: RequestId, now: Time) {
-        let failures = self.requests.get_mut(&id).map(|request| request.answered()).unwrap_or_default();
+        let Some(request) = self.requests.get_mut(&id) else { return };
+        let (failures, user) = (request.answered(), request.user.clone());
         for (node, epoch, failure) in failures {
-            self.judge(node, |node| node.convicted(failure, epoch, now));
+            self.witnesses.was_right(&user, node);
+            self.judge(node, |node| node.convicted(&user, failure, epoch, now));
         }
     }
 
@@ -120,6 +124,7 @@ impl Scheduler {
         let Some(request) = self.requests.get(&id) else { return };
         let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
         let (user, route, most) = (request.user.clone(), request.route, request.max_output);
+        let prompt = request.prefixes.last().map(|prefix| prefix.digest);
         let running = self.fleet[attempt.node].vacate(id, model, outcome == Outcome::Completed, now);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, most, outcome));
         self.queue.settled(lane, model, (attempt.charged, used), now);
@@ -127,13 +132,32 @@ impl Scheduler {
         if outcome == Outcome::Completed {
             self.convict(id, now);
         }
-        let failed = |failure| Failed { user: &user, model, route, failure, epoch };
+        let is_witness = match outcome {
+            Outcome::Failed(failure) => self.is_witness(&user, attempt.node, failure, now),
+            _ => true,
+        };
+        let accusation = Accusation { user: &user, prompt, is_witness };
+        let failed = |failure| Failed { accusation, model, route, failure, epoch };
         self.judge(attempt.node, |node| match outcome {
             Outcome::Completed => node.completed(epoch, now),
             Outcome::Cancelled | Outcome::Rejected => {}
             Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failed(failure), now),
             Outcome::Failed(failure) => node.failed(failed(failure), now),
         });
+    }
+
+    /// Whether a failure that may be the request's own fault counts as evidence against the node.
+    fn is_witness(&mut self, user: &Arc<str>, node: NodeId, failure: Failure, now: Time) -> bool {
+        if failure.blame() != Blame::Undecided {
+            return true;
+        }
+        let worth = self.witnesses.met_failure(user, node, now);
+        if worth == Worth::DoubtfulFromNowOn {
+            for node in self.fleet.ids() {
+                self.judge(node, |node| node.breaker.doubt(user));
+            }
+        }
+        worth == Worth::Evidence
     }
 
     /// Returns what an attempt, whose answer had at most `most` tokens, cost in the end. From now on the node is expected to have its prompt cached.
@@ -169,6 +193,7 @@ impl Scheduler {
     pub(crate) fn tick(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         self.fleet.end_back_offs(now);
         self.fleet.look_for_probes();
+        self.let_unused_drift(now);
         self.guess_speed();
         // Before the deadlines: what comes back from a silent node may have passed its own.
         self.listen(now, decisions);

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::surprise::Surprises;
+use crate::{drift::Drift, surprise::Surprises};
 
 /// Speeds are compared at this model size: a model twice as large is taken to be half as fast.
 pub(crate) const REFERENCE_BYTES: f64 = 5e9;
@@ -26,6 +26,8 @@ const SLOWEST: f64 = 1e4;
 const MOST_SLOWDOWN: f64 = 2.0;
 /// A measurement that differs more than by this factor from what was expected counts only if several in a row do.
 const MOST_AT_ONCE: f64 = 4.0;
+/// So many measurements are needed before a speed is known: until then it is the middle one of them, as any one may be odd.
+const FIRST_SAMPLES: usize = 5;
 /// So many surprises in a row show that a node writes at another speed now.
 const SURPRISES: f64 = 3.0;
 /// The least weight of a measurement once a change of speed is certain.
@@ -52,18 +54,50 @@ pub(crate) struct Speed {
     seen: Option<(f64, u32)>,
     #[serde(skip)]
     surprises: Surprises,
+    /// The first measurements in order of size, while they are too few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    first: Vec<f64>,
+    #[serde(skip)]
+    drift: Drift,
 }
 
 impl Default for Speed {
     fn default() -> Self {
-        Self { alone: None, slowdown: FIRST_SLOWDOWN, seen: None, surprises: Surprises::default() }
+        Self {
+            alone: None,
+            slowdown: FIRST_SLOWDOWN,
+            seen: None,
+            surprises: Surprises::default(),
+            first: Vec::new(),
+            drift: Drift::default(),
+        }
     }
 }
 
 impl Speed {
     /// Seconds a token for a stream that runs alone; `None` before a measurement.
     pub(crate) fn alone(&self) -> Option<f64> {
+        self.alone.map(|alone| alone * self.drift.factor())
+    }
+
+    /// The same as it was measured, however long ago.
+    pub(crate) fn measured(&self) -> Option<f64> {
         self.alone
+    }
+
+    /// Whether it changes while it is not used and others need `ratio` times as long.
+    pub(crate) fn would_drift(&self, ratio: f64) -> bool {
+        ratio < 1.0 || self.drift.factor() < 1.0
+    }
+
+    /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.
+    pub(crate) fn drift(&mut self, ratio: f64, seconds: f64) {
+        self.drift.unused(ratio, seconds);
+    }
+
+    /// A request is about to use it.
+    pub(crate) fn used(&mut self) {
+        self.drift.used();
     }
 
     /// How much each other stream lengthens the time of a token.
@@ -87,33 +121,53 @@ impl Speed {
     /// seconds. Returns whether that was about what was expected.
     pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) -> bool {
         let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
-        let Some(alone) = self.alone else {
-            self.alone = Some(sample);
-            self.seen = Some((seconds.clamp(FASTEST, SLOWEST), 1));
-            return true;
-        };
+        let seconds = seconds.clamp(FASTEST, SLOWEST);
+        let Some(alone) = self.alone else { return self.begin(sample, seconds) };
+        let ratio = sample / alone;
+        if let Some(ratio) = self.drift.disproof(ratio) {
+            (self.alone, self.first) = (None, Vec::new());
+            return self.begin(alone * ratio, seconds);
+        }
+        if !self.first.is_empty() {
+            return self.begin(sample, seconds);
+        }
         // Together, all streams of a node weigh as much as one.
         let mut news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
-        let ratio = sample / alone;
         if self.surprises.show_change(ratio, others, SURPRISES) {
             news = news.max(CHANGE_NEWS);
+            self.drift.changed();
         } else if !(1.0 / MOST_AT_ONCE..=MOST_AT_ONCE).contains(&ratio) {
             // A stall, or a time that was seen too late: it says nothing about the speed. Yet the first measurement may
             // have been the one that was wrong.
             if self.seen.is_none_or(|(_, samples)| samples < 2 * CERTAIN_SAMPLES) {
-                self.see(seconds.clamp(FASTEST, SLOWEST), news);
+                self.see(seconds, news);
             }
             return false;
         }
         // By factors, so that a node is known to be faster again as soon as it was known to be slower.
         self.alone = Some(alone * ratio.powf(news));
-        self.see(seconds.clamp(FASTEST, SLOWEST), news);
+        self.see(seconds, news);
         // A large jump is a change of speed, not of the slow-down.
         if !self.surprises.is_surprised() {
             let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
         }
         !self.surprises.is_surprised()
+    }
+
+    /// One of the first measurements. Returns whether it was about what was expected.
+    fn begin(&mut self, sample: f64, seconds: f64) -> bool {
+        self.see(seconds, 1.0 / FIRST_SAMPLES as f64);
+        let expected = self.alone;
+        let place = self.first.partition_point(|other| *other < sample);
+        self.first.insert(place, sample);
+        let (low, high) = (self.first[(self.first.len() - 1) / 2], self.first[self.first.len() / 2]);
+        self.alone = Some((low * high).sqrt());
+        self.surprises = Surprises::default();
+        if self.first.len() >= FIRST_SAMPLES {
+            self.first = Vec::new();
+        }
+        expected.is_none_or(|expected| (0.5..=2.0).contains(&(sample / expected)))
     }
 
     /// A measurement of this weight, or of more as long as there were few.
@@ -235,11 +289,21 @@ mod tests {
         (a - b).abs() <= share * b.abs()
     }
 
+    /// A speed of which enough was seen.
+    fn known(seconds: f64, others: f64) -> Speed {
+        let mut speed = Speed::default();
+        for _ in 0..FIRST_SAMPLES {
+            speed.observe(seconds * speed.stretch(others), others, 1.0);
+        }
+        speed
+    }
+
     #[test]
     fn the_first_sample_of_a_speed_counts_in_full_and_a_tenfold_slow_down_is_known_in_ten_seconds() {
         let mut speed = Speed::default();
         speed.observe(0.01, 0.0, 1.0);
         assert_eq!(speed.alone(), Some(0.01));
+        let mut speed = known(0.01, 0.0);
         for _ in 0..10 {
             speed.observe(0.1, 0.0, 1.0);
         }
@@ -272,14 +336,44 @@ mod tests {
 
     #[test]
     fn many_streams_of_a_node_count_together_as_one_watcher() {
-        let (mut one, mut eight) = (Speed::default(), Speed::default());
-        one.observe(0.01, 0.0, 1.0);
-        eight.observe(0.01 * eight.stretch(7.0), 7.0, 1.0);
+        let (mut one, mut eight) = (known(0.01, 0.0), known(0.01, 7.0));
         one.observe(0.02, 0.0, 1.0);
         for _ in 0..8 {
             eight.observe(0.02 * eight.stretch(7.0), 7.0, 1.0);
         }
         assert!(close(one.alone().unwrap(), eight.alone().unwrap(), 0.1));
+    }
+
+    #[test]
+    fn a_wrong_first_sample_does_not_stand_alone() {
+        for wrong in [0.0005, 0.2] {
+            let mut speed = Speed::default();
+            speed.observe(wrong, 0.0, 1.0);
+            speed.observe(0.01, 0.0, 1.0);
+            let after_two = speed.alone().unwrap();
+            assert!((1.0 / 4.5..4.5).contains(&(after_two / 0.01)), "{after_two}");
+            speed.observe(0.011, 0.0, 1.0);
+            assert!(close(speed.alone().unwrap(), 0.01, 0.1), "{speed:?}");
+            // The same where it comes third.
+            let mut speed = Speed::default();
+            [0.01, 0.01, wrong, 0.01].into_iter().for_each(|sample| _ = speed.observe(sample, 0.0, 1.0));
+            assert!(close(speed.alone().unwrap(), 0.01, 0.01), "{speed:?}");
+        }
+    }
+
+    #[test]
+    fn a_trial_restores_an_unused_speed_at_once_or_confirms_it() {
+        let mut speed = known(0.2, 0.0);
+        (0..60).for_each(|_| speed.drift(0.05, 1.0));
+        assert!(speed.alone().unwrap() < 0.02 && speed.measured() == Some(0.2), "{speed:?}");
+        let mut slow = speed.clone();
+        speed.used();
+        assert_eq!(speed.alone(), Some(0.2));
+        speed.observe(0.012, 0.0, 1.0);
+        assert!(close(speed.alone().unwrap(), 0.012, 0.02), "{speed:?}");
+        slow.used();
+        slow.observe(0.21, 0.0, 1.0);
+        assert!(close(slow.alone().unwrap(), 0.2, 0.05), "{slow:?}");
     }
 
     #[test]

@@ -8,8 +8,14 @@
 use std::sync::Arc;
 
 use crate::{
-    catalog::Model, estimate::Correction, failure::Failure, ids::RequestId, reading::Reading, running::Running,
-    share::Portion, slots::Slots,
+    catalog::Model,
+    estimate::{Correction, REFERENCE_BYTES},
+    failure::Failure,
+    ids::RequestId,
+    reading::Reading,
+    running::Running,
+    share::Portion,
+    slots::Slots,
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
@@ -82,6 +88,8 @@ pub(crate) struct Instance {
     /// The most slots that it may hold under [`crate::Reach::Held`].
     pub(crate) ceiling: Option<u32>,
     pub(crate) running: Vec<Running>,
+    /// When a request was last sent to it or ended there, in seconds.
+    pub(crate) used_at: f64,
     /// Speed relative to the node's own.
     pub(crate) correction: Correction,
     /// How long its prompts take.
@@ -108,6 +116,7 @@ impl Instance {
             portions: Vec::new(),
             ceiling: None,
             running: Vec::new(),
+            used_at: f64::NEG_INFINITY,
             correction: Correction::default(),
             prefill: Reading::default(),
             cache: CacheUse::default(),
@@ -167,6 +176,11 @@ impl Instance {
 
     pub(crate) fn model_bytes(&self) -> f64 {
         self.model().map_or(self.footprint(), |model| model.size_bytes).max(1) as f64
+    }
+
+    /// Seconds a token on a node that needs so many seconds for a token of a reference model.
+    pub(crate) fn token_seconds(&self, alone: f64) -> f64 {
+        alone * (self.model_bytes() / REFERENCE_BYTES) * self.correction.factor
     }
 
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {

@@ -67,7 +67,9 @@ mod catalog;
 mod choose;
 mod decision;
 mod dispatch;
+mod disuse;
 mod drain;
+mod drift;
 mod ending;
 mod estimate;
 mod event;
@@ -114,6 +116,7 @@ mod silence;
 mod slots;
 mod surprise;
 mod view;
+mod witnesses;
 
 pub use self::{
     catalog::{Loaded, Model, NodeSpec},

@@ -36,6 +36,11 @@ impl Line {
         self.covariance *= factor;
     }
 
+    /// The size that the samples lie around.
+    pub(crate) fn middle(&self) -> f64 {
+        self.mean_x
+    }
+
     /// The expected value at `x`; `None` before the first sample.
     pub(crate) fn at(&self, x: f64) -> Option<f64> {
         self.straight().map(|(at_zero, slope)| (at_zero + slope * x).max(0.0))

@@ -72,6 +72,8 @@ pub(crate) struct Node {
     quiet_until: Option<Time>,
     /// When a token, an answer or a load of it was last seen, in seconds.
     pub(crate) heard_at: f64,
+    /// When a request was last sent to it or ended there, in seconds.
+    pub(crate) used_at: f64,
     /// When it last began an answer or completed one.
     pub(crate) worked_at: Option<Time>,
     pub(crate) speed: Speed,
@@ -108,6 +110,7 @@ impl Node {
             busy_until: None,
             quiet_until: None,
             heard_at: 0.0,
+            used_at: f64::NEG_INFINITY,
             worked_at: None,
             speed: Speed::default(),
             load_time: LoadTime::default(),

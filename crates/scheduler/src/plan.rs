@@ -49,7 +49,7 @@ const MOST_FORETOLD: usize = 32;
 /// each further pair, but by no more than `LONGEST_PAUSE`, which is short beside a load. That bounds the work in a large
 /// fleet; a small one stays below it.
 const FREE_PAIRS: usize = 1000;
-const SECONDS_PER_PAIR: f64 = 4e-4;
+const SECONDS_PER_PAIR: f64 = 6e-4;
 const LONGEST_PAUSE: f64 = 3.0;
 
 /// What a plan knows of its model.

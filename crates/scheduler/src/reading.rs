@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{line::Line, surprise::Surprises};
+use crate::{drift::Drift, line::Line, surprise::Surprises};
 
 /// How much each other request on the node slows down reading a prompt, before that was measured.
 const FIRST_SLOWDOWN: f64 = 0.5;
@@ -30,6 +30,8 @@ pub(crate) struct Reading {
     slowdown: f64,
     #[serde(skip)]
     surprises: Surprises,
+    #[serde(skip)]
+    drift: Drift,
 }
 
 fn first_slowdown() -> f64 {
@@ -38,19 +40,46 @@ fn first_slowdown() -> f64 {
 
 impl Default for Reading {
     fn default() -> Self {
-        Self { line: Line::default(), slowdown: FIRST_SLOWDOWN, surprises: Surprises::default() }
+        Self {
+            line: Line::default(),
+            slowdown: FIRST_SLOWDOWN,
+            surprises: Surprises::default(),
+            drift: Drift::default(),
+        }
     }
 }
 
 impl Reading {
     /// Seconds for a prompt of so many tokens on a node without other requests; `None` before the first measurement.
     pub(crate) fn at(&self, tokens: f64) -> Option<f64> {
-        self.line.at(tokens)
+        self.line.at(tokens).map(|seconds| seconds * self.drift.factor())
     }
 
     /// Seconds for an empty prompt, and for each token.
     pub(crate) fn straight(&self) -> Option<(f64, f64)> {
-        self.line.straight()
+        let factor = self.drift.factor();
+        self.line.straight().map(|(fixed, each)| (fixed * factor, each * factor))
+    }
+
+    /// How many times as long another one needs for the prompts that were measured here.
+    pub(crate) fn relative(&self, other: &Self) -> Option<f64> {
+        let tokens = self.line.middle();
+        Some(other.line.at(tokens)?.max(LEAST_SECONDS) / self.line.at(tokens)?.max(LEAST_SECONDS))
+    }
+
+    /// Whether it changes while it is not used and others need `ratio` times as long.
+    pub(crate) fn would_drift(&self, ratio: f64) -> bool {
+        ratio < 1.0 || self.drift.factor() < 1.0
+    }
+
+    /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.
+    pub(crate) fn drift(&mut self, ratio: f64, seconds: f64) {
+        self.drift.unused(ratio, seconds);
+    }
+
+    /// A request is about to use it.
+    pub(crate) fn used(&mut self) {
+        self.drift.used();
     }
 
     /// How much each other request lengthens the time.
@@ -71,18 +100,25 @@ impl Reading {
             return;
         };
         let ratio = sample.max(LEAST_SECONDS) / expected;
+        if let Some(ratio) = self.drift.disproof(ratio) {
+            return self.change(ratio, tokens, expected * ratio);
+        }
         if self.surprises.show_change(ratio, others, SURPRISES) {
-            // The node has become faster or slower, and with it every prompt.
-            self.line.scale(ratio.powf(FOLLOWING));
-            self.line.fade(KEPT_OF_OLD);
-            self.line.observe(tokens, sample);
-            return;
+            self.drift.changed();
+            return self.change(ratio.powf(FOLLOWING), tokens, sample);
         }
         if !self.surprises.is_surprised() {
             let step = SLOWDOWN_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
         }
         self.line.observe(tokens, sample.clamp(expected / MOST_AT_ONCE, expected * MOST_AT_ONCE));
+    }
+
+    /// The node has become faster or slower, and with it every prompt.
+    fn change(&mut self, factor: f64, tokens: f64, sample: f64) {
+        self.line.scale(factor);
+        self.line.fade(KEPT_OF_OLD);
+        self.line.observe(tokens, sample);
     }
 
     /// Makes new samples weigh more.
@@ -131,6 +167,23 @@ mod tests {
         }
         assert!(close(reading.at(100.0).unwrap() * reading.stretch(2.0), 3.4, 0.1), "{reading:?}");
         assert!(close(reading.at(100.0).unwrap(), 1.0, 0.15), "{reading:?}");
+    }
+
+    #[test]
+    fn a_trial_restores_unused_times_of_prompts_at_once_or_confirms_them() {
+        let mut reading = Reading::default();
+        let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
+        lengths.iter().cycle().take(60).for_each(|x| reading.observe(*x, 20.0 * (0.2 + 0.001 * x), 0.0));
+        (0..60).for_each(|_| reading.drift(0.05, 1.0));
+        assert!(reading.at(500.0).unwrap() < 1.5, "{reading:?}");
+        let mut slow = reading.clone();
+        reading.used();
+        assert!(close(reading.at(500.0).unwrap(), 14.0, 0.1), "{reading:?}");
+        reading.observe(300.0, 0.5, 0.0);
+        assert!(close(reading.at(800.0).unwrap(), 1.0, 0.3), "{reading:?}");
+        slow.used();
+        slow.observe(300.0, 10.0, 0.0);
+        assert!(close(slow.at(800.0).unwrap(), 20.0, 0.1), "{slow:?}");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::{
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
+    witnesses::Witnesses,
 };
 
 /// The fleet, the queue, and everything learned about both. Use it through [`Scheduler::handle`].
@@ -37,6 +38,8 @@ pub struct Scheduler {
     pub(crate) queue: FairQueue,
     pub(crate) drain: Drain,
     pub(crate) journal: Journal,
+    /// Users whose requests failed lately.
+    pub(crate) witnesses: Witnesses,
     pub(crate) reach: Reach,
     /// The last plan's forecast, kept to save allocations.
     pub(crate) forecast: Forecast,
@@ -46,6 +49,8 @@ pub struct Scheduler {
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
     pub(crate) guess: f64,
+    /// When unused estimates drifted last, in seconds.
+    pub(crate) drifted_at: f64,
     pub(crate) arrivals: u64,
     /// Live requests that count against the retry budget.
     pub(crate) costly_retries: usize,
@@ -80,11 +85,13 @@ impl Scheduler {
             queue: FairQueue::new(limits),
             drain: Drain::default(),
             journal: Journal::default(),
+            witnesses: Witnesses::default(),
             forecast: Forecast::default(),
             line: Vec::new(),
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,
+            drifted_at: 0.0,
             arrivals: 0,
             costly_retries: 0,
             beat_at: None,

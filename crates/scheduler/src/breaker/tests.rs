@@ -1,5 +1,7 @@
 //! When does the circuit breaker open and close?
 
+use std::sync::Arc;
+
 use super::*;
 
 const ID: RequestId = RequestId(1);
@@ -8,6 +10,11 @@ const BEN: &str = "ben";
 
 fn at(seconds: u64) -> Time {
     Duration::from_secs(seconds)
+}
+
+/// Of a witness whose prompt was not digested.
+fn by(user: &Arc<str>) -> Accusation<'_> {
+    Accusation { user, prompt: None, is_witness: true }
 }
 
 fn closed() -> Breaker {
@@ -73,20 +80,20 @@ fn first_bytes_do_not_hide_streams_that_break() {
     for (second, user) in [(1, ANN), (2, BEN)] {
         assert!(breaker.is_live());
         breaker.started(epoch);
-        breaker.broke_off(&user.into(), epoch, at(second));
+        breaker.broke_off(by(&user.into()), epoch, at(second));
     }
     assert_eq!(breaker.reopens_at(), Some(at(3)));
     breaker.answered(at(3));
     let epoch = breaker.dispatched(ID);
-    breaker.broke_off(&ANN.into(), epoch, at(3));
+    breaker.broke_off(by(&ANN.into()), epoch, at(3));
     assert!(breaker.is_live(), "broken off before, but for one user alone since");
-    breaker.broke_off(&BEN.into(), epoch, at(3));
+    breaker.broke_off(by(&BEN.into()), epoch, at(3));
     assert_eq!(breaker.reopens_at(), Some(at(5)), "twice as long");
     breaker.answered(at(5));
     let epoch = breaker.dispatched(ID);
-    breaker.broke_off(&ANN.into(), epoch, at(6));
+    breaker.broke_off(by(&ANN.into()), epoch, at(6));
     breaker.succeeded(epoch);
-    breaker.broke_off(&BEN.into(), epoch, at(6));
+    breaker.broke_off(by(&BEN.into()), epoch, at(6));
     assert!(breaker.is_live(), "a whole answer takes everything back");
 }
 
@@ -187,13 +194,13 @@ fn one_users_failures_alone_do_not_open_it_and_a_second_users_do() {
     let mut breaker = closed();
     let epoch = breaker.dispatched(ID);
     for second in 0..100 {
-        breaker.accused(&ANN.into(), epoch, at(second));
+        breaker.accused(by(&ANN.into()), epoch, at(second));
     }
     assert_eq!(breaker.state(), NodeState::Suspect);
     breaker.started(epoch);
     assert_eq!(breaker.state(), NodeState::Up);
-    breaker.accused(&ANN.into(), epoch, at(100));
-    breaker.accused(&BEN.into(), epoch, at(101));
+    breaker.accused(by(&ANN.into()), epoch, at(100));
+    breaker.accused(by(&BEN.into()), epoch, at(101));
     assert_eq!(breaker.state(), NodeState::Down);
 }
 
@@ -201,15 +208,44 @@ fn one_users_failures_alone_do_not_open_it_and_a_second_users_do() {
 fn a_user_whose_requests_failed_twice_in_a_row_goes_elsewhere_for_a_while_and_others_do_not() {
     let mut breaker = closed();
     let epoch = breaker.dispatched(ID);
-    breaker.accused(&ANN.into(), epoch, at(0));
+    breaker.accused(by(&ANN.into()), epoch, at(0));
     assert!(!breaker.is_avoided_by(ANN, at(0)));
-    breaker.accused(&ANN.into(), epoch, at(1));
+    breaker.accused(by(&ANN.into()), epoch, at(1));
     assert!(breaker.is_avoided_by(ANN, at(30)) && !breaker.is_avoided_by(BEN, at(1)));
     assert!(!breaker.is_avoided_by(ANN, at(31)));
-    breaker.accused(&ANN.into(), epoch, at(40));
+    breaker.accused(by(&ANN.into()), epoch, at(40));
     assert!(breaker.is_avoided_by(ANN, at(41)));
     breaker.started(epoch);
     assert!(!breaker.is_avoided_by(ANN, at(41)));
+}
+
+#[test]
+fn the_same_prompt_of_many_users_is_one_piece_of_evidence() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    for number in 0..100 {
+        let user = format!("{number}").into();
+        breaker.accused(Accusation { prompt: Some(7), ..by(&user) }, epoch, at(number));
+        breaker.broke_off(Accusation { prompt: Some(7), ..by(&user) }, epoch, at(number));
+    }
+    assert_eq!(breaker.state(), NodeState::Suspect);
+    breaker.accused(Accusation { prompt: Some(8), ..by(&BEN.into()) }, epoch, at(100));
+    assert_eq!(breaker.state(), NodeState::Down);
+}
+
+#[test]
+fn users_whose_requests_fail_everywhere_convict_it_only_as_a_crowd() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    breaker.accused(by(&ANN.into()), epoch, at(0));
+    breaker.doubt(ANN);
+    for (number, user) in ["b", "c", "b", "c", "d"].into_iter().enumerate() {
+        assert_eq!(breaker.state(), NodeState::Suspect, "{number}");
+        breaker.silent(at(0));
+        breaker.answered(at(0));
+        breaker.accused(Accusation { is_witness: false, ..by(&user.into()) }, epoch, at(0));
+    }
+    assert_eq!(breaker.state(), NodeState::Down);
 }
 
 #[test]
@@ -218,14 +254,14 @@ fn requests_that_work_elsewhere_convict_it() {
     let epoch = breaker.dispatched(ID);
     for second in 0..2 {
         assert!(breaker.is_live());
-        breaker.accused(&ANN.into(), epoch, at(second));
-        breaker.convicted(Failure::Crashed, epoch, at(second));
+        breaker.accused(by(&ANN.into()), epoch, at(second));
+        breaker.convicted(ANN, Failure::Crashed, epoch, at(second));
     }
     assert_eq!(breaker.state(), NodeState::Down);
     let mut breaker = closed();
     let epoch = breaker.dispatched(ID);
-    breaker.accused(&ANN.into(), epoch, at(0));
-    breaker.convicted(Failure::Stuck, epoch, at(1));
+    breaker.accused(by(&ANN.into()), epoch, at(0));
+    breaker.convicted(ANN, Failure::Stuck, epoch, at(1));
     assert_eq!(breaker.state(), NodeState::Down, "once is enough where it was stuck");
 }
 
@@ -233,11 +269,11 @@ fn requests_that_work_elsewhere_convict_it() {
 fn on_trial_one_user_alone_does_not_keep_it_out() {
     let mut breaker = half_open();
     let epoch = breaker.dispatched(ID);
-    breaker.accused(&ANN.into(), epoch, at(1));
+    breaker.accused(by(&ANN.into()), epoch, at(1));
     breaker.released(ID);
     assert!(breaker.admits());
     let epoch = breaker.dispatched(ID);
-    breaker.accused(&BEN.into(), epoch, at(2));
+    breaker.accused(by(&BEN.into()), epoch, at(2));
     assert_eq!(breaker.state(), NodeState::Down);
 }
 
@@ -248,7 +284,7 @@ fn answers_that_broke_off_as_it_went_away_do_not_count_once_it_is_back() {
     for goes in gone {
         let mut breaker = closed();
         let epoch = breaker.dispatched(ID);
-        (0..3).for_each(|_| breaker.broke_off(&ANN.into(), epoch, at(0)));
+        (0..3).for_each(|_| breaker.broke_off(by(&ANN.into()), epoch, at(0)));
         assert!(breaker.is_avoided_by(ANN, at(0)));
 
         goes(&mut breaker, epoch);

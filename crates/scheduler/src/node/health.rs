@@ -1,9 +1,10 @@
 //! What do requests and probes say about a node's health?
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use super::Node;
 use crate::{
+    accusations::Accusation,
     breaker::Epoch,
     catalog::NodeSpec,
     failure::{Blame, Failure},
@@ -27,7 +28,7 @@ const LONGEST_BACK_OFF_SECONDS: f64 = 300.0;
 /// A failed attempt.
 #[derive(Copy, Clone, Debug)]
 pub(crate) struct Failed<'a> {
-    pub(crate) user: &'a Arc<str>,
+    pub(crate) accusation: Accusation<'a>,
     pub(crate) model: ModelId,
     pub(crate) route: Route,
     pub(crate) failure: Failure,
@@ -38,6 +39,7 @@ pub(crate) struct Failed<'a> {
 impl Node {
     /// A request is sent here.
     pub(crate) fn occupy(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.use_estimates(model, running.sent_at);
         self.in_flight += 1;
         let id = running.id;
         if let Some(instance) = self.instance_mut(model) {
@@ -48,8 +50,23 @@ impl Node {
         self.breaker.dispatched(id)
     }
 
+    /// A request is about to use what is estimated here.
+    fn use_estimates(&mut self, model: ModelId, now: f64) {
+        self.used_at = now;
+        if self.in_flight == 0 {
+            self.speed.used();
+        }
+        if let Some(instance) = self.instance_mut(model) {
+            instance.used_at = now;
+            if instance.running.is_empty() {
+                instance.prefill.used();
+            }
+        }
+    }
+
     /// A request runs here that another gateway's scheduler sent.
     pub(crate) fn resume(&mut self, model: ModelId, running: Running) -> Epoch {
+        self.use_estimates(model, running.heard_at);
         self.in_flight += 1;
         let id = running.id;
         if let Some(instance) = self.instance_mut(model) {
@@ -64,8 +81,10 @@ impl Node {
     /// A request sent here is over; `is_whole` if its answer came to its end.
     pub(crate) fn vacate(&mut self, id: RequestId, model: ModelId, is_whole: bool, now: Time) -> Option<Running> {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.used_at = now.as_secs_f64();
         self.breaker.released(id);
         let instance = self.instance_mut(model)?;
+        instance.used_at = now.as_secs_f64();
         let index = instance.running.iter().position(|running| running.id == id)?;
         let running = instance.running.swap_remove(index);
         instance.slots.ended(&running, is_whole, &instance.running, now.as_secs_f64());
@@ -101,7 +120,7 @@ impl Node {
     pub(crate) fn broke_off(&mut self, failed: Failed<'_>, now: Time) {
         self.failed += 1;
         match failed.failure.blame() {
-            Blame::Undecided => self.breaker.broke_off(failed.user, failed.epoch, now),
+            Blame::Undecided => self.breaker.broke_off(failed.accusation, failed.epoch, now),
             _ => self.blame(failed, now),
         }
         self.note_error(failed.failure);
@@ -114,7 +133,7 @@ impl Node {
         self.note_error(failed.failure);
     }
 
-    fn blame(&mut self, Failed { user, model, route, failure, epoch }: Failed<'_>, now: Time) {
+    fn blame(&mut self, Failed { accusation, model, route, failure, epoch }: Failed<'_>, now: Time) {
         match failure {
             Failure::Busy => {
                 self.busy_until = Some(now + BUSY_BACK_OFF);
@@ -132,14 +151,14 @@ impl Node {
             Failure::Silent => {}
             Failure::Denied => self.breaker.failed(epoch, now),
             Failure::Reset | Failure::Crashed | Failure::TimedOut | Failure::Garbled | Failure::Stuck => {
-                self.breaker.accused(user, epoch, now);
+                self.breaker.accused(accusation, epoch, now);
             }
         }
     }
 
     /// Another node answered a request that had failed here.
-    pub(crate) fn convicted(&mut self, failure: Failure, epoch: Epoch, now: Time) {
-        self.breaker.convicted(failure, epoch, now);
+    pub(crate) fn convicted(&mut self, user: &str, failure: Failure, epoch: Epoch, now: Time) {
+        self.breaker.convicted(user, failure, epoch, now);
         self.note_error(failure);
     }
 

@@ -2,7 +2,7 @@
 
 use super::Node;
 use crate::{
-    estimate::{PREFILL_RATIO, REFERENCE_BYTES},
+    estimate::PREFILL_RATIO,
     instance::Instance,
     running::{LEAST_LEFT, Running},
 };
@@ -13,14 +13,12 @@ const LEAST_PREFILL_LEFT: f64 = 0.1;
 impl Node {
     /// Seconds a token for a stream that runs alone.
     pub(crate) fn token_seconds(&self, instance: &Instance, guess: f64) -> f64 {
-        let size = instance.model_bytes() / REFERENCE_BYTES;
-        self.speed.alone().unwrap_or(guess) * size * instance.correction.factor
+        instance.token_seconds(self.speed.alone().unwrap_or(guess))
     }
 
     /// Seconds a token beside `others` that may be charged for unseen; `None` before the measurements are enough.
     pub(crate) fn certain_token_seconds(&self, instance: &Instance, others: f64) -> Option<f64> {
-        let size = instance.model_bytes() / REFERENCE_BYTES;
-        Some(self.speed.certain(others)? * size * instance.correction.factor)
+        Some(instance.token_seconds(self.speed.certain(others)?))
     }
 
     /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.

@@ -42,10 +42,10 @@ impl Node {
             transitions: self.breaker.transitions(),
             loading: self.loading_name().map(|name| name.to_string()),
             loads: self.loads,
-            tokens_per_second: self.speed.alone().map(|seconds| 1.0 / seconds),
+            tokens_per_second: self.speed.measured().map(|seconds| 1.0 / seconds),
             uses: self.uses(),
             prompts: self.prompts(),
-            speeds: self.speed.alone().map(|alone| self.speeds(alone)).unwrap_or_default(),
+            speeds: self.speed.measured().map(|alone| self.speeds(alone)).unwrap_or_default(),
         }
     }
 
@@ -73,9 +73,8 @@ impl Node {
     }
 
     fn speeds(&self, alone: f64) -> BTreeMap<String, f64> {
-        let speed = |(_, instance): (ModelId, &Instance)| {
-            (instance.listed.to_string(), 1.0 / self.token_seconds(instance, alone))
-        };
+        let speed =
+            |(_, instance): (ModelId, &Instance)| (instance.listed.to_string(), 1.0 / instance.token_seconds(alone));
         self.residents().map(speed).collect()
     }
 

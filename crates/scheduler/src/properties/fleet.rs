@@ -36,6 +36,8 @@ pub(crate) struct Machine {
     jobs: BTreeMap<usize, Vec<Job>>,
     /// It answers nothing until then.
     dead_until: Time,
+    /// It does nothing until then, but its connections stand.
+    pub(crate) frozen_until: Time,
     /// Tokens written since the start.
     pub(crate) written: u64,
 }
@@ -127,6 +129,7 @@ impl Fleet {
             unloaded: Vec::new(),
             jobs: BTreeMap::new(),
             dead_until: Time::ZERO,
+            frozen_until: Time::ZERO,
             written: 0,
         };
         let mut fleet = Self {
@@ -294,6 +297,8 @@ impl Fleet {
         for machine in 0..self.machines.len() {
             if self.machines[machine].dead_until > self.now {
                 self.be_dead(machine);
+            } else if self.machines[machine].frozen_until > self.now {
+                self.say_silent(machine);
             } else {
                 self.live(machine);
             }
@@ -305,7 +310,7 @@ impl Fleet {
     }
 
     fn be_dead(&mut self, machine: usize) {
-        let (ticks, node) = (self.ticks, self.machines[machine].id);
+        let node = self.machines[machine].id;
         if let Some((model, _)) = self.machines[machine].loading.take() {
             let (model, result) = (name(model).as_str().into(), Err(Failure::Unreachable));
             self.hear(Event::Loaded { node, model, result });
@@ -316,8 +321,12 @@ impl Fleet {
         for id in self.machines[machine].running() {
             self.fail(id, Failure::Unreachable);
         }
-        if ticks.is_multiple_of(5 * TICKS_A_SECOND) {
-            self.hear(Event::Silent { node, error: "refused".into() });
+        self.say_silent(machine);
+    }
+
+    fn say_silent(&mut self, machine: usize) {
+        if self.ticks.is_multiple_of(5 * TICKS_A_SECOND) {
+            self.hear(Event::Silent { node: self.machines[machine].id, error: "refused".into() });
         }
     }
 

@@ -12,6 +12,9 @@ const SLOW_FROM: u64 = 60;
 /// From then on the node's share is counted.
 const COUNTED_FROM: u64 = SLOW_FROM + 10;
 
+/// A node that is not used is tried once in this time, which may be this share of the answers.
+const TRIAL: f64 = 0.005;
+
 /// The share of one node in what was sent and in what was written since [`COUNTED_FROM`]; the node becomes `slower`
 /// times slower.
 fn shares(watched: usize, clients: usize, seed: u64, slower: u64) -> (f64, f64) {
@@ -60,7 +63,7 @@ fn a_node_that_becomes_ten_times_slower_gets_no_larger_share() {
             for seed in [1, 2] {
                 let before = shares(watched, clients, seed, 1);
                 let after = shares(watched, clients, seed, 10);
-                let is_less = after.0 <= before.0 && after.1 <= before.1;
+                let is_less = after.0 <= before.0 + TRIAL && after.1 <= before.1 + TRIAL;
                 assert!(is_less, "node {watched}, {clients} clients, seed {seed}: {before:?} became {after:?}");
             }
         }

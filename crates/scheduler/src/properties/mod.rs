@@ -11,6 +11,7 @@
 //! | P7 | one end each, no retry after the first byte | [`random`]`::every_request_ends_once_and_leaves_nothing_behind`, `::what_a_silent_node_had_begun_ends_and_what_it_had_not_goes_on` |
 //! | P8 | the scheduler's in-flight lists match the nodes | every run of [`run`], [`fleet`] and [`small`] |
 //! | P9 | slower never gets more | [`health`]`::a_node_that_becomes_ten_times_slower_gets_no_larger_share` |
+//! | P9 | an estimate that is wrong is put right without luck, and a trial costs little | [`disuse`] |
 //! | P10 | names, units, idle nodes and groups of one do not matter | [`metamorphic`] |
 //! | P11 | same events, same decisions | [`random`]`::a_clone_that_hears_the_same_events_makes_the_same_decisions`, [`metamorphic`]`::the_same_seed_makes_the_same_run` |
 //! | P12 | regression gates | `tests/fleet` |
@@ -22,6 +23,7 @@
 
 mod adoption;
 pub(crate) mod dice;
+mod disuse;
 mod fairness;
 mod fleet;
 mod health;

@@ -339,3 +339,65 @@ fn a_route_that_only_a_node_has_that_is_away_may_be_asked_for_again() {
     let refused = scheduler.handle(by(3, 7), at(0));
     assert_eq!(reasons(&refused), [(3, RefusalReason::NoRoute)]);
 }
+
+/// A request with a prompt of its own.
+fn prompted(id: u64, user: &str, prompt: u64) -> Event {
+    let prefixes = [Prefix { digest: prompt, tokens: 10 }].into();
+    Event::Arrived(Arrival { prefixes, ..arrival(id, user, "m") })
+}
+
+/// Sends one request of each of these users a second, all at a time, with prompts of their own or all the same; each fails
+/// wherever it goes. Returns how often nodes went out.
+fn poisoned(scheduler: &mut Scheduler, users: &[&str], seconds: u64, is_same: bool) -> u64 {
+    let mut id = 1000;
+    for second in 0..seconds {
+        let ids: Vec<u64> = users.iter().zip(id..).map(|(_, id)| id).collect();
+        for (user, id) in users.iter().zip(&ids) {
+            scheduler.handle(prompted(*id, user, if is_same { 7 } else { *id }), at(second));
+        }
+        for _ in 0..3 {
+            ids.iter().for_each(|id| drop(scheduler.handle(failed(*id, Failure::Crashed), at(second))));
+        }
+        ids.iter().for_each(|id| drop(scheduler.handle(left(*id, Outcome::Cancelled), at(second))));
+        for node in 0..scheduler.nodes().len() {
+            scheduler.handle(Event::Answered { node: NodeId(node) }, at(second));
+        }
+        id += ids.len() as u64;
+    }
+    scheduler.nodes().iter().map(|node| node.transitions.open).sum()
+}
+
+#[test]
+fn accounts_that_send_the_same_poison_together_take_no_node_out() {
+    let mut scheduler = nodes(&[8, 8]);
+    let users: Vec<String> = (0..20).map(|number| format!("account {number}")).collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+    assert_eq!(poisoned(&mut scheduler, &users, 50, true), 0);
+}
+
+#[test]
+fn three_accounts_with_poison_of_their_own_take_a_node_out_once_and_a_crowd_again_and_again() {
+    assert!(poisoned(&mut nodes(&[8, 8]), &["a", "b", "c"], 50, false) <= 1);
+    assert!(poisoned(&mut nodes(&[8, 8]), &["a", "b", "c", "d", "e"], 50, false) > 1);
+}
+
+#[test]
+fn a_broken_node_is_out_as_soon_as_two_users_have_met_it_though_others_are_doubted() {
+    for doubted in [0, 5] {
+        let mut scheduler = nodes(&[8, 8]);
+        let users: Vec<String> = (0..doubted).map(|number| format!("account {number}")).collect();
+        poisoned(&mut scheduler, &users.iter().map(String::as_str).collect::<Vec<_>>(), 1, true);
+        let mut met = Vec::new();
+        for (id, user) in [(1, "ann"), (2, "ben"), (3, "cid"), (4, "dot")] {
+            let decisions = scheduler.handle(prompted(id, user, id), at(1));
+            if decisions == [dispatch(id, 0, 1)] {
+                met.push(id);
+            }
+        }
+        for id in &met[..2] {
+            assert_ne!(scheduler.nodes()[0].state, NodeState::Down, "{doubted}");
+            scheduler.handle(failed(*id, Failure::Crashed), at(1));
+        }
+        assert_eq!(scheduler.nodes()[0].state, NodeState::Down, "{doubted}");
+    }
+}

@@ -1,0 +1,121 @@
+//! One user's bodies, however large, however many and however packed, take no more memory than all bodies may.
+use std::cell::Cell;
+use std::io::Write;
+use std::time::Duration;
+
+use awc::http::StatusCode;
+use bytes::Bytes;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use crate::good::{hold_to, steady_node};
+use crate::harness::{client, read};
+use crate::process::Process;
+
+const MIB: usize = 1024 * 1024;
+/// Bodies of the user at a time.
+const BODIES: usize = 25;
+/// How far memory may grow, in shares of what all bodies may take.
+const GROWTH: f64 = 1.5;
+/// How long the slowest answer may take, or twice as long as alone, if that is more.
+const WORST: Duration = Duration::from_secs(1);
+
+/// The largest body and the memory for all, in MiB: `HOSTILE_BODIES=60` is the real size.
+fn sizes() -> (usize, usize) {
+    let largest = std::env::var("HOSTILE_BODIES").ok().and_then(|size| size.parse().ok()).unwrap_or(8);
+    (largest, 8 * largest)
+}
+
+/// Sends a body; the status, or `None` if the gateway hung up on it.
+async fn send(app: &Process, key: &str, body: Bytes, coding: Option<&'static str>) -> Option<StatusCode> {
+    let mut request = client().post(format!("http://{}/v1/chat/completions", app.address)).bearer_auth(key);
+    if let Some(coding) = coding {
+        request = request.insert_header(("content-encoding", coding));
+    }
+    let response = request.timeout(Duration::from_secs(60)).send_body(body).await.ok()?;
+    Some(read(response).await.status)
+}
+
+/// Memory before the harm and its peak beside it, while good users' worst latency stays within bounds.
+async fn hold_memory(app: &Process, harm: impl AsyncFn()) -> f64 {
+    let keys = app.good_users().await;
+    let before = Cell::new(None);
+    hold_to(
+        app,
+        &keys,
+        async || {
+            if before.get().is_none() {
+                before.set(Some(app.rss_mib()));
+            }
+            harm().await;
+        },
+        |alone, beside| beside.worst <= WORST.max(2 * alone.worst),
+    )
+    .await;
+    app.peak_mib() - before.get().unwrap()
+}
+
+async fn gateway(simulated: &ollama_sim::SimNode) -> (Process, f64) {
+    let (largest, all) = sizes();
+    let (largest, budget) = ((largest * MIB).to_string(), (all * MIB).to_string());
+    let settings = [("SERVER__MAX_BODY_BYTES", &*largest), ("SERVER__BODY_MEMORY_BYTES", &*budget)];
+    (Process::start(&[simulated], &settings).await, all as f64)
+}
+
+#[actix_rt::test]
+async fn large_bodies_of_one_user_take_no_more_memory_than_all_may_and_delay_nobody() {
+    let simulated = steady_node().await;
+    let (app, budget) = gateway(&simulated).await;
+    let greedy = app.user_with("greedy", json!({"max_concurrency": 1})).await;
+    let content = "x".repeat(sizes().0 * MIB - 4096);
+    let body =
+        Bytes::from(json!({"model": "llama3.2", "messages": [{"role": "user", "content": content}]}).to_string());
+    let refused = Cell::new(0);
+
+    let grown = hold_memory(&app, async || {
+        join_all((0..BODIES).map(async |_| {
+            let status = send(&app, &greedy, body.clone(), None).await;
+            refused.set(refused.get() + usize::from(status != Some(StatusCode::OK)));
+        }))
+        .await;
+    })
+    .await;
+
+    println!("{grown:.0} MiB more, of {budget} for bodies");
+    assert!(grown < GROWTH * budget, "{grown} MiB for a budget of {budget}");
+    assert!(refused.get() >= BODIES / 2, "they were not too many: {}", refused.get());
+}
+
+#[actix_rt::test]
+async fn bodies_that_unpack_to_hundreds_of_times_their_size_are_refused_at_the_limit() {
+    let simulated = steady_node().await;
+    let (app, budget) = gateway(&simulated).await;
+    let bomber = app.user_with("bomber", json!({})).await;
+    // One member after another, each of a megabyte.
+    let zeros = vec![b' '; MIB];
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
+    gzip.write_all(&zeros).unwrap();
+    let bombs = [
+        ("gzip", Bytes::from(gzip.finish().unwrap().repeat(512))),
+        ("zstd", Bytes::from(zstd::encode_all(&zeros[..], 1).unwrap().repeat(512))),
+    ];
+    let blown = Cell::new(0);
+
+    let grown = hold_memory(&app, async || {
+        let sending = (0..8).map(|number| {
+            let (coding, bomb) = &bombs[number % 2];
+            send(&app, &bomber, bomb.clone(), Some(coding))
+        });
+        for status in join_all(sending).await.into_iter().flatten() {
+            assert!([413, 429, 503].contains(&status.as_u16()), "{status}");
+            blown.set(blown.get() + usize::from(status == StatusCode::PAYLOAD_TOO_LARGE));
+        }
+    })
+    .await;
+
+    println!("{grown:.0} MiB more, of {budget} for bodies; {} unpacked to the limit", blown.get());
+    assert!(grown < GROWTH * budget, "{grown} MiB for a budget of {budget}");
+    assert!(blown.get() > 0, "none was unpacked at all");
+}
