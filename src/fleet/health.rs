@@ -22,6 +22,11 @@ use super::twins::SAME_ENGINE;
 use super::upstream::{AskError, Upstream};
 use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
 
+/// Requests of one probe, one after the other, at most.
+const MOST_REQUESTS: u32 = 4;
+/// What a busy machine may add to their timeouts.
+const STOPPED: Duration = Duration::from_secs(2);
+
 /// Watches one node.
 #[derive(Debug)]
 pub struct Prober {
@@ -153,6 +158,8 @@ impl Prober {
                 let error = "the gateway has no file descriptors left".to_owned();
                 self.context.changes.warn(name, "a node could not be probed", error, heard.uptime);
             }
+            // This process did not run, as on a machine that was suspended: it was not the node that took so long.
+            Err(_) if heard.uptime.saturating_sub(asked) > MOST_REQUESTS * inquiry.probe_timeout + STOPPED => {}
             Err(error) => {
                 self.state.answers.set(false);
                 self.state.sign.replace(Sign::Unknown);

@@ -22,6 +22,8 @@ use super::transactions::begin_patiently;
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(600);
 /// Longest wait at the start for a Postgres that is away, if the gateway can start with a copy of users and keys.
 const START_PATIENCE: Duration = Duration::from_secs(2);
+/// Longest pause between two statements of a transaction.
+const IDLE_DEADLINE: Duration = Duration::from_secs(3);
 /// Longest wait for a connection to recover after a statement on it was abandoned.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -220,8 +222,12 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
                 Box::pin(async move {
                     // A query that nobody waits for any more must not keep its connection. Said here, as pgbouncer refuses
                     // connections that begin with it.
-                    let deadline = format!("SET statement_timeout = {}", STATEMENT_DEADLINE.as_millis());
-                    connection.execute(AssertSqlSafe(deadline)).await.map(drop)
+                    let deadline = STATEMENT_DEADLINE.as_millis();
+                    // Nor may a gateway that is stopped within a transaction keep its locks: the others wait for them.
+                    let idle = IDLE_DEADLINE.as_millis();
+                    let set =
+                        format!("SET statement_timeout = {deadline}; SET idle_in_transaction_session_timeout = {idle}");
+                    connection.execute(AssertSqlSafe(set)).await.map(drop)
                 })
             })
             // Neither may a server that is frozen or cut off: without this, the pool waits for its answer before it gives

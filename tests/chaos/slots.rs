@@ -1,5 +1,5 @@
-//! Three gateways use the slots of two nodes, while one of them or their Postgres is struck again and again. Either they
-//! divide the slots, or, with a link, one of them schedules for all. The nodes count what is in flight.
+//! Three gateways without a link divide the slots of two nodes, while one of them or their Postgres is struck again and
+//! again. The nodes count what is in flight.
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -64,37 +64,17 @@ impl Clients {
     }
 }
 
-/// How the gateways use the nodes together.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Together {
-    Shares,
-    /// They fall back to shares if they find no leader for too long.
-    Leader,
+async fn is_settled(gateway: &Gateway) -> bool {
+    let answer = gateway.ask("GET", "/admin/queue", ADMIN_KEY, &Value::Null).await;
+    let queue: Value = serde_json::from_str(&answer.body).unwrap();
+    let scheduling = &queue["scheduling"];
+    scheduling["role"] == "sharing" && scheduling["gateways"] == GATEWAYS && scheduling["is_settled"] == true
 }
 
-impl Together {
-    async fn is_settled(self, gateway: &Gateway) -> bool {
-        let answer = gateway.ask("GET", "/admin/queue", ADMIN_KEY, &Value::Null).await;
-        let queue: Value = serde_json::from_str(&answer.body).unwrap();
-        let scheduling = &queue["scheduling"];
-        let is_right = match (self, scheduling["role"].as_str()) {
-            (_, Some("sharing")) => scheduling["gateways"] == GATEWAYS,
-            (Self::Leader, Some("leading" | "following")) => true,
-            _ => false,
-        };
-        is_right && scheduling["is_settled"] == true
+async fn until_settled(gateways: &[Gateway]) {
+    for gateway in gateways {
+        wait_for("it is known which slots are whose", async || is_settled(gateway).await).await;
     }
-
-    async fn until_settled(self, gateways: &[Gateway]) {
-        for gateway in gateways {
-            wait_for("it is known which slots are whose", async || self.is_settled(gateway).await).await;
-        }
-    }
-}
-
-/// An address on which nothing listens at the moment.
-fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Strikes once; what it was.
@@ -149,15 +129,6 @@ async fn strike(
 
 #[actix_rt::test]
 async fn three_gateways_that_are_struck_again_and_again_never_run_more_than_the_slots() {
-    strike_again_and_again(Together::Shares, "slots").await;
-}
-
-#[actix_rt::test]
-async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_either() {
-    strike_again_and_again(Together::Leader, "leader").await;
-}
-
-async fn strike_again_and_again(together: Together, name: &str) {
     let Some(postgres) = Postgres::start(false).await else { return };
     let seed = Random::seed();
     println!("CHAOS_SEED={seed}");
@@ -176,11 +147,6 @@ async fn strike_again_and_again(together: Together, name: &str) {
         let mut home = Home::new(folder.path(), &[], &database);
         home.set("DATABASE__LEASE_SECONDS", &LEASE_SECONDS.to_string());
         home.set("NODES", &json!(listed).to_string());
-        if together == Together::Leader {
-            let link = free_address();
-            home.set("CLUSTER__BIND", &link.to_string());
-            home.set("CLUSTER__ADVERTISE", &format!("http://{link}"));
-        }
         home
     };
     let homes: Vec<Home> = folders.iter().map(home).collect();
@@ -193,7 +159,7 @@ async fn strike_again_and_again(together: Together, name: &str) {
         wait_for("it knows the key", async || gateway.ask("GET", "/v1/models", &key, &Value::Null).await.status == 200)
             .await;
     }
-    together.until_settled(&gateways).await;
+    until_settled(&gateways).await;
     let clients: Vec<_> = gateways.iter().map(|gateway| Clients::start(gateway.address, &key, &mut random)).collect();
     let strikes = number("CHAOS_STRIKES").unwrap_or(4);
     let mut struck = std::collections::BTreeMap::new();
@@ -206,7 +172,7 @@ async fn strike_again_and_again(together: Together, name: &str) {
             "CHAOS_SEED={seed}: {struck:?}: {peaks:?}"
         );
     }
-    together.until_settled(&gateways).await;
+    until_settled(&gateways).await;
     let before: Vec<_> = clients.iter().map(|clients| clients.answered.get()).collect();
     for (clients, before) in clients.iter().zip(&before) {
         wait_for("each serves its clients", async || clients.answered.get() > before + 10).await;
@@ -219,7 +185,7 @@ async fn strike_again_and_again(together: Together, name: &str) {
     let result = json!({
         "gateways": GATEWAYS, "slots": SLOTS, "peak_in_flight": peaks, "strikes": struck, "answered": answered, "seed": seed,
     });
-    keep(name, &result);
+    keep("slots", &result);
     // All slots were used, and never one more.
     assert_eq!(peaks, SLOTS, "CHAOS_SEED={seed}");
     for gateway in gateways {

@@ -166,14 +166,14 @@ impl Soak {
     }
 }
 
-/// MiB per 100,000 requests, by least squares.
-fn slope(looks: &[Look]) -> f64 {
-    let count = looks.len() as f64;
-    let x = |look: &Look| look.requests as f64 / 100_000.0;
+/// MiB per 100,000 requests, by least squares over pairs of requests and MiB.
+pub fn slope(points: &[(u64, f64)]) -> f64 {
+    let count = points.len() as f64;
+    let x = |(requests, _): &(u64, f64)| *requests as f64 / 100_000.0;
     let (mean_x, mean_y) =
-        (looks.iter().map(x).sum::<f64>() / count, looks.iter().map(|look| look.rss_mib).sum::<f64>() / count);
-    let over = looks.iter().map(|look| (x(look) - mean_x) * (look.rss_mib - mean_y)).sum::<f64>();
-    over / looks.iter().map(|look| (x(look) - mean_x).powi(2)).sum::<f64>()
+        (points.iter().map(x).sum::<f64>() / count, points.iter().map(|(_, mib)| mib).sum::<f64>() / count);
+    let over = points.iter().map(|point| (x(point) - mean_x) * (point.1 - mean_y)).sum::<f64>();
+    over / points.iter().map(|point| (x(point) - mean_x).powi(2)).sum::<f64>()
 }
 
 /// Rows of the good users: the ids, and how many that are not `completed`.
@@ -238,7 +238,7 @@ async fn soak() {
     let seconds = began.elapsed().as_secs();
     let warm_up = if total >= 2 * WARM_UP { WARM_UP } else { total / 4 };
     let warm: Vec<Look> = looks.iter().filter(|look| look.requests > warm_up).cloned().collect();
-    let growth = slope(&warm);
+    let growth = slope(&warm.iter().map(|look| (look.requests, look.rss_mib)).collect::<Vec<_>>());
     let grown = warm[warm.len() - 1].rss_mib - warm[0].rss_mib;
     soak.gateway.stop().await;
     let seen = soak.seen.into_inner();
@@ -278,12 +278,6 @@ async fn soak() {
 
 #[test]
 fn the_slope_is_that_of_a_line() {
-    let look = |requests: u64| Look {
-        requests,
-        rss_mib: 50.0 + requests as f64 * 2.0 / 100_000.0,
-        descriptors: 0,
-        database_bytes: 0,
-    };
-    let looks: Vec<Look> = [100_000, 150_000, 400_000].map(look).to_vec();
-    assert!((slope(&looks) - 2.0).abs() < 1e-9);
+    let point = |requests: u64| (requests, 50.0 + requests as f64 * 2.0 / 100_000.0);
+    assert!((slope(&[100_000, 150_000, 400_000].map(point)) - 2.0).abs() < 1e-9);
 }

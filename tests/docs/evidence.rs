@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::markdown::{code, grouped, table};
-use crate::{clients, files, root};
+use crate::{clients, files, root, together};
 
 /// Where long runs keep their results.
 const FOLDERS: [&str; 2] = ["tests/chaos/results", "crates/scheduler/tests/fleet/results"];
@@ -77,6 +77,7 @@ pub fn page() -> String {
     let mut body = accidents(&results);
     body += &times(&results);
     body += &soak(&results);
+    body += &together::section(|name| chaos(&results, name));
     body += &fleets(&results[&format!("{}/fleet", FOLDERS[1])]);
     body += "## Clients\n\n`tests/clients/run.sh`, a step of `tests/run`, installs each of these in an environment of its own \
         and runs it against a demo and against a gateway whose node is silent or breaks off. A page of another origin in \
@@ -95,7 +96,7 @@ pub fn page() -> String {
 
 fn is_told(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap_or_default();
-    ACCIDENTS.iter().any(|(told, _)| *told == name) || TOLD.contains(&name)
+    ACCIDENTS.iter().any(|(told, _)| *told == name) || TOLD.contains(&name) || together::TOLD.contains(&name)
 }
 
 fn accidents(results: &BTreeMap<String, Value>) -> String {

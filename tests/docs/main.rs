@@ -14,6 +14,7 @@ mod metrics;
 mod prose;
 mod settings;
 mod source;
+mod together;
 
 use std::path::{Path, PathBuf};
 

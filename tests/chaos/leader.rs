@@ -1,0 +1,395 @@
+//! Three gateways of which one schedules for all, while each of them, their links and their Postgres are struck again and
+//! again. The nodes count what is in flight; clients of gateways that live must not notice more than a wait.
+//!
+//! `CHAOS_CLUSTER` says how often: so many times SIGTERM, pauses, cuts of a link and cuts of Postgres, and five times as many
+//! kills. The long run is
+//! `CHAOS_CLUSTER=20 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos leader:: -- --nocapture`.
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ollama_sim::{SimConfig, SimNode};
+use serde_json::{Value, json};
+
+use crate::gateway::{ADMIN_KEY, Gateway, Home, PATIENCE, wait_for};
+use crate::harm::build;
+use crate::load::exchange;
+use crate::postgres::Postgres;
+use crate::random::{Random, number};
+use crate::results::keep;
+use crate::wire::Wire;
+
+const GATEWAYS: usize = 3;
+const SLOTS: [usize; 2] = [4, 5];
+/// Of each gateway, with one request each at a time: twice as many as there are slots.
+const CLIENTS: usize = 6;
+const LEASE_SECONDS: u64 = 10;
+/// By when another gateway must lead, on a busy machine too: the lease's 5 s and 3 s more, or 1 s after a SIGTERM, and the
+/// time in which such a machine does nothing.
+const HANDOVER: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(5)];
+
+/// For how long a gateway that was paused may refuse its own clients.
+const WAKES: Duration = Duration::from_secs(2);
+
+#[derive(Clone, Copy)]
+enum Strike {
+    Kill,
+    Terminate,
+    Pause,
+    CutLink,
+    CutPostgres,
+}
+
+/// What clients saw.
+#[derive(Default)]
+struct Seen {
+    answered: u64,
+    /// Times to the first byte since the last strike, in milliseconds.
+    first_bytes: Vec<u64>,
+    /// At a gateway that was not ended meanwhile.
+    errors: Vec<String>,
+    /// At one that was.
+    interrupted: u64,
+    /// At one that was paused, within [`WAKES`] of the end of the pause.
+    waking: u64,
+}
+
+/// A gateway in its many lives, and its ways to the others and to Postgres.
+struct Seat {
+    home: Home,
+    link: Wire,
+    postgres: Wire,
+    gateway: Option<Gateway>,
+    address: Rc<Cell<Option<SocketAddr>>>,
+    /// Grows when it is ended.
+    lives: Rc<Cell<u64>>,
+    /// When it was last woken from a pause.
+    woken: Rc<Cell<Option<Instant>>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Seat {
+    async fn new(nodes: &Value, database: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let bind = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (server, name) = database.trim_start_matches("postgres://postgres@").split_once('/').unwrap();
+        let (link, postgres) = (Wire::to(bind).await, Wire::to(server.parse().unwrap()).await);
+        let mut home = Home::new(folder.path(), &[], &format!("postgres://postgres@{}/{name}", postgres.address));
+        home.set("DATABASE__LEASE_SECONDS", &LEASE_SECONDS.to_string());
+        home.set("NODES", &nodes.to_string());
+        home.set("CLUSTER__BIND", &bind.to_string());
+        home.set("CLUSTER__ADVERTISE", &format!("http://{}", link.address));
+        Self {
+            home,
+            link,
+            postgres,
+            gateway: None,
+            address: Rc::default(),
+            lives: Rc::default(),
+            woken: Rc::default(),
+            _folder: folder,
+        }
+    }
+
+    async fn start(&mut self) {
+        self.link.begin().await;
+        let gateway = self.home.start().await;
+        // As a load balancer, clients wait for that.
+        gateway.settle().await;
+        self.address.set(Some(gateway.address));
+        self.gateway = Some(gateway);
+    }
+
+    fn take(&mut self) -> Gateway {
+        self.lives.set(self.lives.get() + 1);
+        self.address.set(None);
+        self.gateway.take().unwrap()
+    }
+
+    async fn scheduling(&self) -> Option<Value> {
+        let answer = self.gateway.as_ref()?.ask("GET", "/admin/queue", ADMIN_KEY, &Value::Null).await;
+        serde_json::from_str::<Value>(&answer.body).ok().map(|queue| queue["scheduling"].clone())
+    }
+
+    async fn leads(&self) -> bool {
+        self.scheduling().await.is_some_and(|it| it["role"] == "leading" && it["is_settled"] == true)
+    }
+
+    async fn is_settled(&self) -> bool {
+        let Some(scheduling) = self.scheduling().await else { return false };
+        let has_part = match scheduling["role"].as_str() {
+            Some("leading" | "following") => true,
+            // They fall back to shares if they find no leader for too long.
+            Some("sharing") => scheduling["gateways"] == GATEWAYS,
+            _ => false,
+        };
+        has_part && scheduling["is_settled"] == true
+    }
+}
+
+struct Cluster {
+    seats: Vec<Seat>,
+    nodes: Vec<SimNode>,
+    postgres: Postgres,
+    random: Random,
+    /// How long an answer is paused, and the like.
+    pause: Duration,
+    seen: Rc<RefCell<Seen>>,
+    strikes: BTreeMap<&'static str, u64>,
+    handovers: BTreeMap<&'static str, Vec<u64>>,
+    waits: BTreeMap<&'static str, Vec<u64>>,
+}
+
+impl Cluster {
+    async fn until_settled(&self) {
+        for seat in &self.seats {
+            wait_for("it is known which slots are whose", async || seat.is_settled().await).await;
+        }
+    }
+
+    async fn leader(&self) -> Option<usize> {
+        for (index, seat) in self.seats.iter().enumerate() {
+            if seat.leads().await {
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Waits until one of the others leads, with every slot; how long since `began`.
+    async fn until_another_leads(&mut self, victim: usize, began: Instant, after: &'static str) {
+        let others = || self.seats.iter().enumerate().filter(|(index, _)| *index != victim);
+        wait_for("another one leads", async || {
+            for (_, seat) in others() {
+                if seat.leads().await {
+                    return true;
+                }
+            }
+            false
+        })
+        .await;
+        self.handovers.entry(after).or_default().push(began.elapsed().as_millis() as u64);
+    }
+
+    async fn strike(&mut self, strike: Strike) -> &'static str {
+        let leader = self.leader().await;
+        let victim = match leader {
+            Some(leader) if self.random.below(2) == 0 => leader,
+            _ => self.random.below(GATEWAYS as u64) as usize,
+        };
+        let is_leader = leader == Some(victim);
+        let time = Duration::from_millis(500 + self.random.below(5_000));
+        match strike {
+            Strike::Kill => {
+                let gateway = self.seats[victim].take();
+                let began = Instant::now();
+                gateway.kill();
+                self.seats[victim].link.end().await;
+                // Some come back at once, before the others have noticed.
+                if is_leader && self.random.below(5) > 0 {
+                    self.until_another_leads(victim, began, "kill").await;
+                }
+                self.seats[victim].start().await;
+                if is_leader { "kill of the leader" } else { "kill of another" }
+            }
+            Strike::Terminate => {
+                let gateway = self.seats[victim].take();
+                let began = Instant::now();
+                let stopping = actix_rt::spawn(gateway.stop());
+                if is_leader {
+                    self.until_another_leads(victim, began, "SIGTERM").await;
+                }
+                stopping.await.unwrap();
+                self.seats[victim].link.end().await;
+                self.seats[victim].start().await;
+                if is_leader { "SIGTERM of the leader" } else { "SIGTERM of another" }
+            }
+            Strike::Pause => {
+                self.seats[victim].gateway.as_ref().unwrap().pause(self.pause).await;
+                self.seats[victim].woken.set(Some(Instant::now()));
+                if is_leader { "pause of the leader" } else { "pause of another" }
+            }
+            Strike::CutLink => {
+                self.seats[victim].link.cut(time).await;
+                if is_leader { "link of the leader cut" } else { "link of another cut" }
+            }
+            Strike::CutPostgres => match self.random.below(3) {
+                0 => {
+                    self.postgres.freeze();
+                    tokio::time::sleep(time).await;
+                    self.postgres.thaw();
+                    "Postgres frozen"
+                }
+                1 => {
+                    self.postgres.stop_at_once();
+                    tokio::time::sleep(time).await;
+                    self.postgres.up();
+                    "Postgres stopped"
+                }
+                _ => {
+                    self.seats[victim].postgres.cut(time).await;
+                    if is_leader { "Postgres cut off from the leader" } else { "Postgres cut off from another" }
+                }
+            },
+        }
+    }
+
+    fn peaks(&self) -> Vec<usize> {
+        self.nodes.iter().map(|node| node.stats().peak_in_flight).collect()
+    }
+}
+
+/// One that always has a request at the gateway in this seat.
+fn client((index, seat): (usize, &Seat), seen: &Rc<RefCell<Seen>>, stop: &Rc<Cell<bool>>, key: &str, seed: u64) {
+    let (address, lives, seen, stop) = (seat.address.clone(), seat.lives.clone(), seen.clone(), stop.clone());
+    let (key, mut random, woken) = (key.to_owned(), Random::new(seed), seat.woken.clone());
+    actix_rt::spawn(async move {
+        while !stop.get() {
+            let (life, Some(address)) = (lives.get(), address.get()) else {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let tokens = 5 + random.below(60);
+            let messages = json!([{"role": "user", "content": format!("[[n={tokens}]] tell me")}]);
+            let body = json!({"model": "llama3.2", "messages": messages, "stream": true}).to_string();
+            let began = Instant::now();
+            let answer = exchange(address, "POST", "/v1/chat/completions", &key, &body, PATIENCE).await;
+            let mut seen = seen.borrow_mut();
+            match answer.first_byte.filter(|_| answer.status == 200 && answer.body.contains("data: [DONE]")) {
+                Some(first_byte) => {
+                    seen.answered += 1;
+                    seen.first_bytes.push(first_byte.as_millis() as u64);
+                }
+                None if lives.get() != life => seen.interrupted += 1,
+                None if woken.get().is_some_and(|woken| woken.elapsed() < WAKES) => seen.waking += 1,
+                None => {
+                    let end = answer.body.chars().rev().take(200).collect::<Vec<_>>();
+                    let end: String = end.into_iter().rev().collect();
+                    seen.errors.push(format!("gateway {index}: {} after {:?}: {end}", answer.status, began.elapsed()));
+                }
+            }
+        }
+    });
+}
+
+/// In a random order.
+fn plan(times: u64, random: &mut Random) -> Vec<Strike> {
+    let kinds = [
+        (Strike::Kill, 5 * times),
+        (Strike::Terminate, times),
+        (Strike::Pause, times),
+        (Strike::CutLink, times),
+        (Strike::CutPostgres, times),
+    ];
+    let mut plan: Vec<Strike> =
+        kinds.iter().flat_map(|(strike, times)| vec![*strike; usize::try_from(*times).unwrap()]).collect();
+    for index in (1..plan.len()).rev() {
+        plan.swap(index, random.below(index as u64 + 1) as usize);
+    }
+    plan
+}
+
+fn summary(times: &BTreeMap<&'static str, Vec<u64>>) -> Value {
+    let of = |(what, times): (&&'static str, &Vec<u64>)| {
+        let mut times = times.clone();
+        times.sort_unstable();
+        let most = times.last().copied().unwrap_or_default();
+        ((*what).to_owned(), json!({"count": times.len(), "p50": times[times.len() / 2], "max": most}))
+    };
+    Value::Object(times.iter().map(of).collect())
+}
+
+#[actix_rt::test]
+async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_only_the_struck_one_fails() {
+    let Some(postgres) = Postgres::start(false).await else { return };
+    let (seed, times) = (Random::seed(), number("CHAOS_CLUSTER").unwrap_or(1));
+    println!("CHAOS_SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut nodes = Vec::new();
+    for slots in SLOTS {
+        let config = SimConfig { slots, tokens_per_second: 100.0, batch_slowdown: 0.0, ..SimConfig::warm() };
+        nodes.push(SimNode::start(config).await.unwrap());
+    }
+    let listed = nodes.iter().zip(SLOTS).enumerate();
+    let listed: Vec<Value> = listed
+        .map(|(index, (node, slots))| json!({"name": format!("node-{index}"), "url": node.url(), "slots": slots}))
+        .collect();
+    let database = postgres.new_database().await;
+    let mut seats = Vec::new();
+    for _ in 0..GATEWAYS {
+        let mut seat = Seat::new(&json!(listed), &database).await;
+        seat.start().await;
+        seats.push(seat);
+    }
+    let key = seats[0].gateway.as_ref().unwrap().user("ann").await;
+    for seat in &seats {
+        let gateway = seat.gateway.as_ref().unwrap();
+        let knows = async || gateway.ask("GET", "/v1/models", &key, &Value::Null).await.status == 200;
+        wait_for("it knows the key", knows).await;
+    }
+    let (seen, stop) = (Rc::new(RefCell::new(Seen::default())), Rc::new(Cell::new(false)));
+    let plan = plan(times, &mut random);
+    let pause = Duration::from_secs(if times > 1 { 10 } else { 3 });
+    let (strikes, handovers, waits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    let mut cluster = Cluster { seats, nodes, postgres, random, pause, seen: seen.clone(), strikes, handovers, waits };
+    cluster.until_settled().await;
+    for index in 0..GATEWAYS * CLIENTS {
+        let index = index % GATEWAYS;
+        client((index, &cluster.seats[index]), &seen, &stop, &key, cluster.random.next());
+    }
+    let began = Instant::now();
+    for strike in plan {
+        // Most find everybody in order, some do not.
+        if cluster.random.below(4) > 0 {
+            cluster.until_settled().await;
+        }
+        tokio::time::sleep(Duration::from_millis(cluster.random.below(1_500))).await;
+        seen.borrow_mut().first_bytes.clear();
+        let what = cluster.strike(strike).await;
+        *cluster.strikes.entry(what).or_default() += 1;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let longest = seen.borrow().first_bytes.iter().max().copied().unwrap_or_default();
+        cluster.waits.entry(what).or_default().push(longest);
+        let peaks = cluster.peaks();
+        assert!(
+            peaks.iter().zip(SLOTS).all(|(peak, slots)| *peak <= slots),
+            "CHAOS_SEED={seed}: {what}, after {:?}: {peaks:?}",
+            cluster.strikes
+        );
+        if number("CHAOS_CLUSTER").is_some() {
+            let errors = &seen.borrow().errors;
+            println!("{:.0?} {what}: {longest} ms, {} errors, last {:?}", began.elapsed(), errors.len(), errors.last());
+        }
+    }
+    cluster.until_settled().await;
+    for (index, seat) in cluster.seats.iter().enumerate() {
+        let answer = seat.gateway.as_ref().unwrap().ask("GET", "/v1/models", &key, &Value::Null).await;
+        assert_eq!(answer.status, 200, "CHAOS_SEED={seed}: gateway {index}");
+    }
+    stop.set(true);
+    wait_for("nothing is in flight", async || cluster.nodes.iter().all(|node| node.stats().in_flight == 0)).await;
+    let peaks = cluster.peaks();
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let seen = cluster.seen.take();
+    keep(
+        "leader",
+        &json!({
+            "gateways": GATEWAYS, "slots": SLOTS, "peak_in_flight": peaks, "seed": seed.to_string(), "build": build(),
+            "seconds": began.elapsed().as_secs(), "load_average": load.split(' ').next(), "strikes": cluster.strikes,
+            "handover_ms": summary(&cluster.handovers), "longest_wait_ms": summary(&cluster.waits),
+            "clients": {
+                "answered": seen.answered, "interrupted_at_an_ended_gateway": seen.interrupted,
+                "refused_within_2_s_of_a_pause": seen.waking, "errors_elsewhere": seen.errors.len(),
+            },
+        }),
+    );
+    assert_eq!(seen.errors, [] as [&str; 0], "CHAOS_SEED={seed}");
+    // All slots were used, and never one more.
+    assert_eq!(peaks, SLOTS, "CHAOS_SEED={seed}");
+    for (what, most) in ["kill", "SIGTERM"].into_iter().zip(HANDOVER) {
+        let longest = cluster.handovers.get(what).and_then(|times| times.iter().max()).copied().unwrap_or_default();
+        assert!(u128::from(longest) <= most.as_millis(), "CHAOS_SEED={seed}: {what}: {longest} ms");
+    }
+}

@@ -1,0 +1,129 @@
+//! The evidence that several gateways use the nodes' slots together: what the page of what was measured says of it.
+use serde_json::Value;
+
+use crate::markdown::{grouped, table};
+
+/// Results that are told here.
+pub const TOLD: [&str; 4] = ["schedules", "leader", "slots", "pair"];
+
+fn whole(result: &Value, pointer: &str) -> String {
+    grouped(result.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} in {result}")))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// `10 of this, 7 of that`.
+fn list(result: &Value, key: &str) -> String {
+    let kinds = result[key].as_object().expect("kinds and their numbers");
+    let kinds = kinds.iter().map(|(kind, times)| format!("{kind} ({})", grouped(times.as_u64().unwrap_or(0))));
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
+/// `4 of 4, 5 of 5`.
+fn peaks(result: &Value) -> String {
+    let of = |key: &str| result[key].as_array().expect("a number for each node").clone();
+    let each = of("peak_in_flight").into_iter().zip(of("slots"));
+    each.map(|(peak, slots)| format!("{peak} of {slots}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Median and maximum for each kind.
+fn times(result: &Value, key: &str) -> String {
+    let kinds = result[key].as_object().expect("kinds and their times");
+    let of = |(kind, times): (&String, &Value)| {
+        format!("{kind} {} and {} ms of {}", whole(times, "/p50"), whole(times, "/max"), whole(times, "/count"))
+    };
+    kinds.iter().map(of).collect::<Vec<_>>().join("; ")
+}
+
+fn series(result: &Value, pointer: &str) -> String {
+    let looks = result.pointer(pointer).and_then(Value::as_array).expect("a list of numbers");
+    looks.iter().map(|look| format!("{:.0}", look.as_f64().unwrap_or(f64::NAN))).collect::<Vec<_>>().join(", ")
+}
+
+pub fn section(result: impl Fn(&str) -> Value) -> String {
+    let [schedules, leader, slots, pair] = TOLD.map(result);
+    let row = |figure: &str, value: String| vec![figure.to_owned(), value];
+    let simulated = [
+        row(
+            "random schedules, from seed",
+            format!("{}, {}", whole(&schedules, "/schedules"), whole(&schedules, "/first_seed")),
+        ),
+        row("simulated hours", whole(&schedules, "/simulated_hours")),
+        row(
+            "requests, grants of a slot",
+            format!("{}, {}", whole(&schedules, "/requests"), whole(&schedules, "/grants")),
+        ),
+        row("faults", list(&schedules, "faults")),
+    ];
+    let led = [
+        row("strikes", list(&leader, "strikes")),
+        row("most in flight on each node", peaks(&leader)),
+        row("another gateway leads, with every slot, after (median and maximum)", times(&leader, "handover_ms")),
+        row("longest wait for a first byte around a strike (median and maximum)", times(&leader, "longest_wait_ms")),
+        row("answers", whole(&leader, "/clients/answered")),
+        row(
+            "requests lost at a gateway that was killed or stopped",
+            whole(&leader, "/clients/interrupted_at_an_ended_gateway"),
+        ),
+        row(
+            "refused by a gateway that had been paused, within 2 s",
+            whole(&leader, "/clients/refused_within_2_s_of_a_pause"),
+        ),
+        row("errors besides", whole(&leader, "/clients/errors_elsewhere")),
+        row(
+            "seconds, load average at the end, build",
+            format!("{}, {}, {}", whole(&leader, "/seconds"), text(&leader["load_average"]), text(&leader["build"])),
+        ),
+        row("seed", text(&leader["seed"])),
+    ];
+    let shared = [
+        row("strikes", list(&slots, "strikes")),
+        row("most in flight on each node", peaks(&slots)),
+        row("seed", text(&slots["seed"])),
+    ];
+    let paired = [
+        row("seconds, requests", format!("{}, {}", whole(&pair, "/seconds"), whole(&pair, "/requests"))),
+        row("looks while nothing ran, with every counter at 0", whole(&pair, "/looks")),
+        row(
+            "concurrency that both hold in reserve then, first, last and most",
+            ["first", "last", "most"].map(|key| text(&pair["leased"][key])).join(", "),
+        ),
+        row(
+            "answers that clients saw complete; rows lost, doubled",
+            format!(
+                "{}; {}, {}",
+                whole(&pair, "/rows/acknowledged"),
+                whole(&pair, "/rows/lost"),
+                whole(&pair, "/rows/doubled")
+            ),
+        ),
+        row("resident memory of the leader, MiB", series(&pair, "/memory/first_mib")),
+        row("of the other one, MiB", series(&pair, "/memory/second_mib")),
+        row("open files of the leader", series(&pair, "/descriptors/first")),
+        row("of the other one", series(&pair, "/descriptors/second")),
+        row("seed, build", format!("{}, {}", text(&pair["seed"]), text(&pair["build"]))),
+    ];
+    let strikes = leader["strikes"].as_object().expect("kinds and their numbers");
+    let terminated = strikes.iter().filter(|(kind, _)| kind.starts_with("SIGTERM"));
+    let times: u64 = terminated.filter_map(|(_, times)| times.as_u64()).sum();
+    let heads = ["figure", "value"];
+    format!(
+        "## Several gateways never send a node more than its slots\n\nSimulated gateways, clocks, network and database, in random \
+         schedules of faults. Every schedule kept the [promises](internals/decisions.md#several-gateways):\n\n{}\n\
+         ```sh\nCLUSTER_SCHEDULES=200000 CLUSTER_RESULTS=tests/chaos/results cargo test --release -p cluster no_slot\n```\n\n\
+         Three real gateways of which one leads, with twice as many clients as slots, on one Postgres. They, their links and \
+         Postgres are struck again and again. The nodes count what is in flight:\n\n{}\n\
+         ```sh\nCHAOS_CLUSTER={times} CHAOS_RESULTS=tests/chaos/results cargo test --test chaos leader:: -- --nocapture\n```\n\n\
+         Three real gateways without a link, which divide the slots:\n\n{}\n\
+         ```sh\nCHAOS_STRIKES=40 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos slots:: -- --nocapture\n```\n\n\
+         Two real gateways that serve for long. The leader's memory grows until its stories of requests fill their \
+         32 MiB:\n\n{}\n\
+         ```sh\nPAIR_SECONDS=1800 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos pair:: -- --nocapture\n```\n\n",
+        table(&heads, simulated),
+        table(&heads, led),
+        table(&heads, shared),
+        table(&heads, paired),
+    )
+}
