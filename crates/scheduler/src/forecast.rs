@@ -262,8 +262,14 @@ impl Forecast {
         let mut search = PlaceSearch::new(seeker);
         let decode = search.seeker.work.output * self.least_token;
         if self.order.is_empty() {
+            // The place that is free first is a good one, which rules out most of the others.
+            let waits = self.places.iter().enumerate().map(|(index, place)| (index, place.wait()));
+            let first = waits.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index);
+            if let Some(first) = first {
+                search.consider(first, &mut self.places[first]);
+            }
             for (index, place) in self.places.iter_mut().enumerate() {
-                if !search.is_over(place.wait(), decode) {
+                if Some(index) != first && !search.is_over(place.wait(), decode) {
                     search.consider(index, place);
                 }
             }
