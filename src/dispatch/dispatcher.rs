@@ -443,14 +443,15 @@ impl Ticket {
         }
     }
 
-    /// How many requests waited when this one arrived, and when its first token was expected.
-    pub(crate) fn forecast(&self) -> (usize, Option<Duration>) {
+    /// How many requests waited when this one arrived, and when its first token was expected. Both are unknown here while
+    /// another gateway decides.
+    pub(crate) fn forecast(&self) -> (Option<usize>, Option<Duration>) {
         let now = self.dispatcher.clock.uptime();
         self.dispatcher.read(|scheduler| match scheduler.story(self.id, now) {
             Some(story) => {
-                (story.ahead, story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
+                (Some(story.ahead), story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
             }
-            None => (0, None),
+            None => (None, None),
         })
     }
 

@@ -380,7 +380,9 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
 fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
     response.insert_header(("x-gateway-node", &*served.node));
     response.insert_header(("x-gateway-queue-ms", served.queued.as_millis().to_string()));
-    response.insert_header(("x-gateway-queue-position", served.ahead.to_string()));
+    if let Some(ahead) = served.ahead {
+        response.insert_header(("x-gateway-queue-position", ahead.to_string()));
+    }
     response.insert_header(("x-gateway-attempts", served.attempts.to_string()));
     if let Some(expected) = served.expected {
         response.insert_header(("x-gateway-expected-ms", expected.as_millis().to_string()));

@@ -28,10 +28,10 @@ pub struct Served {
     pub queued: Duration,
     /// How many nodes were asked.
     pub attempts: u32,
-    /// How many requests waited when this one arrived.
-    pub ahead: usize,
-    /// When the first token was expected, from the arrival on; `None` if the request was too far back in the queue to
-    /// tell.
+    /// How many requests waited when this one arrived; `None` if another gateway decided.
+    pub ahead: Option<usize>,
+    /// When the first token was expected, from the arrival on; `None` if another gateway decided, or the request was too
+    /// far back in the queue to tell.
     pub expected: Option<Duration>,
 }
 

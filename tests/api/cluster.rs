@@ -80,6 +80,12 @@ async fn a_stream_through_a_follower_is_whole_and_holds_its_slot_until_its_clien
     let Some((apps, key)) = three(&simulated, 1).await else { return };
     let (_, answer) = apps[1].exchange(&key, &stream_body("llama3.2", "[[n=20]] hi")).await;
     assert!(answer.contains("data: [DONE]"), "{answer}");
+    // Only the leader knows, and what is not known is not said.
+    let said = async |app: &TestApp| {
+        let reply = app.chat(&key, "llama3.2", "[[n=20]] hi").await;
+        reply.header("x-gateway-queue-position").map(str::to_owned)
+    };
+    assert_eq!((said(&apps[0]).await.as_deref(), said(&apps[1]).await), (Some("0"), None));
     let held = apps[1].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
     eventually("it runs", || simulated.stats().in_flight == 1).await;
     let waits = apps[2].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
