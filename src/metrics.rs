@@ -34,6 +34,7 @@ const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
 const PROMPT_TOKENS: [&str; 4] = ["sent", "expected_cached", "timed", "measured_cached"];
+const LOCK_USES: [&str; 2] = ["decide", "look"];
 const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
 /// How many nodes that left are remembered, so that their last requests do not begin new series.
 const MAX_DEPARTED: usize = 256;
@@ -163,7 +164,9 @@ impl Metrics {
         for reason in FAILURES {
             families.retries.with_label_values(&[reason]);
         }
-        families.scheduler_lock.with_label_values(&["decide"]);
+        for what in LOCK_USES {
+            families.scheduler_lock.with_label_values(&[what]);
+        }
         for stage in STAGES {
             families.overhead.with_label_values(&[stage]);
         }
@@ -186,9 +189,9 @@ impl Metrics {
         &self.pulses
     }
 
-    /// Where the times go for which the scheduler's lock is held: to decide, and to look.
+    /// How long the scheduler's lock is held, to decide and to look.
     pub fn scheduler_lock(&self) -> [Histogram; 2] {
-        ["decide", "look"].map(|what| self.families.scheduler_lock.with_label_values(&[what]))
+        LOCK_USES.map(|what| self.families.scheduler_lock.with_label_values(&[what]))
     }
 
     /// A node joined: its series begin.

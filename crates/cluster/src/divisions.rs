@@ -16,7 +16,7 @@ const NODES: [(&str, u32); 3] = [("gpu-1", 1), ("gpu-2", 3), ("gpu-3", 4)];
 const MODELS: [&str; 2] = ["m", "n"];
 /// A gateway that is silent for this long counts as gone.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Only a gateway can tell that has heard from the database at least this often all the while.
+/// Only a gateway that has heard from the database at least this often all the while can tell.
 const LONGEST_GAP: Duration = Duration::from_secs(4);
 const GATEWAYS: usize = 4;
 

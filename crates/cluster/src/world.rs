@@ -23,7 +23,7 @@ const TRUSTED: Duration = Duration::from_secs(4);
 const SHORT: Duration = Duration::from_secs(12);
 /// A gateway is gone that the database has not heard for this long.
 const GONE: Duration = Duration::from_secs(60);
-/// Only a gateway can tell that has heard from the database at least this often all the while.
+/// Only a gateway that has heard from the database at least this often all the while can tell.
 const LONGEST_GAP: Duration = Duration::from_secs(10);
 const LINK_PATIENCE: Duration = Duration::from_millis(1500);
 const HEARTBEAT: Duration = Duration::from_millis(250);

@@ -24,14 +24,10 @@ pub(crate) struct Accusation<'a> {
     pub(crate) is_witness: bool,
 }
 
-/// Failures on a node, since the node last worked for anybody: of the user who met the first one, and of others that did
-/// not convict it.
+/// Failures on a node, since the node last worked for anybody, the first one first: each of another user with another
+/// prompt. At most one more than [`CROWD`].
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Accusations {
-    first: Option<Accuser>,
-    /// At most [`CROWD`], each of another user with another prompt.
-    others: Vec<Accuser>,
-}
+pub(crate) struct Accusations(Vec<Accuser>);
 
 #[derive(Clone, Debug)]
 struct Accuser {
@@ -52,62 +48,54 @@ impl Accusations {
     /// Records a failure. True if that convicts the node: because another user has met one before with another prompt and
     /// both are witnesses, or because a crowd has.
     pub(crate) fn add(&mut self, accusation: Accusation<'_>, now: Time) -> bool {
-        let known = self.first.iter_mut().chain(&mut self.others).find(|known| known.user == *accusation.user);
-        if let Some(known) = known {
+        if let Some(known) = self.0.iter_mut().find(|known| known.user == *accusation.user) {
             known.failures = known.failures.saturating_add(1);
             known.last = now;
             known.is_witness &= accusation.is_witness;
             return false;
         }
-        let convicts = accusation.is_witness
-            && self.first.iter().chain(&self.others).any(|known| known.is_witness && !known.is_like(accusation));
-        let is_new = !self.first.iter().chain(&self.others).any(|known| known.is_like(accusation));
-        let Accusation { user, prompt, is_witness } = accusation;
-        let accuser = Accuser { user: user.clone(), prompt, is_witness, failures: 1, last: now };
-        match &self.first {
-            None => self.first = Some(accuser),
-            Some(_) if is_new && self.others.len() < CROWD => self.others.push(accuser),
-            Some(_) => {}
+        let convicts =
+            accusation.is_witness && self.0.iter().any(|known| known.is_witness && !known.is_like(accusation));
+        let is_new = !self.0.iter().any(|known| known.is_like(accusation));
+        if is_new && self.0.len() <= CROWD {
+            let Accusation { user, prompt, is_witness } = accusation;
+            self.0.push(Accuser { user: user.clone(), prompt, is_witness, failures: 1, last: now });
         }
-        convicts || 1 + self.others.len() >= CROWD
+        convicts || self.0.len() >= CROWD
     }
 
     /// Takes one failure of the user back, because it now counts in another way.
     pub(crate) fn withdraw_one(&mut self, user: &str) {
-        for known in self.first.iter_mut().chain(&mut self.others).filter(|known| &*known.user == user) {
+        for known in self.0.iter_mut().filter(|known| &*known.user == user) {
             known.failures -= 1;
         }
-        self.others.retain(|known| known.failures > 0);
-        self.first = self.first.take().filter(|known| known.failures > 0);
-        if self.first.is_none() && !self.others.is_empty() {
-            self.first = Some(self.others.remove(0));
-        }
+        self.0.retain(|known| known.failures > 0);
     }
 
     /// The user is no witness any more.
     pub(crate) fn doubt(&mut self, user: &str) {
-        for known in self.first.iter_mut().chain(&mut self.others).filter(|known| &*known.user == user) {
+        for known in self.0.iter_mut().filter(|known| &*known.user == user) {
             known.is_witness = false;
         }
     }
 
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        self.0.clear();
     }
 
     /// Whether any failure is recorded.
     pub(crate) fn stand(&self) -> bool {
-        self.first.is_some()
+        !self.0.is_empty()
     }
 
     /// Whether a witness's failure is recorded.
     pub(crate) fn weigh(&self) -> bool {
-        self.first.iter().chain(&self.others).any(|known| known.is_witness)
+        self.0.iter().any(|known| known.is_witness)
     }
 
     /// Whether requests of `user` should go to another node if they can.
     pub(crate) fn make_avoid(&self, user: &str, now: Time) -> bool {
-        let known = self.first.iter().chain(&self.others).find(|known| &*known.user == user);
+        let known = self.0.iter().find(|known| &*known.user == user);
         known.is_some_and(|known| known.failures >= FAILURES_TO_AVOID && now < known.last + AVOIDED)
     }
 }

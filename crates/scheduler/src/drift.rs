@@ -44,6 +44,11 @@ impl Drift {
         self.factor
     }
 
+    /// Whether disuse changes anything while what others use is `ratio` times as long.
+    pub(crate) fn would_change(&self, ratio: f64) -> bool {
+        ratio < 1.0 || self.factor < 1.0
+    }
+
     /// The estimate was unused for `seconds`, in which what others use was `ratio` times as long.
     pub(crate) fn unused(&mut self, ratio: f64, seconds: f64) {
         // A trial that ended without a measurement says nothing.

@@ -49,7 +49,7 @@ const NEW_SAMPLES: u32 = 30;
 pub(crate) struct Speed {
     alone: Option<f64>,
     slowdown: f64,
-    /// What was lately seen, beside whatever ran then, and the number of those measurements.
+    /// Seconds a token as lately measured, beside whatever ran then, and the number of those measurements.
     #[serde(default)]
     seen: Option<(f64, u32)>,
     #[serde(skip)]
@@ -87,7 +87,7 @@ impl Speed {
 
     /// Whether it changes while it is not used and others need `ratio` times as long.
     pub(crate) fn would_drift(&self, ratio: f64) -> bool {
-        ratio < 1.0 || self.drift.factor() < 1.0
+        self.drift.would_change(ratio)
     }
 
     /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.
@@ -111,7 +111,7 @@ impl Speed {
     }
 
     /// Seconds a token that may be charged for without having seen them: as long as was lately seen, even if the request
-    /// should be faster as fewer others run now. `None` before the measurements are enough.
+    /// should be faster as fewer others run now. `None` until there are enough measurements.
     pub(crate) fn certain(&self, others: f64) -> Option<f64> {
         let (seen, _) = self.seen.filter(|(_, samples)| *samples >= CERTAIN_SAMPLES)?;
         Some(seen.max(self.alone? * self.stretch(others)))
@@ -137,11 +137,7 @@ impl Speed {
             news = news.max(CHANGE_NEWS);
             self.drift.changed();
         } else if !(1.0 / MOST_AT_ONCE..=MOST_AT_ONCE).contains(&ratio) {
-            // A stall, or a time that was seen too late: it says nothing about the speed. Yet the first measurement may
-            // have been the one that was wrong.
-            if self.seen.is_none_or(|(_, samples)| samples < 2 * CERTAIN_SAMPLES) {
-                self.see(seconds, news);
-            }
+            // A stall, or a time that was seen too late: it says nothing about the speed.
             return false;
         }
         // By factors, so that a node is known to be faster again as soon as it was known to be slower.

@@ -69,7 +69,7 @@ impl Reading {
 
     /// Whether it changes while it is not used and others need `ratio` times as long.
     pub(crate) fn would_drift(&self, ratio: f64) -> bool {
-        ratio < 1.0 || self.drift.factor() < 1.0
+        self.drift.would_change(ratio)
     }
 
     /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.

@@ -16,7 +16,7 @@ impl Node {
         instance.token_seconds(self.speed.alone().unwrap_or(guess))
     }
 
-    /// Seconds a token beside `others` that may be charged for unseen; `None` before the measurements are enough.
+    /// Seconds a token beside `others` that may be charged for unseen; `None` until there are enough measurements.
     pub(crate) fn certain_token_seconds(&self, instance: &Instance, others: f64) -> Option<f64> {
         Some(instance.token_seconds(self.speed.certain(others)?))
     }
