@@ -301,8 +301,8 @@ mod tests {
         let (dispatcher, mut frames) = follower();
         let id = Uuid::now_v7();
         let mut ticket = dispatcher.join(id, arrival(), Duration::from_secs(60));
-        let id = RequestId(id.as_u128());
-        let grant = Frame::Grant { id, node: "gpu".to_owned(), attempt: 1, takes: Duration::ZERO };
+        let (id, foreseen) = (RequestId(id.as_u128()), Default::default());
+        let grant = Frame::Grant { id, node: "gpu".to_owned(), attempt: 1, takes: Duration::ZERO, foreseen };
         dispatcher.said(&"a".into(), 1, vec![grant]);
         assert_eq!(ticket.granted().await.unwrap().attempt, 1);
         let alive = async {

@@ -3,6 +3,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     catalog::Model,
     explain::{Alternative, Story},
@@ -32,7 +34,7 @@ pub struct Waiting {
 }
 
 /// How fast a running request is expected to be, as measured for its model on its node.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Pace {
     /// Seconds until its first token.
     pub prefill: f64,
