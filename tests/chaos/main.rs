@@ -29,4 +29,5 @@ mod replicas;
 mod results;
 mod slots;
 mod soak;
+mod wait;
 mod wire;
