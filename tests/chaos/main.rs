@@ -14,10 +14,12 @@
 )]
 mod canary;
 mod disk;
+mod follower;
 mod gateway;
 mod harm;
 mod kills;
 mod leader;
+mod linked;
 mod load;
 mod measure;
 mod oracle;
