@@ -199,9 +199,16 @@ async fn any_gateway_shows_what_the_one_that_schedules_sees() {
         assert_eq!((&nodes["scope"], &node["in_flight"], &node["queue"]), (&"all".into(), &1.into(), &1.into()));
         assert!(node["models"].as_array().is_some_and(|models| !models.is_empty()), "{node}");
     }
-    let story = apps[2].get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
-    assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
-    assert_eq!(story["steps"][0]["options"][0]["node"], "a");
+    let running =
+        apps[1].get("/v1/me/requests", &key).await.json()["data"][0]["request_id"].as_str().unwrap().to_owned();
+    for app in &apps {
+        let story = app.get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
+        assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
+        assert_eq!(story["steps"][0]["options"][0]["node"], "a");
+        assert_eq!((&story["user_id"], &story["summary"]), (&"ann".into(), &"It waits for a slot.".into()), "{story}");
+        let story = app.get(&format!("/admin/requests/{running}"), ADMIN_KEY).await.json();
+        assert_eq!((&story["user_id"], &story["summary"]), (&"ann".into(), &"It runs on a.".into()), "{story}");
+    }
     let own = apps[2].get("/v1/me/requests", &key).await.json();
     assert_eq!(own["data"][0]["position"], 1, "{own}");
     let metrics = apps[1].get("/metrics", ADMIN_KEY).await.text().to_owned();

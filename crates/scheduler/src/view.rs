@@ -230,6 +230,12 @@ impl Scheduler {
         self.journal.get(id, now)
     }
 
+    /// The user and the model of a request that has not ended.
+    pub fn whose(&self, id: RequestId) -> Option<(Arc<str>, Arc<str>)> {
+        let request = self.requests.get(&id)?;
+        Some((request.user.clone(), self.models.get(request.model).name.clone()))
+    }
+
     /// The node's name, even after it has left.
     pub fn node_name(&self, node: NodeId) -> Option<&str> {
         self.fleet.get(node).map(|node| node.spec.name.as_str())
