@@ -29,6 +29,7 @@ mod postgres;
 mod random;
 mod replicas;
 mod results;
+mod rolling;
 mod slots;
 mod soak;
 mod wait;
