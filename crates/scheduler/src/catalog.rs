@@ -31,6 +31,13 @@ pub struct Model {
     pub family: String,
 }
 
+impl Model {
+    /// What identifies its weights on a node: models of which this is equal share a runner. `None` if nothing is known.
+    pub(crate) fn known_weights(&self) -> Option<&str> {
+        Some(self.digest.as_str()).filter(|weights| !weights.is_empty())
+    }
+}
+
 /// A model in a node's memory, as `/api/ps` lists it.
 #[derive(Clone, Eq, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Loaded {

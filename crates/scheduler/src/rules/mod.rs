@@ -7,6 +7,7 @@ mod queueing;
 mod shares;
 mod silence;
 mod views;
+mod weights;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
