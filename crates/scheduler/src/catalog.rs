@@ -29,12 +29,16 @@ pub struct Model {
     /// The architecture, such as `llama`; some take only one request at a time, whatever the node's setting.
     #[serde(default)]
     pub family: String,
+    /// What identifies its weights and how its runner is started. Empty if that is unknown: only models with the same
+    /// digest have the same weights then.
+    #[serde(default)]
+    pub weights: String,
 }
 
 impl Model {
     /// What identifies its weights on a node: models of which this is equal share a runner. `None` if nothing is known.
     pub(crate) fn known_weights(&self) -> Option<&str> {
-        Some(self.digest.as_str()).filter(|weights| !weights.is_empty())
+        [&self.weights, &self.digest].into_iter().map(String::as_str).find(|it| !it.is_empty())
     }
 }
 

@@ -107,6 +107,7 @@ mod tests {
             digest: digest.into(),
             modified_unix: 0,
             family: String::new(),
+            weights: String::new(),
         }
     }
 

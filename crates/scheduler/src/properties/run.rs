@@ -117,6 +117,7 @@ pub(crate) fn listing(model: usize) -> Model {
         digest: String::new(),
         modified_unix: 0,
         family: "llama".into(),
+        weights: String::new(),
     }
 }
 
