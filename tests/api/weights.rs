@@ -22,7 +22,7 @@ async fn narrow_node(models: Vec<SimModel>) -> (SimNode, NodeSettings) {
 
 /// Asks for one name after the other, with pauses in which each would have to make room for the next.
 async fn alternate(app: &TestApp, names: [&str; 2]) {
-    let key = app.user("ann").await;
+    let key = app.user(names[1]).await;
     for name in names.into_iter().cycle().take(6) {
         let_pass(Duration::from_millis(60)).await;
         let reply = app.chat(&key, name, "[[n=3]]").await;
