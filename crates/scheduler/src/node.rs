@@ -20,8 +20,8 @@ use crate::{
     report::Routed,
     route::RouteSet,
     share::Reach,
+    synonym::Synonym,
 };
-use synonyms::Synonym;
 
 /// A guess of how long a node on trial takes to answer.
 const TRIAL_SECONDS: f64 = 2.0;

@@ -12,15 +12,8 @@ use crate::{
     instance::{Instance, Label},
     model::ModelId,
     running::Running,
+    synonym::Synonym,
 };
-
-/// Another name for the weights of a model.
-#[derive(Clone, Debug)]
-pub(super) struct Synonym {
-    model: ModelId,
-    main: ModelId,
-    label: Label,
-}
 
 impl Node {
     /// The main name of the weights that a name stands for: usually itself.
