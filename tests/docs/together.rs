@@ -4,7 +4,7 @@ use serde_json::Value;
 use crate::markdown::{grouped, table};
 
 /// Results that are told here.
-pub const TOLD: [&str; 4] = ["schedules", "leader", "slots", "pair"];
+pub const TOLD: [&str; 6] = ["schedules", "leader", "slots", "pair", "follower", "rolling"];
 
 fn whole(result: &Value, pointer: &str) -> String {
     grouped(result.pointer(pointer).and_then(Value::as_u64).unwrap_or_else(|| panic!("{pointer} in {result}")))
@@ -37,13 +37,34 @@ fn times(result: &Value, key: &str) -> String {
     kinds.iter().map(of).collect::<Vec<_>>().join("; ")
 }
 
+fn number(result: &Value, key: &str, who: &str, part: &str) -> f64 {
+    result[key][who][part].as_f64().unwrap_or_else(|| panic!("{key}, {who}, {part} in {result}"))
+}
+
+/// The first few of the requests that waited longest, and why.
+fn longest(leader: &Value) -> String {
+    let waits = leader.pointer("/slowest/awake").and_then(Value::as_array).expect("a list of requests");
+    let seconds = |value: &Value| value.as_f64().unwrap_or(f64::NAN) / 1e3;
+    let fault = |fault: &Value| {
+        let [from, to] = ["from_ms", "to_ms"].map(|key| seconds(&fault[key]));
+        format!("{} (gateway {}, {from:.1} to {to:.1} s)", text(&fault["what"]), fault["gateway"])
+    };
+    let shown = |wait: &Value| {
+        let faults = wait["faults"].as_array().expect("a list of faults").iter().map(fault).collect::<Vec<_>>();
+        let [sent, awake] = ["sent_ms", "awake_ms"].map(|key| seconds(&wait[key]));
+        let faults = faults.join(", ");
+        format!("gateway {}, sent at {sent:.1} s: {awake:.1} s; {faults}", wait["gateway"])
+    };
+    waits.iter().take(3).map(shown).collect::<Vec<_>>().join("<br>")
+}
+
 fn series(result: &Value, pointer: &str) -> String {
     let looks = result.pointer(pointer).and_then(Value::as_array).expect("a list of numbers");
     looks.iter().map(|look| format!("{:.0}", look.as_f64().unwrap_or(f64::NAN))).collect::<Vec<_>>().join(", ")
 }
 
 pub fn section(result: impl Fn(&str) -> Value) -> String {
-    let [schedules, leader, slots, pair] = TOLD.map(result);
+    let [schedules, leader, slots, pair, follower, rolling] = TOLD.map(result);
     let row = |figure: &str, value: String| vec![figure.to_owned(), value];
     let simulated = [
         row(
@@ -61,7 +82,12 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
         row("strikes", list(&leader, "strikes")),
         row("most in flight on each node", peaks(&leader)),
         row("another gateway leads, with every slot, after (median and maximum)", times(&leader, "handover_ms")),
-        row("longest wait for a first byte around a strike (median and maximum)", times(&leader, "longest_wait_ms")),
+        row(
+            "longest wait for a first byte into which a fault fell, without pauses of the request's own gateway (median and maximum)",
+            times(&leader, "longest_wait_ms"),
+        ),
+        row("longest wait since the last fault", format!("{} ms", whole(&leader, "/longest_wait_since_a_fault_ms"))),
+        row("the requests that waited longest at a gateway that was awake", longest(&leader)),
         row("answers", whole(&leader, "/clients/answered")),
         row(
             "requests lost at a gateway that was killed or stopped",
@@ -105,6 +131,40 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
         row("of the other one", series(&pair, "/descriptors/second")),
         row("seed, build", format!("{}, {}", text(&pair["seed"]), text(&pair["build"]))),
     ];
+    let followed = [
+        ("until the node is asked", "until_the_node_is_asked_ms"),
+        ("until the first byte", "until_the_first_byte_ms"),
+    ];
+    let followed = followed.map(|(what, key)| {
+        let at =
+            |who: &str| ["p50", "p99"].map(|part| format!("{:.2}", number(&follower, key, who, part))).join(" and ");
+        vec![what.to_owned(), at("leader"), at("follower"), at("extra")]
+    });
+    let rolled = [
+        row("restarts", whole(&rolling, "/restarts")),
+        row("answers", whole(&rolling, "/clients/answered")),
+        row(
+            "connections refused, which clients made to the next gateway",
+            whole(&rolling, "/clients/refused_connections"),
+        ),
+        row(
+            "503 of a stopping gateway, after which clients went to the next one",
+            whole(&rolling, "/clients/sent_away_by_a_stopping_gateway"),
+        ),
+        row("errors", whole(&rolling, "/clients/errors")),
+        row("longest answer", format!("{} ms", whole(&rolling, "/clients/longest_answer_ms"))),
+        row("most in flight on each node", peaks(&rolling)),
+        row(
+            "seconds, load average at the end, build, seed",
+            format!(
+                "{}, {}, {}, {}",
+                whole(&rolling, "/seconds"),
+                text(&rolling["load_average"]),
+                text(&rolling["build"]),
+                text(&rolling["seed"])
+            ),
+        ),
+    ];
     let strikes = leader["strikes"].as_object().expect("kinds and their numbers");
     let terminated = strikes.iter().filter(|(kind, _)| kind.starts_with("SIGTERM"));
     let times: u64 = terminated.filter_map(|(_, times)| times.as_u64()).sum();
@@ -116,6 +176,13 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
          Three real gateways of which one leads, with twice as many clients as slots, on one Postgres. They, their links and \
          Postgres are struck again and again. The nodes count what is in flight:\n\n{}\n\
          ```sh\nCHAOS_CLUSTER={times} CHAOS_RESULTS=tests/chaos/results cargo test --test chaos leader:: -- --nocapture\n```\n\n\
+         Streams, one at a time, in turn at a gateway that leads and at one that follows it, {} each, on loopback (build \
+         {}, load average {}). Milliseconds, median and 99th percentile:\n\n{}\n\
+         ```sh\nCHAOS_FOLLOWER=2000 CHAOS_RESULTS=tests/chaos/results cargo test --release --test chaos follower:: -- --nocapture\n```\n\n\
+         Three real gateways that are restarted one after the other under load, behind a TCP balancer that checks readiness. A \
+         client repeats what was refused or reset before any byte of an answer, and what a stopping gateway sent away, as \
+         SDKs do:\n\n{}\n\
+         ```sh\nCHAOS_ROLLS={} CHAOS_RESULTS=tests/chaos/results cargo test --test chaos rolling:: -- --nocapture\n```\n\n\
          Three real gateways without a link, which divide the slots:\n\n{}\n\
          ```sh\nCHAOS_STRIKES=40 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos slots:: -- --nocapture\n```\n\n\
          Two real gateways that serve for long. The leader's memory grows until its stories of requests fill their \
@@ -123,6 +190,12 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
          ```sh\nPAIR_SECONDS=1800 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos pair:: -- --nocapture\n```\n\n",
         table(&heads, simulated),
         table(&heads, led),
+        whole(&follower, "/requests_each"),
+        text(&follower["build"]),
+        text(&follower["load_average"]),
+        table(&["", "leader", "follower", "extra"], followed),
+        table(&heads, rolled),
+        rolling["restarts"].as_u64().unwrap_or(0) / 3,
         table(&heads, shared),
         table(&heads, paired),
     )

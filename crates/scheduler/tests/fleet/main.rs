@@ -67,24 +67,8 @@ const FLOOD_FOLLOWER: Case =
     Case { title: "flood 150 % through a follower", gateways: Gateways::flooded(4, 3), policies: OURS, ..FLOOD_150 };
 const FLOOD_LEADER: Case =
     Case { title: "flood 150 % through the leader", gateways: Gateways::flooded(4, 0), policies: OURS, ..FLOOD_150 };
-const CASES: [Case; 16] = [
-    HALF,
-    BUSY,
-    NEARLY_FULL,
-    BURSTY,
-    ALONE,
-    FLOOD_50,
-    FLOOD_150,
-    DEAD,
-    GREY,
-    EQUAL,
-    SMALL,
-    LARGE,
-    TWO,
-    FOUR,
-    FLOOD_FOLLOWER,
-    FLOOD_LEADER,
-];
+const CASES: [Case; 12] =
+    [HALF, BUSY, NEARLY_FULL, BURSTY, ALONE, FLOOD_50, FLOOD_150, DEAD, GREY, EQUAL, SMALL, LARGE];
 
 /// Every reference case with each of its policies; simulated once for all tests.
 static ROWS: LazyLock<Vec<(&'static str, Policy, Row)>> = LazyLock::new(|| run_all(&CASES, &SEEDS));
@@ -143,20 +127,22 @@ fn a_user_who_floods_the_fleet_delays_the_others_little() {
     assert_at_most("G5: p99 of the others under 50 % to alone", flooded / alone, 2.2 * MARGIN);
 }
 
-/// The gates of several gateways with one scheduler, 1 ms apart.
+/// The gates of several gateways with one scheduler, 1 ms apart. A delay of 1 ms changes which request meets which node,
+/// and so by chance a p99 over five seeds by 10 %; hence more seeds.
 #[test]
 fn several_gateways_with_one_scheduler_serve_as_one_does() {
+    let seeds: Vec<u64> = (101..=112).collect();
+    let cases = [BUSY, TWO, FOUR, ALONE, FLOOD_150, FLOOD_FOLLOWER, FLOOD_LEADER];
+    let rows = run_all(&cases.map(|case| Case { policies: OURS, ..case }), &seeds);
+    let p99 = |case: Case| rows[find(&rows, case.title, Policy::Core)].2.p99();
     for case in [TWO, FOUR] {
-        let ratio = case.row(Policy::Core).p99() / BUSY.row(Policy::Core).p99();
-        assert_at_most(&format!("{}: p99 to one gateway", case.title), ratio, 1.1);
+        assert_at_most(&format!("{}: p99 to one gateway", case.title), p99(case) / p99(BUSY), 1.1);
     }
-    let alone = ALONE.row(Policy::Core).p99();
     for case in [FLOOD_FOLLOWER, FLOOD_LEADER] {
-        let flooded = case.row(Policy::Core).p99();
-        assert_at_most(&format!("{}: p99 of the others to alone", case.title), flooded / alone, 3.5 * MARGIN);
-        assert_at_most(&format!("{}: p99 of the others, seconds more", case.title), flooded - alone, 25.0 * MARGIN);
-        let ratio = flooded / FLOOD_150.row(Policy::Core).p99();
-        assert_at_most(&format!("{}: p99 of the others to one gateway", case.title), ratio, 1.1);
+        let title = case.title;
+        assert_at_most(&format!("{title}: p99 of the others to one gateway"), p99(case) / p99(FLOOD_150), 1.1);
+        assert_at_most(&format!("{title}: p99 of the others to alone"), p99(case) / p99(ALONE), 3.5 * MARGIN);
+        assert_at_most(&format!("{title}: p99 of the others, seconds more"), p99(case) - p99(ALONE), 25.0 * MARGIN);
     }
 }
 
