@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    correction::Correction,
     ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
@@ -21,6 +22,7 @@ struct Disuse {
     node: NodeId,
     speed: Option<f64>,
     readings: Vec<(ModelId, f64)>,
+    corrections: Vec<(ModelId, f64)>,
 }
 
 /// The fastest of what is in use.
@@ -29,6 +31,8 @@ struct Fastest<'a> {
     /// Seconds a token for a reference model.
     token: Option<f64>,
     readings: BTreeMap<ModelId, (f64, &'a Reading)>,
+    /// Not towards 1, as a model may really be slower or faster than its size says, wherever it runs.
+    corrections: BTreeMap<ModelId, &'a Correction>,
 }
 
 impl<'a> Fastest<'a> {
@@ -38,6 +42,10 @@ impl<'a> Fastest<'a> {
         for node in nodes.filter(|node| is_used(node, since)) {
             fastest.token = fastest.token.into_iter().chain(node.speed.measured()).reduce(f64::min);
             for (model, instance) in node.active().filter(|(_, instance)| reads(instance, since)) {
+                let least = fastest.corrections.entry(model).or_insert(&instance.correction);
+                if instance.correction.factor() < least.factor() {
+                    *least = &instance.correction;
+                }
                 let Some(seconds) = instance.prefill.at(TYPICAL_PROMPT) else { continue };
                 let best = fastest.readings.entry(model).or_insert((seconds, &instance.prefill));
                 if seconds < best.0 {
@@ -57,7 +65,19 @@ impl<'a> Fastest<'a> {
             let ratio = instance.prefill.relative(fastest)?;
             instance.prefill.would_drift(ratio).then_some((model, ratio))
         };
-        Disuse { node: id, speed, readings: node.residents().filter_map(ratio).collect() }
+        // If the whole node is unused, its speed drifts, and a second drift would only make it look faster than it is.
+        let is_in_use = is_used(node, since);
+        let corrected = |(model, instance): (ModelId, &Instance)| {
+            let least = self.corrections.get(&model).filter(|_| is_in_use && !reads(instance, since))?;
+            let ratio = instance.correction.relative(least)?;
+            instance.correction.would_drift(ratio).then_some((model, ratio))
+        };
+        Disuse {
+            node: id,
+            speed,
+            readings: node.residents().filter_map(ratio).collect(),
+            corrections: node.residents().filter_map(corrected).collect(),
+        }
     }
 }
 
@@ -79,13 +99,18 @@ impl Scheduler {
         let disuse = |id: NodeId| fastest.disuse(id, &self.fleet[id], since);
         let unused: Vec<Disuse> = self.fleet.ids().map(disuse).collect();
         // Only nodes whose estimates change are borrowed for a change, since plans look at those again.
-        for Disuse { node, speed, readings } in unused {
+        for Disuse { node, speed, readings, corrections } in unused {
             if let Some(ratio) = speed {
                 self.fleet[node].speed.drift(ratio, seconds);
             }
             for (model, ratio) in readings {
                 if let Some(instance) = self.fleet[node].instance_mut(model) {
                     instance.prefill.drift(ratio, seconds);
+                }
+            }
+            for (model, ratio) in corrections {
+                if let Some(instance) = self.fleet[node].instance_mut(model) {
+                    instance.correction.drift(ratio, seconds);
                 }
             }
         }

@@ -49,6 +49,11 @@ impl Drift {
         ratio < 1.0 || self.factor < 1.0
     }
 
+    /// Whether it is being tried after a time without use.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.trial.is_some()
+    }
+
     /// The estimate was unused for `seconds`, in which what others use was `ratio` times as long.
     pub(crate) fn unused(&mut self, ratio: f64, seconds: f64) {
         // A trial that ended without a measurement says nothing.

@@ -4,7 +4,7 @@
 //! | what | of | learned from | before anything is measured |
 //! |---|---|---|---|
 //! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens/s of a 5 GB model |
-//! | `correction` | a model on a node | the same, relative to the node's speed | 1 |
+//! | `Correction` | a model on a node | the same, relative to the node's speed | 1 |
 //! | `Reading` | prompts of a model on a node | dispatch to first token | 1/25 of a token's time for each prompt token |
 //! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB/s |
 
@@ -38,10 +38,6 @@ const CERTAIN_SAMPLES: u32 = 4;
 const SPEED_NEWS: f64 = 0.2;
 /// The weight of one sample in a value that seldom changes.
 const SLOW_NEWS: f64 = 0.03;
-/// The most that one sample may weigh in a model's own speed.
-const CORRECTION_NEWS: f64 = 0.1;
-/// A model's own speed is known after so many samples.
-const NEW_SAMPLES: u32 = 30;
 
 /// How fast a node writes: seconds a token for a reference model that runs alone, and how much each other stream slows
 /// it down.
@@ -98,6 +94,11 @@ impl Speed {
     /// A request is about to use it.
     pub(crate) fn used(&mut self) {
         self.drift.used();
+    }
+
+    /// Whether the next measurement will show if it was worth anything after a time without use.
+    pub(crate) fn is_on_trial(&self) -> bool {
+        self.drift.is_on_trial()
     }
 
     /// How much each other stream lengthens the time of a token.
@@ -179,33 +180,6 @@ impl Speed {
     pub(crate) fn fade(&mut self, kept: f64) {
         self.alone = self.alone.map(|alone| FIRST_GUESS + kept * (alone - FIRST_GUESS));
         self.slowdown = FIRST_SLOWDOWN + kept * (self.slowdown - FIRST_SLOWDOWN);
-    }
-}
-
-/// A factor near 1, learned slowly.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Correction {
-    pub(crate) factor: f64,
-    samples: u32,
-}
-
-impl Default for Correction {
-    fn default() -> Self {
-        Self { factor: 1.0, samples: 0 }
-    }
-}
-
-impl Correction {
-    /// The node's own speed has not changed, or nothing shows that it has.
-    pub(crate) fn observe(&mut self, factor: f64) {
-        self.samples = self.samples.saturating_add(1);
-        let news = (1.0 / f64::from(self.samples)).clamp(SLOW_NEWS, CORRECTION_NEWS);
-        self.factor *= (factor.clamp(0.1, 10.0) / self.factor).powf(news);
-    }
-
-    /// Whether it is still being learned, so that what looks like a change of speed may be the model's own.
-    pub(crate) fn is_new(&self) -> bool {
-        self.samples < NEW_SAMPLES
     }
 }
 

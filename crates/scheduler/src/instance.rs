@@ -9,14 +9,8 @@
 use std::sync::Arc;
 
 use crate::{
-    catalog::Model,
-    estimate::{Correction, REFERENCE_BYTES},
-    failure::Failure,
-    ids::RequestId,
-    reading::Reading,
-    running::Running,
-    share::Portion,
-    slots::Slots,
+    catalog::Model, correction::Correction, estimate::REFERENCE_BYTES, failure::Failure, ids::RequestId,
+    reading::Reading, running::Running, share::Portion, slots::Slots,
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
@@ -197,7 +191,7 @@ impl Instance {
 
     /// Seconds a token on a node that needs so many seconds for a token of a reference model.
     pub(crate) fn token_seconds(&self, alone: f64) -> f64 {
-        alone * (self.model_bytes() / REFERENCE_BYTES) * self.correction.factor
+        alone * (self.model_bytes() / REFERENCE_BYTES) * self.correction.factor()
     }
 
     /// Whether it tells more than another instance of the same weights.

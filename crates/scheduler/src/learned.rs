@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     answer_length::AnswerLength,
-    estimate::{Correction, LoadTime, Speed},
+    correction::Correction,
+    estimate::{LoadTime, Speed},
     reading::Reading,
 };
 

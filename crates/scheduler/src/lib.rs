@@ -65,6 +65,7 @@ mod breaker;
 mod calibration;
 mod catalog;
 mod choose;
+mod correction;
 mod decision;
 mod dispatch;
 mod disuse;

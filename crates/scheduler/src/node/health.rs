@@ -60,6 +60,7 @@ impl Node {
             instance.used_at = now;
             if instance.running.is_empty() {
                 instance.prefill.used();
+                instance.correction.used();
             }
         }
     }

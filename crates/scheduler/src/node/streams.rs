@@ -49,9 +49,19 @@ impl Node {
     fn measure_writing(&mut self, model: ModelId, seconds: f64, tokens: f64) {
         let others = f64::from(self.in_flight().saturating_sub(1));
         let Some(instance) = self.instance(model) else { return };
-        let (size, factor) = (instance.model_bytes() / REFERENCE_BYTES, instance.correction.factor);
+        let size = instance.model_bytes() / REFERENCE_BYTES;
         let sample = seconds / tokens / size;
         let expected = self.speed.alone().map(|alone| alone * self.speed.stretch(others));
+        let is_node_on_trial = self.speed.is_on_trial();
+        let Some(instance) = self.instance_mut(model) else { return };
+        // What a wrong estimate of the model explains says nothing about the node.
+        if let Some(expected) = expected
+            && !is_node_on_trial
+            && instance.correction.is_disproved_by(sample / expected)
+        {
+            return;
+        }
+        let factor = instance.correction.factor();
         let is_usual = self.speed.observe(sample / factor, others, seconds);
         if let (Some(expected), Some(instance)) = (expected, self.instance_mut(model))
             && (is_usual || instance.correction.is_new())

@@ -60,6 +60,8 @@ pub(crate) struct Asked {
     /// How many requests of the same user waited before it.
     pub(crate) ahead: usize,
     pub(crate) sent_at: Option<Time>,
+    /// When its first token came.
+    pub(crate) began_at: Option<Time>,
     /// The node it runs on.
     pub(crate) node: Option<NodeId>,
     /// The node it ran on last.
@@ -191,6 +193,7 @@ impl Fleet {
             at: self.now,
             ahead,
             sent_at: None,
+            began_at: None,
             node: None,
             served_by: None,
             ended_at: None,
@@ -375,6 +378,9 @@ impl Fleet {
         let (tokens, is_first) = (job.written, !std::mem::replace(&mut job.has_begun, true));
         let is_told = job.ticks.is_multiple_of(TICKS_A_SECOND);
         if is_first {
+            if let Some(asked) = self.asked.get_mut(&id) {
+                asked.began_at = Some(self.now);
+            }
             self.hear(Event::FirstByte { id });
         }
         if tokens == output {
