@@ -1,4 +1,5 @@
-//! A gateway in a process of its own, whose memory and files can be looked at and limited.
+//! A gateway in a process of its own, whose memory and files can be looked at and limited. `HOSTILE_GATEWAY` is another
+//! binary to attack than the one that was built beside the tests.
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -36,8 +37,10 @@ impl Process {
         let nodes: Vec<Value> = simulated.iter().enumerate().map(node).collect();
         let log = File::create(folder.path().join("gateway.log")).unwrap();
         let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
+        let built = env!("CARGO_BIN_EXE_ollama-gateway").to_owned();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &format!("{limit}exec {}", env!("CARGO_BIN_EXE_ollama-gateway"))]);
+        let binary = std::env::var("HOSTILE_GATEWAY").unwrap_or(built);
+        command.args(["-c", &format!("{limit}exec {binary}")]);
         command.current_dir(&folder).env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let own = [
             ("SERVER__BIND", "127.0.0.1:0".to_owned()),
