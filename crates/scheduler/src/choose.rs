@@ -17,8 +17,10 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// At most this many requests of one user may begin loads in one plan: a flood must not evict models that others use.
+/// A flood must not evict models that others use: this many requests of one user may begin any load in one plan, and
+/// those behind them only one by which others lose at most so many seconds.
 const MOST_LOADERS: usize = 2;
+const HARMLESS_SECONDS: f64 = 4.0;
 
 /// A waiting request that a plan looks at.
 #[derive(Clone, Debug)]
@@ -136,8 +138,7 @@ impl Scheduler {
 
     /// Weighs what can be done for a request.
     pub(crate) fn choose(&mut self, plan: &mut Plan, sought: &Sought, now: Time) -> Chosen {
-        let may_load = plan.may_load && sought.next.ahead < MOST_LOADERS;
-        if may_load {
+        if plan.may_load {
             let options = &mut plan.options[usize::from(sought.is_impatient)];
             options.get_or_insert_with(|| self.load_options(sought.model, sought.is_impatient, now));
         }
@@ -152,7 +153,7 @@ impl Scheduler {
         let weigh = |place: usize| plan.forecast.places[place].weigh(sought.work);
         let cheapest = found.cheapest.map(weigh);
         let choice = found.best.map_or(Choice::Nothing, |(place, _)| Choice::Place(place));
-        if !may_load {
+        if !plan.may_load {
             return Chosen { choice, cheapest, behind_seconds: 0.0 };
         }
         // The users beyond the look-ahead wait for the same slots, one service time each; a load adds slots.
@@ -258,8 +259,9 @@ fn choose_load(plan: &Plan, sought: &Sought, (best, round): (f64, f64), chosen: 
     if options.least_cost(sought.work) - behind_seconds >= best {
         return Chosen { behind_seconds, ..chosen };
     }
+    let most_lost = if sought.next.ahead < MOST_LOADERS { f64::INFINITY } else { HARMLESS_SECONDS };
     let (mut best, mut load) = (best, None);
-    for (index, option) in options.iter().enumerate() {
+    for (index, option) in options.iter().enumerate().filter(|(_, option)| option.regret() <= most_lost) {
         let Some(penalty) = sought.avoided.penalty(option.node) else { continue };
         let total = penalty + option.cost(sought.work) - gained(option.slots);
         if total < best {

@@ -143,6 +143,8 @@ pub(crate) struct Seeker<'a, P> {
 pub(crate) struct Forecast {
     /// In the order of node ids; loads in progress come last.
     pub(crate) places: Vec<Place>,
+    /// How many places are not loads in progress.
+    hosts: usize,
     /// Seconds until each slot is free; the slots of one place are next to each other.
     slots: Vec<f64>,
     /// The waits of the places and their indexes, in order; empty until a second request looks for a place.
@@ -162,6 +164,7 @@ impl Forecast {
         self.has_sought = false;
         self.places.clear();
         self.places.extend(hosts.hosts.iter().map(|host| Place::of(host, host.first, now)));
+        self.hosts = self.places.len();
         (self.least_token, self.starts) = (f64::INFINITY, 0);
         for place in &mut self.places {
             place.settle(&self.slots);
@@ -261,26 +264,39 @@ impl Forecast {
         self.has_sought = true;
         let mut search = PlaceSearch::new(seeker);
         let decode = search.seeker.work.output * self.least_token;
+        // Those that have read most of the prompt are good ones, too.
+        let (few, common) = search.seeker.trail.few();
+        for node in few {
+            if let Some(index) = self.place_of(node) {
+                search.consider(index, &mut self.places[index], search.seeker.work.prompt);
+            }
+        }
         if self.order.is_empty() {
             // The place that is free first is a good one, which rules out most of the others.
             let waits = self.places.iter().enumerate().map(|(index, place)| (index, place.wait()));
             let first = waits.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(index, _)| index);
             if let Some(first) = first {
-                search.consider(first, &mut self.places[first]);
+                search.consider(first, &mut self.places[first], common);
             }
             for (index, place) in self.places.iter_mut().enumerate() {
-                if Some(index) != first && !search.is_over(place.wait(), decode) {
-                    search.consider(index, place);
+                if Some(index) != first && !search.is_over(place.wait(), 0.0, decode) {
+                    search.consider(index, place, common);
                 }
             }
         }
         for (wait, index) in &self.order {
-            if search.is_over(*wait, decode) {
+            if search.is_over(*wait, 0.0, decode) {
                 break;
             }
-            search.consider(*index, &mut self.places[*index]);
+            search.consider(*index, &mut self.places[*index], common);
         }
         search.found()
+    }
+
+    fn place_of(&self, node: NodeId) -> Option<usize> {
+        let (hosts, loads) = self.places.split_at(self.hosts);
+        let loaded = || loads.iter().position(|place| place.node == node).map(|index| self.hosts + index);
+        hosts.binary_search_by_key(&node, |place| place.node).ok().or_else(loaded)
     }
 
     /// How many requests of this size the taken slots can serve within this time.
@@ -314,17 +330,21 @@ impl<'a, P: Fn(NodeId) -> Option<f64>> PlaceSearch<'a, P> {
         Self { seeker, best: Self::NOTHING, cheapest: Self::NOTHING }
     }
 
-    /// Whether no place can be better that has this wait or a longer one.
-    fn is_over(&self, wait: f64, decode: f64) -> bool {
-        let least = if self.seeker.is_urgent { wait } else { wait + decode };
-        wait + decode > self.cheapest.0 && least > self.best.0
+    /// Whether no place can be better that has this wait or a longer one, and takes at least so long to read the
+    /// prompt and to write the answer.
+    fn is_over(&self, wait: f64, prefill: f64, decode: f64) -> bool {
+        let first_token = wait + prefill;
+        let total = first_token + decode;
+        let least = if self.seeker.is_urgent { first_token } else { total };
+        total > self.cheapest.0 && least > self.best.0
     }
 
-    fn consider(&mut self, index: usize, place: &mut Place) {
+    /// Weighs a place that has at most `cached` tokens of the prompt.
+    fn consider(&mut self, index: usize, place: &mut Place, cached: f64) {
         let Some(penalty) = (self.seeker.penalty)(place.node) else { return };
-        // However much of the prompt is cached, the answer must be written.
-        let (_, decode) = place.rates.service(0.0, self.seeker.work.output, place.stretch);
-        if self.is_over(place.wait(), decode) {
+        let Work { prompt, output } = self.seeker.work;
+        let (prefill, decode) = place.rates.service(prompt - cached, output, place.stretch);
+        if self.is_over(place.wait(), prefill, decode) {
             return;
         }
         place.recall(self.seeker.trail);

@@ -16,8 +16,9 @@
 //!    use can only serve so many requests before one would have ended in the free slot. If more than that wait, the
 //!    first of the others takes the free slot now.
 //! 5. *Guards*: a node loads one model at a time; a model is loaded on at most as many nodes at a time as already have
-//!    it, but at least one; an event begins at most [`MOST_LOADS`] loads; a model stays in memory for 30 s or two load
-//!    times, unless the request that evicts it has waited for 30 s, or nobody uses or wants it.
+//!    it, or on an eighth of the fleet if that is more, but on one in any case; an event begins at most [`MOST_LOADS`]
+//!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
+//!    or nobody uses or wants it.
 
 use std::collections::BTreeSet;
 
@@ -41,6 +42,9 @@ const FIRST_STRETCH: usize = 8;
 const STRETCHED: usize = 4;
 /// Requests that may go first for having waited long, in one plan.
 pub(crate) const MOST_FIRST: usize = 4;
+/// One load of a model for so many nodes may be under way, however few have it: doubling alone takes six load times to
+/// bring a model that is suddenly in demand to 64 nodes.
+const NODES_PER_LOAD: usize = 8;
 /// Loads that one event may begin.
 const MOST_LOADS: usize = 4;
 /// A new request is given an expected time of its first token only if at most this many wait for its model.
@@ -145,7 +149,7 @@ impl Scheduler {
         let whereabouts = self.fleet.of(model);
         let (coming, there) = (whereabouts.loading.len(), whereabouts.hosts.len());
         let is_due = self.next_looks.get(model.0).is_none_or(|at| *at <= now.as_secs_f64());
-        let is_within = self.loads_begun < MOST_LOADS && coming < there.max(1);
+        let is_within = self.loads_begun < MOST_LOADS && coming < there.max(self.fleet.len() / NODES_PER_LOAD).max(1);
         is_within && whereabouts.shelves.len() > coming + there && is_due
     }
 

@@ -17,6 +17,8 @@ use crate::{ids::NodeId, lookup::Lookup};
 const HOST_TOKENS: f64 = 50_000.0;
 /// Prompts remembered for one model on one node.
 const MOST_KEPT: usize = 32;
+/// A prefix that more nodes have read than this is common, like a system prompt.
+const FEW: usize = 8;
 /// A runner that continues at least this share of a kept prompt overwrites it; below that it keeps a copy.
 const CONSUMED_SHARE: f64 = 0.5;
 
@@ -60,6 +62,15 @@ struct Holder {
     used: u64,
 }
 
+/// The nodes that have read one prefix.
+#[derive(Clone, Debug, Default)]
+struct Holders {
+    /// In the order of node ids.
+    holders: Vec<Holder>,
+    /// At least the `whole` of every holder. It does not shrink until the last holder is gone.
+    longest: f64,
+}
+
 /// The nodes that have read the beginning of a prompt.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trail<'a> {
@@ -76,6 +87,8 @@ struct TrailStep<'a> {
     tokens: f64,
     /// Tokens up to the end of the next one.
     next: f64,
+    /// As in [`Holders`].
+    longest: f64,
 }
 
 impl Trail<'_> {
@@ -93,13 +106,22 @@ impl Trail<'_> {
         }
         (most, used)
     }
+
+    /// The few nodes that have read more of the prompt than the many, and the most tokens that any other node has.
+    pub(crate) fn few(&self) -> (impl Iterator<Item = NodeId> + '_, f64) {
+        let split = self.steps.iter().position(|step| step.holders.len() <= FEW).unwrap_or(self.steps.len());
+        let (many, few) = self.steps.split_at(split);
+        let most = many.iter().map(|step| step.longest.min(step.next).max(step.tokens)).fold(0.0, f64::max);
+        let nodes = few.first().map_or(&[][..], |step| step.holders).iter().map(|holder| holder.node);
+        (nodes, most.min(self.prompt - 1.0).max(0.0))
+    }
 }
 
 /// What the nodes remember of one model's prompts.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PrefixMemory {
     shelves: BTreeMap<NodeId, Shelf>,
-    holders: Lookup<u64, Vec<Holder>>,
+    holders: Lookup<u64, Holders>,
     uses: u64,
 }
 
@@ -108,10 +130,10 @@ impl PrefixMemory {
     pub(crate) fn trail(&self, prefixes: &[Prefix], prompt: f64) -> Trail<'_> {
         let mut steps = Vec::new();
         for (depth, prefix) in prefixes.iter().enumerate() {
-            let Some(holders) = self.holders.get(&prefix.digest) else { break };
+            let Some(Holders { holders, longest }) = self.holders.get(&prefix.digest) else { break };
             // In the next turn a whole prompt is followed by its answer, which was never digested here.
             let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
-            steps.push(TrailStep { holders, tokens: f64::from(prefix.tokens), next });
+            steps.push(TrailStep { holders, tokens: f64::from(prefix.tokens), next, longest: *longest });
         }
         Trail { steps, prompt }
     }
@@ -174,7 +196,7 @@ impl PrefixMemory {
     }
 
     fn holder_mut(&mut self, node: NodeId, prefix: &Prefix) -> Option<&mut Holder> {
-        let holders = self.holders.get_mut(&prefix.digest)?;
+        let holders = &mut self.holders.get_mut(&prefix.digest)?.holders;
         let place = holders.binary_search_by_key(&node, |holder| holder.node).ok()?;
         holders.get_mut(place)
     }
@@ -182,7 +204,8 @@ impl PrefixMemory {
     fn enter(&mut self, node: NodeId, kept: &Kept) {
         for (depth, prefix) in kept.prefixes.iter().enumerate() {
             let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
-            let holders = self.holders.get_or_default(prefix.digest);
+            let Holders { holders, longest } = self.holders.get_or_default(prefix.digest);
+            *longest = longest.max(whole);
             match holders.binary_search_by_key(&node, |holder| holder.node) {
                 Ok(place) => {
                     holders[place].prompts += 1;
@@ -198,7 +221,7 @@ impl PrefixMemory {
     fn withdraw(&mut self, node: NodeId, kept: &Kept) {
         let last = kept.prefixes.last().map(|prefix| prefix.digest);
         for prefix in kept.prefixes.iter() {
-            let Some(holders) = self.holders.get_mut(&prefix.digest) else { continue };
+            let Some(Holders { holders, .. }) = self.holders.get_mut(&prefix.digest) else { continue };
             let Ok(place) = holders.binary_search_by_key(&node, |holder| holder.node) else { continue };
             let rest = || self.shelves.get(&node).into_iter().flat_map(|shelf| &shelf.prompts);
             holders[place].prompts -= 1;
@@ -228,7 +251,7 @@ impl PrefixMemory {
         debug_assert!(self.shelves.values().all(|shelf| shelf.prompts.iter().is_sorted_by(|a, b| a.used > b.used)));
         debug_assert_eq!(
             kept().map(|kept| kept.prefixes.len()).sum::<usize>(),
-            self.holders.values().flatten().map(|holder| holder.prompts as usize).sum::<usize>()
+            self.holders.values().flat_map(|each| &each.holders).map(|holder| holder.prompts as usize).sum::<usize>()
         );
     }
 }

@@ -97,6 +97,11 @@ impl LoadOption {
         &self.room.victims
     }
 
+    /// What others lose by the load, in seconds.
+    pub(crate) fn regret(&self) -> f64 {
+        self.room.regret
+    }
+
     /// The total of [`LoadOption::weigh`].
     pub(crate) fn cost(&self, work: Work) -> f64 {
         let (prefill, decode) = self.rates.service(work.prompt, work.output, self.stretch);
