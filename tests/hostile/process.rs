@@ -31,10 +31,15 @@ impl Process {
 
     /// The same with so many file descriptors at most.
     pub async fn start_with(simulated: &[&SimNode], settings: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        let urls: Vec<String> = simulated.iter().map(|node| node.url()).collect();
+        Self::start_at(&urls, settings, descriptors).await
+    }
+
+    /// The same over nodes at these addresses.
+    pub async fn start_at(urls: &[String], settings: &[(&str, &str)], descriptors: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node =
-            |(index, node): (usize, &&SimNode)| json!({"name": format!("n{index}"), "url": node.url(), "slots": 8});
-        let nodes: Vec<Value> = simulated.iter().enumerate().map(node).collect();
+        let node = |(index, url): (usize, &String)| json!({"name": format!("n{index}"), "url": url, "slots": 8});
+        let nodes: Vec<Value> = urls.iter().enumerate().map(node).collect();
         let log = File::create(folder.path().join("gateway.log")).unwrap();
         let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
         let built = env!("CARGO_BIN_EXE_ollama-gateway").to_owned();

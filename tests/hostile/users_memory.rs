@@ -11,10 +11,11 @@ use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::future::join_all;
+use ollama_sim::SimModel;
 use serde_json::json;
 
 use crate::elsewhere::Elsewhere;
-use crate::good::{compare, steady_node};
+use crate::good::{compare, steady_node, steady_node_with};
 use crate::harness::{client, read};
 use crate::process::Process;
 
@@ -58,21 +59,34 @@ async fn hold_memory(app: &Process, harm: impl Fn() -> Elsewhere) -> f64 {
     app.peak_mib() - before.get().unwrap()
 }
 
-async fn gateway(simulated: &ollama_sim::SimNode) -> (Process, f64) {
+async fn gateway(urls: &[String]) -> (Process, f64) {
     let (largest, all) = sizes();
     let (largest, budget) = ((largest * MIB).to_string(), (all * MIB).to_string());
     let settings = [("SERVER__MAX_BODY_BYTES", &*largest), ("SERVER__BODY_MEMORY_BYTES", &*budget)];
-    (Process::start(&[simulated], &settings).await, all as f64)
+    (Process::start_at(urls, &settings, None).await, all as f64)
+}
+
+/// A node that alone has the model of the large bodies, and its address. A simulated node does nothing else while it parses
+/// one, so it must not be the others' node, nor in their thread.
+fn node_for_large_bodies() -> (Elsewhere, String) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let running = Elsewhere::start(move || async move {
+        let models = vec![SimModel::chat("large:latest", 5.0)];
+        let node = steady_node_with(|config| config.models = models).await;
+        tell.send(node.url()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    (running, told.recv().unwrap())
 }
 
 #[actix_rt::test]
 async fn large_bodies_of_one_user_take_no_more_memory_than_all_may_and_delay_nobody() {
     let simulated = steady_node().await;
-    let (app, budget) = gateway(&simulated).await;
+    let (_large, url) = node_for_large_bodies();
+    let (app, budget) = gateway(&[simulated.url(), url]).await;
     let greedy = app.user_with("greedy", json!({"max_concurrency": 1})).await;
     let content = "x".repeat(sizes().0 * MIB - 4096);
-    let body =
-        Bytes::from(json!({"model": "llama3.2", "messages": [{"role": "user", "content": content}]}).to_string());
+    let body = Bytes::from(json!({"model": "large", "messages": [{"role": "user", "content": content}]}).to_string());
     let refused = Arc::new(AtomicUsize::new(0));
 
     let grown = hold_memory(&app, || {
@@ -98,7 +112,7 @@ async fn large_bodies_of_one_user_take_no_more_memory_than_all_may_and_delay_nob
 #[actix_rt::test]
 async fn bodies_that_unpack_to_hundreds_of_times_their_size_are_refused_at_the_limit() {
     let simulated = steady_node().await;
-    let (app, budget) = gateway(&simulated).await;
+    let (app, budget) = gateway(&[simulated.url()]).await;
     let bomber = app.user_with("bomber", json!({})).await;
     // One member after another, each of a megabyte.
     let zeros = vec![b' '; MIB];
