@@ -3,6 +3,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     catalog::Model,
     explain::{Alternative, Story},
@@ -32,7 +34,7 @@ pub struct Waiting {
 }
 
 /// How fast a running request is expected to be, as measured for its model on its node.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Pace {
     /// Seconds until its first token.
     pub prefill: f64,
@@ -92,7 +94,7 @@ impl Scheduler {
     /// The model as a node lists it: an open node's listing if there is one, else a live node's, else a dead node's.
     pub(crate) fn listing(&self, model: ModelId) -> Option<&Model> {
         let open = self.fleet.of(model).shelves.iter().map(|node| &self.fleet[*node]);
-        open.chain(self.others()).find_map(|node| node.instance(model)?.model())
+        open.chain(self.others()).find_map(|node| node.listing(model))
     }
 
     /// The nodes that take no requests, live ones first.
@@ -126,11 +128,11 @@ impl Scheduler {
     /// Every model of the fleet, under the names that the nodes list, last modified first. What an open node lists
     /// takes precedence over what a closed node listed last.
     pub fn models(&self) -> Vec<&Model> {
-        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model();
+        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].listing(model);
         let mut found: BTreeMap<ModelId, &Model> =
             self.models.ids().filter_map(|model| Some((model, on_open(model)?))).collect();
-        for (id, instance) in self.others().flat_map(Node::instances) {
-            if let (Some(model), false) = (instance.model(), found.contains_key(&id)) {
+        for (id, label) in self.others().flat_map(Node::labels) {
+            if let (Some(model), false) = (label.model(), found.contains_key(&id)) {
                 found.insert(id, model);
             }
         }
@@ -226,6 +228,12 @@ impl Scheduler {
     /// The story of a request that has not ended, or did in the last hour.
     pub fn story(&self, id: RequestId, now: Time) -> Option<&Story> {
         self.journal.get(id, now)
+    }
+
+    /// The user and the model of a request that has not ended.
+    pub fn whose(&self, id: RequestId) -> Option<(Arc<str>, Arc<str>)> {
+        let request = self.requests.get(&id)?;
+        Some((request.user.clone(), self.models.get(request.model).name.clone()))
     }
 
     /// The node's name, even after it has left.
