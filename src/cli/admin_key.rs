@@ -1,6 +1,6 @@
 //! Which admin key is in force? The configured one, the one in a file, or a new one that is shown once.
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
@@ -14,27 +14,42 @@ pub(super) struct Found {
 
 /// Finds the admin key, or generates one.
 pub(super) fn find(config: &Config) -> Result<Found, String> {
-    if let Some(key) = &config.admin.key {
-        return Ok(Found { key: key.clone(), made: None });
+    if let Some(key) = known(config)? {
+        return Ok(Found { key, made: None });
     }
-    let default = config.data_folder().join("admin_key");
-    let path = config.admin.key_file.as_deref().unwrap_or(&default);
-    let key = match std::fs::read_to_string(path) {
+    let path = default_file(config);
+    let key = random_hex().map_err(|error| format!("no random bytes for an admin key: {error}"))?;
+    write_private(&path, &key).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(Found { key, made: Some(path) })
+}
+
+/// The admin key that is configured or in a file; `None` if one is to be generated.
+///
+/// # Errors
+/// When the file cannot be read, or its key is too weak.
+pub(super) fn known(config: &Config) -> Result<Option<String>, String> {
+    if let Some(key) = &config.admin.key {
+        return Ok(Some(key.clone()));
+    }
+    let path = config.admin.key_file.clone().unwrap_or_else(|| default_file(config));
+    let key = match std::fs::read_to_string(&path) {
         Ok(text) => text.trim().to_owned(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && config.admin.key_file.is_none() => {
-            let key = random_hex().map_err(|error| format!("no random bytes for an admin key: {error}"))?;
-            write_private(path, &key).map_err(|error| format!("{}: {error}", path.display()))?;
-            return Ok(Found { key, made: Some(path.to_path_buf()) });
+            return Ok(None);
         }
         Err(error) => return Err(format!("admin.key_file: {}: {error}", path.display())),
     };
     config.accepts_admin_key(&key).map_err(|why| format!("{}: {why}", path.display()))?;
-    Ok(Found { key, made: None })
+    Ok(Some(key))
+}
+
+fn default_file(config: &Config) -> PathBuf {
+    config.data_folder().join("admin_key")
 }
 
 fn write_private(path: &Path, key: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     }
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     writeln!(file, "{key}")?;

@@ -2,6 +2,7 @@
 //! gateways.
 use std::path::Path;
 
+use super::admin_key;
 use super::load::load;
 use crate::clock::Clock;
 use crate::config::{Config, DEFAULT_FILE};
@@ -10,6 +11,10 @@ use crate::store::{self, OtherGateways, StoreError};
 
 pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
     let config = load(file)?;
+    let mistakes = mistakes_in_files(&config);
+    if !mistakes.is_empty() {
+        return Err(mistakes.join("\n"));
+    }
     let mut warnings = Vec::new();
     if config.database.sqlite_path().is_none() {
         match actix_rt::System::new().block_on(store::try_postgres(&config.database)) {
@@ -54,6 +59,13 @@ pub(super) fn run(file: Option<&Path>) -> Result<(), String> {
         eprintln!("warning: {warning}");
     }
     Ok(())
+}
+
+/// What the gateway would not start with: files that cannot be read or written, and secrets in them that do not fit.
+fn mistakes_in_files(config: &Config) -> Vec<String> {
+    let secrets = [admin_key::known(config).map(drop), config.cluster.configured_secret().map(drop)];
+    let of_store = store::try_files(&config.database, &config.keys);
+    secrets.into_iter().filter_map(Result::err).chain(of_store.iter().map(ToString::to_string)).collect()
 }
 
 /// Gateways on one Postgres have one scheduler if each has a link. The warning if one lacks it.

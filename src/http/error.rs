@@ -421,6 +421,7 @@ impl From<StoreError> for ApiError {
                 Self::invalid(error.to_string())
             }
             StoreError::TimedOut(_)
+            | StoreError::NoAnswer(_)
             | StoreError::Database(_)
             | StoreError::Damaged { .. }
             | StoreError::File { .. }

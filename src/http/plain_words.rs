@@ -8,6 +8,7 @@ use super::error::ApiError;
 pub(super) fn of_body(path: &str, error: &serde_json::Error) -> ApiError {
     let said = error.to_string();
     if !error.is_data() {
+        let said = said.replace("EOF while parsing", "it ends within");
         return ApiError::invalid(format!("The body is not JSON: {said}."));
     }
     let said = said.split(" at line ").next().unwrap_or(&said);
@@ -118,7 +119,8 @@ mod tests {
             assert_eq!(said(body), (message.to_owned(), param.map(str::to_owned)), "{body}");
         }
         let (message, param) = said("{\"name\":");
-        assert!(message.starts_with("The body is not JSON: ") && param.is_none(), "{message}");
+        let expected = "The body is not JSON: it ends within a value at line 1 column 8.";
+        assert_eq!((&*message, param), (expected, None));
     }
 
     #[test]

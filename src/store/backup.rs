@@ -111,6 +111,10 @@ async fn check(path: &Path) -> Result<(), StoreError> {
         Ok((verdict, _)) if verdict != "ok" => Err(failed(path, format!("is damaged: {verdict}"))),
         Ok((_, tables)) if tables < 3 => Err(failed(path, "is not a database of ollama-gateway")),
         Ok(_) => Ok(()),
+        // SQLite's code for a file that it did not write.
+        Err(sea_orm::sqlx::Error::Database(error)) if error.code().is_some_and(|code| code == "26") => {
+            Err(failed(path, "is not a database of ollama-gateway"))
+        }
         Err(error) => Err(failed(path, error)),
     }
 }
@@ -208,16 +212,11 @@ mod tests {
         add(&store, "a").await;
         store.close().await;
         std::fs::write(&other, "no database").unwrap();
-        assert!(
-            restore(&settings(&database), &other)
-                .await
-                .unwrap_err()
-                .to_string()
-                .starts_with(&other.display().to_string())
-        );
-        std::fs::write(&other, "").unwrap();
-        let said = restore(&settings(&database), &other).await.unwrap_err().to_string();
-        assert!(said.contains("is not a database of ollama-gateway"), "{said}");
+        for content in ["no database", ""] {
+            std::fs::write(&other, content).unwrap();
+            let said = restore(&settings(&database), &other).await.unwrap_err().to_string();
+            assert_eq!(said, format!("{}: is not a database of ollama-gateway", other.display()));
+        }
         assert_eq!(names(&settings(&database)).await, ["a"]);
         let postgres = DatabaseSettings { url: "postgres://u:geheim@h/n".to_owned(), ..DatabaseSettings::default() };
         let said = back_up(&postgres, &other).await.unwrap_err().to_string();

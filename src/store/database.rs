@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use migration::Migrator;
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::{AssertSqlSafe, Connection, Executor};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, EntityTrait, RuntimeErr};
 use sea_orm_migration::MigratorTrait;
@@ -84,7 +85,7 @@ impl Store {
         match store.go_online(patience).await {
             // No start with a copy changes that.
             Err(error @ StoreError::SharedSessions) => return Err(error),
-            Err(error) if !has_copy => return Err(error),
+            Err(error) if !has_copy => return Err(unanswered(error)),
             Err(error) => {
                 tracing::warn!(%error, "the database is away: users and keys are those of the last copy");
             }
@@ -177,6 +178,18 @@ pub(super) fn explained(error: StoreError) -> StoreError {
     }
 }
 
+/// The pool tries again and again to connect, and in the end says only that it waited in vain.
+fn unanswered(error: StoreError) -> StoreError {
+    let is_pools = |cause: &sea_orm::sqlx::Error| matches!(cause, sea_orm::sqlx::Error::PoolTimedOut);
+    match error {
+        StoreError::TimedOut(time) => StoreError::NoAnswer(time),
+        StoreError::Database(DbErr::Conn(RuntimeErr::SqlxError(cause))) if is_pools(&cause) => {
+            StoreError::NoAnswer(STATEMENT_DEADLINE)
+        }
+        other => other,
+    }
+}
+
 /// How the database is opened by a command that only reads, also while a gateway runs on it.
 pub(super) fn read_only(settings: &DatabaseSettings) -> Result<ConnectOptions, StoreError> {
     let password = settings.password_file.as_deref().map(password::read).transpose()?;
@@ -203,7 +216,7 @@ pub async fn try_postgres(settings: &DatabaseSettings) -> Result<(), StoreError>
     let tried = refuse_shared_sessions(&db, &db, STATEMENT_DEADLINE).await;
     // Behind a connection that hangs, nobody waits for its end.
     drop(tokio::time::timeout(RELEASE_DEADLINE, db.close()).await);
-    tried
+    tried.map_err(unanswered)
 }
 
 fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
@@ -244,13 +257,22 @@ fn postgres(url: &str, password: Option<String>) -> ConnectOptions {
         });
     options.map_sqlx_postgres_opts(move |postgres| {
         // Since version 12 Postgres writes numbers exactly by itself, and pgbouncer refuses connections that ask for it.
-        let postgres = postgres.extra_float_digits(None);
+        let postgres = with_bare_host(postgres.extra_float_digits(None));
         match &password {
             Some(password) => postgres.password(password),
             None => postgres,
         }
     });
     options
+}
+
+/// A URL has the address of IPv6 in brackets, which are no part of it: with them it would be looked up as a name.
+fn with_bare_host(options: PgConnectOptions) -> PgConnectOptions {
+    let bare = options.get_host().strip_prefix('[').and_then(|host| host.strip_suffix(']')).map(str::to_owned);
+    match bare {
+        Some(host) => options.host(&host),
+        None => options,
+    }
 }
 
 #[cfg(test)]
@@ -311,5 +333,22 @@ mod tests {
             }
             store.close().await;
         }
+    }
+
+    #[actix_rt::test]
+    async fn postgres_is_reached_at_an_address_of_ipv6_and_who_finds_none_reads_what_to_look_at() {
+        let listener = std::net::TcpListener::bind("[::1]:0").unwrap();
+        let url = format!("postgres://u:secret@{}/n", listener.local_addr().unwrap());
+        let accepted = std::thread::spawn(move || listener.accept().is_ok());
+        let settings = DatabaseSettings { url, ..DatabaseSettings::default() };
+
+        // What listens there hangs up, and after that nothing does.
+        assert!(try_postgres(&settings).await.is_err() && accepted.join().unwrap());
+        let error = try_postgres(&settings).await.unwrap_err().to_string();
+
+        assert!(
+            error.contains("the host, the port and `sslmode` in database.url") && !error.contains("secret"),
+            "{error}"
+        );
     }
 }

@@ -68,6 +68,12 @@ pub enum StoreError {
     /// The database did not answer in time.
     #[error("the database did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
+    /// Postgres could not be reached at the start.
+    #[error(
+        "Postgres did not answer within {} s: see that it runs, and that the host, the port and `sslmode` in database.url \
+         are right", .0.as_secs()
+    )]
+    NoAnswer(Duration),
     /// The database refused the statement, or is unreachable.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),

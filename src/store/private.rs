@@ -1,13 +1,14 @@
 //! Makes the local files readable for the gateway's own user only, whatever the umask is: they hold usage, the names of
 //! users, and credentials of nodes.
-use std::fs::{OpenOptions, Permissions};
+use std::fs::{DirBuilder, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::error::StoreError;
 
 const OWN: u32 = 0o600;
+const OWN_FOLDER: u32 = 0o700;
 
 /// Creates the file and its folder if they are missing. SQLite gives the files beside it the same permissions.
 pub(super) fn make(path: &Path) -> Result<(), StoreError> {
@@ -19,8 +20,9 @@ pub(super) fn make(path: &Path) -> Result<(), StoreError> {
 
 /// Creates the folder of a file if it is missing.
 pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder).map_err(|error| StoreError::File { path: folder.to_path_buf(), error })
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    let made = DirBuilder::new().recursive(true).mode(OWN_FOLDER).create(folder);
+    made.map_err(|error| StoreError::File { path: folder.to_path_buf(), error })
 }
 
 /// Removes the permissions of others on the file and on those beside it.
@@ -59,5 +61,13 @@ mod tests {
         std::fs::write(folder.path().join("file"), "").unwrap();
         let error = make(&folder.path().join("file/data/gateway.db")).unwrap_err().to_string();
         assert!(error.contains("file/data") && error.contains("database.url"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_that_is_made_is_the_gateways_own() {
+        let folder = tempfile::tempdir().unwrap();
+        make(&folder.path().join("data/gateway.db")).unwrap();
+        let mode = folder.path().join("data").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, OWN_FOLDER, "{mode:o}");
     }
 }

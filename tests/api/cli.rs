@@ -178,6 +178,28 @@ async fn check_names_mistakes_that_no_type_can_see_all_at_once() {
 }
 
 #[actix_rt::test]
+async fn check_refuses_files_that_serve_would_not_start_with() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("file"), "").unwrap();
+    let environment = [
+        ("GATEWAY__ADMIN__KEY_FILE", "no-key"),
+        ("GATEWAY__KEYS__PEPPER_FILE", "no-pepper"),
+        ("GATEWAY__DATABASE__PASSWORD_FILE", "no-password"),
+        ("GATEWAY__DATABASE__URL", "sqlite://file/gateway.db"),
+    ];
+
+    let (good, _, err) = run(folder.path(), &["check"], &environment).await;
+
+    assert!(!good);
+    let places = ["admin.key_file: no-key: ", "keys.pepper_file: no-pepper: ", "database.password_file: no-password: "];
+    for place in places.into_iter().chain(["file/gateway.db: "]) {
+        assert!(err.contains(place), "{place}\n{err}");
+    }
+    let files: Vec<_> = folder.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["file"], "it leaves nothing behind");
+}
+
+#[actix_rt::test]
 async fn check_is_content_with_a_good_file_and_with_none() {
     let folder = tempfile::tempdir().unwrap();
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.yaml");

@@ -19,6 +19,8 @@ const TOKENS: u32 = 60;
 const SLOWER: f64 = 1.5;
 /// How often that is measured at most.
 const TURNS: usize = 3;
+/// Rounds of a comparison, of which the best counts.
+const ROUNDS: usize = 5;
 /// Held while a test measures.
 static TURNS_OF_ALL: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
 /// A request that takes longer has failed.
@@ -110,7 +112,14 @@ pub async fn hold(app: &impl Door, keys: &[String], harm: impl AsyncFn()) {
 /// The same with a gate of its own, which compares what they saw alone and beside the harm.
 pub async fn hold_to(app: &impl Door, keys: &[String], harm: impl AsyncFn(), is_within: impl Fn(&Seen, &Seen) -> bool) {
     let _turn = TURNS_OF_ALL.read().await;
-    measure(app, keys, async || good_users(app, keys).await, harm, is_within).await;
+    measure(app, keys, async || good_users(app, keys).await, async || beside(app, keys, &harm).await, is_within).await;
+}
+
+/// As [`hold`], where `with` brings the harm about, asks the good users, and ends the harm.
+pub async fn hold_by(app: &impl Door, keys: &[String], with: impl AsyncFn() -> Seen) {
+    let _turn = TURNS_OF_ALL.read().await;
+    let is_within = |alone: &Seen, beside: &Seen| beside.p99 <= alone.p99.mul_f64(SLOWER);
+    measure(app, keys, async || good_users(app, keys).await, with, is_within).await;
 }
 
 /// The same for harm that keeps the machine busy: no other test measures beside it, and good users are not alone before, but
@@ -123,14 +132,15 @@ pub async fn hold_against(
     is_within: impl Fn(&Seen, &Seen) -> bool,
 ) {
     let _turn = TURNS_OF_ALL.write().await;
-    measure(app, keys, async || beside(app, keys, &control).await, harm, is_within).await;
+    let with = async || beside(app, keys, &harm).await;
+    measure(app, keys, async || beside(app, keys, &control).await, with, is_within).await;
 }
 
 async fn measure(
     app: &impl Door,
     keys: &[String],
     without: impl AsyncFn() -> Seen,
-    harm: impl AsyncFn(),
+    with: impl AsyncFn() -> Seen,
     is_within: impl Fn(&Seen, &Seen) -> bool,
 ) {
     // Speeds are learned first.
@@ -138,7 +148,7 @@ async fn measure(
     let mut turns = Vec::new();
     for _ in 0..TURNS {
         let alone = without().await;
-        let beside = beside(app, keys, &harm).await;
+        let beside = with().await;
         assert_eq!(alone.failures, [] as [&str; 0], "alone");
         assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");
         if is_within(&alone, &beside) {
@@ -147,6 +157,43 @@ async fn measure(
         turns.push((alone, beside));
     }
     panic!("alone and beside the harm, turn by turn: {turns:?}");
+}
+
+/// Times of good users beside the harm and alone, in rounds that alternate. The best round of each counts: whatever else
+/// the machine does only ever adds to a time, while the harm goes on in every round beside it. No other test measures at
+/// the time. Every request must succeed.
+pub async fn compare<T>(app: &impl Door, keys: &[String], harm: impl Fn() -> T) -> Compared {
+    let _turn = TURNS_OF_ALL.write().await;
+    // Speeds are learned first.
+    good_users(app, keys).await;
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let alone = good_users(app, keys).await;
+        let beside = {
+            let _harm = harm();
+            good_users(app, keys).await
+        };
+        assert_eq!(alone.failures, [] as [&str; 0], "alone");
+        assert_eq!(beside.failures, [] as [&str; 0], "beside the harm");
+        rounds.push((alone, beside));
+    }
+    println!("alone and beside the harm: {rounds:?}");
+    let best = |of: fn(&Seen) -> Duration| {
+        let alone = rounds.iter().map(|(alone, _)| of(alone)).min().unwrap();
+        let beside = rounds.iter().map(|(_, beside)| of(beside)).min().unwrap();
+        (beside, beside.as_secs_f64() / alone.as_secs_f64())
+    };
+    Compared { p50: best(|seen| seen.p50).1, p99: best(|seen| seen.p99).1, worst: best(|seen| seen.worst).0 }
+}
+
+/// The best round of a comparison.
+#[derive(Debug)]
+pub struct Compared {
+    /// How many times as long as alone.
+    pub p50: f64,
+    pub p99: f64,
+    /// The slowest answer beside the harm.
+    pub worst: Duration,
 }
 
 /// Good users beside the harm.

@@ -12,6 +12,7 @@ mod all;
 mod chunks;
 mod claims;
 mod descriptors;
+mod elsewhere;
 mod good;
 #[path = "../api/harness.rs"]
 #[allow(dead_code, reason = "shared with tests/api, which uses all of it")]

@@ -1,4 +1,5 @@
-//! A gateway in a process of its own, whose memory and files can be looked at and limited.
+//! A gateway in a process of its own, whose memory and files can be looked at and limited. `HOSTILE_GATEWAY` is another
+//! binary to attack than the one that was built beside the tests.
 use std::fs::File;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -30,14 +31,21 @@ impl Process {
 
     /// The same with so many file descriptors at most.
     pub async fn start_with(simulated: &[&SimNode], settings: &[(&str, &str)], descriptors: Option<u32>) -> Self {
+        let urls: Vec<String> = simulated.iter().map(|node| node.url()).collect();
+        Self::start_at(&urls, settings, descriptors).await
+    }
+
+    /// The same over nodes at these addresses.
+    pub async fn start_at(urls: &[String], settings: &[(&str, &str)], descriptors: Option<u32>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node =
-            |(index, node): (usize, &&SimNode)| json!({"name": format!("n{index}"), "url": node.url(), "slots": 8});
-        let nodes: Vec<Value> = simulated.iter().enumerate().map(node).collect();
+        let node = |(index, url): (usize, &String)| json!({"name": format!("n{index}"), "url": url, "slots": 8});
+        let nodes: Vec<Value> = urls.iter().enumerate().map(node).collect();
         let log = File::create(folder.path().join("gateway.log")).unwrap();
         let limit = descriptors.map_or_else(String::new, |most| format!("ulimit -n {most}; "));
+        let built = env!("CARGO_BIN_EXE_ollama-gateway").to_owned();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", &format!("{limit}exec {}", env!("CARGO_BIN_EXE_ollama-gateway"))]);
+        let binary = std::env::var("HOSTILE_GATEWAY").unwrap_or(built);
+        command.args(["-c", &format!("{limit}exec {binary}")]);
         command.current_dir(&folder).env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let own = [
             ("SERVER__BIND", "127.0.0.1:0".to_owned()),

@@ -1,11 +1,17 @@
 //! A user who is over a limit goes on sending, from many connections and as fast as the gateway answers.
 use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
-use crate::good::{Door, Seen, hold_against, marked, steady_node};
+use crate::elsewhere::Elsewhere;
+use crate::good::{Door, Seen, compare, hold_against, marked, steady_node};
 use crate::process::Process;
 
 /// Connections of the flood.
@@ -14,6 +20,8 @@ const CONNECTIONS: usize = 32;
 const SLOWER: f64 = 1.3;
 /// A client that is made to wait longer hangs up, and comes again on another connection.
 const IMPATIENCE: Duration = Duration::from_millis(50);
+/// How many times as long the others may wait as alone beside a flood that leaves the machine idle at times.
+const SLOWER_THAN_ALONE: f64 = 1.5;
 /// The most bytes of log: the good users' lines, ten of the flood in each minute, and one for the rest.
 const LOG: usize = 512 * 1024;
 
@@ -59,4 +67,67 @@ async fn a_flood_of_refused_requests_leaves_the_median_of_the_others_and_hardly_
     let rows = usage.json()["data"].as_array().unwrap().len();
     // Ten in each minute, the one for the rest, and the answer.
     assert!(rows <= 3 * 11 + 1, "{rows} rows");
+}
+
+/// Connections at a time of the steady flood, enough for its pace although each is held up for [`IMPATIENCE`].
+const STEADY_CONNECTIONS: u32 = 128;
+
+/// Requests a second of the flood that is compared with none: less than would keep the machine busy.
+fn pace() -> u32 {
+    let is_debug = cfg!(debug_assertions) && std::env::var_os("HOSTILE_GATEWAY").is_none();
+    if is_debug { 400 } else { 2_000 }
+}
+
+/// Sends refused requests for ever, each on a connection of its own; counts those that the gateway took or answered.
+async fn flood(gateway: SocketAddr, key: String, sent: Arc<AtomicU64>) {
+    let body = marked("again").to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\n\
+         content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let one = async || {
+        let mut connection = TcpStream::connect(gateway).await?;
+        // The port is free again at once.
+        connection.set_zero_linger()?;
+        connection.write_all(request.as_bytes()).await?;
+        sent.fetch_add(1, Ordering::Relaxed);
+        let _ = tokio::time::timeout(IMPATIENCE, connection.read(&mut [0; 512])).await;
+        std::io::Result::Ok(())
+    };
+    let period = Duration::from_secs(1) * STEADY_CONNECTIONS / pace();
+    join_all((0..STEADY_CONNECTIONS).map(async |number| {
+        tokio::time::sleep(period * number / STEADY_CONNECTIONS).await;
+        let mut due = tokio::time::interval(period);
+        loop {
+            due.tick().await;
+            let _ = one().await;
+        }
+    }))
+    .await;
+}
+
+#[actix_rt::test]
+async fn a_steady_flood_of_refused_requests_slows_nobody() {
+    let simulated = [steady_node().await, steady_node().await];
+    let app = Process::start(&simulated.iter().collect::<Vec<_>>(), &[]).await;
+    let keys = app.good_users().await;
+    let flooder = app.user_with("flooder", json!({"requests_per_minute": 1})).await;
+    app.ask("/v1/chat/completions", &flooder, marked("the only one")).await;
+    let sent = Arc::new(AtomicU64::new(0));
+
+    let began = std::time::Instant::now();
+    let compared = compare(&app, &keys, || {
+        let (address, key, sent) = (app.address, flooder.clone(), sent.clone());
+        Elsewhere::start(move || flood(address, key, sent))
+    })
+    .await;
+
+    let half = began.elapsed().as_secs_f64() / 2.0;
+    let rate = sent.load(Ordering::Relaxed) as f64 / half;
+    println!("{compared:?} beside {rate:.0} requests a second");
+    assert!(compared.p50 <= SLOWER_THAN_ALONE && compared.p99 <= SLOWER_THAN_ALONE, "{compared:?}");
+    let refused = app.ask("/v1/chat/completions", &flooder, marked("again")).await;
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert!(sent.load(Ordering::Relaxed) >= 100, "hardly a flood");
 }

@@ -158,7 +158,7 @@ pub async fn create(
 ) -> Result<HttpResponse, ApiError> {
     let now = meters.clock.now();
     if UserId::parse(&body.name).is_none() {
-        let message = "`name` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -";
+        let message = "`name` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -, and not `.` or `..`";
         return Err(ApiError::invalid_field("name", message));
     }
     let expires_at_ms = end(body.expires_at.as_deref(), now.unix_ms)?;

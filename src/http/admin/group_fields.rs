@@ -141,7 +141,10 @@ impl From<ListedGroup> for GroupRecord {
 impl CreateGroup {
     pub(super) fn group(self) -> Result<NewGroup, ApiError> {
         let name = UserId::parse(&self.group_id).ok_or_else(|| {
-            ApiError::invalid_field("group_id", "`group_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
+            ApiError::invalid_field(
+                "group_id",
+                "`group_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -, and not `.` or `..`",
+            )
         })?;
         let limits = limits_over(Limits::default(), self.limits())?;
         let terms = GroupTerms {

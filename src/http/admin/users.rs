@@ -97,7 +97,10 @@ pub async fn create(
     JsonObject(body): JsonObject<CreateUser>,
 ) -> Result<impl Responder, ApiError> {
     let user = UserId::parse(&body.user_id).ok_or_else(|| {
-        ApiError::invalid_field("user_id", "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -")
+        ApiError::invalid_field(
+            "user_id",
+            "`user_id` must be 1 to 64 of the characters A-Z a-z 0-9 . _ @ -, and not `.` or `..`",
+        )
     })?;
     let limits = limits_over(defaults.get().for_new_user(), body.limits())?;
     let terms = Terms { limits, weight: checked_weight(body.weight.unwrap_or(1.0))? };
