@@ -1,7 +1,7 @@
 //! Is a node there, and what does it have? One task for each node keeps asking.
 //!
-//! It has two loops: one asks whether the node answers at all, the other asks for its lists. So a slow listing does not
-//! delay the probes. A node counts as there only once it has listed its models. Whether it also *generates* is judged
+//! It has three loops: one asks whether the node answers at all, one asks for its lists, and one asks which models have
+//! the same weights. So a slow listing does not delay the probes. A node counts as there only once it has listed its models. Whether it also *generates* is judged
 //! by the requests themselves.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -20,10 +20,13 @@ use super::inquiry::{Inquiry, Sign};
 use super::kind::Kind;
 use super::twins::SAME_ENGINE;
 use super::upstream::{AskError, Upstream};
+use super::weights::Weights;
 use scheduler::{Event, Loaded, Model, NodeId, NodeSpec};
 
 /// Requests of one probe, one after the other, at most.
 const MOST_REQUESTS: u32 = 4;
+/// Models that are asked about, one after the other, before what they say is reported.
+const MOST_SHOWN: usize = 16;
 /// What a busy machine may add to their timeouts.
 const STOPPED: Duration = Duration::from_secs(2);
 
@@ -37,7 +40,7 @@ pub struct Prober {
     state: State,
 }
 
-/// State that the two loops share.
+/// State that the loops share.
 #[derive(Debug, Default)]
 struct State {
     /// Where it was last found; its configuration may have changed since.
@@ -55,6 +58,8 @@ struct State {
     models: RefCell<Option<BTreeSet<String>>>,
     /// The models as last reported.
     reported: RefCell<Arc<[Model]>>,
+    weights: RefCell<Weights>,
+    has_listed: Notify,
     /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
     /// The number of slots that the node reported.
@@ -93,6 +98,7 @@ impl Prober {
             () = stop.cancelled() => {}
             () = self.keep_probing() => {}
             () = self.keep_listing() => {}
+            () = self.keep_comparing() => {}
         }
     }
 
@@ -232,9 +238,11 @@ impl Prober {
         };
         let warn = |error, message| self.context.changes.warn(&inquiry.endpoint.name, message, error, now);
         match models {
-            Some(Ok(models)) => {
+            Some(Ok(mut models)) => {
+                self.state.weights.borrow_mut().fill_in(&mut models);
                 self.hear_models(&inquiry.endpoint.name, models.iter().map(|model| model.name.clone()).collect());
                 self.report(Event::Listed { node, models: self.state.shared(models) });
+                self.state.has_listed.notify_one();
             }
             Some(Err(error)) if !self.state.is_listed.get() => {
                 return self.went_silent(format!("the list of models: {error}"));
@@ -255,6 +263,41 @@ impl Prober {
             self.state.is_listed.set(true);
             self.report(Event::Answered { node });
         }
+    }
+
+    // Which models have the same weights?
+
+    async fn keep_comparing(&self) {
+        loop {
+            self.state.has_listed.notified().await;
+            let Some(inquiry) = self.inquiry() else { return };
+            while inquiry.endpoint.found_kind() == Kind::Ollama && self.compare(&inquiry).await {}
+        }
+    }
+
+    /// Asks about a few models. Returns whether there may be more to ask about now.
+    async fn compare(&self, inquiry: &Inquiry) -> bool {
+        let listed = self.state.reported.borrow().clone();
+        let models = self.state.weights.borrow().to_ask(&listed, MOST_SHOWN);
+        let mut is_well = !models.is_empty();
+        for Model { name, digest, .. } in &models {
+            match inquiry.show(name).await {
+                Ok(shown) => self.state.weights.borrow_mut().learn(digest, Some(&shown)),
+                Err(AskError::Status(_)) => self.state.weights.borrow_mut().learn(digest, None),
+                // It is asked again after the next listing.
+                Err(_) => {
+                    is_well = false;
+                    break;
+                }
+            }
+        }
+        let mut models = self.state.reported.borrow().to_vec();
+        self.state.weights.borrow_mut().fill_in(&mut models);
+        let is_new = *models != **self.state.reported.borrow();
+        if is_new {
+            self.report(Event::Listed { node: self.node, models: self.state.shared(models) });
+        }
+        is_well
     }
 
     /// Tells of models that came and went.

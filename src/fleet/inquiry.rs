@@ -109,6 +109,12 @@ impl Inquiry {
         listing::processes(&self.list(self.endpoint.ps_uri()).await?)
     }
 
+    /// What it says of one of its models.
+    pub(crate) async fn show(&self, model: &str) -> Result<Bytes, AskError> {
+        let body = Bytes::from(serde_json::json!({ "model": model }).to_string());
+        self.within(self.listing_timeout, self.upstream.ask_about(&self.endpoint, body)).await
+    }
+
     /// The number of slots that a node that is not Ollama reports.
     pub(crate) async fn slots(&self) -> Option<u32> {
         listing::total_slots(&self.probe(self.endpoint.props_uri()).await.ok()?)
@@ -123,7 +129,15 @@ impl Inquiry {
     }
 
     async fn ask(&self, uri: &Uri, within: Duration) -> Result<Bytes, AskError> {
+        self.within(within, self.upstream.get(&self.endpoint, uri)).await
+    }
+
+    async fn within(
+        &self,
+        within: Duration,
+        answer: impl Future<Output = Result<Bytes, AskError>>,
+    ) -> Result<Bytes, AskError> {
         let late = |_| AskError::Failed(format!("no answer within {} ms", within.as_millis()));
-        tokio::time::timeout(within, self.upstream.get(&self.endpoint, uri)).await.map_err(late)?
+        tokio::time::timeout(within, answer).await.map_err(late)?
     }
 }

@@ -50,7 +50,7 @@ pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
                 said["details"] = json!({});
             }
             let modified_unix = modified.map_or(0, OffsetDateTime::unix_timestamp);
-            (Model { name, size_bytes, digest, modified_unix, family }, said)
+            (Model { name, size_bytes, digest, modified_unix, family, weights: String::new() }, said)
         })
         .unzip();
     Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
@@ -117,7 +117,8 @@ fn openai_model(entry: &Map<String, Value>, aliases: &BTreeMap<String, String>) 
             "quantization_level": ""},
     });
     let modified_unix = created.map_or(0, OffsetDateTime::unix_timestamp);
-    let model = Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new() };
+    let model =
+        Model { name, size_bytes, digest: String::new(), modified_unix, family: String::new(), weights: String::new() };
     Some((model, said, theirs))
 }
 

@@ -35,6 +35,7 @@ mod twins_now;
 mod upstream;
 mod verdict;
 mod watchers;
+mod weights;
 
 pub use catalog::Catalog;
 pub use change::{ChangeKind, FleetChange};

@@ -179,8 +179,12 @@ impl Upstream {
         if node.found_kind() == Kind::OpenAi {
             return Err("only an Ollama node can show its models".to_owned());
         }
-        let asked = self.ask(node, self.client(node).post(node.show_uri().clone()), body).await;
-        asked.map_err(|error| error.to_string())
+        self.ask_about(node, body).await.map_err(|error| error.to_string())
+    }
+
+    /// The same for an Ollama node.
+    pub(crate) async fn ask_about(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, AskError> {
+        self.ask(node, self.client(node).post(node.show_uri().clone()), body).await
     }
 
     /// A request of the gateway's own, with the node's headers.

@@ -68,3 +68,4 @@ mod unsupported;
 mod usage;
 mod users;
 mod waiting;
+mod weights;

@@ -145,6 +145,7 @@ fn fleet() -> Scheduler {
         digest: String::new(),
         modified_unix: 0,
         family: String::new(),
+        weights: String::new(),
     };
     let loaded = |name: &&str| Loaded { name: (*name).into(), vram_bytes: 1, context_length: None };
     for node in (0..NODES.len()).map(NodeId) {

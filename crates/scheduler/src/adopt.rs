@@ -61,6 +61,7 @@ impl Scheduler {
         let (lane, prompt, output) = (request.lane, request.prompt, self.expected_output(request));
         let running = Running {
             id,
+            model,
             sent_at: ago(sent_ago),
             is_stream: request.is_stream,
             uncached: prompt,

@@ -29,6 +29,17 @@ pub struct Model {
     /// The architecture, such as `llama`; some take only one request at a time, whatever the node's setting.
     #[serde(default)]
     pub family: String,
+    /// What identifies its weights and how its runner is started. Empty if that is unknown: only models with the same
+    /// digest have the same weights then.
+    #[serde(default)]
+    pub weights: String,
+}
+
+impl Model {
+    /// What identifies its weights on a node: models of which this is equal share a runner. `None` if nothing is known.
+    pub(crate) fn known_weights(&self) -> Option<&str> {
+        [&self.weights, &self.digest].into_iter().map(String::as_str).find(|it| !it.is_empty())
+    }
 }
 
 /// A model in a node's memory, as `/api/ps` lists it.

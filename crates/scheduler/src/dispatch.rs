@@ -53,6 +53,7 @@ impl Scheduler {
         let seconds = now.as_secs_f64();
         Running {
             id,
+            model: request.model,
             sent_at: seconds,
             is_stream: request.is_stream,
             uncached: request.prompt - place.cached,

@@ -43,7 +43,8 @@ struct Entered {
     hosted: Vec<(ModelId, usize)>,
     /// Models in memory, even if the node is not open or the model is about to be unloaded.
     resident: Vec<ModelId>,
-    loading: Option<ModelId>,
+    /// All names of the model that it is loading.
+    loading: Vec<ModelId>,
     shelved: Vec<ModelId>,
     /// Whether it takes a request at once, provided that a slot is free.
     admits: bool,
@@ -79,6 +80,8 @@ pub(crate) struct Fleet {
     busy: BTreeSet<(Time, NodeId)>,
     /// Nodes that do not take every request: they lack some routes, or some users avoid them.
     particular: BTreeSet<NodeId>,
+    /// Nodes on which some models have several names.
+    synonymous: BTreeSet<NodeId>,
     open: usize,
     news: News,
     pub(crate) health: HealthLog,
@@ -165,6 +168,15 @@ impl Fleet {
         self.particular.iter().copied()
     }
 
+    /// Whether two models may be one under two names.
+    pub(crate) fn are_same_somewhere(&self, one: ModelId, other: ModelId) -> bool {
+        self.synonymous.iter().any(|node| self[*node].are_same(one, other))
+    }
+
+    pub(crate) fn has_synonyms(&self) -> bool {
+        !self.synonymous.is_empty()
+    }
+
     /// Takes the nodes whose loads may go on: they were touched, or nobody waits any longer for one of these models.
     pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> BTreeSet<NodeId> {
         let mut loads = std::mem::take(&mut self.touched_loads);
@@ -236,6 +248,11 @@ impl Fleet {
         } else {
             self.particular.remove(&id);
         }
+        if node.has_synonyms() {
+            self.synonymous.insert(id);
+        } else {
+            self.synonymous.remove(&id);
+        }
         let entered = &self.entered[id.0];
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
@@ -258,8 +275,9 @@ impl Fleet {
 
     fn enter_shelf(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
-        let listed = node.instances().filter(|(_, instance)| is_open && instance.listing.is_some());
-        let shelved: Vec<ModelId> = listed.map(|(model, _)| model).collect();
+        let listed = node.labels().filter(|(_, label)| is_open && label.listing.is_some());
+        let mut shelved: Vec<ModelId> = listed.map(|(model, _)| model).collect();
+        shelved.sort_unstable();
         let before = std::mem::replace(&mut self.entered[id.0].shelved, shelved.clone());
         for model in before.iter().filter(|model| shelved.binary_search(model).is_err()) {
             remove(&mut self.of_mut(*model).shelves, id);
@@ -273,10 +291,17 @@ impl Fleet {
 
     fn enter_memory(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
-        let resident: Vec<ModelId> = node.residents().map(|(model, _)| model).collect();
+        let mut resident: Vec<ModelId> = node.residents().flat_map(|(model, _)| node.names(model)).collect();
+        resident.sort_unstable();
         let serving = node.residents().filter(|(_, instance)| is_open && instance.is_serving());
-        let hosted: Vec<(ModelId, usize)> = serving.map(|(model, instance)| (model, instance.slot_count())).collect();
-        let loading = node.load().filter(|_| is_open).map(|load: &Load| load.model);
+        let mut hosted: Vec<(ModelId, usize)> = Vec::new();
+        for (model, instance) in serving {
+            let names = node.names(model).filter(|name| node.lists(*name));
+            hosted.extend(names.map(|name| (name, instance.slot_count())));
+        }
+        hosted.sort_unstable();
+        let loading = node.load().filter(|_| is_open).into_iter();
+        let loading: Vec<ModelId> = loading.flat_map(|load: &Load| node.names(load.model)).collect();
         let has_load = node.load().is_some();
         let (listings, layouts) = (node.listings, node.layouts);
         if has_load {
@@ -289,7 +314,7 @@ impl Fleet {
         (entered.is_open, entered.listings, entered.layouts) = (is_open, listings, layouts);
         let were_resident = std::mem::replace(&mut entered.resident, resident.clone());
         let were_hosted = std::mem::replace(&mut entered.hosted, hosted.clone());
-        let was_loading = std::mem::replace(&mut entered.loading, loading);
+        let was_loading = std::mem::replace(&mut entered.loading, loading.clone());
         let unloaded = were_resident.into_iter().filter(|model| resident.binary_search(model).is_err());
         self.news.unloaded.extend(unloaded.map(|model| (id, model)));
         for (model, slots) in were_hosted {
@@ -301,7 +326,7 @@ impl Fleet {
                 self.news.models.insert(model);
             }
         }
-        if let Some(model) = was_loading {
+        for model in was_loading {
             remove(&mut self.of_mut(model).loading, id);
             self.news.models.insert(model);
         }
@@ -311,7 +336,7 @@ impl Fleet {
             insert(&mut whereabouts.hosts, id);
             self.news.models.insert(model);
         }
-        if let Some(model) = loading {
+        for model in loading {
             insert(&mut self.of_mut(model).loading, id);
         }
         self.news.has_moves = true;

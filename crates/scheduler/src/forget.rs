@@ -15,7 +15,7 @@ impl Scheduler {
             return;
         }
         for node in self.fleet.ids() {
-            let known = |model: &&ModelId| self.fleet[node].instance(**model).is_some();
+            let known = |model: &&ModelId| self.fleet[node].label(**model).is_some();
             let known: Vec<ModelId> = useless.iter().filter(known).copied().collect();
             known.into_iter().for_each(|model| self.fleet[node].drop_instance(model));
         }
@@ -45,8 +45,9 @@ impl Scheduler {
             |node: &Node| node.load().is_some_and(|load| load.model == model || load.victims.contains(&model));
         let is_here = |node: &Node| {
             let Some(instance) = node.instance(model) else { return false };
-            let is_listed = instance.listing.is_some() || instance.resident_since.is_some();
-            (is_listed && !node.has_left) || !instance.running.is_empty()
+            let is_main = node.main(model) == model;
+            let is_listed = node.lists(model) || (is_main && instance.resident_since.is_some());
+            (is_listed && !node.has_left) || node.runs(model) || (is_main && !instance.running.is_empty())
         };
         self.fleet.iter().any(|node| is_loading(node) || is_here(node))
     }

@@ -4,6 +4,7 @@
 //! absent --Load--> (the node's `load`) --Loaded--> resident --drained, Unload--> absent
 //! ```
 //! A node's own report (`/api/ps`) also makes a model resident or absent: others may load it, and a node may evict it.
+//! Several names may stand for one instance: see `node/synonyms.rs`.
 
 use std::sync::Arc;
 
@@ -28,6 +29,29 @@ pub(crate) struct Listing {
 impl Listing {
     pub(crate) fn model(&self) -> &Model {
         &self.all[self.index]
+    }
+}
+
+/// A name of a model on a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Label {
+    /// Set while the model is on the node's disk. A model that is only in memory serves no requests.
+    pub(crate) listing: Option<Listing>,
+    /// The digest it had here in an earlier run.
+    pub(crate) recalled_digest: Option<String>,
+    /// The name as the node lists it.
+    pub(crate) listed: Arc<str>,
+    /// The name has come to stand for other content since the node's names were last sorted by their weights.
+    pub(crate) is_replaced: bool,
+}
+
+impl Label {
+    pub(crate) fn new(listed: Arc<str>) -> Self {
+        Self { listing: None, recalled_digest: None, listed, is_replaced: false }
+    }
+
+    pub(crate) fn model(&self) -> Option<&Model> {
+        self.listing.as_ref().map(Listing::model)
     }
 }
 
@@ -67,12 +91,7 @@ impl Trust {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Instance {
-    /// Set while the model is on the node's disk. A model that is only in memory serves no requests.
-    pub(crate) listing: Option<Listing>,
-    /// The digest it had here in an earlier run.
-    pub(crate) recalled_digest: Option<String>,
-    /// The name as the node lists it.
-    pub(crate) listed: Arc<str>,
+    pub(crate) label: Label,
     /// Since when it is in memory, in seconds. Only [`crate::node::Node::set_resident`] sets it.
     pub(crate) resident_since: Option<f64>,
     /// When it was last unloaded, in seconds.
@@ -104,9 +123,7 @@ pub(crate) struct Instance {
 impl Instance {
     pub(crate) fn new(listed: Arc<str>, slots: Option<u32>) -> Self {
         Self {
-            listing: None,
-            recalled_digest: None,
-            listed,
+            label: Label::new(listed),
             resident_since: None,
             left_at: None,
             vram_bytes: None,
@@ -127,7 +144,7 @@ impl Instance {
     }
 
     pub(crate) fn model(&self) -> Option<&Model> {
-        self.listing.as_ref().map(Listing::model)
+        self.label.model()
     }
 
     fn family(&self) -> &str {
@@ -161,7 +178,7 @@ impl Instance {
 
     /// Whether it could serve requests, as far as its memory goes.
     pub(crate) fn is_serving(&self) -> bool {
-        self.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
+        self.label.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
     }
 
     /// Whether it would take one more request, if its node does.
@@ -183,6 +200,12 @@ impl Instance {
         alone * (self.model_bytes() / REFERENCE_BYTES) * self.correction.factor
     }
 
+    /// Whether it tells more than another instance of the same weights.
+    pub(crate) fn is_more_used_than(&self, other: &Self) -> bool {
+        let use_of = |it: &Self| (it.resident_since.is_some(), it.running.len(), it.prefill.straight().is_some());
+        use_of(self) > use_of(other)
+    }
+
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {
         self.running.iter_mut().find(|running| running.id == id)
     }
@@ -191,12 +214,14 @@ impl Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ModelId;
 
     #[test]
     fn nothing_is_tried_beyond_the_slots_while_more_runs_than_there_are() {
         let mut instance = Instance::new("m".into(), Some(3));
         let running = |id| Running {
             id: RequestId(id),
+            model: ModelId(0),
             sent_at: 0.0,
             is_stream: true,
             uncached: 1.0,

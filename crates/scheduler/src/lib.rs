@@ -115,6 +115,7 @@ mod sharing;
 mod silence;
 mod slots;
 mod surprise;
+mod synonym;
 mod view;
 mod witnesses;
 

@@ -47,8 +47,8 @@ impl Scheduler {
 
     /// Continues a load if its victims have drained.
     pub(crate) fn advance_load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
-        let is_unwanted = |load: &Load| load.cause.is_some() && self.queue.waiting_for(load.model) == 0;
         let node_state = &self.fleet[node];
+        let is_unwanted = |load: &Load| load.cause.is_some() && self.waiting_for(node_state, load.model) == 0;
         let Some(load) = node_state.load().filter(|load| load.phase == Phase::Draining) else { return };
         if is_unwanted(load) || !node_state.is_open() || !node_state.is_loader() {
             return self.call_off_load(node);
@@ -62,7 +62,7 @@ impl Scheduler {
         if !load.victims.iter().all(|victim| self.may_evict(node, *victim, load, now)) {
             return self.call_off_load(node);
         }
-        let listed = |model: &ModelId| Some(node_state.instance(*model)?.listed.clone());
+        let listed = |model: &ModelId| Some(node_state.label(*model)?.listed.clone());
         let unloads: Vec<Arc<str>> = load.victims.iter().filter_map(listed).collect();
         let left = unloads.len();
         decisions.extend(unloads.into_iter().map(|model| Decision::Unload { node, model }));
@@ -78,36 +78,46 @@ impl Scheduler {
     fn may_evict(&self, node: NodeId, victim: ModelId, load: &Load, now: Time) -> bool {
         let node = &self.fleet[node];
         let Some(instance) = node.instance(victim) else { return true };
-        !self.is_protected(node, victim, instance, false, now) || self.has_impatient(load, now)
+        !self.is_protected(node, victim, instance, false, now) || self.has_impatient(node, load, now)
     }
 
     /// Whether a request has waited so long for a load that it may evict a model that was loaded only recently.
-    fn has_impatient(&self, load: &Load, now: Time) -> bool {
+    fn has_impatient(&self, node: &Node, load: &Load, now: Time) -> bool {
         let is_impatient = |id: RequestId| {
             let request = self.requests.get(&id).filter(|request| request.attempt.is_none());
             request.is_some_and(|request| request.is_impatient(now))
         };
-        load.cause.is_some_and(is_impatient) || {
+        let waits_for = |model: ModelId| {
             let mut line = Vec::new();
-            self.queue.line(load.model, now, MOST_FIRST, self.most_looked_at(), &mut line);
+            self.queue.line(model, now, MOST_FIRST, self.most_looked_at(), &mut line);
             line.iter().any(|next| is_impatient(next.id))
-        }
+        };
+        load.cause.is_some_and(is_impatient) || node.names(load.model).any(waits_for)
+    }
+
+    /// Requests that wait for a model under any of the names that it has on a node.
+    pub(crate) fn waiting_for(&self, node: &Node, model: ModelId) -> usize {
+        node.names(model).map(|name| self.queue.waiting_for(name)).sum()
     }
 
     /// Begins the load itself, now that there is room.
     fn load(&mut self, node: NodeId, now: Time, decisions: &mut Vec<Decision>) {
         let node_state = &mut self.fleet[node];
+        let Some(wanted) = node_state.load().map(|load| load.model) else { return };
+        let mut heirs = node_state.names(wanted).flat_map(|name| self.queue.for_model(name));
+        let heir = heirs.next();
+        drop(heirs);
         let Some(load) = node_state.load_mut() else { return };
         load.phase = Phase::Loading { since: now.as_secs_f64() };
         let has_left = load.cause.is_some_and(|cause| !self.requests.contains_key(&cause));
-        if has_left && let Some(heir) = self.queue.for_model(load.model).next() {
+        if has_left && let Some(heir) = heir {
             load.cause = Some(heir);
             if let Some(request) = self.requests.get_mut(&heir) {
                 request.caused_load = true;
             }
         }
         let (target, cause) = (load.model, load.cause);
-        let listed = node_state.instance(target).map(|instance| instance.listed.clone());
+        let listed = node_state.label(target).map(|label| label.listed.clone());
         decisions.extend(listed.map(|model| Decision::Load { node, model, cause }));
     }
 
@@ -154,7 +164,11 @@ impl Scheduler {
         let (Some(model), Some(node_state)) = (self.models.find(listed), self.fleet.get_mut(node)) else { return };
         let seconds = now.as_secs_f64();
         let since = match node_state.load() {
-            Some(Load { model: loading, phase: Phase::Loading { since }, .. }) if *loading == model => *since,
+            Some(Load { model: loading, phase: Phase::Loading { since }, .. })
+                if node_state.are_same(*loading, model) =>
+            {
+                *since
+            }
             _ => return,
         };
         if let Err(failure) = result {
@@ -163,7 +177,12 @@ impl Scheduler {
             }
             return self.load_failed(node, failure, now);
         }
-        node_state.set_load(None);
+        if let Some(load) = node_state.set_load(None) {
+            // A victim that was unloaded under a name which is another model's by now has not heard of it.
+            let is_left = |victim: &ModelId| node_state.instance(*victim).is_some_and(|victim| victim.is_leaving);
+            let left: Vec<ModelId> = load.victims.into_iter().filter(is_left).collect();
+            left.into_iter().for_each(|victim| node_state.set_leaving(victim, false));
+        }
         node_state.loads += 1;
         node_state.heard_at = seconds;
         if let Some(instance) = node_state.instance_mut(model) {

@@ -4,6 +4,7 @@ pub(crate) mod health;
 mod listing;
 mod speed;
 mod streams;
+mod synonyms;
 mod view;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::{
     report::Routed,
     route::RouteSet,
     share::Reach,
+    synonym::Synonym,
 };
 
 /// A guess of how long a node on trial takes to answer.
@@ -45,8 +47,10 @@ impl NodeOpening {
 pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) breaker: Breaker,
-    /// By [`ModelId`]. Boxed, because a node has only a few of the models of a large fleet.
+    /// By [`ModelId`]. Boxed, because a node has only a few of the models of a large fleet. There is none for a synonym.
     instances: Vec<Option<Box<Instance>>>,
+    /// In the order of their ids.
+    synonyms: Vec<Synonym>,
     /// The models that are in memory or have requests running, in the order of their ids.
     active: Vec<ModelId>,
     /// The last report of its disk, as received.
@@ -95,6 +99,7 @@ impl Node {
             spec,
             breaker: Breaker::new(),
             instances: Vec::new(),
+            synonyms: Vec::new(),
             active: Vec::new(),
             reported: None,
             shelf: Arc::default(),
@@ -127,14 +132,18 @@ impl Node {
     // What is there.
 
     pub(crate) fn instance(&self, model: ModelId) -> Option<&Instance> {
-        self.instances.get(model.0)?.as_deref()
+        match self.instances.get(model.0) {
+            Some(Some(instance)) => Some(instance),
+            _ => self.instance_of_synonym(model),
+        }
     }
 
     pub(crate) fn instance_mut(&mut self, model: ModelId) -> Option<&mut Instance> {
-        self.instances.get_mut(model.0)?.as_deref_mut()
+        let main = self.main(model);
+        self.instances.get_mut(main.0)?.as_deref_mut()
     }
 
-    /// Every model that was seen there and has not been forgotten.
+    /// Every model that was seen there and has not been forgotten, under its main name.
     pub(crate) fn instances(&self) -> impl Iterator<Item = (ModelId, &Instance)> {
         let indexed = self.instances.iter().enumerate();
         indexed.filter_map(|(index, instance)| Some((ModelId(index), instance.as_deref()?)))
@@ -154,12 +163,9 @@ impl Node {
         if self.instances.len() <= model.0 {
             self.instances.resize_with(model.0 + 1, || None);
         }
-        let slots = self.spec.slots;
-        self.instances[model.0].get_or_insert_with(|| {
-            let portions = self.reach.portions(&self.spec.name);
-            let ceiling = (self.reach == Reach::Held).then_some(0);
-            Box::new(Instance { portions, ceiling, ..Instance::new(listed.into(), slots) })
-        })
+        let model = self.main(model);
+        let Self { instances, spec, reach, .. } = self;
+        instances[model.0].get_or_insert_with(|| Box::new(new_instance(listed.into(), spec, reach)))
     }
 
     /// Sets since when a model is in memory, in seconds; `None` when it has left.
@@ -167,7 +173,7 @@ impl Node {
         let Some(instance) = self.instance_mut(model) else { return };
         let is_new = std::mem::replace(&mut instance.resident_since, since).is_some() != since.is_some();
         self.layouts += u64::from(is_new);
-        self.settle_active(model);
+        self.settle_active(self.main(model));
     }
 
     /// Marks a model as about to be unloaded, or as staying after all.
@@ -179,7 +185,8 @@ impl Node {
     }
 
     fn settle_active(&mut self, model: ModelId) {
-        let instance = self.instance(model);
+        // Only main names are active.
+        let instance = self.instances.get(model.0).and_then(Option::as_deref);
         let is_active = instance.is_some_and(|it| it.resident_since.is_some() || !it.running.is_empty());
         match (self.active.binary_search(&model), is_active) {
             (Err(place), true) => self.active.insert(place, model),
@@ -203,18 +210,15 @@ impl Node {
         std::mem::replace(&mut self.load, load)
     }
 
-    /// Forgets what was known of a model there.
+    /// Forgets what was known of a name there.
     pub(crate) fn drop_instance(&mut self, model: ModelId) {
-        debug_assert!(self.instance(model).is_none_or(|instance| instance.running.is_empty()));
-        self.set_resident(model, None);
-        if let Some(instance) = self.instances.get_mut(model.0) {
-            *instance = None;
-        }
+        debug_assert!(!self.runs(model));
+        self.drop_name(model);
     }
 
     /// Whether the model is listed there.
     pub(crate) fn lists(&self, model: ModelId) -> bool {
-        self.instance(model).is_some_and(|instance| instance.listing.is_some())
+        self.label(model).is_some_and(|label| label.listing.is_some())
     }
 
     /// The most that was ever in memory, in bytes, and whether the node was seen to evict a model by itself.
@@ -264,7 +268,7 @@ impl Node {
 
     /// Whether this gateway may use a slot for the model, now or after a load.
     pub(crate) fn may_serve(&self, model: ModelId, now: f64) -> bool {
-        let is_loading = self.load.as_ref().is_some_and(|load| load.model == model);
+        let is_loading = self.load.as_ref().is_some_and(|load| self.are_same(load.model, model));
         self.instance(model).filter(|instance| instance.slot_count() > 0).is_some_and(|instance| {
             let is_coming = is_loading || (self.is_loader() && instance.load_again_at <= now);
             instance.resident_since.is_some() || is_coming
@@ -314,4 +318,10 @@ impl Node {
         let running: usize = self.active().map(|(_, instance)| instance.running.len()).sum();
         debug_assert_eq!(running, self.in_flight as usize, "{}", self.spec.name);
     }
+}
+
+fn new_instance(listed: Arc<str>, spec: &NodeSpec, reach: &Reach) -> Instance {
+    let portions = reach.portions(&spec.name);
+    let ceiling = (*reach == Reach::Held).then_some(0);
+    Instance { portions, ceiling, ..Instance::new(listed, spec.slots) }
 }

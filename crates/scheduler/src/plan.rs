@@ -98,12 +98,34 @@ impl Scheduler {
                 a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)).then(a.2.cmp(&b.2))
             });
         }
+        if self.fleet.has_synonyms() {
+            self.put_older_first(&mut models, now);
+        }
         let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
         let mut plan = Plan { forecast, line, ..Plan::default() };
         for model in models {
             self.plan_model(&mut plan, model, now, decisions);
         }
         (self.forecast, self.line) = (plan.forecast, plan.line);
+    }
+
+    /// Of the models that are equally entitled, names of the same weights compete for the same slots: the oldest request
+    /// goes first, as it would if all asked for one name.
+    fn put_older_first(&self, models: &mut [ModelId], now: Time) {
+        let age = |model: ModelId| {
+            let first = self.queue.for_model(model).next()?;
+            Some(self.requests.get(&first)?.position())
+        };
+        for index in 0..models.len() {
+            for other in index + 1..models.len() {
+                let (one, two) = (models[index], models[other]);
+                let is_tie =
+                    self.fleet.are_same_somewhere(one, two) && self.queue.claim(one, now) == self.queue.claim(two, now);
+                if is_tie && age(two) < age(one) {
+                    models.swap(index, other);
+                }
+            }
+        }
     }
 
     fn plan_model(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) {

@@ -16,13 +16,14 @@ impl Scheduler {
     pub fn learned(&self) -> Learned {
         let mut learned = self.recalled.clone();
         for node in self.fleet.iter().filter(|node| !node.has_left) {
-            let models = node.instances().filter_map(|(model, instance)| {
+            let models = node.labels().filter_map(|(model, label)| {
+                let instance = node.instance(model)?;
                 let slots = match instance.slots {
                     Slots::Learned { count, .. } => Some(count),
                     Slots::Configured(_) => None,
                 };
                 let learned = LearnedInstance {
-                    digest: instance.model()?.digest.clone(),
+                    digest: label.model()?.digest.clone(),
                     correction: instance.correction.clone(),
                     prefill: instance.prefill.clone(),
                     slots,
@@ -74,7 +75,7 @@ impl Scheduler {
         node.recall_memory(of_node.most_resident, of_node.pushes_out);
         for (name, learned) in of_node.models {
             let instance = node.meet(self.models.meet(&name), &name);
-            instance.recalled_digest = Some(learned.digest);
+            instance.label.recalled_digest = Some(learned.digest);
             (instance.correction, instance.prefill) = (learned.correction, learned.prefill);
             instance.vram_bytes = learned.vram_bytes;
             if let (Slots::Learned { count, .. }, Some(slots)) = (&mut instance.slots, learned.slots) {
@@ -106,6 +107,7 @@ mod tests {
             digest: digest.into(),
             modified_unix: 0,
             family: String::new(),
+            weights: String::new(),
         }
     }
 

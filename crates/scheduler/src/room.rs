@@ -211,16 +211,18 @@ impl Scheduler {
         let (load, now) = (node.load_seconds(instance), now.as_secs_f64());
         let resident = instance.resident_since.map_or(0.0, |since| now - since);
         let is_young = resident < LEAST_RESIDENCE_SECONDS.max(2.0 * load);
-        let asked = self.models.get(model).demand.asked_at.map_or(f64::INFINITY, |asked| now - asked);
-        let is_unused = instance.running.is_empty() && self.queue.waiting_for(model) == 0 && asked > 2.0 * load;
+        let asked = node.names(model).filter_map(|name| self.models.get(name).demand.asked_at);
+        let asked = asked.map(|asked| now - asked).fold(f64::INFINITY, f64::min);
+        let is_unused = instance.running.is_empty() && self.waiting_for(node, model) == 0 && asked > 2.0 * load;
         is_young && !is_impatient && !is_unused
     }
 
     /// What others lose, in seconds, if a model is unloaded from a node.
     fn regret(&self, node: &Node, model: ModelId, instance: &Instance, now: Time) -> f64 {
         let load = node.load_seconds(instance);
-        let coming = (FORESIGHT_SECONDS * self.models.get(model).demand.at(now.as_secs_f64())).min(1.0);
-        let waiting = self.queue.waiting_for(model) as f64;
+        let demand: f64 = node.names(model).map(|name| self.models.get(name).demand.at(now.as_secs_f64())).sum();
+        let coming = (FORESIGHT_SECONDS * demand).min(1.0);
+        let waiting = self.waiting_for(node, model) as f64;
         match self.fleet.of(model).hosts.len() {
             0 | 1 => REGRET * load * (coming + waiting),
             copies => {

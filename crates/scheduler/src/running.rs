@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{ids::RequestId, prefix::Prefix};
+use crate::{ids::RequestId, model::ModelId, prefix::Prefix};
 
 /// An answer that has outgrown its estimate is expected to go on for this share of the estimate.
 pub(crate) const LEAST_LEFT: f64 = 0.3;
@@ -11,6 +11,8 @@ pub(crate) const LEAST_LEFT: f64 = 0.3;
 #[derive(Clone, Debug)]
 pub(crate) struct Running {
     pub(crate) id: RequestId,
+    /// The model as it was asked for; its weights may have other names there.
+    pub(crate) model: ModelId,
     /// When it was sent, in seconds.
     pub(crate) sent_at: f64,
     pub(crate) is_stream: bool,

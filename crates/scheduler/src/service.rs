@@ -23,7 +23,7 @@ impl Scheduler {
     /// Whether nodes would take it if it had come in by another route, and no node that is away for a while has its route.
     fn has_no_route(&self, model: ModelId, request: Option<&Request>) -> bool {
         let Some(request) = request else { return false };
-        let lists = |node: &Node| node.instance(model).is_some_and(|instance| instance.listing.is_some());
+        let lists = |node: &Node| node.lists(model);
         !self.fleet.of(model).shelves.is_empty()
             && !self.fleet.iter().any(|node| !node.has_left && lists(node) && node.routes.has(request.route))
     }

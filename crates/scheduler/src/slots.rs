@@ -97,6 +97,13 @@ impl Slots {
         }
     }
 
+    /// A request that was sent is counted elsewhere from now on.
+    pub(crate) fn lost(&mut self, id: RequestId) {
+        if let Self::Learned { evidence: Some(evidence), .. } = self {
+            evidence.lost(id);
+        }
+    }
+
     /// The node answered that it is overloaded with `running` requests.
     pub(crate) fn overrun(&mut self, running: usize, now: f64) {
         if let Self::Learned { count, settled_until, .. } = self {

@@ -94,7 +94,7 @@ impl Scheduler {
     /// The model as a node lists it: an open node's listing if there is one, else a live node's, else a dead node's.
     pub(crate) fn listing(&self, model: ModelId) -> Option<&Model> {
         let open = self.fleet.of(model).shelves.iter().map(|node| &self.fleet[*node]);
-        open.chain(self.others()).find_map(|node| node.instance(model)?.model())
+        open.chain(self.others()).find_map(|node| node.listing(model))
     }
 
     /// The nodes that take no requests, live ones first.
@@ -128,11 +128,11 @@ impl Scheduler {
     /// Every model of the fleet, under the names that the nodes list, last modified first. What an open node lists
     /// takes precedence over what a closed node listed last.
     pub fn models(&self) -> Vec<&Model> {
-        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].instance(model)?.model();
+        let on_open = |model| self.fleet[*self.fleet.of(model).shelves.first()?].listing(model);
         let mut found: BTreeMap<ModelId, &Model> =
             self.models.ids().filter_map(|model| Some((model, on_open(model)?))).collect();
-        for (id, instance) in self.others().flat_map(Node::instances) {
-            if let (Some(model), false) = (instance.model(), found.contains_key(&id)) {
+        for (id, label) in self.others().flat_map(Node::labels) {
+            if let (Some(model), false) = (label.model(), found.contains_key(&id)) {
                 found.insert(id, model);
             }
         }

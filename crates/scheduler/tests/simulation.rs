@@ -303,6 +303,7 @@ impl World {
                 digest: String::new(),
                 modified_unix: 0,
                 family: "llama".into(),
+                weights: String::new(),
             };
             self.tell(Event::Listed { node: NodeId(node), models: MODELS.iter().map(model).collect() });
         }

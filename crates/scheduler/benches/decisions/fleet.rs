@@ -178,6 +178,7 @@ impl Fleet {
             digest: String::new(),
             modified_unix: model as i64,
             family: "llama".into(),
+            weights: String::new(),
         };
         let sum = |sum: &mut f64, rank: usize| {
             *sum += 1.0 / (rank + 1) as f64;

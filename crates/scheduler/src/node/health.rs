@@ -46,7 +46,7 @@ impl Node {
             instance.slots.sent(id, instance.running.len());
             instance.running.push(running);
         }
-        self.settle_active(model);
+        self.settle_active(self.main(model));
         self.breaker.dispatched(id)
     }
 
@@ -74,7 +74,7 @@ impl Node {
             instance.ceiling = instance.ceiling.map(|held| held.saturating_add(1));
             instance.running.push(running);
         }
-        self.settle_active(model);
+        self.settle_active(self.main(model));
         self.breaker.dispatched(id)
     }
 
@@ -88,7 +88,7 @@ impl Node {
         let index = instance.running.iter().position(|running| running.id == id)?;
         let running = instance.running.swap_remove(index);
         instance.slots.ended(&running, is_whole, &instance.running, now.as_secs_f64());
-        self.settle_active(model);
+        self.settle_active(self.main(model));
         Some(running)
     }
 

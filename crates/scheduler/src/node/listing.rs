@@ -30,50 +30,55 @@ impl Node {
             seen[id.0] = true;
             changed |= self.list_one(id, model, Listing { all: listed.clone(), index });
         }
-        for (instance, is_seen) in self.instances.iter_mut().zip(seen) {
-            if let Some(instance) = instance.as_mut().filter(|it| it.listing.is_some() && !is_seen) {
-                instance.listing = None;
-                changed = true;
-            }
-        }
+        changed |= self.unlist_all_but(&seen);
         self.reported = Some(listed);
         if changed {
             self.listings += 1;
+            self.sort_by_weights();
             self.fill_shelf();
         }
     }
 
     /// The node does not have the model, although it listed it.
     pub(crate) fn forget(&mut self, model: ModelId) {
-        if let Some(instance) = self.instance_mut(model) {
-            instance.listing = None;
+        if let Some(label) = self.label_mut(model) {
+            label.listing = None;
             self.listings += 1;
             // The next report must count even if it is equal to the last one.
             self.reported = None;
+            self.choose_mains();
             self.fill_shelf();
-            self.set_resident(model, None);
+            if !self.lists(self.main(model)) {
+                self.set_resident(model, None);
+            }
         }
     }
 
     fn fill_shelf(&mut self) {
-        let mut models: Vec<Model> = self.instances().filter_map(|(_, instance)| instance.model().cloned()).collect();
+        let mut models: Vec<Model> = self.labels().filter_map(|(_, label)| label.model().cloned()).collect();
         models.sort_by(|a, b| a.name.cmp(&b.name));
         self.shelf = models.into();
     }
 
     fn list_one(&mut self, id: ModelId, model: &Model, listing: Listing) -> bool {
-        let instance = self.meet(id, &model.name);
-        let is_same = instance.model() == Some(model);
-        if !is_same {
-            let before = instance.model().map(|before| &before.digest).or(instance.recalled_digest.as_ref());
-            if before.is_some_and(|digest| *digest != model.digest) {
-                // A different model of the same name: what was learned of the old one does not apply.
-                (instance.correction, instance.prefill) = Default::default();
-                instance.vram_bytes = None;
-            }
-            instance.listed = model.name.as_str().into();
+        if self.label(id).is_none() {
+            self.meet(id, &model.name);
         }
-        instance.listing = Some(listing);
+        let is_alone = self.names(id).nth(1).is_none();
+        let Some(label) = self.label_mut(id) else { return false };
+        let is_same = label.model() == Some(model);
+        if !is_same {
+            let before = label.model().map(|before| &before.digest).or(label.recalled_digest.as_ref());
+            label.is_replaced = before.is_some_and(|digest| *digest != model.digest);
+            label.listed = model.name.as_str().into();
+        }
+        label.listing = Some(listing);
+        if let Some(instance) = self.instance_mut(id).filter(|it| it.label.is_replaced && is_alone) {
+            // A different model of the same name: what was learned of the old one does not apply.
+            (instance.correction, instance.prefill) = Default::default();
+            instance.vram_bytes = None;
+            instance.label.is_replaced = false;
+        }
         !is_same
     }
 
@@ -82,11 +87,13 @@ impl Node {
         self.most_resident =
             self.most_resident.max(loaded.iter().map(|loaded| loaded.vram_bytes).fold(0, u64::saturating_add));
         let mut seen = Vec::with_capacity(loaded.len());
-        let loading = self.load.as_ref().map(|load| load.model);
+        let loading = self.load.as_ref().map(|load| self.main(load.model));
         for Loaded { name, vram_bytes, context_length } in loaded {
             let id = models.meet(&name);
+            self.meet(id, &name);
+            let id = self.main(id);
             seen.push(id);
-            let instance = self.meet(id, &name);
+            let Some(instance) = self.instance_mut(id) else { continue };
             (instance.vram_bytes, instance.context_length) =
                 (Some(vram_bytes).filter(|bytes| *bytes > 0), context_length);
             // Such a listing may still show a model that is on its way out, or one that is only being loaded.

@@ -15,14 +15,14 @@ use crate::{
 impl Node {
     pub(crate) fn view(&self, id: NodeId) -> NodeView {
         let resident = |(_, instance): (ModelId, &Instance)| Loaded {
-            name: instance.listed.to_string(),
+            name: instance.label.listed.to_string(),
             vram_bytes: instance.footprint(),
             context_length: instance.context_length,
         };
         let mut loaded: Vec<_> = self.residents().map(resident).collect();
         loaded.sort_by(|a, b| a.name.cmp(&b.name));
         let learned =
-            |(_, instance): (ModelId, &Instance)| instance.listing.is_some().then(|| instance.whole_slot_count());
+            |(_, instance): (ModelId, &Instance)| instance.label.listing.is_some().then(|| instance.whole_slot_count());
         // The models in memory tell most, and there are few of them.
         let most = self.residents().filter_map(learned).max();
         let most_slots = || most.or_else(|| self.instances().filter_map(learned).max()).unwrap_or(1);
@@ -52,7 +52,7 @@ impl Node {
     fn uses(&self) -> BTreeMap<String, Use> {
         let of = |(_, instance): (ModelId, &Instance)| {
             let running = u32::try_from(instance.running.len()).unwrap_or(u32::MAX);
-            (instance.listed.to_string(), Use { running, slots: instance.whole_slot_count() })
+            (instance.label.listed.to_string(), Use { running, slots: instance.whole_slot_count() })
         };
         self.active().map(of).collect()
     }
@@ -67,14 +67,13 @@ impl Node {
                 timed: whole(timed),
                 measured_cached: whole(measured),
             };
-            (instance.listed.to_string(), tokens)
+            (instance.label.listed.to_string(), tokens)
         };
         self.active().map(of).collect()
     }
 
     fn speeds(&self, alone: f64) -> BTreeMap<String, f64> {
-        let speed =
-            |(_, instance): (ModelId, &Instance)| (instance.listed.to_string(), 1.0 / instance.token_seconds(alone));
+        let speed = |(_, it): (ModelId, &Instance)| (it.label.listed.to_string(), 1.0 / it.token_seconds(alone));
         self.residents().map(speed).collect()
     }
 
@@ -95,6 +94,6 @@ impl Node {
 
     fn loading_name(&self) -> Option<&Arc<str>> {
         let load = self.load.as_ref()?;
-        Some(&self.instance(load.model)?.listed)
+        Some(&self.label(load.model)?.listed)
     }
 }

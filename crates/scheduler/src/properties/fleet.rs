@@ -146,6 +146,7 @@ impl Fleet {
             digest: String::new(),
             modified_unix: 0,
             family: "llama".into(),
+            weights: String::new(),
         };
         for machine in 0..setups.len() {
             let node = fleet.machines[machine].id;

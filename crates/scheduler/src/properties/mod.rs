@@ -15,6 +15,7 @@
 //! | P10 | names, units, idle nodes and groups of one do not matter | [`metamorphic`] |
 //! | P11 | same events, same decisions | [`random`]`::a_clone_that_hears_the_same_events_makes_the_same_decisions`, [`metamorphic`]`::the_same_seed_makes_the_same_run` |
 //! | P12 | regression gates | `tests/fleet` |
+//! | P15 | names of the same weights share slots, loads and memory | [`weights`] |
 //! | P14 | a successor takes over every request where it is | [`adoption`] |
 //! | P13 | a small case in full | [`small`] |
 //!
@@ -33,6 +34,7 @@ mod random;
 mod run;
 mod small;
 mod starvation;
+mod weights;
 mod work;
 
 use std::{

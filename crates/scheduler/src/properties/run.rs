@@ -106,6 +106,8 @@ pub(crate) struct Run {
     pub(crate) log: Vec<Decision>,
     /// Which group a user's next request comes in under.
     pub(crate) group_of: fn(user: usize, arrived: u128) -> Option<Membership>,
+    /// The digest under which a model is listed next.
+    pub(crate) digest_of: fn(model: usize, arrived: u128) -> &'static str,
 }
 
 pub(crate) fn listing(model: usize) -> Model {
@@ -115,6 +117,7 @@ pub(crate) fn listing(model: usize) -> Model {
         digest: String::new(),
         modified_unix: 0,
         family: "llama".into(),
+        weights: String::new(),
     }
 }
 
@@ -139,6 +142,7 @@ impl Run {
             arrived: 0,
             log: Vec::new(),
             group_of: |_, _| None,
+            digest_of: |_, _| "",
         };
         for node in 0..NODES {
             run.step(&Move::Answer(node));
@@ -168,6 +172,8 @@ impl Run {
             Move::Silence(node) => Event::Silent { node: NodeId(node), error: "silent".into() },
             Move::List(node, mask) => {
                 let has = |model: &usize| mask & (1 << model) != 0;
+                let digest = |model| (self.digest_of)(model, self.arrived).to_owned();
+                let listing = |model| Model { digest: digest(model), ..listing(model) };
                 Event::Listed { node: NodeId(node), models: (0..3).filter(has).map(listing).collect() }
             }
             Move::Reside(node) => {
@@ -237,7 +243,8 @@ impl Run {
             }
             Errand::Unload(node, unloaded) => {
                 if is_good {
-                    self.memory[node].remove(&unloaded);
+                    let same = self.same(node, unloaded);
+                    self.memory[node].retain(|model| !same.contains(model));
                 }
                 Event::Unloaded { node: NodeId(node), model: model(unloaded), result }
             }
@@ -292,8 +299,10 @@ impl Run {
                 known.attempts += 1;
                 assert!(*attempt == known.attempts && *attempt <= 3 + known.excused);
                 known.node = Some(node.0);
-                let leaving = Errand::Unload(node.0, known.model);
-                assert!(!self.errands.contains(&leaving), "sent to a model that is being unloaded");
+                let model = known.model;
+                let is_leaving = |model: usize| self.errands.contains(&Errand::Unload(node.0, model));
+                let is_any = self.same(node.0, model).into_iter().any(is_leaving);
+                assert!(!is_any, "sent to a model that is being unloaded");
             }
             Decision::Refuse { id, refusal } => {
                 let known = self.known.remove(id).expect("only live requests are refused");
@@ -322,6 +331,10 @@ impl Run {
                         assert!(!self.known.values().any(waits), "a load of somebody gone, though others wait for it");
                     }
                 }
+                let is_there = |same: usize| self.memory[node.0].contains(&same);
+                let is_known = self.scheduler.fleet[*node].instance(self.scheduler.models.find(LISTED[model]).unwrap());
+                let is_known = is_known.is_some_and(|instance| instance.resident_since.is_some());
+                assert!(!is_known || !self.same(node.0, model).into_iter().any(is_there), "loaded twice");
                 let errand = Errand::Load(node.0, model);
                 let loads = |errand: &&Errand| matches!(errand, Errand::Load(at, _) if *at == node.0);
                 assert_eq!(self.errands.iter().filter(loads).count(), 0, "one load at a time on a node");
@@ -329,7 +342,8 @@ impl Run {
             }
             Decision::Unload { node, model } => {
                 let model = index_of(model);
-                assert!(self.running(node.0, model).is_empty(), "only what is idle is unloaded");
+                let runs = |model: usize| !self.running(node.0, model).is_empty();
+                assert!(!self.same(node.0, model).into_iter().any(runs), "only what is idle is unloaded");
                 self.errands.push(Errand::Unload(node.0, model));
             }
         }
@@ -353,6 +367,15 @@ impl Run {
         self.known.iter().filter(|(_, known)| is_there(known)).map(|(id, _)| *id).collect()
     }
 
+    /// The models that have the same weights as this one on a node.
+    pub(crate) fn same(&self, node: usize, model: usize) -> Vec<usize> {
+        let id = |model: usize| self.scheduler.models.find(LISTED[model]);
+        let node = &self.scheduler.fleet[NodeId(node)];
+        let is_same =
+            |other: &usize| *other == model || id(*other).zip(id(model)).is_some_and(|(a, b)| node.are_same(a, b));
+        (0..LISTED.len()).filter(is_same).collect()
+    }
+
     /// Where something was sent, no more requests run than there are slots, or one more if their number is learned.
     /// What ran before the number was lowered may go on, but nothing is added.
     fn check_slots_after(&self, decision: &Decision) {
@@ -361,7 +384,8 @@ impl Run {
         let known = self.scheduler.models.find(LISTED[model]).and_then(|id| self.scheduler.fleet[*node].instance(id));
         let learned = known.map_or(0, |instance| instance.slot_count());
         let most = self.slots[node.0].map_or(learned + 1, |slots| slots as usize);
-        assert!(self.running(node.0, model).len() <= most, "over-commitment on {node:?}");
+        let running: usize = self.same(node.0, model).into_iter().map(|it| self.running(node.0, it).len()).sum();
+        assert!(running <= most, "over-commitment on {node:?}");
     }
 
     /// The scheduler's lists match what the nodes have.
@@ -369,9 +393,10 @@ impl Run {
         for (node, view) in self.scheduler.nodes().iter().enumerate() {
             let mut count = 0;
             for (model, listed) in LISTED.iter().enumerate() {
-                let known =
-                    self.scheduler.models.find(listed).and_then(|id| self.scheduler.fleet[NodeId(node)].instance(id));
-                let running = known.into_iter().flat_map(|instance| &instance.running).map(|running| running.id);
+                let id = self.scheduler.models.find(listed);
+                let known = id.and_then(|id| self.scheduler.fleet[NodeId(node)].instance(id));
+                let running = known.into_iter().flat_map(|instance| &instance.running);
+                let running = running.filter(|running| Some(running.model) == id).map(|running| running.id);
                 let running: BTreeSet<_> = running.collect();
                 assert_eq!(running, self.running(node, model));
                 count += running.len();

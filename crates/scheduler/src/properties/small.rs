@@ -70,6 +70,7 @@ impl World {
             digest: String::new(),
             modified_unix: 0,
             family: "llama".into(),
+            weights: String::new(),
         };
         for node in 0..NODES {
             world.hear(Event::Listed { node: NodeId(node), models: LISTED.into_iter().map(listing).collect() });

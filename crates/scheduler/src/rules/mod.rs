@@ -7,6 +7,7 @@ mod queueing;
 mod shares;
 mod silence;
 mod views;
+mod weights;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,7 +20,14 @@ pub(crate) fn at(seconds: u64) -> Time {
 }
 
 pub(crate) fn model(name: &str) -> Model {
-    Model { name: name.into(), size_bytes: 1, digest: String::new(), modified_unix: 0, family: String::new() }
+    Model {
+        name: name.into(),
+        size_bytes: 1,
+        digest: String::new(),
+        modified_unix: 0,
+        family: String::new(),
+        weights: String::new(),
+    }
 }
 
 pub(crate) fn spec(slots: u32) -> NodeSpec {

@@ -162,6 +162,10 @@ impl Evidence {
         }
     }
 
+    pub(super) fn lost(&mut self, id: RequestId) {
+        self.probe = self.probe.filter(|probe| *probe != id);
+    }
+
     /// The most are at work at once when one of them begins.
     fn add(&mut self, span: Span, running: &[Running]) {
         if span.to <= span.from {

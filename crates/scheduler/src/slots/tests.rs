@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::model::ModelId;
 
 /// How requests show when they began.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -71,6 +72,7 @@ impl World {
             self.slots.sent(id, self.running.len());
             self.running.push(Running {
                 id,
+                model: ModelId(0),
                 sent_at: self.now,
                 is_stream: self.shows == Shows::FirstToken,
                 uncached: 0.0,

@@ -201,6 +201,7 @@ impl<'a> World<'a> {
             digest: String::new(),
             modified_unix: 0,
             family: "llama".into(),
+            weights: String::new(),
         };
         let models: Arc<[Model]> = self.sizes.iter().enumerate().map(model).collect();
         for node in (0..self.machines.len()).map(NodeId) {
