@@ -20,11 +20,11 @@ use super::links::Links;
 use super::load_cost::LoadCost;
 use super::sharing::Sharing;
 use crate::clock::Clock;
-use cluster::{Coordinator, Effect, FirstByte};
+use cluster::{Coordinator, Effect, FirstByte, Foreseen};
 use protocol::Usage;
 use scheduler::{
     Arrival, Decision, Event, Failure, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome,
-    Pace, QueueLimits, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
+    QueueLimits, Refusal, RefusalReason, RequestId, Scheduler, Story, Waiting,
 };
 
 /// More than a ticket ever receives unread: a grant, an answer and an end for each attempt, and a refusal.
@@ -206,6 +206,12 @@ impl Dispatcher {
             }
             self.health.notified().await;
         }
+    }
+
+    /// What was foreseen for each of these requests of this gateway's when it was granted its slot.
+    pub fn foreseen(&self, ids: &[RequestId]) -> Vec<Foreseen> {
+        let now = self.clock.uptime();
+        self.peek(|core| ids.iter().map(|id| core.coordinator.member.foreseen(*id, now)).collect())
     }
 
     /// How the gateways schedule at the moment.
@@ -443,21 +449,9 @@ impl Ticket {
         }
     }
 
-    /// How many requests waited when this one arrived, and when its first token was expected. Both are unknown here while
-    /// another gateway decides.
-    pub(crate) fn forecast(&self) -> (Option<usize>, Option<Duration>) {
-        let now = self.dispatcher.clock.uptime();
-        self.dispatcher.read(|scheduler| match scheduler.story(self.id, now) {
-            Some(story) => {
-                (Some(story.ahead), story.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6))))
-            }
-            None => (None, None),
-        })
-    }
-
-    /// How fast the running attempt is at least, if that is certain.
-    pub(crate) fn certain_pace(&self) -> Option<Pace> {
-        self.dispatcher.read(|scheduler| scheduler.certain_pace(self.id))
+    /// What the scheduler that granted the slot foresaw, in this gateway or another one.
+    pub(crate) fn foreseen(&self) -> Foreseen {
+        self.dispatcher.foreseen(&[self.id]).pop().unwrap_or_default()
     }
 
     /// The time of the loads that the request causes.

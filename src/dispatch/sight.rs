@@ -64,6 +64,8 @@ pub struct Sight {
     pub waiting: Vec<Waiting>,
     /// `None` if it is not remembered.
     pub story: Option<Story>,
+    /// The user and the model of the same request, until it ends.
+    pub whose: Option<(Arc<str>, Arc<str>)>,
     /// Requests that wait.
     pub queued: usize,
     /// Requests on nodes.
@@ -78,6 +80,8 @@ struct Told {
     nodes: Vec<NodeView>,
     waiting: Vec<ToldWaiting>,
     story: Option<Story>,
+    #[serde(default)]
+    whose: Option<(String, String)>,
     queued: usize,
     in_flight: usize,
     drain_interval: Option<Duration>,
@@ -146,6 +150,7 @@ impl Dispatcher {
             nodes,
             waiting: scheduler.waiting(most, now),
             story: question.story.and_then(|id| scheduler.story(id, now).cloned()),
+            whose: question.story.and_then(|id| scheduler.whose(id)),
             queued: scheduler.queued(),
             in_flight: scheduler.in_flight(),
             drain_interval: scheduler.drain_interval(),
@@ -157,7 +162,8 @@ impl Dispatcher {
     }
 
     fn told(&self, sight: Sight) -> Told {
-        let Sight { mut nodes, waiting, mut story, queued, in_flight, drain_interval, .. } = sight;
+        let Sight { mut nodes, waiting, mut story, whose, queued, in_flight, drain_interval, .. } = sight;
+        let whose = whose.map(|(user, model)| (user.to_string(), model.to_string()));
         // The reader knows what is on the nodes' disks by itself.
         nodes.iter_mut().for_each(|node| node.models = Arc::from([]));
         let told = |waiting: Waiting| {
@@ -178,12 +184,13 @@ impl Dispatcher {
         mentioned.sort_unstable();
         mentioned.dedup();
         let names = mentioned.into_iter().filter_map(named).collect();
-        Told { nodes, waiting, story, queued, in_flight, drain_interval, names }
+        Told { nodes, waiting, story, whose, queued, in_flight, drain_interval, names }
     }
 
     /// What was told, with this gateway's own ids of nodes.
     fn sight(&self, told: Told) -> Sight {
-        let Told { mut nodes, waiting, mut story, queued, in_flight, drain_interval, names } = told;
+        let Told { mut nodes, waiting, mut story, whose, queued, in_flight, drain_interval, names } = told;
+        let whose = whose.map(|(user, model)| (user.into(), model.into()));
         let mut own: HashMap<String, NodeView> = if nodes.is_empty() {
             HashMap::new()
         } else {
@@ -207,7 +214,7 @@ impl Dispatcher {
         if let Some(story) = &mut story {
             each_node(story, translate);
         }
-        Sight { scope: Scope::All, nodes, waiting, story, queued, in_flight, drain_interval }
+        Sight { scope: Scope::All, nodes, waiting, story, whose, queued, in_flight, drain_interval }
     }
 }
 
@@ -301,8 +308,8 @@ mod tests {
         let (dispatcher, mut frames) = follower();
         let id = Uuid::now_v7();
         let mut ticket = dispatcher.join(id, arrival(), Duration::from_secs(60));
-        let id = RequestId(id.as_u128());
-        let grant = Frame::Grant { id, node: "gpu".to_owned(), attempt: 1, takes: Duration::ZERO };
+        let (id, foreseen) = (RequestId(id.as_u128()), Default::default());
+        let grant = Frame::Grant { id, node: "gpu".to_owned(), attempt: 1, takes: Duration::ZERO, foreseen };
         dispatcher.said(&"a".into(), 1, vec![grant]);
         assert_eq!(ticket.granted().await.unwrap().attempt, 1);
         let alive = async {

@@ -85,12 +85,19 @@ pub(super) async fn open_requests(
         .enumerate()
         .map(|(index, waiting)| (Uuid::from_u128(waiting.id.0), (index + 1, waiting)))
         .collect();
-    let now = meters.clock.uptime();
+    let (now, paces) = (meters.clock.uptime(), paces(dispatcher, &wanted));
     dispatcher.read(|scheduler| {
-        let record =
-            |request: &Arc<OpenRequest>| OpenRecord::new(request, places.get(&request.request_id), scheduler, now);
-        wanted.iter().map(record).collect()
+        let record = |(request, pace): (&Arc<OpenRequest>, Option<Pace>)| {
+            OpenRecord::new(request, places.get(&request.request_id), pace, scheduler, now)
+        };
+        wanted.iter().zip(paces).map(record).collect()
     })
+}
+
+/// How fast each of these requests is expected to be, as far as it runs.
+fn paces(dispatcher: &Dispatcher, requests: &[Arc<OpenRequest>]) -> Vec<Option<Pace>> {
+    let ids: Vec<RequestId> = requests.iter().map(|request| RequestId(request.request_id.as_u128())).collect();
+    dispatcher.foreseen(&ids).into_iter().map(|foreseen| foreseen.pace).collect()
 }
 
 /// Some of the open requests, and how many others there are.
@@ -121,27 +128,37 @@ pub(super) fn open_now(meters: &Meters, dispatcher: &Dispatcher, queue: Vec<Wait
     // Those that are about to enter the queue have no place yet.
     let placeless = most.saturating_sub(waiting.len());
     waiting.extend(unordered.into_values().take(placeless).map(|request| (request, None)));
-    let now = meters.clock.uptime();
+    let (now, paces) = (meters.clock.uptime(), paces(dispatcher, &running));
     dispatcher.read(|scheduler| MostOpen {
         running_left_out: all_running.saturating_sub(running.len()),
         waiting_left_out: all_waiting.saturating_sub(waiting.len()),
-        running: running.iter().map(|request| OpenRecord::new(request, None, scheduler, now)).collect(),
+        running: running
+            .iter()
+            .zip(paces)
+            .map(|(request, pace)| OpenRecord::new(request, None, pace, scheduler, now))
+            .collect(),
         waiting: waiting
             .iter()
-            .map(|(request, place)| OpenRecord::new(request, place.as_ref(), scheduler, now))
+            .map(|(request, place)| OpenRecord::new(request, place.as_ref(), None, scheduler, now))
             .collect(),
     })
 }
 
 impl OpenRecord {
-    fn new(request: &OpenRequest, place: Option<&(usize, Waiting)>, scheduler: &Scheduler, now: Duration) -> Self {
+    fn new(
+        request: &OpenRequest,
+        place: Option<&(usize, Waiting)>,
+        pace: Option<Pace>,
+        scheduler: &Scheduler,
+        now: Duration,
+    ) -> Self {
         let stage = request.stage();
         let state = if stage.node.is_some() { OpenState::Running } else { OpenState::Waiting };
         let place = place.filter(|_| state == OpenState::Waiting);
         let plan = place.and_then(|(_, waiting)| waiting.waits_for);
         let until = if state == OpenState::Running { stage.since } else { now };
         let waited = until.saturating_sub(request.received.uptime);
-        let pace = (state == OpenState::Running && !stage.has_begun).then(|| pace_of(request, scheduler)).flatten();
+        let pace = pace.filter(|_| state == OpenState::Running && !stage.has_begun);
         let prefill = pace.map(|pace| pace.prefill - now.saturating_sub(stage.since).as_secs_f64());
         let summary = match &stage.node {
             Some(node) if stage.has_begun => format!("{node} answers"),
@@ -181,10 +198,6 @@ fn words(plan: &Alternative, scheduler: &Scheduler) -> String {
         Kind::Load => format!("waits for the model to be loaded on {node}, expected in {:.1} s", plan.wait + plan.load),
         Kind::Now | Kind::Wait => format!("waits for a slot on {node}, expected in {:.1} s", plan.wait),
     }
-}
-
-fn pace_of(request: &OpenRequest, scheduler: &Scheduler) -> Option<Pace> {
-    scheduler.pace(RequestId(request.request_id.as_u128()))
 }
 
 fn seconds_to_ms(seconds: f64) -> u64 {

@@ -105,7 +105,8 @@ impl Relay {
         };
         let Reached { id, node, attempt, reply } = reached;
         let queued = job.meter.queued();
-        let (ahead, expected) = ticket.forecast();
+        let foreseen = ticket.foreseen();
+        let expected = foreseen.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6)));
         let content = match reply {
             Reply::Plain { status, body, progress } => {
                 let outcome = if progress.is_some() { Outcome::Completed } else { Outcome::Rejected };
@@ -134,7 +135,7 @@ impl Relay {
                 Content::Stream(Box::new(WatchedBody::new(body, left, self.stop.clone())))
             }
         };
-        let served = Served { node: node.name.clone(), queued, attempts: attempt, ahead, expected };
+        let served = Served { node: node.name.clone(), queued, attempts: attempt, ahead: foreseen.ahead, expected };
         Ok(Answer { served, content })
     }
 
@@ -167,7 +168,7 @@ impl Relay {
             job.meter.granted(&node, grant.attempt);
             // A plain answer shows no tokens: if its client leaves, the pace tells what the node has written.
             if !job.stream {
-                job.meter.paced(ticket.certain_pace());
+                job.meter.paced(ticket.foreseen().certain_pace);
             }
             let result = tokio::select! {
                 biased;

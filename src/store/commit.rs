@@ -100,23 +100,32 @@ impl Committer {
         let (connection, sums) = (self.connection.take(), self.sums.as_ref());
         let pool = self.local.db.get_sqlite_connection_pool();
         let commit = async {
-            let mut connection = match connection {
+            let connection = match connection {
                 Some(connection) => connection,
                 None => pool.acquire().await.map_err(failed)?,
             };
+            let mut held = Held(Some(connection));
             let places = Places::of([group.rows.len(), group.notes.len(), group.gone.len()]);
             let query = sqlx::query(AssertSqlSafe(text(places, sums))).persistent(places.is_common);
-            match bind(query, group, places).execute(&mut *connection).await {
-                Ok(_) => Ok(connection),
-                Err(error) => {
-                    // The connection may be in the middle of a transaction.
-                    drop(connection.detach());
-                    Err(failed(error))
-                }
+            if let Some(connection) = &mut held.0 {
+                bind(query, group, places).execute(&mut **connection).await.map_err(failed)?;
             }
+            Ok(held.0.take())
         };
-        self.connection = Some(within_deadline::<PoolConnection<Sqlite>>(commit).await?);
+        self.connection = within_deadline(commit).await?;
         Ok(())
+    }
+}
+
+/// A connection with a statement on it. Unless that succeeds, it is closed, not given back: it may be in the middle of a
+/// transaction, which would keep everybody else from writing.
+struct Held(Option<PoolConnection<Sqlite>>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
+        }
     }
 }
 
@@ -263,6 +272,23 @@ mod tests {
         for count in 1..=64_usize {
             assert!((count..=count + count / 2).contains(&places(count, 0, 0).rows), "{count}");
         }
+    }
+
+    #[actix_rt::test]
+    async fn a_commit_that_is_given_up_does_not_hold_up_the_next_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
+        let mut committer = Committer::new(store.local.clone());
+        let (rows, none) = (rows(400), NoteBatch::default());
+        for micros in 0..40 {
+            let patience = std::time::Duration::from_micros(100 * micros);
+            drop(tokio::time::timeout(patience, committer.commit(&rows, &none)).await);
+            let next = tokio::time::timeout(std::time::Duration::from_secs(2), committer.commit(&rows[..1], &none));
+            next.await.expect("the next one is quick").unwrap();
+        }
+        drop(committer);
+        store.close().await;
     }
 
     #[actix_rt::test]

@@ -101,11 +101,12 @@ impl Accounts {
             match since {
                 Since::Nothing => return Ok(()),
                 Since::Some(changed, seq) => {
+                    let people = People::read(&self.store.db, &changed).await?;
+                    self.drop_gone(&people, &changed);
                     if changed.groups {
                         self.take_up_groups(now).await?;
                     }
-                    let people = People::read(&self.store.db, &changed).await?;
-                    self.take_up(&people, &changed, now).await?;
+                    self.take_up(&people, now).await?;
                     if self.store.local.is_outbox && position.copied == position.seq {
                         let copied = self.store.copy_changes(&people, &changed, seq).await;
                         position.copied = copied.is_ok().then_some(seq);
@@ -118,12 +119,13 @@ impl Accounts {
                 Since::Unknown => {
                     let seq = newest_change(&self.store.db).await?;
                     let mut directory = read_all(&self.store.db, &self.peppers).await?;
-                    let spent = spent(&self.store, None, now).await?;
+                    // First of all, so that whoever is gone is out whatever fails after it.
                     {
                         let mut old = self.write();
                         directory.inherit(&mut old);
                         *old = directory;
                     }
+                    let spent = spent(&self.store, None, now).await?;
                     self.begin_with(&spent, now);
                     self.take_up_groups(now).await?;
                     self.take_up_admins(position).await?;
@@ -153,18 +155,24 @@ impl Accounts {
         Ok(())
     }
 
-    async fn take_up(&self, people: &People, changed: &Changed, now: Moment) -> Result<(), StoreError> {
+    /// Drops users and keys that are there no more. Comes before whatever may fail: a key that was revoked must not open
+    /// anything because a sum cannot be read.
+    fn drop_gone(&self, people: &People, changed: &Changed) {
+        let mut directory = self.write();
+        let there: BTreeSet<&str> = people.users.iter().map(|row| row.id.as_str()).collect();
+        for gone in changed.users.iter().filter(|name| !there.contains(name.as_str())) {
+            directory.remove_user(gone);
+        }
+        let there: BTreeSet<&str> = people.keys.iter().map(|row| row.id.as_str()).collect();
+        for gone in changed.keys.iter().filter(|id| !there.contains(id.as_str())) {
+            directory.remove_key(gone);
+        }
+    }
+
+    async fn take_up(&self, people: &People, now: Moment) -> Result<(), StoreError> {
         let mut fresh = Vec::new();
         {
             let mut directory = self.write();
-            let there: BTreeSet<&str> = people.users.iter().map(|row| row.id.as_str()).collect();
-            for gone in changed.users.iter().filter(|name| !there.contains(name.as_str())) {
-                directory.remove_user(gone);
-            }
-            let there: BTreeSet<&str> = people.keys.iter().map(|row| row.id.as_str()).collect();
-            for gone in changed.keys.iter().filter(|id| !there.contains(id.as_str())) {
-                directory.remove_key(gone);
-            }
             for row in &people.users {
                 if put_user(&mut directory, row) {
                     fresh.extend(directory.user(&row.id).map(UserEntry::usage_id));
@@ -238,5 +246,40 @@ async fn read_admins(store: &Store) -> Result<AdminRows, StoreError> {
             AdminRows::read(&store.local.db).await
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::ConnectionTrait;
+
+    use super::*;
+    use crate::store::account::{Terms, UserId};
+    use crate::store::group::GroupTerms;
+    use crate::store::groups::NewGroup;
+    use crate::store::settings::DatabaseSettings;
+    use crate::store::users::NewUser;
+
+    #[actix_rt::test]
+    async fn whoever_is_deleted_is_out_even_if_nothing_else_can_be_taken_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+        let settings = DatabaseSettings { url, ..DatabaseSettings::default() };
+        let store = Store::open(&settings).await.unwrap();
+        let now = crate::clock::Clock::start().now();
+        let here = Accounts::load(store.clone(), &KeySettings::default(), now).await.unwrap();
+        for name in ["ann", "ben"] {
+            let user = UserId::parse(name).unwrap();
+            here.create(NewUser { user, terms: Terms::default(), group: None }, now).await.unwrap();
+        }
+        let there = Accounts::load(store.clone(), &KeySettings::default(), now).await.unwrap();
+        here.delete("ann").await.unwrap();
+        let name = UserId::parse("staff").unwrap();
+        here.create_group(NewGroup { name, terms: GroupTerms::default() }, now).await.unwrap();
+        store.db.execute_unprepared("ALTER TABLE user_groups RENAME TO gone").await.unwrap();
+
+        assert!(there.refresh(now).await.is_err());
+
+        assert!(!there.has_user("ann") && there.has_user("ben"));
     }
 }

@@ -6,7 +6,8 @@ use ollama_sim::{SimConfig, SimNode};
 use serde_json::Value;
 
 use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, chat_body, eventually, node, spawn_app_with, stream_body, wait_for, wait_long_for,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, eventually, node, spawn_app_with, stream_body, wait_for,
+    wait_long_for,
 };
 
 async fn slow_node(slots: u32, tokens_per_second: f64) -> SimNode {
@@ -80,12 +81,6 @@ async fn a_stream_through_a_follower_is_whole_and_holds_its_slot_until_its_clien
     let Some((apps, key)) = three(&simulated, 1).await else { return };
     let (_, answer) = apps[1].exchange(&key, &stream_body("llama3.2", "[[n=20]] hi")).await;
     assert!(answer.contains("data: [DONE]"), "{answer}");
-    // Only the leader knows, and what is not known is not said.
-    let said = async |app: &TestApp| {
-        let reply = app.chat(&key, "llama3.2", "[[n=20]] hi").await;
-        reply.header("x-gateway-queue-position").map(str::to_owned)
-    };
-    assert_eq!((said(&apps[0]).await.as_deref(), said(&apps[1]).await), (Some("0"), None));
     let held = apps[1].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
     eventually("it runs", || simulated.stats().in_flight == 1).await;
     let waits = apps[2].send_and_hold(&key, &stream_body("llama3.2", "[[n=10000]] hi")).await;
@@ -100,6 +95,43 @@ async fn a_stream_through_a_follower_is_whole_and_holds_its_slot_until_its_clien
     drop(waits);
     wait_for("nothing runs", async || queue(&apps[0]).await["in_flight"] == 0).await;
     assert_eq!(simulated.stats().peak_in_flight, 1);
+    for app in apps {
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_client_of_a_follower_hears_what_one_of_the_leader_hears() {
+    let simulated = slow_node(1, 50.0).await;
+    let Some((apps, key)) = three(&simulated, 1).await else { return };
+    // The node's speed is certain after a while.
+    ask_again_and_again(&apps[0], &key, 12).await;
+    for app in &apps[..2] {
+        let held = apps[0].send_and_hold(&key, &stream_body("llama3.2", "[[n=30]] hi")).await;
+        eventually("it runs", || simulated.stats().in_flight == 1).await;
+        let (first, second) = tokio::join!(app.chat(&key, "llama3.2", "[[n=10]] hi"), async {
+            wait_for("one waits", async || queue(&apps[0]).await["queued"] == 1).await;
+            app.chat(&key, "llama3.2", "[[n=10]] hi").await
+        });
+        drop(held);
+        let said = |reply: &Reply, header: &str| reply.header(header).unwrap().parse::<u64>().unwrap();
+        assert_eq!((said(&first, "x-gateway-queue-position"), said(&second, "x-gateway-queue-position")), (0, 1));
+        // The one before goes on for 0.6 s at most.
+        let expected = [&first, &second].map(|reply| said(reply, "x-gateway-expected-ms"));
+        assert!(expected[0] > 0 && expected[0] < expected[1] && expected[1] < 5_000, "{expected:?}");
+    }
+    for (index, app) in apps[..2].iter().enumerate() {
+        let leaves = app.send_and_hold(&key, &chat_body("llama3.2", "[[n=10000]] hi")).await;
+        eventually("it runs", || simulated.stats().in_flight == 1).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        drop(leaves);
+        // At 50 tokens a second, of which no one has seen any.
+        let is_charged = |row: &Value| {
+            row["stream"] == false && row["status"] == "cancelled" && row["completion_tokens"].as_u64() >= Some(10)
+        };
+        let charged = async || app.rows(&key).await.iter().filter(|row| is_charged(row)).count() == index + 1;
+        wait_long_for("what the node wrote unseen is charged for", charged).await;
+    }
     for app in apps {
         app.stop().await;
     }
@@ -167,9 +199,16 @@ async fn any_gateway_shows_what_the_one_that_schedules_sees() {
         assert_eq!((&nodes["scope"], &node["in_flight"], &node["queue"]), (&"all".into(), &1.into(), &1.into()));
         assert!(node["models"].as_array().is_some_and(|models| !models.is_empty()), "{node}");
     }
-    let story = apps[2].get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
-    assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
-    assert_eq!(story["steps"][0]["options"][0]["node"], "a");
+    let running =
+        apps[1].get("/v1/me/requests", &key).await.json()["data"][0]["request_id"].as_str().unwrap().to_owned();
+    for app in &apps {
+        let story = app.get(&format!("/admin/requests/{waiting}"), ADMIN_KEY).await.json();
+        assert_eq!((&story["scope"], &story["steps"][0]["what"]), (&"all".into(), &"waits".into()), "{story}");
+        assert_eq!(story["steps"][0]["options"][0]["node"], "a");
+        assert_eq!((&story["user_id"], &story["summary"]), (&"ann".into(), &"It waits for a slot.".into()), "{story}");
+        let story = app.get(&format!("/admin/requests/{running}"), ADMIN_KEY).await.json();
+        assert_eq!((&story["user_id"], &story["summary"]), (&"ann".into(), &"It runs on a.".into()), "{story}");
+    }
     let own = apps[2].get("/v1/me/requests", &key).await.json();
     assert_eq!(own["data"][0]["position"], 1, "{own}");
     let metrics = apps[1].get("/metrics", ADMIN_KEY).await.text().to_owned();

@@ -19,6 +19,7 @@ use crate::load::exchange;
 use crate::postgres::Postgres;
 use crate::random::{Random, number};
 use crate::results::keep;
+use crate::wait::{Fault, Wait, slowest};
 use crate::wire::Wire;
 
 const GATEWAYS: usize = 3;
@@ -45,9 +46,7 @@ enum Strike {
 /// What clients saw.
 #[derive(Default)]
 struct Seen {
-    answered: u64,
-    /// Times to the first byte since the last strike, in milliseconds.
-    first_bytes: Vec<u64>,
+    waits: Vec<Wait>,
     /// At a gateway that was not ended meanwhile.
     errors: Vec<String>,
     /// At one that was.
@@ -137,9 +136,9 @@ struct Cluster {
     /// How long an answer is paused, and the like.
     pause: Duration,
     seen: Rc<RefCell<Seen>>,
-    strikes: BTreeMap<&'static str, u64>,
+    began: Instant,
+    faults: Vec<Fault>,
     handovers: BTreeMap<&'static str, Vec<u64>>,
-    waits: BTreeMap<&'static str, Vec<u64>>,
 }
 
 impl Cluster {
@@ -173,7 +172,7 @@ impl Cluster {
         self.handovers.entry(after).or_default().push(began.elapsed().as_millis() as u64);
     }
 
-    async fn strike(&mut self, strike: Strike) -> &'static str {
+    async fn strike(&mut self, strike: Strike) {
         let leader = self.leader().await;
         let victim = match leader {
             Some(leader) if self.random.below(2) == 0 => leader,
@@ -181,7 +180,8 @@ impl Cluster {
         };
         let is_leader = leader == Some(victim);
         let time = Duration::from_millis(500 + self.random.below(5_000));
-        match strike {
+        let from = self.began.elapsed();
+        let what = match strike {
             Strike::Kill => {
                 let gateway = self.seats[victim].take();
                 let began = Instant::now();
@@ -233,7 +233,28 @@ impl Cluster {
                     if is_leader { "Postgres cut off from the leader" } else { "Postgres cut off from another" }
                 }
             },
+        };
+        let is_pause = matches!(strike, Strike::Pause);
+        self.faults.push(Fault { what, gateway: victim, is_pause, from, to: self.began.elapsed() });
+    }
+
+    /// How often each kind of fault happened.
+    fn strikes(&self) -> BTreeMap<&'static str, u64> {
+        let mut strikes = BTreeMap::new();
+        self.faults.iter().for_each(|fault| *strikes.entry(fault.what).or_default() += 1);
+        strikes
+    }
+
+    /// The longest wait into which each fault fell, in milliseconds.
+    fn longest_waits(&self) -> BTreeMap<&'static str, Vec<u64>> {
+        let seen = self.seen.borrow();
+        let mut longest: BTreeMap<_, Vec<u64>> = BTreeMap::new();
+        for fault in &self.faults {
+            let waits = seen.waits.iter().filter(|wait| wait.met(fault));
+            let most = waits.map(|wait| wait.awake(&self.faults).as_millis() as u64).max();
+            longest.entry(fault.what).or_default().push(most.unwrap_or_default());
         }
+        longest
     }
 
     fn peaks(&self) -> Vec<usize> {
@@ -242,7 +263,8 @@ impl Cluster {
 }
 
 /// One that always has a request at the gateway in this seat.
-fn client((index, seat): (usize, &Seat), seen: &Rc<RefCell<Seen>>, stop: &Rc<Cell<bool>>, key: &str, seed: u64) {
+fn client(cluster: &Cluster, index: usize, stop: &Rc<Cell<bool>>, key: &str, seed: u64) {
+    let (seat, seen, start) = (&cluster.seats[index], &cluster.seen, cluster.began);
     let (address, lives, seen, stop) = (seat.address.clone(), seat.lives.clone(), seen.clone(), stop.clone());
     let (key, mut random, woken) = (key.to_owned(), Random::new(seed), seat.woken.clone());
     actix_rt::spawn(async move {
@@ -259,8 +281,8 @@ fn client((index, seat): (usize, &Seat), seen: &Rc<RefCell<Seen>>, stop: &Rc<Cel
             let mut seen = seen.borrow_mut();
             match answer.first_byte.filter(|_| answer.status == 200 && answer.body.contains("data: [DONE]")) {
                 Some(first_byte) => {
-                    seen.answered += 1;
-                    seen.first_bytes.push(first_byte.as_millis() as u64);
+                    let from = began - start;
+                    seen.waits.push(Wait { gateway: index, from, to: from + first_byte });
                 }
                 None if lives.get() != life => seen.interrupted += 1,
                 None if woken.get().is_some_and(|woken| woken.elapsed() < WAKES) => seen.waking += 1,
@@ -332,33 +354,29 @@ async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_onl
     let (seen, stop) = (Rc::new(RefCell::new(Seen::default())), Rc::new(Cell::new(false)));
     let plan = plan(times, &mut random);
     let pause = Duration::from_secs(if times > 1 { 10 } else { 3 });
-    let (strikes, handovers, waits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-    let mut cluster = Cluster { seats, nodes, postgres, random, pause, seen: seen.clone(), strikes, handovers, waits };
+    let (began, faults, handovers) = (Instant::now(), Vec::new(), BTreeMap::new());
+    let mut cluster = Cluster { seats, nodes, postgres, random, pause, seen: seen.clone(), began, faults, handovers };
     cluster.until_settled().await;
     for index in 0..GATEWAYS * CLIENTS {
-        let index = index % GATEWAYS;
-        client((index, &cluster.seats[index]), &seen, &stop, &key, cluster.random.next());
+        let seed = cluster.random.next();
+        client(&cluster, index % GATEWAYS, &stop, &key, seed);
     }
-    let began = Instant::now();
     for strike in plan {
         // Most find everybody in order, some do not.
         if cluster.random.below(4) > 0 {
             cluster.until_settled().await;
         }
         tokio::time::sleep(Duration::from_millis(cluster.random.below(1_500))).await;
-        seen.borrow_mut().first_bytes.clear();
-        let what = cluster.strike(strike).await;
-        *cluster.strikes.entry(what).or_default() += 1;
+        cluster.strike(strike).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
-        let longest = seen.borrow().first_bytes.iter().max().copied().unwrap_or_default();
-        cluster.waits.entry(what).or_default().push(longest);
-        let peaks = cluster.peaks();
+        let (peaks, what) = (cluster.peaks(), cluster.faults.last().unwrap().what);
         assert!(
             peaks.iter().zip(SLOTS).all(|(peak, slots)| *peak <= slots),
             "CHAOS_SEED={seed}: {what}, after {:?}: {peaks:?}",
-            cluster.strikes
+            cluster.strikes()
         );
         if number("CHAOS_CLUSTER").is_some() {
+            let longest = cluster.longest_waits()[what].last().copied().unwrap_or_default();
             let errors = &seen.borrow().errors;
             println!("{:.0?} {what}: {longest} ms, {} errors, last {:?}", began.elapsed(), errors.len(), errors.last());
         }
@@ -372,20 +390,25 @@ async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_onl
     wait_for("nothing is in flight", async || cluster.nodes.iter().all(|node| node.stats().in_flight == 0)).await;
     let peaks = cluster.peaks();
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let (strikes, longest_waits) = (cluster.strikes(), cluster.longest_waits());
     let seen = cluster.seen.take();
+    let since_fault = seen.waits.iter().map(|wait| wait.since_fault(&cluster.faults)).max().unwrap_or_default();
     keep(
         "leader",
         &json!({
             "gateways": GATEWAYS, "slots": SLOTS, "peak_in_flight": peaks, "seed": seed.to_string(), "build": build(),
-            "seconds": began.elapsed().as_secs(), "load_average": load.split(' ').next(), "strikes": cluster.strikes,
-            "handover_ms": summary(&cluster.handovers), "longest_wait_ms": summary(&cluster.waits),
+            "seconds": began.elapsed().as_secs(), "load_average": load.split(' ').next(), "strikes": strikes,
+            "handover_ms": summary(&cluster.handovers), "longest_wait_ms": summary(&longest_waits),
+            "longest_wait_since_a_fault_ms": since_fault.as_millis() as u64,
+            "slowest": slowest(&seen.waits, &cluster.faults),
             "clients": {
-                "answered": seen.answered, "interrupted_at_an_ended_gateway": seen.interrupted,
+                "answered": seen.waits.len(), "interrupted_at_an_ended_gateway": seen.interrupted,
                 "refused_within_2_s_of_a_pause": seen.waking, "errors_elsewhere": seen.errors.len(),
             },
         }),
     );
     assert_eq!(seen.errors, [] as [&str; 0], "CHAOS_SEED={seed}");
+    assert!(since_fault <= HANDOVER[0], "CHAOS_SEED={seed}: a request waited for {since_fault:?} after a fault");
     // All slots were used, and never one more.
     assert_eq!(peaks, SLOTS, "CHAOS_SEED={seed}");
     for (what, most) in ["kill", "SIGTERM"].into_iter().zip(HANDOVER) {

@@ -14,10 +14,12 @@
 )]
 mod canary;
 mod disk;
+mod follower;
 mod gateway;
 mod harm;
 mod kills;
 mod leader;
+mod linked;
 mod load;
 mod measure;
 mod oracle;
@@ -27,6 +29,8 @@ mod postgres;
 mod random;
 mod replicas;
 mod results;
+mod rolling;
 mod slots;
 mod soak;
+mod wait;
 mod wire;

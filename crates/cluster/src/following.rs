@@ -25,7 +25,10 @@ impl Member {
 
     fn hear_leader(&mut self, frame: Frame, now: Time, effects: &mut Vec<Effect>) {
         match frame {
-            Frame::Grant { id, node, attempt, takes } => self.granted((id, &node, attempt), now + takes, now, effects),
+            Frame::Grant { id, node, attempt, takes, foreseen } => {
+                self.granted((id, &node, attempt), now + takes, now, effects);
+                self.ledger.foresee(id, attempt, foreseen);
+            }
             Frame::Refuse { id, refusal } if self.ledger.get(id).is_some() => {
                 self.ledger.end(id);
                 effects.push(Effect::Decided(Decision::Refuse { id, refusal }));

@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use scheduler::{Arrival, Failure, Outcome, Prefix, Refusal, RequestId, Route};
+use scheduler::{Arrival, Failure, Outcome, Pace, Prefix, Refusal, RequestId, Route};
 use serde::{Deserialize, Serialize};
 
 /// One message on a link.
@@ -85,6 +85,9 @@ pub enum Frame {
         /// How long it should take, with a margin.
         #[serde(default)]
         takes: Duration,
+        /// What its client may be told.
+        #[serde(default)]
+        foreseen: Foreseen,
     },
     /// Leader to follower: refuse the client.
     Refuse {
@@ -119,6 +122,19 @@ pub enum Frame {
         /// That of the question.
         number: u64,
     },
+}
+
+/// What a scheduler foresaw for a request that it has granted a slot.
+#[derive(Copy, Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Foreseen {
+    /// How many requests waited when it arrived.
+    pub ahead: Option<usize>,
+    /// Seconds from its arrival to its first token.
+    pub expected: Option<f64>,
+    /// How fast the attempt is.
+    pub pace: Option<Pace>,
+    /// How fast it is at least, if that is certain.
+    pub certain_pace: Option<Pace>,
 }
 
 /// A request, as it travels to the leader.

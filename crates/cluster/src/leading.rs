@@ -90,7 +90,7 @@ impl Member {
         let frame = match decision {
             Decision::Dispatch { id, node, attempt } => {
                 let node = self.scheduler.node_name(node).unwrap_or_default().to_owned();
-                Frame::Grant { id, node, attempt, takes: self.rest_of(id, now) }
+                Frame::Grant { id, node, attempt, takes: self.rest_of(id, now), foreseen: self.planned(id, now) }
             }
             Decision::Refuse { id, refusal } => {
                 self.remote.remove(&id);

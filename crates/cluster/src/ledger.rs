@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use scheduler::{Adopted, Arrival, Event, Failure, Ongoing, Refusal, RefusalReason, RequestId, Scheduler, Time};
 
-use crate::frame::{Reported, ReportedAttempt, Travelling};
+use crate::frame::{Foreseen, Reported, ReportedAttempt, Travelling};
 
 /// An attempt on a node.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct Sent {
     pub(crate) tokens: u64,
     /// The leader was asked whether the client may have the first byte, and has not answered.
     pub(crate) is_asked: bool,
+    /// What the leader foresaw when it granted the slot; `None` if this gateway decided itself.
+    pub(crate) foreseen: Option<Foreseen>,
 }
 
 /// A live request.
@@ -81,7 +83,17 @@ impl Ledger {
     pub(crate) fn send(&mut self, id: RequestId, node: Arc<str>, attempt: u32, now: Time, until: Time) {
         if let Some(carried) = self.carried.get_mut(&id) {
             carried.attempts = attempt;
-            carried.sent = Some(Sent { node, sent_at: now, until, began_at: None, tokens: 0, is_asked: false });
+            carried.sent =
+                Some(Sent { node, sent_at: now, until, began_at: None, tokens: 0, is_asked: false, foreseen: None });
+        }
+    }
+
+    /// What the leader foresaw for this attempt.
+    pub(crate) fn foresee(&mut self, id: RequestId, attempt: u32, foreseen: Foreseen) {
+        if self.runs(id, attempt)
+            && let Some(sent) = self.sent_mut(id)
+        {
+            sent.foreseen = Some(foreseen);
         }
     }
 

@@ -26,7 +26,7 @@ mod world;
 
 pub use self::{
     coordinator::Coordinator,
-    frame::{Frame, Reported, ReportedAttempt, Travelling},
+    frame::{Foreseen, Frame, Reported, ReportedAttempt, Travelling},
     member::Member,
     membership::{Division, Membership, Peer, Stance},
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},

@@ -1,9 +1,9 @@
 //! What may a gateway's shell, and those who look at it, learn of its part?
 
-use scheduler::{Reach, Scheduler, Time};
+use scheduler::{Pace, Reach, RequestId, Scheduler, Time};
 
 use crate::{
-    frame::Reported,
+    frame::{Foreseen, Reported},
     member::Member,
     role::{Candidate, Role},
 };
@@ -59,6 +59,25 @@ impl Member {
     /// Of a leader: whether some slots are withheld, because a gateway that may be using them has not reported.
     pub fn is_gathering(&self) -> bool {
         matches!(self.role, Role::Leading { .. }) && *self.scheduler.reach() != Reach::Whole
+    }
+
+    /// What was foreseen for a request of this gateway's, by the scheduler that granted its slot.
+    pub fn foreseen(&self, id: RequestId, now: Time) -> Foreseen {
+        let sent = self.ledger.get(id).and_then(|carried| carried.sent.as_ref());
+        sent.and_then(|sent| sent.foreseen).unwrap_or_else(|| self.planned(id, now))
+    }
+
+    /// What this gateway's own scheduler foresees.
+    pub(crate) fn planned(&self, id: RequestId, now: Time) -> Foreseen {
+        let story = self.scheduler.story(id, now);
+        // No message carries a number that is not finite.
+        let finite = |pace: &Pace| pace.prefill.is_finite() && pace.token.is_finite();
+        Foreseen {
+            ahead: story.map(|story| story.ahead),
+            expected: story.and_then(|story| story.expected).filter(|seconds| seconds.is_finite()),
+            pace: self.scheduler.pace(id).filter(finite),
+            certain_pace: self.scheduler.certain_pace(id).filter(finite),
+        }
     }
 
     /// How much longer what runs here should take, with a margin. If this gateway falls silent, its slots stay taken

@@ -16,6 +16,7 @@
 //! | a failure of one user that the request may have caused | 1 beside other evidence, 0 alone |
 //! | such a failure of a second user with another prompt, with no success in between | 1 more |
 //! | the same of a user whose requests fail on other nodes as well | 0; 1 more from the fourth such user on |
+//! | the same of a stranger: a user who was not answered lately, or was wrong about a node | 0 |
 //! | such a failure of a request that another node then answered | 1; 2 if the node was stuck |
 //!
 //! A weight of two opens the breaker; on trial, one is enough.
@@ -52,6 +53,7 @@ pub(crate) struct Breaker {
     broken_streams: Accusations,
     /// Consecutive failed probes.
     probe_failures: u32,
+    was_out_by_word: bool,
     /// Openings since the last complete answer; each one doubles the time the breaker stays open.
     openings: u32,
     epoch: Epoch,
@@ -76,6 +78,7 @@ impl Breaker {
             accusations: Accusations::default(),
             broken_streams: Accusations::default(),
             probe_failures: 0,
+            was_out_by_word: false,
             openings: 0,
             epoch: Epoch(0),
             transitions: Transitions::default(),
@@ -127,6 +130,11 @@ impl Breaker {
         }
     }
 
+    /// Whether users took the node out, with failures that may have been their own, since its last complete answer.
+    pub(crate) fn was_out_by_word(&self) -> bool {
+        self.was_out_by_word
+    }
+
     /// A request is sent. Whoever reports its verdict passes the returned epoch.
     pub(crate) fn dispatched(&mut self, id: RequestId) -> Epoch {
         if let Circuit::HalfOpen { trial, .. } = &mut self.state {
@@ -158,6 +166,7 @@ impl Breaker {
         if epoch == self.epoch && self.is_live() {
             self.started(epoch);
             self.broken_streams.clear();
+            self.was_out_by_word = false;
             self.openings = 0;
         }
     }
@@ -173,7 +182,10 @@ impl Breaker {
     /// A request failed; the fault may be the request's.
     pub(crate) fn accused(&mut self, accusation: Accusation<'_>, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
-            self.request_failures += if self.accusations.add(accusation, now) { FAILURES_TO_OPEN } else { 0 };
+            if self.accusations.add(accusation, now) {
+                self.request_failures += FAILURES_TO_OPEN;
+                self.was_out_by_word = true;
+            }
             self.open_if_due(now);
         }
     }
@@ -184,6 +196,7 @@ impl Breaker {
             return;
         }
         if self.broken_streams.add(accusation, now) {
+            self.was_out_by_word = true;
             self.take_out(now);
         } else {
             self.accused(accusation, epoch, now);
@@ -211,8 +224,9 @@ impl Breaker {
     }
 
     /// Whether requests of `user` should go to another node if they can.
-    pub(crate) fn is_avoided_by(&self, user: &str, now: Time) -> bool {
-        self.accusations.make_avoid(user, now) || self.broken_streams.make_avoid(user, now)
+    pub(crate) fn is_avoided_by(&self, user: &str, is_stranger: bool, now: Time) -> bool {
+        let make_avoid = |accusations: &Accusations| accusations.make_avoid(user, is_stranger, now);
+        make_avoid(&self.accusations) || make_avoid(&self.broken_streams)
     }
 
     /// The node could not be reached.
@@ -262,6 +276,7 @@ impl Breaker {
     /// The node was away, which explains the answers that broke off. They say nothing about how well it works once it
     /// is back.
     fn was_away(&mut self) {
+        self.was_out_by_word = false;
         self.broken_streams.clear();
     }
 

@@ -20,7 +20,7 @@ use crate::{
 /// A flood must not evict models that others use: this many requests of one user may begin any load in one plan, and
 /// those behind them only one by which others lose at most so many seconds.
 const MOST_LOADERS: usize = 2;
-const HARMLESS_SECONDS: f64 = 4.0;
+const HARMLESS_SECONDS: f64 = 2.0;
 
 /// A waiting request that a plan looks at.
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    accusations::Accusation,
+    accusations::{Accusation, Standing},
     decision::{Decision, Refusal, RefusalReason},
     explain::What,
     failure::{Blame, Failure, Outcome},
@@ -14,7 +14,6 @@ use crate::{
     request::{Attempt, Request, cost},
     running::Running,
     scheduler::Scheduler,
-    witnesses::Worth,
 };
 
 /// The advice while no node has the model and none is about to come back.
@@ -131,12 +130,16 @@ impl Scheduler {
         self.stirred.insert(model);
         if outcome == Outcome::Completed {
             self.convict(id, now);
+            self.witnesses.was_served(&user, now);
+            if self.fleet[attempt.node].breaker.was_out_by_word() {
+                self.witnesses.were_wrong(attempt.node);
+            }
         }
-        let is_witness = match outcome {
-            Outcome::Failed(failure) => self.is_witness(&user, attempt.node, failure, now),
-            _ => true,
+        let standing = match outcome {
+            Outcome::Failed(failure) => self.standing(&user, attempt.node, failure, now),
+            _ => Standing::Witness,
         };
-        let accusation = Accusation { user: &user, prompt, is_witness };
+        let accusation = Accusation { user: &user, prompt, standing };
         let failed = |failure| Failed { accusation, model, route, failure, epoch };
         self.judge(attempt.node, |node| match outcome {
             Outcome::Completed => node.completed(epoch, now),
@@ -146,18 +149,18 @@ impl Scheduler {
         });
     }
 
-    /// Whether a failure that may be the request's own fault counts as evidence against the node.
-    fn is_witness(&mut self, user: &Arc<str>, node: NodeId, failure: Failure, now: Time) -> bool {
+    /// What a failure that may be the request's own fault says about the node.
+    fn standing(&mut self, user: &Arc<str>, node: NodeId, failure: Failure, now: Time) -> Standing {
         if failure.blame() != Blame::Undecided {
-            return true;
+            return Standing::Witness;
         }
-        let worth = self.witnesses.met_failure(user, node, now);
-        if worth == Worth::DoubtfulFromNowOn {
+        let standing = self.witnesses.met_failure(user, node, now);
+        if standing == Standing::Doubted {
             for node in self.fleet.ids() {
                 self.judge(node, |node| node.breaker.doubt(user));
             }
         }
-        worth == Worth::Evidence
+        standing
     }
 
     /// Returns what an attempt, whose answer had at most `most` tokens, cost in the end. From now on the node is expected to have its prompt cached.

@@ -160,10 +160,11 @@ impl Scheduler {
         let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
+        let is_stranger = self.witnesses.is_stranger(&request.user, now);
         for id in self.fleet.particular() {
             let node = &self.fleet[id];
             let is_barred = !node.routes.has(request.route);
-            if is_barred || node.breaker.is_avoided_by(&request.user, now) {
+            if is_barred || node.breaker.is_avoided_by(&request.user, is_stranger, now) {
                 request.avoid(id, is_barred);
             }
         }

@@ -15,13 +15,14 @@ const TOLD: Duration = Duration::from_secs(3600);
 /// Most memory for stories. One of a request that had three nodes to choose from takes about 1 kB, so this is an hour of nine
 /// requests a second; with more of them, the oldest go earlier.
 const MOST_BYTES: usize = 32 << 20;
-/// What a story takes besides its steps: itself, its id in two places, and the slack of both collections.
-const BYTES: usize = 2 * (size_of::<Story>() + 2 * size_of::<RequestId>());
+/// What a story takes besides its steps: itself, its id in two places, where it is, and the slack of both collections.
+const BYTES: usize = size_of::<Story>() + 2 * (2 * size_of::<RequestId>() + size_of::<Box<Story>>());
 
 /// The stories of the latest requests.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Journal {
-    stories: Lookup<RequestId, Story>,
+    /// Boxed, so that the table is small: it doubles at times, long after the first requests.
+    stories: Lookup<RequestId, Box<Story>>,
     /// In the order in which they came.
     order: VecDeque<RequestId>,
     bytes: usize,
@@ -33,7 +34,7 @@ impl Journal {
         while self.order.front().is_some_and(|oldest| self.get(*oldest, now).is_none()) {
             self.forget_oldest();
         }
-        self.stories.insert(id, Story::new(ahead, now));
+        self.stories.insert(id, Box::new(Story::new(ahead, now)));
         self.order.push_back(id);
         self.bytes += BYTES;
         self.make_room();
@@ -41,7 +42,7 @@ impl Journal {
 
     /// The story of a request that has not ended, or did in the last hour.
     pub(crate) fn get(&self, id: RequestId, now: Time) -> Option<&Story> {
-        let story = self.stories.get(&id)?;
+        let story = &**self.stories.get(&id)?;
         story.ended_at().is_none_or(|ended| now.saturating_sub(ended) < TOLD).then_some(story)
     }
 

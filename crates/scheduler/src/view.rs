@@ -3,6 +3,8 @@
 
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     catalog::Model,
     explain::{Alternative, Story},
@@ -32,7 +34,7 @@ pub struct Waiting {
 }
 
 /// How fast a running request is expected to be, as measured for its model on its node.
-#[derive(Copy, Clone, PartialEq, Debug)]
+#[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Pace {
     /// Seconds until its first token.
     pub prefill: f64,
@@ -226,6 +228,12 @@ impl Scheduler {
     /// The story of a request that has not ended, or did in the last hour.
     pub fn story(&self, id: RequestId, now: Time) -> Option<&Story> {
         self.journal.get(id, now)
+    }
+
+    /// The user and the model of a request that has not ended.
+    pub fn whose(&self, id: RequestId) -> Option<(Arc<str>, Arc<str>)> {
+        let request = self.requests.get(&id)?;
+        Some((request.user.clone(), self.models.get(request.model).name.clone()))
     }
 
     /// The node's name, even after it has left.

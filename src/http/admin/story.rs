@@ -116,13 +116,15 @@ pub async fn explain(
     let request_id: Uuid = request_id.parse().map_err(|_| unknown())?;
     let open = meters.requests.get(request_id);
     let row = if open.is_none() { ended(&store, &recorder, request_id).await? } else { None };
-    let (user_id, model) = match (&open, &row) {
-        (Some(open), _) => (open.user.to_string(), open.model.clone()),
-        (None, Some(row)) => (row.user_name().to_owned(), row.model.clone()),
-        (None, None) => return Err(unknown()),
-    };
     let question = Question { story: Some(RequestId(request_id.as_u128())), ..Question::default() };
-    let Sight { story, scope, .. } = lifecycle.dispatcher.look(question).await;
+    let Sight { story, whose, scope, .. } = lifecycle.dispatcher.look(question).await;
+    let (user_id, model) = match (&open, &row, whose) {
+        (Some(open), ..) => (open.user.to_string(), open.model.clone()),
+        (None, Some(row), _) => (row.user_name().to_owned(), row.model.clone()),
+        // It is open at another gateway.
+        (None, None, Some((user, model))) => (user.to_string(), model.to_string()),
+        (None, None, None) => return Err(unknown()),
+    };
     Ok(Json(lifecycle.dispatcher.read(|scheduler| {
         let summary = summary(open.as_deref(), row.as_ref(), story.as_ref(), scheduler);
         let expected = story.as_ref().and_then(|story| story.expected);
@@ -151,7 +153,10 @@ async fn ended(store: &Store, recorder: &Recorder, request_id: Uuid) -> Result<O
 
 fn summary(open: Option<&OpenRequest>, row: Option<&UsageRow>, story: Option<&Story>, scheduler: &Scheduler) -> String {
     let Some(row) = row else {
-        let node = open.and_then(|open| open.stage().node);
+        let node = match open {
+            Some(open) => open.stage().node.map(|node| node.to_string()),
+            None => story.and_then(|story| runs_on(story, scheduler)),
+        };
         return node.map_or_else(|| "It waits for a slot.".to_owned(), |node| format!("It runs on {node}."));
     };
     let sent = story.and_then(dispatched);
@@ -160,6 +165,16 @@ fn summary(open: Option<&OpenRequest>, row: Option<&UsageRow>, story: Option<&St
     let other = weighed.iter().find(|each| !is_taken(each)).map(|other| alternative(other, scheduler));
     let reasons = story.map(|story| reasons(story, sent, weighed.iter().find(is_taken).zip(row.node.as_deref())));
     format!("{}{}", in_words(row, other.as_deref()), reasons.unwrap_or_default())
+}
+
+/// The node of a request that is open at another gateway.
+fn runs_on(story: &Story, scheduler: &Scheduler) -> Option<String> {
+    let last = story.steps.iter().rev().find_map(|step| match step.what {
+        What::Dispatched(node, _) => Some(Some(node)),
+        What::Failed(..) => Some(None),
+        _ => None,
+    });
+    last.flatten().and_then(|node| scheduler.node_name(node)).map(str::to_owned)
 }
 
 /// When it was last dispatched.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::accusations::Standing;
 
 const ID: RequestId = RequestId(1);
 const ANN: &str = "ann";
@@ -14,7 +15,7 @@ fn at(seconds: u64) -> Time {
 
 /// Of a witness whose prompt was not digested.
 fn by(user: &Arc<str>) -> Accusation<'_> {
-    Accusation { user, prompt: None, is_witness: true }
+    Accusation { user, prompt: None, standing: Standing::Witness }
 }
 
 fn closed() -> Breaker {
@@ -209,14 +210,14 @@ fn a_user_whose_requests_failed_twice_in_a_row_goes_elsewhere_for_a_while_and_ot
     let mut breaker = closed();
     let epoch = breaker.dispatched(ID);
     breaker.accused(by(&ANN.into()), epoch, at(0));
-    assert!(!breaker.is_avoided_by(ANN, at(0)));
+    assert!(!breaker.is_avoided_by(ANN, false, at(0)));
     breaker.accused(by(&ANN.into()), epoch, at(1));
-    assert!(breaker.is_avoided_by(ANN, at(30)) && !breaker.is_avoided_by(BEN, at(1)));
-    assert!(!breaker.is_avoided_by(ANN, at(31)));
+    assert!(breaker.is_avoided_by(ANN, false, at(30)) && !breaker.is_avoided_by(BEN, false, at(1)));
+    assert!(!breaker.is_avoided_by(ANN, false, at(31)));
     breaker.accused(by(&ANN.into()), epoch, at(40));
-    assert!(breaker.is_avoided_by(ANN, at(41)));
+    assert!(breaker.is_avoided_by(ANN, false, at(41)));
     breaker.started(epoch);
-    assert!(!breaker.is_avoided_by(ANN, at(41)));
+    assert!(!breaker.is_avoided_by(ANN, false, at(41)));
 }
 
 #[test]
@@ -243,8 +244,28 @@ fn users_whose_requests_fail_everywhere_convict_it_only_as_a_crowd() {
         assert_eq!(breaker.state(), NodeState::Suspect, "{number}");
         breaker.silent(at(0));
         breaker.answered(at(0));
-        breaker.accused(Accusation { is_witness: false, ..by(&user.into()) }, epoch, at(0));
+        breaker.accused(Accusation { standing: Standing::Doubted, ..by(&user.into()) }, epoch, at(0));
     }
+    assert_eq!(breaker.state(), NodeState::Down);
+}
+
+#[test]
+fn strangers_never_convict_it_and_never_hide_those_who_do() {
+    let mut breaker = closed();
+    let epoch = breaker.dispatched(ID);
+    for number in 0..100 {
+        let stranger = format!("{number}").into();
+        let accusation = Accusation { standing: Standing::Stranger, ..by(&stranger) };
+        breaker.accused(accusation, epoch, at(0));
+        breaker.broke_off(accusation, epoch, at(0));
+        assert_eq!(breaker.state(), NodeState::Suspect, "{number}");
+        assert_eq!(breaker.is_avoided_by("another", true, at(0)), number >= 3, "{number}");
+        assert!(!breaker.is_avoided_by(BEN, false, at(0)));
+    }
+    assert!(!breaker.is_avoided_by("another", true, at(30)), "strangers try it again");
+    breaker.accused(by(&BEN.into()), epoch, at(1));
+    assert_eq!(breaker.state(), NodeState::Suspect);
+    breaker.accused(by(&ANN.into()), epoch, at(1));
     assert_eq!(breaker.state(), NodeState::Down);
 }
 
@@ -285,12 +306,12 @@ fn answers_that_broke_off_as_it_went_away_do_not_count_once_it_is_back() {
         let mut breaker = closed();
         let epoch = breaker.dispatched(ID);
         (0..3).for_each(|_| breaker.broke_off(by(&ANN.into()), epoch, at(0)));
-        assert!(breaker.is_avoided_by(ANN, at(0)));
+        assert!(breaker.is_avoided_by(ANN, false, at(0)));
 
         goes(&mut breaker, epoch);
         breaker.answered(at(1));
 
         assert_eq!(breaker.state(), NodeState::Suspect, "it is on trial");
-        assert!(!breaker.is_avoided_by(ANN, at(1)), "and anybody's request may be the trial");
+        assert!(!breaker.is_avoided_by(ANN, false, at(1)), "and anybody's request may be the trial");
     }
 }

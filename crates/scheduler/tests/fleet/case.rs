@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::fleets::Which;
+use crate::gateways::Gateways;
 use crate::traces;
 use crate::traffic::{self, Ask, FLOOD};
 use crate::world::{Job, Policy, Trouble, World};
@@ -60,6 +61,7 @@ pub struct Case {
     pub is_judged_as_flooded: bool,
     pub trouble: Trouble,
     pub fleet: Which,
+    pub gateways: Gateways,
     pub policies: &'static [Policy],
 }
 
@@ -76,6 +78,7 @@ impl Case {
             is_judged_as_flooded: false,
             trouble: Trouble::None,
             fleet: Which::Eight,
+            gateways: Gateways::ONE,
             policies: &[Policy::Lor, Policy::LoadedFree, Policy::Core],
         }
     }
@@ -108,7 +111,7 @@ impl Case {
         if self.flood > 0.0 || self.is_judged_as_flooded {
             judged = (0.25 * end, 0.8 * end);
         }
-        let world = World::new(&fleet, &asks, policy, self.trouble).run();
+        let world = World::new(&fleet, &asks, policy, self.trouble, self.gateways).run();
         Run::of(&asks, &world, judged, self.traffic.patience())
     }
 }

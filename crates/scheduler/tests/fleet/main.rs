@@ -21,6 +21,7 @@
 mod cache;
 mod case;
 mod fleets;
+mod gateways;
 mod machine;
 mod routers;
 mod traces;
@@ -31,6 +32,7 @@ use std::sync::LazyLock;
 
 use case::{CAPACITY, Case, Row, Run, SEEDS, Traffic, run_all};
 use fleets::Which;
+use gateways::Gateways;
 use serde_json::json;
 use world::{Policy, Trouble, World};
 
@@ -56,8 +58,33 @@ const GREY: Case = Case { trouble: Trouble::Grey, ..Case::at("grey", 0.6) };
 const EQUAL: Case = Case { rate: 2.25, fleet: Which::Homogeneous, ..Case::at("homogeneous", 0.0) };
 const SMALL: Case = Case { rate: 0.85 * CAPACITY_4, fleet: Which::Four, ..Case::at("4 nodes, 85 %", 0.0) };
 const LARGE: Case = Case { rate: 0.85 * CAPACITY_16, fleet: Which::Sixteen, ..Case::at("16 nodes, 85 %", 0.0) };
-const CASES: [Case; 12] =
-    [HALF, BUSY, NEARLY_FULL, BURSTY, ALONE, FLOOD_50, FLOOD_150, DEAD, GREY, EQUAL, SMALL, LARGE];
+const OURS: &[Policy] = &[Policy::Core];
+/// The same over several gateways, of which one decides.
+const TWO: Case = Case { gateways: Gateways::of(2), policies: OURS, ..Case::at("85 %, 2 gateways", 0.85) };
+const FOUR: Case = Case { gateways: Gateways::of(4), policies: OURS, ..Case::at("85 %, 4 gateways", 0.85) };
+/// The flooding user has one of the gateways to themselves.
+const FLOOD_FOLLOWER: Case =
+    Case { title: "flood 150 % through a follower", gateways: Gateways::flooded(4, 3), policies: OURS, ..FLOOD_150 };
+const FLOOD_LEADER: Case =
+    Case { title: "flood 150 % through the leader", gateways: Gateways::flooded(4, 0), policies: OURS, ..FLOOD_150 };
+const CASES: [Case; 16] = [
+    HALF,
+    BUSY,
+    NEARLY_FULL,
+    BURSTY,
+    ALONE,
+    FLOOD_50,
+    FLOOD_150,
+    DEAD,
+    GREY,
+    EQUAL,
+    SMALL,
+    LARGE,
+    TWO,
+    FOUR,
+    FLOOD_FOLLOWER,
+    FLOOD_LEADER,
+];
 
 /// Every reference case with each of its policies; simulated once for all tests.
 static ROWS: LazyLock<Vec<(&'static str, Policy, Row)>> = LazyLock::new(|| run_all(&CASES, &SEEDS));
@@ -114,6 +141,23 @@ fn a_user_who_floods_the_fleet_delays_the_others_little() {
     assert_at_most("G5: p99 of the others under 150 %, seconds more", flooded - alone, 25.0 * MARGIN);
     let flooded = FLOOD_50.row(Policy::Core).p99();
     assert_at_most("G5: p99 of the others under 50 % to alone", flooded / alone, 2.2 * MARGIN);
+}
+
+/// The gates of several gateways with one scheduler, 1 ms apart.
+#[test]
+fn several_gateways_with_one_scheduler_serve_as_one_does() {
+    for case in [TWO, FOUR] {
+        let ratio = case.row(Policy::Core).p99() / BUSY.row(Policy::Core).p99();
+        assert_at_most(&format!("{}: p99 to one gateway", case.title), ratio, 1.1);
+    }
+    let alone = ALONE.row(Policy::Core).p99();
+    for case in [FLOOD_FOLLOWER, FLOOD_LEADER] {
+        let flooded = case.row(Policy::Core).p99();
+        assert_at_most(&format!("{}: p99 of the others to alone", case.title), flooded / alone, 3.5 * MARGIN);
+        assert_at_most(&format!("{}: p99 of the others, seconds more", case.title), flooded - alone, 25.0 * MARGIN);
+        let ratio = flooded / FLOOD_150.row(Policy::Core).p99();
+        assert_at_most(&format!("{}: p99 of the others to one gateway", case.title), ratio, 1.1);
+    }
 }
 
 /// G6.
@@ -269,7 +313,7 @@ fn replay_of_a_recorded_trace() {
     let end = asks.iter().filter(|ask| ask.after.is_none()).map(|ask| ask.at).fold(0.0, f64::max);
     println!("{}", Row::HEADER);
     for policy in EVERY_RULE {
-        let world = World::new(&fleet, &asks, *policy, Trouble::None).run();
+        let world = World::new(&fleet, &asks, *policy, Trouble::None, Gateways::ONE).run();
         println!("{}", Row(vec![Run::of(&asks, &world, (0.1 * end, end), 5.0)]).line("replay", *policy));
     }
 }

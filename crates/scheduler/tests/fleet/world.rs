@@ -13,6 +13,7 @@ use scheduler::{
 use serde_json::json;
 
 use crate::{
+    gateways::{Gateways, LINK_SECONDS, Word},
     machine::{Kind, Machine, Note},
     routers::Router,
     traffic::Ask,
@@ -93,6 +94,8 @@ enum Happening {
     Watch,
     Probe,
     Health(usize, f64),
+    /// What was said on a link arrives.
+    Said(usize),
 }
 
 pub struct World<'a> {
@@ -119,6 +122,11 @@ pub struct World<'a> {
     silences: Vec<u32>,
     inbox: VecDeque<Event>,
     is_telling: bool,
+    gateways: Gateways,
+    /// On their way, or taken out.
+    words: Vec<Option<Word>>,
+    /// Attempts that were broken off, of which their followers do not know yet.
+    leaving: usize,
 }
 
 fn name(model: usize) -> Arc<str> {
@@ -126,7 +134,8 @@ fn name(model: usize) -> Arc<str> {
 }
 
 impl<'a> World<'a> {
-    pub fn new(fleet: &Fleet, asks: &'a [Ask], policy: Policy, trouble: Trouble) -> Self {
+    /// Clients connect to `gateways`, of which the first one decides.
+    pub fn new(fleet: &Fleet, asks: &'a [Ask], policy: Policy, trouble: Trouble, gateways: Gateways) -> Self {
         let spec = |(number, kind): (usize, &Kind)| NodeSpec {
             name: format!("node-{number}"),
             slots: Some(kind.slots as u32),
@@ -151,6 +160,9 @@ impl<'a> World<'a> {
             silences: vec![0; fleet.kinds.len()],
             inbox: VecDeque::new(),
             is_telling: false,
+            gateways,
+            words: Vec::new(),
+            leaving: 0,
         };
         if policy == Policy::Oracle {
             world.scheduler.recall(truth(&fleet.kinds), Duration::ZERO);
@@ -228,7 +240,47 @@ impl<'a> World<'a> {
             Happening::Watch => self.watch(),
             Happening::Probe => self.probe(),
             Happening::Health(node, health) => self.touch(node, |machine, _| machine.health = health),
+            Happening::Said(word) => match self.words[word].take() {
+                Some(Word::Happened(event)) => self.heard(event),
+                Some(Word::Decided(decision)) => {
+                    self.leaving -= usize::from(matches!(decision, Decision::Abandon { .. }));
+                    self.obey(decision);
+                }
+                // Unless the attempt was broken off meanwhile.
+                Some(Word::Began(job)) if self.jobs[job].sent_to.is_some() => self.begin(job),
+                Some(Word::Began(_)) | None => {}
+            },
         }
+    }
+
+    fn follows(&self, job: usize) -> bool {
+        self.gateways.follows(self.asks[job].user)
+    }
+
+    fn say(&mut self, word: Word) {
+        self.plan(self.now + LINK_SECONDS, Happening::Said(self.words.len()));
+        self.words.push(Some(word));
+    }
+
+    /// Something happened to a request at its gateway.
+    fn notice(&mut self, job: usize, event: Event) {
+        if self.follows(job) { self.say(Word::Happened(event)) } else { self.tell(event) }
+    }
+
+    /// The leader hears what happened at a follower.
+    fn heard(&mut self, event: Event) {
+        if let Event::FirstByte { id } = event {
+            if !self.scheduler.is_running(id) {
+                return;
+            }
+            self.say(Word::Began(id.0 as usize));
+        }
+        self.tell(event);
+    }
+
+    /// The client has its first byte.
+    fn begin(&mut self, job: usize) {
+        self.jobs[job].first.get_or_insert(self.now);
     }
 
     /// Brings a machine up to date, changes it, and handles what it reports.
@@ -248,20 +300,24 @@ impl<'a> World<'a> {
     fn hear(&mut self, node: usize, note: Note) {
         match note {
             Note::FirstByte(job) => {
-                self.jobs[job].first = Some(self.now);
-                self.tell(Event::FirstByte { id: RequestId(job as u128) });
+                // A follower asks its leader first.
+                if !self.follows(job) {
+                    self.begin(job);
+                }
+                self.notice(job, Event::FirstByte { id: RequestId(job as u128) });
             }
             Note::Loaded(model) => {
                 self.tell(Event::Loaded { node: NodeId(node), model: name(model), result: Ok(()) });
             }
             Note::Done(job) => {
+                self.begin(job);
                 self.jobs[job].done = Some(self.now);
                 let ask = &self.asks[job];
                 self.router.done(node, self.now - self.jobs[job].at, ask);
                 self.end(job);
                 let id = RequestId(job as u128);
-                self.tell(Event::Progress { id, tokens: self.asks[job].output as u64 });
-                self.tell(Event::Left { id, outcome: Outcome::Completed });
+                self.notice(job, Event::Progress { id, tokens: self.asks[job].output as u64 });
+                self.notice(job, Event::Left { id, outcome: Outcome::Completed });
             }
         }
     }
@@ -274,7 +330,7 @@ impl<'a> World<'a> {
         }
         let ask = &self.asks[job];
         self.waiting[ask.model] += 1;
-        self.tell(Event::Arrived(Arrival {
+        let arrival = Arrival {
             id: RequestId(job as u128),
             user: format!("user-{}", ask.user).into(),
             weight: 1.0,
@@ -287,7 +343,8 @@ impl<'a> World<'a> {
             route: Default::default(),
             is_stream: true,
             deadline: FAR,
-        }));
+        };
+        self.notice(job, Event::Arrived(arrival));
     }
 
     /// The node that one of the simple routers chooses.
@@ -344,22 +401,34 @@ impl<'a> World<'a> {
         while let Some(event) = self.inbox.pop_front() {
             for decision in self.scheduler.handle(event, Duration::from_secs_f64(self.now)) {
                 match decision {
-                    Decision::Dispatch { id, node, .. } => self.send(id.0 as usize, node.0),
-                    Decision::Abandon { id } => self.abandon(id.0 as usize),
-                    Decision::Load { node, model, .. } => {
-                        let model = self.model(&model);
-                        self.touch(node.0, |machine, asks| machine.preload(model, asks));
+                    Decision::Dispatch { id, .. } | Decision::Abandon { id } | Decision::Refuse { id, .. }
+                        if self.follows(id.0 as usize) =>
+                    {
+                        self.leaving += usize::from(matches!(decision, Decision::Abandon { .. }));
+                        self.say(Word::Decided(decision));
                     }
-                    Decision::Unload { node, model } => {
-                        let number = self.model(&model);
-                        self.touch(node.0, |machine, _| machine.unload(number));
-                        self.inbox.push_back(Event::Unloaded { node, model, result: Ok(()) });
-                    }
-                    Decision::Refuse { id, .. } => self.fail(id.0 as usize),
+                    decision => self.obey(decision),
                 }
             }
         }
         self.is_telling = false;
+    }
+
+    fn obey(&mut self, decision: Decision) {
+        match decision {
+            Decision::Dispatch { id, node, .. } => self.send(id.0 as usize, node.0),
+            Decision::Abandon { id } => self.abandon(id.0 as usize),
+            Decision::Load { node, model, .. } => {
+                let model = self.model(&model);
+                self.touch(node.0, |machine, asks| machine.preload(model, asks));
+            }
+            Decision::Unload { node, model } => {
+                let number = self.model(&model);
+                self.touch(node.0, |machine, _| machine.unload(number));
+                self.inbox.push_back(Event::Unloaded { node, model, result: Ok(()) });
+            }
+            Decision::Refuse { id, .. } => self.fail(id.0 as usize),
+        }
     }
 
     fn model(&self, listed: &str) -> usize {
@@ -368,12 +437,20 @@ impl<'a> World<'a> {
 
     /// The gateway broke the attempt off: before the first byte it sends the request again, after it the client is told.
     fn abandon(&mut self, job: usize) {
+        if self.jobs[job].done.is_some() {
+            // It ended while this was on its way.
+            return;
+        }
         let node = self.jobs[job].sent_to.take().expect("it runs");
         self.waiting[self.asks[job].model] += usize::from(self.jobs[job].first.is_none());
         self.touch(node, |machine, asks| machine.cancel(job, asks));
         if self.jobs[job].first.is_some() {
-            let outcome = Outcome::Failed(Failure::Silent);
-            self.inbox.push_back(Event::Left { id: RequestId(job as u128), outcome });
+            let left = Event::Left { id: RequestId(job as u128), outcome: Outcome::Failed(Failure::Silent) };
+            if self.follows(job) {
+                self.say(Word::Happened(left))
+            } else {
+                self.inbox.push_back(left)
+            }
             self.fail(job);
         }
     }
@@ -396,7 +473,7 @@ impl<'a> World<'a> {
         for node in 0..self.machines.len() {
             self.touch(node, |_, _| ());
             for (job, tokens) in self.machines[node].progress() {
-                self.tell(Event::Progress { id: RequestId(job as u128), tokens });
+                self.notice(job, Event::Progress { id: RequestId(job as u128), tokens });
             }
         }
         self.plan(self.now + WATCHED_SECONDS, Happening::Watch);
@@ -409,7 +486,7 @@ impl<'a> World<'a> {
         }
         self.touch(node, |machine, asks| machine.accept(job, asks));
         let machine = &self.machines[node];
-        let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots;
+        let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots + self.leaving;
         assert!(!self.policy.is_ours() || is_within, "the core sends no more than a node has slots");
     }
 
