@@ -5,7 +5,7 @@
 //! |---|---|---|---|
 //! | [`Speed`] | a node | tokens over time of its streams | the fastest known node, or 200 tokens/s of a 5 GB model |
 //! | `Correction` | a model on a node | the same, relative to the node's speed | 1 |
-//! | `Reading` | prompts of a model on a node | dispatch to first token | 1/25 of a token's time for each prompt token |
+//! | `Reading` | prompts of a model on a node | dispatch to first token, and changes of the node's speed | 1/25 of a token's time for each prompt token |
 //! | [`LoadTime`] | a node | its loads | the mean of the known nodes, or 1.5 s and 0.8 GB/s |
 
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,17 @@ const CERTAIN_SAMPLES: u32 = 4;
 const SPEED_NEWS: f64 = 0.2;
 /// The weight of one sample in a value that seldom changes.
 const SLOW_NEWS: f64 = 0.03;
+
+/// What a measurement shows about a node's speed.
+#[derive(Copy, Clone, Debug, PartialEq)]
+pub(crate) enum SpeedNews {
+    /// It is about what was expected.
+    Usual,
+    /// It may be odd: nothing is certain yet.
+    Unsure,
+    /// The speed has certainly changed: a token now counts as so many times as long.
+    Changed(f64),
+}
 
 /// How fast a node writes: seconds a token for a reference model that runs alone, and how much each other stream slows
 /// it down.
@@ -119,8 +130,8 @@ impl Speed {
     }
 
     /// A stream beside `others` took `seconds` a token, scaled to the reference size; it was observed for `watched`
-    /// seconds. Returns whether that was about what was expected.
-    pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) -> bool {
+    /// seconds.
+    pub(crate) fn observe(&mut self, seconds: f64, others: f64, watched: f64) -> SpeedNews {
         let sample = (seconds / self.stretch(others)).clamp(FASTEST, SLOWEST);
         let seconds = seconds.clamp(FASTEST, SLOWEST);
         let Some(alone) = self.alone else { return self.begin(sample, seconds) };
@@ -134,26 +145,29 @@ impl Speed {
         }
         // Together, all streams of a node weigh as much as one.
         let mut news = 1.0 - (1.0 - SPEED_NEWS).powf(watched / (others + 1.0));
-        if self.surprises.show_change(ratio, others, SURPRISES) {
+        let is_changed = self.surprises.show_change(ratio, others, SURPRISES);
+        if is_changed {
             news = news.max(CHANGE_NEWS);
             self.drift.changed();
         } else if !(1.0 / MOST_AT_ONCE..=MOST_AT_ONCE).contains(&ratio) {
             // A stall, or a time that was seen too late: it says nothing about the speed.
-            return false;
+            return SpeedNews::Unsure;
         }
         // By factors, so that a node is known to be faster again as soon as it was known to be slower.
-        self.alone = Some(alone * ratio.powf(news));
+        let factor = ratio.powf(news);
+        self.alone = Some(alone * factor);
         self.see(seconds, news);
         // A large jump is a change of speed, not of the slow-down.
         if !self.surprises.is_surprised() {
             let step = SLOW_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
             self.slowdown = (self.slowdown + step).clamp(0.0, MOST_SLOWDOWN);
+            return SpeedNews::Usual;
         }
-        !self.surprises.is_surprised()
+        if is_changed { SpeedNews::Changed(factor) } else { SpeedNews::Unsure }
     }
 
-    /// One of the first measurements. Returns whether it was about what was expected.
-    fn begin(&mut self, sample: f64, seconds: f64) -> bool {
+    /// One of the first measurements.
+    fn begin(&mut self, sample: f64, seconds: f64) -> SpeedNews {
         self.see(seconds, 1.0 / FIRST_SAMPLES as f64);
         let expected = self.alone;
         let place = self.first.partition_point(|other| *other < sample);
@@ -164,7 +178,8 @@ impl Speed {
         if self.first.len() >= FIRST_SAMPLES {
             self.first = Vec::new();
         }
-        expected.is_none_or(|expected| (0.5..=2.0).contains(&(sample / expected)))
+        let is_usual = expected.is_none_or(|expected| (0.5..=2.0).contains(&(sample / expected)));
+        if is_usual { SpeedNews::Usual } else { SpeedNews::Unsure }
     }
 
     /// A measurement of this weight, or of more as long as there were few.

@@ -116,6 +116,7 @@ mod sharing;
 mod silence;
 mod slots;
 mod surprise;
+mod suspicion;
 mod synonym;
 mod view;
 mod witnesses;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{drift::Drift, line::Line, surprise::Surprises};
+use crate::{drift::Drift, line::Line, surprise::Surprises, suspicion::Suspicion};
 
 /// How much each other request on the node slows down reading a prompt, before that was measured.
 const FIRST_SLOWDOWN: f64 = 0.5;
@@ -32,6 +32,8 @@ pub(crate) struct Reading {
     surprises: Surprises,
     #[serde(skip)]
     drift: Drift,
+    #[serde(skip)]
+    suspicion: Suspicion,
 }
 
 fn first_slowdown() -> f64 {
@@ -45,6 +47,7 @@ impl Default for Reading {
             slowdown: FIRST_SLOWDOWN,
             surprises: Surprises::default(),
             drift: Drift::default(),
+            suspicion: Suspicion::default(),
         }
     }
 }
@@ -52,19 +55,24 @@ impl Default for Reading {
 impl Reading {
     /// Seconds for a prompt of so many tokens on a node without other requests; `None` before the first measurement.
     pub(crate) fn at(&self, tokens: f64) -> Option<f64> {
-        self.line.at(tokens).map(|seconds| seconds * self.drift.factor())
+        self.undrifted(tokens).map(|seconds| seconds * self.drift.factor())
+    }
+
+    /// The same if it had always been used.
+    fn undrifted(&self, tokens: f64) -> Option<f64> {
+        self.line.at(tokens).map(|seconds| seconds * self.suspicion.factor())
     }
 
     /// Seconds for an empty prompt, and for each token.
     pub(crate) fn straight(&self) -> Option<(f64, f64)> {
-        let factor = self.drift.factor();
+        let factor = self.drift.factor() * self.suspicion.factor();
         self.line.straight().map(|(fixed, each)| (fixed * factor, each * factor))
     }
 
     /// How many times as long another one needs for the prompts that were measured here.
     pub(crate) fn relative(&self, other: &Self) -> Option<f64> {
         let tokens = self.line.middle();
-        Some(other.line.at(tokens)?.max(LEAST_SECONDS) / self.line.at(tokens)?.max(LEAST_SECONDS))
+        Some(other.undrifted(tokens)?.max(LEAST_SECONDS) / self.undrifted(tokens)?.max(LEAST_SECONDS))
     }
 
     /// Whether it changes while it is not used and others need `ratio` times as long.
@@ -80,6 +88,16 @@ impl Reading {
     /// A request is about to use it.
     pub(crate) fn used(&mut self) {
         self.drift.used();
+    }
+
+    /// The node certainly needs so many times as long for a token that it writes.
+    pub(crate) fn writing_changed(&mut self, factor: f64) {
+        self.suspicion.writing_changed(factor);
+    }
+
+    /// The node writes about as fast as was expected.
+    pub(crate) fn writing_is_usual(&mut self) {
+        self.suspicion.writing_is_usual();
     }
 
     /// How much each other request lengthens the time.
@@ -100,12 +118,22 @@ impl Reading {
             return;
         };
         let ratio = sample.max(LEAST_SECONDS) / expected;
-        if let Some(ratio) = self.drift.disproof(ratio) {
+        let suspected = self.suspicion.factor();
+        if let Some(ratio) = self.drift.disproof(ratio / suspected) {
+            let ratio = ratio * suspected;
+            self.suspicion = Suspicion::default();
             return self.change(ratio, tokens, expected * ratio);
         }
-        if self.surprises.show_change(ratio, others, SURPRISES) {
+        if let Some(factor) = self.suspicion.proof(ratio, others) {
+            self.surprises = Surprises::default();
             self.drift.changed();
-            return self.change(ratio.powf(FOLLOWING), tokens, sample);
+            return self.change(factor, tokens, sample.clamp(expected / MOST_AT_ONCE, expected * MOST_AT_ONCE));
+        }
+        if self.surprises.show_change(ratio, others, SURPRISES) {
+            let factor = ratio.powf(FOLLOWING);
+            self.drift.changed();
+            self.suspicion.reading_changed(factor);
+            return self.change(factor, tokens, sample);
         }
         if !self.surprises.is_surprised() {
             let step = SLOWDOWN_NEWS * (ratio - 1.0) * others / (1.0 + others * others);
@@ -184,6 +212,35 @@ mod tests {
         slow.used();
         slow.observe(300.0, 10.0, 0.0);
         assert!(close(slow.at(800.0).unwrap(), 20.0, 0.1), "{slow:?}");
+    }
+
+    #[test]
+    fn a_change_of_writing_counts_for_prompts_until_they_are_measured_again() {
+        let mut reading = Reading::default();
+        let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
+        lengths.iter().cycle().take(60).for_each(|x| reading.observe(*x, 4.0 * (0.2 + 0.001 * x), 0.0));
+        let known = reading.clone();
+        reading.writing_changed(0.25);
+        assert!(close(reading.at(500.0).unwrap(), 0.7, 0.1), "{reading:?}");
+        assert!(close(known.relative(&reading).unwrap(), 0.25, 0.01), "others see it as well");
+        let mut unchanged = reading.clone();
+        lengths.iter().for_each(|x| reading.observe(*x, 0.2 + 0.001 * x, 0.0));
+        assert!(close(reading.at(500.0).unwrap(), 0.7, 0.1), "{reading:?}");
+        lengths.iter().for_each(|x| unchanged.observe(*x, 4.0 * (0.2 + 0.001 * x), 0.0));
+        assert!(close(unchanged.at(500.0).unwrap(), 2.8, 0.1), "{unchanged:?}");
+    }
+
+    #[test]
+    fn a_trial_counts_from_what_a_change_of_writing_made_of_the_estimate() {
+        let mut reading = Reading::default();
+        let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
+        lengths.iter().cycle().take(60).for_each(|x| reading.observe(*x, 0.2 + 0.001 * x, 0.0));
+        reading.writing_changed(8.0);
+        (0..60).for_each(|_| reading.drift(0.125, 1.0));
+        reading.used();
+        assert!(close(reading.at(500.0).unwrap(), 5.6, 0.1), "{reading:?}");
+        reading.observe(300.0, 0.5, 0.0);
+        assert!(close(reading.at(500.0).unwrap(), 0.7, 0.15), "{reading:?}");
     }
 
     #[test]

@@ -1,7 +1,13 @@
 //! What do a node's answers show about its speed?
 
 use super::Node;
-use crate::{estimate::REFERENCE_BYTES, ids::RequestId, instance::Instance, model::ModelId, running::Running};
+use crate::{
+    estimate::{REFERENCE_BYTES, SpeedNews},
+    ids::RequestId,
+    instance::Instance,
+    model::ModelId,
+    running::Running,
+};
 
 /// A stream is measured over at least this time.
 const LEAST_WATCHED_SECONDS: f64 = 0.25;
@@ -62,11 +68,21 @@ impl Node {
             return;
         }
         let factor = instance.correction.factor();
-        let is_usual = self.speed.observe(sample / factor, others, seconds);
-        if let (Some(expected), Some(instance)) = (expected, self.instance_mut(model))
-            && (is_usual || instance.correction.is_new())
+        let news = self.speed.observe(sample / factor, others, seconds);
+        let Some(instance) = self.instance_mut(model) else { return };
+        let is_new = instance.correction.is_new();
+        if news == SpeedNews::Usual {
+            instance.prefill.writing_is_usual();
+        }
+        if let Some(expected) = expected
+            && (news == SpeedNews::Usual || is_new)
         {
             instance.correction.observe(sample / expected);
+        }
+        if let SpeedNews::Changed(factor) = news
+            && !is_new
+        {
+            self.instances.iter_mut().flatten().for_each(|instance| instance.prefill.writing_changed(factor));
         }
     }
 

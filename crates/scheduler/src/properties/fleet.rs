@@ -11,7 +11,7 @@ pub(crate) const BYTES: u64 = 5_000_000_000;
 /// The load time that the scheduler expects before it has seen a load.
 const LOAD_TICKS: u64 = 78;
 /// How many times faster a prompt is read than an answer is written.
-const READING: u64 = 25;
+pub(crate) const READING: u64 = 25;
 pub(crate) const PATIENT: Time = Duration::from_secs(1_000_000);
 
 /// A request that a node works on.
@@ -28,6 +28,8 @@ pub(crate) struct Machine {
     pub(crate) id: NodeId,
     /// Tokens a stream writes in a tick.
     pub(crate) tokens: u64,
+    /// Prompt tokens it reads in the time in which it writes one.
+    pub(crate) reading: u64,
     pub(crate) slots: usize,
     pub(crate) resident: BTreeSet<usize>,
     loading: Option<(usize, u64)>,
@@ -125,6 +127,7 @@ impl Fleet {
         let machine = |(setup, id): (&Setup, &usize)| Machine {
             id: NodeId(*id),
             tokens: setup.tokens,
+            reading: READING,
             slots: setup.slots,
             resident: setup.resident.iter().copied().collect(),
             loading: None,
@@ -370,7 +373,7 @@ impl Fleet {
         };
         job.ticks += 1;
         if job.to_read > 0 {
-            job.to_read = job.to_read.saturating_sub(READING * machine.tokens);
+            job.to_read = job.to_read.saturating_sub(machine.reading * machine.tokens);
             return;
         }
         machine.written += machine.tokens.min(output - job.written);

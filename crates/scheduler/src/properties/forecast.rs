@@ -3,7 +3,7 @@
 
 use super::{
     dice::Dice,
-    fleet::{Ask, Fleet, Setup},
+    fleet::{Ask, Fleet, READING, Setup},
     *,
 };
 
@@ -24,7 +24,12 @@ struct Engines {
 
 impl Engines {
     fn new(seed: u64) -> Self {
-        let setups = [(); 2].map(|()| Setup::new(USUAL, 2, &[0]));
+        Self::of([USUAL; 2], seed)
+    }
+
+    /// With nodes that write so many tokens in a tenth of a second.
+    fn of(tokens: [u64; 2], seed: u64) -> Self {
+        let setups = tokens.map(|tokens| Setup::new(tokens, 2, &[0]));
         Self { fleet: Fleet::new(QueueLimits::default(), &setups, &[0, 1], 1), dice: Dice::new(seed), seed }
     }
 
@@ -78,5 +83,37 @@ fn the_same_holds_in_the_minute_after_one_of_two_was_slow() {
         engines.fleet.machines[1].tokens = USUAL;
         let errors = engines.run(60);
         engines.check(errors, "after a slow spell");
+    }
+}
+
+#[test]
+fn the_same_holds_in_the_minute_after_all_were_slow() {
+    for (tokens, seed) in
+        [[USUAL; 2], [2 * USUAL, USUAL / 2]].into_iter().flat_map(|kind| (1..=5).map(move |seed| (kind, seed)))
+    {
+        let mut engines = Engines::of(tokens, seed);
+        engines.run(120);
+        engines.fleet.machines.iter_mut().for_each(|machine| machine.tokens /= USUAL / SLOW);
+        engines.run(60);
+        engines.fleet.machines.iter_mut().for_each(|machine| machine.tokens *= USUAL / SLOW);
+        let errors = engines.run(60);
+        engines.check(errors, &format!("after all of {tokens:?} were slow"));
+    }
+}
+
+#[test]
+fn the_same_holds_in_the_minute_after_all_wrote_slowly_and_read_as_ever() {
+    for seed in 1..=5 {
+        let mut engines = Engines::new(seed);
+        engines.run(120);
+        for machine in &mut engines.fleet.machines {
+            (machine.tokens, machine.reading) = (SLOW, READING * USUAL / SLOW);
+        }
+        engines.run(60);
+        for machine in &mut engines.fleet.machines {
+            (machine.tokens, machine.reading) = (USUAL, READING);
+        }
+        let errors = engines.run(60);
+        engines.check(errors, "after all wrote slowly");
     }
 }
