@@ -16,7 +16,7 @@
 //!    use can only serve so many requests before one would have ended in the free slot. If more than that wait, the
 //!    first of the others takes the free slot now.
 //! 5. *Guards*: a node loads one model at a time; a model is loaded on at most as many nodes at a time as already have
-//!    it, or on an eighth of the fleet if that is more, but on one in any case; an event begins at most [`MOST_LOADS`]
+//!    it, or on one of every 32 if that is more, but on one in any case; an event begins at most [`MOST_LOADS`]
 //!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
 //!    or nobody uses or wants it.
 
@@ -44,7 +44,7 @@ const STRETCHED: usize = 4;
 pub(crate) const MOST_FIRST: usize = 4;
 /// One load of a model for so many nodes may be under way, however few have it: doubling alone takes six load times to
 /// bring a model that is suddenly in demand to 64 nodes.
-const NODES_PER_LOAD: usize = 8;
+const NODES_PER_LOAD: usize = 32;
 /// Loads that one event may begin.
 const MOST_LOADS: usize = 4;
 /// A new request is given an expected time of its first token only if at most this many wait for its model.

@@ -202,12 +202,17 @@ fn check_fitted(rows: &[(&'static str, Policy, Row)], slack: f64) {
         let best = others.map(|policy| row(title, *policy).p99()).fold(f64::INFINITY, f64::min);
         assert_at_most(&format!("{title}: p99 to the best rule"), row(title, Policy::Core).p99() / best, 1.15 * slack);
     }
+    // Copies of a model must come as fast as a burst does.
+    let simple = [Policy::LoadedFree, Policy::TwoChoices, Policy::CacheAware];
+    let best = simple.map(|policy| row("64 nodes, bursts", policy).p99()).into_iter().fold(f64::INFINITY, f64::min);
+    let core = row("64 nodes, bursts", Policy::Core).p99();
+    assert_at_most("64 nodes, bursts: p99 to the best simple rule", core / best, slack);
     let (with, without) = (row("8 nodes, agents", Policy::Core), row("8 nodes, agents", Policy::Forgetful));
     assert_at_most("agents: p50 to no memory of prefixes", with.p50() / without.p50(), 0.75 * slack);
     assert_at_most("agents: Jain's index lost", without.mean(|run| run.jain) / with.mean(|run| run.jain), 1.02);
 }
 
-fn fitted_cases() -> [Case; 6] {
+fn fitted_cases() -> [Case; 7] {
     [
         fitted(Traffic::Azure, Which::SixtyFour, 0.85, "64 nodes, Azure"),
         fitted(Traffic::Mooncake, Which::SixtyFour, 0.85, "64 nodes, Mooncake"),
@@ -215,6 +220,7 @@ fn fitted_cases() -> [Case; 6] {
         fitted(Traffic::Mooncake, Which::Eight, 0.85, "8 nodes, Mooncake"),
         fitted(Traffic::Bursts, Which::Eight, 0.85, "8 nodes, bursts"),
         fitted(Traffic::Agents, Which::Eight, 0.85, "8 nodes, agents"),
+        fitted(Traffic::Bursts, Which::SixtyFour, 0.85, "64 nodes, bursts"),
     ]
 }
 
