@@ -392,6 +392,9 @@ def node():
         graph("Taken out and brought back", "Circuit breaker changes in the interval: open (down), half_open (on trial), closed (back).",
               [("sum by (node, to) (" + increase("gateway_circuit_transitions_total", NODE, window="$__rate_interval") + ")",
                 "{{node}} {{to}}")], "none", bars=True, stack=True),
+        graph("Canaries", "The gateway's own requests to a node that had produced nothing, in the interval, by what they showed.",
+              [("(sum by (node, outcome) (" + increase("gateway_node_canaries_total", NODE, window="$__rate_interval")
+                + ")) or vector(0)", "{{node}} {{outcome}}")], "none", bars=True, stack=True),
         graph("Answer to a probe, p95", "Two timeouts in a row (health.probe_timeout_ms) take the node down.",
               [(quantile(0.95, "gateway_node_probe_duration_seconds", NODE, by="node"), "{{node}}")], SECONDS),
         graph("Since the last probe", "More than a few seconds means that the gateway hangs.",

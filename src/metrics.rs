@@ -411,6 +411,11 @@ impl Metrics {
         self.families.listing_skipped.with_label_values(&[node]).inc_by(entries);
     }
 
+    /// A request of the gateway's own showed whether a node works again.
+    pub fn canary_ended(&self, node: &str, outcome: &str) {
+        self.families.canaries.with_label_values(&[node, outcome]).inc();
+    }
+
     /// A node was probed.
     pub fn probed(&self, node: &str, duration: Duration, at_unix_ms: i64) {
         self.families.probe_duration.with_label_values(&[node]).observe(duration.as_secs_f64());

@@ -88,6 +88,7 @@ impl Nodes {
         let chronicler = Chronicler { context: fleet.clone() };
         let interval = Duration::from_secs(config.health.fleet_interval_seconds);
         let (connect, health, context) = (config.relay.connect(), config.health.clone(), fleet.clone());
+        let keep_alive = config.relay.load_terms().keep_alive;
         let (watching, ticking) = (stop.clone(), stop.clone());
         let sharing = sharer.map(|sharer| thread::spawn(sharer.run(draining.clone(), stop.clone())));
         let linking = match link {
@@ -101,7 +102,7 @@ impl Nodes {
             thread::spawn(sampler.run(stop.clone())),
             thread::run("probes", move || {
                 let upstream = Upstream::new(connect);
-                Watchers { context, upstream, health, wanted: watches }.run(watching)
+                Watchers { context, upstream, health, keep_alive, wanted: watches }.run(watching)
             })?,
             thread::run("deadlines", move || fleet.dispatcher.run_deadlines(ticking))?,
         ];

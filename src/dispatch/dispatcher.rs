@@ -176,6 +176,11 @@ impl Dispatcher {
         self.with(|core, now| core.handle(event, now));
     }
 
+    /// Whether to send this node, which has just answered a probe, a canary now, and report how it ended.
+    pub(crate) fn begin_canary(&self, node: NodeId) -> bool {
+        self.with(|core, now| core.coordinator.member.scheduler_mut().begin_canary(node, now))
+    }
+
     /// Reads from the core. The result may be out of date when it is used; decisions are only made inside the core.
     pub fn read<T>(&self, look: impl FnOnce(&Scheduler) -> T) -> T {
         self.peek(|core| look(core.coordinator.member.scheduler()))

@@ -1,8 +1,8 @@
 //! Is a node there, and what does it have? One task for each node keeps asking.
 //!
-//! It has three loops: one asks whether the node answers at all, one asks for its lists, and one asks which models have
-//! the same weights. So a slow listing does not delay the probes. A node counts as there only once it has listed its models. Whether it also *generates* is judged
-//! by the requests themselves.
+//! Its loops ask whether the node answers at all, what is on its lists, and which models have the same weights. So a slow
+//! listing does not delay the probes. A node counts as there only once it has listed its models. Whether it also
+//! *generates* is judged by the requests themselves; if it did not, the last loop tries whether it does again.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use futures_util::future::join;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::canary::{CANARY_PATIENCE, send_canary};
 use super::change::{ChangeKind, FleetChange};
 use super::context::FleetContext;
 use super::endpoint::NodeEndpoint;
@@ -36,6 +37,7 @@ pub struct Prober {
     node: NodeId,
     context: FleetContext,
     settings: HealthSettings,
+    keep_alive: Duration,
     upstream: Upstream,
     state: State,
 }
@@ -62,8 +64,11 @@ struct State {
     has_listed: Notify,
     /// For a node that is not Ollama: the models it offers, all of which are in its memory.
     offered: RefCell<Vec<Loaded>>,
-    /// The number of slots that the node reported.
+    /// Slots, as the node reports them.
     slots: Cell<Option<u32>>,
+    /// Whether a canary is due or under way.
+    is_trying: Cell<bool>,
+    canary_due: Notify,
 }
 
 impl State {
@@ -86,10 +91,16 @@ struct Asked {
 }
 
 impl Prober {
-    /// A prober that has not asked anything yet; `None` if the node has left already.
-    pub fn new(node: NodeId, context: &FleetContext, settings: HealthSettings, upstream: Upstream) -> Option<Self> {
+    /// `None` if the node has left already. Models that the prober has tried stay in memory for `keep_alive`.
+    pub fn new(
+        node: NodeId,
+        context: &FleetContext,
+        settings: HealthSettings,
+        keep_alive: Duration,
+        upstream: Upstream,
+    ) -> Option<Self> {
         context.nodes.get(node)?;
-        Some(Self { node, context: context.clone(), settings, upstream, state: State::default() })
+        Some(Self { node, context: context.clone(), settings, keep_alive, upstream, state: State::default() })
     }
 
     /// Keeps asking until `stop`.
@@ -99,6 +110,7 @@ impl Prober {
             () = self.keep_probing() => {}
             () = self.keep_listing() => {}
             () = self.keep_comparing() => {}
+            () = self.keep_trying() => {}
         }
     }
 
@@ -156,7 +168,7 @@ impl Prober {
                     self.state.came_back.notify_one();
                 }
                 if self.state.is_listed.get() {
-                    self.report(Event::Answered { node: self.node });
+                    self.answered();
                 }
             }
             // The gateway could not ask, which says nothing about the node.
@@ -172,6 +184,15 @@ impl Prober {
                 self.went_silent(format!("{}: {error}", inquiry.endpoint.probed_path()));
             }
         }
+    }
+
+    /// A canary is begun first, so that no request of a user gets ahead of it.
+    fn answered(&self) {
+        if !self.state.is_trying.get() && self.context.dispatcher.begin_canary(self.node) {
+            self.state.is_trying.set(true);
+            self.state.canary_due.notify_one();
+        }
+        self.report(Event::Answered { node: self.node });
     }
 
     /// A node that comes back may have different models.
@@ -261,7 +282,21 @@ impl Prober {
         // If the node went away and came back meanwhile, this listing says nothing about it.
         if is_new && self.state.returns.get() == returns {
             self.state.is_listed.set(true);
-            self.report(Event::Answered { node });
+            self.answered();
+        }
+    }
+
+    /// Tries whether it generates again.
+    async fn keep_trying(&self) {
+        loop {
+            self.state.canary_due.notified().await;
+            let Some(inquiry) = self.inquiry() else { return };
+            let loaded = tokio::time::timeout(CANARY_PATIENCE, self.loaded(&inquiry)).await;
+            let loaded = loaded.ok().and_then(Result::ok).unwrap_or_default();
+            let verdict = send_canary(&inquiry, &loaded, self.keep_alive).await;
+            self.context.metrics.canary_ended(&inquiry.endpoint.name, verdict.label());
+            self.state.is_trying.set(false);
+            self.report(Event::CanaryEnded { node: self.node, verdict });
         }
     }
 
@@ -334,9 +369,8 @@ impl Prober {
         }
         let listing = inquiry.loaded().await?;
         self.tell_skipped(inquiry, listing.skipped);
-        for twin in self.context.catalog.hear_loaded(self.node, listing.said) {
-            self.tell_twin(inquiry, twin);
-        }
+        let twins = self.context.catalog.hear_loaded(self.node, listing.said);
+        twins.into_iter().for_each(|twin| self.tell_twin(inquiry, twin));
         Ok(listing.entries)
     }
 
@@ -357,10 +391,7 @@ impl Prober {
     /// If the operator does not configure the number of slots, the node may report it.
     async fn hear_slots(&self, inquiry: &Inquiry) {
         let spec = &inquiry.endpoint.spec;
-        if spec.slots.is_some() {
-            return;
-        }
-        let slots = inquiry.slots().await;
+        let slots = if spec.slots.is_none() { inquiry.slots().await } else { None };
         if slots.is_some() && self.state.slots.replace(slots) != slots {
             self.report(Event::NodeChanged { node: self.node, spec: NodeSpec { slots, ..spec.clone() } });
         }

@@ -1,5 +1,6 @@
 //! What are the nodes, and how does the gateway talk to them? The roster of nodes, the probes that watch them, the
 //! client that asks them, and the errands for their memory and disks.
+mod canary;
 mod catalog;
 mod change;
 mod change_log;

@@ -1,4 +1,6 @@
 //! Who starts a prober for each node that joins? A task on the main thread, where clients to nodes can live.
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
@@ -27,6 +29,8 @@ pub struct Watchers {
     pub upstream: Upstream,
     /// How often the probers ask.
     pub health: HealthSettings,
+    /// How long models stay in memory after a canary.
+    pub keep_alive: Duration,
     /// The nodes to watch.
     pub wanted: mpsc::Receiver<Watch>,
 }
@@ -39,7 +43,8 @@ impl Watchers {
             tokio::select! {
                 () = stop.cancelled() => break,
                 Some(Watch { node, stop }) = self.wanted.recv() => {
-                    if let Some(prober) = Prober::new(node, &self.context, self.health.clone(), self.upstream.clone()) {
+                    let (health, upstream) = (self.health.clone(), self.upstream.clone());
+                    if let Some(prober) = Prober::new(node, &self.context, health, self.keep_alive, upstream) {
                         probers.push(actix_rt::spawn(prober.run(stop)));
                     }
                 }

@@ -29,6 +29,7 @@ pub(super) struct Families {
     pub(super) rate_limited: IntCounterVec,
     pub(super) claims_corrected: IntCounterVec,
     pub(super) listing_skipped: IntCounterVec,
+    pub(super) canaries: IntCounterVec,
     pub(super) client_retries: IntCounter,
     pub(super) queue_depth: IntGaugeVec,
     pub(super) queue_wait: HistogramVec,
@@ -132,6 +133,12 @@ impl Families {
                 "node_listing_entries_skipped_total",
                 "Entries of the node's lists of models that could not be used.",
                 &["node"],
+            )?,
+            canaries: declare.counters(
+                "node_canaries_total",
+                "Requests of the gateway's own to a node that had produced nothing: it answered (answered), it did not \
+                 (failed), or it could not be asked (inconclusive).",
+                &["node", "outcome"],
             )?,
             client_retries: declare
                 .counter("client_retries_total", "Requests that the client's SDK marked as a retry.")?,
@@ -308,6 +315,7 @@ impl Families {
             &self.transitions,
             &self.claims_corrected,
             &self.listing_skipped,
+            &self.canaries,
             &self.prompt_tokens,
         ] {
             end(family, ("node", nodes), |labels| drop(family.remove(labels)));

@@ -2,11 +2,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-
+use ollama_sim::{Fault, SeenRequest, SimNode};
 use scheduler::NodeState;
 
 use crate::good::{fleet, good_users, marked, openings, states, steady_node};
-use crate::harness::{TestApp, wait_long_for};
+use crate::harness::{ADMIN_KEY, TestApp, let_pass, wait_long_for};
 
 /// By when a first token comes from elsewhere, besides four times the expected time.
 const FIRST_TOKEN: Duration = Duration::from_secs(5);
@@ -103,5 +103,71 @@ async fn nodes_that_are_well_are_not_taken_for_silent() {
         assert_eq!(good_users(&app, &keys).await.failures, [] as [&str; 0]);
     }
     assert_eq!(openings(&app), 0);
+    app.stop().await;
+}
+
+/// Whether the gateway sent it by itself to see whether the node works.
+fn is_canary(request: &SeenRequest) -> bool {
+    request.path == "/api/generate" && String::from_utf8_lossy(&request.body).contains("num_predict")
+}
+
+/// The users' requests that a node gets within a few seconds after this fault took it out. Many run at a time, so that
+/// each node that may be used gets some of them.
+async fn users_requests_to_a_node_that_is_out(app: &TestApp, keys: &[String], node: &SimNode) -> usize {
+    let ask = |number: usize| app.post("/v1/chat/completions", &keys[number % 2], marked(&format!("one {number}")));
+    while states(app)[0] != NodeState::Down {
+        join_all((0..12).map(ask)).await;
+    }
+    let before = node.requests().len();
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        for reply in join_all((0..8).map(ask)).await {
+            assert_eq!(reply.status, 200, "{}", reply.text());
+        }
+        let_pass(Duration::from_millis(50)).await;
+    }
+    node.requests()[before..].iter().filter(|request| request.path == "/v1/chat/completions").count()
+}
+
+#[actix_rt::test]
+async fn whether_a_silent_node_works_again_is_found_out_by_the_gateway_and_not_by_users() {
+    let simulated = [steady_node().await, steady_node().await];
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    good_users(&app, &keys).await;
+    simulated[0].fall_silent(true);
+
+    let sent = users_requests_to_a_node_that_is_out(&app, &keys, &simulated[0]).await;
+
+    assert_eq!(sent, 0, "users found out");
+    let canaries = async |outcome: &str| {
+        let series = format!("gateway_node_canaries_total{{node=\"a\",outcome=\"{outcome}\"}} ");
+        let metrics = app.get("/metrics", ADMIN_KEY).await;
+        metrics.text().lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    wait_long_for("a canary has failed", async || canaries("failed").await > 0).await;
+    simulated[0].fall_silent(false);
+    // Nobody asks for anything.
+    wait_long_for("the node is back", async || states(&app)[0] == NodeState::Up).await;
+    assert!(canaries("answered").await > 0);
+    let seen = simulated[0].requests();
+    assert!(!seen.iter().any(|request| is_canary(request) && request.found_loaded == Some(false)), "it loads nothing");
+    let answered = seen.iter().filter(|request| is_canary(request)).map(|request| request.tokens_generated);
+    assert_eq!(answered.max(), Some(1), "one token is enough");
+    assert!(!simulated[1].requests().iter().any(is_canary), "the other node is well");
+    app.stop().await;
+}
+
+/// The control: of a node that answers with errors, one token shows little, and the requests of users try it.
+#[actix_rt::test]
+async fn whether_a_node_that_failed_works_again_is_found_out_by_users() {
+    let simulated = [steady_node().await, steady_node().await];
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    good_users(&app, &keys).await;
+    simulated[0].set_fault(Some(Fault::Status(500)));
+
+    let sent = users_requests_to_a_node_that_is_out(&app, &keys, &simulated[0]).await;
+
+    assert!(sent > 0, "no request was there");
+    assert!(!simulated[0].requests().iter().any(is_canary));
     app.stop().await;
 }

@@ -16,6 +16,7 @@ STAYS_ZERO = {
     **{f"gw-fleet / Who schedules / {what}": "this gateway is alone, without a lease" for what in "BC"},
     "gw-fleet / Link delay / A": "this gateway has no link",
     "gw-fleet / Certificate / A": "this gateway speaks no TLS",
+    "gw-node / Canaries / A": "no node of this load falls silent",
     "gw-node / Not believed / B": "no node of this load reports impossible counts",
 }
 

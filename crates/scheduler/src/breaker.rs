@@ -20,11 +20,15 @@
 //! | such a failure of a request that another node then answered | 1; 2 if the node was stuck |
 //!
 //! A weight of two opens the breaker; on trial, one is enough.
+//!
+//! A node that went out because it produced nothing is first tried by a canary, a request of the gateway's own. No other
+//! request is sent there until the canary has ended.
 
 use std::time::Duration;
 
 use crate::{
     accusations::{Accusation, Accusations},
+    canary::CanaryVerdict,
     failure::Failure,
     health_log::BreakerPhase,
     ids::{RequestId, Time},
@@ -35,6 +39,8 @@ const FAILURES_TO_OPEN: u32 = 2;
 const LONGEST_OPEN_SECONDS: u64 = 30;
 /// If no request comes to try a node on trial, it is back in use after answering probes for this long.
 const UNTRIED: Duration = Duration::from_secs(10);
+/// A canary that has not been reported by then never will be.
+const LOST: Duration = Duration::from_secs(30);
 
 /// Counts how often a breaker has opened.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -54,6 +60,8 @@ pub(crate) struct Breaker {
     /// Consecutive failed probes.
     probe_failures: u32,
     was_out_by_word: bool,
+    /// It went out because it produced nothing, and has produced nothing since.
+    is_mute: bool,
     /// Openings since the last complete answer; each one doubles the time the breaker stays open.
     openings: u32,
     epoch: Epoch,
@@ -66,7 +74,14 @@ enum Circuit {
     Unseen,
     Closed,
     Open { until: Time },
-    HalfOpen { trial: Option<RequestId>, since: Time },
+    HalfOpen { trial: Option<Trial>, since: Time },
+}
+
+/// What shows whether a node works.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+enum Trial {
+    Request(RequestId),
+    Canary,
 }
 
 impl Breaker {
@@ -79,6 +94,7 @@ impl Breaker {
             broken_streams: Accusations::default(),
             probe_failures: 0,
             was_out_by_word: false,
+            is_mute: false,
             openings: 0,
             epoch: Epoch(0),
             transitions: Transitions::default(),
@@ -138,7 +154,7 @@ impl Breaker {
     /// A request is sent. Whoever reports its verdict passes the returned epoch.
     pub(crate) fn dispatched(&mut self, id: RequestId) -> Epoch {
         if let Circuit::HalfOpen { trial, .. } = &mut self.state {
-            *trial = Some(id);
+            *trial = Some(Trial::Request(id));
         }
         self.epoch
     }
@@ -146,7 +162,7 @@ impl Breaker {
     /// A request ended. If it was the trial, another request may be tried.
     pub(crate) fn released(&mut self, id: RequestId) {
         if let Circuit::HalfOpen { trial, .. } = &mut self.state
-            && *trial == Some(id)
+            && *trial == Some(Trial::Request(id))
         {
             *trial = None;
         }
@@ -157,6 +173,7 @@ impl Breaker {
         if epoch == self.epoch && self.is_live() {
             self.transitions.closed += u64::from(matches!(self.state, Circuit::HalfOpen { .. }));
             self.state = Circuit::Closed;
+            self.is_mute = false;
             self.forget_failures();
         }
     }
@@ -213,7 +230,9 @@ impl Breaker {
     pub(crate) fn convicted(&mut self, user: &str, failure: Failure, epoch: Epoch, now: Time) {
         if epoch == self.epoch {
             self.accusations.withdraw_one(user);
-            self.request_failures += if failure == Failure::Stuck { FAILURES_TO_OPEN } else { 1 };
+            let is_stuck = failure == Failure::Stuck;
+            self.request_failures += if is_stuck { FAILURES_TO_OPEN } else { 1 };
+            self.is_mute |= is_stuck;
             self.open_if_due(now);
         }
     }
@@ -244,6 +263,38 @@ impl Breaker {
         }
     }
 
+    /// The node produces nothing.
+    pub(crate) fn fell_silent(&mut self, now: Time) {
+        if self.is_live() {
+            self.is_mute = true;
+        }
+        self.take_out(now);
+    }
+
+    /// Whether a canary should try the node.
+    pub(crate) fn is_canary_due(&self, now: Time) -> bool {
+        self.is_mute && self.reopens_at().is_some_and(|until| until <= now)
+    }
+
+    /// Puts the node on trial by a canary, which lasts until [`Self::canary_ended`].
+    pub(crate) fn begin_canary(&mut self, now: Time) {
+        if self.is_canary_due(now) {
+            self.transitions.half_open += 1;
+            self.state = Circuit::HalfOpen { trial: Some(Trial::Canary), since: now };
+        }
+    }
+
+    /// A canary ended. If the breaker has opened since it began, it says nothing. An answer of one token does not shorten
+    /// the time that the node is out when it fails again; a complete answer to a user does.
+    pub(crate) fn canary_ended(&mut self, verdict: CanaryVerdict, now: Time) {
+        let Circuit::HalfOpen { trial: trial @ Some(Trial::Canary), .. } = &mut self.state else { return };
+        match verdict {
+            CanaryVerdict::Answered => self.started(self.epoch),
+            CanaryVerdict::Failed => self.open(now),
+            CanaryVerdict::Inconclusive => *trial = None,
+        }
+    }
+
     /// A probe was answered.
     pub(crate) fn answered(&mut self, now: Time) {
         self.probe_failures = 0;
@@ -257,6 +308,9 @@ impl Breaker {
             Circuit::HalfOpen { trial: None, since } if since + UNTRIED <= now => {
                 self.transitions.closed += 1;
                 self.state = Circuit::Closed;
+            }
+            Circuit::HalfOpen { trial: Some(Trial::Canary), since } if since + LOST <= now => {
+                self.state = Circuit::HalfOpen { trial: None, since };
             }
             _ => {}
         }

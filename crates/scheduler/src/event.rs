@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
+    canary::CanaryVerdict,
     catalog::{Loaded, Model, NodeSpec},
     failure::{Failure, Outcome},
     ids::{NodeId, RequestId, Time},
@@ -152,6 +153,13 @@ pub enum Event {
         node: NodeId,
         /// How the probe failed, in words for operators.
         error: String,
+    },
+    /// A canary ended that [`Scheduler::begin_canary`](crate::Scheduler::begin_canary) had allowed.
+    CanaryEnded {
+        /// The node.
+        node: NodeId,
+        /// How it ended.
+        verdict: CanaryVerdict,
     },
     /// A [`Decision::Load`] was carried out, or could not be.
     Loaded {

@@ -62,6 +62,7 @@ impl Scheduler {
             }
             Event::Answered { node } => self.judge(node, |node| node.answered(now)),
             Event::Silent { node, error } => self.judge(node, |node| node.silent(error, now)),
+            Event::CanaryEnded { node, verdict } => self.judge(node, |node| node.canary_ended(verdict, now)),
             Event::Loaded { node, model, result } => self.loaded(node, &model, result, now),
             Event::Unloaded { node, model, result } => self.unloaded(node, &model, result, now, decisions),
             Event::NodeJoined { node, spec } if node.0 == self.fleet.len() => {
@@ -88,6 +89,17 @@ impl Scheduler {
         if let Some(node) = self.fleet.get_mut(node) {
             verdict(node);
         }
+    }
+
+    /// Whether the shell should now send a node a canary, a request of its own that shows whether the node works, and
+    /// report [`Event::CanaryEnded`]. The node gets no other request meanwhile. To be asked whenever a probe was answered,
+    /// before that is reported.
+    pub fn begin_canary(&mut self, node: NodeId, now: Time) -> bool {
+        let is_due = self.fleet.get(node).is_some_and(|node| node.is_canary_due(now));
+        if is_due {
+            self.judge(node, |node| node.breaker.begin_canary(now));
+        }
+        is_due
     }
 
     /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.

@@ -63,6 +63,7 @@ mod adopt;
 mod answer_length;
 mod breaker;
 mod calibration;
+mod canary;
 mod catalog;
 mod choose;
 mod correction;
@@ -122,6 +123,7 @@ mod view;
 mod witnesses;
 
 pub use self::{
+    canary::CanaryVerdict,
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
     event::{Adopted, Arrival, Event, Ongoing},

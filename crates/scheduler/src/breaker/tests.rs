@@ -147,6 +147,86 @@ fn a_node_on_trial_that_nobody_needs_is_as_good_as_its_probes_after_ten_seconds(
     assert_eq!(breaker.state(), NodeState::Suspect, "its trial tells more");
 }
 
+/// Out since second 0 because it produced nothing, with one opening.
+fn mute() -> Breaker {
+    let mut breaker = closed();
+    breaker.fell_silent(at(0));
+    breaker
+}
+
+#[test]
+fn a_node_that_fell_silent_is_tried_by_a_canary_and_by_no_request_meanwhile() {
+    let mut breaker = mute();
+    assert!(!breaker.is_canary_due(at(0)), "it is to rest first");
+    breaker.begin_canary(at(1));
+    assert!(breaker.is_live() && !breaker.admits() && !breaker.is_canary_due(at(1)));
+    breaker.answered(at(12));
+    assert!(!breaker.admits(), "probes show nothing");
+    breaker.canary_ended(CanaryVerdict::Answered, at(12));
+    assert_eq!((breaker.state(), breaker.admits()), (NodeState::Up, true));
+    assert_eq!(breaker.transitions(), Transitions { closed: 1, open: 1, half_open: 1 });
+}
+
+#[test]
+fn each_failed_canary_doubles_the_time_out_until_a_user_has_a_complete_answer() {
+    let mut breaker = mute();
+    let mut now = at(1);
+    for expected in [2, 4, 8, 16, 30, 30] {
+        breaker.begin_canary(now);
+        breaker.canary_ended(CanaryVerdict::Failed, now);
+        assert_eq!(breaker.reopens_at(), Some(now + at(expected)));
+        now += at(expected);
+    }
+    breaker.begin_canary(now);
+    breaker.canary_ended(CanaryVerdict::Answered, now);
+    breaker.fell_silent(now);
+    assert_eq!(breaker.reopens_at(), Some(now + at(30)), "one token does not show that it is well");
+    breaker.begin_canary(now + at(30));
+    breaker.canary_ended(CanaryVerdict::Answered, now + at(30));
+    let epoch = breaker.dispatched(ID);
+    breaker.succeeded(epoch);
+    breaker.fell_silent(now + at(31));
+    assert_eq!(breaker.reopens_at(), Some(now + at(32)));
+}
+
+#[test]
+fn a_canary_that_shows_nothing_or_is_lost_leaves_the_trial_to_a_request() {
+    let mut breaker = mute();
+    breaker.begin_canary(at(1));
+    breaker.canary_ended(CanaryVerdict::Inconclusive, at(2));
+    assert!(breaker.admits() && breaker.state() == NodeState::Suspect);
+    let mut breaker = mute();
+    breaker.begin_canary(at(1));
+    breaker.answered(at(30));
+    assert!(!breaker.admits());
+    breaker.answered(at(31));
+    assert!(breaker.admits());
+}
+
+#[test]
+fn a_canary_that_the_breaker_overtook_says_nothing() {
+    for verdict in [CanaryVerdict::Answered, CanaryVerdict::Failed, CanaryVerdict::Inconclusive] {
+        let mut breaker = mute();
+        breaker.begin_canary(at(1));
+        breaker.silent(at(2));
+        breaker.canary_ended(verdict, at(3));
+        assert_eq!(breaker.reopens_at(), Some(at(4)), "{verdict:?}");
+    }
+}
+
+#[test]
+fn a_node_that_went_out_for_another_reason_gets_no_canary() {
+    let mut breaker = closed();
+    breaker.take_out(at(0));
+    assert!(!breaker.is_canary_due(at(60)));
+    let mut breaker = mute();
+    breaker.answered(at(1));
+    let epoch = breaker.dispatched(ID);
+    breaker.started(epoch);
+    breaker.take_out(at(2));
+    assert!(!breaker.is_canary_due(at(60)), "it has produced something since");
+}
+
 #[test]
 fn a_failed_trial_doubles_the_time_out_up_to_thirty_seconds() {
     let mut breaker = half_open();

@@ -6,6 +6,7 @@ use super::Node;
 use crate::{
     accusations::Accusation,
     breaker::Epoch,
+    canary::CanaryVerdict,
     catalog::NodeSpec,
     failure::{Blame, Failure},
     ids::{RequestId, Time},
@@ -185,9 +186,25 @@ impl Node {
 
     /// It produces no tokens, although it may answer probes.
     pub(crate) fn fell_silent(&mut self, now: Time) {
-        self.breaker.take_out(now);
+        self.breaker.fell_silent(now);
         self.last_error = Some(Failure::Silent.to_string());
         self.went_out();
+    }
+
+    /// Whether the gateway should try the node itself now: nothing else goes on there.
+    pub(crate) fn is_canary_due(&self, now: Time) -> bool {
+        let is_wanted = !self.has_left && !self.is_draining && self.spec.slots != Some(0);
+        is_wanted && self.in_flight == 0 && self.load.is_none() && self.breaker.is_canary_due(now)
+    }
+
+    /// A canary ended.
+    pub(crate) fn canary_ended(&mut self, verdict: CanaryVerdict, now: Time) {
+        self.breaker.canary_ended(verdict, now);
+        if verdict == CanaryVerdict::Failed && !self.breaker.is_live() {
+            self.last_error = Some("it did not answer the gateway's own request".to_owned());
+        }
+        self.went_out();
+        self.forget_error_when_up();
     }
 
     pub(crate) fn fail_load(&mut self, failure: Failure) {

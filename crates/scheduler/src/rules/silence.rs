@@ -159,3 +159,59 @@ fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
     assert!(worst <= at(5) + 4 * FIRST_TOKEN, "{worst:?}");
     assert!(worst > at(2), "nothing was ever wedged");
 }
+
+/// A scheduler whose first node of two fell silent under the requests of two users, which went to the second one and
+/// ended there; and the time now, at which the node may be tried again.
+fn with_a_silent_node() -> (Scheduler, Time) {
+    let (mut scheduler, now) = measured(&[2, 4]);
+    scheduler.handle(Event::Drain { node: NodeId(1), on: true }, now);
+    for (id, user) in [(1, "a"), (2, "b")] {
+        assert_eq!(scheduler.handle(arrived(id, user, "m"), now), [dispatch(id, 0, 1)]);
+    }
+    scheduler.handle(Event::Drain { node: NodeId(1), on: false }, now);
+    wait(&mut scheduler, now, 5);
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Down);
+    (1..=2).for_each(|id| drop(scheduler.handle(completed(id), now + at(5))));
+    assert_eq!(scheduler.in_flight(), 0);
+    (scheduler, now + at(6))
+}
+
+#[test]
+fn a_silent_node_is_tried_by_the_gateway_and_no_request_goes_there_before_it_has_answered() {
+    let (mut scheduler, now) = with_a_silent_node();
+    assert!(scheduler.begin_canary(NodeId(0), now) && !scheduler.begin_canary(NodeId(0), now), "one at a time");
+    scheduler.handle(Event::Answered { node: NodeId(0) }, now);
+    scheduler.handle(Event::Resident { node: NodeId(0), loaded: vec![loaded("m")] }, now);
+    assert_eq!(scheduler.handle(arrived(3, "a", "m"), now), [dispatch(3, 1, 1)]);
+    scheduler.handle(Event::Drain { node: NodeId(1), on: true }, now);
+    assert_eq!(scheduler.handle(arrived(4, "a", "m"), now), []);
+    let ended = Event::CanaryEnded { node: NodeId(0), verdict: CanaryVerdict::Answered };
+    assert_eq!(scheduler.handle(ended, now), [dispatch(4, 0, 1)]);
+    assert_eq!(scheduler.nodes()[0].state, NodeState::Up);
+}
+
+#[test]
+fn a_canary_that_fails_keeps_a_silent_node_out_and_one_that_shows_nothing_leaves_the_trial_to_a_user() {
+    let (mut scheduler, now) = with_a_silent_node();
+    assert!(scheduler.begin_canary(NodeId(0), now));
+    scheduler.handle(Event::CanaryEnded { node: NodeId(0), verdict: CanaryVerdict::Failed }, now);
+    let node = &scheduler.nodes()[0];
+    assert_eq!(node.state, NodeState::Down);
+    assert_eq!(node.last_error.as_deref(), Some("it did not answer the gateway's own request"));
+    assert!(!scheduler.begin_canary(NodeId(0), now + at(1)), "it is out for twice as long");
+    assert!(scheduler.begin_canary(NodeId(0), now + at(2)));
+    scheduler.handle(Event::Answered { node: NodeId(0) }, now + at(2));
+    scheduler.handle(Event::Resident { node: NodeId(0), loaded: vec![loaded("m")] }, now + at(2));
+    scheduler.handle(Event::CanaryEnded { node: NodeId(0), verdict: CanaryVerdict::Inconclusive }, now + at(2));
+    scheduler.handle(Event::Drain { node: NodeId(1), on: true }, now + at(2));
+    assert_eq!(scheduler.handle(arrived(3, "a", "m"), now + at(2)), [dispatch(3, 0, 1)]);
+}
+
+#[test]
+fn a_node_that_is_drained_or_has_left_is_not_tried() {
+    for event in [Event::Drain { node: NodeId(0), on: true }, Event::NodeLeft { node: NodeId(0) }] {
+        let (mut scheduler, now) = with_a_silent_node();
+        scheduler.handle(event, now);
+        assert!(!scheduler.begin_canary(NodeId(0), now));
+    }
+}
