@@ -229,10 +229,13 @@ def client(stood: Stand, number: int, user: str, stream: bool, until: float):
     dice = random.Random(number)
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {stood.keys[user]}"
+        # Two, as the failures of one alone may be that user's own doing; and only who is answered at times is believed.
+        is_cursed = (user, stream) in [("dora", False), ("eve", False)]
+        if is_cursed:
+            chat(stood, session, next(iter(MODELS)), stream, "[[n=10]]")
         while time.monotonic() < until:
             model = NOBODY_HAS if dice.random() < 0.05 else dice.choice(list(MODELS))
-            # Two, as the failures of one alone may be that user's own doing.
-            if (user, stream) in [("dora", False), ("eve", False)]:
+            if is_cursed:
                 model = CURSED
             chat(stood, session, model, stream, f"{dice.random()} [[n={dice.randint(10, 60)}]]")
             if not stream and user != "bob":

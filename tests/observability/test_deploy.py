@@ -126,7 +126,8 @@ def test_what_is_mounted_is_there():
 
 
 def test_the_gateway_takes_its_file(tmp_path):
-    done = subprocess.run([binary(), "check", "--config", DEPLOY / "gateway.yaml"], capture_output=True, text=True, timeout=30)
+    command = [binary(), "check", "--config", tools.with_secrets(DEPLOY / "gateway.yaml", tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr + done.stdout
 
 

@@ -61,7 +61,8 @@ def test_every_file_is_applied():
 
 
 def test_the_gateway_takes_its_file(tmp_path):
-    done = subprocess.run([binary(), "check", "--config", FOLDER / "config.yaml"], capture_output=True, text=True, timeout=30)
+    command = [binary(), "check", "--config", tools.with_secrets(FOLDER / "config.yaml", tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr + done.stdout
 
 
