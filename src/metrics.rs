@@ -33,6 +33,7 @@ pub const UNKNOWN_MODEL: &str = "_unknown";
 const NODE_STATES: [&str; 4] = ["up", "suspect", "down", "draining"];
 const BREAKER_STATES: [&str; 3] = ["closed", "open", "half_open"];
 const ROUTING: [&str; 3] = ["warm", "cold", "fallback"];
+const CANARIES: [&str; 3] = ["answered", "failed", "inconclusive"];
 const PROMPT_TOKENS: [&str; 4] = ["sent", "expected_cached", "timed", "measured_cached"];
 const LOCK_USES: [&str; 2] = ["decide", "look"];
 const STAGES: [&str; 4] = ["auth", "route", "forward", "record"];
@@ -213,6 +214,9 @@ impl Metrics {
             families.prompt_tokens.with_label_values(&[node, UNKNOWN_MODEL, part]);
         }
         families.listing_skipped.with_label_values(&[node]);
+        for outcome in CANARIES {
+            families.canaries.with_label_values(&[node, outcome]);
+        }
         for histograms in [&families.node_duration, &families.probe_duration, &families.model_load] {
             histograms.with_label_values(&[node]);
         }

@@ -90,7 +90,7 @@ def with_secrets(config: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     text = config.read_text()
     for number, mounted in enumerate(re.findall(r"_file: (\S+)", text)):
         secret = folder / f"secret-{number}"
-        secret.write_text("a secret of at least thirty-two letters\n")
+        secret.write_text("a-secret-of-at-least-thirty-two-letters\n")
         text = text.replace(mounted, str(secret))
     copy = folder / config.name
     copy.write_text(text)
