@@ -9,6 +9,9 @@ use scheduler::Model;
 /// Models whose sizes differ by more than this many bytes have different weights: besides these, a model has only texts.
 const MOST_TEXT: u64 = 1 << 20;
 const DIGEST_LENGTH: usize = 64;
+/// The most bytes that are kept of what decides on a model's runner. A base, some adapters and parameters take a few
+/// hundred; a node that sends more is not believed.
+const MOST_KEPT: usize = 2048;
 /// Parameters that Ollama starts another runner for.
 const OF_THE_RUNNER: [&str; 6] = ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"];
 
@@ -89,7 +92,8 @@ fn weights_of(shown: &[u8]) -> Option<String> {
             _ => {}
         }
     }
-    has_weights.then(|| parts.into_iter().collect::<Vec<_>>().join("\n"))
+    let weights = has_weights.then(|| parts.into_iter().collect::<Vec<_>>().join("\n"));
+    weights.filter(|weights| weights.len() <= MOST_KEPT)
 }
 
 /// The digest at the end of a blob's path.
@@ -146,6 +150,8 @@ mod tests {
         for odd in ["", "FROM llama3.2", "FROM", "FROM /blobs/sha256-abc", "PARAMETER num_ctx 1"] {
             assert_eq!(weights_of(&shown(odd)), None, "{odd}");
         }
+        let long = format!("FROM {}\nADAPTER {}", blob('a'), "x".repeat(MOST_KEPT));
+        assert_eq!(weights_of(&shown(&long)), None);
         for odd in [&b"{}"[..], b"[]", b"\xff", br#"{"modelfile":5}"#] {
             assert_eq!(weights_of(odd), None);
         }
