@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use super::body_memory::Full;
@@ -493,16 +493,16 @@ impl ResponseError for ApiError {
 
 /// Adds `x-ratelimit-*` for those limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
-    for (what, room) in [("requests", headroom.requests), ("tokens", headroom.tokens)] {
+    let names = [
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    ];
+    for (names, room) in names.into_iter().zip([headroom.requests, headroom.tokens]) {
         let Some(Remaining { limit, left, reset }) = room else { continue };
-        for (name, value) in
-            [("limit", limit.to_string()), ("remaining", left.to_string()), ("reset", go_duration(reset))]
-        {
-            let name = HeaderName::try_from(format!("x-ratelimit-{name}-{what}"));
-            if let (Ok(name), Ok(value)) = (name, HeaderValue::try_from(value)) {
-                response.insert_header((name, value));
-            }
-        }
+        let [limits, remains, resets] = names.map(HeaderName::from_static);
+        response.insert_header((limits, limit));
+        response.insert_header((remains, left));
+        response.insert_header((resets, go_duration(reset)));
     }
 }
 

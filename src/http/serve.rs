@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde_json::json;
@@ -378,13 +378,15 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
 }
 
 fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
-    response.insert_header(("x-gateway-node", &*served.node));
-    response.insert_header(("x-gateway-queue-ms", served.queued.as_millis().to_string()));
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let name = HeaderName::from_static;
+    response.insert_header((name("x-gateway-node"), &*served.node));
+    response.insert_header((name("x-gateway-queue-ms"), millis(served.queued)));
     if let Some(ahead) = served.ahead {
-        response.insert_header(("x-gateway-queue-position", ahead.to_string()));
+        response.insert_header((name("x-gateway-queue-position"), ahead));
     }
-    response.insert_header(("x-gateway-attempts", served.attempts.to_string()));
+    response.insert_header((name("x-gateway-attempts"), served.attempts));
     if let Some(expected) = served.expected {
-        response.insert_header(("x-gateway-expected-ms", expected.as_millis().to_string()));
+        response.insert_header((name("x-gateway-expected-ms"), millis(expected)));
     }
 }

@@ -21,6 +21,7 @@ use crate::fleet::{
 };
 use crate::metrics::Metrics;
 use crate::store::{Reason, Status, StorageFull};
+use cluster::Foreseen;
 use protocol::{AnswerProgress, StreamEditor, StreamFault, edit_answer};
 use scheduler::{Blame, Failure, NodeId, Outcome, Refusal, RefusalReason};
 
@@ -43,12 +44,21 @@ struct Reached {
     id: NodeId,
     node: Arc<NodeEndpoint>,
     attempt: u32,
+    foreseen: Foreseen,
     reply: Reply,
 }
 
 enum Reply {
     Plain { status: u16, body: Bytes, progress: Option<AnswerProgress> },
     Stream(Box<OpenStream>),
+}
+
+/// How an attempt ended.
+enum Tried {
+    Reached(Reply),
+    Failed(AttemptError),
+    /// The core found the node silent. It has already queued the request again, or refuses it.
+    BrokenOff(Option<Refusal>),
 }
 
 impl Relay {
@@ -81,9 +91,7 @@ impl Relay {
         let left = until.saturating_sub(now);
         let case = self.cases.of(&job.user, job.endpoint, &job.body);
         if let Some(left) = case.indicted(&self.dispatcher, now) {
-            let why = WhyNot::Indicted(left);
-            self.metrics.queue_rejected(why.label());
-            return Err(CarryError { meter: job.meter, why });
+            return Err(self.give_up(job.meter, WhyNot::Indicted(left)));
         }
         let mut ticket = self.dispatcher.join(job.id, job.arrival(), self.settings.queue().min(left));
         job.meter.joins(&ticket, job.endpoint);
@@ -96,16 +104,28 @@ impl Relay {
             result = self.attempts(upstream, &mut ticket, &mut job, &case) => result,
             () = tokio::time::sleep(left) => Err(WhyNot::TooLong),
         };
-        let reached = match result {
-            Ok(reached) => reached,
-            Err(why) => {
-                self.metrics.queue_rejected(why.label());
-                return Err(CarryError { meter: job.meter, why });
-            }
-        };
-        let Reached { id, node, attempt, reply } = reached;
+        match result {
+            Ok(reached) => self.bring(reached, ticket, job, case, until).await,
+            Err(why) => Err(self.give_up(job.meter, why)),
+        }
+    }
+
+    fn give_up(&self, meter: Meter, why: WhyNot) -> CarryError {
+        self.metrics.queue_rejected(why.label());
+        CarryError { meter, why }
+    }
+
+    /// Brings the client what a node has answered, once the part of the record that must come before it is safe.
+    async fn bring(
+        &self,
+        reached: Reached,
+        ticket: Ticket,
+        mut job: Job,
+        case: Case,
+        until: Duration,
+    ) -> Result<Answer, CarryError> {
+        let Reached { id, node, attempt, foreseen, reply } = reached;
         let queued = job.meter.queued();
-        let foreseen = ticket.foreseen();
         let expected = foreseen.expected.map(|seconds| Duration::from_secs_f64(seconds.clamp(0.0, 1e6)));
         let content = match reply {
             Reply::Plain { status, body, progress } => {
@@ -117,15 +137,13 @@ impl Relay {
                 let tokens = progress.map(|progress| bounds.tally(&progress).completion);
                 ticket.leave(outcome, tokens, progress.and_then(|progress| progress.usage));
                 if close_plain(&mut job.meter, status, progress).await.is_err() {
-                    self.metrics.queue_rejected(WhyNot::Unrecorded.label());
-                    return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
+                    return Err(self.give_up(job.meter, WhyNot::Unrecorded));
                 }
                 Content::Plain { status, body }
             }
             Reply::Stream(stream) => {
                 if job.meter.admitted().await.is_err() {
-                    self.metrics.queue_rejected(WhyNot::Unrecorded.label());
-                    return Err(CarryError { meter: job.meter, why: WhyNot::Unrecorded });
+                    return Err(self.give_up(job.meter, WhyNot::Unrecorded));
                 }
                 let gap = node.chunk_gap().unwrap_or(self.settings.chunk_gap());
                 let patience = Patience { clock: self.clock, gap };
@@ -166,27 +184,21 @@ impl Relay {
                 continue;
             };
             job.meter.granted(&node, grant.attempt);
+            let foreseen = ticket.foreseen();
             // A plain answer shows no tokens: if its client leaves, the pace tells what the node has written.
             if !job.stream {
-                job.meter.paced(ticket.foreseen().certain_pace);
+                job.meter.paced(foreseen.certain_pace);
             }
-            let result = tokio::select! {
-                biased;
-                interruption = ticket.interrupted() => Err(interruption),
-                result = self.attempt(upstream, &node, job) => Ok(result),
-            };
-            let error = match result {
-                // From its first byte on a stream is never retried, so the core must agree before the client sees it.
-                Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(grant.attempt).await => {
-                    return Ok(Reached { id: grant.node, node, attempt: grant.attempt, reply });
+            let error = match self.tried(upstream, &node, grant.attempt, ticket, job).await {
+                Tried::Reached(reply) => {
+                    return Ok(Reached { id: grant.node, node, attempt: grant.attempt, foreseen, reply });
                 }
-                Ok(Err(error)) => error,
-                // The core has already requeued the request.
-                Ok(Ok(_)) | Err(_) => {
+                Tried::Failed(error) => error,
+                Tried::BrokenOff(refusal) => {
                     let silent = AttemptError::new(Failure::Silent, "no token for far longer than expected");
                     self.note_failure(job, &node, &silent);
                     silent_on.push(grant.node);
-                    if let Err(Interruption::Refused(refusal)) = result {
+                    if let Some(refusal) = refusal {
                         self.note_stuck(case, &refusal, &silent_on);
                         return Err(self.refused(refusal, Some(silent.detail), &job.model));
                     }
@@ -200,6 +212,31 @@ impl Relay {
             }
             ticket.failed(error.failure);
             (failed, detail) = (Some(error.failure), Some(error.detail));
+        }
+    }
+
+    /// One attempt, unless the core breaks it off.
+    async fn tried(
+        &self,
+        upstream: &Upstream,
+        node: &Arc<NodeEndpoint>,
+        attempt: u32,
+        ticket: &mut Ticket,
+        job: &mut Job,
+    ) -> Tried {
+        let result = tokio::select! {
+            biased;
+            interruption = ticket.interrupted() => Err(interruption),
+            result = self.attempt(upstream, node, job) => Ok(result),
+        };
+        match result {
+            // From its first byte on a stream is never retried, so the core must agree before the client sees it.
+            Ok(Ok(reply)) if !matches!(reply, Reply::Stream(_)) || ticket.first_byte(attempt).await => {
+                Tried::Reached(reply)
+            }
+            Ok(Err(error)) => Tried::Failed(error),
+            Err(Interruption::Refused(refusal)) => Tried::BrokenOff(Some(refusal)),
+            Ok(Ok(_)) | Err(Interruption::Abandoned) => Tried::BrokenOff(None),
         }
     }
 

@@ -2,6 +2,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
+
 use super::suspects::{Digest, Suspects};
 use crate::dispatch::Dispatcher;
 use protocol::Endpoint;
@@ -9,7 +11,10 @@ use scheduler::NodeId;
 
 /// The requests that made nodes fail. All copies share the list.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cases(Arc<Mutex<Suspects>>);
+pub(super) struct Cases {
+    hasher: RandomState,
+    suspects: Arc<Mutex<Suspects>>,
+}
 
 /// One request in that list.
 #[derive(Debug)]
@@ -21,12 +26,11 @@ pub(super) struct Case {
 impl Cases {
     /// The case of a request, which may be new.
     pub(super) fn of(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Case {
-        let digest = self.with(|suspects| suspects.digest(user, endpoint, body));
-        Case { cases: self.clone(), digest }
+        Case { cases: self.clone(), digest: Digest::of(&self.hasher, user, endpoint, body) }
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut Suspects) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut self.suspects.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

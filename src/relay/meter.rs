@@ -177,8 +177,12 @@ impl Meter {
         self.meters.metrics.pulses().all().first_token(after);
         open.work.first_byte(at);
         open.show_that(OpenRequest::begins);
+        let is_stream = open.admission.stream;
         self.meters.metrics.first_token(&open.admission.listed_model, after);
-        self.note();
+        // A plain answer is complete by then, and its row follows at once.
+        if is_stream {
+            self.note();
+        }
     }
 
     /// Records how far the answer has come.

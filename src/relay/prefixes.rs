@@ -1,13 +1,13 @@
 //! Which beginnings of a prompt may a node have cached? The scheduler gets digests that mean nothing outside this
 //! process, because prompts belong to their users.
-use std::collections::hash_map::RandomState;
 use std::sync::{Arc, LazyLock};
 
+use foldhash::quality::RandomState;
 use protocol::InferenceRequest;
 use scheduler::Prefix;
 
 /// Different in each process.
-static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+static SEED: LazyLock<RandomState> = LazyLock::new(RandomState::default);
 
 /// The beginnings of a request's prompt, shortest first.
 pub fn prefixes(request: &InferenceRequest, body: &[u8]) -> Arc<[Prefix]> {

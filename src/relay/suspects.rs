@@ -4,7 +4,7 @@
 //! itself is the cause. It is recognised by a digest of its user, route and body. As long as no other request shows
 //! that the nodes work, they may be the cause, and the request is let through.
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 use protocol::Endpoint;
@@ -25,10 +25,17 @@ const ENOUGH: usize = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Digest(u64);
 
+impl Digest {
+    /// The digest of a request, valid for this hasher only. For a long body it covers both ends and the length.
+    pub(super) fn of(hasher: &impl BuildHasher, user: &str, endpoint: Endpoint, body: &[u8]) -> Self {
+        let ends = (&body[..body.len().min(READ)], &body[body.len().saturating_sub(READ)..]);
+        Self(hasher.hash_one((user, endpoint as u8, body.len(), ends)))
+    }
+}
+
 /// The requests that failed recently.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    hasher: RandomState,
     failed: HashMap<Digest, Vec<Failed>>,
 }
 
@@ -40,12 +47,6 @@ struct Failed {
 }
 
 impl Suspects {
-    /// The digest of a request, valid in this process only. For a long body it covers both ends and the length.
-    pub(super) fn digest(&self, user: &str, endpoint: Endpoint, body: &[u8]) -> Digest {
-        let ends = (&body[..body.len().min(READ)], &body[body.len().saturating_sub(READ)..]);
-        Digest(self.hasher.hash_one((user, endpoint as u8, body.len(), ends)))
-    }
-
     /// It failed on this node, perhaps through its own fault.
     pub(super) fn failed(&mut self, digest: Digest, node: NodeId, now: Duration) {
         if self.failed.len() >= MOST && !self.failed.contains_key(&digest) {
@@ -104,14 +105,14 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn digest(suspects: &Suspects, user: &str) -> Digest {
-        suspects.digest(user, Endpoint::Chat, b"{}")
+    fn digest(user: &str) -> Digest {
+        Digest::of(&foldhash::quality::FixedState::default(), user, Endpoint::Chat, b"{}")
     }
 
     #[test]
     fn what_failed_on_nodes_that_work_for_others_is_not_tried_again_for_a_while() {
         let mut suspects = Suspects::default();
-        let poison = digest(&suspects, "ann");
+        let poison = digest("ann");
         suspects.failed(poison, ONE, at(10));
         assert_eq!(suspects.indicted(poison, at(11), |_, _| true), None, "once may be an accident");
         suspects.failed(poison, TWO, at(12));
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn an_answer_clears_a_request_and_what_another_user_sends_is_another_request() {
         let mut suspects = Suspects::default();
-        let (anns, bobs) = (digest(&suspects, "ann"), digest(&suspects, "bob"));
+        let (anns, bobs) = (digest("ann"), digest("bob"));
         assert_ne!(anns, bobs);
         for node in [ONE, TWO] {
             suspects.failed(anns, node, at(1));

@@ -1,5 +1,6 @@
 //! May this caller have one more request? A user and the key that was presented, asked together.
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -142,19 +143,15 @@ impl Access {
             // What others hold may be had for the asking.
             return Ok(());
         }
-        for (whose, balance) in self.balances(now) {
-            let retry_after = std::time::Duration::from_secs(1);
-            if let Some(limit) = balance.limits.max_concurrency
-                && balance.running.saturating_add(arriving) >= limit
-            {
-                return Err(Over { whose, exceeded: Exceeded::Concurrency { limit, retry_after } });
-            }
-            if let (Some(limit), Some(0)) = (balance.limits.requests_per_minute, balance.requests_left()) {
-                let retry_after = balance.requests_reset.max(retry_after);
-                return Err(Over { whose, exceeded: Exceeded::Requests { limit, retry_after } });
-            }
+        let group = self.group();
+        let over = self.with_ledgers(group.as_ref(), |ledgers| {
+            let mut balances = ledgers.iter_mut().map(|(limits, ledger)| ledger.balance(**limits, now)).enumerate();
+            balances.find_map(|(place, balance)| Some((place, in_the_way(&balance, arriving)?)))
+        });
+        match over {
+            Some((place, exceeded)) => Err(Over { whose: self.whose(group.as_ref()).swap_remove(place), exceeded }),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Settles an ended request. See [`Ledger::settle`].
@@ -177,8 +174,26 @@ impl Access {
 
     /// What is left under the tightest of these limits.
     pub fn headroom(&self, now: Moment) -> Headroom {
-        let headrooms = self.balances(now).into_iter().map(|(_, balance)| balance.headroom());
-        headrooms.reduce(Headroom::and).unwrap_or_default()
+        self.with_ledgers(self.group().as_ref(), |ledgers| {
+            let headrooms = ledgers.iter_mut().map(|(limits, ledger)| ledger.balance(**limits, now).headroom());
+            headrooms.reduce(Headroom::and).unwrap_or_default()
+        })
+    }
+}
+
+/// The limit that refuses one more request while `arriving` more are being read, if one does.
+fn in_the_way(balance: &Balance, arriving: u32) -> Option<Exceeded> {
+    let retry_after = Duration::from_secs(1);
+    if let Some(limit) = balance.limits.max_concurrency
+        && balance.running.saturating_add(arriving) >= limit
+    {
+        return Some(Exceeded::Concurrency { limit, retry_after });
+    }
+    match (balance.limits.requests_per_minute, balance.requests_left()) {
+        (Some(limit), Some(0)) => {
+            Some(Exceeded::Requests { limit, retry_after: balance.requests_reset.max(retry_after) })
+        }
+        _ => None,
     }
 }
 

@@ -34,7 +34,7 @@ pub fn edit_answer(endpoint: Endpoint, body: Bytes, request_id: &str) -> Result<
     let mut splices = Splices::default();
     for end in unfinished(endpoint, &object)? {
         // The model repeated itself, which is no failure of the node.
-        if !text.is_repetition {
+        if !ends_in_repetition(text.last) {
             return Err("the answer is not done".to_owned());
         }
         splices.replace(span(&body, end.value), end.becomes);
@@ -75,14 +75,14 @@ fn usage_of(endpoint: Endpoint, object: &Object<'_>) -> Usage {
 }
 
 /// What the model wrote.
-struct Written {
+struct Written<'a> {
     bytes: u64,
-    /// Whether it ends in a repetition.
-    is_repetition: bool,
+    /// Its last text, a JSON string with its quotes.
+    last: &'a str,
 }
 
-impl Written {
-    fn of(endpoint: Endpoint, object: &Object<'_>) -> Self {
+impl<'a> Written<'a> {
+    fn of(endpoint: Endpoint, object: &Object<'a>) -> Self {
         let (mut bytes, mut last) = (0, "");
         for (name, value) in object.members().filter(|(name, _)| !endpoint.embeds() && *name != "id") {
             written_in(name, value.get(), |raw| {
@@ -90,7 +90,7 @@ impl Written {
                 last = raw;
             });
         }
-        Self { bytes, is_repetition: ends_in_repetition(last) }
+        Self { bytes, last }
     }
 }
 
