@@ -114,16 +114,7 @@ impl App {
         let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await?;
         let certificate = certificate(&config, &nodes.fleet.metrics, clock)?;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
-        let live = reload::Parts {
-            roster: nodes.roster.clone(),
-            names: Live::new(config.models.clone()),
-            limits: Live::new(config.limits.clone()),
-            certificate: certificate.clone(),
-            metrics: nodes.fleet.metrics.clone(),
-            store: memory.store.clone(),
-            changes: nodes.fleet.changes.clone(),
-            clock,
-        };
+        let live = live_parts(&config, &memory, &nodes, certificate.clone());
         let (names, limits) = (live.names.clone(), live.limits.clone());
         let reloader = Reloader::new(&config, live, read);
         let meters = Meters { clock, metrics: nodes.fleet.metrics.clone(), requests: Arc::default() };
@@ -248,6 +239,25 @@ impl App {
             thread::spawn(stored.run(stop.clone())),
             thread::spawn(self.events.clone().run(stop.clone())),
         ]
+    }
+}
+
+/// What a changed configuration is applied to.
+fn live_parts(
+    config: &Config,
+    memory: &Memory,
+    nodes: &Nodes,
+    certificate: Option<Arc<ServedCertificate>>,
+) -> reload::Parts {
+    reload::Parts {
+        roster: nodes.roster.clone(),
+        names: Live::new(config.models.clone()),
+        limits: Live::new(config.limits.clone()),
+        certificate,
+        metrics: nodes.fleet.metrics.clone(),
+        store: memory.store.clone(),
+        changes: nodes.fleet.changes.clone(),
+        clock: nodes.fleet.clock,
     }
 }
 
