@@ -17,7 +17,6 @@ mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use prometheus::{Histogram, Registry};
 use serde::{Deserialize, Serialize};
