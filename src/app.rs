@@ -30,12 +30,13 @@ pub use reload::Reloader;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::flaw::Flaw;
 use crate::fleet::{Resolver, Roster};
 use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
-use crate::tls::{ServedCertificate, TlsFlaw};
+use crate::tls::ServedCertificate;
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
 use memory::Memory;
@@ -263,7 +264,7 @@ fn live_parts(
 
 /// The certificate that clients are served; `None` without TLS.
 fn certificate(config: &Config, metrics: &Metrics, clock: Clock) -> Result<Option<Arc<ServedCertificate>>, StartError> {
-    let flawed = |flaw: TlsFlaw| StartError::Setting(format!("server.tls.{}: {}", flaw.key, flaw.message));
+    let flawed = |flaw: Flaw| StartError::Setting(format!("server.tls.{}: {}", flaw.key, flaw.message));
     let Some(certificate) = config.server.tls.certificate().map_err(flawed)? else { return Ok(None) };
     metrics.certificate_expires(certificate.expires());
     if let Some(warning) = certificate.warning(clock.now().unix_ms / 1_000) {

@@ -1,9 +1,8 @@
 //! Which mistakes can types not express? Settings that contradict each other, or that no gateway can work with.
 use super::Config;
 use super::document::{Document, Mistake};
-use crate::fleet::Flaw;
+use crate::flaw::Flaw;
 use crate::store;
-use crate::tls::TlsFlaw;
 
 impl Config {
     /// Every mistake in settings that are each of the right type.
@@ -73,7 +72,7 @@ impl Check<'_> {
 
     fn tls(&mut self) {
         let config = &self.document.value;
-        for TlsFlaw { key, message, hint } in config.server.tls.flaws() {
+        for Flaw { key, message, hint } in config.server.tls.flaws() {
             self.wrong(&format!("server.tls.{key}"), &message, hint);
         }
         let plain = config.server.tls.plain_address();
