@@ -119,6 +119,7 @@ impl Directory {
     /// Takes a user up, or what has changed of one; true for a new one. Another user of the name takes the place of the
     /// one before.
     pub(super) fn put_user(&mut self, mut entry: UserEntry) -> bool {
+        // Somebody else has the name now: nothing of the one before, not even a running request, is theirs.
         if self.user(entry.user.as_str()).is_some_and(|known| known.generation != entry.generation) {
             self.remove_user(&entry.user.shared());
         }
@@ -133,6 +134,7 @@ impl Directory {
                 account.set(&entry);
                 account.set_group(group);
             }
+            // The database hears of it only now and then, so memory may know better.
             entry.last_seen_ms = entry.last_seen_ms.max(record.entry.last_seen_ms);
             record.entry = entry;
             return false;

@@ -228,6 +228,7 @@ impl PrefixMemory {
             if holders[place].prompts == 0 {
                 holders.remove(place);
             } else {
+                // Only whole prompts that end at this prefix decide its `whole`, so the others need no look.
                 if last == Some(prefix.digest) {
                     let ends_here = rest().filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
                     holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);

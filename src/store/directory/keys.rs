@@ -19,6 +19,7 @@ impl Directory {
     /// deleted.
     pub(in crate::store) fn put_key(&mut self, entry: &KeyEntry<'_>) {
         let KeySpec { name, expires_at_ms, allowed_models, limits } = &entry.spec;
+        // Most keys have neither a name nor terms of their own, so the record keeps them only where they differ.
         let name = Some(&**name).filter(|name| *name != DEFAULT_NAME).map(ShortText::of);
         let is_plain = expires_at_ms.is_none() && allowed_models.is_none() && *limits == Limits::default();
         let spec = (!is_plain).then(|| Box::new(KeySpec { name: String::new(), ..entry.spec.clone() }));

@@ -99,6 +99,8 @@ impl FairQueue {
                     let Some(place) = inner.next() else { continue };
                     let picked = self.pick(place, inner, nth);
                     let cost = picked.map_or(0.0, |(ranked, _)| ranked.cost);
+                    // Charged as if it were dispatched, so that the next pick is another group's if that is entitled to
+                    // it.
                     let counter = Counter(counter.0 + cost / group.standing.weight);
                     walk.begun.push(Reverse((counter, joined, Seat::Group(id), 0)));
                     picked
