@@ -198,7 +198,7 @@ impl ApiError {
 
     /// 503: as many listen to events as may.
     pub(super) fn too_many_listeners() -> Self {
-        let message = "As many listen to events already as may. Please try again in 5s.";
+        let message = "Too many clients are listening to events already. Please try again in 5s.";
         Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
     }
 

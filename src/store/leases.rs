@@ -316,10 +316,14 @@ impl Leaser {
         if self.mode == mode {
             return;
         }
-        tracing::info!(gateway = self.table.gateway, ?mode, "limits among the gateways on this database");
+        tracing::info!(
+            gateway = self.table.gateway,
+            ?mode,
+            "how limits are shared with the other gateways on this database has changed"
+        );
         self.mode = mode;
         if let Err(error) = self.store.keep_identity(&self.table.gateway, mode == Mode::Sole).await {
-            tracing::warn!(%error, "it could not be kept whether limits are shared");
+            tracing::warn!(%error, "whether limits are shared could not be stored for the next start");
         }
     }
 

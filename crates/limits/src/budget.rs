@@ -116,6 +116,7 @@ impl Budget {
         spent.recent.retain(|(age, _)| *age < MINUTE);
         // Oldest first.
         spent.recent.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        // As if each had been admitted here, so that it leaves the window when it would have.
         for (age, tokens) in spent.recent {
             let admitted = now.uptime.saturating_sub(age);
             if limits.requests_per_minute.is_some() {

@@ -118,6 +118,7 @@ impl Speed {
         let Some(alone) = self.alone else { return self.begin(sample, seconds) };
         let ratio = sample / alone;
         if let Some(ratio) = self.drift.disproof(ratio) {
+            // What was learned before the disuse is worth nothing: learning begins again.
             (self.alone, self.first) = (None, Vec::new());
             return self.begin(alone * ratio, seconds);
         }

@@ -259,6 +259,7 @@ impl Fleet {
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
         let has_opened = admits && !entered.admits;
         let health = node.health();
+        // A node that has left is told of as such, not as one that is down.
         if entered.health != health && !node.has_left {
             let why = node.last_error().map(str::to_owned);
             self.health.add(HealthChange { node: id, at: now, before: entered.health, after: health, why });

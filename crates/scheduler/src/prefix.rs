@@ -233,6 +233,7 @@ impl PrefixMemory {
                     let ends_here = rest().filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
                     holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);
                 }
+                // The newest of the others, as prompts are kept newest first.
                 if holders[place].used == kept.used {
                     let newest = rest().find(|each| each.prefixes.contains(prefix));
                     holders[place].used = newest.map_or(0, |each| each.used);

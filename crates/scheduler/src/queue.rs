@@ -168,6 +168,7 @@ impl FairQueue {
         }
         let (model, deadline) = (entry.model, entry.deadline);
         self.deadlines.insert((deadline, entry.id));
+        // One that returns from a failed attempt was accepted before, so the bounds do not count it.
         if !entry.position.is_fresh {
             self.retries.insert(entry.id);
         }

@@ -103,6 +103,8 @@ impl Reading {
             self.line.observe(tokens, sample);
             return;
         };
+        // Beside the line as it was measured, without what is only suspected: the tests below deal with that
+        // themselves.
         let ratio = sample.max(LEAST_SECONDS) / expected;
         let suspected = self.suspicion.factor();
         if let Some(ratio) = self.drift.disproof(ratio / suspected) {

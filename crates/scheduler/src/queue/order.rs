@@ -70,6 +70,7 @@ impl FairQueue {
         }
         let mut nth = |id: LaneId, ahead: usize| self.lanes[id.0].waiting.nth_of_model(model, ahead);
         self.merge(turns, |group| group.of_model.get(&model), &mut nth, &mut |id, ahead| {
+            // Those who go first by right have their place in the order as well.
             if into[..first].iter().all(|next| next.id != id) {
                 into.push(Next { id, by_right: None, ahead });
             }
