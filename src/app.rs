@@ -30,12 +30,13 @@ pub use reload::Reloader;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::Dispatcher;
+use crate::flaw::Flaw;
 use crate::fleet::{Resolver, Roster};
 use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
-use crate::tls::{ServedCertificate, TlsFlaw};
+use crate::tls::ServedCertificate;
 use crate::trace::{Exporter, Tracer};
 use drain::Drain;
 use memory::Memory;
@@ -114,16 +115,7 @@ impl App {
         let nodes = Nodes::open(&config, database, (clock, metrics), resolver, stops.tasks.clone()).await?;
         let certificate = certificate(&config, &nodes.fleet.metrics, clock)?;
         let (tracer, exporter) = Tracer::new(&config.tracing, clock).map_err(StartError::Setting)?;
-        let live = reload::Parts {
-            roster: nodes.roster.clone(),
-            names: Live::new(config.models.clone()),
-            limits: Live::new(config.limits.clone()),
-            certificate: certificate.clone(),
-            metrics: nodes.fleet.metrics.clone(),
-            store: memory.store.clone(),
-            changes: nodes.fleet.changes.clone(),
-            clock,
-        };
+        let live = live_parts(&config, &memory, &nodes, certificate.clone());
         let (names, limits) = (live.names.clone(), live.limits.clone());
         let reloader = Reloader::new(&config, live, read);
         let meters = Meters { clock, metrics: nodes.fleet.metrics.clone(), requests: Arc::default() };
@@ -251,9 +243,28 @@ impl App {
     }
 }
 
+/// What a changed configuration is applied to.
+fn live_parts(
+    config: &Config,
+    memory: &Memory,
+    nodes: &Nodes,
+    certificate: Option<Arc<ServedCertificate>>,
+) -> reload::Parts {
+    reload::Parts {
+        roster: nodes.roster.clone(),
+        names: Live::new(config.models.clone()),
+        limits: Live::new(config.limits.clone()),
+        certificate,
+        metrics: nodes.fleet.metrics.clone(),
+        store: memory.store.clone(),
+        changes: nodes.fleet.changes.clone(),
+        clock: nodes.fleet.clock,
+    }
+}
+
 /// The certificate that clients are served; `None` without TLS.
 fn certificate(config: &Config, metrics: &Metrics, clock: Clock) -> Result<Option<Arc<ServedCertificate>>, StartError> {
-    let flawed = |flaw: TlsFlaw| StartError::Setting(format!("server.tls.{}: {}", flaw.key, flaw.message));
+    let flawed = |flaw: Flaw| StartError::Setting(format!("server.tls.{}: {}", flaw.key, flaw.message));
     let Some(certificate) = config.server.tls.certificate().map_err(flawed)? else { return Ok(None) };
     metrics.certificate_expires(certificate.expires());
     if let Some(warning) = certificate.warning(clock.now().unix_ms / 1_000) {

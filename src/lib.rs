@@ -13,7 +13,7 @@
 //! | fleet | [`link`] | how gateways speak with each other | decisions |
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the HTTP client for nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
-//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`] | what is exported, logged and traced; the time; the certificate | their callers' types |
+//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`], [`flaw`] | what is exported, logged and traced; the time; the certificate; what is wrong with a setting | their callers' types |
 //! | pure | the crates [`scheduler`], [`cluster`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request
@@ -43,6 +43,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
+pub mod flaw;
 pub mod fleet;
 pub mod http;
 pub mod link;

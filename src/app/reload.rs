@@ -10,11 +10,12 @@ use uuid::Uuid;
 use super::secrets::StartSecrets;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::flaw::Flaw;
 use crate::fleet::{ChangeLog, Roster};
 use crate::http::{Live, ModelNames, ReloadReport};
 use crate::metrics::Metrics;
 use crate::store::{AuditEntry, Role, Store};
-use crate::tls::{Certificate, ServedCertificate, TlsFlaw};
+use crate::tls::{Certificate, ServedCertificate};
 
 /// The one group of settings within a section.
 const TLS: &str = "server.tls";
@@ -143,7 +144,7 @@ impl Reloader {
 impl Inner {
     fn find(&self) -> Result<Found, String> {
         let config = (self.read)()?;
-        let flawed = |flaw: TlsFlaw| format!("server.tls.{}: {}", flaw.key, flaw.message);
+        let flawed = |flaw: Flaw| format!("server.tls.{}: {}", flaw.key, flaw.message);
         let certificate = config.server.tls.certificate().map_err(flawed)?;
         let stale = self.secrets.changed(&StartSecrets::of(&config));
         Ok(Found { config, certificate, stale })

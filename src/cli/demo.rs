@@ -126,12 +126,15 @@ async fn greet(dispatcher: Arc<Dispatcher>, base: String, config: Config, key: A
 
 fn print_banner(base: &str, config: &Config, key: &ApiKey) {
     let key = key.reveal();
-    println!("ollama-gateway {} demo: everything here is simulated and goes when it ends", env!("CARGO_PKG_VERSION"));
+    println!(
+        "ollama-gateway {} demo: everything here is simulated and vanishes when it ends",
+        env!("CARGO_PKG_VERSION")
+    );
     println!(
         "\n  console    {base}/console\n  API        {base}/v1\n  docs       {base}/docs\n  metrics    {base}/metrics"
     );
     for ((name, speed, slots, _), node) in NODES.iter().zip(&config.nodes) {
-        println!("  node       {name:<7} {} ({speed} tokens/s with a 5 GB model, {slots} slots a model)", node.url);
+        println!("  node       {name:<7} {} ({speed} tokens/s with a 5 GB model; slots a model: {slots})", node.url);
     }
     println!(
         "  models     llama3.2, llama3.2:1b, llava (vision), all-minilm (embeddings); gemma3:1b and qwen3:4b to pull"

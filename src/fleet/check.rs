@@ -1,8 +1,8 @@
 //! Are the operator's settings for a node valid?
 use super::endpoint::NodeEndpoint;
-use super::flaw::Flaw;
 use super::kind::NodeKind;
 use super::settings::NodeSettings;
+use crate::flaw::Flaw;
 
 impl NodeSettings {
     /// Everything that is wrong with them. Reads the files that they name.

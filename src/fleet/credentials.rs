@@ -9,9 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::ClientConfig;
 
-use super::flaw::Flaw;
 use super::pinned::Pinned;
 use super::settings::NodeSettings;
+use crate::flaw::Flaw;
+use crate::tls::Verifier;
 
 /// Headers that the gateway or the connection sets, or that have settings of their own.
 const RESERVED: [&str; 12] = [
@@ -127,8 +128,9 @@ pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>
         None if !is_secure => return Ok(None),
         None => builder.with_root_certificates(webpki_roots_cert_store()),
         Some(path) => {
-            let pinned = Pinned::read(path, provider).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(pinned))
+            let pinned =
+                Pinned::read(path, provider.clone()).map_err(|why| flaw(format!("{}: {why}", path.display())))?;
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier::new(pinned, provider)))
         }
     };
     let mut config = builder.with_no_client_auth();

@@ -12,11 +12,11 @@ use awc::http::header::{HeaderName, HeaderValue};
 use rustls::ClientConfig;
 
 use super::credentials::{headers, trust};
-use super::flaw::Flaw;
 use super::kind::{Kind, NodeKind};
 use super::listing::key_of;
 use super::loads::NodeLoads;
 use super::settings::NodeSettings;
+use crate::flaw::Flaw;
 use protocol::Endpoint;
 use scheduler::NodeSpec;
 

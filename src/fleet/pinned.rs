@@ -4,18 +4,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::{Error, RootCertStore};
+
+use crate::tls::CertificateRule;
 
 /// The certificates of a file.
 #[derive(Debug)]
 pub struct Pinned {
     certificates: Vec<CertificateDer<'static>>,
     authorities: Arc<WebPkiServerVerifier>,
-    provider: Arc<CryptoProvider>,
 }
 
 impl Pinned {
@@ -34,14 +35,14 @@ impl Pinned {
         if certificates.is_empty() {
             return Err("it holds no certificate".to_owned());
         }
-        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone());
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
         let authorities = authorities.build().map_err(|error| error.to_string())?;
-        Ok(Self { certificates, authorities, provider })
+        Ok(Self { certificates, authorities })
     }
 }
 
-impl ServerCertVerifier for Pinned {
-    fn verify_server_cert(
+impl CertificateRule for Pinned {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
@@ -54,28 +55,6 @@ impl ServerCertVerifier for Pinned {
             return Ok(ServerCertVerified::assertion());
         }
         self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -98,7 +77,7 @@ mod tests {
         let pinned = Pinned::read(&path, provider).unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let check = |certificate: &rcgen::Certificate| {
-            pinned.verify_server_cert(
+            pinned.judge(
                 certificate.der(),
                 &[],
                 &name,

@@ -1,5 +1,5 @@
 //! Why can the nodes not be changed as somebody asks?
-use super::flaw::Flaw;
+use crate::flaw::Flaw;
 use crate::store::StoreError;
 
 /// Why the nodes were not changed.

@@ -105,7 +105,7 @@ impl fmt::Debug for NodeSettings {
 impl NodeSettings {
     /// The number of slots, for operators to read.
     pub fn slots_in_words(&self) -> String {
-        self.slots.map_or("slots as learned".to_owned(), |slots| format!("{slots} slots a model"))
+        self.slots.map_or("slots as learned".to_owned(), |slots| format!("slots a model: {slots}"))
     }
 
     /// A node with the defaults.

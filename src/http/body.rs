@@ -88,12 +88,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonObject<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
-        Box::pin(async move {
-            let body = reading.await?.0;
-            audited::note_body(draft, &body);
-            parse(&body).map(Self)
-        })
+        let reading = object(request, payload, b"");
+        Box::pin(async move { reading.await.map(Self) })
     }
 }
 
@@ -106,12 +102,22 @@ impl<T: DeserializeOwned + 'static> FromRequest for JsonOrNothing<T> {
     type Future = Pin<Box<dyn Future<Output = Result<Self, ApiError>>>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
-        Box::pin(async move {
-            let body = reading.await?.0;
-            audited::note_body(draft, &body);
-            parse(if body.is_empty() { b"{}" } else { &body }).map(Self)
-        })
+        let reading = object(request, payload, b"{}");
+        Box::pin(async move { reading.await.map(Self) })
+    }
+}
+
+/// Reads an object, and notes it for the audit log. `if_empty` stands for an empty body.
+fn object<T: DeserializeOwned>(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    if_empty: &'static [u8],
+) -> impl Future<Output = Result<T, ApiError>> + use<T> {
+    let (reading, draft) = (FullBody::from_request(request, payload), audited::draft(request));
+    async move {
+        let body = reading.await?.0;
+        audited::note_body(draft, &body);
+        parse(if body.is_empty() { if_empty } else { &body })
     }
 }
 

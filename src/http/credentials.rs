@@ -66,7 +66,9 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
     let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
     for (value, is_bearer) in bearers.chain(plain) {
-        let text = value.to_str().map_err(|_| ApiError::unauthorized("The API key has characters that no key has."))?;
+        let text = value
+            .to_str()
+            .map_err(|_| ApiError::unauthorized("The API key contains characters that cannot be part of one."))?;
         let key = if is_bearer { bearer(text) } else { Some(text.trim()) };
         match (key, found) {
             (None, _) => has_other_scheme = true,

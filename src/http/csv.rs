@@ -30,8 +30,12 @@ pub(super) fn is_asked_for(
         None if !is_accepted("text/csv") => Ok(false),
         None | Some("csv") => match (limit, after) {
             (None, None) => Ok(true),
-            (Some(_), _) => Err(ApiError::invalid_field("limit", "`limit` is for JSON; CSV is always all of it.")),
-            (_, Some(_)) => Err(ApiError::invalid_field("after", "`after` is for JSON; CSV is always all of it.")),
+            (Some(_), _) => {
+                Err(ApiError::invalid_field("limit", "`limit` is for JSON only; CSV is never cut into pages."))
+            }
+            (_, Some(_)) => {
+                Err(ApiError::invalid_field("after", "`after` is for JSON only; CSV is never cut into pages."))
+            }
         },
         Some(_) => Err(ApiError::invalid_field("format", "`format` must be `json` or `csv`.")),
     }
@@ -49,7 +53,9 @@ pub(super) async fn answer(
 ) -> Result<HttpResponse, ApiError> {
     let first = next().await?.unwrap_or_default();
     let rest = stream::try_unfold(next, move |mut next| async move {
-        let page = next().await.inspect_err(|error| tracing::warn!(table = name, %error, "a table was broken off"))?;
+        let page = next()
+            .await
+            .inspect_err(|error| tracing::warn!(table = name, %error, "a CSV table broke off before its end"))?;
         Ok::<_, ApiError>(page.map(|page| (page, next)))
     });
     let body = stream::iter([Ok(headings), Ok(first)]).chain(rest);

@@ -2,24 +2,22 @@
 //!
 //! Statuses are chosen for what SDKs do with them. They retry 408, 409, 429 and 5xx; `Retry-After` (whole seconds) and
 //! `retry-after-ms` say when, and `x-should-retry: false` stops a retry that cannot help.
+mod causes;
+mod response;
+mod unanswered;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
-
 use super::body_memory::Full;
 use super::error_kind::{self, ErrorKind};
-use super::maintenance::in_words;
 use super::over::{Worded, seconds, worded};
-use crate::fleet::RosterError;
-use crate::relay::WhyNot;
-use crate::store::{Maintenance, Over, Reason, Role, Status, StorageFull, StoreError};
-use limits::{Headroom, Remaining};
-use protocol::{BadRequest, Dialect, ErrorObject};
-use scheduler::{Failure, Refusal, RefusalReason};
+use crate::store::{Over, Reason, Role, StorageFull};
+use limits::Headroom;
+use protocol::{Dialect, ErrorObject};
+
+pub use response::rate_limit_headers;
 
 /// `Retry-After` while the store cannot be read or written.
 const STORAGE_RETRY: Duration = Duration::from_secs(5);
@@ -144,13 +142,6 @@ impl ApiError {
         Self::unavailable(&error_kind::NO_NODE, message, retry_after)
     }
 
-    /// 503: every node that has this model is drained.
-    fn maintained(model: &str, maintenance: &Maintenance, retry_after: Duration) -> Self {
-        let (state, again) = (in_words(maintenance), seconds(retry_after));
-        let message = format!("Every node that has `{}` is {state}. Please try again in {again}.", printable(model));
-        Self::unavailable(&error_kind::MAINTENANCE, message, retry_after)
-    }
-
     /// 404: the nodes that have this model do not have the route.
     pub fn no_route(model: &str) -> Self {
         let message =
@@ -207,7 +198,7 @@ impl ApiError {
 
     /// 503: as many listen to events as may.
     pub(super) fn too_many_listeners() -> Self {
-        let message = "As many listen to events already as may. Please try again in 5s.";
+        let message = "Too many clients are listening to events already. Please try again in 5s.";
         Self::unavailable(&error_kind::OVERLOADED, message, Duration::from_secs(5))
     }
 
@@ -289,81 +280,6 @@ impl ApiError {
         Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
     }
 
-    /// The error for a request that got no answer, and the status of its usage row.
-    pub fn not_carried(why: &WhyNot, model: &str) -> (Self, Status) {
-        match why {
-            WhyNot::Stopping => (Self::stopping(), Status::Interrupted),
-            WhyNot::Unrecorded => (Self::not_stored(), Status::Refused),
-            WhyNot::Revoked => (Self::unauthorized("This API key was revoked."), Status::Cancelled),
-            WhyNot::Stopped(stopped) => {
-                let error = Self::new(&error_kind::STOPPED, stopped.message());
-                (error.with(|words| words.hopeless = true), Status::Cancelled)
-            }
-            WhyNot::Indicted(left) => (Self::indicted(*left), Status::Refused),
-            WhyNot::TooLong => {
-                let message = "The request took longer than this service allows.";
-                (Self::new(&error_kind::TIMEOUT, message), Status::Deadline)
-            }
-            WhyNot::Maintenance { maintenance, retry_after } => {
-                (Self::maintained(model, maintenance, *retry_after), Status::Refused)
-            }
-            WhyNot::Refused { refusal, detail } => Self::refused(*refusal, detail.as_deref(), model),
-        }
-    }
-
-    /// 422: the request makes nodes fail that answer other requests.
-    fn indicted(left: Duration) -> Self {
-        let message = format!(
-            "This request made nodes fail, again and again, while they answered other requests. It is not tried again for \
-             {}: change it before you send it again.",
-            seconds(left)
-        );
-        Self::new(&error_kind::MAKES_NODES_FAIL, message).with(|words| words.hopeless = true)
-    }
-
-    fn refused(refusal: Refusal, detail: Option<&str>, model: &str) -> (Self, Status) {
-        let after = refusal.retry_after;
-        let again = format!("Please try again in {}.", seconds(after));
-        match refusal.reason {
-            RefusalReason::UserQueueFull => {
-                let message = format!("You have as many requests waiting as one user may have. {again}");
-                let error = Self::new(&error_kind::RATE_LIMITED, message).of_limit("queue.max_queued_per_user");
-                (error.with(|words| words.retry_after = Some(after)), Status::Refused)
-            }
-            RefusalReason::QueueFull => {
-                let message = format!("The service is overloaded: its queue is full. {again}");
-                let error = Self::unavailable(&error_kind::OVERLOADED, message, after);
-                (error.of_limit("queue.max_queued"), Status::Refused)
-            }
-            RefusalReason::DeadlinePassed => {
-                let message = format!("The service is overloaded: no slot became free in time. {again}");
-                (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Deadline)
-            }
-            RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
-            RefusalReason::NoRoute => (Self::no_route(model), Status::Refused),
-            RefusalReason::NotLoaded { last } => {
-                let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
-                let error = Self::exhausted(last, message, model, after);
-                (error.with(|words| words.retry_after = Some(after)), Status::UpstreamError)
-            }
-            RefusalReason::Exhausted { last: Failure::Unsupported } => (Self::no_route(model), Status::Refused),
-            RefusalReason::Exhausted { last } => {
-                let message =
-                    format!("No node could answer; the last one {last} ({}).", detail.unwrap_or("no details"));
-                (Self::exhausted(last, message, model, after), Status::UpstreamError)
-            }
-        }
-    }
-
-    fn exhausted(last: Failure, message: String, model: &str, after: Duration) -> Self {
-        match last {
-            Failure::Missing => Self::unknown_model(model),
-            Failure::Busy | Failure::Starved => Self::unavailable(&error_kind::OVERLOADED, message, after),
-            Failure::TimedOut | Failure::Stuck => Self::new(&error_kind::TIMEOUT, message),
-            _ => Self::new(&error_kind::UPSTREAM, message),
-        }
-    }
-
     /// Adds to a 429 how much of each limit is left, whichever limit refused the request.
     pub fn for_user(self, headroom: Headroom) -> Self {
         let is_limit = self.0.kind.status == 429;
@@ -397,151 +313,13 @@ impl ApiError {
     }
 }
 
-impl From<BadRequest> for ApiError {
-    fn from(bad: BadRequest) -> Self {
-        Self::invalid(bad.message).with(|words| words.param = bad.param.map(Cow::Borrowed))
-    }
-}
-
-impl From<StoreError> for ApiError {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Exists(_)
-            | StoreError::KeyExists(_)
-            | StoreError::NodeExists(_)
-            | StoreError::AdminExists(_)
-            | StoreError::GroupExists(_)
-            | StoreError::GroupHasUsers { .. } => Self::conflict(error.to_string()),
-            StoreError::NotFound(_)
-            | StoreError::NoKey(_)
-            | StoreError::NoNode(_)
-            | StoreError::NoAdmin(_)
-            | StoreError::NoGroup(_) => Self::not_found(error.to_string()),
-            StoreError::TooManyKeys(_) | StoreError::TooManyAdmins(_) | StoreError::TooManyGroups(_) => {
-                Self::invalid(error.to_string())
-            }
-            StoreError::TimedOut(_)
-            | StoreError::NoAnswer(_)
-            | StoreError::Database(_)
-            | StoreError::Damaged { .. }
-            | StoreError::File { .. }
-            | StoreError::InUse { .. }
-            | StoreError::Newer
-            | StoreError::NotGranted(_)
-            | StoreError::SharedSessions
-            | StoreError::Backup { .. }
-            | StoreError::Randomness(_)
-            | StoreError::PepperFile { .. }
-            | StoreError::PasswordFile { .. } => {
-                // A database's message may quote the statement, so only the operator sees it.
-                tracing::error!(%error, "the database failed, and a request with it");
-                let message = "The database is not available. Please try again in 5s.";
-                Self::unavailable(&error_kind::STORAGE_UNAVAILABLE, message, STORAGE_RETRY)
-            }
-        }
-    }
-}
-
-impl From<RosterError> for ApiError {
-    fn from(error: RosterError) -> Self {
-        match error {
-            RosterError::Unknown(_) => Self::not_found(error.to_string()),
-            RosterError::Exists(_) => Self::conflict(error.to_string()),
-            RosterError::InFile(_) | RosterError::Discovered(_) => {
-                Self::conflict(error.to_string()).with(|words| words.kind = &error_kind::NOT_CHANGEABLE)
-            }
-            RosterError::Flawed(flaw) => Self::invalid_field(flaw.key, flaw.to_string()),
-            RosterError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl fmt::Display for ApiError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0.message)
     }
 }
 
-impl ResponseError for ApiError {
-    fn status_code(&self) -> StatusCode {
-        // Every status of the table is valid.
-        StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
-        if let Some(retry_after) = self.0.retry_after {
-            let whole = retry_after.as_millis().div_ceil(1000).max(1);
-            response.insert_header((header::RETRY_AFTER, whole.to_string()));
-            response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
-        }
-        if self.0.hopeless || self.0.kind.is_final() {
-            response.insert_header(("x-should-retry", "false"));
-        }
-        if self.0.kind.status == 401 {
-            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
-        }
-        if let Some(allow) = self.0.allow {
-            response.insert_header((header::ALLOW, allow));
-        }
-        if let Some(headroom) = &self.0.headroom {
-            rate_limit_headers(&mut response, headroom);
-        }
-        response.content_type("application/json").body(self.body(Dialect::OpenAi))
-    }
-}
-
-/// Adds `x-ratelimit-*` for those limits that the user has.
-pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
-    let names = [
-        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-    ];
-    for (names, room) in names.into_iter().zip([headroom.requests, headroom.tokens]) {
-        let Some(Remaining { limit, left, reset }) = room else { continue };
-        let [limits, remains, resets] = names.map(HeaderName::from_static);
-        response.insert_header((limits, limit));
-        response.insert_header((remains, left));
-        response.insert_header((resets, go_duration(reset)));
-    }
-}
-
-/// A duration as Go writes it, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
-fn go_duration(duration: Duration) -> String {
-    if duration < Duration::from_secs(1) {
-        return format!("{}ms", duration.as_millis());
-    }
-    let seconds = duration.as_millis().div_ceil(1000);
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
-        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
-    }
-}
-
 /// A client's own text, cut to 128 characters and without control characters.
 fn printable(text: &str) -> String {
     text.chars().filter(|letter| !letter.is_control()).take(128).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_written_as_scripts_parse_them() {
-        for (millis, text) in [(0, "0ms"), (250, "250ms"), (1000, "1s"), (59_001, "1m0s"), (7_500_000, "2h5m0s")] {
-            assert_eq!(go_duration(Duration::from_millis(millis)), text);
-        }
-    }
-
-    #[test]
-    fn a_retry_is_promised_in_whole_seconds_and_never_at_once() {
-        let response =
-            ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::from_millis(1200)).error_response();
-        assert_eq!(response.headers().get("retry-after").unwrap(), "2");
-        assert_eq!(response.headers().get("retry-after-ms").unwrap(), "1200");
-        let response = ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::ZERO).error_response();
-        assert_eq!(response.headers().get("retry-after").unwrap(), "1");
-    }
 }

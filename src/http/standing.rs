@@ -19,7 +19,7 @@ pub struct Standing {
     /// `requests_per_minute`, `tokens_per_minute`, `tokens_per_day`, `tokens_per_month` or `max_concurrency`.
     #[schema(example = "tokens_per_day")]
     limit: &'static str,
-    /// The most there may be.
+    /// The most that is allowed.
     allowed: u64,
     /// Used: by requests that have ended, or, of `requests_per_minute` and `max_concurrency`, by all of them.
     used: u64,

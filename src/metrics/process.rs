@@ -2,7 +2,7 @@
 //! never change.
 use prometheus::{Counter, Error, Gauge, Registry};
 
-use super::families::Declare;
+use super::declare::Declare;
 
 /// Fixed by Linux' interface for programs, whatever unit the kernel counts in.
 const TICKS_PER_SECOND: f64 = 100.0;

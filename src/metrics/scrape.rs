@@ -98,15 +98,15 @@ impl Metrics {
         self.list_models(&snapshot.nodes.iter().flat_map(|node| &node.models).map(String::as_str).collect());
         let known = self.known_models.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_queue(&known, &snapshot.queued);
-        self.families.node_loaded.reset();
+        self.families.nodes.loaded.reset();
         snapshot.nodes.iter().for_each(|node| self.set_node(&known, node));
         drop(known);
-        self.families.usage_backlog.set(to_i64(snapshot.usage_backlog));
-        self.families.usage_ready.set(f64::from(u8::from(snapshot.usage_ready)));
+        self.families.storage.backlog.set(to_i64(snapshot.usage_backlog));
+        self.families.storage.ready.set(f64::from(u8::from(snapshot.usage_ready)));
         let outbox = snapshot.outbox.unwrap_or(OutboxGauges { waiting: 0, parked: 0, database_up: true });
-        self.families.outbox_waiting.set(outbox.waiting as f64);
-        self.families.outbox_parked.set(outbox.parked as f64);
-        self.families.database_up.set(f64::from(u8::from(outbox.database_up)));
+        self.families.storage.outbox_waiting.set(outbox.waiting as f64);
+        self.families.storage.outbox_parked.set(outbox.parked as f64);
+        self.families.storage.database_up.set(f64::from(u8::from(outbox.database_up)));
         self.set_cluster(&snapshot.cluster);
         let departed = self.departed.lock().unwrap_or_else(PoisonError::into_inner);
         if !departed.is_empty() {
@@ -121,58 +121,58 @@ impl Metrics {
 
     fn set_cluster(&self, cluster: &ClusterGauges) {
         let ClusterGauges { role: (role, roles), gateways, is_settled, epoch, handovers, link_delay } = *cluster;
-        self.families.link_delay.set(link_delay.as_secs_f64());
-        self.families.sharing_gateways.set(to_i64(gateways));
-        self.families.sharing_settled.set(i64::from(is_settled));
+        self.families.cluster.link_delay.set(link_delay.as_secs_f64());
+        self.families.cluster.gateways.set(to_i64(gateways));
+        self.families.cluster.settled.set(i64::from(is_settled));
         for word in roles {
-            self.families.scheduler_role.with_label_values(&[*word]).set(i64::from(*word == role));
+            self.families.cluster.role.with_label_values(&[*word]).set(i64::from(*word == role));
         }
-        self.families.scheduler_epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
-        self.families.scheduler_handovers.set(i64::try_from(handovers).unwrap_or(i64::MAX));
+        self.families.cluster.epoch.set(i64::try_from(epoch).unwrap_or(i64::MAX));
+        self.families.cluster.handovers.set(i64::try_from(handovers).unwrap_or(i64::MAX));
     }
 
     fn set_queue(&self, known: &KnownModels, queued: &[(String, usize)]) {
         for model in known.iter() {
-            self.families.queue_depth.with_label_values(&[model]).set(0);
+            self.families.queue.depth.with_label_values(&[model]).set(0);
         }
         for (model, depth) in queued.iter().filter(|(model, _)| known.has(model)) {
-            self.families.queue_depth.with_label_values(&[model.as_str()]).add(to_i64(*depth));
+            self.families.queue.depth.with_label_values(&[model.as_str()]).add(to_i64(*depth));
         }
     }
 
     fn set_node(&self, known: &KnownModels, node: &NodeGauges) {
         let (families, name) = (&self.families, node.name.as_str());
         let is_up = node.state != "down";
-        families.node_up.with_label_values(&[name]).set(i64::from(is_up));
+        families.nodes.up.with_label_values(&[name]).set(i64::from(is_up));
         for state in NODE_STATES {
-            families.node_state.with_label_values(&[name, state]).set(i64::from(node.state == state));
+            families.nodes.state.with_label_values(&[name, state]).set(i64::from(node.state == state));
         }
-        families.node_slots.with_label_values(&[name]).set(i64::from(node.slots));
-        families.node_in_use.with_label_values(&[name]).set(to_i64(node.in_flight));
+        families.nodes.slots.with_label_values(&[name]).set(i64::from(node.slots));
+        families.nodes.in_use.with_label_values(&[name]).set(to_i64(node.in_flight));
         if node.models.is_empty() {
-            families.node_loaded.with_label_values(&[name, UNKNOWN_MODEL]).set(0);
+            families.nodes.loaded.with_label_values(&[name, UNKNOWN_MODEL]).set(0);
         }
         for model in node.models.iter().filter(|model| known.has(model)) {
-            families.node_loaded.with_label_values(&[name, model.as_str()]).set(0);
+            families.nodes.loaded.with_label_values(&[name, model.as_str()]).set(0);
         }
         let mut vram = 0;
         // What a node said before it went down says nothing about its memory now.
         for (model, bytes) in node.loaded.iter().filter(|_| is_up) {
             if known.has(model) {
-                families.node_loaded.with_label_values(&[name, model.as_str()]).set(1);
+                families.nodes.loaded.with_label_values(&[name, model.as_str()]).set(1);
             }
             vram += bytes;
         }
-        families.node_vram.with_label_values(&[name]).set(vram as f64);
+        families.nodes.vram.with_label_values(&[name]).set(vram as f64);
         for (label, count) in ROUTING.into_iter().zip(node.routed) {
-            raise(&families.routing, &[name, label], count);
+            raise(&families.attempts.routing, &[name, label], count);
         }
         for (label, count) in BREAKER_STATES.into_iter().zip(node.transitions) {
-            raise(&families.transitions, &[name, label], count);
+            raise(&families.nodes.transitions, &[name, label], count);
         }
         for (model, counts) in node.prompts.iter().filter(|(model, _)| known.has(model)) {
             for (label, count) in PROMPT_TOKENS.into_iter().zip(*counts) {
-                raise(&families.prompt_tokens, &[name, model, label], count);
+                raise(&families.attempts.prompt_tokens, &[name, model, label], count);
             }
         }
     }
@@ -265,7 +265,16 @@ mod tests {
         metrics.certificate_expires(0);
         let said = text(&metrics, &snapshot);
         let families = said.lines().filter(|line| line.starts_with("# TYPE")).count();
-        let declared = [include_str!("families.rs"), include_str!("users.rs")];
+        let declared = [
+            include_str!("families/attempts.rs"),
+            include_str!("families/cluster.rs"),
+            include_str!("families/nodes.rs"),
+            include_str!("families/queue.rs"),
+            include_str!("families/requests.rs"),
+            include_str!("families/setup.rs"),
+            include_str!("families/storage.rs"),
+            include_str!("users.rs"),
+        ];
         let words = declared.iter().flat_map(|text| text.split('"').skip(1).step_by(2));
         let names: Vec<&str> = words.filter(|word| is_name(word) && !["code_class", "_other"].contains(word)).collect();
         let missing: Vec<&&str> =

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use prometheus::{Error, IntCounterVec, Registry};
 use serde::{Deserialize, Serialize};
 
-use super::families::Declare;
+use super::declare::Declare;
 
 /// The label for all users beyond the cap.
 const OTHERS: &str = "_other";

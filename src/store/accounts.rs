@@ -156,6 +156,7 @@ impl Accounts {
 
     /// The account of a user.
     pub fn by_user(&self, user: &str, now: Moment) -> Option<Arc<Account>> {
+        // The lock for reading must be gone before the one for writing is taken.
         let awake = self.read().account(user);
         awake.or_else(|| self.wake_user(&mut self.write(), user, None, now))
     }
@@ -216,6 +217,7 @@ impl Accounts {
         }
         let is_idle = |limits: &Limits, ledger: &mut Ledger| {
             let balance = ledger.balance(*limits, now);
+            // Whether any of them is not zero: a sum could overflow.
             let used = balance.tokens_used | balance.tokens_reserved | balance.minute_tokens;
             used == 0 && balance.running == 0 && balance.requests_used == 0 && !ledger.is_shared()
         };

@@ -19,7 +19,7 @@ use super::keys::{ApiKey, KeyDigest, Sealed};
 use super::role::Role;
 use limits::Moment;
 
-/// Administrators that there may be.
+/// The most administrators.
 const MAX_ADMINS: usize = 100;
 
 /// An administrator to be made.

@@ -26,7 +26,7 @@ pub enum StoreError {
     #[error("there is no administrator `{0}`")]
     NoAdmin(String),
     /// There are as many administrators as there may be.
-    #[error("there may be {0} administrators; delete one that is not needed any more")]
+    #[error("there may be at most {0} administrators; delete one that is no longer needed")]
     TooManyAdmins(usize),
     /// A group of this name exists already.
     #[error("group `{0}` exists already")]
@@ -35,7 +35,7 @@ pub enum StoreError {
     #[error("there is no group `{0}`")]
     NoGroup(String),
     /// There are as many groups as there may be.
-    #[error("there may be {0} groups; delete one that is not needed any more")]
+    #[error("there may be at most {0} groups; delete one that is no longer needed")]
     TooManyGroups(usize),
     /// The group still has users.
     #[error("group `{group}` still has {users} users; with `?members=release` they leave it")]

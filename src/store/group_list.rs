@@ -65,7 +65,7 @@ impl Accounts {
         }
         let (users, used) = (self.users_of(&groups).await, self.used_by(&groups, now).await);
         if let Err(error) = users.as_ref().map(|_| ()).and(used.as_ref().map(|_| ())) {
-            tracing::debug!(%error, "groups are listed without what the database knows of them");
+            tracing::debug!(%error, "groups are listed without what only the database knows, as it did not answer");
         }
         let listed = |group: Arc<UserGroup>| ListedGroup {
             users: users.as_ref().ok().map(|users| users.get(&**group.name()).copied().unwrap_or_default()),

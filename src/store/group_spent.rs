@@ -83,6 +83,7 @@ pub(super) async fn spent_by_groups(store: &Store, now: Moment) -> Result<SpentB
         spent.add_recent(local, waiting(), now).await?;
     } else {
         spent.add_used(&tokens_of_rows(local, Entity::find(), first).await?, today);
+        // Rows of a month may be older than rows are kept: their tokens were noted when they were deleted.
         let swept = swept_token::Entity::find().filter(swept_token::Column::Day.gte(first));
         let swept = within_deadline(swept.all(local)).await?.into_iter();
         spent.add_used(&swept.map(|row| (row.group_id, row.day, row.tokens)).collect::<Vec<_>>(), today);

@@ -22,7 +22,7 @@ use super::transactions::immediate;
 use super::usage_id::usage_id;
 use limits::Moment;
 
-/// Groups that there may be.
+/// The most groups.
 const MAX_GROUPS: usize = 1_000;
 
 /// A group to be made.
@@ -166,6 +166,7 @@ impl Accounts {
         let delete = async {
             let transaction = begin_change(&self.store.db).await?;
             let of_group = || user::Column::GroupId.eq(name);
+            // Counted within the transaction, so that nobody joins between the count and the deletion.
             let users = user::Entity::find().filter(of_group()).count(&transaction).await?;
             if users > 0 && members == Members::Kept {
                 return Ok(Err(users));

@@ -188,7 +188,7 @@ pub(super) fn put_user(directory: &mut Directory, row: &user::Model) -> bool {
     match user_entry(row) {
         Some(entry) => directory.put_user(entry),
         None => {
-            tracing::warn!("a user with an unusable name stands in the database");
+            tracing::warn!("the database has a user whose name cannot be used");
             false
         }
     }

@@ -52,6 +52,7 @@ impl Reserve {
         // Bytes are written, as a file that is only made longer takes no space.
         let written = self.file.write_all_at(&vec![0xa5; BYTES], 0);
         if written.is_err() {
+            // A part of the reserve would only take room from the rows that it is for.
             self.file.set_len(0)?;
         }
         written?;
@@ -61,6 +62,7 @@ impl Reserve {
 
     /// Frees the reserve. False if it was free already.
     pub(super) fn release(&self) -> bool {
+        // Swapped, so that of two writers who find the disk full one frees it and tries again.
         let was_held = self.held.swap(false, Ordering::Relaxed);
         was_held && self.file.set_len(0).is_ok()
     }

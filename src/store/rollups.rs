@@ -14,6 +14,7 @@ pub(super) async fn follow(db: &impl ConnectionTrait) -> Result<(), DbErr> {
         // The trigger of an earlier version, which has summed up all existing rows.
         Some(_) => _ = db.execute_unprepared("DROP TRIGGER usage_to_rollups").await?,
         None => {
+            // Sums that are left from an earlier time would count the same rows twice.
             forget(db).await?;
             db.execute_unprepared(&fill_rollups()).await?;
         }

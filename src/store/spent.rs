@@ -60,9 +60,11 @@ pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Res
             spent.add(user, key, |spent| spent.unsent_today += unsigned(tokens));
         }
         if store.is_online() {
+            // Postgres does not have these rows yet, so its sums lack them.
             spent.add_today(unsent);
             add_recent(&mut spent, &store.local.db, waiting(), now).await?;
         } else {
+            // Without Postgres, all that is known is what went through this gateway, sent or not.
             spent.add_today(tokens_of_rows(&store.local.db, mine(), now.day()).await?);
             add_recent(&mut spent, &store.local.db, mine(), now).await?;
         }
@@ -96,6 +98,7 @@ pub(super) fn day_query(user: Option<&str>, day: i32) -> Select<usage_rollup::En
 /// The tokens of the day by user and key, from the rows of the local file: an outbox has no sums.
 async fn tokens_of_rows(db: &DatabaseConnection, rows: Select<Entity>, day: i32) -> Result<Vec<Tokens>, StoreError> {
     let sums = rows
+        // Ids begin with the time: this filter keeps the scan short, and the next one decides.
         .filter(Column::RequestId.gte(first_id(i64::from(day) * DAY_MS)))
         .filter(Column::Day.eq(day))
         .select_only()

@@ -89,6 +89,7 @@ impl Upkeep {
                 false
             }
         };
+        // Each task is done whatever became of the one before; the round is repeated sooner if any failed.
         let pruned = self.store.prune_changes().await;
         if let Err(error) = &pruned {
             tracing::warn!(%error, "the log of changes of users and keys could not be shortened");

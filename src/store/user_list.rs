@@ -188,7 +188,7 @@ impl Accounts {
         let used = self.used_lately(Some(&ids), now).await;
         let learned = self.learn_last_seen(Some(&names)).await;
         if let Err(error) = used.as_ref().map(|_| ()).and(learned.as_ref()) {
-            tracing::debug!(%error, "users are listed without what the database knows of them");
+            tracing::debug!(%error, "users are listed without what only the database knows, as it did not answer");
         }
         let directory = self.read();
         for listed in page {

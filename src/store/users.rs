@@ -74,6 +74,7 @@ impl Accounts {
             {
                 return Err(StoreError::Exists(name.to_owned()));
             }
+            // It is not known whether the user was made. If so, nobody would ever see the key.
             Err(error) => {
                 self.undo(name, drafted.key_id()).await;
                 return Err(error);
@@ -188,6 +189,7 @@ impl Accounts {
             let row = user::Entity::find_by_id(user).one(&transaction).await?;
             user::Entity::delete_by_id(user).exec(&transaction).await?;
             if let Some(row) = row {
+                // Usage of the name goes on being this user's, also when another one takes the name.
                 remember(&transaction, row).await?;
             }
             transaction.commit().await

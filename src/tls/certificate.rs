@@ -8,8 +8,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, InconsistentKeys};
 
-use super::flaw::TlsFlaw;
 use super::validity::Validity;
+use crate::flaw::Flaw;
 
 const CHAIN: &str =
     "a PEM file: the server's certificate first, then those of the authorities between it and a public one";
@@ -30,8 +30,8 @@ impl Certificate {
     ///
     /// # Errors
     /// The file that cannot be used, and why.
-    pub fn read(certificate: &Path, key: &Path) -> Result<Self, TlsFlaw> {
-        let flaw = |why: String| TlsFlaw::new("cert_file", format!("{}: {why}", certificate.display()), CHAIN);
+    pub fn read(certificate: &Path, key: &Path) -> Result<Self, Flaw> {
+        let flaw = |why: String| Flaw::new("cert_file", format!("{}: {why}", certificate.display()), CHAIN);
         let pem = std::fs::read(certificate).map_err(|error| flaw(error.to_string()))?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
         let chain = chain.map_err(|error| flaw(error.to_string()))?;
@@ -79,12 +79,12 @@ pub(super) fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-fn key_flaw(path: &Path, why: impl AsRef<str>) -> TlsFlaw {
-    TlsFlaw::new("key_file", format!("{}: {}", path.display(), why.as_ref()), KEY)
+fn key_flaw(path: &Path, why: impl AsRef<str>) -> Flaw {
+    Flaw::new("key_file", format!("{}: {}", path.display(), why.as_ref()), KEY)
 }
 
 /// In PKCS#8, PKCS#1 or SEC1.
-fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsFlaw> {
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Flaw> {
     let pem = std::fs::read(path).map_err(|error| key_flaw(path, error.to_string()))?;
     PrivateKeyDer::from_pem_slice(&pem).map_err(|error| match error {
         PemError::NoItemsFound if is_sealed(&pem) => {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::certificate::Certificate;
-use super::flaw::TlsFlaw;
+use crate::flaw::Flaw;
 
 /// How clients are served over TLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,27 +37,19 @@ impl TlsSettings {
     ///
     /// # Errors
     /// The file that cannot be used, and why.
-    pub fn certificate(&self) -> Result<Option<Certificate>, TlsFlaw> {
+    pub fn certificate(&self) -> Result<Option<Certificate>, Flaw> {
         self.files().map(|(certificate, key)| Certificate::read(certificate, key)).transpose()
     }
 
     /// Every mistake; the files are read as well.
-    pub fn flaws(&self) -> Vec<TlsFlaw> {
+    pub fn flaws(&self) -> Vec<Flaw> {
         let mut flaws = Vec::new();
         match (&self.cert_file, &self.key_file) {
             (Some(_), None) => {
-                flaws.push(TlsFlaw::new(
-                    "key_file",
-                    "`cert_file` needs it",
-                    "the file of the certificate's private key",
-                ));
+                flaws.push(Flaw::new("key_file", "`cert_file` needs it", "the file of the certificate's private key"));
             }
             (None, Some(_)) => {
-                flaws.push(TlsFlaw::new(
-                    "cert_file",
-                    "`key_file` needs it",
-                    "the file of the certificate and its chain",
-                ));
+                flaws.push(Flaw::new("cert_file", "`key_file` needs it", "the file of the certificate and its chain"));
             }
             _ => flaws.extend(self.certificate().err()),
         }
@@ -72,7 +64,7 @@ impl TlsSettings {
             Some(_) if self.cert_file.is_none() => "without TLS, `server.bind` is plain already",
             Some(_) => return flaws,
         };
-        flaws.push(TlsFlaw::new("plain_bind", why, "such as 127.0.0.1:8001, along with cert_file and key_file"));
+        flaws.push(Flaw::new("plain_bind", why, "such as 127.0.0.1:8001, along with cert_file and key_file"));
         flaws
     }
 }

@@ -2,16 +2,16 @@
 //! little: the certificate is made out to another name, and may have been renewed on disk since it was read.
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use rustls::client::danger::ServerCertVerified;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, Error};
 
 use super::certificate::provider;
+use super::verifier::{CertificateRule, Verifier};
 
 /// Takes any certificate whose key the server has.
 #[derive(Debug)]
-pub struct Trusting(Arc<CryptoProvider>);
+pub struct Trusting;
 
 impl Trusting {
     /// The settings of such a client, for HTTP/1.1.
@@ -20,15 +20,15 @@ impl Trusting {
     /// The library supports no version; it does.
     pub fn config() -> Result<ClientConfig, Error> {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-        let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Self(provider())));
-        let mut config = builder.with_no_client_auth();
+        let verifier = Arc::new(Verifier::new(Self, provider()));
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         Ok(config)
     }
 }
 
-impl ServerCertVerifier for Trusting {
-    fn verify_server_cert(
+impl CertificateRule for Trusting {
+    fn judge(
         &self,
         _: &CertificateDer<'_>,
         _: &[CertificateDer<'_>],
@@ -37,27 +37,5 @@ impl ServerCertVerifier for Trusting {
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -505,6 +505,31 @@ fn send_in_background(app: &TestApp, key: &str) -> actix_rt::task::JoinHandle<()
     })
 }
 
+/// What is said of each node, by name.
+const NODE_KEYS: [&str; 21] = [
+    "completed",
+    "failed",
+    "in_flight",
+    "last_error",
+    "last_probe",
+    "loaded",
+    "loading",
+    "loads",
+    "maintenance",
+    "models",
+    "name",
+    "queue",
+    "same_engine_as",
+    "settings",
+    "since",
+    "slots",
+    "source",
+    "state",
+    "tokens_per_second",
+    "url",
+    "version",
+];
+
 #[actix_rt::test]
 async fn nodes_are_listed_with_their_state_load_and_models() {
     let simulated = cold_node().await;
@@ -535,30 +560,7 @@ async fn nodes_are_listed_with_their_state_load_and_models() {
     assert_eq!((&list["object"], &list["queued"], &list["scope"]), (&json!("list"), &json!(1), &json!("all")));
     let [up, gone] = list["data"].as_array().unwrap().as_slice() else { panic!("two nodes: {list}") };
     for node in [up, gone] {
-        let expected = [
-            "completed",
-            "failed",
-            "in_flight",
-            "last_error",
-            "last_probe",
-            "loaded",
-            "loading",
-            "loads",
-            "maintenance",
-            "models",
-            "name",
-            "queue",
-            "same_engine_as",
-            "settings",
-            "since",
-            "slots",
-            "source",
-            "state",
-            "tokens_per_second",
-            "url",
-            "version",
-        ];
-        assert_eq!(keys(node), expected);
+        assert_eq!(keys(node), NODE_KEYS);
     }
     assert_eq!((&up["name"], &up["state"], &up["slots"]), (&json!("up"), &json!("up"), &json!(1)));
     assert_eq!((&up["in_flight"], &up["queue"], &up["completed"]), (&json!(1), &json!(1), &json!(1)));

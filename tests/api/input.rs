@@ -28,13 +28,14 @@ async fn assert_cost_nothing(simulated: &SimNode, app: &TestApp, key: &str) {
     assert_eq!(app.chat(key, "llama3.2", "hi").await.status, 200);
 }
 
-#[actix_rt::test]
-async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
-    let (simulated, app) = app_with_node().await;
-    let key = app.user_with("ann", json!({"requests_per_minute": 1})).await;
+/// A path, a body that it does not take, and the parameter that is named.
+type Bad = (&'static str, String, Value);
+
+/// Bodies that no path takes.
+fn bad_everywhere() -> Vec<Bad> {
     let no_json =
         ["", " ", "{", "[]", "\"x\"", "null", "7", "model=llama3.2", "{\"model\":\"llama3.2\"} x", "{'model':1}"];
-    let mut bad: Vec<(&str, String, Value)> = Vec::new();
+    let mut bad: Vec<Bad> = Vec::new();
     for path in [CHAT, COMPLETIONS, EMBEDDINGS] {
         bad.extend(no_json.map(|body| (path, body.to_owned(), json!(null))));
         for model in ["null", "7", "\"\"", "[]", "{}", "true", r#""a b""#, r#""a\nb""#, r#""é""#, r#""\ud800""#] {
@@ -63,6 +64,12 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
             }
         }
     }
+    bad
+}
+
+/// Bodies without what is to be answered, or with something else in its place.
+fn bad_contents() -> Vec<Bad> {
+    let mut bad: Vec<Bad> = Vec::new();
     for messages in [
         "null",
         "\"string\"",
@@ -92,7 +99,14 @@ async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
     for input in ["", r#","input":null"#, r#","input":7"#, r#","input":{}"#, r#","input":true"#] {
         bad.push((EMBEDDINGS, format!(r#"{{"model":"all-minilm"{input}}}"#), json!("input")));
     }
-    for (path, body, param) in bad {
+    bad
+}
+
+#[actix_rt::test]
+async fn bodies_that_are_no_requests_are_400_and_name_the_field() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user_with("ann", json!({"requests_per_minute": 1})).await;
+    for (path, body, param) in bad_everywhere().into_iter().chain(bad_contents()) {
         let reply = app.send(Method::POST, path, Some(&key), body.clone()).await;
         let error = error_of(&reply, 400);
         assert_eq!((&error["type"], &error["param"]), (&json!("invalid_request_error"), &param), "{path} {body}");

@@ -11,7 +11,7 @@ use scheduler::NodeState;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ADMIN_KEY, Reply, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, read, spawn_app,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, read, spawn_app,
     spawn_app_with,
 };
 
@@ -271,6 +271,19 @@ fn redacted(message: &str) -> String {
     redacted
 }
 
+/// What administrators, and users who ask for their usage, may do wrong.
+async fn note_mistakes_of_administration(app: &TestApp, key: &str, note: &mut impl FnMut(&'static str, Reply)) {
+    note("bad user", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a b"})).await);
+    note("bad limit", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "requests_per_minute": -1})).await);
+    note("unknown field", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "x": 1})).await);
+    note("user exists", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ann"})).await);
+    note("unknown key of a user", app.delete("/admin/users/ann/keys/key_1", ADMIN_KEY).await);
+    note("unknown user", app.get("/admin/users/nobody", ADMIN_KEY).await);
+    note("bad page", app.get("/v1/usage?limit=0", key).await);
+    note("bad cursor", app.get("/v1/usage?after=x", key).await);
+    note("bad time", app.get("/v1/usage/summary?from=x", key).await);
+}
+
 #[actix_rt::test]
 async fn errors_change_only_on_purpose() {
     let simulated = fast_node().await;
@@ -305,15 +318,7 @@ async fn errors_change_only_on_purpose() {
     note("large body", app.chat(&key, "llama3.2", &"x".repeat(5000)).await);
     let gzip = [("authorization", bearer.as_str()), ("content-encoding", "gzip")];
     note("compressed body", app.send_with(Method::POST, chat, &gzip, "x").await);
-    note("bad user", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a b"})).await);
-    note("bad limit", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "requests_per_minute": -1})).await);
-    note("unknown field", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "a", "x": 1})).await);
-    note("user exists", app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ann"})).await);
-    note("unknown key of a user", app.delete("/admin/users/ann/keys/key_1", ADMIN_KEY).await);
-    note("unknown user", app.get("/admin/users/nobody", ADMIN_KEY).await);
-    note("bad page", app.get("/v1/usage?limit=0", &key).await);
-    note("bad cursor", app.get("/v1/usage?after=x", &key).await);
-    note("bad time", app.get("/v1/usage/summary?from=x", &key).await);
+    note_mistakes_of_administration(&app, &key, &mut note).await;
     note("requests per minute", app.chat(&limited, "llama3.2", "hi").await);
     note(
         "tokens per day",

@@ -29,9 +29,17 @@ enum For {
 
 use For::{Admins, Everybody, NobodyElse, Operators, Sessions, Users, Viewers};
 
-/// Each route, whom it is for, and a request's body.
-fn table() -> Vec<(&'static str, &'static str, For, Value)> {
-    let (none, model) = (Value::Null, json!({"model": "none"}));
+/// A route, whom it is for, and a request's body.
+type Route = (&'static str, &'static str, For, Value);
+
+/// Each route.
+fn table() -> Vec<Route> {
+    [routes_of_users(), routes_of_administrators()].concat()
+}
+
+/// Those of users, and of everybody.
+fn routes_of_users() -> Vec<Route> {
+    let none = Value::Null;
     let chat = json!({"model": "none", "messages": [{"role": "user", "content": "hi"}]});
     vec![
         ("GET", "/", Everybody, none.clone()),
@@ -43,7 +51,7 @@ fn table() -> Vec<(&'static str, &'static str, For, Value)> {
         ("GET", "/api/version", NobodyElse, none.clone()),
         ("GET", "/api/ps", Users, none.clone()),
         ("GET", "/api/tags", Users, none.clone()),
-        ("POST", "/api/show", Users, model.clone()),
+        ("POST", "/api/show", Users, json!({"model": "none"})),
         ("POST", "/api/chat", Users, chat.clone()),
         ("POST", "/api/generate", Users, json!({"model": "none", "prompt": "hi"})),
         ("POST", "/api/embed", Users, json!({"model": "none", "input": "hi"})),
@@ -66,7 +74,14 @@ fn table() -> Vec<(&'static str, &'static str, For, Value)> {
         ("DELETE", "/v1/me/requests/{request_id}", Users, none.clone()),
         ("GET", "/console/session", Sessions, none.clone()),
         ("POST", "/console/session", Everybody, json!({"api_key": ADMIN_KEY})),
-        ("DELETE", "/console/session", Sessions, none.clone()),
+        ("DELETE", "/console/session", Sessions, none),
+    ]
+}
+
+/// Those below `/admin`.
+fn routes_of_administrators() -> Vec<Route> {
+    let (none, model) = (Value::Null, json!({"model": "none"}));
+    vec![
         ("GET", "/admin/users", Viewers, none.clone()),
         ("POST", "/admin/users", Admins, json!({"user_id": "new"})),
         ("GET", "/admin/users/{id}", Viewers, none.clone()),

@@ -10,7 +10,7 @@ use source::Mention;
 
 /// A module imports only from floors below its own; those of the top know each other.
 const FLOORS: [&[&str]; 8] = [
-    &["metrics", "telemetry", "clock", "tls"],
+    &["metrics", "telemetry", "clock", "tls", "flaw"],
     &["trace"],
     &["store"],
     &["dispatch"],

@@ -63,111 +63,140 @@ fn series(result: &Value, pointer: &str) -> String {
     looks.iter().map(|look| format!("{:.0}", look.as_f64().unwrap_or(f64::NAN))).collect::<Vec<_>>().join(", ")
 }
 
-pub fn section(result: impl Fn(&str) -> Value) -> String {
-    let [schedules, leader, slots, pair, follower, rolling] = TOLD.map(result);
-    let row = |figure: &str, value: String| vec![figure.to_owned(), value];
-    let simulated = [
+fn row(figure: &str, value: String) -> Vec<String> {
+    vec![figure.to_owned(), value]
+}
+
+/// Random schedules of simulated gateways.
+fn simulated(result: &Value) -> Vec<Vec<String>> {
+    vec![
         row(
             "random schedules, from seed",
-            format!("{}, {}", whole(&schedules, "/schedules"), whole(&schedules, "/first_seed")),
+            format!("{}, {}", whole(result, "/schedules"), whole(result, "/first_seed")),
         ),
-        row("simulated hours", whole(&schedules, "/simulated_hours")),
-        row(
-            "requests, grants of a slot",
-            format!("{}, {}", whole(&schedules, "/requests"), whole(&schedules, "/grants")),
-        ),
-        row("faults", list(&schedules, "faults")),
-    ];
-    let led = [
-        row("strikes", list(&leader, "strikes")),
-        row("most in flight on each node", peaks(&leader)),
-        row("another gateway leads, with every slot, after (median and maximum)", times(&leader, "handover_ms")),
+        row("simulated hours", whole(result, "/simulated_hours")),
+        row("requests, grants of a slot", format!("{}, {}", whole(result, "/requests"), whole(result, "/grants"))),
+        row("faults", list(result, "faults")),
+    ]
+}
+
+/// Gateways of which one leads, while they are struck.
+fn led(result: &Value) -> Vec<Vec<String>> {
+    vec![
+        row("strikes", list(result, "strikes")),
+        row("most in flight on each node", peaks(result)),
+        row("another gateway leads, with every slot, after (median and maximum)", times(result, "handover_ms")),
         row(
             "longest wait for a first byte into which a fault fell, without pauses of the request's own gateway (median and maximum)",
-            times(&leader, "longest_wait_ms"),
+            times(result, "longest_wait_ms"),
         ),
-        row("longest wait since the last fault", format!("{} ms", whole(&leader, "/longest_wait_since_a_fault_ms"))),
-        row("the requests that waited longest at a gateway that was awake", longest(&leader)),
-        row("answers", whole(&leader, "/clients/answered")),
+        row("longest wait since the last fault", format!("{} ms", whole(result, "/longest_wait_since_a_fault_ms"))),
+        row("the requests that waited longest at a gateway that was awake", longest(result)),
+        row("answers", whole(result, "/clients/answered")),
         row(
             "requests lost at a gateway that was killed or stopped",
-            whole(&leader, "/clients/interrupted_at_an_ended_gateway"),
+            whole(result, "/clients/interrupted_at_an_ended_gateway"),
         ),
         row(
             "refused by a gateway that had been paused, within 2 s",
-            whole(&leader, "/clients/refused_within_2_s_of_a_pause"),
+            whole(result, "/clients/refused_within_2_s_of_a_pause"),
         ),
-        row("errors besides", whole(&leader, "/clients/errors_elsewhere")),
+        row("errors besides", whole(result, "/clients/errors_elsewhere")),
         row(
             "seconds, load average at the end, build",
-            format!("{}, {}, {}", whole(&leader, "/seconds"), text(&leader["load_average"]), text(&leader["build"])),
+            format!("{}, {}, {}", whole(result, "/seconds"), text(&result["load_average"]), text(&result["build"])),
         ),
-        row("seed", text(&leader["seed"])),
-    ];
-    let shared = [
-        row("strikes", list(&slots, "strikes")),
-        row("most in flight on each node", peaks(&slots)),
-        row("seed", text(&slots["seed"])),
-    ];
-    let paired = [
-        row("seconds, requests", format!("{}, {}", whole(&pair, "/seconds"), whole(&pair, "/requests"))),
-        row("looks while nothing ran, with every counter at 0", whole(&pair, "/looks")),
+        row("seed", text(&result["seed"])),
+    ]
+}
+
+/// Gateways that divide the slots.
+fn shared(result: &Value) -> Vec<Vec<String>> {
+    vec![
+        row("strikes", list(result, "strikes")),
+        row("most in flight on each node", peaks(result)),
+        row("seed", text(&result["seed"])),
+    ]
+}
+
+/// Two gateways that serve for long.
+fn paired(result: &Value) -> Vec<Vec<String>> {
+    vec![
+        row("seconds, requests", format!("{}, {}", whole(result, "/seconds"), whole(result, "/requests"))),
+        row("looks while nothing ran, with every counter at 0", whole(result, "/looks")),
         row(
             "concurrency that both hold in reserve then, first, last and most",
-            ["first", "last", "most"].map(|key| text(&pair["leased"][key])).join(", "),
+            ["first", "last", "most"].map(|key| text(&result["leased"][key])).join(", "),
         ),
         row(
             "answers that clients saw complete; rows lost, doubled",
             format!(
                 "{}; {}, {}",
-                whole(&pair, "/rows/acknowledged"),
-                whole(&pair, "/rows/lost"),
-                whole(&pair, "/rows/doubled")
+                whole(result, "/rows/acknowledged"),
+                whole(result, "/rows/lost"),
+                whole(result, "/rows/doubled")
             ),
         ),
-        row("resident memory of the leader, MiB", series(&pair, "/memory/first_mib")),
-        row("of the other one, MiB", series(&pair, "/memory/second_mib")),
-        row("open files of the leader", series(&pair, "/descriptors/first")),
-        row("of the other one", series(&pair, "/descriptors/second")),
-        row("seed, build", format!("{}, {}", text(&pair["seed"]), text(&pair["build"]))),
-    ];
+        row("resident memory of the leader, MiB", series(result, "/memory/first_mib")),
+        row("of the other one, MiB", series(result, "/memory/second_mib")),
+        row("open files of the leader", series(result, "/descriptors/first")),
+        row("of the other one", series(result, "/descriptors/second")),
+        row("seed, build", format!("{}, {}", text(&result["seed"]), text(&result["build"]))),
+    ]
+}
+
+/// What a request costs at a gateway that follows another one.
+fn followed(result: &Value) -> Vec<Vec<String>> {
     let followed = [
         ("until the node is asked", "until_the_node_is_asked_ms"),
         ("until the first byte", "until_the_first_byte_ms"),
     ];
-    let followed = followed.map(|(what, key)| {
-        let at =
-            |who: &str| ["p50", "p99"].map(|part| format!("{:.2}", number(&follower, key, who, part))).join(" and ");
+    let of = |(what, key): (&str, &str)| {
+        let at = |who: &str| ["p50", "p99"].map(|part| format!("{:.2}", number(result, key, who, part))).join(" and ");
         vec![what.to_owned(), at("leader"), at("follower"), at("extra")]
-    });
-    let rolled = [
-        row("restarts", whole(&rolling, "/restarts")),
-        row("answers", whole(&rolling, "/clients/answered")),
+    };
+    followed.map(of).to_vec()
+}
+
+/// Gateways that are restarted one after the other.
+fn rolled(result: &Value) -> Vec<Vec<String>> {
+    vec![
+        row("restarts", whole(result, "/restarts")),
+        row("answers", whole(result, "/clients/answered")),
         row(
             "connections refused, which clients made to the next gateway",
-            whole(&rolling, "/clients/refused_connections"),
+            whole(result, "/clients/refused_connections"),
         ),
         row(
             "503 of a stopping gateway, after which clients went to the next one",
-            whole(&rolling, "/clients/sent_away_by_a_stopping_gateway"),
+            whole(result, "/clients/sent_away_by_a_stopping_gateway"),
         ),
-        row("errors", whole(&rolling, "/clients/errors")),
-        row("longest answer", format!("{} ms", whole(&rolling, "/clients/longest_answer_ms"))),
-        row("most in flight on each node", peaks(&rolling)),
+        row("errors", whole(result, "/clients/errors")),
+        row("longest answer", format!("{} ms", whole(result, "/clients/longest_answer_ms"))),
+        row("most in flight on each node", peaks(result)),
         row(
             "seconds, load average at the end, build, seed",
             format!(
                 "{}, {}, {}, {}",
-                whole(&rolling, "/seconds"),
-                text(&rolling["load_average"]),
-                text(&rolling["build"]),
-                text(&rolling["seed"])
+                whole(result, "/seconds"),
+                text(&result["load_average"]),
+                text(&result["build"]),
+                text(&result["seed"])
             ),
         ),
-    ];
+    ]
+}
+
+/// How often gateways were terminated while one led.
+fn terminations(leader: &Value) -> u64 {
     let strikes = leader["strikes"].as_object().expect("kinds and their numbers");
     let terminated = strikes.iter().filter(|(kind, _)| kind.starts_with("SIGTERM"));
-    let times: u64 = terminated.filter_map(|(_, times)| times.as_u64()).sum();
+    terminated.filter_map(|(_, times)| times.as_u64()).sum()
+}
+
+pub fn section(result: impl Fn(&str) -> Value) -> String {
+    let [schedules, leader, slots, pair, follower, rolling] = TOLD.map(result);
+    let times = terminations(&leader);
     let heads = ["figure", "value"];
     format!(
         "## Several gateways never send a node more than its slots\n\nSimulated gateways, clocks, network and database, in random \
@@ -188,15 +217,15 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
          Two real gateways that serve for long. The leader's memory grows until its stories of requests fill their \
          32 MiB:\n\n{}\n\
          ```sh\nPAIR_SECONDS=1800 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos pair:: -- --nocapture\n```\n\n",
-        table(&heads, simulated),
-        table(&heads, led),
+        table(&heads, simulated(&schedules)),
+        table(&heads, led(&leader)),
         whole(&follower, "/requests_each"),
         text(&follower["build"]),
         text(&follower["load_average"]),
-        table(&["", "leader", "follower", "extra"], followed),
-        table(&heads, rolled),
+        table(&["", "leader", "follower", "extra"], followed(&follower)),
+        table(&heads, rolled(&rolling)),
         rolling["restarts"].as_u64().unwrap_or(0) / 3,
-        table(&heads, shared),
-        table(&heads, paired),
+        table(&heads, shared(&slots)),
+        table(&heads, paired(&pair)),
     )
 }

@@ -116,6 +116,7 @@ impl Budget {
         spent.recent.retain(|(age, _)| *age < MINUTE);
         // Oldest first.
         spent.recent.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        // As if each had been admitted here, so that it leaves the window when it would have.
         for (age, tokens) in spent.recent {
             let admitted = now.uptime.saturating_sub(age);
             if limits.requests_per_minute.is_some() {
@@ -175,6 +176,7 @@ impl Budget {
     }
 
     fn room_of_minute(&self, limit: u64, need: Need, now: Moment) -> Result<u64, Exceeded> {
+        // It would be refused for ever, so no time to wait is promised.
         let needed = need.smallest();
         if needed > limit {
             return Err(Exceeded::TooLarge { limit, needed });
@@ -186,12 +188,14 @@ impl Budget {
         if needed <= left {
             return Ok(left - need.prompt);
         }
+        // Slices leave oldest first: wait for the one with which enough has left.
         let mut leaving = 0u64;
         let enough = self.slices.iter().find(|slice| {
             leaving = leaving.saturating_add(slice.tokens());
             limit.saturating_sub(tokens.saturating_sub(leaving)) >= needed
         });
         let aged = enough.map_or(MINUTE, |slice| (slice.last + MINUTE).saturating_sub(now.uptime));
+        // What is reserved may be released long before its minute is over.
         let may_come_back = needed <= limit.saturating_sub(tokens.saturating_sub(reserved));
         let retry_after = if may_come_back { aged.min(RESERVED_RETRY) } else { aged };
         Err(Exceeded::TokensOfMinute { limit, left, reserved, retry_after })

@@ -114,6 +114,7 @@ fn unfinished<'a>(endpoint: Endpoint, object: &Object<'a>) -> Result<Vec<Missing
         Endpoint::Messages => missing(object.get("stop_reason"), is_null, r#""max_tokens""#).into_iter().collect(),
         Endpoint::Responses => {
             let status = object.get("status");
+            // A failure must reach the client as one, and not as an answer that was cut short.
             if status.is_some_and(|status| status.get() == r#""failed""#) {
                 return Err("the response failed".to_owned());
             }

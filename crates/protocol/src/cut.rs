@@ -33,6 +33,7 @@ pub(crate) struct Terminal<'a> {
 pub(crate) fn terminal(terminal: &Terminal<'_>) -> String {
     let Terminal { endpoint, prompt, output, hide_usage, sequence, .. } = *terminal;
     let after = terminal.after.as_ref();
+    // The last frames carry what all frames of the stream carry, such as its model and its time.
     let field = |name: &str| after?.get(name).and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
     let id: Value = serde_json::from_str(terminal.id).unwrap_or_default();
     let total = prompt.saturating_add(output);

@@ -34,6 +34,7 @@ pub(crate) fn check(endpoint: Endpoint, object: &Object<'_>) -> Result<(), BadRe
             }
             "shift" if !matches!(value.get(), "true" | "false") => return Err(wrong("shift", "true or false")),
             "template" if !value.get().starts_with('"') => return Err(wrong("template", "a string")),
+            // In the words in which Ollama refuses it.
             "template" if is_raw && value.get() != "\"\"" => {
                 return Err(bad("template", "raw mode does not support template, system, or context"));
             }

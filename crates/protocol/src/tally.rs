@@ -103,11 +103,13 @@ impl ClaimBounds {
 
     fn completion(&self, progress: &AnswerProgress, claim: Option<u64>) -> u64 {
         let counted = match (claim, progress.token_chunks) {
+            // A node may claim less than it has sent.
             (Some(claim), _) => claim.max(progress.passed()),
             // A plain answer arrives in one piece.
             (None, 0) => progress.text_bytes.div_ceil(USUAL_BYTES_PER_TOKEN),
             (None, _) => progress.counted(),
         };
+        // No token is shorter than a byte. What a node counts beyond that can only be reasoning that it did not show.
         let all = progress.text_bytes.saturating_add(progress.token_chunks);
         let most = self.max_output.unwrap_or_else(|| all.saturating_add(HIDDEN_OUTPUT));
         // If a node ignores the cap in a plain answer, what it really wrote is charged.

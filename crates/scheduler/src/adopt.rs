@@ -67,8 +67,10 @@ impl Scheduler {
             uncached: prompt,
             prompt,
             output,
+            // Those that were taken over before it, which is close to what ran when it was sent.
             others: f64::from(self.fleet[node].in_flight()),
             prefixes: request.prefixes.clone(),
+            // What the node's prompt cache holds is not handed over, so the whole prompt counts as read.
             remembered: 0.0,
             is_in_host: false,
             began_at: began_ago.map(ago),

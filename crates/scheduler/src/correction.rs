@@ -22,8 +22,9 @@ const MOST_AT_ONCE: f64 = 10.0;
 pub(crate) struct Correction {
     factor: f64,
     samples: u32,
+    /// What disuse has made of it; those who see that it is unused, or used again, say so here.
     #[serde(skip)]
-    drift: Drift,
+    pub(crate) drift: Drift,
     /// Samples that still weigh more, because the trial's one may have been odd.
     #[serde(skip)]
     weightier: u32,
@@ -44,21 +45,6 @@ impl Correction {
     /// How many times as long another one says; `None` if one of them was never measured.
     pub(crate) fn relative(&self, other: &Self) -> Option<f64> {
         (self.samples > 0 && other.samples > 0).then(|| other.factor / self.factor)
-    }
-
-    /// Whether it changes while it is not used and others say `ratio` times as long.
-    pub(crate) fn would_drift(&self, ratio: f64) -> bool {
-        self.drift.would_change(ratio)
-    }
-
-    /// It was not used for `seconds`, while others said `ratio` times as long as was measured here.
-    pub(crate) fn drift(&mut self, ratio: f64, seconds: f64) {
-        self.drift.unused(ratio, seconds);
-    }
-
-    /// A request is about to use it.
-    pub(crate) fn used(&mut self) {
-        self.drift.used();
     }
 
     /// A measurement of this factor came. Returns whether it shows, after a time without use, that the factor was wrong;
@@ -99,14 +85,16 @@ mod tests {
     fn an_unused_one_comes_down_to_that_of_others_and_a_trial_restores_or_replaces_it() {
         let (right, mut wrong) = (known(1.0), known(8.0));
         let ratio = wrong.relative(&right).unwrap();
-        assert!(wrong.would_drift(ratio) && !known(0.9).would_drift(known(0.9).relative(&right).unwrap()));
-        (0..60).for_each(|_| wrong.drift(ratio, 1.0));
+        assert!(
+            wrong.drift.would_change(ratio) && !known(0.9).drift.would_change(known(0.9).relative(&right).unwrap())
+        );
+        (0..60).for_each(|_| wrong.drift.unused(ratio, 1.0));
         assert!(wrong.factor() < 1.5, "{wrong:?}");
         let mut really = wrong.clone();
-        wrong.used();
+        wrong.drift.used();
         assert!(wrong.factor() > 7.0, "nothing follows the trial before it has shown something: {wrong:?}");
         assert!(wrong.is_disproved_by(1.0) && wrong.factor() < 1.5, "{wrong:?}");
-        really.used();
+        really.drift.used();
         assert!(!really.is_disproved_by(7.5) && really.factor() > 7.0, "{really:?}");
     }
 

@@ -34,6 +34,7 @@ impl Scheduler {
         let charged = self.queue.dispatched(request.lane, request.model, cost, now);
         let node_state = &mut self.fleet[node];
         if node_state.in_flight() == 0 {
+            // An idle node owes nobody a word. Its silence counts from here.
             node_state.heard_at = now.as_secs_f64();
         }
         if let Some(instance) = node_state.instance_mut(request.model) {

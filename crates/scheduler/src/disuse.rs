@@ -59,18 +59,18 @@ impl<'a> Fastest<'a> {
     /// What has not been used on a node, and is slower than elsewhere.
     fn disuse(&self, id: NodeId, node: &Node, since: f64) -> Disuse {
         let speed = self.token.zip(node.speed.measured()).map(|(token, measured)| token / measured);
-        let speed = speed.filter(|_| !is_used(node, since)).filter(|ratio| node.speed.would_drift(*ratio));
+        let speed = speed.filter(|_| !is_used(node, since)).filter(|ratio| node.speed.drift.would_change(*ratio));
         let ratio = |(model, instance): (ModelId, &Instance)| {
             let (_, fastest) = self.readings.get(&model).filter(|_| !reads(instance, since))?;
             let ratio = instance.prefill.relative(fastest)?;
-            instance.prefill.would_drift(ratio).then_some((model, ratio))
+            instance.prefill.drift.would_change(ratio).then_some((model, ratio))
         };
         // If the whole node is unused, its speed drifts, and a second drift would only make it look faster than it is.
         let is_in_use = is_used(node, since);
         let corrected = |(model, instance): (ModelId, &Instance)| {
             let least = self.corrections.get(&model).filter(|_| is_in_use && !reads(instance, since))?;
             let ratio = instance.correction.relative(least)?;
-            instance.correction.would_drift(ratio).then_some((model, ratio))
+            instance.correction.drift.would_change(ratio).then_some((model, ratio))
         };
         Disuse {
             node: id,
@@ -101,16 +101,16 @@ impl Scheduler {
         // Only nodes whose estimates change are borrowed for a change, since plans look at those again.
         for Disuse { node, speed, readings, corrections } in unused {
             if let Some(ratio) = speed {
-                self.fleet[node].speed.drift(ratio, seconds);
+                self.fleet[node].speed.drift.unused(ratio, seconds);
             }
             for (model, ratio) in readings {
                 if let Some(instance) = self.fleet[node].instance_mut(model) {
-                    instance.prefill.drift(ratio, seconds);
+                    instance.prefill.drift.unused(ratio, seconds);
                 }
             }
             for (model, ratio) in corrections {
                 if let Some(instance) = self.fleet[node].instance_mut(model) {
-                    instance.correction.drift(ratio, seconds);
+                    instance.correction.drift.unused(ratio, seconds);
                 }
             }
         }

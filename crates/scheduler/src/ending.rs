@@ -137,6 +137,7 @@ impl Scheduler {
         }
         let standing = match outcome {
             Outcome::Failed(failure) => self.standing(&user, attempt.node, failure, now),
+            // Nothing is held against the node, so nobody has to be believed.
             _ => Standing::Witness,
         };
         let accusation = Accusation { user: &user, prompt, standing };

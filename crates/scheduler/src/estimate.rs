@@ -64,8 +64,9 @@ pub(crate) struct Speed {
     /// The first measurements in order of size, while they are too few.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     first: Vec<f64>,
+    /// What disuse has made of it; those who see that it is unused, or used again, say so here.
     #[serde(skip)]
-    drift: Drift,
+    pub(crate) drift: Drift,
 }
 
 impl Default for Speed {
@@ -90,26 +91,6 @@ impl Speed {
     /// The same as it was measured, however long ago.
     pub(crate) fn measured(&self) -> Option<f64> {
         self.alone
-    }
-
-    /// Whether it changes while it is not used and others need `ratio` times as long.
-    pub(crate) fn would_drift(&self, ratio: f64) -> bool {
-        self.drift.would_change(ratio)
-    }
-
-    /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.
-    pub(crate) fn drift(&mut self, ratio: f64, seconds: f64) {
-        self.drift.unused(ratio, seconds);
-    }
-
-    /// A request is about to use it.
-    pub(crate) fn used(&mut self) {
-        self.drift.used();
-    }
-
-    /// Whether the next measurement will show if it was worth anything after a time without use.
-    pub(crate) fn is_on_trial(&self) -> bool {
-        self.drift.is_on_trial()
     }
 
     /// How much each other stream lengthens the time of a token.
@@ -137,6 +118,7 @@ impl Speed {
         let Some(alone) = self.alone else { return self.begin(sample, seconds) };
         let ratio = sample / alone;
         if let Some(ratio) = self.drift.disproof(ratio) {
+            // What was learned before the disuse is worth nothing: learning begins again.
             (self.alone, self.first) = (None, Vec::new());
             return self.begin(alone * ratio, seconds);
         }
@@ -349,14 +331,14 @@ mod tests {
     #[test]
     fn a_trial_restores_an_unused_speed_at_once_or_confirms_it() {
         let mut speed = known(0.2, 0.0);
-        (0..60).for_each(|_| speed.drift(0.05, 1.0));
+        (0..60).for_each(|_| speed.drift.unused(0.05, 1.0));
         assert!(speed.alone().unwrap() < 0.02 && speed.measured() == Some(0.2), "{speed:?}");
         let mut slow = speed.clone();
-        speed.used();
+        speed.drift.used();
         assert_eq!(speed.alone(), Some(0.2));
         speed.observe(0.012, 0.0, 1.0);
         assert!(close(speed.alone().unwrap(), 0.012, 0.02), "{speed:?}");
-        slow.used();
+        slow.drift.used();
         slow.observe(0.21, 0.0, 1.0);
         assert!(close(slow.alone().unwrap(), 0.2, 0.05), "{slow:?}");
     }

@@ -255,9 +255,11 @@ impl Fleet {
         }
         let entered = &self.entered[id.0];
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
+        // A node that opens or closes enters or leaves every index, though its lists are the same.
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
         let has_opened = admits && !entered.admits;
         let health = node.health();
+        // A node that has left is told of as such, not as one that is down.
         if entered.health != health && !node.has_left {
             let why = node.last_error().map(str::to_owned);
             self.health.add(HealthChange { node: id, at: now, before: entered.health, after: health, why });
@@ -291,6 +293,7 @@ impl Fleet {
 
     fn enter_memory(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
+        // Sorted, for the binary searches below.
         let mut resident: Vec<ModelId> = node.residents().flat_map(|(model, _)| node.names(model)).collect();
         resident.sort_unstable();
         let serving = node.residents().filter(|(_, instance)| is_open && instance.is_serving());
@@ -317,6 +320,7 @@ impl Fleet {
         let was_loading = std::mem::replace(&mut entered.loading, loading.clone());
         let unloaded = were_resident.into_iter().filter(|model| resident.binary_search(model).is_err());
         self.news.unloaded.extend(unloaded.map(|model| (id, model)));
+        // Take out all that was entered before, then enter what is there now: the sums stay right whatever has changed.
         for (model, slots) in were_hosted {
             let whereabouts = self.of_mut(model);
             whereabouts.slots -= slots;

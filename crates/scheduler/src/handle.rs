@@ -36,6 +36,7 @@ impl Scheduler {
             Event::Tick => self.tick(now, &mut decisions),
             event => self.hear_of_node(event, now, &mut decisions),
         }
+        // Whatever the event was, slots may have become free, or nodes may have gone.
         self.go_on(now, &mut decisions);
         self.arm(now);
         if cfg!(debug_assertions) {
@@ -50,6 +51,7 @@ impl Scheduler {
             Event::Listed { node, models } => {
                 let before = self.fleet.get(node).map_or(0, |node| node.listings);
                 self.with_models(node, |node, known| node.list(models, known));
+                // Nodes are listed again and again, and nearly always alike.
                 if self.fleet.get(node).is_some_and(|node| node.listings != before) {
                     self.forget_unlisted(now);
                 }
@@ -65,6 +67,7 @@ impl Scheduler {
             Event::CanaryEnded { node, verdict } => self.judge(node, |node| node.canary_ended(verdict, now)),
             Event::Loaded { node, model, result } => self.loaded(node, &model, result, now),
             Event::Unloaded { node, model, result } => self.unloaded(node, &model, result, now, decisions),
+            // Ids are places in the list: one that leaves a gap, or repeats, is no node that can be known.
             Event::NodeJoined { node, spec } if node.0 == self.fleet.len() => {
                 self.fleet.push(Node::new(spec));
                 self.fleet[node].set_reach(&self.reach);

@@ -7,8 +7,8 @@
 //!    +-- nobody waits for it any longer,        +-- Unloaded: Err          +-- Loaded: Err: not again for a while
 //!        or nobody who may evict them
 //! ```
-//! A node loads one model at a time. A model is loaded on at most as many nodes at a time as already have it, but at
-//! least one.
+//! A node loads one model at a time. A model is loaded on at most as many nodes at a time as already have it, or on one
+//! of every 32 nodes if that is more, but on one in any case.
 
 use std::sync::Arc;
 

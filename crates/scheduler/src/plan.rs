@@ -92,6 +92,7 @@ impl Scheduler {
     /// Places the requests that wait for these models, the most entitled request first.
     pub(crate) fn plan(&mut self, models: BTreeSet<ModelId>, now: Time, decisions: &mut Vec<Decision>) {
         let mut models: Vec<ModelId> = models.into_iter().filter(|model| self.queue.waiting_for(*model) > 0).collect();
+        // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
                 let (a, b) = (self.queue.claim(*a, now), self.queue.claim(*b, now));
@@ -101,6 +102,7 @@ impl Scheduler {
         if self.fleet.has_synonyms() {
             self.put_older_first(&mut models, now);
         }
+        // Lent by the scheduler and given back, so that no plan allocates them anew.
         let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
         let mut plan = Plan { forecast, line, ..Plan::default() };
         for model in models {
@@ -145,6 +147,7 @@ impl Scheduler {
         let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
         if plan.may_load {
             let options = plan.options.iter().flatten().map(LoadChoices::len).sum::<usize>();
+            // Costly looks for loads are made less often, so that their time stays a small share.
             let pairs = looked * (plan.forecast.places.len() + options);
             let pause = (pairs.saturating_sub(FREE_PAIRS) as f64 * SECONDS_PER_PAIR).min(LONGEST_PAUSE);
             self.set_next_look(model, now.as_secs_f64() + pause);

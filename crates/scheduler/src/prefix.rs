@@ -228,10 +228,12 @@ impl PrefixMemory {
             if holders[place].prompts == 0 {
                 holders.remove(place);
             } else {
+                // Only whole prompts that end at this prefix decide its `whole`, so the others need no look.
                 if last == Some(prefix.digest) {
                     let ends_here = rest().filter(|each| each.prefixes.last().map(|prefix| prefix.digest) == last);
                     holders[place].whole = ends_here.map(|each| each.tokens).fold(0.0, f64::max);
                 }
+                // The newest of the others, as prompts are kept newest first.
                 if holders[place].used == kept.used {
                     let newest = rest().find(|each| each.prefixes.contains(prefix));
                     holders[place].used = newest.map_or(0, |each| each.used);

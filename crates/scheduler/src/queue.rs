@@ -150,6 +150,7 @@ impl FairQueue {
     /// to a full queue.
     pub(crate) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
         self.wake(id);
+        // A lane that keeps its turn is not taken out of the orders and put in again: most requests join such a lane.
         let keeps_turn = self.keeps_turn(id);
         if self.lanes[id.0].waiting.is_empty() {
             if let Some(group) = self.lanes[id.0].group {
@@ -160,12 +161,14 @@ impl FairQueue {
             let served = self.served_of(self.lanes[id.0].group);
             let standing = &mut self.lanes[id.0].standing;
             standing.joined = self.joins;
+            // Whoever was idle begins beside the others, not with credit for the time.
             standing.counter = resumed(standing, served, now);
         } else if !keeps_turn {
             self.take_out(id);
         }
         let (model, deadline) = (entry.model, entry.deadline);
         self.deadlines.insert((deadline, entry.id));
+        // One that returns from a failed attempt was accepted before, so the bounds do not count it.
         if !entry.position.is_fresh {
             self.retries.insert(entry.id);
         }
@@ -195,6 +198,7 @@ impl FairQueue {
             return;
         }
         let keeps_turn = self.keeps_turn(id);
+        // The orders are keyed by what the removal changes, so the lane leaves them before it.
         if !keeps_turn {
             self.take_out(id);
         }

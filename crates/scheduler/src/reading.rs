@@ -30,8 +30,9 @@ pub(crate) struct Reading {
     slowdown: f64,
     #[serde(skip)]
     surprises: Surprises,
+    /// What disuse has made of it; those who see that it is unused, or used again, say so here.
     #[serde(skip)]
-    drift: Drift,
+    pub(crate) drift: Drift,
     #[serde(skip)]
     suspicion: Suspicion,
 }
@@ -75,21 +76,6 @@ impl Reading {
         Some(other.undrifted(tokens)?.max(LEAST_SECONDS) / self.undrifted(tokens)?.max(LEAST_SECONDS))
     }
 
-    /// Whether it changes while it is not used and others need `ratio` times as long.
-    pub(crate) fn would_drift(&self, ratio: f64) -> bool {
-        self.drift.would_change(ratio)
-    }
-
-    /// It was not used for `seconds`, while others needed `ratio` times as long as was measured here.
-    pub(crate) fn drift(&mut self, ratio: f64, seconds: f64) {
-        self.drift.unused(ratio, seconds);
-    }
-
-    /// A request is about to use it.
-    pub(crate) fn used(&mut self) {
-        self.drift.used();
-    }
-
     /// The node certainly needs so many times as long for a token that it writes.
     pub(crate) fn writing_changed(&mut self, factor: f64) {
         self.suspicion.writing_changed(factor);
@@ -117,6 +103,8 @@ impl Reading {
             self.line.observe(tokens, sample);
             return;
         };
+        // Beside the line as it was measured, without what is only suspected: the tests below deal with that
+        // themselves.
         let ratio = sample.max(LEAST_SECONDS) / expected;
         let suspected = self.suspicion.factor();
         if let Some(ratio) = self.drift.disproof(ratio / suspected) {
@@ -202,14 +190,14 @@ mod tests {
         let mut reading = Reading::default();
         let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
         lengths.iter().cycle().take(60).for_each(|x| reading.observe(*x, 20.0 * (0.2 + 0.001 * x), 0.0));
-        (0..60).for_each(|_| reading.drift(0.05, 1.0));
+        (0..60).for_each(|_| reading.drift.unused(0.05, 1.0));
         assert!(reading.at(500.0).unwrap() < 1.5, "{reading:?}");
         let mut slow = reading.clone();
-        reading.used();
+        reading.drift.used();
         assert!(close(reading.at(500.0).unwrap(), 14.0, 0.1), "{reading:?}");
         reading.observe(300.0, 0.5, 0.0);
         assert!(close(reading.at(800.0).unwrap(), 1.0, 0.3), "{reading:?}");
-        slow.used();
+        slow.drift.used();
         slow.observe(300.0, 10.0, 0.0);
         assert!(close(slow.at(800.0).unwrap(), 20.0, 0.1), "{slow:?}");
     }
@@ -236,8 +224,8 @@ mod tests {
         let lengths = [100.0, 900.0, 300.0, 1500.0, 50.0, 700.0];
         lengths.iter().cycle().take(60).for_each(|x| reading.observe(*x, 0.2 + 0.001 * x, 0.0));
         reading.writing_changed(8.0);
-        (0..60).for_each(|_| reading.drift(0.125, 1.0));
-        reading.used();
+        (0..60).for_each(|_| reading.drift.unused(0.125, 1.0));
+        reading.drift.used();
         assert!(close(reading.at(500.0).unwrap(), 5.6, 0.1), "{reading:?}");
         reading.observe(300.0, 0.5, 0.0);
         assert!(close(reading.at(500.0).unwrap(), 0.7, 0.15), "{reading:?}");

@@ -135,6 +135,7 @@ impl Scheduler {
             let id = shelves[(start + step) % count];
             let node = &self.fleet[id];
             let Some(instance) = node.instance(model) else { continue };
+            // No slots are this gateway's share of the node: a load there would serve only others.
             let may_load = node.may_load() && instance.slot_count() > 0 && instance.load_again_at <= now.as_secs_f64();
             if !may_load || instance.resident_since.is_some() {
                 continue;
@@ -213,6 +214,7 @@ impl Scheduler {
         let is_young = resident < LEAST_RESIDENCE_SECONDS.max(2.0 * load);
         let asked = node.names(model).filter_map(|name| self.models.get(name).demand.asked_at);
         let asked = asked.map(|asked| now - asked).fold(f64::INFINITY, f64::min);
+        // Nobody is robbed by unloading it: none runs, none waits, and none has come for the time of two loads.
         let is_unused = instance.running.is_empty() && self.waiting_for(node, model) == 0 && asked > 2.0 * load;
         is_young && !is_impatient && !is_unused
     }

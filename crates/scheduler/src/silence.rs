@@ -73,11 +73,13 @@ impl Scheduler {
 
     /// Moves requests that have not begun away from a node that is overdue with them.
     fn move_away(&mut self, node: NodeId, overdue: &Overdue, now: Time, decisions: &mut Vec<Decision>) {
+        // The index of shelves must know what changed on other nodes in this event.
         self.settle(now);
         let has_alternative = |id: &RequestId| {
             let Some(request) = self.requests.get(id) else { return false };
             let can = |other: &NodeId| {
                 let is_barred = request.penalty(*other).is_none();
+                // A node that is quiet itself would only be the next one to wait for.
                 *other != node && !is_barred && !self.fleet[*other].is_quiet(now)
             };
             self.fleet.of(request.model).shelves.iter().any(can)

@@ -115,8 +115,10 @@ impl From<AuditLine> for AuditRecord {
 impl AuditQuery {
     fn search(&self) -> Result<AuditSearch, ApiError> {
         let given = |field: &'static str, text: &Option<String>| match text {
-            // Which Postgres does not take for a text.
-            Some(text) if text.contains('\0') => Err(ApiError::invalid_field(field, "A name holds no NUL.")),
+            // Postgres cannot compare a text with it.
+            Some(text) if text.contains('\0') => {
+                Err(ApiError::invalid_field(field, "A name cannot contain a NUL character."))
+            }
             text => Ok(text.clone()),
         };
         Ok(AuditSearch {

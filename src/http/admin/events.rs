@@ -20,7 +20,7 @@ use crate::http::ops::Lifecycle;
     get, path = "/admin/events", tag = "admin", security(("admin_key" = [])),
     responses(
         (status = 200, description = "Events until the client leaves.", content_type = "text/event-stream", body = String),
-        (status = 503, description = "As many listen as may, or the gateway stops.", body = answers::ErrorBody),
+        (status = 503, description = "Too many clients are listening already, or the gateway stops.", body = answers::ErrorBody),
         answers::AdminResponses,
     ),
 )]

@@ -161,21 +161,9 @@ mod tests {
     }
 
     #[test]
-    fn each_outcome_has_a_plain_sentence() {
+    fn each_refusal_has_a_plain_sentence() {
         let limited = |limit| row("refused", Some("rate_limit_exceeded"), Some(limit));
         for (row, said) in [
-            (
-                sent("a", 0, 1, row("completed", None, None)),
-                "It went to a at once. It was answered whole, after 1.2 s.",
-            ),
-            (
-                sent("a", 4_100, 1, row("completed", None, None)),
-                "It waited 4.1 s for a slot on a. It was answered whole, after 1.2 s.",
-            ),
-            (
-                sent("a", 0, 3, row("completed", None, None)),
-                "It went to a at once. Before that, 2 attempts failed. It was answered whole, after 1.2 s.",
-            ),
             (limited("requests_per_minute"), "It was refused: its user had used up the requests of a minute."),
             (limited("tokens_per_minute"), "It was refused: its user had too few tokens left in that minute."),
             (
@@ -204,6 +192,26 @@ mod tests {
             (
                 row("refused", Some("node_maintenance"), None),
                 "It was refused: every node that has its model was under maintenance.",
+            ),
+        ] {
+            assert_eq!(in_words(&row, None), said, "{:?} {:?}", row.status, row.reason);
+        }
+    }
+
+    #[test]
+    fn each_outcome_has_a_plain_sentence() {
+        for (row, said) in [
+            (
+                sent("a", 0, 1, row("completed", None, None)),
+                "It went to a at once. It was answered whole, after 1.2 s.",
+            ),
+            (
+                sent("a", 4_100, 1, row("completed", None, None)),
+                "It waited 4.1 s for a slot on a. It was answered whole, after 1.2 s.",
+            ),
+            (
+                sent("a", 0, 3, row("completed", None, None)),
+                "It went to a at once. Before that, 2 attempts failed. It was answered whole, after 1.2 s.",
             ),
             (row("cancelled", Some("client_cancelled"), None), "Its client left before the end."),
             (

@@ -8,6 +8,14 @@ use super::{
 use crate::http::resource::{get, post, resource};
 
 pub(in crate::http) fn routes(config: &mut ServiceConfig) {
+    accounts(config);
+    work(config);
+    fleet(config);
+    administration(config);
+}
+
+/// Users, their keys and limits, and groups.
+fn accounts(config: &mut ServiceConfig) {
     config
         .service(
             resource("/admin/users", "GET, HEAD, POST")
@@ -32,7 +40,6 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
         )
         .service(post("/admin/users/{id}/keys/{key_id}/rotate").route(web::post().to(keys::rotate)))
         .service(get("/admin/users/{id}/usage").route(web::get().to(users::usage)))
-        .service(get("/admin/usage").route(web::get().to(usage::report)))
         .service(
             resource("/admin/users/{id}/limits", "GET, HEAD, PUT")
                 .route(web::get().to(limits::retrieve))
@@ -48,7 +55,13 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
                 .route(web::get().to(groups::retrieve))
                 .route(web::patch().to(groups::change))
                 .route(web::delete().to(groups::delete)),
-        )
+        );
+}
+
+/// What is going on, and what was used.
+fn work(config: &mut ServiceConfig) {
+    config
+        .service(get("/admin/usage").route(web::get().to(usage::report)))
         .service(get("/admin/events").route(web::get().to(events::listen)))
         .service(get("/admin/series").route(web::get().to(series::retrieve)))
         .service(get("/admin/queue").route(web::get().to(queue::list)))
@@ -57,7 +70,12 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
             resource("/admin/requests/{request_id}", "GET, HEAD, DELETE")
                 .route(web::get().to(story::explain))
                 .route(web::delete().to(requests::stop)),
-        )
+        );
+}
+
+/// Nodes and their models.
+fn fleet(config: &mut ServiceConfig) {
+    config
         .service(
             resource("/admin/nodes", "GET, HEAD, POST")
                 .route(web::get().to(nodes::list))
@@ -76,7 +94,12 @@ pub(in crate::http) fn routes(config: &mut ServiceConfig) {
         .service(post("/admin/models/load").route(web::post().to(models::load)))
         .service(post("/admin/models/unload").route(web::post().to(models::unload)))
         // A model's name may hold slashes.
-        .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)))
+        .service(resource("/admin/models/{model:.+}", "DELETE").route(web::delete().to(models::delete)));
+}
+
+/// Administrators, what they did, and the configuration.
+fn administration(config: &mut ServiceConfig) {
+    config
         .service(
             resource("/admin/admins", "GET, HEAD, POST")
                 .route(web::get().to(admins::list))

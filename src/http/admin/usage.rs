@@ -198,8 +198,8 @@ impl ReportQuery {
         let given = filters.into_iter().filter_map(|(dimension, name)| Some((dimension, name.clone()?)));
         given
             .map(|(dimension, name)| match name.contains('\0') {
-                // Which Postgres does not take for a text.
-                true => Err(ApiError::invalid_field(dimension.as_str(), "A name holds no NUL.")),
+                // Postgres cannot compare a text with it.
+                true => Err(ApiError::invalid_field(dimension.as_str(), "A name cannot contain a NUL character.")),
                 false => Ok((dimension, name)),
             })
             .collect()

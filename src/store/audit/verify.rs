@@ -76,6 +76,7 @@ async fn read_chain(
             break;
         }
     }
+    // The walk begins at the first entry that counts, so what stands before it has to be looked for.
     if within_deadline(Entity::find().filter(Column::Seq.lt(chain.first_seq)).one(db)).await?.is_some() {
         return Ok(Verified::Broken { seq: chain.first_seq, why: "entries were added before it" });
     }
@@ -83,6 +84,7 @@ async fn read_chain(
         return Ok(Verified::Broken { seq: walk.next_seq, why: "it is missing, or an entry after it" });
     }
     if let Some((seq, digest)) = expected.filter(|(seq, _)| *seq < chain.first_seq) {
+        // Of the entry just before the first one, the chain still knows the digest.
         if seq.checked_add(1) != Some(chain.first_seq) {
             return Ok(Verified::Broken { seq, why: "it is too old to be kept, so it cannot be compared" });
         }

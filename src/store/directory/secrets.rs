@@ -58,6 +58,7 @@ impl SecretTable {
     /// Adds a secret to the chain of a key, and returns the longer chain.
     pub(super) fn add(&mut self, key: u32, Chain(next_of_key): Chain, secret: &SecretEntry) -> Chain {
         let SecretEntry { end, is_foreign } = secret;
+        // The record has room for four bytes; anything of another length is shown as `????`.
         let mut last_four = [b'?'; 4];
         if end.last_four.len() == last_four.len() {
             last_four.copy_from_slice(end.last_four.as_bytes());

@@ -40,6 +40,7 @@ impl Directory {
             return Some(key.clone());
         }
         let account = self.wake_user_at(record.user, make_account)?;
+        // Borrowed anew, because waking the account needed the whole directory.
         let record = self.keys[index as usize].as_mut()?;
         let name = record.name.as_ref().map_or_else(|| DEFAULT_NAME.to_owned(), ShortText::text);
         let spec = record.spec.as_deref().cloned().unwrap_or_default();
@@ -75,12 +76,16 @@ impl Directory {
         let Self { users, keys, awake_users, awake_keys, .. } = self;
         awake_keys.retain(|index| {
             let Some(record) = keys[*index as usize].as_mut() else { return false };
+            // With one count left nobody but the record holds it, and no request can start while the directory is
+            // locked.
             let is_idle = record.awake.as_ref().is_some_and(|key| Arc::strong_count(key) == 1 && key_is_idle(key));
             if let Some(key) = record.awake.take_if(|_| is_idle) {
+                // The record outlives the key, and lists show when it was last used.
                 record.used_minute = record.used_minute.max(key.last_used_ms().map_or(0, minute_of));
             }
             !is_idle
         });
+        // After the keys: each key that is awake holds its account.
         awake_users.retain(|index| {
             let Some(record) = users[*index as usize].as_mut() else { return false };
             let is_idle = record.awake.as_ref().is_some_and(|it| Arc::strong_count(it) == 1 && account_is_idle(it));
@@ -110,6 +115,7 @@ impl Directory {
             let Some(key) = record.awake.take() else { continue };
             let index = self.key_of(key.account().user().as_str(), key.id());
             let taken_over = index.and_then(|index| {
+                // The key itself is kept, as requests hold it; only what the new record says of it is taken from there.
                 let mut now = None;
                 self.wake_key(
                     index,

@@ -115,6 +115,7 @@ impl Table {
         let holders = of_months.select_only().column(lease::Column::Gateway).into_query();
         let old = before(MEMORY_MS).and(gateway::Column::Id.not_in_subquery(holders)).or(before(LONG_MEMORY_MS));
         if gateway::Entity::delete_many().filter(old).exec(&transaction).await?.rows_affected > 0 {
+            // What a forgotten gateway held is free for the others again.
             transaction.execute_unprepared("DELETE FROM leases WHERE gateway NOT IN (SELECT id FROM gateways)").await?;
         }
         let others = lease::Entity::find().filter(lease::Column::Gateway.ne(&self.gateway));
@@ -158,6 +159,7 @@ impl Table {
         };
         let row = row.into_active_model();
         let replace =
+            // The other columns are those of the division of nodes, which another task writes.
             OnConflict::column(Id).update_columns([RenewedMs, SinceMs, PatienceMs, IsSole, HasLeft]).to_owned();
         gateway::Entity::insert(row).on_conflict(replace).exec_without_returning(db).await?;
         Ok(())
@@ -171,10 +173,12 @@ impl Table {
         let transaction = self.db.begin().await?;
         lock(&transaction, &names.iter().map(|name| number_of(name)).collect::<BTreeSet<_>>()).await?;
         let gateways = Gateways::read(&transaction, &self.gateway).await?;
+        // After so long a silence the others may have taken what we held.
         if gateways.renewed(self.patience).is_none() {
             return Err(NotLeased::Away);
         }
         let watched = gateways.watched(self.patience);
+        // It still uses every limit as if it were alone, so there is no share to be had yet.
         if gateways.peers.values().any(|(peer, is_sole)| *is_sole && !peer.is_gone(watched)) {
             return Err(NotLeased::NotShared);
         }

@@ -55,13 +55,13 @@ impl Node {
     fn use_estimates(&mut self, model: ModelId, now: f64) {
         self.used_at = now;
         if self.in_flight == 0 {
-            self.speed.used();
+            self.speed.drift.used();
         }
         if let Some(instance) = self.instance_mut(model) {
             instance.used_at = now;
             if instance.running.is_empty() {
-                instance.prefill.used();
-                instance.correction.used();
+                instance.prefill.drift.used();
+                instance.correction.drift.used();
             }
         }
     }

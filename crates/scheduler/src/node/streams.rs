@@ -58,7 +58,7 @@ impl Node {
         let size = instance.model_bytes() / REFERENCE_BYTES;
         let sample = seconds / tokens / size;
         let expected = self.speed.alone().map(|alone| alone * self.speed.stretch(others));
-        let is_node_on_trial = self.speed.is_on_trial();
+        let is_node_on_trial = self.speed.drift.is_on_trial();
         let Some(instance) = self.instance_mut(model) else { return };
         // What a wrong estimate of the model explains says nothing about the node.
         if let Some(expected) = expected

@@ -70,6 +70,7 @@ impl FairQueue {
         }
         let mut nth = |id: LaneId, ahead: usize| self.lanes[id.0].waiting.nth_of_model(model, ahead);
         self.merge(turns, |group| group.of_model.get(&model), &mut nth, &mut |id, ahead| {
+            // Those who go first by right have their place in the order as well.
             if into[..first].iter().all(|next| next.id != id) {
                 into.push(Next { id, by_right: None, ahead });
             }
@@ -99,6 +100,8 @@ impl FairQueue {
                     let Some(place) = inner.next() else { continue };
                     let picked = self.pick(place, inner, nth);
                     let cost = picked.map_or(0.0, |(ranked, _)| ranked.cost);
+                    // Charged as if it were dispatched, so that the next pick is another group's if that is entitled to
+                    // it.
                     let counter = Counter(counter.0 + cost / group.standing.weight);
                     walk.begun.push(Reverse((counter, joined, Seat::Group(id), 0)));
                     picked

@@ -1,6 +1,7 @@
 //! The rules of the scheduler as a whole, one test each.
 
 mod adoption;
+mod blame;
 mod failures;
 mod loads;
 mod queueing;

@@ -1,10 +1,10 @@
-//! What is wrong with a node's settings?
+//! What is wrong with a setting, or with the file that it names?
 use std::fmt;
 
-/// A setting of a node that cannot be used. The message never contains a secret.
+/// A setting that cannot be used. The message never contains a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flaw {
-    /// The setting's name.
+    /// The setting's name within its group, such as `ca_file` of a node.
     pub key: &'static str,
     /// What is wrong with it.
     pub message: String,

@@ -1,0 +1,90 @@
+//! How does an error become an HTTP response? Its status, its headers, and when a client may try again.
+use std::time::Duration;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{self, HeaderName};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+
+use super::ApiError;
+use limits::{Headroom, Remaining};
+use protocol::Dialect;
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        // Every status of the table is valid.
+        StatusCode::from_u16(self.0.kind.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let mut response = HttpResponse::build(self.status_code());
+        if let Some(retry_after) = self.0.retry_after {
+            let whole = retry_after.as_millis().div_ceil(1000).max(1);
+            response.insert_header((header::RETRY_AFTER, whole.to_string()));
+            response.insert_header(("retry-after-ms", retry_after.as_millis().max(1).to_string()));
+        }
+        if self.0.hopeless || self.0.kind.is_final() {
+            response.insert_header(("x-should-retry", "false"));
+        }
+        if self.0.kind.status == 401 {
+            response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+        }
+        if let Some(allow) = self.0.allow {
+            response.insert_header((header::ALLOW, allow));
+        }
+        if let Some(headroom) = &self.0.headroom {
+            rate_limit_headers(&mut response, headroom);
+        }
+        response.content_type("application/json").body(self.body(Dialect::OpenAi))
+    }
+}
+
+/// Adds `x-ratelimit-*` for those limits that the user has.
+pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
+    let names = [
+        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
+        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
+    ];
+    for (names, room) in names.into_iter().zip([headroom.requests, headroom.tokens]) {
+        let Some(Remaining { limit, left, reset }) = room else { continue };
+        let [limits, remains, resets] = names.map(HeaderName::from_static);
+        response.insert_header((limits, limit));
+        response.insert_header((remains, left));
+        response.insert_header((resets, go_duration(reset)));
+    }
+}
+
+/// A duration as Go writes it, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
+fn go_duration(duration: Duration) -> String {
+    if duration < Duration::from_secs(1) {
+        return format!("{}ms", duration.as_millis());
+    }
+    let seconds = duration.as_millis().div_ceil(1000);
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds}s"),
+        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::error_kind;
+
+    #[test]
+    fn durations_are_written_as_scripts_parse_them() {
+        for (millis, text) in [(0, "0ms"), (250, "250ms"), (1000, "1s"), (59_001, "1m0s"), (7_500_000, "2h5m0s")] {
+            assert_eq!(go_duration(Duration::from_millis(millis)), text);
+        }
+    }
+
+    #[test]
+    fn a_retry_is_promised_in_whole_seconds_and_never_at_once() {
+        let response =
+            ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::from_millis(1200)).error_response();
+        assert_eq!(response.headers().get("retry-after").unwrap(), "2");
+        assert_eq!(response.headers().get("retry-after-ms").unwrap(), "1200");
+        let response = ApiError::unavailable(&error_kind::OVERLOADED, "y", Duration::ZERO).error_response();
+        assert_eq!(response.headers().get("retry-after").unwrap(), "1");
+    }
+}
