@@ -13,7 +13,8 @@
 //! | fleet | [`link`] | how gateways speak with each other | decisions |
 //! | dispatch | [`dispatch`] | where requests meet the scheduler | the HTTP client for nodes |
 //! | memory | [`store`] | users, keys, usage; the only module that names `entity` | HTTP |
-//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`], [`flaw`] | what is exported, logged and traced; the time; the certificate; what is wrong with a setting | their callers' types |
+//! | half | [`metrics`], [`telemetry`], [`trace`], [`clock`], [`tls`] | what is exported, logged and traced; the time; the certificate | their callers' types |
+//! | ground | [`flaw`] | what is wrong with a setting, for every module that has some | anything of a module |
 //! | pure | the crates [`scheduler`], [`cluster`], [`limits`], [`protocol`] | decisions: events and `now` in, decisions out | clocks, I/O, async, randomness |
 //!
 //! # The path of one request

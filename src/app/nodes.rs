@@ -100,6 +100,7 @@ impl Nodes {
             thread::spawn(loader.run(stop.clone())),
             thread::spawn(chronicler.run(stop.clone())),
             thread::spawn(sampler.run(stop.clone())),
+            // A thread of its own, so that busy workers make no node look silent.
             thread::run("probes", move || {
                 let upstream = Upstream::new(connect);
                 Watchers { context, upstream, health, keep_alive, wanted: watches }.run(watching)

@@ -95,6 +95,7 @@ impl Reloader {
             if parts.serve(&certificate) && !applied.iter().any(|path| path == CERTIFICATE) {
                 applied.push(CERTIFICATE.to_owned());
             }
+            // What is served now is what the next reload is compared with.
             let files = (new.server.tls.cert_file.clone(), new.server.tls.key_file.clone());
             (current.server.tls.cert_file, current.server.tls.key_file) = files;
         }

@@ -61,6 +61,7 @@ pub(super) async fn follow_password(store: Store, stop: CancellationToken) {
         match &renewed {
             Ok(true) => tracing::info!("the password of the database has changed: new connections use the new one"),
             Ok(false) => {}
+            // Said once, not every two seconds.
             Err(error) if was_read => tracing::warn!(%error, "the password of the database could not be read again"),
             Err(_) => {}
         }
@@ -84,6 +85,7 @@ pub(super) async fn follow_clock(clock: Clock, accounts: Arc<Accounts>, stop: Ca
             }
             Correction::Lasting(by_ms) => {
                 let after = limits::Moment { unix_ms: now.unix_ms.saturating_add(by_ms), ..now };
+                // Without the usage of that day, everybody would begin it with nothing used.
                 if after.day() != now.day()
                     && let Err(error) = accounts.prepare_day(after).await
                 {

@@ -165,6 +165,7 @@ impl Lines {
                     Err(_) => Err("the node's progress cannot be read".to_owned()),
                 };
             }
+            // Without a bound, a node that sends no line end would fill the memory.
             if self.held.len() > MAX_LINE {
                 return Err("the node's progress cannot be read".to_owned());
             }

@@ -69,6 +69,7 @@ async fn run(context: FleetContext, terms: LoadTerms, upstream: Upstream, errand
             let result = with_node(&context, node, async |endpoint| {
                 let under_way = endpoint.loads.begin(cost, context.clock);
                 let result = ask(&upstream, endpoint, &model, &keep, terms.deadline).await;
+                // Its cost ends here, and not with the log line.
                 drop(under_way);
                 let seconds = context.clock.uptime().saturating_sub(began);
                 match &result {
@@ -130,6 +131,7 @@ async fn ask(
     let asking = async {
         match post(upstream, node, Endpoint::Generate, model, &generate).await? {
             Head::Good(_) => Ok(()),
+            // Ollama says so of a model that only embeds.
             Head::Rejected { status: 400, .. } => {
                 let embed = json!({"model": model, "keep_alive": keep_alive, "input": ""});
                 match post(upstream, node, Endpoint::Embed, model, &embed).await? {

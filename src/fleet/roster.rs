@@ -290,6 +290,8 @@ impl Roster {
     ) -> Option<Watch> {
         let name = desired.settings.name.clone();
         match running.get_mut(&name) {
+            // What was learned of a machine stays with its id. Another machine of the name gets a new one, further
+            // down.
             Some(known) if known.desired.is_same_machine(&desired) => {
                 if known.desired != desired && self.update(known, desired) {
                     changes.changed.push(name);
@@ -298,6 +300,7 @@ impl Roster {
             }
             _ => {}
         }
+        // Before anything is taken away: a node whose new settings cannot be used stays as it was.
         let endpoint = endpoint(&desired)?;
         if running.contains_key(&name) {
             self.leave(running, &name);

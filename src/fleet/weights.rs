@@ -74,6 +74,7 @@ fn weights_of(shown: &[u8]) -> Option<String> {
     let mut is_text = false;
     for line in modelfile.lines() {
         let was_text = is_text;
+        // Between three quotes stands a text, whose lines may look like commands.
         is_text ^= line.matches("\"\"\"").count() % 2 == 1;
         let Some((command, rest)) = line.trim().split_once(char::is_whitespace).filter(|_| !was_text) else { continue };
         let rest = rest.trim();

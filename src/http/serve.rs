@@ -112,10 +112,13 @@ impl Inference {
         }
         let model = self.resolve(&request.model, &access)?;
         request.ask_for(&model.name);
+        // From here on whatever ends the request settles what it has used, and leaves its row: the meter does so on
+        // drop.
         let mut meter = self.begin(&request, &model, id, &access, received, http)?;
         http.extensions_mut().insert(Accounted);
         let need = Need {
             prompt: request.prompt_bound,
+            // Vectors are no tokens, so an embedding reserves its prompt alone.
             output: if endpoint.embeds() { Some(0) } else { request.max_output },
             default_output: self.limits.get().default_max_output,
         };
@@ -246,6 +249,7 @@ impl Inference {
         let result = if job.stream {
             let (id, waiting) = (job.request_id.clone(), self.relay.settings().commit());
             let (relay, upstream) = (self.relay.clone(), self.upstream.clone());
+            // Boxed and owned, so that it can go on inside the body once the status has been sent.
             let mut carrying: Carrying = Box::pin(async move { relay.carry(&upstream, job).await });
             match tokio::time::timeout(waiting, &mut carrying).await {
                 Ok(result) => result,

@@ -80,6 +80,7 @@ impl WaitingBody {
                 self.state = State::Streaming(stream);
                 None
             }
+            // A stream was asked for, so an answer that is none is the node's refusal.
             Ok(Answer { content: Content::Plain { body, .. }, .. }) => {
                 let message = message_of(&body).unwrap_or_else(|| "The node refused the request.".to_owned());
                 let error = ErrorObject { message: &message, kind: "invalid_request_error", param: None, code: None };
@@ -88,6 +89,7 @@ impl WaitingBody {
             Err(CarryError { mut meter, why }) => {
                 let (error, status) = ApiError::not_carried(&why, &self.model);
                 meter.because(error.reason());
+                // The client has seen 200 by now, whatever the error says.
                 meter.finish(status, 200);
                 Some(self.error_frame(&error.object()))
             }

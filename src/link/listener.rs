@@ -53,6 +53,7 @@ async fn answer(request: HttpRequest, body: Payload, context: Data<LinkContext>)
 async fn serve(mut session: Session, mut stream: MessageStream, context: &LinkContext) {
     let shaking = tokio::time::timeout(PATIENCE, shake(&mut session, &mut stream, context));
     let Ok(Some(mut conversation)) = shaking.await else { return };
+    // Only who has proved to know the secret may send as much as gateways do.
     let mut stream = stream.max_frame_size(MOST_BYTES);
     let silence = tokio::time::sleep(PATIENCE);
     tokio::pin!(silence);

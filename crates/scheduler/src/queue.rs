@@ -150,7 +150,7 @@ impl FairQueue {
     /// to a full queue.
     pub(crate) fn push(&mut self, id: LaneId, entry: Entry, now: Time) {
         self.wake(id);
-        // A lane that keeps its turn is not taken out of the orders and put in again: most requests join such a lane.
+        // A lane that keeps its turn need not be taken out of the orders and put in again.
         let keeps_turn = self.keeps_turn(id);
         if self.lanes[id.0].waiting.is_empty() {
             if let Some(group) = self.lanes[id.0].group {
@@ -168,7 +168,7 @@ impl FairQueue {
         }
         let (model, deadline) = (entry.model, entry.deadline);
         self.deadlines.insert((deadline, entry.id));
-        // One that returns from a failed attempt was accepted before, so the bounds do not count it.
+        // Such a request may be barred from every node that still serves others, so it is looked at by itself.
         if !entry.position.is_fresh {
             self.retries.insert(entry.id);
         }

@@ -317,6 +317,7 @@ async fn answer(
         .into_iter()
         .zip(results)
         .map(|(target, result)| {
+            // So that the node is listed again soon, not only at the next interval.
             fleet.catalog.expect_change(target.id);
             tracing::info!(
                 node = target.name,
