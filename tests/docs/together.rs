@@ -147,10 +147,6 @@ pub fn section(result: impl Fn(&str) -> Value) -> String {
             "connections refused, which clients made to the next gateway",
             whole(&rolling, "/clients/refused_connections"),
         ),
-        row(
-            "503 of a stopping gateway, after which clients went to the next one",
-            whole(&rolling, "/clients/sent_away_by_a_stopping_gateway"),
-        ),
         row("errors", whole(&rolling, "/clients/errors")),
         row("longest answer", format!("{} ms", whole(&rolling, "/clients/longest_answer_ms"))),
         row("most in flight on each node", peaks(&rolling)),
