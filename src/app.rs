@@ -1,6 +1,6 @@
 //! How is everything put together, started, and stopped in order?
 //!
-//! Stop order: refuse new requests (503; readiness fails) → give running requests their grace period → end the
+//! Stop order: readiness fails → a balancer may take its time to notice → refuse new requests (503) → give running requests their grace period → end the
 //! remaining streams with an error frame → stop the server → stop background tasks → flush usage → give back shares of
 //! limits → send the last traces → close the database.
 mod cluster;
@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::dispatch::Dispatcher;
 use crate::flaw::Flaw;
 use crate::fleet::{Resolver, Roster};
-use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Live};
+use crate::http::{AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Intake, Live};
 use crate::metrics::Metrics;
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Changes, KeyDigest, Retention, Upkeep};
@@ -65,8 +65,8 @@ pub struct App {
 /// The tokens that end the parts of the gateway, in this order.
 #[derive(Clone, Default)]
 struct Stops {
-    /// Ends the acceptance of new requests.
-    draining: CancellationToken,
+    /// Ends the acceptance of new requests, in steps.
+    intake: Intake,
     /// Ends requests that are still running after the grace period.
     streams: CancellationToken,
     /// Ends the background tasks.
@@ -119,7 +119,7 @@ impl App {
         let (names, limits) = (live.names.clone(), live.limits.clone());
         let reloader = Reloader::new(&config, live, read);
         let meters = Meters { clock, metrics: nodes.fleet.metrics.clone(), requests: Arc::default() };
-        let events = Arc::new(EventFeed::new(nodes.fleet.clone(), meters.clone(), stops.draining.clone()));
+        let events = Arc::new(EventFeed::new(nodes.fleet.clone(), meters.clone(), stops.intake.draining.clone()));
         let parts = Parts {
             config: config.clone(),
             admin_key: AdminKey(admin_key),
@@ -143,7 +143,7 @@ impl App {
             limits,
             tracer,
             certificate,
-            draining: stops.draining.clone(),
+            intake: stops.intake.clone(),
             demo,
         };
         let (server, addresses) = parts.listen()?;
@@ -191,12 +191,13 @@ impl App {
     /// The server failed.
     pub async fn run(self, stop: CancellationToken) -> io::Result<()> {
         let mut background = self.spawn_upkeep();
-        let draining = self.stops.draining.clone();
+        let draining = self.stops.intake.draining.clone();
         let drain = Drain {
-            draining: self.stops.draining,
+            intake: self.stops.intake,
             streams: self.stops.streams,
             recorder: self.memory.recorder.clone(),
             handle: self.server.handle(),
+            lame_duck: Duration::from_secs(self.config.server.lame_duck_seconds),
             grace: Duration::from_secs(self.config.server.drain_seconds),
         };
         background.extend(self.nodes.start(&self.config, &draining, &self.stops.tasks)?);
@@ -239,6 +240,7 @@ impl App {
             thread::spawn(upkeep::follow_password(store.clone(), stop.clone())),
             thread::spawn(stored.run(stop.clone())),
             thread::spawn(self.events.clone().run(stop.clone())),
+            thread::spawn(self.stops.intake.newcomers.clone().watch(stop.clone())),
         ]
     }
 }

@@ -11,7 +11,6 @@ use actix_web::middleware::from_fn;
 use actix_web::web::{Data, ServiceConfig};
 use actix_web::{App as ActixApp, HttpServer};
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use super::descriptors;
 use super::drain::LAST_FRAME;
@@ -20,8 +19,8 @@ use super::reload::Reloader;
 use crate::config::Config;
 use crate::fleet::{FleetContext, Roster, Upstream};
 use crate::http::{
-    self, AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Inference, Lifecycle, Live, ModelNames, OpenStreams,
-    Pace, Reads, Sessions,
+    self, AdminKey, BodyMemory, DemoTraffic, EventFeed, Guesses, Inference, Intake, Lifecycle, Live, ModelNames,
+    Newcomers, OpenStreams, Pace, Reads, Sessions,
 };
 use crate::relay::{Meters, Relay};
 use crate::store::{Accounts, Broker, Recorder, Store};
@@ -53,7 +52,7 @@ pub(super) struct Parts {
     pub(super) limits: Live<limits::DefaultLimits>,
     pub(super) tracer: Tracer,
     pub(super) certificate: Option<Arc<ServedCertificate>>,
-    pub(super) draining: CancellationToken,
+    pub(super) intake: Intake,
     pub(super) demo: Option<DemoTraffic>,
 }
 
@@ -69,7 +68,7 @@ impl Parts {
             workers => workers,
         };
         let connections = self.connections_of_each(workers);
-        let certificate = self.certificate.clone();
+        let (certificate, intake) = (self.certificate.clone(), self.intake.clone());
         let application = move || {
             ActixApp::new()
                 .wrap(from_fn(http::watch_streams))
@@ -80,6 +79,8 @@ impl Parts {
         let server = HttpServer::new(application)
             .workers(workers)
             .max_connections(connections)
+            // A deadline that goes on while this process is paused: `Newcomers` has one that does not.
+            .client_request_timeout(Duration::ZERO)
             .keep_alive(Duration::from_secs(settings.idle_connection_seconds))
             // Otherwise a client that leaves while we wait for a node would not be noticed.
             .h1_allow_half_closed(false)
@@ -87,7 +88,10 @@ impl Parts {
             .tcp_nodelay(true)
             .shutdown_timeout(LAST_FRAME.as_secs())
             .disable_signals()
-            .on_connect(move |connection, data| watch_client(connection, data, stall));
+            .on_connect(move |connection, data| {
+                intake.connected(data);
+                watch_client(connection, data, stall, &intake.newcomers);
+            });
         let failed = |address: SocketAddr| move |error| StartError::Bind { address: address.to_string(), error };
         let server = match certificate {
             // Without TLS, HTTP/1.1 only: clients would have to know in advance that they may speak HTTP/2.
@@ -128,12 +132,12 @@ impl Parts {
             broker: self.broker.clone(),
             names: self.names.clone(),
             limits: self.limits.clone(),
-            draining: self.draining.clone(),
+            intake: self.intake.clone(),
             memory: self.memory.clone(),
             parsing: self.parsing.clone(),
         };
         let lifecycle = Lifecycle {
-            draining: self.draining.clone(),
+            draining: self.intake.draining.clone(),
             dispatcher: self.fleet.dispatcher.clone(),
             recorder: self.recorder.clone(),
             metrics: self.fleet.metrics.clone(),
@@ -166,22 +170,24 @@ impl Parts {
             })))
             .app_data(Data::new(self.meters.clone()))
             .app_data(Data::from(self.events.clone()))
+            .app_data(Data::new(self.intake.clone()))
             .app_data(Data::new(inference))
             .app_data(Data::new(lifecycle));
     }
 }
 
 /// Closes the connection of a client that has read nothing for `stall`. Otherwise a stream to it would hold its slot
-/// for ever, because a body is not asked for more while the socket is full.
-fn watch_client(connection: &dyn Any, data: &mut Extensions, stall: Duration) {
+/// for ever, because a body is not asked for more while the socket is full. Also that of a client that sends nothing.
+fn watch_client(connection: &dyn Any, data: &mut Extensions, stall: Duration, newcomers: &Newcomers) {
     let secure = connection.downcast_ref::<TlsStream<TcpStream>>();
     if secure.is_some() {
         data.insert(OpenStreams::default());
     }
     let plain = connection.downcast_ref::<TcpStream>();
-    if let Some(stream) = plain.or_else(|| secure.map(|secure| secure.get_ref().0))
-        && let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(stall))
-    {
-        tracing::warn!(%error, "the deadline for clients that stop reading could not be set");
+    let Some(stream) = plain.or_else(|| secure.map(|secure| secure.get_ref().0)) else { return };
+    let socket = socket2::SockRef::from(stream);
+    let watched = socket.set_tcp_user_timeout(Some(stall));
+    if let Err(error) = watched.and_then(|()| newcomers.connected(socket, secure.is_some(), data)) {
+        tracing::warn!(%error, "the deadlines of a client could not be set");
     }
 }

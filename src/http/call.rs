@@ -7,6 +7,7 @@ use actix_web::web::{Bytes, Data};
 use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse};
 
 use super::auth::{Caller, caller};
+use super::awake::within;
 use super::body::{self, Promise};
 use super::body_memory::Hold;
 use super::error::ApiError;
@@ -55,7 +56,7 @@ impl Call {
 
     /// Reads the body and answers the request.
     pub(super) async fn serve(mut self, endpoint: Endpoint) -> Result<HttpResponse, ApiError> {
-        if self.inference.draining.is_cancelled() {
+        if !self.inference.intake.takes(&self.http) {
             self.inference.meters.metrics.queue_rejected("stopping");
             return Err(ApiError::stopping());
         }
@@ -91,7 +92,7 @@ impl Call {
         let reading = body::read(self.payload.take(), limit, promise, |bytes| {
             hold.grow_to(bytes).map_err(|full| ApiError::no_room(Some(full)))
         });
-        let body = tokio::time::timeout(deadline, reading).await.map_err(|_| ApiError::body_too_slow())??;
+        let body = within(deadline, reading).await.ok_or_else(ApiError::body_too_slow)??;
         hold.arrived(body.len());
         Ok((body, hold))
     }

@@ -1,4 +1,6 @@
 //! Gives every request its id, and reports each one that no meter reports, with its metrics and its log line.
+use std::sync::Arc;
+
 use actix_web::body::{BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
@@ -13,7 +15,9 @@ use super::audited;
 use super::auth::CalledBy;
 use super::cors::{Allowed, preflight};
 use super::error::ApiError;
+use super::intake::Intake;
 use super::multiplexed::name_host;
+use super::newcomers::Newcomer;
 use super::pace::{Answering, LINES, Pace, Who};
 use super::settings::ServerSettings;
 use crate::metrics::{Ended, UNKNOWN_MODEL};
@@ -46,6 +50,9 @@ pub async fn observe(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    if let Some(newcomer) = request.conn_data::<Arc<Newcomer>>() {
+        newcomer.arrived();
+    }
     name_host(&mut request);
     normalise(&mut request);
     // HEAD is answered like GET. The server goes by the method that it received, so it leaves out the body by itself.
@@ -101,13 +108,18 @@ pub async fn observe(
     Ok(response)
 }
 
-/// Closes the connection after a body of unknown length on HTTP/1.0, which has no other way to mark its end.
+/// Closes the connection after an answer of a gateway that stops, as its client has to look for another one; and after a
+/// body of unknown length on HTTP/1.0, which has no other way to mark its end.
 fn end_by_closing<B: MessageBody>(response: &mut ServiceResponse<B>) {
     let is_old = response.request().version() < Version::HTTP_11;
     if is_old && response.response().body().size() == BodySize::Stream {
         let head = response.response_mut().head_mut();
         head.no_chunking(true);
         head.set_connection_type(ConnectionType::Close);
+    }
+    let intake = response.request().app_data::<Data<Intake>>();
+    if intake.is_some_and(|intake| intake.draining.is_cancelled()) && response.request().version() <= Version::HTTP_11 {
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
 }
 

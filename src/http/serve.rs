@@ -8,13 +8,13 @@ use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde_json::json;
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
 
 use super::address::Deployment;
 use super::auth::Caller;
 use super::body_memory::{BodyMemory, Hold};
 use super::bounds;
 use super::error::{ApiError, rate_limit_headers};
+use super::intake::Intake;
 use super::live::Live;
 use super::names::{Meaning, ModelNames, Resolved};
 use super::observe::{Accounted, RequestId};
@@ -62,8 +62,8 @@ pub struct Inference {
     pub names: Live<ModelNames>,
     /// Default limits, among them the output tokens to reserve for a request that sets no maximum.
     pub limits: Live<limits::DefaultLimits>,
-    /// Cancelled once the gateway drains.
-    pub draining: CancellationToken,
+    /// Whether it takes requests.
+    pub intake: Intake,
     /// The memory for request bodies.
     pub memory: Arc<BodyMemory>,
     /// Turns to parse a large body, which takes more memory than the body alone.

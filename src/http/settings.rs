@@ -43,6 +43,10 @@ pub struct ServerSettings {
     pub cors_private_network: bool,
     /// Whether `/console` shows the web console. Default `true`.
     pub console: bool,
+    /// How long after SIGTERM every request is still served, seconds, though the gateway is not ready any more, so that
+    /// balancers can notice before it refuses requests; at most half of `drain_seconds`. 0 = the gateway is alone, and
+    /// new connections are refused at once. Default `0`.
+    pub lame_duck_seconds: u64,
     /// How long running requests may continue after SIGTERM, seconds; 0 = they are ended at once. Default `120`.
     pub drain_seconds: u64,
 }
@@ -73,6 +77,7 @@ impl Default for ServerSettings {
             cors_origins: vec!["*".to_owned()],
             cors_private_network: false,
             console: true,
+            lame_duck_seconds: 0,
             drain_seconds: 120,
         }
     }

@@ -393,7 +393,7 @@ pub fn stream_body(model: &str, prompt: &str) -> Value {
 }
 
 /// A chat request as it goes over the wire.
-fn chat_bytes(key: &str, body: &Value, connection: &str) -> Vec<u8> {
+pub fn chat_bytes(key: &str, body: &Value, connection: &str) -> Vec<u8> {
     post_bytes("/v1/chat/completions", key, body, connection)
 }
 

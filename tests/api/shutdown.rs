@@ -5,12 +5,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use ollama_gateway::config::Config;
 use ollama_sim::Fault;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    TestApp, TestDatabase, chat_body, error_of, events_of, eventually, fast_node, node, spawn_app, spawn_app_with,
-    stream_body,
+    TestApp, TestDatabase, chat_body, chat_bytes, error_of, events_of, eventually, fast_node, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 use crate::scripted::{CHAT_END, ScriptedNode, Step, chat_answer, chat_event, chunk, last_chunk, plain, stream_head};
 
@@ -83,6 +85,55 @@ async fn requests_that_came_before_the_stop_are_answered_and_later_ones_refused(
     let app = app.restart().await;
     let rows = app.rows_once(&key, 3).await;
     assert!(rows.iter().all(|row| row["status"] == "completed"), "{rows:?}");
+    app.stop().await;
+}
+
+/// The answer to a request on a connection that is open already, which the gateway must close.
+async fn answered_on(mut connection: TcpStream, key: &str, body: &Value) -> String {
+    connection.write_all(&chat_bytes(key, body, "keep-alive")).await.unwrap();
+    let mut answer = String::new();
+    let reading = connection.read_to_string(&mut answer);
+    tokio::time::timeout(Duration::from_secs(20), reading).await.expect("it closes the connection").unwrap();
+    answer.to_ascii_lowercase()
+}
+
+#[actix_rt::test]
+async fn balancers_may_take_their_time_and_open_connections_are_served_once_more() {
+    let gate = Rc::new(Semaphore::new(0));
+    let shared = gate.clone();
+    let node_a = ScriptedNode::start(move |received| {
+        if String::from_utf8_lossy(&received.body).contains("\"stream\":true") {
+            let pass = Step::Pass(shared.clone());
+            vec![stream_head(), chunk(chat_event("Hel")), pass, chunk(CHAT_END), last_chunk()]
+        } else {
+            vec![plain(&chat_answer("Hello"))]
+        }
+    })
+    .await;
+    let app = spawn_over(node_a.url(), 4, |config| {
+        (config.server.lame_duck_seconds, config.server.drain_seconds) = (1, 60);
+    })
+    .await;
+    let key = app.user("ann").await;
+    let mut stream = app.open_stream(&key, &stream_body("llama3.2", "runs on")).await;
+    assert!(stream.next().await.unwrap().contains("Hel"));
+    let connect = || async { TcpStream::connect(app.address).await.unwrap() };
+    let (early, body) = (connect().await, chat_body("llama3.2", "late"));
+
+    begin_stop(&app).await;
+    let in_time = answered_on(connect().await, &key, &body).await;
+    let mut late = in_time.clone();
+    while late.starts_with("http/1.1 200") {
+        late = answered_on(connect().await, &key, &body).await;
+    }
+    let on_an_open_one = answered_on(early, &key, &body).await;
+    gate.add_permits(1);
+    stream.rest().await;
+
+    for answer in [in_time, on_an_open_one] {
+        assert!(answer.starts_with("http/1.1 200") && answer.contains("connection: close"), "{answer}");
+    }
+    assert!(late.starts_with("http/1.1 503") && late.contains("\"server_shutting_down\""), "{late}");
     app.stop().await;
 }
 

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use ollama_sim::{SimConfig, SimNode};
 use serde_json::{Value, json};
 
 use crate::gateway::{ADMIN_KEY, Gateway, Home, PATIENCE, wait_for};
+use crate::linked::{nodes, until_known};
 use crate::load::exchange;
 use crate::postgres::Postgres;
 use crate::random::{Random, number};
@@ -133,20 +133,13 @@ async fn three_gateways_that_are_struck_again_and_again_never_run_more_than_the_
     let seed = Random::seed();
     println!("CHAOS_SEED={seed}");
     let mut random = Random::new(seed);
-    let mut nodes = Vec::new();
-    for slots in SLOTS {
-        let config = SimConfig { slots, tokens_per_second: 100.0, batch_slowdown: 0.0, ..SimConfig::warm() };
-        nodes.push(SimNode::start(config).await.unwrap());
-    }
-    let listed: Vec<Value> = (nodes.iter().zip(SLOTS).enumerate())
-        .map(|(index, (node, slots))| json!({"name": format!("node-{index}"), "url": node.url(), "slots": slots}))
-        .collect();
+    let (nodes, listed) = nodes(&SLOTS).await;
     let folders: Vec<_> = std::iter::repeat_with(|| tempfile::tempdir().unwrap()).take(GATEWAYS).collect();
     let database = postgres.new_database().await;
     let home = |folder: &tempfile::TempDir| {
         let mut home = Home::new(folder.path(), &[], &database);
         home.set("DATABASE__LEASE_SECONDS", &LEASE_SECONDS.to_string());
-        home.set("NODES", &json!(listed).to_string());
+        home.set("NODES", &listed.to_string());
         home
     };
     let homes: Vec<Home> = folders.iter().map(home).collect();
@@ -156,8 +149,7 @@ async fn three_gateways_that_are_struck_again_and_again_never_run_more_than_the_
     }
     let key = gateways[0].user("ann").await;
     for gateway in &gateways {
-        wait_for("it knows the key", async || gateway.ask("GET", "/v1/models", &key, &Value::Null).await.status == 200)
-            .await;
+        until_known(gateway, &key).await;
     }
     until_settled(&gateways).await;
     let clients: Vec<_> = gateways.iter().map(|gateway| Clients::start(gateway.address, &key, &mut random)).collect();

@@ -167,10 +167,6 @@ fn rolled(result: &Value) -> Vec<Vec<String>> {
             "connections refused, which clients made to the next gateway",
             whole(result, "/clients/refused_connections"),
         ),
-        row(
-            "503 of a stopping gateway, after which clients went to the next one",
-            whole(result, "/clients/sent_away_by_a_stopping_gateway"),
-        ),
         row("errors", whole(result, "/clients/errors")),
         row("longest answer", format!("{} ms", whole(result, "/clients/longest_answer_ms"))),
         row("most in flight on each node", peaks(result)),

@@ -6,6 +6,7 @@ use scheduler::{Decision, Event, Failure, RequestId, Time};
 
 use crate::{
     frame::{Frame, Travelling},
+    ledger::adopted,
     member::Member,
     role::{Effect, Role},
 };
@@ -16,7 +17,10 @@ impl Member {
         let mut effects = self.tick(now);
         match &self.role {
             Role::Leading { .. } => self.hear_follower(gateway, frame, now, &mut effects),
-            Role::Following { leader, .. } if leader == gateway => self.hear_leader(frame, now, &mut effects),
+            Role::Following { leader, .. } if leader == gateway => {
+                self.leader_heard(gateway, now, &mut effects);
+                self.hear_leader(frame, now, &mut effects);
+            }
             // The other side believes in a link that counts for nothing here.
             _ => effects.push(Effect::Close { gateway: gateway.clone() }),
         }
@@ -77,6 +81,18 @@ impl Member {
             None => {
                 let frame = Frame::Failed { id, attempt, failure: Failure::Unreachable };
                 effects.push(Effect::Say { gateway, frame });
+            }
+        }
+    }
+
+    /// There is no leader any more: all that this gateway carries is its own scheduler's. An attempt that has a slot here
+    /// goes on; if the leader had ended it, it would have said so before it fell silent.
+    pub(crate) fn schedule_own(&mut self, goes_on: bool, now: Time, effects: &mut Vec<Effect>) {
+        let asked = self.ledger.answer_asked(goes_on, now).into_iter();
+        effects.extend(asked.map(|(id, attempt)| Effect::Began { id, attempt, goes_on }));
+        for reported in self.ledger.report(now) {
+            if let Some(adopted) = adopted(reported, &self.scheduler, now) {
+                self.decide(Event::Adopted(Box::new(adopted)), now, effects);
             }
         }
     }

@@ -17,6 +17,9 @@ pub enum Frame {
         /// somebody else's.
         #[serde(default)]
         has_lapsed: bool,
+        /// Slots that it holds and nothing runs on. From now on they are the leader's.
+        #[serde(default)]
+        free: Vec<FreeSlots>,
     },
     /// Follower to leader: a request arrived.
     Arrived {
@@ -122,6 +125,17 @@ pub enum Frame {
         /// That of the question.
         number: u64,
     },
+}
+
+/// Free slots of a model on a node.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct FreeSlots {
+    /// The node's name.
+    pub node: String,
+    /// A name of the model.
+    pub model: String,
+    /// How many.
+    pub slots: u32,
 }
 
 /// What a scheduler foresaw for a request that it has granted a slot.

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use scheduler::{Decision, Event, Outcome, Reach, RequestId, Time};
 
 use crate::{
-    frame::{Frame, Reported},
+    frame::{Frame, FreeSlots, Reported},
     ledger::{adopted, exhausted},
     member::{DARK, Member},
     role::{Effect, Neighbour, Role},
@@ -106,10 +106,10 @@ impl Member {
     }
 
     pub(crate) fn hear_follower(&mut self, gateway: &Arc<str>, frame: Frame, now: Time, effects: &mut Vec<Effect>) {
-        if let Frame::Report { requests, has_lapsed } = frame {
+        if let Frame::Report { requests, has_lapsed, free } = frame {
             // While slots are withheld, nothing may follow what it reports: that may have ended long ago.
             self.has_lapsed |= has_lapsed && self.is_gathering();
-            return self.reported(gateway, requests, now, effects);
+            return self.reported(gateway, requests, free, now, effects);
         }
         let Some(heard_at) = self.followers.get_mut(gateway) else {
             // A link begins with a report; that of this one came before this gateway began to lead.
@@ -158,8 +158,18 @@ impl Member {
         }
     }
 
-    /// A gateway reports all that it carries. That replaces what was known of it; meanwhile nobody gets a slot.
-    fn reported(&mut self, gateway: &Arc<str>, requests: Vec<Reported>, now: Time, effects: &mut Vec<Effect>) {
+    /// A gateway reports all that it carries, and slots that are `free`. That replaces what was known of it; meanwhile
+    /// nobody gets a slot.
+    fn reported(
+        &mut self,
+        gateway: &Arc<str>,
+        requests: Vec<Reported>,
+        free: Vec<FreeSlots>,
+        now: Time,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut spare = self.scheduler.spare_slots();
+        spare.extend(self.found(free));
         let before = self.scheduler.reach().clone();
         let before = if self.has_lapsed { Reach::Nothing } else { before };
         self.reach(Reach::Nothing, now, effects);
@@ -182,6 +192,7 @@ impl Member {
         self.busy_until.remove(gateway);
         self.lost.remove(gateway);
         self.reach(before, now, effects);
+        self.hold(spare, now, effects);
         self.open_up(now, effects);
     }
 

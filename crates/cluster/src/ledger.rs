@@ -108,12 +108,18 @@ impl Ledger {
         self.carried.remove(&id);
     }
 
-    /// Gives up the attempts whose first byte the leader has not answered for.
-    pub(crate) fn give_up_asked(&mut self) -> Vec<(RequestId, u32)> {
-        let is_asked = |carried: &Carried| carried.sent.as_ref().is_some_and(|sent| sent.is_asked);
-        let asked = self.carried.iter().filter(|(_, carried)| is_asked(carried));
-        let asked: Vec<_> = asked.map(|(id, carried)| (*id, carried.attempts)).collect();
-        asked.iter().for_each(|(id, _)| self.wait(*id));
+    /// Answers for the leader, where it was asked whether a client may have the first byte: the attempt goes on, or is
+    /// given up. Returns these attempts.
+    pub(crate) fn answer_asked(&mut self, goes_on: bool, now: Time) -> Vec<(RequestId, u32)> {
+        let mut asked = Vec::new();
+        for (id, carried) in &mut self.carried {
+            let Some(sent) = carried.sent.as_mut().filter(|sent| sent.is_asked) else { continue };
+            (sent.is_asked, sent.began_at) = (false, Some(now));
+            if !goes_on {
+                carried.sent = None;
+            }
+            asked.push((*id, carried.attempts));
+        }
         asked
     }
 

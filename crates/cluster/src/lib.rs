@@ -18,6 +18,7 @@ mod ledger;
 mod member;
 mod membership;
 mod outlook;
+mod release;
 mod role;
 #[cfg(test)]
 mod schedules;
@@ -26,7 +27,7 @@ mod world;
 
 pub use self::{
     coordinator::Coordinator,
-    frame::{Foreseen, Frame, Reported, ReportedAttempt, Travelling},
+    frame::{Foreseen, Frame, FreeSlots, Reported, ReportedAttempt, Travelling},
     member::Member,
     membership::{Division, Membership, Peer, Stance},
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},

@@ -28,7 +28,8 @@ use scheduler::{Decision, Event, Outcome, Reach, RequestId, Scheduler, Time};
 
 use crate::{
     frame::Frame,
-    ledger::{Ledger, adopted, exhausted, is_of_a_request},
+    ledger::{Ledger, exhausted, is_of_a_request},
+    release::Releases,
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
 };
 
@@ -89,6 +90,8 @@ pub struct Member {
     pub(crate) dead: BTreeSet<Arc<str>>,
     /// Of a leader: gateways that followed it, and may follow another one now.
     pub(crate) lost: BTreeSet<Arc<str>>,
+    /// Of a follower: what its leader is not told before it is heard.
+    pub(crate) releases: Releases,
 }
 
 impl Member {
@@ -118,6 +121,7 @@ impl Member {
             missing: BTreeMap::new(),
             dead: BTreeSet::new(),
             lost: BTreeSet::new(),
+            releases: Releases::default(),
         }
     }
 
@@ -163,6 +167,7 @@ impl Member {
         if let Role::Following { leader, .. } = &self.role {
             let gateway = leader.clone();
             if let Some(frame) = self.frame(&event, now) {
+                let frame = self.release(frame, now);
                 self.ledger.note(&event, now);
                 effects.push(Effect::Say { gateway, frame });
                 return effects;
@@ -267,24 +272,17 @@ impl Member {
             return effects;
         }
         (self.epoch, self.ticked_at) = (epoch, now);
-        let has_lapsed = std::mem::take(&mut self.has_lapsed);
+        self.releases.begin(now);
+        let (has_lapsed, free) = (std::mem::take(&mut self.has_lapsed), self.free_slots());
         self.reach(Reach::Nothing, now, &mut effects);
         for id in self.ledger.ids() {
             // There is no slot to use, so nothing follows from it.
             self.scheduler.handle(Event::Left { id, outcome: Outcome::Cancelled }, now);
         }
         self.role = Role::Following { epoch, leader: leader.clone() };
-        let frame = Frame::Report { requests: self.ledger.report(now), has_lapsed };
+        let frame = Frame::Report { requests: self.ledger.report(now), has_lapsed, free };
         effects.push(Effect::Say { gateway: leader, frame });
         effects
-    }
-
-    /// The epoch with which a follower is welcomed; `None` if this gateway does not lead.
-    pub fn welcomes(&self) -> Option<u64> {
-        match self.role {
-            Role::Leading { epoch } => Some(epoch),
-            _ => None,
-        }
     }
 
     /// A link has ended, or was silent for too long.
@@ -353,23 +351,21 @@ impl Member {
     }
 
     fn seek(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        let mut spare = self.scheduler.spare_slots();
         self.reach(Reach::Nothing, now, effects);
         match std::mem::replace(&mut self.role, Role::Seeking { since: now }) {
             Role::Leading { .. } => self.forget_followers(now, effects),
             Role::Following { leader, .. } => {
                 effects.push(Effect::Close { gateway: leader });
-                let given_up = self.ledger.give_up_asked().into_iter();
-                effects.extend(given_up.map(|(id, attempt)| Effect::Began { id, attempt, goes_on: false }));
-                for reported in self.ledger.report(now) {
-                    if let Some(adopted) = adopted(reported, &self.scheduler, now) {
-                        self.decide(Event::Adopted(Box::new(adopted)), now, effects);
-                    }
-                }
+                let goes_on = self.held(now) == Reach::Held;
+                self.schedule_own(goes_on, now, effects);
+                spare = self.take_kept();
             }
             Role::Local | Role::Seeking { .. } => {}
         }
         let held = self.held(now);
         self.reach(held, now, effects);
+        self.hold(spare, now, effects);
     }
 
     /// The slots that it holds are nobody else's, unless it was out of contact for too long.

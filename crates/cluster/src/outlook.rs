@@ -36,6 +36,14 @@ impl Member {
         self.candidate.as_ref().filter(|candidate| candidate.gateway == *leader)
     }
 
+    /// The epoch with which a follower is welcomed; `None` if this gateway does not lead.
+    pub fn welcomes(&self) -> Option<u64> {
+        match self.role {
+            Role::Leading { epoch } => Some(epoch),
+            _ => None,
+        }
+    }
+
     /// What this gateway carries, the oldest first: for somebody who cannot ask the leader.
     pub fn carried(&self, now: Time) -> Vec<Reported> {
         self.ledger.report(now)

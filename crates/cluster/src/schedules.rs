@@ -242,6 +242,74 @@ fn grants_flow_again_within_the_lease_and_three_seconds_of_the_leaders_death() {
     assert_eq!(world.in_flight(), all_slots());
 }
 
+/// Each gateway has three clients, who ask for one short answer after the other: there are seven slots.
+fn press(world: &mut World, time: Duration) {
+    let until = world.now + time;
+    while world.now < until {
+        for gateway in world.live() {
+            while world.clients_of(gateway) < 3 {
+                let (user, answer) = (world.dice.below(3), world.dice.millis(50, 650));
+                world.ask(gateway, &format!("user-{user}"), 0, answer);
+            }
+        }
+        world.step();
+    }
+}
+
+/// The longest wait for a first slot of those who came to one of these gateways within 2 s before a moment and 6 s after
+/// it, those included who still wait.
+fn longest_wait(world: &World, gateways: &[usize], moment: Duration) -> Duration {
+    let mut granted = BTreeMap::new();
+    world.granted.iter().for_each(|(at, id)| _ = granted.entry(*id).or_insert(*at));
+    let came = |at: Duration| (moment - 2 * SECOND..moment + 6 * SECOND).contains(&at);
+    let waits = world.arrived.iter().filter(|(_, (at, gateway))| gateways.contains(gateway) && came(*at));
+    waits.map(|(id, (at, _))| *granted.get(id).unwrap_or(&world.now) - *at).max().unwrap_or_default()
+}
+
+/// A cluster at work, its leader, and the followers whose clients have slots.
+fn at_work(seed: u64) -> (World, usize, Vec<usize>) {
+    let mut world = World::new(seed, 3);
+    (0..3).for_each(|gateway| world.start(gateway));
+    world.wait(8 * SECOND);
+    let time = world.dice.millis(2_000, 4_000);
+    press(&mut world, time);
+    let leader = world.leaders()[0];
+    let followers = (0..3).filter(|gateway| *gateway != leader && world.in_flight_of(*gateway) > 0).collect();
+    (world, leader, followers)
+}
+
+/// Promise 5, for a leader that falls silent while its followers are at work.
+#[test]
+fn grants_flow_again_within_the_lease_and_three_seconds_of_the_leaders_silence() {
+    for seed in 0..100 {
+        let (mut world, leader, followers) = at_work(seed);
+        let at = world.now;
+        // The silent one is waited for longer than that.
+        world.gateways[leader].paused_until = at + 20 * SECOND;
+        press(&mut world, 14 * SECOND);
+        let longest = longest_wait(&world, &followers, at);
+        assert!(longest <= 8 * SECOND, "seed {seed}: {longest:?}");
+    }
+}
+
+/// The same, where the leader goes on but its followers cannot reach it.
+#[test]
+fn followers_that_are_cut_off_go_on_with_the_slots_that_they_hold() {
+    for seed in 0..100 {
+        let (mut world, leader, followers) = at_work(seed);
+        let (at, until) = (world.now, world.now + 9 * SECOND);
+        for other in (0..3).filter(|other| *other != leader) {
+            world.parted.insert((leader.min(other), leader.max(other)), until);
+        }
+        press(&mut world, 4 * SECOND);
+        for follower in followers {
+            let granted =
+                world.granted.iter().filter(|(when, id)| *when > at + 2 * SECOND && world.arrived[id].1 == follower);
+            assert!(granted.count() > 0, "seed {seed}: nobody at {follower}");
+        }
+    }
+}
+
 /// Promise 5, for a leader that is told to stop.
 #[test]
 fn a_leader_that_stops_hands_over_within_a_second() {

@@ -123,6 +123,8 @@ pub(crate) struct World {
     asked: u128,
     pub(crate) ended: BTreeSet<RequestId>,
     pub(crate) granted: Vec<(Duration, RequestId)>,
+    /// When each request arrived, and where.
+    pub(crate) arrived: BTreeMap<RequestId, (Duration, usize)>,
     pub(crate) users: BTreeMap<RequestId, Arc<str>>,
     /// How often what happened.
     pub(crate) faults: BTreeMap<&'static str, u64>,
@@ -187,6 +189,7 @@ impl World {
             asked: 0,
             ended: BTreeSet::new(),
             granted: Vec::new(),
+            arrived: BTreeMap::new(),
             users: BTreeMap::new(),
             faults: BTreeMap::new(),
         }
@@ -234,6 +237,7 @@ impl World {
         self.asked += 1;
         let id = RequestId(self.asked);
         self.users.insert(id, user.into());
+        self.arrived.insert(id, (self.now, gateway));
         let arrival = Arrival {
             id,
             user: user.into(),
@@ -307,13 +311,20 @@ impl World {
         }
     }
 
+    pub(crate) fn clients_of(&self, gateway: usize) -> usize {
+        self.gateways[gateway].clients.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.gateways.iter().all(|gateway| gateway.clients.is_empty())
     }
 
     pub(crate) fn in_flight(&self) -> usize {
-        let busy = |gateway: &Gateway| gateway.clients.values().filter(|client| client.at != At::Queue).count();
-        self.gateways.iter().map(busy).sum()
+        (0..self.gateways.len()).map(|gateway| self.in_flight_of(gateway)).sum()
+    }
+
+    pub(crate) fn in_flight_of(&self, gateway: usize) -> usize {
+        self.gateways[gateway].clients.values().filter(|client| client.at != At::Queue).count()
     }
 
     /// For whoever looks for the cause of a failure.
@@ -549,6 +560,9 @@ impl World {
                     let is_due = link.sent[1 - end].front().is_some_and(|(at, _)| *at <= self.now);
                     let Some((_, frame)) = is_due.then(|| link.sent[1 - end].pop_front()).flatten() else { break };
                     link.heard[end] = self.now;
+                    if let Frame::Ping { number } = frame {
+                        self.say(own, other, Frame::Pong { number });
+                    }
                     self.with(own, |coordinator, now| coordinator.member.said(&name(other), frame, now));
                 }
                 let now = self.now;

@@ -10,7 +10,7 @@ use crate::{
     prefix::Prefix,
     queue::Membership,
     route::{Route, RouteSet},
-    share::Reach,
+    share::{Reach, Spare},
 };
 
 /// A request, as far as the scheduler needs to know it.
@@ -212,6 +212,8 @@ pub enum Event {
         /// The slots it may use from now on.
         reach: Reach,
     },
+    /// Under [`Reach::Held`], another gateway has given up these slots to this one. Otherwise nothing follows from it.
+    Spared(Spare),
     /// Time passed.
     Tick,
 }

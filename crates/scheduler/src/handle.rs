@@ -76,6 +76,7 @@ impl Scheduler {
             Event::NodeChanged { node, spec } => self.judge(node, |node| node.reconfigure(spec)),
             Event::NodeLeft { node } => self.judge(node, |node| node.has_left = true),
             Event::Shared { reach } => self.set_reach(&reach),
+            Event::Spared(spare) => self.take_spare(&spare),
             Event::Drain { node, on } => self.judge(node, |node| node.is_draining = on),
             _ => {}
         }

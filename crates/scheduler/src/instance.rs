@@ -157,6 +157,12 @@ impl Instance {
         parts.chain(self.ceiling).fold(slots, u32::min) as usize
     }
 
+    /// The free slots that it holds; `None` if there are none.
+    pub(crate) fn spare(&self) -> Option<u32> {
+        let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        self.ceiling?.checked_sub(running).filter(|spare| *spare > 0)
+    }
+
     /// Whether one request more than its slots may be sent. More may run already if the number was lowered meanwhile.
     pub(crate) fn wants_probe(&self, now: f64) -> bool {
         self.probes_from() <= now

@@ -138,6 +138,6 @@ pub use self::{
     report::{NodeState, NodeView, PromptTokens, Routed, Transitions, Use},
     route::{Route, RouteSet},
     scheduler::Scheduler,
-    share::{Reach, Share},
+    share::{Reach, Share, Spare},
     view::{NODES_AT_A_LOOK, Pace, Waiting},
 };

@@ -256,6 +256,14 @@ impl Node {
         self.layouts += 1;
     }
 
+    /// Slots of this model that were another gateway's.
+    pub(crate) fn take_spare(&mut self, model: ModelId, slots: u32) {
+        if let Some(instance) = self.instance_mut(model) {
+            instance.ceiling = instance.ceiling.map(|held| held.saturating_add(slots));
+            self.layouts += 1;
+        }
+    }
+
     /// Whether this gateway is the one that loads and unloads here.
     pub(crate) fn is_loader(&self) -> bool {
         self.reach.loads_on(&self.spec.name)

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use crate::ids::NodeId;
+
 /// One gateway's part of a division of the fleet's slots.
 #[derive(Clone, Eq, PartialEq, Debug)]
 pub struct Share {
@@ -79,6 +81,17 @@ impl Reach {
             Self::Within(shares) => shares.iter().all(|share| share.loads_on(node)),
         }
     }
+}
+
+/// Free slots of one model on one node that a gateway holds under [`Reach::Held`].
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct Spare {
+    /// The node.
+    pub node: NodeId,
+    /// A name of the model.
+    pub model: Arc<str>,
+    /// How many.
+    pub slots: u32,
 }
 
 /// Every `gateways`-th slot of one model on one node, beginning with number `rank`.

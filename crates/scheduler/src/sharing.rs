@@ -1,11 +1,32 @@
 //! Is this gateway within its share of the slots, and does the share serve what waits?
 
-use crate::{ids::Time, model::ModelId, node::Node, scheduler::Scheduler, share::Reach};
+use crate::{
+    ids::Time,
+    model::ModelId,
+    node::Node,
+    scheduler::Scheduler,
+    share::{Reach, Spare},
+};
 
 impl Scheduler {
     pub(crate) fn set_reach(&mut self, reach: &Reach) {
         self.fleet.ids().for_each(|node| self.fleet[node].set_reach(reach));
         self.reach = reach.clone();
+    }
+
+    /// The free slots that it holds under [`Reach::Held`]; none under any other. A change of reach forgets them.
+    pub fn spare_slots(&self) -> Vec<Spare> {
+        let of_node = |node| {
+            let spare = self.fleet[node].instances().filter_map(|(model, instance)| Some((model, instance.spare()?)));
+            spare.map(move |(model, slots)| Spare { node, model: self.models.get(model).name.clone(), slots })
+        };
+        self.fleet.ids().flat_map(of_node).collect()
+    }
+
+    pub(crate) fn take_spare(&mut self, spare: &Spare) {
+        if let Some(model) = self.models.find(&spare.model) {
+            self.judge(spare.node, |node| node.take_spare(model, spare.slots));
+        }
     }
 
     /// The slots that this gateway may use.

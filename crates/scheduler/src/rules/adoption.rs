@@ -69,6 +69,32 @@ fn slots_that_are_held_are_used_again_and_no_others() {
     assert_eq!(scheduler.handle(completed(3), at(9)), [dispatch(5, 0, 1)], "it came with a slot of its own");
 }
 
+fn spare(slots: u32) -> Spare {
+    Spare { node: NodeId(0), model: "m:latest".into(), slots }
+}
+
+#[test]
+fn free_slots_that_are_held_can_be_given_up_to_another_gateway() {
+    let mut scheduler = nodes(&[3]);
+    scheduler.handle(arrived(1, "a", "m"), at(1));
+    assert_eq!(scheduler.spare_slots(), [], "all slots are its own");
+    scheduler.handle(Event::Shared { reach: Reach::Held }, at(2));
+    assert_eq!(scheduler.spare_slots(), []);
+    assert_eq!(scheduler.handle(completed(1), at(3)), []);
+    assert_eq!(scheduler.spare_slots(), [spare(1)]);
+    let mut other = nodes(&[3]);
+    other.handle(Event::Shared { reach: Reach::Held }, at(4));
+    assert_eq!(other.handle(arrived(2, "b", "m"), at(4)), []);
+    assert_eq!(other.handle(Event::Spared(spare(1)), at(5)), [dispatch(2, 0, 1)], "it waited for a slot");
+    assert_eq!(other.handle(arrived(3, "b", "m"), at(6)), []);
+    assert_eq!(other.spare_slots(), []);
+    scheduler.handle(Event::Shared { reach: Reach::Nothing }, at(7));
+    scheduler.handle(Event::Spared(spare(9)), at(8));
+    assert_eq!(scheduler.handle(arrived(4, "a", "m"), at(9)), [], "what it may not use cannot be given to it");
+    scheduler.handle(Event::Spared(Spare { model: "unknown".into(), ..spare(1) }), at(10));
+    scheduler.handle(Event::Spared(Spare { node: NodeId(7), ..spare(1) }), at(10));
+}
+
 #[test]
 fn an_adopted_request_on_a_node_that_has_not_listed_its_models_yet_is_counted_there() {
     let mut scheduler = nodes(&[1]);
