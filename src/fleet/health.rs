@@ -356,10 +356,10 @@ impl Prober {
             let offered = |model: &Model| Loaded { name: model.name.clone(), vram_bytes: 0, context_length: None };
             self.state.offered.replace(listing.entries.iter().map(offered).collect());
             inquiry.endpoint.calls_its_models(listing.names_there);
-            self.context.catalog.hear_loaded(self.node, &listing.said);
+            self.context.catalog.hear_loaded(self.node, listing.said.clone());
             self.hear_slots(inquiry).await;
         }
-        self.context.catalog.hear_tags(self.node, &listing.said);
+        self.context.catalog.hear_tags(self.node, listing.said);
         Ok(listing.entries)
     }
 
@@ -369,7 +369,7 @@ impl Prober {
         }
         let listing = inquiry.loaded().await?;
         self.tell_skipped(inquiry, listing.skipped);
-        let twins = self.context.catalog.hear_loaded(self.node, &listing.said);
+        let twins = self.context.catalog.hear_loaded(self.node, listing.said);
         twins.into_iter().for_each(|twin| self.tell_twin(inquiry, twin));
         Ok(listing.entries)
     }
