@@ -1,8 +1,8 @@
 //! What does a node say of one model, in its own words?
 use serde_json::Value;
 
-/// One entry of a node's list. Kept as text, a twentieth of its value's memory, where every member is an allocation: a node
-/// may list thousands of models, and clients rarely ask for them.
+/// One entry of a node's list. Kept as text, because its value takes several times the memory, with an allocation for
+/// every member: a node may list thousands of models, and clients rarely ask for them.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Said {
     name: Box<str>,

@@ -38,7 +38,7 @@ pub struct ListedModel {
     pub family: String,
     /// Whether it runs on a remote service.
     pub is_remote: bool,
-    /// The entry as the node sent it, which is valid JSON. As text, because its value takes twenty times the memory.
+    /// The entry as the node sent it, which is valid JSON. As text, because its value takes several times the memory.
     pub said: Box<str>,
 }
 
