@@ -14,49 +14,84 @@ use scheduler::{Blame, CanaryVerdict, Loaded};
 pub(crate) const CANARY_PATIENCE: Duration = Duration::from_secs(5);
 /// Models that are tried, one after the other: a node may be stuck with one of them only.
 const MOST_TRIED: usize = 4;
+/// Models that are asked at most, as those that decline are not tried.
+const MOST_ASKED: usize = 16;
 const PROMPT: &str = "Hi";
 
-/// Asks the models in a node's memory for one token each. They stay in memory for `keep_alive` afterwards, as after
-/// any other request. Of a node that is not Ollama only the first model is asked, because it may have to load others.
+/// What became of one question.
+enum Reply {
+    Answered,
+    /// The model cannot be asked that, which says nothing about the node.
+    Declined,
+    Failed,
+}
+
+/// Asks the models in a node's memory for one token each, or those that only embed for a vector. They stay in memory for
+/// `keep_alive` afterwards, as after any other request. Of a node that is not Ollama one model is tried, because it may
+/// have to load others.
 pub(crate) async fn send_canary(inquiry: &Inquiry, loaded: &[Loaded], keep_alive: Duration) -> CanaryVerdict {
     let kind = inquiry.endpoint.found_kind();
-    let most = if kind == Kind::Ollama { MOST_TRIED } else { 1 };
+    let mut left = if kind == Kind::Ollama { MOST_TRIED } else { 1 };
     let mut verdict = CanaryVerdict::Inconclusive;
-    for model in loaded.iter().take(most) {
-        match tokio::time::timeout(CANARY_PATIENCE, ask(inquiry, model, keep_alive)).await {
-            Ok(Ok(true)) => verdict = CanaryVerdict::Answered,
-            // A model that only embeds cannot be asked for a token.
-            Ok(Ok(false)) => {}
-            Ok(Err(error)) if !matches!(error.failure.blame(), Blame::Node | Blame::Undecided) => {}
-            Ok(Err(error)) => {
-                tracing::debug!(node = &*inquiry.endpoint.name, model = model.name, error.detail, "a canary failed");
-                return CanaryVerdict::Failed;
-            }
-            Err(_) => return CanaryVerdict::Failed,
+    for model in loaded.iter().take(MOST_ASKED) {
+        match try_model(inquiry, model, kind, keep_alive).await {
+            Reply::Answered => (verdict, left) = (CanaryVerdict::Answered, left - 1),
+            Reply::Declined => {}
+            Reply::Failed => return CanaryVerdict::Failed,
+        }
+        if left == 0 {
+            break;
         }
     }
     verdict
 }
 
-/// Whether the model wrote a token, as opposed to rejecting the request.
-async fn ask(inquiry: &Inquiry, model: &Loaded, keep_alive: Duration) -> Result<bool, AttemptError> {
-    let (endpoint, body) = match inquiry.endpoint.found_kind() {
-        Kind::Ollama => (Endpoint::Generate, ollama_body(model, keep_alive)),
+async fn try_model(inquiry: &Inquiry, model: &Loaded, kind: Kind, keep_alive: Duration) -> Reply {
+    let [token, vector] = questions(model, kind, keep_alive);
+    match ask(inquiry, model, token).await {
+        Reply::Declined => ask(inquiry, model, vector).await,
+        reply => reply,
+    }
+}
+
+/// For one token, and for a vector.
+fn questions(model: &Loaded, kind: Kind, keep_alive: Duration) -> [(Endpoint, Value); 2] {
+    let name = &model.name;
+    match kind {
+        Kind::Ollama => {
+            let vector = json!({"model": name, "input": PROMPT, "keep_alive": seconds(keep_alive)});
+            [(Endpoint::Generate, ollama_body(model, keep_alive)), (Endpoint::Embed, vector)]
+        }
         Kind::OpenAi => {
             let messages = json!([{"role": "user", "content": PROMPT}]);
-            let body = json!({"model": model.name, "messages": messages, "max_tokens": 1});
-            (Endpoint::ChatCompletions, body)
+            let token = json!({"model": name, "messages": messages, "max_tokens": 1});
+            [(Endpoint::ChatCompletions, token), (Endpoint::Embeddings, json!({"model": name, "input": PROMPT}))]
         }
-    };
+    }
+}
+
+async fn ask(inquiry: &Inquiry, model: &Loaded, (endpoint, body): (Endpoint, Value)) -> Reply {
     let body = Bytes::from(body.to_string());
     let question = Question { endpoint, model: &model.name, request_id: "gateway", headers: &[], body: &body };
-    match inquiry.upstream.send(&inquiry.endpoint, question).await? {
-        Head::Good(mut response) => {
-            read_answer(&mut response, CANARY_PATIENCE).await?;
-            Ok(true)
+    let asking = async {
+        match inquiry.upstream.send(&inquiry.endpoint, question).await? {
+            Head::Good(mut response) => read_answer(&mut response, CANARY_PATIENCE).await.map(|_| Reply::Answered),
+            Head::Rejected { .. } => Ok(Reply::Declined),
         }
-        Head::Rejected { .. } => Ok(false),
+    };
+    match tokio::time::timeout(CANARY_PATIENCE, asking).await {
+        Ok(Ok(reply)) => reply,
+        Ok(Err(error)) if !matches!(error.failure.blame(), Blame::Node | Blame::Undecided) => Reply::Declined,
+        Ok(Err(AttemptError { detail, .. })) => {
+            tracing::debug!(node = &*inquiry.endpoint.name, model = model.name, detail, "a canary failed");
+            Reply::Failed
+        }
+        Err(_) => Reply::Failed,
     }
+}
+
+fn seconds(keep_alive: Duration) -> String {
+    format!("{}s", keep_alive.as_secs())
 }
 
 fn ollama_body(model: &Loaded, keep_alive: Duration) -> Value {
@@ -65,7 +100,7 @@ fn ollama_body(model: &Loaded, keep_alive: Duration) -> Value {
     if let Some(length) = model.context_length {
         options["num_ctx"] = length.into();
     }
-    let keep_alive = format!("{}s", keep_alive.as_secs());
+    let keep_alive = seconds(keep_alive);
     json!({
         "model": model.name, "prompt": PROMPT, "raw": true, "stream": false, "keep_alive": keep_alive, "options": options
     })

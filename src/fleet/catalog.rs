@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use serde_json::Value;
 
+use super::said::Said;
 use super::twins::Twins;
 use scheduler::NodeId;
 
@@ -23,8 +24,8 @@ struct NodeReport {
     since_ms: Option<i64>,
     /// When it was last probed, as Unix time in milliseconds, whether it answered or not.
     probed_at_ms: Option<i64>,
-    tags: Vec<Value>,
-    loaded: Vec<Value>,
+    tags: Vec<Said>,
+    loaded: Vec<Said>,
     /// An operator changed its models, so they must be listed again soon.
     is_stale: bool,
 }
@@ -63,12 +64,12 @@ impl Catalog {
         self.nodes.entry(node).or_default().version = Some(version);
     }
 
-    pub(crate) fn hear_tags(&self, node: NodeId, tags: Vec<Value>) {
+    pub(crate) fn hear_tags(&self, node: NodeId, tags: Vec<Said>) {
         self.nodes.entry(node).or_default().tags = tags;
     }
 
     /// Returns the nodes that are now known to be the same engine.
-    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Value>) -> Vec<NodeId> {
+    pub(crate) fn hear_loaded(&self, node: NodeId, loaded: Vec<Said>) -> Vec<NodeId> {
         let twins = self.lock_twins().hear(node, &loaded);
         self.nodes.entry(node).or_default().loaded = loaded;
         twins
@@ -127,14 +128,14 @@ impl Catalog {
         self.twins.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn union(&self, list: impl Fn(&NodeReport) -> &Vec<Value>) -> Vec<Value> {
+    fn union(&self, list: impl Fn(&NodeReport) -> &Vec<Said>) -> Vec<Value> {
         let mut nodes: Vec<NodeId> = self.nodes.iter().map(|said| *said.key()).collect();
         nodes.sort_unstable();
         let mut names = BTreeSet::new();
         let mut models = Vec::new();
         for said in nodes.iter().filter_map(|node| self.nodes.get(node)) {
-            let new = |model: &&Value| model["name"].as_str().is_some_and(|name| names.insert(name.to_owned()));
-            models.extend(list(&said).iter().filter(new).cloned());
+            let new = list(&said).iter().filter(|model| names.insert(model.name().to_owned()));
+            models.extend(new.map(Said::value));
         }
         models
     }
@@ -146,11 +147,15 @@ mod tests {
 
     use super::*;
 
+    fn said(entries: &[Value]) -> Vec<Said> {
+        entries.iter().map(Said::new).collect()
+    }
+
     #[test]
     fn a_model_of_several_nodes_is_listed_once_and_the_oldest_version_counts() {
         let catalog = Catalog::default();
-        catalog.hear_tags(NodeId(1), vec![json!({"name": "a", "x": 1}), json!({"name": "b"})]);
-        catalog.hear_tags(NodeId(0), vec![json!({"name": "a", "x": 0})]);
+        catalog.hear_tags(NodeId(1), said(&[json!({"name": "a", "x": 1}), json!({"name": "b"})]));
+        catalog.hear_tags(NodeId(0), said(&[json!({"name": "a", "x": 0})]));
         catalog.hear_version(NodeId(0), "0.10.1".to_owned());
         catalog.hear_version(NodeId(1), "0.9.6".to_owned());
         assert_eq!(catalog.tags(), [json!({"name": "a", "x": 0}), json!({"name": "b"})]);

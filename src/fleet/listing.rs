@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::said::Said;
 use protocol::{ListedModel, ListedProcess, MAX_LISTED, ModelName, listed_models, listed_processes};
 use scheduler::{Loaded, Model};
 
@@ -26,7 +27,7 @@ const NO_TIME: &str = "0001-01-01T00:00:00Z";
 pub(crate) struct Listing<Entry> {
     pub(crate) entries: Vec<Entry>,
     /// The entries as clients see them, in the same order.
-    pub(crate) said: Vec<Value>,
+    pub(crate) said: Vec<Said>,
     /// The node's own names for models that have another name here, by [`key_of`] the name here.
     pub(crate) names_there: BTreeMap<String, String>,
     /// Entries that were left out.
@@ -39,7 +40,8 @@ pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
     let listing = listed_models(body)?;
     let own = listing.entries.into_iter().filter(|model| !model.is_remote);
     let (entries, said) = own
-        .map(|ListedModel { name, size_bytes, digest, modified_at, family, mut said, .. }| {
+        .map(|ListedModel { name, size_bytes, digest, modified_at, family, said, .. }| {
+            let mut said = value_of(&said);
             let size_bytes = size_bytes.min(MOST);
             let modified = OffsetDateTime::parse(&modified_at, &Rfc3339).ok();
             fill_in(&mut said, &name, size_bytes, &digest);
@@ -50,7 +52,7 @@ pub(crate) fn tags(body: &[u8]) -> Result<Listing<Model>, String> {
                 said["details"] = json!({});
             }
             let modified_unix = modified.map_or(0, OffsetDateTime::unix_timestamp);
-            (Model { name, size_bytes, digest, modified_unix, family, weights: String::new() }, said)
+            (Model { name, size_bytes, digest, modified_unix, family, weights: String::new() }, Said::new(&said))
         })
         .unzip();
     Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
@@ -62,17 +64,23 @@ pub(crate) fn processes(body: &[u8]) -> Result<Listing<Loaded>, String> {
     let (entries, said) = listing
         .entries
         .into_iter()
-        .map(|ListedProcess { name, size_bytes, vram_bytes, context_length, digest, mut said }| {
+        .map(|ListedProcess { name, size_bytes, vram_bytes, context_length, digest, said }| {
+            let mut said = value_of(&said);
             fill_in(&mut said, &name, size_bytes.min(MOST), &digest);
             said["size_vram"] = vram_bytes.min(MOST).into();
             let expires_at = said["expires_at"].as_str().and_then(|time| OffsetDateTime::parse(time, &Rfc3339).ok());
             if expires_at.is_none() {
                 said["expires_at"] = NO_TIME.into();
             }
-            (Loaded { name, vram_bytes: vram_bytes.max(size_bytes).min(MOST), context_length }, said)
+            (Loaded { name, vram_bytes: vram_bytes.max(size_bytes).min(MOST), context_length }, Said::new(&said))
         })
         .unzip();
     Ok(Listing { entries, said, names_there: BTreeMap::new(), skipped: listing.skipped })
+}
+
+/// An entry, which is an object.
+fn value_of(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| json!({}))
 }
 
 fn fill_in(said: &mut Value, name: &str, size_bytes: u64, digest: &str) {
@@ -94,7 +102,7 @@ pub(crate) fn openai_models(body: &[u8], aliases: &BTreeMap<String, String>) -> 
             Some((model, said, theirs)) if listing.entries.len() < MAX_LISTED => {
                 listing.names_there.insert(key_of(&model.name), theirs);
                 listing.entries.push(model);
-                listing.said.push(said);
+                listing.said.push(Said::new(&said));
             }
             _ => listing.skipped += 1,
         }
@@ -174,7 +182,7 @@ mod tests {
                 let names: Vec<&str> = listing.entries.iter().map(|model| model.name.as_str()).collect();
                 assert_eq!((names, listing.skipped), (vec!["a", "b"], 0), "{key} {value}");
                 assert_eq!(listing.entries[1].size_bytes, 7);
-                let said = &listing.said[0];
+                let said = &listing.said[0].value();
                 assert!(
                     said["size"].is_u64() && said["digest"].is_string() && said["modified_at"].is_string(),
                     "{said}"
@@ -213,7 +221,7 @@ mod tests {
         let listing = openai_models(body.to_string().as_bytes(), &aliases).unwrap();
         let models: Vec<_> = listing.entries.iter().map(|model| (model.name.as_str(), model.size_bytes)).collect();
         assert_eq!(models, [("llama3.2", 2_000_000_000), ("other", UNKNOWN_BYTES)]);
-        assert_eq!((listing.skipped, listing.said[0]["model"].as_str()), (1, Some("llama3.2")));
+        assert_eq!((listing.skipped, listing.said[0].value()["model"].as_str()), (1, Some("llama3.2")));
         let there = |name: &str| listing.names_there.get(&key_of(name)).map(String::as_str);
         assert_eq!(there("Llama3.2:latest"), Some("meta-llama/Llama-3.2-3B-Instruct"));
         assert_eq!((there("other"), there("none")), (Some("other"), None));

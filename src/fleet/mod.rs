@@ -26,6 +26,7 @@ mod pinned;
 mod plots;
 mod roster;
 mod roster_error;
+mod said;
 mod sampler;
 mod series;
 mod settings;

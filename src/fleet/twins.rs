@@ -6,10 +6,10 @@
 //! the same engine.
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::said::Said;
 use scheduler::NodeId;
 
 /// For the log.
@@ -35,7 +35,7 @@ pub(super) struct Twins {
 
 impl Twins {
     /// A node listed the models in its memory. Returns the nodes that are now known to be the same engine.
-    pub(super) fn hear(&mut self, node: NodeId, loaded: &[Value]) -> Vec<NodeId> {
+    pub(super) fn hear(&mut self, node: NodeId, loaded: &[Said]) -> Vec<NodeId> {
         for expiry in expiries(loaded) {
             self.see(node, expiry);
         }
@@ -96,9 +96,9 @@ impl Twins {
 }
 
 /// The moments in a node's list of loaded models that are exact enough to be its own.
-pub(super) fn expiries(loaded: &[Value]) -> impl Iterator<Item = Expiry> {
+pub(super) fn expiries(loaded: &[Said]) -> impl Iterator<Item = Expiry> {
     loaded.iter().take(KEPT).filter_map(|said| {
-        let moment = OffsetDateTime::parse(said["expires_at"].as_str()?, &Rfc3339).ok()?;
+        let moment = OffsetDateTime::parse(said.value()["expires_at"].as_str()?, &Rfc3339).ok()?;
         // A server that only imitates Ollama may always give the same round moment.
         (moment.nanosecond() % 1_000_000 != 0).then(|| moment.unix_timestamp_nanos())
     })
@@ -114,8 +114,8 @@ mod tests {
     const B: NodeId = NodeId(1);
     const C: NodeId = NodeId(2);
 
-    fn until(moments: &[&str]) -> Vec<Value> {
-        moments.iter().map(|moment| json!({"name": "m", "expires_at": moment})).collect()
+    fn until(moments: &[&str]) -> Vec<Said> {
+        moments.iter().map(|moment| Said::new(&json!({"name": "m", "expires_at": moment}))).collect()
     }
 
     #[test]
@@ -141,7 +141,10 @@ mod tests {
         for _ in 0..3 {
             for node in [A, B] {
                 assert_eq!(twins.hear(node, &until(&odd)), []);
-                assert_eq!(twins.hear(node, &[json!(null), json!({"expires_at": 7})]), []);
+                assert_eq!(
+                    twins.hear(node, &[json!(null), json!({"expires_at": 7})].map(|entry| Said::new(&entry))),
+                    []
+                );
             }
         }
         assert!(twins.holders.is_empty());

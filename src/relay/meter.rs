@@ -316,11 +316,10 @@ impl Meter {
             duration,
         };
         let (prompt_tokens, completion_tokens) = (row.prompt_tokens, row.completion_tokens);
-        self.meters
-            .metrics
-            .pulses()
-            .all()
-            .ended(matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted));
+        // A stream that breaks has sent 200, and a refusal for want of a node or of room has not.
+        let has_failed =
+            code >= 500 || matches!(status, Status::UpstreamError | Status::Deadline | Status::Interrupted);
+        self.meters.metrics.pulses().all().ended(has_failed);
         let metrics = &self.meters.metrics;
         metrics.left(ended.route);
         metrics.ended(ended);

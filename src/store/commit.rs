@@ -26,8 +26,12 @@ const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 /// Numbers of rows for which a prepared statement is kept. A group between two of these sizes repeats its last row, which
 /// has no effect the second time: preparing another statement would cost several times as much.
 const ROW_SIZES: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
-/// The same for notes and for notes to delete. Fewer, because every combination of the three numbers is a statement.
-const NOTE_SIZES: &[usize] = &[1, 4, 16, 64];
+/// The same for notes and for notes to delete, which have room for equally many. Few, because every combination with a
+/// number of rows is a text, and the connection keeps [`super::local::STATEMENT_CACHE`] texts: with more of them it would prepare
+/// statements again and again, each of another length, and the holes between them make memory grow for hours.
+const NOTE_SIZES: &[usize] = &[4, 16];
+/// With more rows than this, only the larger of those sizes: the statements of long texts take the most memory.
+const FEW_ROWS: usize = 16;
 
 /// What goes into one transaction.
 #[derive(Clone, Copy)]
@@ -57,9 +61,13 @@ impl Places {
             _ => sizes.iter().copied().find(|size| count <= *size),
         };
         let [rows, notes, gone] = counts;
-        let sizes = (size(rows, ROW_SIZES), size(notes, NOTE_SIZES), size(gone, NOTE_SIZES));
-        match sizes {
-            (Some(rows), Some(notes), Some(gone)) => Self { rows, notes, gone, is_common: true },
+        let note_sizes = if rows > FEW_ROWS { &NOTE_SIZES[NOTE_SIZES.len() - 1..] } else { NOTE_SIZES };
+        match (size(rows, ROW_SIZES), size(notes.max(gone), note_sizes)) {
+            (Some(rows), Some(room)) => {
+                // Nothing can be repeated where there is nothing.
+                let [notes, gone] = [notes, gone].map(|count| if count == 0 { 0 } else { room });
+                Self { rows, notes, gone, is_common: true }
+            }
             _ => Self { rows, notes, gone, is_common: false },
         }
     }
@@ -227,6 +235,7 @@ mod tests {
 
     use super::*;
     use crate::store::database::Store;
+    use crate::store::local::STATEMENT_CACHE;
     use crate::store::settings::DatabaseSettings;
     use crate::store::usage_row::Reason;
 
@@ -272,6 +281,25 @@ mod tests {
         for count in 1..=64_usize {
             assert!((count..=count + count / 2).contains(&places(count, 0, 0).rows), "{count}");
         }
+    }
+
+    #[test]
+    fn a_connection_keeps_the_statements_of_all_texts_that_are_used_again() {
+        let mut texts = std::collections::BTreeSet::new();
+        for rows in 0..=65 {
+            for (notes, gone) in (0..=65).flat_map(|notes| (0..=65).map(move |gone| (notes, gone))) {
+                let places = Places::of([rows, notes, gone]);
+                assert!(places.rows >= rows && places.notes >= notes && places.gone >= gone);
+                if places.is_common {
+                    texts.insert((places.rows, places.notes, places.gone));
+                }
+            }
+        }
+        // Those of other statements, which the connection may have had before, are the first to go.
+        assert!(texts.len() < STATEMENT_CACHE, "{} texts", texts.len());
+        // Values of one row take 2.4 kB in a statement.
+        let rows: usize = texts.iter().map(|(rows, ..)| rows).sum();
+        assert!(rows * 2_400 < 3 << 20, "{rows} rows in all statements");
     }
 
     #[actix_rt::test]

@@ -102,6 +102,9 @@ impl Local {
 /// memory still grows after hundreds of thousands of requests; the operating system caches the file as well.
 const PAGE_CACHE: &str = "-512";
 
+/// Texts whose prepared statements a connection keeps, the latest used.
+pub(super) const STATEMENT_CACHE: usize = 100;
+
 /// Puts each new row into the outbox, by a trigger: the row and its entry are written together or not at all.
 const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER INSERT ON usage \
     BEGIN INSERT OR IGNORE INTO outbox (request_id) VALUES (NEW.request_id); END";
@@ -131,6 +134,7 @@ pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
                 .synchronous(synchronous)
                 .busy_timeout(STATEMENT_DEADLINE)
                 .pragma("cache_size", PAGE_CACHE)
+                .statement_cache_capacity(STATEMENT_CACHE)
         });
     options
 }

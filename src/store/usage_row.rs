@@ -22,7 +22,8 @@ pub enum Status {
     UpstreamError,
     /// A deadline passed.
     Deadline,
-    /// Not admitted: a limit was reached, or the queue was full.
+    /// Not served: a limit was reached, the queue was full, no node was there, or a node said that the request is at
+    /// fault.
     Refused,
     /// The gateway stopped in the middle of it.
     Interrupted,

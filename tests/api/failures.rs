@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node,
-    let_pass, node, read, spawn_app, spawn_app_with, stream_body, wait_for,
+    let_pass, node, read, spawn_app, spawn_app_with, stream_body, wait_for, wait_long_for,
 };
 use crate::scripted::{ScriptedNode, Step, chat_answer, chunk, last_chunk, plain, raw, stream_head};
 
@@ -364,6 +364,15 @@ async fn all_nodes_down_means_come_back_soon() {
 
     assert_eq!(error_of(&reply, 503)["code"], "no_node_available");
     retry_after(&reply);
+    // No node has failed, and the user has used nothing.
+    let row = &app.rows_once(&key, 1).await[0];
+    assert_eq!((&row["status"], &row["code"]), (&json!("refused"), &json!("no_node_available")), "{row}");
+    assert_eq!((&row["node"], &row["http_status"]), (&json!(null), &json!(503)), "{row}");
+    wait_long_for("the failure is plotted", async || {
+        let series = app.get("/admin/series", ADMIN_KEY).await.json();
+        series["errors_per_minute"].as_array().unwrap().iter().any(|rate| rate.as_f64() > Some(0.0))
+    })
+    .await;
     assert_eq!(app.get("/health", &key).await.status, 503);
     app.stop().await;
 }

@@ -2,11 +2,11 @@
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use ollama_sim::{Fault, SeenRequest, SimNode};
+use ollama_sim::{Fault, SeenRequest, SimConfig, SimKind, SimModel, SimNode};
 use scheduler::NodeState;
 
 use crate::good::{fleet, good_users, marked, openings, states, steady_node};
-use crate::harness::{ADMIN_KEY, TestApp, let_pass, wait_long_for};
+use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, let_pass, node, spawn_app_with, wait_long_for};
 
 /// By when a first token comes from elsewhere, besides four times the expected time.
 const FIRST_TOKEN: Duration = Duration::from_secs(5);
@@ -108,7 +108,14 @@ async fn nodes_that_are_well_are_not_taken_for_silent() {
 
 /// Whether the gateway sent it by itself to see whether the node works.
 fn is_canary(request: &SeenRequest) -> bool {
-    request.path == "/api/generate" && String::from_utf8_lossy(&request.body).contains("num_predict")
+    request.request_id.as_deref() == Some("gateway")
+}
+
+/// Those of the node `a` that ended like this.
+async fn canaries(app: &TestApp, outcome: &str) -> u64 {
+    let series = format!("gateway_node_canaries_total{{node=\"a\",outcome=\"{outcome}\"}} ");
+    let metrics = app.get("/metrics", ADMIN_KEY).await;
+    metrics.text().lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap_or(0)
 }
 
 /// The users' requests that a node gets within a few seconds after this fault took it out. Many run at a time, so that
@@ -126,7 +133,8 @@ async fn users_requests_to_a_node_that_is_out(app: &TestApp, keys: &[String], no
         }
         let_pass(Duration::from_millis(50)).await;
     }
-    node.requests()[before..].iter().filter(|request| request.path == "/v1/chat/completions").count()
+    let of_users = |request: &&SeenRequest| request.path == "/v1/chat/completions" && !is_canary(request);
+    node.requests()[before..].iter().filter(of_users).count()
 }
 
 #[actix_rt::test]
@@ -139,22 +147,59 @@ async fn whether_a_silent_node_works_again_is_found_out_by_the_gateway_and_not_b
     let sent = users_requests_to_a_node_that_is_out(&app, &keys, &simulated[0]).await;
 
     assert_eq!(sent, 0, "users found out");
-    let canaries = async |outcome: &str| {
-        let series = format!("gateway_node_canaries_total{{node=\"a\",outcome=\"{outcome}\"}} ");
-        let metrics = app.get("/metrics", ADMIN_KEY).await;
-        metrics.text().lines().find_map(|line| line.strip_prefix(&series)?.parse::<u64>().ok()).unwrap_or(0)
-    };
-    wait_long_for("a canary has failed", async || canaries("failed").await > 0).await;
+    wait_long_for("a canary has failed", async || canaries(&app, "failed").await > 0).await;
     simulated[0].fall_silent(false);
     // Nobody asks for anything.
     wait_long_for("the node is back", async || states(&app)[0] == NodeState::Up).await;
-    assert!(canaries("answered").await > 0);
+    assert!(canaries(&app, "answered").await > 0);
     let seen = simulated[0].requests();
     assert!(!seen.iter().any(|request| is_canary(request) && request.found_loaded == Some(false)), "it loads nothing");
     let answered = seen.iter().filter(|request| is_canary(request)).map(|request| request.tokens_generated);
     assert_eq!(answered.max(), Some(1), "one token is enough");
     assert!(!simulated[1].requests().iter().any(is_canary), "the other node is well");
     app.stop().await;
+}
+
+/// Servers of OpenAI's API: one that ignores the model's name, and one that lists a model that only embeds before the
+/// other, has names of its own, and wants a key.
+#[actix_rt::test]
+async fn the_same_of_a_node_that_is_no_ollama() {
+    const THEIRS: &str = "meta-llama/Llama-3.2-3B-Instruct";
+    let paced = |config: SimConfig| SimConfig { tokens_per_second: 250.0, batch_slowdown: 0.0, slots: 8, ..config };
+    let llama = paced(SimConfig::llama_server(SimModel::chat("llama3.2", 5.0)));
+    let models = vec![SimModel::embedding("a-bert", 0.05), SimModel::chat(THEIRS, 5.0)];
+    let vllm = paced(SimConfig { models, ..SimConfig::vllm(SimModel::chat(THEIRS, 5.0)) });
+    for config in [llama, SimConfig { api_key: Some("theirs".to_owned()), ..vllm }] {
+        let kind = config.kind;
+        let simulated = [SimNode::start(config).await.unwrap(), steady_node().await];
+        let mut settings = node("a", simulated[0].url(), 8);
+        settings.api_key = Some("theirs".to_owned());
+        settings.aliases = [("llama3.2".to_owned(), THEIRS.to_owned())].into();
+        let nodes = vec![settings, node("b", simulated[1].url(), 8)];
+        let app = spawn_app_with(nodes, TestDatabase::sqlite(), |_| {}).await;
+        let keys = vec![app.user("ann").await, app.user("bob").await];
+        good_users(&app, &keys).await;
+        simulated[0].fall_silent(true);
+
+        let sent = users_requests_to_a_node_that_is_out(&app, &keys, &simulated[0]).await;
+
+        assert_eq!(sent, 0, "{kind:?}: users found out");
+        wait_long_for("a canary has failed", async || canaries(&app, "failed").await > 0).await;
+        simulated[0].fall_silent(false);
+        wait_long_for("the node is back", async || states(&app)[0] == NodeState::Up).await;
+        let answered = canaries(&app, "answered").await;
+        assert!(answered > 0, "{kind:?}");
+        let seen: Vec<_> = simulated[0].requests().into_iter().filter(is_canary).collect();
+        let of = |name: &str| seen.iter().filter(|seen| String::from_utf8_lossy(&seen.body).contains(name)).count();
+        let name = if kind == SimKind::Vllm { THEIRS } else { "llama3.2" };
+        assert!(of(name) + of("a-bert") == seen.len() && !seen.is_empty(), "{kind:?}: {seen:?}");
+        let generated = seen.iter().map(|seen| seen.tokens_generated).max();
+        assert!(generated <= Some(1), "{kind:?}: {seen:?}");
+        let before = simulated[0].requests().len();
+        good_users(&app, &keys).await;
+        assert!(simulated[0].requests().len() > before, "{kind:?}: it is used again");
+        app.stop().await;
+    }
 }
 
 /// The control: of a node that answers with errors, one token shows little, and the requests of users try it.

@@ -28,7 +28,7 @@ CURSED = "cursed:latest"
 NOBODY_HAS = "invented"
 # What the gateway calls the errors that this load meets.
 REFUSED = {"model_not_found": "client_error", "rate_limit_exceeded": "rate_limited", "upstream_error": "upstream_error",
-           "no_node_available": "upstream_error", "server_is_overloaded": "overloaded"}
+           "no_node_available": "overloaded", "server_is_overloaded": "overloaded"}
 
 
 @dataclasses.dataclass

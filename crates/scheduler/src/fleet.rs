@@ -169,8 +169,9 @@ impl Fleet {
     }
 
     /// Whether two models may be one under two names.
-    pub(crate) fn are_same_somewhere(&self, one: ModelId, other: ModelId) -> bool {
-        self.synonymous.iter().any(|node| self[*node].are_same(one, other))
+    /// The nodes that have several names for the same weights.
+    pub(crate) fn with_synonyms(&self) -> impl Iterator<Item = NodeId> {
+        self.synonymous.iter().copied()
     }
 
     pub(crate) fn has_synonyms(&self) -> bool {

@@ -94,6 +94,7 @@ mod lookup;
 mod model;
 mod name;
 mod node;
+mod older_first;
 mod plan;
 mod prefix;
 #[cfg(test)]

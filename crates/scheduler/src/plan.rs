@@ -29,6 +29,7 @@ use crate::{
     hosts::{HostOutlook, Hosts},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
+    older_first::put_older_first,
     queue::Next,
     room::LoadChoices,
     scheduler::Scheduler,
@@ -118,15 +119,11 @@ impl Scheduler {
             let first = self.queue.for_model(model).next()?;
             Some(self.requests.get(&first)?.position())
         };
-        for index in 0..models.len() {
-            for other in index + 1..models.len() {
-                let (one, two) = (models[index], models[other]);
-                let is_tie =
-                    self.fleet.are_same_somewhere(one, two) && self.queue.claim(one, now) == self.queue.claim(two, now);
-                if is_tie && age(two) < age(one) {
-                    models.swap(index, other);
-                }
-            }
+        // They are sorted by their claims.
+        let is_tie = |one: &ModelId, two: &ModelId| self.queue.claim(*one, now) == self.queue.claim(*two, now);
+        for ties in models.chunk_by_mut(is_tie).filter(|ties| ties.len() > 1) {
+            let main = |node: NodeId, model| self.fleet[node].main(model);
+            put_older_first(ties, self.fleet.with_synonyms(), main, age);
         }
     }
 

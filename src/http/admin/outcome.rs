@@ -232,7 +232,7 @@ mod tests {
                 sent("a", 0, 1, row("upstream_error", Some("upstream_error"), None)),
                 "It went to a at once. It failed on a: the node gave no whole answer.",
             ),
-            (row("upstream_error", Some("no_node_available"), None), "It failed: no node that has its model was up."),
+            (row("refused", Some("no_node_available"), None), "It was refused: no node that has its model was up."),
         ] {
             assert_eq!(in_words(&row, None), said, "{:?} {:?}", row.status, row.reason);
         }

@@ -60,7 +60,8 @@ impl ApiError {
                 let message = format!("The service is overloaded: no slot became free in time. {again}");
                 (Self::unavailable(&error_kind::OVERLOADED, message, after), Status::Deadline)
             }
-            RefusalReason::NoNode => (Self::no_node(model, after), Status::UpstreamError),
+            // No node can be at fault, as none was there.
+            RefusalReason::NoNode => (Self::no_node(model, after), Status::Refused),
             RefusalReason::NoRoute => (Self::no_route(model), Status::Refused),
             RefusalReason::NotLoaded { last } => {
                 let message = format!("No node could load the model `{model}`; the last one {last}. {again}");
