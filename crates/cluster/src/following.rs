@@ -19,6 +19,9 @@ impl Member {
             Role::Leading { .. } => self.hear_follower(gateway, frame, now, &mut effects),
             Role::Following { leader, .. } if leader == gateway => {
                 self.leader_heard(gateway, now, &mut effects);
+                if matches!(frame, Frame::Pong { .. }) {
+                    self.is_known(now);
+                }
                 self.hear_leader(frame, now, &mut effects);
             }
             // The other side believes in a link that counts for nothing here.

@@ -28,8 +28,8 @@ use scheduler::{Decision, Event, Outcome, Reach, RequestId, Scheduler, Time};
 
 use crate::{
     frame::Frame,
+    kept::Releases,
     ledger::{Ledger, exhausted, is_of_a_request},
-    release::Releases,
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
 };
 
@@ -68,7 +68,7 @@ pub struct Member {
     pub(crate) epoch: u64,
     lease_until: Time,
     /// When it last led, or followed.
-    contact_at: Time,
+    pub(crate) contact_at: Time,
     /// Since when it has been awake, without a pause of [`PAUSED`].
     awake_since: Time,
     /// Whether it was out of contact for so long that what it held may be somebody else's.
@@ -273,7 +273,7 @@ impl Member {
         }
         (self.epoch, self.ticked_at) = (epoch, now);
         self.releases.begin(now);
-        let (has_lapsed, free) = (std::mem::take(&mut self.has_lapsed), self.free_slots());
+        let (has_lapsed, free) = (self.has_lapsed, self.free_slots());
         self.reach(Reach::Nothing, now, &mut effects);
         for id in self.ledger.ids() {
             // There is no slot to use, so nothing follows from it.
@@ -281,7 +281,8 @@ impl Member {
         }
         self.role = Role::Following { epoch, leader: leader.clone() };
         let frame = Frame::Report { requests: self.ledger.report(now), has_lapsed, free };
-        effects.push(Effect::Say { gateway: leader, frame });
+        effects.push(Effect::Say { gateway: leader.clone(), frame });
+        effects.push(Effect::Say { gateway: leader, frame: Frame::Ping { number: 0 } });
         effects
     }
 
@@ -319,7 +320,8 @@ impl Member {
                 };
                 self.reach(reach, now, &mut effects);
             }
-            Role::Following { .. } => self.contact_at = now,
+            Role::Following { .. } if self.releases.is_reported => self.contact_at = now,
+            Role::Following { .. } => {}
             Role::Local => {}
         }
         effects

@@ -5,7 +5,7 @@
 //! has given it away, and the leader grants it only when it is back, at once if the message waits in its socket. So a
 //! new leader may not use it either.
 //!
-//! So a follower gives a slot back only while it knows that the leader is awake, which is [`AWAKE`] after it was last
+//! So a follower gives a slot back only while it knows that the leader is awake, which is 20 ms after it was last
 //! heard. Otherwise it *keeps the end back* and asks for a sign of life:
 //!
 //! ```text
@@ -45,51 +45,25 @@
 //! own, and no message tells the others before it is awake. To promise them to others nevertheless, it would have to
 //! ask for leave each time it grants its own clients a slot. So they stay closed until it is back or counts as gone.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use scheduler::{Event, NodeId, Reach, Spare, Time};
 
 use crate::{
     frame::{Frame, FreeSlots},
+    kept::Kept,
     member::Member,
     role::Effect,
 };
 
-/// A leader that was heard so recently is awake. Its answers and heartbeats come more often than that where requests
-/// wait; elsewhere, an end waits for one round trip.
-const AWAKE: Duration = Duration::from_millis(20);
 /// The number of the question for a sign of life. The shell counts its own from 1.
-const SIGN_OF_LIFE: u64 = 0;
-
-/// The end of a request that its leader has not been told.
-#[derive(Clone, Debug)]
-struct Kept {
-    frame: Frame,
-    node: Arc<str>,
-    model: Arc<str>,
-}
-
-/// A follower's ends of requests that wait for a sign of life of the leader. Each of them has a slot, so there are no
-/// more of them than slots.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Releases {
-    heard_at: Time,
-    kept: Vec<Kept>,
-}
-
-impl Releases {
-    /// A link stands, on which nothing was kept back yet.
-    pub(crate) fn begin(&mut self, now: Time) {
-        *self = Self { heard_at: now, kept: Vec::new() };
-    }
-}
+pub(crate) const SIGN_OF_LIFE: u64 = 0;
 
 impl Member {
     /// What to tell the leader: the frame itself, unless it would give a slot back to a leader that may be silent.
     pub(crate) fn release(&mut self, frame: Frame, now: Time) -> Frame {
-        let Some((node, model)) = self.slot_given_by(&frame).filter(|_| now > self.releases.heard_at + AWAKE) else {
-            return frame;
-        };
+        let slot = self.slot_given_by(&frame).filter(|_| !self.releases.is_awake(now));
+        let Some((node, model)) = slot else { return frame };
         self.releases.kept.push(Kept { frame, node, model });
         Frame::Ping { number: SIGN_OF_LIFE }
     }
@@ -102,14 +76,21 @@ impl Member {
 
     /// The leader was heard: it is told what was kept back.
     pub(crate) fn leader_heard(&mut self, leader: &Arc<str>, now: Time, effects: &mut Vec<Effect>) {
-        self.releases.heard_at = now;
-        let ends = self.releases.kept.drain(..).map(|kept| Effect::Say { gateway: leader.clone(), frame: kept.frame });
+        let ends =
+            self.releases.heard(now).into_iter().map(|kept| Effect::Say { gateway: leader.clone(), frame: kept.frame });
         effects.extend(ends);
+    }
+
+    /// The leader has read this gateway's report, as it answers a question that came after it. Until then it may have given
+    /// this gateway up long ago, so a link alone does not count as contact.
+    pub(crate) fn is_known(&mut self, now: Time) {
+        self.releases.is_reported = true;
+        (self.has_lapsed, self.contact_at) = (false, now);
     }
 
     /// The leader was lost: slots that were not given back to it stay here.
     pub(crate) fn take_kept(&mut self) -> Vec<Spare> {
-        let kept = std::mem::take(&mut self.releases.kept);
+        let kept = self.releases.take();
         let spare = |Kept { node, model, .. }| Some(Spare { node: self.scheduler.find_node(&node)?, model, slots: 1 });
         kept.into_iter().filter_map(spare).collect()
     }
