@@ -200,7 +200,11 @@ fn grants_flow_in_the_end() {
 }
 
 fn settled(gateways: usize) -> World {
-    let mut world = World::new(11, gateways);
+    settled_by(11, gateways)
+}
+
+fn settled_by(seed: u64, gateways: usize) -> World {
+    let mut world = World::new(seed, gateways);
     (0..gateways).for_each(|gateway| world.start(gateway));
     world.wait(8 * SECOND);
     assert_eq!(world.leaders().len(), 1);
@@ -333,20 +337,23 @@ fn a_leader_that_stops_hands_over_within_a_second() {
 /// Promise 4.
 #[test]
 fn a_user_who_spreads_over_gateways_gets_one_users_share() {
-    let mut world = settled(4);
-    for _ in 0..60 {
-        for gateway in 0..4 {
-            world.ask(gateway, "spread", 0, SECOND);
+    // By how far one user is ahead at the end of a run is chance, so it is seen over several.
+    let (mut spread, mut single) = (0_usize, 0_usize);
+    for seed in 0..12 {
+        let mut world = settled_by(seed, 4);
+        for _ in 0..60 {
+            for gateway in 0..4 {
+                world.ask(gateway, "spread", 0, SECOND);
+            }
+            world.ask(0, "single", 0, SECOND);
         }
-        world.ask(0, "single", 0, SECOND);
+        world.wait(12 * SECOND);
+        let is_single = |(_, id): &&(Duration, scheduler::RequestId)| *world.users[id] == *"single";
+        let of_single = world.granted.iter().filter(is_single).count();
+        assert!(of_single >= 25, "{of_single}");
+        (spread, single) = (spread + world.granted.len() - of_single, single + of_single);
     }
-    world.wait(12 * SECOND);
-    let mut served: BTreeMap<&str, usize> = BTreeMap::new();
-    for (_, id) in &world.granted {
-        *served.entry(&world.users[id]).or_default() += 1;
-    }
-    let (spread, single) = (served["spread"], served["single"]);
-    assert!(single >= 25 && spread.abs_diff(single) * 10 <= single, "{spread} and {single}");
+    assert!(spread.abs_diff(single) * 20 <= single, "{spread} and {single}");
 }
 
 #[test]
