@@ -35,6 +35,9 @@ const ERRANDS: usize = 4096;
 /// A gateway among several that sees a grant only after this long was paused, and the slot may be somebody else's.
 const STALE: Duration = Duration::from_secs(2);
 
+/// The deadline task is late by this much only if the whole process was paused.
+const PAUSED: Duration = Duration::from_secs(2);
+
 /// Longest wait for the leader's word on a first byte. A link that is silent for 1.5 s is lost before that.
 const WORD_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -269,6 +272,9 @@ impl Dispatcher {
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let since = self.clock.uptime();
+        if was_paused(core.armed, since) {
+            core.coordinator.member.scheduler_mut().woke_up(since);
+        }
         let result = act(&mut core, since);
         if core.is_linkable && core.tell_role() {
             self.roles.notify_waiters();
@@ -356,6 +362,12 @@ impl Core {
             tracing::error!("models cannot be loaded: the loader has ended or is stuck");
         }
     }
+}
+
+/// Whether the process was paused until now, if the deadline task should have woken at `armed`. While requests are running,
+/// that is at most a second away.
+fn was_paused(armed: Option<Duration>, now: Duration) -> bool {
+    armed.is_some_and(|due| now > due + PAUSED)
 }
 
 /// A request's id within the core: the whole of it.

@@ -78,10 +78,7 @@ impl DatabaseSettings {
     /// What is wrong with the URL, and what to do about it. Never quotes the URL, which may contain the password.
     pub fn flaw(&self) -> Option<(String, &'static str)> {
         if let Some(path) = self.sqlite_path() {
-            let is_named = path.file_name().is_some();
-            return (!is_named || path.is_dir()).then(|| {
-                ("it names no file".to_owned(), "sqlite://PATH, such as sqlite:///var/lib/gateway/gateway.db")
-            });
+            return self.sqlite_flaw(path);
         }
         let (_, rest) = self.url.split_once("://")?;
         let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
@@ -101,6 +98,18 @@ impl DatabaseSettings {
             }
             Err(_) => Some(("it cannot be read as postgres://USER:PASSWORD@HOST:PORT/NAME".to_owned(), ENCODE)),
         }
+    }
+
+    fn sqlite_flaw(&self, path: &Path) -> Option<(String, &'static str)> {
+        let is_file = path.file_name().is_some_and(|name| name != ":memory:") && !path.is_dir();
+        if !is_file {
+            let hint = "sqlite://PATH, such as sqlite:///var/lib/gateway/gateway.db";
+            return Some(("it names no file".to_owned(), hint));
+        }
+        let (_, options) = self.url.split_once('?')?;
+        let is_fit = |option: &str| matches!(option, "mode=rw" | "mode=rwc");
+        let unfit = options.split('&').any(|option| !is_fit(option));
+        unfit.then(|| ("it has options with which usage cannot be stored".to_owned(), "leave out what follows the ?"))
     }
 
     /// Whether the URL names a database that the gateway can use.
@@ -123,6 +132,7 @@ mod tests {
         for good in [
             "sqlite://data/gateway.db",
             "sqlite:///var/lib/a%20b.db",
+            "sqlite:///var/lib/gateway.db?mode=rw",
             "postgres://u:p%40ss@h/n?sslmode=require",
             "postgresql://u@[::1]:5432/n",
         ] {
@@ -136,6 +146,10 @@ mod tests {
             ("postgres://u:geheim@h/n?sslmode=geheim", "sslmode"),
             ("sqlite://", "names no file"),
             ("sqlite:///tmp/..", "names no file"),
+            ("sqlite::memory:", "names no file"),
+            ("sqlite:///tmp/gateway.db?mode=memory", "options"),
+            ("sqlite:///tmp/gateway.db?mode=ro", "options"),
+            ("sqlite:///tmp/gateway.db?mode=rwc&vfs=geheim", "options"),
         ] {
             let flaw = flaw(bad).unwrap_or_else(|| panic!("{bad}"));
             assert!(flaw.contains(said) && !flaw.contains("geh"), "{bad}: {flaw}");

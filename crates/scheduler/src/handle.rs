@@ -99,11 +99,18 @@ impl Scheduler {
     /// report [`Event::CanaryEnded`]. The node gets no other request meanwhile. To be asked whenever a probe was answered,
     /// before that is reported.
     pub fn begin_canary(&mut self, node: NodeId, now: Time) -> bool {
-        let is_due = self.fleet.get(node).is_some_and(|node| node.is_canary_due(now));
+        // Of several gateways one tries the node, by a slot that is its own.
+        let is_due = self.fleet.get(node).is_some_and(|node| node.is_loader() && node.is_canary_due(now));
         if is_due {
             self.judge(node, |node| node.breaker.begin_canary(now));
         }
         is_due
+    }
+
+    /// The process was paused until now. What nodes sent meanwhile is read only from now on, so none has been silent.
+    pub fn woke_up(&mut self, now: Time) {
+        let now = now.as_secs_f64();
+        self.fleet.ids().for_each(|node| self.fleet[node].heard_at = self.fleet[node].heard_at.max(now));
     }
 
     /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.

@@ -215,3 +215,28 @@ fn a_node_that_is_drained_or_has_left_is_not_tried() {
         assert!(!scheduler.begin_canary(NodeId(0), now));
     }
 }
+
+#[test]
+fn a_gateway_that_may_use_no_slot_tries_no_silent_node() {
+    let (mut scheduler, now) = with_a_silent_node();
+    scheduler.handle(Event::Shared { reach: Reach::Nothing }, now);
+    assert!(!scheduler.begin_canary(NodeId(0), now), "the slots are others'");
+    scheduler.handle(Event::Shared { reach: Reach::Whole }, now);
+    assert!(scheduler.begin_canary(NodeId(0), now));
+}
+
+#[test]
+fn a_gateway_that_was_paused_does_not_take_its_own_silence_for_the_nodes() {
+    for is_told in [true, false] {
+        let (mut scheduler, now) = measured(&[2, 4]);
+        for (id, user) in [(1, "a"), (2, "b"), (3, "c")] {
+            scheduler.handle(arrived(id, user, "m"), now);
+        }
+        if is_told {
+            scheduler.woke_up(now + at(30));
+        }
+        let decisions = scheduler.handle(Event::Tick, now + at(30));
+        assert_eq!(decisions.is_empty(), is_told, "{decisions:?}");
+        assert_eq!(scheduler.nodes().iter().all(|node| node.state == NodeState::Up), is_told);
+    }
+}
