@@ -28,6 +28,10 @@ impl Drain {
         // What is taken last has as long again to end.
         let (half, end) = (began + self.grace / 2, began + self.grace);
         tracing::info!(grace_seconds = self.grace.as_secs(), "stopping: this gateway is not ready any more");
+        if self.lame_duck.is_zero() {
+            // Whoever sees that it is not ready must find that it takes nobody new.
+            self.intake.close();
+        }
         self.intake.leave();
         sleep_until(half.min(began + self.lame_duck)).await;
         self.intake.close();

@@ -265,7 +265,8 @@ async fn a_load_that_the_node_did_by_itself_is_in_one_row_where_the_node_tells()
         loads.extend(time(&row_of(&app, key).await, "load_ms"));
     }
     assert_eq!(simulated.stats().loads, 1);
-    assert!((600..1200).contains(&loads.iter().sum::<u64>()), "{loads:?}");
+    // The node tells the request that came second, which waited a little less for it.
+    assert!((500..1200).contains(&loads.iter().sum::<u64>()), "{loads:?}");
     app.stop().await;
 }
 
