@@ -186,8 +186,11 @@ fn watch_client(connection: &dyn Any, data: &mut Extensions, stall: Duration, ne
     let plain = connection.downcast_ref::<TcpStream>();
     let Some(stream) = plain.or_else(|| secure.map(|secure| secure.get_ref().0)) else { return };
     let socket = socket2::SockRef::from(stream);
-    let watched = socket.set_tcp_user_timeout(Some(stall));
-    if let Err(error) = watched.and_then(|()| newcomers.connected(socket, secure.is_some(), data)) {
-        tracing::warn!(%error, "the deadlines of a client could not be set");
+    if let Err(error) = socket.set_tcp_user_timeout(Some(stall)) {
+        tracing::warn!(%error, "the deadline for clients that stop reading could not be set");
+    }
+    if let Err(error) = newcomers.connected(&socket, secure.is_some(), data) {
+        tracing::warn!(%error, "a client was turned away, as nothing would end its wait for a request");
+        let _ = socket.shutdown(std::net::Shutdown::Both);
     }
 }

@@ -523,6 +523,13 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn only_a_deadline_task_that_is_late_by_far_shows_a_pause() {
+        let at = Duration::from_secs;
+        assert!(!was_paused(None, at(99)), "nothing is due");
+        assert!(!was_paused(Some(at(10)), at(12)) && was_paused(Some(at(10)), at(13)));
+    }
+
+    #[test]
     fn every_node_is_seen_once_however_many_looks_it_takes() {
         let count = 2 * NODES_AT_A_LOOK + 3;
         let spec = |node| NodeSpec { name: format!("node-{node}"), slots: Some(1), vram_bytes: None };

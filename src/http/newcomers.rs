@@ -1,6 +1,9 @@
 //! Which connections have not sent a request yet? A client has [`LOOKS`] looks, about five seconds, for the head of its first
 //! one. The server's own deadline is a point in time: after a pause of this process it had passed for clients that had sent
 //! everything, and they got 408. Looks are not counted while the process does nothing.
+//!
+//! A newcomer takes a second descriptor. There is one for it: each client counts for two, as its requests need a connection
+//! to a node, and a newcomer has none.
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -45,7 +48,7 @@ impl Newcomers {
     ///
     /// # Errors
     /// There are no more descriptors.
-    pub fn connected(&self, stream: SockRef<'_>, is_secure: bool, data: &mut Extensions) -> std::io::Result<()> {
+    pub fn connected(&self, stream: &SockRef<'_>, is_secure: bool, data: &mut Extensions) -> std::io::Result<()> {
         let newcomer = Arc::new(Newcomer { socket: Mutex::new(Some(stream.try_clone()?)) });
         let seen = Seen { newcomer: Arc::downgrade(&newcomer), looks: 0, is_secure };
         data.insert(newcomer);
@@ -97,7 +100,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (server, mut data) = (listener.accept().unwrap().0, Extensions::new());
-        newcomers.connected(SockRef::from(&server), false, &mut data).unwrap();
+        newcomers.connected(&SockRef::from(&server), false, &mut data).unwrap();
         (client, server, data)
     }
 

@@ -55,7 +55,7 @@ pub struct ListedProcess {
     pub context_length: Option<u64>,
     /// See [`ListedModel`].
     pub digest: String,
-    /// The entry as the node sent it, which is valid JSON. As text, because its value takes twenty times the memory.
+    /// The entry as the node sent it, which is valid JSON. As text, because its value takes several times the memory.
     pub said: Box<str>,
 }
 
