@@ -35,7 +35,8 @@ export const say = {
   verdict: {
     work: (running, queued, longest) => {
       const runs = running ? `${some(running, "request is", "requests are")} running` : "Nothing is running";
-      return queued ? `${runs}, ${queued} waiting, the longest for ${longest}.` : `${runs} and nothing is waiting.`;
+      if (!queued) return `${runs} and nothing is waiting.`;
+      return longest ? `${runs}, ${queued} waiting, the longest for ${longest}.` : `${runs}, ${queued} waiting.`;
     },
     good: (nodes, work) => `${nodes === 1 ? "The node is up" : `All ${nodes} nodes are up`}. ${work}`,
     down: (all, down, work) => `${down.length} of ${all} nodes ${down.length === 1 ? "is" : "are"} down: ${list(down)}. ${work}`,
@@ -95,7 +96,7 @@ export const say = {
     loading: "loading…",
     share: (model) => `${model}: share of the node's memory`,
     slots: (used, slots) => `${used} of ${slots} slots in use`,
-    free: "free slot",
+    free: "free slot", other: "a request that this gateway does not carry",
     drain: "Drain",
     drainTitle: (node) => `Drain ${node}`,
     drainText: "The node gets no further requests; what is running there may finish.",
@@ -107,9 +108,14 @@ export const say = {
   },
   queue: {
     title: "Queue", position: "Position", waited: "Waited", expected: "Expected in", why: "Why",
-    empty: "Nothing is waiting.",
+    empty: "Nothing is waiting.", emptyHere: "Nothing is waiting at this gateway.",
+    elsewhere: (count) => `${some(count, "request waits", "requests wait")} at other gateways, whose consoles list them.`,
   },
-  running: { title: "Running", since: "For", tokens: "Tokens so far", state: "State", empty: "Nothing is running." },
+  running: {
+    title: "Running", since: "For", tokens: "Tokens so far", state: "State",
+    empty: "Nothing is running.", emptyHere: "Nothing is running through this gateway.",
+    elsewhere: (count) => `${some(count, "request runs", "requests run")} through other gateways, whose consoles list them.`,
+  },
   stop: {
     title: "Stop a request",
     action: "Stop",

@@ -35,8 +35,8 @@ export default function Now({ session }) {
       ${live.nodes.length ? null : html`<p class="quiet">${say.now.noNodes}</p>`}
       <ul class="cards">${live.nodes.map((node) => html`<${NodeCard} key=${node.name} node=${node} facts=${facts.data?.get(node.name)} running=${onNode.get(node.name) ?? none} ask=${ask} />`)}</ul>
     </section>
-    <${Queue} waiting=${waiting} leftOut=${live.waiting_left_out} ask=${ask} />
-    <${Running} running=${running} leftOut=${live.running_left_out} ask=${ask} />
+    <${Queue} waiting=${waiting} leftOut=${live.waiting_left_out} elsewhere=${live.waiting_elsewhere} ask=${ask} />
+    <${Running} running=${running} leftOut=${live.running_left_out} elsewhere=${live.running_elsewhere} ask=${ask} />
     <${Still} sign=${names.join("\n")}>${() => html`<${LastHour} nodes=${names} />`}<//>
     <${Changes} changes=${live.changes} />
     <${NodeDialog} asked=${asked} close=${() => ask(null)} />

@@ -7,7 +7,7 @@ import { may } from "../session.js";
 import { say } from "../strings.js";
 import { Whose } from "./whose.js";
 
-export function Queue({ waiting, leftOut, ask }) {
+export function Queue({ waiting, leftOut, elsewhere, ask }) {
   const columns = [
     [say.queue.position, (request) => number(request.position), "number"],
     [say.user, (request) => html`<${Whose} user=${request.user_id} />`],
@@ -17,7 +17,8 @@ export function Queue({ waiting, leftOut, ask }) {
     [say.queue.why, (request) => html`<a href=${link("requests", [request.request_id])}>${request.summary}</a>`, "words"],
   ];
   if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
-  return html`<section aria-labelledby="queue"><h2 id="queue">${say.queue.title} <${Count} of=${waiting.length + leftOut} /></h2>
-    <${LongTable} caption=${say.queue.title} columns=${columns} rows=${waiting} rowKey=${(row) => row.request_id} empty=${say.queue.empty} />
+  return html`<section aria-labelledby="queue"><h2 id="queue">${say.queue.title} <${Count} of=${waiting.length + leftOut + elsewhere} /></h2>
+    ${elsewhere > 0 && html`<p class="quiet">${say.queue.elsewhere(elsewhere)}</p>`}
+    <${LongTable} caption=${say.queue.title} columns=${columns} rows=${waiting} rowKey=${(row) => row.request_id} empty=${elsewhere ? say.queue.emptyHere : say.queue.empty} />
   </section>`;
 }

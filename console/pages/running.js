@@ -7,7 +7,7 @@ import { may } from "../session.js";
 import { say } from "../strings.js";
 import { Whose } from "./whose.js";
 
-export function Running({ running, leftOut, ask }) {
+export function Running({ running, leftOut, elsewhere, ask }) {
   const columns = [
     [say.user, (request) => html`<${Whose} user=${request.user_id} />`],
     [say.model, (request) => request.model],
@@ -17,7 +17,8 @@ export function Running({ running, leftOut, ask }) {
     [say.running.state, (request) => html`<a href=${link("requests", [request.request_id])}>${request.summary}</a>`, "words"],
   ];
   if (may("operate")) columns.push([say.action, (request) => html`<button type="button" onClick=${() => ask({ request })}>${say.stop.action}</button>`]);
-  return html`<section aria-labelledby="running"><h2 id="running">${say.running.title} <${Count} of=${running.length + leftOut} /></h2>
-    <${LongTable} caption=${say.running.title} columns=${columns} rows=${running} rowKey=${(row) => row.request_id} empty=${say.running.empty} />
+  return html`<section aria-labelledby="running"><h2 id="running">${say.running.title} <${Count} of=${running.length + leftOut + elsewhere} /></h2>
+    ${elsewhere > 0 && html`<p class="quiet">${say.running.elsewhere(elsewhere)}</p>`}
+    <${LongTable} caption=${say.running.title} columns=${columns} rows=${running} rowKey=${(row) => row.request_id} empty=${elsewhere ? say.running.emptyHere : say.running.empty} />
   </section>`;
 }

@@ -11,7 +11,7 @@ function lanes(node, running) {
   const lanes = new Map(node.models.map((model) => [model.name, { model, requests: [] }]));
   for (const request of running) {
     const name = [request.model, `${request.model}:latest`].find((name) => lanes.has(name)) ?? request.model;
-    if (!lanes.has(name)) lanes.set(name, { model: { vram_bytes: 0, slots_total: 0 }, requests: [] });
+    if (!lanes.has(name)) lanes.set(name, { model: { vram_bytes: 0, slots_used: 0, slots_total: 0 }, requests: [] });
     lanes.get(name).requests.push(request);
   }
   return [...lanes];
@@ -24,8 +24,8 @@ export function Slots({ node, running, memory }) {
     ${shown.map(([name, { model, requests }]) => html`<li key=${name}>
       <span>${name}</span>
       <span class="figures">${model.vram_bytes > 0 && gigabytes(model.vram_bytes)}${memory ? ` · ${percent(model.vram_bytes / memory)}` : ""}</span>
-      <span class="hidden">${say.node.slots(requests.length, Math.max(model.slots_total, requests.length))}</span>
-      ${squares(requests, model.slots_total)}
+      <span class="hidden">${say.node.slots(used(model, requests), Math.max(model.slots_total, used(model, requests)))}</span>
+      ${squares(requests, used(model, requests), model.slots_total)}
       <span class="figures quiet">${model.tokens_per_second ? say.node.speed(decimal(model.tokens_per_second)) : ""}</span>
       ${memory && html`<progress max="1" value=${Math.min(1, model.vram_bytes / memory)} aria-label=${say.node.share(name)}></progress>`}
     </li>`)}
@@ -34,14 +34,19 @@ export function Slots({ node, running, memory }) {
   </ul>`;
 }
 
-function squares(requests, slots) {
+/** Other gateways' requests use slots as well. */
+const used = (model, requests) => Math.max(model.slots_used, requests.length);
+
+function squares(requests, used, slots) {
   const shown = requests.slice(0, MOST);
-  const free = Math.max(0, Math.min(MOST, slots) - shown.length);
+  const others = Math.min(MOST, used) - shown.length;
+  const free = Math.max(0, Math.min(MOST, slots) - shown.length - others);
   return html`<span class="squares" aria-hidden="true">
     ${shown.map((request) => html`<span key=${request.request_id} class=${`square ${colour(request.user_id)}`}
       title=${`${request.user_id} · ${request.model}`}>${[...request.user_id][0] ?? ""}</span>`)}
+    ${Array.from({ length: others }, (_, index) => html`<span key=${`other-${index}`} class="square other" title=${say.node.other}></span>`)}
     ${Array.from({ length: free }, (_, index) => html`<span key=${`free-${index}`} class="square" title=${say.node.free}></span>`)}
-    ${slots > MOST && html`<span class="figures">${requests.length} / ${slots}</span>`}
+    ${slots > MOST && html`<span class="figures">${used} / ${slots}</span>`}
   </span>`;
 }
 

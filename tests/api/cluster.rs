@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use ollama_sim::{SimConfig, SimNode};
 use serde_json::Value;
 
+use crate::events::Events;
 use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, eventually, node, spawn_app_with, stream_body, wait_for,
     wait_long_for,
@@ -198,6 +199,12 @@ async fn any_gateway_shows_what_the_one_that_schedules_sees() {
         let node = &nodes["data"][0];
         assert_eq!((&nodes["scope"], &node["in_flight"], &node["queue"]), (&"all".into(), &1.into(), &1.into()));
         assert!(node["models"].as_array().is_some_and(|models| !models.is_empty()), "{node}");
+        let live = Events::of(app).await.next_of("snapshot").await;
+        for state in ["running", "waiting"] {
+            let own = live[state].as_array().map(Vec::len).unwrap();
+            assert_eq!(live[format!("{state}_elsewhere")], 1 - own, "{live}");
+        }
+        assert_eq!(live["nodes"][0]["slots_used"], 1, "{live}");
     }
     let running =
         apps[1].get("/v1/me/requests", &key).await.json()["data"][0]["request_id"].as_str().unwrap().to_owned();

@@ -46,8 +46,9 @@ def events():
         fleet = {
             "at": "2026-11-27T00:00:00Z", "tick": tick, "nodes": [node(number, tick) for number in range(NODES)],
             "nodes_left_out": 0, "running": [request(number + 20 * tick, tick, True) for number in range(SHOWN)],
-            "running_left_out": 0, "waiting": [request(number + 20 * tick, tick, False) for number in range(SHOWN)],
-            "waiting_left_out": WAITING - SHOWN,
+            "running_left_out": 0, "running_elsewhere": 0,
+            "waiting": [request(number + 20 * tick, tick, False) for number in range(SHOWN)],
+            "waiting_left_out": WAITING - SHOWN, "waiting_elsewhere": 0,
         }
         name, fleet = ("tick", fleet) if tick else ("snapshot", fleet | {"changes": []})
         yield f"event: {name}\ndata: {json.dumps(fleet)}\n\n".encode()

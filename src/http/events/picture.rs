@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 
 use super::shapes::{ChangeRecord, LiveFleet, LiveModel, LiveNode, LiveRequests, LiveSnapshot};
-use crate::dispatch::{Question, Sight};
+use crate::dispatch::{Question, Scope, Sight};
 use crate::fleet::FleetContext;
 use crate::http::maintenance::MaintenanceRecord;
 use crate::http::open::{MostOpen, open_now};
@@ -40,12 +40,16 @@ impl Picture {
 
     /// How things stand.
     pub(super) fn live(&self, sight: Sight, tick: u64) -> LiveFleet {
-        let Sight { nodes: mut views, waiting: queue, scope, .. } = sight;
+        let Sight { nodes: mut views, waiting: queue, scope, queued, in_flight, .. } = sight;
         let nodes_left_out = views.len().saturating_sub(NODES);
         views.truncate(NODES);
         let (tokens_per_second, speeds) = self.fleet.plots.tokens_per_second();
         let open = open_now(&self.meters, &self.fleet.dispatcher, queue, REQUESTS);
         let MostOpen { running, running_left_out, waiting, waiting_left_out } = open;
+        let sees_others = scope == Scope::All && self.fleet.dispatcher.sharing().gateways > 1;
+        let elsewhere = |all: usize, own: usize| if sees_others { all.saturating_sub(own) } else { 0 };
+        let running_elsewhere = elsewhere(in_flight, running.len() + running_left_out);
+        let waiting_elsewhere = elsewhere(queued, waiting.len() + waiting_left_out);
         LiveFleet {
             at: rfc3339(self.fleet.clock.now().unix_ms),
             tick,
@@ -53,7 +57,14 @@ impl Picture {
             tokens_per_second,
             nodes: views.into_iter().map(|view| self.node(view, &speeds)).collect(),
             nodes_left_out,
-            requests: LiveRequests { running, running_left_out, waiting, waiting_left_out },
+            requests: LiveRequests {
+                running,
+                running_left_out,
+                running_elsewhere,
+                waiting,
+                waiting_left_out,
+                waiting_elsewhere,
+            },
         }
     }
 

@@ -37,17 +37,21 @@ pub struct LiveFleet {
     pub(super) requests: LiveRequests,
 }
 
-/// The open requests of this gateway.
+/// The open requests that this gateway carries, and the number of those that others carry.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct LiveRequests {
     /// The oldest first.
     pub(super) running: Vec<OpenRecord>,
     /// Running requests beyond the first 200.
     pub(super) running_left_out: usize,
+    /// Requests that run and that other gateways carry; 0 where `scope` is `own`.
+    pub(super) running_elsewhere: usize,
     /// By position.
     pub(super) waiting: Vec<OpenRecord>,
     /// Waiting requests beyond the first 200.
     pub(super) waiting_left_out: usize,
+    /// Requests that wait and that other gateways carry; 0 where `scope` is `own`.
+    pub(super) waiting_elsewhere: usize,
 }
 
 /// A node as it stands.
@@ -65,7 +69,7 @@ pub struct LiveNode {
     pub(super) version: Option<String>,
     /// Set while it is drained.
     pub(super) maintenance: Option<MaintenanceRecord>,
-    /// Requests running there, this gateway's own.
+    /// Requests running there; this gateway's own where `scope` is `own`.
     pub(super) running: u32,
     /// Waiting requests for models that it has.
     pub(super) waiting: usize,
@@ -90,7 +94,7 @@ pub struct LiveModel {
     pub(super) name: String,
     /// Bytes of video memory; 0 once it is out of memory.
     pub(super) vram_bytes: u64,
-    /// Requests that run, this gateway's own.
+    /// Requests that run; this gateway's own where `scope` is `own`.
     pub(super) slots_used: u32,
     /// Slots, of all gateways together; configured or as learned so far.
     pub(super) slots_total: u32,
