@@ -56,7 +56,7 @@ pub async fn restore(settings: &DatabaseSettings, from: &Path) -> Result<(), Sto
         return Err(failed(from, "is not a file"));
     }
     super::private::make_folder(&to)?;
-    let locked = Reserve::keep_out(&beside(&to, "reserve")).map_err(|error| failed(&to, error))?;
+    let locked = Reserve::keep_out(&to).map_err(|error| failed(&to, error))?;
     let Some(_lock) = locked else { return Err(StoreError::InUse { path: to }) };
     // Copied beside it first: a rename within a folder replaces the database at one stroke.
     let part = beside(&to, "restoring");

@@ -63,13 +63,14 @@ impl Store {
     /// When a file cannot be opened or is damaged, or the database is needed and cannot be reached.
     pub async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let file = settings.password_file.as_deref().map(PasswordFile::open).transpose()?.map(Arc::new);
-        let local = Local::open(settings).await?;
+        let (local, turn) = Local::open(settings).await?;
         if local.is_alone {
             let recovered = running::recover(&local).await?;
             if recovered > 0 {
                 tracing::warn!(requests = recovered, "requests were interrupted when the gateway last ended");
             }
         }
+        drop(turn);
         if !local.is_outbox {
             let db = Database::connect(local::options(settings)).await?;
             let reads = Database::connect(local::options(settings)).await?;

@@ -20,7 +20,7 @@ use sea_orm_migration::MigratorTrait;
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
 use super::private::{self, beside};
-use super::reserve::Reserve;
+use super::reserve::{Reserve, Turn};
 use super::rollups;
 use super::settings::{DatabaseSettings, Synchronous};
 use super::transactions::immediate;
@@ -42,16 +42,17 @@ pub(super) struct Local {
 }
 
 impl Local {
-    /// Opens and checks the local file of these settings, and brings its tables up to date.
+    /// Opens and checks the local file of these settings, and brings its tables up to date. No other gateway starts on the
+    /// file before the [`Turn`] is dropped.
     ///
     /// # Errors
     /// [`StoreError::Damaged`], or when it cannot be opened.
-    pub(super) async fn open(settings: &DatabaseSettings) -> Result<Self, StoreError> {
+    pub(super) async fn open(settings: &DatabaseSettings) -> Result<(Self, Turn), StoreError> {
         let path = settings.local_path().to_path_buf();
         private::make(&path)?;
         let is_outbox = settings.sqlite_path().is_none();
-        let opened = Reserve::open(&beside(&path, "reserve"));
-        let (reserve, is_alone) = opened.map_err(|error| StoreError::File { path: path.clone(), error })?;
+        let opened = Reserve::open(&path).await;
+        let (reserve, is_alone, turn) = opened.map_err(|error| StoreError::File { path: path.clone(), error })?;
         if !is_alone {
             tracing::warn!(
                 path = %path.display(),
@@ -88,7 +89,7 @@ impl Local {
             None => error.into(),
         })?;
         private::close_to_others(&path)?;
-        Ok(Self { db, reserve: Arc::new(reserve), is_outbox, is_alone })
+        Ok((Self { db, reserve: Arc::new(reserve), is_outbox, is_alone }, turn))
     }
 
     /// Writes a value that nobody reads, to find out whether writing works.

@@ -27,7 +27,13 @@ pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
 
 /// Removes the permissions of others on the file and on those beside it.
 pub(super) fn close_to_others(path: &Path) -> Result<(), StoreError> {
-    for path in [path.to_path_buf(), beside(path, "wal"), beside(path, "shm"), beside(path, "reserve")] {
+    for path in [
+        path.to_path_buf(),
+        beside(path, "wal"),
+        beside(path, "shm"),
+        beside(path, "reserve"),
+        beside(path, "starting"),
+    ] {
         match close(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(StoreError::File { path, error }),
             _ => {}
