@@ -8,11 +8,15 @@ mod peers;
 mod sharer;
 mod sharing;
 mod sight;
+mod ticket;
+mod word;
 
 pub(crate) use asking::Asking;
-pub use dispatcher::{Dispatcher, Grant, Interruption, Ticket};
+pub use dispatcher::Dispatcher;
 pub use errand::Errand;
 pub use load_cost::LoadCost;
 pub use sharer::Sharer;
 pub use sharing::Sharing;
 pub use sight::{Question, Scope, Sight};
+pub use ticket::Ticket;
+pub use word::{Grant, Interruption};

@@ -96,6 +96,12 @@ pub async fn observe(
     if let Some(allowed) = allowed {
         allowed.put(headers);
     }
+    put_ids(headers, id, client_id, dialect);
+    Ok(response)
+}
+
+/// Our name for the request, in Anthropic's header as well where its clients look for it, and the client's own.
+fn put_ids(headers: &mut HeaderMap, id: Uuid, client_id: Option<HeaderValue>, dialect: Dialect) {
     if let Ok(value) = HeaderValue::try_from(id.to_string()) {
         if dialect == Dialect::Anthropic {
             headers.insert(ANTHROPIC_REQUEST_ID, value.clone());
@@ -105,7 +111,6 @@ pub async fn observe(
     if let Some(client_id) = client_id {
         headers.insert(CLIENT_REQUEST_ID, client_id);
     }
-    Ok(response)
 }
 
 /// Closes the connection after an answer of a gateway that stops, as its client has to look for another one; and after a

@@ -2,7 +2,7 @@
 //!
 //! A request takes a [`RowPermit`] before it is admitted, notes its progress through it, and sends its row through it at
 //! its end. The permit is a place in a bounded queue, so sending neither waits nor fails. While rows cannot be written,
-//! there are no permits, and no request is admitted. The end of an answer is held back, 2 s at most, until the
+//! there are no permits, and no request is admitted. The end of an answer is held back, 2 s at most, or 10 s while a slow write is under way, until the
 //! [`Receipt`] confirms that its row is in the local file.
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,11 @@ use crate::clock::Clock;
 
 /// Rows that may wait for the local file, running requests included.
 const QUEUE: usize = 16_384;
-/// Longest wait for the local file.
+/// Longest wait for the local file, once a write has failed or for somebody who only reads.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Longest wait for the local file as long as no write has failed. A disk that something else keeps busy, such as a model on
+/// its way there, can take seconds; a client that is told to try again costs a node the whole answer once more.
+const SLOW_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where rows are handed in. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -43,6 +46,7 @@ pub struct RowPermit {
     place: mpsc::OwnedPermit<Entry>,
     running: Arc<Running>,
     refusals: Arc<Refusals>,
+    state: Arc<State>,
 }
 
 impl RowPermit {
@@ -53,7 +57,8 @@ impl RowPermit {
 
     /// Like [`RowPermit::note`], with a receipt that confirms when the note is in the local file.
     pub fn note_at_once(&self, row: UsageRow) -> Receipt {
-        Receipt(self.running.note_at_once(row))
+        let kept = self.running.note_at_once(row);
+        Receipt { kept, state: self.state.clone() }
     }
 
     /// Hands in the row of a request that was refused before any node was asked; nobody waits for it. Returns whether it
@@ -68,21 +73,35 @@ impl RowPermit {
     pub fn record(self, row: UsageRow) -> Receipt {
         let (done, kept) = oneshot::channel();
         self.place.send(Entry::Row(Box::new(row), done));
-        Receipt(kept)
+        Receipt { kept, state: self.state }
     }
 }
 
 /// Confirms, once it is so, that a row or a note is in the local file.
 #[derive(Debug)]
-pub struct Receipt(oneshot::Receiver<()>);
+pub struct Receipt {
+    kept: oneshot::Receiver<()>,
+    state: Arc<State>,
+}
 
 impl Receipt {
     /// Waits until the row is in the local file, where it survives the process.
     ///
     /// # Errors
-    /// [`StorageFull`] if that takes more than 2 s. The row is still written as soon as possible.
+    /// [`StorageFull`] if that takes more than 2 s and a write has failed, or more than 10 s. The row is still written as soon
+    /// as possible.
     pub async fn kept(self) -> Result<(), StorageFull> {
-        match tokio::time::timeout(PATIENCE, self.0).await {
+        self.kept_within(PATIENCE, SLOW_PATIENCE).await
+    }
+
+    async fn kept_within(mut self, patience: Duration, slow_patience: Duration) -> Result<(), StorageFull> {
+        let waited = match tokio::time::timeout(patience, &mut self.kept).await {
+            Err(_) if self.state.is_ready() => {
+                tokio::time::timeout(slow_patience.saturating_sub(patience), self.kept).await
+            }
+            waited => waited,
+        };
+        match waited {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(StorageFull),
         }
@@ -118,7 +137,8 @@ impl Recorder {
             return Err(StorageFull);
         }
         let place = self.sender.clone().try_reserve_owned().map_err(|_| StorageFull)?;
-        Ok(RowPermit { place, running: self.running.clone(), refusals: self.refusals.clone() })
+        let (running, refusals, state) = (self.running.clone(), self.refusals.clone(), self.state.clone());
+        Ok(RowPermit { place, running, refusals, state })
     }
 
     /// Whether rows can be stored: the last write succeeded, and both the disk and the queue have room.
@@ -148,5 +168,34 @@ impl Recorder {
             }
         };
         let _ = tokio::time::timeout(PATIENCE, flush).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::reserve::Reserve;
+
+    #[tokio::test]
+    async fn a_slow_write_is_waited_for_longer_than_one_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (reserve, ..) = Reserve::open(&folder.path().join("gateway.db")).await.unwrap();
+        let reserve = Arc::new(reserve);
+        let state = Arc::new(State::new(reserve.clone()));
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(5));
+        let wait = || {
+            let (done, kept) = oneshot::channel();
+            (done, Receipt { kept, state: state.clone() }.kept_within(short, long))
+        };
+        // Without its reserve the disk counts as full.
+        let (_done, full) = wait();
+        assert_eq!(tokio::time::timeout(long, full).await, Ok(Err(StorageFull)), "at once");
+        reserve.take().unwrap();
+        let (done, slow) = wait();
+        let later = async {
+            tokio::time::sleep(3 * short).await;
+            done.send(()).unwrap();
+        };
+        assert_eq!(tokio::join!(slow, later).0, Ok(()));
     }
 }
