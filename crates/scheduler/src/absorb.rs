@@ -1,9 +1,7 @@
 //! Does a free slot that every request looked at would rather not use go to one of those behind? The fourth step of a
 //! [plan](crate::plan).
 
-use crate::{
-    choose::Sought, decision::Decision, ids::Time, model::ModelId, plan::Plan, queue::Next, scheduler::Scheduler,
-};
+use crate::{choose::Sought, decision::Decision, ids::Time, model::ModelId, plan::Plan, scheduler::Scheduler};
 
 /// Only requests up to this place in the line take a slot by this rule.
 const MOST_ABSORBED: usize = 256;
@@ -34,8 +32,7 @@ impl Scheduler {
 
     /// The request `count` places behind those that were looked at, or the last one that counts.
     fn beyond(&self, plan: &Plan, model: ModelId, count: usize, now: Time) -> Option<Sought> {
-        let mut line: Vec<Next> = Vec::new();
-        self.queue.line(model, now, 0, (plan.ahead + count + 1).min(MOST_ABSORBED), &mut line);
-        line.last().and_then(|next| self.look_up(next.id, now))
+        let line = self.queue.line(model, now, 0, (plan.ahead + count + 1).min(MOST_ABSORBED));
+        line.requests.last().and_then(|next| self.look_up(next.id, now))
     }
 }

@@ -88,9 +88,8 @@ impl Scheduler {
             request.is_some_and(|request| request.is_impatient(now))
         };
         let waits_for = |model: ModelId| {
-            let mut line = Vec::new();
-            self.queue.line(model, now, MOST_FIRST, self.most_looked_at(), &mut line);
-            line.iter().any(|next| is_impatient(next.id))
+            let line = self.queue.line(model, now, MOST_FIRST, self.most_looked_at());
+            line.requests.iter().any(|next| is_impatient(next.id))
         };
         load.cause.is_some_and(is_impatient) || node.names(load.model).any(waits_for)
     }

@@ -30,7 +30,7 @@ use crate::{
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     older_first::put_older_first,
-    queue::Next,
+    queue::Line,
     room::LoadChoices,
     scheduler::Scheduler,
 };
@@ -38,9 +38,10 @@ use crate::{
 /// Requests that a plan looks at in a small fleet, and in the largest fleet.
 const LEAST_LOOK: usize = 32;
 const MOST_LOOK: usize = 128;
-/// How many requests a plan lines up at first, and how many times more whenever that was not enough.
+/// How many requests a plan lines up once the first ones have left the queue, and how many times more whenever a line was
+/// not long enough.
 const FIRST_STRETCH: usize = 8;
-const STRETCHED: usize = 4;
+const STRETCHED: usize = 2;
 /// Requests that may go first for having waited long, in one plan.
 pub(crate) const MOST_FIRST: usize = 4;
 /// One load of a model for so many nodes may be under way, however few have it: doubling alone takes six load times to
@@ -61,7 +62,7 @@ const LONGEST_PAUSE: f64 = 3.0;
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     pub(crate) forecast: Forecast,
-    line: Vec<Next>,
+    line: Line,
     /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
     /// up.
     pub(crate) options: [Option<LoadChoices>; 2],
@@ -222,34 +223,41 @@ impl Scheduler {
         let mut line = std::mem::take(&mut plan.line);
         // Usually there is one free slot, and the first request takes it.
         let first = if plan.may_load { most } else { (1 + self.fleet.of(model).vacant.len()).min(most) };
-        let (mut looked, is_done) = self.look_along(plan, &mut line, (model, first, first), now, decisions);
-        if !is_done && line.len() == first && first < most {
-            let stretch = FIRST_STRETCH.min(most);
-            looked += self.look_along(plan, &mut line, (model, stretch, most), now, decisions).0;
+        let queued = self.queue.len();
+        self.queue.renew_line(&mut line, model, now, MOST_FIRST, first);
+        let (mut looked, is_done) = self.look_along(plan, &mut line, 0, (model, first, first), now, decisions);
+        if !is_done && line.requests.len() == first && first < most {
+            let mut seen = first;
+            let mut count = first;
+            if self.queue.len() != queued {
+                (seen, count) = (0, FIRST_STRETCH.min(most));
+                self.queue.renew_line(&mut line, model, now, MOST_FIRST, count);
+            }
+            looked += self.look_along(plan, &mut line, seen, (model, count, most), now, decisions).0;
         }
         plan.line = line;
         looked
     }
 
-    /// Places the first `most` requests in line for a model. The line is made only as long as it is needed, and `count`
-    /// long at first. Returns how many requests it looked at, and whether nothing more can be done.
+    /// Places the first `most` requests in line for a model, from `index` on. The line is made only as long as it is
+    /// needed, and is `count` long at first. Returns how many requests it looked at, and whether nothing more can be done.
     fn look_along(
         &mut self,
         plan: &mut Plan,
-        line: &mut Vec<Next>,
+        line: &mut Line,
+        mut index: usize,
         (model, mut count, most): (ModelId, usize, usize),
         now: Time,
         decisions: &mut Vec<Decision>,
     ) -> (usize, bool) {
-        let (mut looked, mut index) = (0, 0);
-        self.queue.line(model, now, MOST_FIRST, count, line);
+        let mut looked = 0;
         loop {
-            if index == line.len() && line.len() == count && count < most {
-                // Nothing has left the queue since, so a longer line begins with the same requests.
-                count = (STRETCHED * count).min(most);
-                self.queue.line(model, now, MOST_FIRST, count, line);
+            if index == line.requests.len() && line.requests.len() == count && count < most {
+                // Nothing has left the queue since.
+                count = (STRETCHED * count).clamp(FIRST_STRETCH, most);
+                self.queue.lengthen(line, model, now, MOST_FIRST, count);
             }
-            let Some(next) = line.get(index).copied() else { return (looked, false) };
+            let Some(next) = line.requests.get(index).copied() else { return (looked, false) };
             index += 1;
             // A second line begins with requests that this plan has looked at already.
             let Some(sought) = self.seek_for(next, now) else { continue };
@@ -264,9 +272,9 @@ impl Scheduler {
             self.newcomer = self.newcomer.filter(|id| *id != next.id);
             plan.foretold = plan.foretold.filter(|id| *id != next.id);
             let chosen = self.choose(plan, &sought, now);
-            if line.len() == count && count < most && chosen.changes_queue(plan) {
+            if line.requests.len() == count && count < most && chosen.changes_queue(plan) {
                 count = most;
-                self.queue.line(model, now, MOST_FIRST, count, line);
+                self.queue.lengthen(line, model, now, MOST_FIRST, count);
             }
             let starts = self.place(plan, &sought, chosen, now, decisions);
             plan.ahead += usize::from(!starts);

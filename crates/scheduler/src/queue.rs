@@ -39,7 +39,7 @@ use self::{
 pub(crate) use self::{
     lane::LaneId,
     lane_queue::{Entry, LanePosition},
-    order::Next,
+    order::{Line, Next},
 };
 use crate::{
     decision::RefusalReason,

@@ -16,7 +16,7 @@ use crate::{
     model::{ModelId, Models},
     node::Node,
     prefix::PrefixMemory,
-    queue::{FairQueue, Next},
+    queue::{FairQueue, Line},
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
@@ -44,7 +44,7 @@ pub struct Scheduler {
     /// The last plan's forecast, kept to save allocations.
     pub(crate) forecast: Forecast,
     /// Kept for the same reason.
-    pub(crate) line: Vec<Next>,
+    pub(crate) line: Line,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
@@ -87,7 +87,7 @@ impl Scheduler {
             journal: Journal::default(),
             witnesses: Witnesses::default(),
             forecast: Forecast::default(),
-            line: Vec::new(),
+            line: Line::default(),
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,

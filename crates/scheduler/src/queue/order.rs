@@ -4,6 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet, BinaryHeap, btree_set},
     iter::Peekable,
+    ops::Bound,
 };
 
 use super::{
@@ -30,10 +31,34 @@ pub(crate) struct Next {
 /// A place in an order, and how many requests of its lane were taken already.
 type Begun = (Counter, u64, Seat, usize);
 
-/// A walk through an order, in which whoever is picked is charged as if it were dispatched.
-struct Walk<'a> {
-    fresh: Peekable<btree_set::Iter<'a, Turn>>,
+/// How far a walk through an order has come. Whoever is picked is charged as if it were dispatched.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    /// The last place of the order that was taken.
+    last: Option<Turn>,
     begun: BinaryHeap<Reverse<Begun>>,
+}
+
+/// A walk through an order, from where it was left.
+struct Walk<'a> {
+    fresh: Peekable<btree_set::Range<'a, Turn>>,
+    progress: Progress,
+}
+
+/// How far a walk through seats has come, and within groups.
+#[derive(Clone, Debug, Default)]
+struct Course {
+    seats: Progress,
+    within: BTreeMap<GroupId, Progress>,
+}
+
+/// The first requests in line for a model. It can be made longer as long as nothing joins or leaves the queue.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Line {
+    pub(crate) requests: Vec<Next>,
+    /// How many of them go first by right.
+    by_right: usize,
+    course: Course,
 }
 
 impl FairQueue {
@@ -45,7 +70,7 @@ impl FairQueue {
             let ranked = begun.entry(id).or_insert_with(|| queue.iter()).next()?;
             Some((ranked, ahead + 1 < queue.len()))
         };
-        self.merge(&self.turns, |group| Some(&group.turns), &mut nth, &mut |id, _| {
+        self.merge(&mut Course::default(), &self.turns, |group| Some(&group.turns), &mut nth, &mut |id, _| {
             into.push(id);
             into.len() < count
         });
@@ -53,42 +78,62 @@ impl FairQueue {
 
     /// The same for one model. Requests that may go first come before the others: at most `most_first`, longest overdue
     /// first.
-    pub(crate) fn line(&self, model: ModelId, now: Time, most_first: usize, count: usize, into: &mut Vec<Next>) {
-        into.clear();
-        let Some(turns) = self.of_model.get(model.0) else { return };
-        let due = self.dues[model.0].iter().take_while(|(due, _)| *due <= now).take(most_first.min(count));
-        into.extend(due.filter_map(|(_, seat)| {
+    pub(crate) fn line(&self, model: ModelId, now: Time, most_first: usize, count: usize) -> Line {
+        let mut line = Line::default();
+        self.renew_line(&mut line, model, now, most_first, count);
+        line
+    }
+
+    /// The same, in the memory of an earlier line.
+    pub(crate) fn renew_line(&self, line: &mut Line, model: ModelId, now: Time, most_first: usize, count: usize) {
+        line.requests.clear();
+        line.course.clear();
+        let due = self.dues.get(model.0).into_iter().flatten().take_while(|(due, _)| *due <= now);
+        line.requests.extend(due.take(most_first.min(count)).filter_map(|(_, seat)| {
             let lane = match seat {
                 Seat::Lane(lane) => *lane,
                 Seat::Group(group) => self.groups[group.0].dues.get(&model)?.first()?.1,
             };
             Some(Next { id: self.lanes[lane.0].waiting.oldest()?.id, by_right: Some(lane), ahead: 0 })
         }));
-        let first = into.len();
-        if first >= count {
-            return;
+        line.by_right = line.requests.len();
+        self.go_along(line, model, count);
+    }
+
+    /// Makes a line longer. It must be for the same model and `most_first`, and nothing may have joined or left the queue
+    /// since it was begun.
+    pub(crate) fn lengthen(&self, line: &mut Line, model: ModelId, now: Time, most_first: usize, count: usize) {
+        if line.by_right == line.requests.len() {
+            // More of those who go first may follow.
+            return self.renew_line(line, model, now, most_first, count);
         }
+        self.go_along(line, model, count);
+    }
+
+    fn go_along(&self, Line { requests, by_right, course }: &mut Line, model: ModelId, count: usize) {
+        let Some(turns) = self.of_model.get(model.0).filter(|_| requests.len() < count) else { return };
         let mut nth = |id: LaneId, ahead: usize| self.lanes[id.0].waiting.nth_of_model(model, ahead);
-        self.merge(turns, |group| group.of_model.get(&model), &mut nth, &mut |id, ahead| {
+        self.merge(course, turns, |group| group.of_model.get(&model), &mut nth, &mut |id, ahead| {
             // Those who go first by right have their place in the order as well.
-            if into[..first].iter().all(|next| next.id != id) {
-                into.push(Next { id, by_right: None, ahead });
+            if requests[..*by_right].iter().all(|next| next.id != id) {
+                requests.push(Next { id, by_right: None, ahead });
             }
-            into.len() < count
+            requests.len() < count
         });
     }
 
     /// Walks through seats by turn, within a group by its own order, which `of_group` finds, and through each lane with
     /// `nth`, which is asked for a lane's requests one after the other, by how many were taken before, and also says
-    /// whether there are more. Stops when `take` has enough.
+    /// whether there are more. Stops when `take` has enough, and goes on from there if it is called again.
     fn merge(
         &self,
+        course: &mut Course,
         turns: &BTreeSet<Turn>,
         of_group: impl Fn(&Group) -> Option<&BTreeSet<Turn>>,
         nth: &mut impl FnMut(LaneId, usize) -> Option<(Ranked, bool)>,
         take: &mut dyn FnMut(RequestId, usize) -> bool,
     ) {
-        let mut walk = Walk::through(turns);
+        let mut walk = Walk::through(turns, std::mem::take(&mut course.seats));
         let mut within: BTreeMap<GroupId, Walk<'_>> = BTreeMap::new();
         while let Some(place) = walk.next() {
             let picked = match place {
@@ -96,22 +141,26 @@ impl FairQueue {
                 (counter, joined, Seat::Group(id), ..) => {
                     let group = &self.groups[id.0];
                     let Some(turns) = of_group(group) else { continue };
-                    let inner = within.entry(id).or_insert_with(|| Walk::through(turns));
+                    let inner = within
+                        .entry(id)
+                        .or_insert_with(|| Walk::through(turns, course.within.remove(&id).unwrap_or_default()));
                     let Some(place) = inner.next() else { continue };
                     let picked = self.pick(place, inner, nth);
                     let cost = picked.map_or(0.0, |(ranked, _)| ranked.cost);
                     // Charged as if it were dispatched, so that the next pick is another group's if that is entitled to
                     // it.
                     let counter = Counter(counter.0 + cost / group.standing.weight);
-                    walk.begun.push(Reverse((counter, joined, Seat::Group(id), 0)));
+                    walk.progress.begun.push(Reverse((counter, joined, Seat::Group(id), 0)));
                     picked
                 }
             };
             let Some((ranked, ahead)) = picked else { continue };
             if !take(ranked.id, ahead) {
-                return;
+                break;
             }
         }
+        course.seats = walk.progress;
+        course.within.extend(within.into_iter().map(|(id, walk)| (id, walk.progress)));
     }
 
     /// The next request of the lane at this place, and how many of the same user are ahead of it. The lane goes on later in
@@ -126,7 +175,7 @@ impl FairQueue {
         let (ranked, has_more) = nth(id, ahead)?;
         if has_more {
             let counter = Counter(counter.0 + ranked.cost / self.lanes[id.0].standing.weight);
-            walk.begun.push(Reverse((counter, joined, seat, ahead + 1)));
+            walk.progress.begun.push(Reverse((counter, joined, seat, ahead + 1)));
         }
         Some((ranked, ahead))
     }
@@ -155,22 +204,37 @@ impl FairQueue {
     }
 }
 
+impl Course {
+    /// Back to the beginning, in the same memory.
+    fn clear(&mut self) {
+        self.seats.last = None;
+        self.seats.begun.clear();
+        self.within.clear();
+    }
+}
+
 impl<'a> Walk<'a> {
-    fn through(turns: &'a BTreeSet<Turn>) -> Self {
-        Self { fresh: turns.iter().peekable(), begun: BinaryHeap::new() }
+    fn through(turns: &'a BTreeSet<Turn>, progress: Progress) -> Self {
+        let fresh = match progress.last {
+            Some(last) => turns.range((Bound::Excluded(last), Bound::Unbounded)),
+            None => turns.range(..),
+        };
+        Self { fresh: fresh.peekable(), progress }
     }
 
     fn next(&mut self) -> Option<Begun> {
-        let is_fresh_first = match (self.fresh.peek(), self.begun.peek()) {
+        let is_fresh_first = match (self.fresh.peek(), self.progress.begun.peek()) {
             (Some((counter, joined, _)), Some(Reverse((other, other_joined, ..)))) => {
                 (counter, joined) < (other, other_joined)
             }
             (next, _) => next.is_some(),
         };
         if is_fresh_first {
-            self.fresh.next().map(|(counter, joined, seat)| (*counter, *joined, *seat, 0))
+            let turn = *self.fresh.next()?;
+            self.progress.last = Some(turn);
+            Some((turn.0, turn.1, turn.2, 0))
         } else {
-            self.begun.pop().map(|Reverse(place)| place)
+            self.progress.begun.pop().map(|Reverse(place)| place)
         }
     }
 }

@@ -125,8 +125,7 @@ fn who_waited_a_minute_may_go_first_once_a_minute() {
     queue.push(2, "flood", 1.0, at(0));
     queue.push(3, "other", 1.0, at(30));
     let due = |queue: &Queue, now| {
-        let mut line = Vec::new();
-        queue.0.line(MODEL, now, 4, 10, &mut line);
+        let line = queue.0.line(MODEL, now, 4, 10).requests;
         line.iter().filter(|next| next.by_right.is_some()).map(|next| next.id.0).collect::<Vec<_>>()
     };
     assert!(due(&queue, at(59)).is_empty());
@@ -186,11 +185,30 @@ fn what_a_request_cost_is_charged_to_its_user_and_its_group() {
 }
 
 #[test]
+fn a_line_that_is_made_longer_in_steps_is_the_one_made_at_once() {
+    let mut queue = in_groups(2.0);
+    for (id, user, cost) in [(8, "c", 3.0), (9, "c", 0.5), (10, "d", 1.5), (11, "c", 1.0)] {
+        queue.push(id, user, cost, at(id));
+    }
+    // Nobody, some and all may go first by right.
+    for now in [0, 69, 1000].map(at) {
+        let whole = queue.0.line(MODEL, now, 4, 11).requests;
+        assert_eq!(whole.len(), 11);
+        for step in 1..4 {
+            let mut line = queue.0.line(MODEL, now, 4, step);
+            for count in (step..=11).step_by(step) {
+                queue.0.lengthen(&mut line, MODEL, now, 4, count);
+                assert_eq!(line.requests, whole[..count], "at {now:?} in steps of {step}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_group_goes_first_by_right_once_a_minute_whichever_of_its_users_does() {
     let mut queue = in_groups(1.0);
     let due = |queue: &Queue, now| {
-        let mut line = Vec::new();
-        queue.0.line(MODEL, now, 4, 10, &mut line);
+        let line = queue.0.line(MODEL, now, 4, 10).requests;
         line.iter().filter(|next| next.by_right.is_some()).map(|next| next.id.0).collect::<Vec<_>>()
     };
     assert!(due(&queue, at(59)).is_empty());
