@@ -21,9 +21,15 @@ impl FairQueue {
 
     /// Whether a user runs as many requests of a model as one user may.
     pub(crate) fn has_its_share(&self, lane: LaneId, model: ModelId, slots: usize, now: Time) -> bool {
-        let running = self.lanes[lane.0].running_of.get(&model).copied().unwrap_or(0);
         let most_kept = if slots < LEAST_SHARED { 0 } else { slots / 2 };
-        if most_kept == 0 || running < slots - most_kept {
+        let most = slots - most_kept;
+        let lane_state = &self.lanes[lane.0];
+        // Hardly anybody has so many requests running, of whichever models.
+        if most_kept == 0 || lane_state.standing.running < most {
+            return false;
+        }
+        let running = lane_state.running_of.get(&model).copied().unwrap_or(0);
+        if running < most {
             return false;
         }
         let waits = |other: &LaneId| self.lanes[other.0].waiting.waits_for(model);
