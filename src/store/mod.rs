@@ -40,6 +40,7 @@ mod recorder;
 mod refusals;
 mod renewal;
 mod report;
+mod report_query;
 mod reserve;
 mod revocation;
 mod role;

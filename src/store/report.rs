@@ -2,15 +2,14 @@
 //! rows, and covers days whose rows are gone.
 use std::time::Duration;
 
-use entity::usage_rollup::{Column, Entity};
-use entity::usage_total;
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement};
+use entity::usage_rollup::Column;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value};
 use serde::{Deserialize, Serialize};
 
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
+use super::report_query::select;
 use super::transactions::begin_patiently;
 
 /// Longest wait for a report: years of many users have a million daily sums.
@@ -53,7 +52,7 @@ impl Dimension {
         }
     }
 
-    fn column(self) -> Column {
+    pub(super) fn column(self) -> Column {
         match self {
             Self::User => Column::UserId,
             Self::Key => Column::KeyId,
@@ -89,7 +88,7 @@ impl Label {
         })
     }
 
-    fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         match self {
             Self::Day(day) => (*day).into(),
             Self::Name(name) => name.as_str().into(),
@@ -133,7 +132,7 @@ pub struct Sums {
     pub decode_ms: i64,
 }
 
-const SUMS: [&str; 9] = [
+pub(super) const SUMS: [&str; 9] = [
     "requests",
     "refused",
     "prompt_tokens",
@@ -227,7 +226,7 @@ async fn page(
     after: Option<&[Label]>,
     limit: u64,
 ) -> Result<(Vec<Group>, bool), DbErr> {
-    let rows = db.query_all(&select(db.get_database_backend(), report, after, limit.saturating_add(1))).await?;
+    let rows = db.query_all(&select(report, after, limit.saturating_add(1))).await?;
     let more = rows.len() as u64 > limit;
     let group = |row: &QueryResult| {
         let labels = report.group_by.iter().enumerate();
@@ -236,57 +235,4 @@ async fn page(
     };
     let page = rows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
-}
-
-impl Report {
-    /// Whether it tells no users apart, so that the sums of all users are enough.
-    fn is_of_all_users(&self) -> bool {
-        let mut dimensions = self.group_by.iter().chain(self.only.iter().map(|(dimension, _)| dimension));
-        !dimensions.any(|dimension| matches!(dimension, Dimension::User | Dimension::Key))
-    }
-}
-
-pub(super) fn select(
-    backend: DatabaseBackend,
-    report: &Report,
-    after: Option<&[Label]>,
-    limit: u64,
-) -> SelectStatement {
-    let mut select = Query::select();
-    if report.is_of_all_users() {
-        select.from(usage_total::Entity);
-    } else {
-        select.from(Entity);
-    }
-    select.limit(limit);
-    for column in report.group_by.iter().map(|dimension| dimension.column()) {
-        select.column(column).group_by_col(column).order_by(column, Order::Asc);
-    }
-    for sum in SUMS {
-        select.expr(Expr::cust(sum_of(sum)));
-    }
-    // A page of users needs only their sums, which an index keeps together. SQLite would begin with the days, of which it
-    // would need all; the sign takes that index from it.
-    let is_user_by_user = report.group_by == [Dimension::User] && backend == DatabaseBackend::Sqlite;
-    let day = || if is_user_by_user { Expr::cust("+day") } else { Expr::col(Column::Day) };
-    let mut filter = Cond::all()
-        .add_option(report.from_day.map(|from| day().gte(from)))
-        .add_option(report.to_day.map(|to| day().lt(to)));
-    for (dimension, name) in &report.only {
-        filter = filter.add(Expr::col(dimension.column()).eq(name.as_str()));
-    }
-    if let Some(after) = after {
-        let here = Expr::tuple(report.group_by.iter().map(|dimension| Expr::col(dimension.column())));
-        filter = filter.add(here.gt(Expr::tuple(after.iter().map(|label| Expr::val(label.value())))));
-    }
-    select.cond_where(filter).to_owned()
-}
-
-/// The SQL of a sum. Postgres sums bigints to NUMERIC, and no rows at all to null; the cast and the zero mend both.
-fn sum_of(sum: &str) -> String {
-    let (refused, column) = match sum {
-        "refused" => ("=", "requests"),
-        column => ("<>", column),
-    };
-    format!("CAST(coalesce(sum(CASE WHEN status {refused} 'refused' THEN {column} ELSE 0 END), 0) AS bigint)")
 }
