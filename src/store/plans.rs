@@ -8,8 +8,7 @@ use sea_orm_migration::MigratorTrait;
 
 use super::comparison::comparison;
 use super::group_spent::sums_of_days;
-use super::report::{Dimension, Label, Report};
-use super::report_query::select;
+use super::report_query::{Dimension, Label, Report, select};
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
 use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};

@@ -2,112 +2,16 @@
 //! rows, and covers days whose rows are gone.
 use std::time::Duration;
 
-use entity::usage_rollup::Column;
-use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value};
-use serde::{Deserialize, Serialize};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult};
 
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
-use super::report_query::select;
+use super::report_query::{Label, Report, select};
 use super::transactions::begin_patiently;
 
 /// Longest wait for a report: years of many users have a million daily sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a report can group and filter usage by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dimension {
-    /// The user.
-    User,
-    /// The id of the key.
-    Key,
-    /// The model, as the client spelled it.
-    Model,
-    /// The node that was asked last.
-    Node,
-    /// The UTC day of arrival.
-    Day,
-    /// How the requests ended.
-    Status,
-    /// The group under whose limits they were admitted.
-    Group,
-}
-
-impl Dimension {
-    /// All of them.
-    pub const ALL: [Self; 7] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status, Self::Group];
-
-    /// The word in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Key => "key",
-            Self::Model => "model",
-            Self::Node => "node",
-            Self::Day => "day",
-            Self::Status => "status",
-            Self::Group => "group",
-        }
-    }
-
-    pub(super) fn column(self) -> Column {
-        match self {
-            Self::User => Column::UserId,
-            Self::Key => Column::KeyId,
-            Self::Model => Column::Model,
-            Self::Node => Column::Node,
-            Self::Day => Column::Day,
-            Self::Status => Column::Status,
-            Self::Group => Column::GroupId,
-        }
-    }
-}
-
-/// A group's value in one dimension.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Label {
-    /// A UTC day, in days since 1970-01-01.
-    Day(i32),
-    /// The value of any other dimension; empty if the requests had none.
-    Name(String),
-}
-
-impl Label {
-    /// Whether it can be a value of this dimension.
-    pub fn is_of(&self, dimension: Dimension) -> bool {
-        matches!(self, Self::Day(_)) == (dimension == Dimension::Day)
-    }
-
-    fn read(row: &QueryResult, index: usize, dimension: Dimension) -> Result<Self, DbErr> {
-        Ok(match dimension {
-            Dimension::Day => Self::Day(row.try_get_by_index(index)?),
-            _ => Self::Name(row.try_get_by_index(index)?),
-        })
-    }
-
-    pub(super) fn value(&self) -> Value {
-        match self {
-            Self::Day(day) => (*day).into(),
-            Self::Name(name) => name.as_str().into(),
-        }
-    }
-}
-
-/// What a report should cover, and how it groups.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// What to group by, which is also the order of the groups. Empty = one group of everything.
-    pub group_by: Vec<Dimension>,
-    /// The first day, in days since 1970-01-01; `None` = from the beginning.
-    pub from_day: Option<i32>,
-    /// The first day that is not included; `None` = no end.
-    pub to_day: Option<i32>,
-    /// Only usage with these values, at most one for each dimension. An empty name = usage without a value.
-    pub only: Vec<(Dimension, String)>,
-}
 
 /// Sums of usage. Refused requests are counted apart and add to nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -132,20 +36,8 @@ pub struct Sums {
     pub decode_ms: i64,
 }
 
-pub(super) const SUMS: [&str; 9] = [
-    "requests",
-    "refused",
-    "prompt_tokens",
-    "completion_tokens",
-    "queue_ms",
-    "duration_ms",
-    "load_ms",
-    "prefill_ms",
-    "decode_ms",
-];
-
 impl Sums {
-    /// Reads [`SUMS`] from the columns that begin at index `first`.
+    /// Reads the sums of [`select`] from the columns that begin at index `first`.
     fn read(row: &QueryResult, first: usize) -> Result<Self, DbErr> {
         let sum = |index: usize| row.try_get_by_index::<i64>(first + index);
         Ok(Self {

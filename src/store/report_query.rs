@@ -1,4 +1,4 @@
-//! Which sums does the database have to read for a page of a report?
+//! What can be asked of a report, and which sums does the database have to read for a page of it?
 //!
 //! | the report | reads |
 //! |---|---|
@@ -15,8 +15,115 @@ use entity::usage_total;
 use sea_orm::sea_query::{
     CommonTableExpression, Cond, Expr, ExprTrait, JoinType, Order, Query, SelectStatement, UnionType, WithClause,
 };
+use sea_orm::{DbErr, QueryResult, Value};
+use serde::{Deserialize, Serialize};
 
-use super::report::{Dimension, Label, Report, SUMS};
+/// What a report can group and filter usage by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dimension {
+    /// The user.
+    User,
+    /// The id of the key.
+    Key,
+    /// The model, as the client spelled it.
+    Model,
+    /// The node that was asked last.
+    Node,
+    /// The UTC day of arrival.
+    Day,
+    /// How the requests ended.
+    Status,
+    /// The group under whose limits they were admitted.
+    Group,
+}
+
+impl Dimension {
+    /// All of them.
+    pub const ALL: [Self; 7] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status, Self::Group];
+
+    /// The word in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Key => "key",
+            Self::Model => "model",
+            Self::Node => "node",
+            Self::Day => "day",
+            Self::Status => "status",
+            Self::Group => "group",
+        }
+    }
+
+    fn column(self) -> Column {
+        match self {
+            Self::User => Column::UserId,
+            Self::Key => Column::KeyId,
+            Self::Model => Column::Model,
+            Self::Node => Column::Node,
+            Self::Day => Column::Day,
+            Self::Status => Column::Status,
+            Self::Group => Column::GroupId,
+        }
+    }
+}
+
+/// A group's value in one dimension.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Label {
+    /// A UTC day, in days since 1970-01-01.
+    Day(i32),
+    /// The value of any other dimension; empty if the requests had none.
+    Name(String),
+}
+
+impl Label {
+    /// Whether it can be a value of this dimension.
+    pub fn is_of(&self, dimension: Dimension) -> bool {
+        matches!(self, Self::Day(_)) == (dimension == Dimension::Day)
+    }
+
+    pub(super) fn read(row: &QueryResult, index: usize, dimension: Dimension) -> Result<Self, DbErr> {
+        Ok(match dimension {
+            Dimension::Day => Self::Day(row.try_get_by_index(index)?),
+            _ => Self::Name(row.try_get_by_index(index)?),
+        })
+    }
+
+    fn value(&self) -> Value {
+        match self {
+            Self::Day(day) => (*day).into(),
+            Self::Name(name) => name.as_str().into(),
+        }
+    }
+}
+
+/// What a report should cover, and how it groups.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What to group by, which is also the order of the groups. Empty = one group of everything.
+    pub group_by: Vec<Dimension>,
+    /// The first day, in days since 1970-01-01; `None` = from the beginning.
+    pub from_day: Option<i32>,
+    /// The first day that is not included; `None` = no end.
+    pub to_day: Option<i32>,
+    /// Only usage with these values, at most one for each dimension. An empty name = usage without a value.
+    pub only: Vec<(Dimension, String)>,
+}
+
+/// The columns after the labels.
+const SUMS: [&str; 9] = [
+    "requests",
+    "refused",
+    "prompt_tokens",
+    "completion_tokens",
+    "queue_ms",
+    "duration_ms",
+    "load_ms",
+    "prefill_ms",
+    "decode_ms",
+];
 
 /// All users or keys in order, of which the database finds one after the other.
 const NAMES: &str = "names";
