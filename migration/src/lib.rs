@@ -22,6 +22,7 @@ mod m20261127_000500_maintenance;
 mod m20261127_000600_scheduler_lease;
 mod m20261127_000800_gateway_busy;
 mod m20261127_000900_usage_totals;
+mod m20261128_000100_usage_by_key;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
@@ -52,6 +53,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000600_scheduler_lease::Migration),
             Box::new(m20261127_000800_gateway_busy::Migration),
             Box::new(m20261127_000900_usage_totals::Migration),
+            Box::new(m20261128_000100_usage_by_key::Migration),
         ]
     }
 }

@@ -2,7 +2,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use entity::{usage_rollup, user};
+use entity::{usage_total, user};
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QuerySelect};
 
@@ -90,9 +90,9 @@ impl Accounts {
 
     /// Tokens of the day and of the month, by the id in usage.
     async fn used_by(&self, groups: &[Arc<UserGroup>], now: Moment) -> Result<HashMap<String, UsedLately>, StoreError> {
-        use usage_rollup::Column::{CompletionTokens, Day, GroupId, PromptTokens};
+        use usage_total::Column::{CompletionTokens, Day, GroupId, PromptTokens};
         let (today, first) = (now.day(), Month::of_day(now.day()).first_day());
-        let sums = usage_rollup::Entity::find()
+        let sums = usage_total::Entity::find()
             .filter(GroupId.is_in(groups.iter().map(|group| &**group.usage_id())))
             .filter(Day.between(first, today))
             .select_only()

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use entity::usage::{Column, Entity};
-use entity::{outbox, swept_token, usage_rollup};
+use entity::{outbox, swept_token, usage_total};
 use sea_orm::sea_query::ExprTrait;
 use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, Select};
 
@@ -92,10 +92,11 @@ pub(super) async fn spent_by_groups(store: &Store, now: Moment) -> Result<SpentB
     Ok(spent)
 }
 
-/// The tokens of some days by group and day, from the daily sums.
-pub(super) fn sums_of_days(first: i32, last: i32) -> Select<usage_rollup::Entity> {
-    use usage_rollup::Column;
-    usage_rollup::Entity::find()
+/// The tokens of some days by group and day, from the daily sums over all users: with the sums of each user, a month of
+/// large groups would delay the start by seconds.
+pub(super) fn sums_of_days(first: i32, last: i32) -> Select<usage_total::Entity> {
+    use usage_total::Column;
+    usage_total::Entity::find()
         .filter(Column::GroupId.gt(""))
         .filter(Column::Day.between(first, last))
         .select_only()

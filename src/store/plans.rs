@@ -8,7 +8,7 @@ use sea_orm_migration::MigratorTrait;
 
 use super::comparison::comparison;
 use super::group_spent::sums_of_days;
-use super::report::{Dimension, Label, Report, select};
+use super::report_query::{Dimension, Label, Report, select};
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
 use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};
@@ -39,10 +39,8 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         only: only.to_vec(),
     };
     let page_in_sql = |report: &Report, after: Option<&[Label]>| match backend {
-        DatabaseBackend::Sqlite => {
-            select(backend, report, after, 100).to_string(sea_orm::sea_query::SqliteQueryBuilder)
-        }
-        _ => select(backend, report, after, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder),
+        DatabaseBackend::Sqlite => select(report, after, 100).to_string(sea_orm::sea_query::SqliteQueryBuilder),
+        _ => select(report, after, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder),
     };
     let in_sql = |report: &Report| page_in_sql(report, None);
     let in_sql_after_ann = |report: &Report| page_in_sql(report, Some(&[Label::Name("ann".to_owned())]));
@@ -52,6 +50,8 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         DatabaseBackend::Sqlite => &["usage_totals USING INDEX", "usage_totals USING PRIMARY KEY"],
         _ => &["usage_totals_pkey"],
     };
+    let of_key = &["usage_rollups_key"];
+    let key_1 = (Dimension::Key, "key_1".to_owned());
     let lab = (Dimension::Group, "lab".to_owned());
     let ann = (Dimension::User, "ann".to_owned());
     vec![
@@ -66,7 +66,11 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         ("a month by model", in_sql(&report(&[Dimension::Model], &[])), totals),
         ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), totals),
         ("a page of users", in_sql_after_ann(&report(&[Dimension::User], &[])), sums_of_user),
-        ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), key),
+        ("users and their models", in_sql(&report(&[Dimension::User, Dimension::Model], &[])), sums_of_user),
+        ("a page of keys", in_sql_after_ann(&report(&[Dimension::Key], &[])), of_key),
+        ("keys and their days", in_sql(&report(&[Dimension::Key, Dimension::Day], &[])), of_key),
+        ("a key's month by day", in_sql(&report(&[Dimension::Day], &[key_1])), of_key),
+        ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), totals),
         ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann])), sums_of_user),
     ]
 }

@@ -2,113 +2,16 @@
 //! rows, and covers days whose rows are gone.
 use std::time::Duration;
 
-use entity::usage_rollup::{Column, Entity};
-use entity::usage_total;
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult, Value};
-use serde::{Deserialize, Serialize};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult};
 
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
+use super::report_query::{Label, Report, select};
 use super::transactions::begin_patiently;
 
 /// Longest wait for a report: years of many users have a million daily sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
-
-/// What a report can group and filter usage by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dimension {
-    /// The user.
-    User,
-    /// The id of the key.
-    Key,
-    /// The model, as the client spelled it.
-    Model,
-    /// The node that was asked last.
-    Node,
-    /// The UTC day of arrival.
-    Day,
-    /// How the requests ended.
-    Status,
-    /// The group under whose limits they were admitted.
-    Group,
-}
-
-impl Dimension {
-    /// All of them.
-    pub const ALL: [Self; 7] = [Self::User, Self::Key, Self::Model, Self::Node, Self::Day, Self::Status, Self::Group];
-
-    /// The word in the API.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Key => "key",
-            Self::Model => "model",
-            Self::Node => "node",
-            Self::Day => "day",
-            Self::Status => "status",
-            Self::Group => "group",
-        }
-    }
-
-    fn column(self) -> Column {
-        match self {
-            Self::User => Column::UserId,
-            Self::Key => Column::KeyId,
-            Self::Model => Column::Model,
-            Self::Node => Column::Node,
-            Self::Day => Column::Day,
-            Self::Status => Column::Status,
-            Self::Group => Column::GroupId,
-        }
-    }
-}
-
-/// A group's value in one dimension.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Label {
-    /// A UTC day, in days since 1970-01-01.
-    Day(i32),
-    /// The value of any other dimension; empty if the requests had none.
-    Name(String),
-}
-
-impl Label {
-    /// Whether it can be a value of this dimension.
-    pub fn is_of(&self, dimension: Dimension) -> bool {
-        matches!(self, Self::Day(_)) == (dimension == Dimension::Day)
-    }
-
-    fn read(row: &QueryResult, index: usize, dimension: Dimension) -> Result<Self, DbErr> {
-        Ok(match dimension {
-            Dimension::Day => Self::Day(row.try_get_by_index(index)?),
-            _ => Self::Name(row.try_get_by_index(index)?),
-        })
-    }
-
-    fn value(&self) -> Value {
-        match self {
-            Self::Day(day) => (*day).into(),
-            Self::Name(name) => name.as_str().into(),
-        }
-    }
-}
-
-/// What a report should cover, and how it groups.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// What to group by, which is also the order of the groups. Empty = one group of everything.
-    pub group_by: Vec<Dimension>,
-    /// The first day, in days since 1970-01-01; `None` = from the beginning.
-    pub from_day: Option<i32>,
-    /// The first day that is not included; `None` = no end.
-    pub to_day: Option<i32>,
-    /// Only usage with these values, at most one for each dimension. An empty name = usage without a value.
-    pub only: Vec<(Dimension, String)>,
-}
 
 /// Sums of usage. Refused requests are counted apart and add to nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,20 +36,8 @@ pub struct Sums {
     pub decode_ms: i64,
 }
 
-const SUMS: [&str; 9] = [
-    "requests",
-    "refused",
-    "prompt_tokens",
-    "completion_tokens",
-    "queue_ms",
-    "duration_ms",
-    "load_ms",
-    "prefill_ms",
-    "decode_ms",
-];
-
 impl Sums {
-    /// Reads [`SUMS`] from the columns that begin at index `first`.
+    /// Reads the sums of [`select`] from the columns that begin at index `first`.
     fn read(row: &QueryResult, first: usize) -> Result<Self, DbErr> {
         let sum = |index: usize| row.try_get_by_index::<i64>(first + index);
         Ok(Self {
@@ -227,7 +118,7 @@ async fn page(
     after: Option<&[Label]>,
     limit: u64,
 ) -> Result<(Vec<Group>, bool), DbErr> {
-    let rows = db.query_all(&select(db.get_database_backend(), report, after, limit.saturating_add(1))).await?;
+    let rows = db.query_all(&select(report, after, limit.saturating_add(1))).await?;
     let more = rows.len() as u64 > limit;
     let group = |row: &QueryResult| {
         let labels = report.group_by.iter().enumerate();
@@ -236,57 +127,4 @@ async fn page(
     };
     let page = rows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
-}
-
-impl Report {
-    /// Whether it tells no users apart, so that the sums of all users are enough.
-    fn is_of_all_users(&self) -> bool {
-        let mut dimensions = self.group_by.iter().chain(self.only.iter().map(|(dimension, _)| dimension));
-        !dimensions.any(|dimension| matches!(dimension, Dimension::User | Dimension::Key))
-    }
-}
-
-pub(super) fn select(
-    backend: DatabaseBackend,
-    report: &Report,
-    after: Option<&[Label]>,
-    limit: u64,
-) -> SelectStatement {
-    let mut select = Query::select();
-    if report.is_of_all_users() {
-        select.from(usage_total::Entity);
-    } else {
-        select.from(Entity);
-    }
-    select.limit(limit);
-    for column in report.group_by.iter().map(|dimension| dimension.column()) {
-        select.column(column).group_by_col(column).order_by(column, Order::Asc);
-    }
-    for sum in SUMS {
-        select.expr(Expr::cust(sum_of(sum)));
-    }
-    // A page of users needs only their sums, which an index keeps together. SQLite would begin with the days, of which it
-    // would need all; the sign takes that index from it.
-    let is_user_by_user = report.group_by == [Dimension::User] && backend == DatabaseBackend::Sqlite;
-    let day = || if is_user_by_user { Expr::cust("+day") } else { Expr::col(Column::Day) };
-    let mut filter = Cond::all()
-        .add_option(report.from_day.map(|from| day().gte(from)))
-        .add_option(report.to_day.map(|to| day().lt(to)));
-    for (dimension, name) in &report.only {
-        filter = filter.add(Expr::col(dimension.column()).eq(name.as_str()));
-    }
-    if let Some(after) = after {
-        let here = Expr::tuple(report.group_by.iter().map(|dimension| Expr::col(dimension.column())));
-        filter = filter.add(here.gt(Expr::tuple(after.iter().map(|label| Expr::val(label.value())))));
-    }
-    select.cond_where(filter).to_owned()
-}
-
-/// The SQL of a sum. Postgres sums bigints to NUMERIC, and no rows at all to null; the cast and the zero mend both.
-fn sum_of(sum: &str) -> String {
-    let (refused, column) = match sum {
-        "refused" => ("=", "requests"),
-        column => ("<>", column),
-    };
-    format!("CAST(coalesce(sum(CASE WHEN status {refused} 'refused' THEN {column} ELSE 0 END), 0) AS bigint)")
 }

@@ -320,7 +320,7 @@ async fn a_report_can_be_narrowed_and_is_paged_in_the_order_of_its_groups() {
         for (filter, keeps) in filters {
             let kept: Vec<Model> = rows.iter().filter(|row| keeps(row)).cloned().collect();
             assert!(!kept.is_empty(), "{filter}");
-            for group_by in [&["user"][..], &["day", "node", "key"]] {
+            for group_by in [&["user"][..], &["day", "node", "key"], &["user", "model"], &["key", "user", "day"]] {
                 let query = format!("{filter}&group_by={}", group_by.join(","));
                 let (groups, total) = report(&app, &query, 7).await;
                 let (expected_groups, expected_total) = expected(&kept, group_by);
@@ -338,6 +338,43 @@ async fn a_report_can_be_narrowed_and_is_paged_in_the_order_of_its_groups() {
         for empty in ["user=nobody", "from=2999-01-01", "from=2024-10-06&to=2024-10-05"] {
             assert_eq!(report(&app, empty, 10).await, (Vec::new(), nothing()), "{empty}");
             assert!(table(&app, empty).await.is_empty());
+        }
+        db.close().await.unwrap();
+        app.stop().await;
+    }
+}
+
+/// Users and keys are found one by one, and only those of the page: nobody is left out and nobody comes twice, wherever a
+/// page ends, and whoever is in between without usage in the report.
+#[actix_rt::test]
+async fn pages_of_users_and_keys_are_whole_wherever_they_end() {
+    for database in TestDatabase::each().await {
+        let db = operator(&database.url).await;
+        let app = app_on(database).await;
+        let (mut numbers, day) = (Numbers(11), 20_000);
+        let mut rows: Vec<Model> = (0..600).map(|turn| numbers.row(day + turn % 3)).collect();
+        for row in &mut rows {
+            let user = numbers.below(40);
+            row.user_id = format!("user {user}");
+            row.key_id = (user % 5 > 0).then(|| format!("key_{user}_{}", numbers.below(2)));
+            // Every third has used something, but at another time.
+            row.day = if user % 3 == 0 { day + 9 } else { row.day };
+        }
+        insert(&db, &rows).await;
+
+        for (filter, model) in [("", None), ("&model=m", Some("m")), ("&model=nothing", Some("nothing"))] {
+            let is_in = |row: &&Model| row.day < day + 3 && model.is_none_or(|model| row.model == model);
+            let kept: Vec<Model> = rows.iter().filter(is_in).cloned().collect();
+            for group_by in [&["user"][..], &["user", "model"], &["user", "key"], &["key"], &["key", "status", "user"]]
+            {
+                for limit in [1, 2, 5, 30] {
+                    let query =
+                        format!("group_by={}&from={}&to={}{filter}", group_by.join(","), date(day), date(day + 3));
+                    let (groups, total) = report(&app, &query, limit).await;
+                    let (expected_groups, expected_total) = expected(&kept, group_by);
+                    assert_eq!((sorted(groups), total), (sorted(expected_groups), expected_total), "{query}, {limit}");
+                }
+            }
         }
         db.close().await.unwrap();
         app.stop().await;
