@@ -10,10 +10,7 @@ use crate::{
 
 mod faults;
 
-use faults::disturb;
-
-const MODELS: u64 = 2;
-const SECOND: Duration = Duration::from_secs(1);
+use faults::{MODELS, SECOND, disturb};
 
 /// Faults end, everybody lives, and everything accepted comes to its end.
 fn settle(world: &mut World, seed: u64) {

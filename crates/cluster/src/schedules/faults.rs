@@ -1,5 +1,10 @@
 //! What happens to a simulated cluster at random: requests, and faults of gateways, links and the database.
-use super::*;
+use std::time::Duration;
+
+use crate::world::World;
+
+pub(super) const MODELS: u64 = 2;
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
 /// Something random happens, about once a second; and clients come.
 pub(super) fn disturb(world: &mut World) {
