@@ -39,9 +39,12 @@ struct Wall {
 impl Clock {
     /// Starts counting the uptime.
     pub fn start() -> Self {
+        let now = system();
+        // Counted from the last whole millisecond of the wall clock, which would be up to two behind otherwise.
+        let started = since_boot().saturating_sub(Duration::from_nanos(u64::from(now.subsec_nanos() % 1_000_000)));
         // It lives as long as the process, so every copy can refer to it.
-        let wall = Box::leak(Box::new(Wall { started_ms: system_ms(), corrected_ms: AtomicI64::new(0) }));
-        Self { started: since_boot(), wall }
+        let wall = Box::leak(Box::new(Wall { started_ms: whole_ms(now), corrected_ms: AtomicI64::new(0) }));
+        Self { started, wall }
     }
 
     /// Monotonic time, which starts at one minute: the admissions of the last minute survive a restart, and need a
@@ -82,7 +85,7 @@ impl Clock {
 
     /// By how much the system's clock is ahead, in milliseconds.
     pub fn behind_ms(&self) -> i64 {
-        system_ms().saturating_sub(self.now().unix_ms)
+        whole_ms(system()).saturating_sub(self.now().unix_ms)
     }
 
     /// Sets the wall clock forward, or back if `by_ms` is negative.
@@ -103,9 +106,12 @@ fn since_boot() -> Duration {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
-fn system_ms() -> i64 {
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(wall.as_millis()).unwrap_or(i64::MAX)
+fn system() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn whole_ms(since_epoch: Duration) -> i64 {
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// A time for people and programs, from milliseconds since 1970: RFC 3339, in UTC.
@@ -162,6 +168,19 @@ impl Steps {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_wall_clock_is_that_of_the_system_to_the_millisecond() {
+        let is_off = |_: &i32| {
+            std::thread::sleep(Duration::from_micros(130));
+            let clock = Clock::start();
+            std::thread::sleep(Duration::from_micros(370));
+            let (before, now, after) = (whole_ms(system()), clock.now().unix_ms, whole_ms(system()));
+            now < before || now > after
+        };
+        // Somebody else may have the processor between two looks at the clocks.
+        assert!((0..200).filter(is_off).count() < 20);
+    }
 
     const HOUR_MS: i64 = 3_600_000;
 

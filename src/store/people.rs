@@ -1,6 +1,6 @@
 //! Which rows do users and keys have in a database? All of them, read fast, or those that have changed.
 use entity::{key, key_digest, people_change, user};
-use futures_util::TryStreamExt;
+use futures_util::{TryStreamExt, stream};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect, Statement,
@@ -221,8 +221,12 @@ async fn read_texts(db: &DatabaseConnection, peppers: &Peppers, directory: &mut 
     .await
 }
 
-/// Reads a table of SQLite in the order of its rows, many of them in one JSON text.
-async fn each_line<Line: DeserializeOwned>(
+/// Texts of a table that are parsed at a time, while SQLite makes the next one.
+const PARSED: usize = 2;
+
+/// Reads a table of SQLite in the order of its rows, many of them in one JSON text. SQLite's thread, two that parse, and
+/// this one work at the same time.
+async fn each_line<Line: DeserializeOwned + Send + 'static>(
     db: &DatabaseConnection,
     table: &str,
     columns: &str,
@@ -232,14 +236,21 @@ async fn each_line<Line: DeserializeOwned>(
         "SELECT json_group_array(json_array({columns})), max(place) FROM \
          (SELECT rowid AS place, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {TEXT_ROWS})"
     );
-    let mut place = 0_i64;
-    loop {
+    let texts = stream::try_unfold(0_i64, |place| {
         let statement = Statement::from_sql_and_values(DatabaseBackend::Sqlite, &text, [place.into()]);
-        let Some(row) = db.query_one_raw(statement).await? else { return Ok(()) };
-        let Some(last) = row.try_get_by_index::<Option<i64>>(1)? else { return Ok(()) };
-        let lines: String = row.try_get_by_index(0)?;
-        let lines: Vec<Line> = serde_json::from_str(&lines).map_err(|error| DbErr::Type(error.to_string()))?;
+        async move {
+            let Some(row) = db.query_one_raw(statement).await? else { return Ok(None) };
+            let Some(last) = row.try_get_by_index::<Option<i64>>(1)? else { return Ok(None) };
+            Ok::<_, DbErr>(Some((row.try_get_by_index::<String>(0)?, last)))
+        }
+    });
+    let parsed = texts.map_ok(async |lines: String| {
+        let parse = move || serde_json::from_str::<Vec<Line>>(&lines).map_err(|error| DbErr::Type(error.to_string()));
+        tokio::task::spawn_blocking(parse).await.map_err(|error| DbErr::Custom(error.to_string()))?
+    });
+    let mut parsed = std::pin::pin!(parsed.try_buffered(PARSED));
+    while let Some(lines) = parsed.try_next().await? {
         lines.into_iter().for_each(&mut take);
-        place = last;
     }
+    Ok(())
 }
