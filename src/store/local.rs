@@ -11,6 +11,7 @@ use migration::{
     LocalMigrator, Migrator, follow_admins_on_sqlite, follow_people_on_sqlite, forget_admins_on_sqlite,
     forget_people_on_sqlite,
 };
+use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbErr, RuntimeErr, Statement, TransactionTrait,
@@ -186,6 +187,18 @@ fn damage(error: &DbErr) -> Option<String> {
     if let DbErr::Custom(text) = error {
         return text.strip_prefix(DAMAGE).map(str::to_owned);
     }
+    let (code, cause) = refused(error)?;
+    DAMAGED.contains(&code).then(|| cause.message().to_owned())
+}
+
+/// Whether somebody else held the file's lock for longer than a statement may wait.
+pub(super) fn is_locked(error: &DbErr) -> bool {
+    const BUSY: i32 = 5;
+    refused(error).is_some_and(|(code, _)| code == BUSY)
+}
+
+/// SQLite's primary code for an error of its own, and the error.
+fn refused(error: &DbErr) -> Option<(i32, &dyn DatabaseError)> {
     let (DbErr::Conn(RuntimeErr::SqlxError(cause))
     | DbErr::Exec(RuntimeErr::SqlxError(cause))
     | DbErr::Query(RuntimeErr::SqlxError(cause))) = error
@@ -194,5 +207,5 @@ fn damage(error: &DbErr) -> Option<String> {
     };
     let cause = cause.as_database_error()?;
     let code: i32 = cause.code()?.parse().ok()?;
-    DAMAGED.contains(&(code & 0xff)).then(|| cause.message().to_owned())
+    Some((code & 0xff, cause))
 }

@@ -4,7 +4,8 @@
 //! large groups, and an idle one delays nobody. A very busy one also leaves a pause between the starts of two commits,
 //! because most of a small commit's cost does not depend on its size. Rows that cannot be written are retried until they
 //! are in the file; existing rows are skipped. At the first failure the reserve of disk space is freed, and no request is
-//! admitted until writing works and the reserve is back.
+//! admitted until writing works and the reserve is back. One write that takes too long is no failure yet: something else
+//! keeps the disk busy, and refusing everybody for it would make a slow second an outage. Two in a row are one.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::commit::Committer;
 use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
-use super::local::Local;
+use super::local::{Local, is_locked};
 use super::outbox::Outbox;
 use super::refusals::Refusals;
 use super::reserve::Reserve;
@@ -46,20 +47,36 @@ pub(super) enum Entry {
 #[derive(Debug)]
 pub(super) struct State {
     is_writable: AtomicBool,
+    /// The last write took too long.
+    is_slow: AtomicBool,
     reserve: Arc<Reserve>,
 }
 
 impl State {
     pub(super) fn new(reserve: Arc<Reserve>) -> Self {
-        Self { is_writable: AtomicBool::new(true), reserve }
+        Self { is_writable: AtomicBool::new(true), is_slow: AtomicBool::new(false), reserve }
     }
 
     pub(super) fn is_ready(&self) -> bool {
         self.is_writable.load(Ordering::Relaxed) && self.reserve.is_held()
     }
 
-    /// Notes that a write failed. True if the reserve was freed just now, so that a retry may succeed at once.
+    fn succeeded(&self) {
+        self.is_slow.store(false, Ordering::Relaxed);
+    }
+
+    /// Notes that a write failed. True if a retry may succeed at once: the reserve was freed just now, or the write only
+    /// took too long, for the first time.
     fn failed(&self, error: &StoreError) -> bool {
+        let is_slow = match error {
+            StoreError::TimedOut(_) => true,
+            StoreError::Database(cause) => is_locked(cause),
+            _ => false,
+        };
+        if is_slow && !self.is_slow.swap(true, Ordering::Relaxed) {
+            tracing::warn!(%error, "the local file is slow: something else may keep its disk busy");
+            return true;
+        }
         let released = self.reserve.release();
         if self.is_writable.swap(false, Ordering::Relaxed) || released {
             tracing::error!(%error, "usage cannot be written to the local file: no new requests are admitted");
@@ -220,13 +237,17 @@ impl Writer {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(*RETRY.end());
         }
+        self.state.succeeded();
         true
     }
 
     async fn write_notes(&self, committer: &mut Committer) {
         let notes = self.running.take(std::iter::empty());
         match committer.commit(&[], &notes).await {
-            Ok(()) => notes.answer(),
+            Ok(()) => {
+                self.state.succeeded();
+                notes.answer();
+            }
             Err(error) => {
                 self.running.put_back(notes);
                 self.state.failed(&error);
