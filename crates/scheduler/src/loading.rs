@@ -20,7 +20,7 @@ use crate::{
     load::{Load, Phase},
     model::ModelId,
     node::Node,
-    plan::MOST_FIRST,
+    queue::Line,
     scheduler::Scheduler,
 };
 
@@ -78,20 +78,18 @@ impl Scheduler {
     fn may_evict(&self, node: NodeId, victim: ModelId, load: &Load, now: Time) -> bool {
         let node = &self.fleet[node];
         let Some(instance) = node.instance(victim) else { return true };
-        !self.is_protected(node, victim, instance, false, now) || self.has_impatient(node, load, now)
+        !self.is_protected(node, victim, instance, false, now) || self.is_urgent(node, load, now)
     }
 
-    /// Whether a request has waited so long for a load that it may evict a model that was loaded only recently.
-    fn has_impatient(&self, node: &Node, load: &Load, now: Time) -> bool {
+    /// Whether a request that waits for a load may evict a model that was loaded only recently.
+    fn is_urgent(&self, node: &Node, load: &Load, now: Time) -> bool {
         let is_impatient = |id: RequestId| {
             let request = self.requests.get(&id).filter(|request| request.attempt.is_none());
             request.is_some_and(|request| request.is_impatient(now))
         };
-        let waits_for = |model: ModelId| {
-            let line = self.queue.line(model, now, MOST_FIRST, self.most_looked_at());
-            line.requests.iter().any(|next| is_impatient(next.id))
-        };
-        load.cause.is_some_and(is_impatient) || node.names(load.model).any(waits_for)
+        let mut line = Line::default();
+        load.cause.is_some_and(is_impatient)
+            || node.names(load.model).any(|name| self.has_impatient(&mut line, name, now))
     }
 
     /// Requests that wait for a model under any of the names that it has on a node.

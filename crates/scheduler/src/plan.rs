@@ -12,6 +12,7 @@
 //!    * A slot that is free now: **dispatch**.
 //!    * A slot that will be free: it counts as taken for the requests behind, and binds nobody.
 //!    * A load: begin it. Its slots count at once. Not loading is charged the wait of the users beyond the look-ahead.
+//!      Where there is room is found out before the first request is looked at; if nowhere, none is weighed.
 //! 4. *Absorb.* If a slot is still free, every request looked at would rather wait for a faster node. But the slots in
 //!    use can only serve so many requests before one would have ended in the free slot. If more than that wait, the
 //!    first of the others takes the free slot now.
@@ -43,7 +44,7 @@ const MOST_LOOK: usize = 128;
 const FIRST_STRETCH: usize = 8;
 const STRETCHED: usize = 2;
 /// Requests that may go first for having waited long, in one plan.
-pub(crate) const MOST_FIRST: usize = 4;
+const MOST_FIRST: usize = 4;
 /// One load of a model for so many nodes may be under way, however few have it: doubling alone takes six load times to
 /// bring a model that is suddenly in demand to 64 nodes.
 const NODES_PER_LOAD: usize = 32;
@@ -131,15 +132,18 @@ impl Scheduler {
     fn plan_model(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) {
         self.settle(now);
         plan.waiting = self.queue.waiting_for(model);
-        plan.may_load = self.may_load(model, now);
+        if plan.waiting == 0 {
+            return;
+        }
+        plan.options = [None, None];
+        plan.may_load = self.may_load(model, now) && self.has_room(plan, model, now);
         plan.foretold = self.foretold(plan, model);
         let can_start = !self.fleet.of(model).vacant.is_empty();
-        if plan.waiting == 0 || !(can_start || plan.may_load || plan.foretold.is_some()) {
+        if !(can_start || plan.may_load || plan.foretold.is_some()) {
             return;
         }
         self.plans += 1;
         self.begin_forecast(&mut plan.forecast, model, now);
-        plan.options = [None, None];
         plan.ahead = 0;
         plan.users_behind = self.users_behind(model);
         let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
@@ -174,6 +178,24 @@ impl Scheduler {
         let is_due = self.next_looks.get(model.0).is_none_or(|at| *at <= now.as_secs_f64());
         let is_within = self.loads_begun < MOST_LOADS && coming < there.max(self.fleet.len() / NODES_PER_LOAD).max(1);
         is_within && whereabouts.shelves.len() > coming + there && is_due
+    }
+
+    /// Whether the model could be loaded anywhere for a request that a plan looks at. If not, there is no use in looking at
+    /// those that find no free slot.
+    fn has_room(&mut self, plan: &mut Plan, model: ModelId, now: Time) -> bool {
+        let has_room = |it: &mut Self, plan: &mut Plan, is_impatient: bool| {
+            let options = it.load_options(model, is_impatient, now);
+            plan.options[usize::from(is_impatient)].insert(options).len() > 0
+        };
+        has_room(self, plan, false) || (self.has_impatient(&mut plan.line, model, now) && has_room(self, plan, true))
+    }
+
+    /// Whether one of the requests that a plan looks at has waited so long for a load that it may evict a model that was
+    /// loaded only recently. They are lined up in `line`.
+    pub(crate) fn has_impatient(&self, line: &mut Line, model: ModelId, now: Time) -> bool {
+        self.queue.renew_line(line, model, now, MOST_FIRST, self.most_looked_at());
+        let is_impatient = |id| self.requests.get(id).is_some_and(|request| request.is_impatient(now));
+        line.requests.iter().any(|next| is_impatient(&next.id))
     }
 
     fn set_next_look(&mut self, model: ModelId, at: f64) {

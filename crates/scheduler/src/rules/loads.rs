@@ -114,3 +114,30 @@ fn a_model_loaded_a_moment_ago_stays_if_the_request_that_could_not_wait_has_left
     let unloaded = scheduler.handle(Event::Tick, at(63));
     assert_eq!(unloaded, [Decision::Unload { node, model: m }], "the other one has waited for 30 s by now");
 }
+
+#[test]
+fn while_there_is_room_nowhere_only_those_who_can_start_are_looked_at() {
+    let spec = NodeSpec { vram_bytes: Some(1), ..spec(1) };
+    let mut scheduler = Scheduler::new(QueueLimits::default(), vec![spec; 2]);
+    for (node, name) in [(0, "m:latest"), (1, "n:latest")] {
+        let node = NodeId(node);
+        scheduler.handle(Event::Answered { node }, at(0));
+        let models = vec![model("m:latest"), model("n:latest")];
+        scheduler.handle(Event::Listed { node, models: models.into() }, at(0));
+        scheduler.handle(Event::Resident { node, loaded: vec![loaded(name)] }, at(0));
+    }
+    scheduler.handle(arrived(1, "zoe", "n"), at(0));
+    let users = 2..60;
+    users.clone().for_each(|id| drop(scheduler.handle(arrived(id, &format!("user {id}"), "m"), at(0))));
+    // Newcomers are looked at while few wait, so that they can be told how long; those behind come forward.
+    users.clone().take(20).for_each(|id| drop(scheduler.handle(completed(id), at(1))));
+    let looked_at = |scheduler: &Scheduler| {
+        let waiting = scheduler.waiting(100, at(1));
+        assert_eq!(waiting.len(), 37);
+        waiting.iter().filter(|waiting| waiting.waits_for.is_some()).count()
+    };
+    assert_eq!(looked_at(&scheduler), 12, "of those who came first");
+    // The other model has been in memory for long enough.
+    scheduler.handle(Event::Tick, at(31));
+    assert_eq!(looked_at(&scheduler), 32, "one of them may be worth a load now");
+}
