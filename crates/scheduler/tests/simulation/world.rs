@@ -1,143 +1,39 @@
-//! Does the scheduler serve a small fleet well in virtual time? Seeded, without a clock, and the same on every run.
-//!
-//! The fleet loads models as told, works at different speeds, and dies. The scheduler sees only what a gateway would
-//! see: probes, listings, and how requests end.
+//! What happens in a run, and what does the scheduler make of it? The fleet loads models as told, works at different speeds,
+//! and dies.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    sync::Arc,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Arc, time::Duration};
 
 use scheduler::{
-    Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, NodeState, Outcome, QueueLimits, RequestId,
-    Scheduler, Time,
+    Arrival, Decision, Event, Failure, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler, Time,
 };
 
-const MODELS: [(&str, u64); 4] = [("chat:8b", 5), ("code:7b", 5), ("tiny:1b", 2), ("large:14b", 9)];
+use crate::machine::{GB, MODELS, Machine};
+
 /// Tokens a second that a node of speed one writes.
 const TOKENS_PER_WORK: f64 = 50.0;
-const GB: u64 = 1_000_000_000;
 const LISTED: Duration = Duration::from_secs(10);
-const PROBED: Duration = Duration::from_secs(2);
+pub const PROBED: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A run with more events than this is stuck.
 const MOST_STEPS: usize = 1_000_000;
 
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    /// Between 0 and 1, never 0.
-    fn fraction(&mut self) -> f64 {
-        ((self.next() >> 11) + 1) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Exponentially distributed with this mean.
-    fn about(&mut self, mean_seconds: f64) -> Duration {
-        Duration::from_secs_f64(-self.fraction().ln() * mean_seconds)
-    }
-}
-
-/// A simulated node: what it has in memory, and whether it is up.
-struct Machine {
-    slots: u32,
-    vram: u64,
-    /// Seconds of work done in one second.
-    speed: f64,
-    is_alive: bool,
-    /// Models and how many requests each runs, longest unused first.
-    memory: Vec<(usize, u32)>,
-    loads: usize,
-    served: usize,
-}
-
-impl Machine {
-    fn new(slots: u32, vram: u64, speed: f64) -> Self {
-        Self { slots, vram, speed, is_alive: true, memory: Vec::new(), loads: 0, served: 0 }
-    }
-
-    /// Takes a request; returns how long a load delays it on a node that nobody loads models for.
-    fn start(&mut self, model: usize) -> Duration {
-        if let Some(index) = self.memory.iter().position(|(loaded, _)| *loaded == model) {
-            let (_, running) = self.memory.remove(index);
-            self.memory.push((model, running + 1));
-            return Duration::ZERO;
-        }
-        let size = MODELS[model].1;
-        // Idle models are evicted, longest unused first; busy ones spill over.
-        while self.used() + size > self.vram {
-            let Some(victim) = self.memory.iter().position(|(_, running)| *running == 0) else { break };
-            self.memory.remove(victim);
-        }
-        self.memory.push((model, 1));
-        self.loads += 1;
-        Duration::from_secs(1 + size)
-    }
-
-    /// Loads a model that must fit; returns how long that takes.
-    fn load(&mut self, model: usize) -> Duration {
-        let size = MODELS[model].1;
-        assert!(self.used() + size <= self.vram, "the scheduler makes room first");
-        self.loads += 1;
-        Duration::from_secs(1 + size)
-    }
-
-    fn unload(&mut self, model: usize) {
-        assert!(self.memory.contains(&(model, 0)), "only what is there and idle is unloaded");
-        self.memory.retain(|(loaded, _)| *loaded != model);
-    }
-
-    fn finish(&mut self, model: usize) {
-        if let Some((_, running)) = self.memory.iter_mut().find(|(loaded, _)| *loaded == model) {
-            *running = running.saturating_sub(1);
-        }
-    }
-
-    fn used(&self) -> u64 {
-        self.memory.iter().map(|(model, _)| MODELS[*model].1).sum()
-    }
-
-    fn resident(&self) -> Vec<Loaded> {
-        let loaded = |(model, _): &(usize, u32)| Loaded {
-            name: MODELS[*model].0.into(),
-            vram_bytes: MODELS[*model].1 * GB,
-            context_length: None,
-        };
-        self.memory.iter().map(loaded).collect()
-    }
-}
-
 /// A request as the simulation knows it.
-struct Job {
-    user: usize,
-    model: usize,
+pub struct Job {
+    pub user: usize,
+    pub model: usize,
     /// Seconds at speed one.
-    work: f64,
-    arrived: Time,
+    pub work: f64,
+    pub arrived: Time,
     /// When the client hangs up if the request has not ended.
-    patience: Option<Time>,
-    running: Option<(usize, u32)>,
-    has_begun: bool,
-    waited: Option<Duration>,
-    ends: Vec<End>,
+    pub patience: Option<Time>,
+    pub running: Option<(usize, u32)>,
+    pub has_begun: bool,
+    pub waited: Option<Duration>,
+    pub ends: Vec<End>,
 }
 
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
-enum End {
+pub enum End {
     Done,
     Cancelled,
     Refused,
@@ -145,7 +41,7 @@ enum End {
 }
 
 #[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd, Debug)]
-enum Happening {
+pub enum Happening {
     Arrival(usize),
     /// The request, and the attempt.
     FirstByte(usize, u32),
@@ -160,20 +56,20 @@ enum Happening {
     Return(usize),
 }
 
-struct World {
-    scheduler: Scheduler,
-    machines: Vec<Machine>,
-    jobs: Vec<Job>,
+pub struct World {
+    pub scheduler: Scheduler,
+    pub machines: Vec<Machine>,
+    pub jobs: Vec<Job>,
     agenda: BinaryHeap<Reverse<(Time, u64, Happening)>>,
     planned: u64,
     now: Time,
     last_arrival: Time,
     /// When each attempt was sent, and to which node.
-    sent: Vec<(Time, usize)>,
+    pub sent: Vec<(Time, usize)>,
 }
 
 impl World {
-    fn new(settings: QueueLimits, machines: Vec<Machine>, jobs: Vec<Job>) -> Self {
+    pub fn new(settings: QueueLimits, machines: Vec<Machine>, jobs: Vec<Job>) -> Self {
         let spec = |machine: &Machine| NodeSpec {
             name: "gpu".into(),
             slots: Some(machine.slots),
@@ -202,12 +98,12 @@ impl World {
         world
     }
 
-    fn plan(&mut self, time: Time, happening: Happening) {
+    pub fn plan(&mut self, time: Time, happening: Happening) {
         self.planned += 1;
         self.agenda.push(Reverse((time, self.planned, happening)));
     }
 
-    fn run(mut self) -> Self {
+    pub fn run(mut self) -> Self {
         for _ in 0..MOST_STEPS {
             let next = self.agenda.peek().map(|Reverse((time, ..))| *time);
             let due = self.scheduler.next_deadline().filter(|due| next.is_none_or(|next| *due < next));
@@ -403,17 +299,17 @@ impl World {
         assert!(running <= self.machines[node].slots as usize);
     }
 
-    fn check_nothing_lost(&self) {
+    pub fn check_nothing_lost(&self) {
         assert!(self.jobs.iter().all(|job| job.ends.len() == 1), "each request ends exactly once");
         assert_eq!((self.scheduler.queued(), self.scheduler.in_flight()), (0, 0));
         assert!(self.scheduler.nodes().iter().all(|node| node.in_flight == 0));
     }
 
-    fn ended(&self, end: End) -> usize {
+    pub fn ended(&self, end: End) -> usize {
         self.jobs.iter().filter(|job| job.ends == [end]).count()
     }
 
-    fn loads(&self) -> usize {
+    pub fn loads(&self) -> usize {
         self.machines.iter().map(|machine| machine.loads).sum()
     }
 }
@@ -424,142 +320,4 @@ fn index_of(listed: &str) -> usize {
 
 fn user_name(user: usize) -> Arc<str> {
     format!("user-{user}").into()
-}
-
-/// 4, 2 and 1 slots; each node slower than the one before.
-fn fleet() -> Vec<Machine> {
-    vec![Machine::new(4, 24, 2.0), Machine::new(2, 16, 1.0), Machine::new(1, 10, 0.5)]
-}
-
-/// `count` requests at random times, from random users among `users`.
-fn traffic(random: &mut Random, count: usize, rate: f64, users: std::ops::Range<usize>) -> Vec<Job> {
-    let mut time = Duration::from_secs(1);
-    let job = |_| {
-        time += random.about(1.0 / rate);
-        let user = users.start + random.below(users.len() as u64) as usize;
-        // Each model is asked for half as often as the one before.
-        let model = (random.below(15) + 1).leading_zeros() as usize - 60;
-        let work = random.about(3.0).min(Duration::from_secs(20)).as_secs_f64();
-        let patience = (random.below(20) == 0).then(|| time + random.about(10.0));
-        Job {
-            user,
-            model,
-            work,
-            arrived: time,
-            patience,
-            running: None,
-            has_begun: false,
-            waited: None,
-            ends: Vec::new(),
-        }
-    };
-    (0..count).map(job).collect()
-}
-
-fn in_order(mut jobs: Vec<Job>) -> Vec<Job> {
-    jobs.sort_by_key(|job| job.arrived);
-    jobs
-}
-
-/// The wait that `percent` of these jobs do not exceed.
-fn percentile<'a>(jobs: impl Iterator<Item = &'a Job>, percent: usize) -> Duration {
-    let mut waits: Vec<Duration> = jobs.filter_map(|job| job.waited).collect();
-    waits.sort();
-    waits[(waits.len() - 1) * percent / 100]
-}
-
-#[test]
-fn no_request_is_lost_through_deaths_returns_and_clients_that_hang_up() {
-    for seed in 1..=3 {
-        let mut world = World::new(QueueLimits::default(), fleet(), traffic(&mut Random(seed), 4000, 1.5, 0..20));
-        for minute in [5, 15, 25] {
-            let node = minute / 10;
-            world.plan(Duration::from_secs(60 * minute as u64), Happening::Death(node));
-            world.plan(Duration::from_secs(60 * minute as u64 + 200), Happening::Return(node));
-        }
-        let world = world.run();
-        world.check_nothing_lost();
-        let broken_off = world.ended(End::BrokenOff);
-        assert!((1..=30).contains(&broken_off), "only what ran on a dying node breaks off: {broken_off}");
-        assert!(world.ended(End::Cancelled) > 0);
-        assert!(world.ended(End::Done) + world.ended(End::Cancelled) + broken_off == 4000, "nobody is refused");
-        let states: Vec<_> = world.scheduler.nodes().iter().map(|node| (node.state, node.last_error.clone())).collect();
-        assert!(states.iter().all(|(state, _)| *state == NodeState::Up), "{states:?}");
-    }
-}
-
-#[test]
-fn the_same_seed_makes_the_same_run() {
-    let run = || World::new(QueueLimits::default(), fleet(), traffic(&mut Random(7), 1000, 2.0, 0..20)).run();
-    assert_eq!(run().sent, run().sent);
-}
-
-#[test]
-fn work_is_spread_by_relative_load() {
-    // One model that every node can hold, and more work than the fleet can do.
-    let mut jobs = traffic(&mut Random(4), 2000, 6.0, 0..20);
-    jobs.iter_mut().for_each(|job| job.model = 2);
-    let equal = vec![Machine::new(4, 24, 1.0), Machine::new(2, 24, 1.0), Machine::new(2, 24, 1.0)];
-    let world = World::new(QueueLimits::default(), equal, jobs).run();
-    world.check_nothing_lost();
-    let served: Vec<usize> = world.machines.iter().map(|machine| machine.served).collect();
-    let share = |node: usize| served[node] as f64 / served.iter().sum::<usize>() as f64;
-    assert!((share(0) - 0.5).abs() < 0.05, "{served:?}");
-    assert!((share(1) - 0.25).abs() < 0.05, "{served:?}");
-}
-
-#[test]
-fn a_dead_node_gets_no_request_after_it_is_noticed_and_works_again_after_its_return() {
-    let mut world = World::new(QueueLimits::default(), fleet(), traffic(&mut Random(5), 2000, 1.5, 0..20));
-    let (death, back) = (Duration::from_secs(300), Duration::from_secs(600));
-    world.plan(death, Happening::Death(0));
-    world.plan(back, Happening::Return(0));
-    let world = world.run();
-    world.check_nothing_lost();
-    let noticed = death + 2 * PROBED;
-    let sent = |from: Time, to: Time| {
-        let is_between = |sent: &&(Time, usize)| sent.1 == 0 && sent.0 > from && sent.0 < to;
-        world.sent.iter().filter(is_between).count()
-    };
-    assert_eq!(sent(noticed, back), 0);
-    assert!(sent(back, back + Duration::from_secs(60)) > 0);
-}
-
-#[test]
-fn quiet_users_wait_little_while_one_user_floods() {
-    let quiet = || traffic(&mut Random(60), 600, 2.0, 1..20);
-    let alone = World::new(QueueLimits::default(), fleet(), quiet()).run();
-    let mut jobs = quiet();
-    jobs.extend(traffic(&mut Random(6), 4500, 15.0, 0..1));
-    let flooded = World::new(QueueLimits::default(), fleet(), in_order(jobs)).run();
-    flooded.check_nothing_lost();
-    let is_quiet = |job: &&Job| job.user != 0 && job.patience.is_none();
-    let (before, during) =
-        (percentile(alone.jobs.iter().filter(is_quiet), 99), percentile(flooded.jobs.iter().filter(is_quiet), 99));
-    // The flood's share of the queue is full of the model most in demand.
-    let flood = percentile(flooded.jobs.iter().filter(|job| job.user == 0 && job.model == 0), 50);
-    assert!(during < before + Duration::from_secs(5), "{during:?} instead of {before:?}");
-    assert!(during * 3 < flood, "the quiet wait {during:?}, the flood {flood:?}");
-    let refused: BTreeMap<usize, usize> =
-        flooded.jobs.iter().filter(|job| job.ends == [End::Refused]).fold(BTreeMap::new(), |mut refused, job| {
-            *refused.entry(job.user).or_default() += 1;
-            refused
-        });
-    assert_eq!(refused.keys().collect::<Vec<_>>(), [&0], "only the flood is refused: {refused:?}");
-}
-
-#[test]
-fn loaded_models_are_used_far_more_often_than_by_chance() {
-    let jobs = || traffic(&mut Random(8), 4000, 1.0, 0..20);
-    let world = World::new(QueueLimits::default(), fleet(), jobs()).run();
-    world.check_nothing_lost();
-    // The same requests in order, each to any node.
-    let (mut random, mut machines) = (Random(80), fleet());
-    for job in jobs() {
-        let node = random.below(3) as usize;
-        machines[node].start(job.model);
-        machines[node].finish(job.model);
-    }
-    let by_chance: usize = machines.iter().map(|machine| machine.loads).sum();
-    assert!(world.loads() * 5 < by_chance, "{} loads, {by_chance} by chance", world.loads());
 }
