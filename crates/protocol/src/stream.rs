@@ -1,15 +1,12 @@
 //! What passes through in a stream, and what is changed? In each dialect, from the first frame to the terminal one.
-#[cfg(test)]
-mod cut_tests;
-mod fault;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
-pub use self::fault::StreamFault;
 use self::scan::Scan;
+pub use self::scan::StreamFault;
 use super::cut::{self, StreamLimit, Terminal};
 use super::endpoint::{Dialect, Endpoint};
 use super::error::ErrorObject;
