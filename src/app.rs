@@ -10,7 +10,6 @@ mod error;
 mod memory;
 mod nodes;
 mod reload;
-mod secrets;
 mod server;
 mod thread;
 mod upkeep;

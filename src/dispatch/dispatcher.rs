@@ -12,10 +12,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::asking::Asking;
-use super::errand::Errand;
-use super::links::Links;
-use super::load_cost::LoadCost;
+use super::errand::{Errand, LoadCost};
+use super::links::{Asking, Links};
 use super::sharing::Sharing;
 use super::word::{Grant, Word};
 use crate::clock::Clock;

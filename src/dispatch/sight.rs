@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::asking::Asking;
 use super::dispatcher::Dispatcher;
+use super::links::Asking;
 use cluster::{Reported, Role};
 use scheduler::{Alternative, NodeId, NodeView, RequestId, Story, Waiting, What};
 

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher, Live, id_of};
-use super::load_cost::LoadCost;
+use super::errand::LoadCost;
 use super::word::{Grant, Interruption, Word};
 use cluster::{FirstByte, Foreseen};
 use protocol::Usage;

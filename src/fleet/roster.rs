@@ -301,7 +301,7 @@ impl Roster {
             _ => {}
         }
         // Before anything is taken away: a node whose new settings cannot be used stays as it was.
-        let endpoint = endpoint(&desired)?;
+        let endpoint = desired.endpoint()?;
         if running.contains_key(&name) {
             self.leave(running, &name);
             changes.changed.push(name.clone());
@@ -342,7 +342,7 @@ impl Roster {
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
-            let Some(endpoint) = endpoint(&desired) else { return false };
+            let Some(endpoint) = desired.endpoint() else { return false };
             if let Some(before) = self.context.nodes.get(id) {
                 endpoint.remember(&before);
             }
@@ -384,17 +384,4 @@ fn check(settings: &NodeSettings) -> Result<(), RosterError> {
 fn stored(settings: &NodeSettings) -> StoredNode {
     // The keys of a settings map are text and its numbers finite, so writing it cannot fail.
     StoredNode { name: settings.name.clone(), settings: serde_json::to_string(settings).unwrap_or_default() }
-}
-
-fn endpoint(desired: &Desired) -> Option<NodeEndpoint> {
-    match NodeEndpoint::new(&desired.settings) {
-        Ok(endpoint) => Some(match desired.address {
-            Some(address) => endpoint.at(address),
-            None => endpoint,
-        }),
-        Err(flaw) => {
-            tracing::error!(node = desired.settings.name, %flaw, "the node cannot be used");
-            None
-        }
-    }
 }

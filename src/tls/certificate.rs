@@ -1,12 +1,13 @@
-//! Which certificate and key do two files hold, and do they fit each other?
+//! Which certificate and key do two files hold, do they fit each other, and which one does the next client get?
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, ServerConfig};
 
 use super::validity::Validity;
 use crate::flaw::Flaw;
@@ -104,6 +105,40 @@ fn is_sealed(pem: &[u8]) -> bool {
 fn date(unix_seconds: i64) -> String {
     time::OffsetDateTime::from_unix_timestamp(unix_seconds)
         .map_or_else(|_| unix_seconds.to_string(), |at| at.date().to_string())
+}
+
+/// The certificate in force; shared by all listeners.
+#[derive(Debug)]
+pub struct ServedCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ServedCertificate {
+    /// Begins with this one.
+    pub fn new(certificate: &Certificate) -> Self {
+        Self(RwLock::new(certificate.pair.clone()))
+    }
+
+    /// Serves another one from now on. Connections that are open keep theirs. Returns whether it differs.
+    pub fn replace(&self, certificate: &Certificate) -> bool {
+        let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = served.cert != certificate.pair.cert;
+        *served = certificate.pair.clone();
+        differs
+    }
+
+    /// How TLS is spoken: TLS 1.2 and 1.3, without certificates of clients.
+    ///
+    /// # Errors
+    /// The library supports no version; it does.
+    pub fn config(self: &Arc<Self>) -> Result<ServerConfig, Error> {
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        Ok(builder.with_no_client_auth().with_cert_resolver(self.clone()))
+    }
+}
+
+impl ResolvesServerCert for ServedCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
 }
 
 #[cfg(test)]

@@ -11,8 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::export::Exporter;
-use super::settings::TracingSettings;
+use super::export::{Exporter, TracingSettings};
 use crate::clock::Clock;
 use limits::Moment;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};

@@ -1,5 +1,4 @@
 //! Who used how much of what? Reports over whole days, as JSON page by page, or all of it as CSV.
-mod label;
 mod table;
 
 use actix_web::web::{Data, Query};
@@ -11,13 +10,12 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterS
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use self::label::text_of;
-use crate::http::answers;
+use self::table::text_of;
 use crate::http::auth::Admin;
-use crate::http::csv;
 use crate::http::error::ApiError;
 use crate::http::time::moment;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
+use crate::http::{answers, csv};
 use crate::store::{Accounts, Dimension, Group, Label, Recorder, Report, Store, Sums};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;

@@ -8,10 +8,9 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::event;
 use super::listener::Listener;
 use super::picture::Picture;
-use super::shapes::ChangeRecord;
+use super::shapes::{ChangeRecord, event};
 use crate::fleet::FleetContext;
 use crate::relay::Meters;
 

@@ -9,8 +9,7 @@ use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::frame::event;
-use super::shapes::EndRecord;
+use super::shapes::{EndRecord, event};
 
 /// How long nothing may come before a comment shows that the connection stands.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

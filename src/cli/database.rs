@@ -1,7 +1,21 @@
-//! Is the audit log intact?
+//! How is the database copied and restored, and is the audit log in it intact?
+use std::path::Path;
+
 use crate::store::{self, DatabaseSettings, Verified};
 
-pub(super) fn verify(settings: &DatabaseSettings, expect: Option<&str>) -> Result<(), String> {
+pub(super) fn back_up(settings: &DatabaseSettings, to: &Path) -> Result<(), String> {
+    actix_rt::System::new().block_on(store::back_up(settings, to)).map_err(|error| error.to_string())?;
+    println!("The database was backed up to {}.", to.display());
+    Ok(())
+}
+
+pub(super) fn restore(settings: &DatabaseSettings, from: &Path) -> Result<(), String> {
+    actix_rt::System::new().block_on(store::restore(settings, from)).map_err(|error| error.to_string())?;
+    println!("The database was restored from {}. Start the gateway again.", from.display());
+    Ok(())
+}
+
+pub(super) fn verify_audit(settings: &DatabaseSettings, expect: Option<&str>) -> Result<(), String> {
     let expected = expect.map(line_of).transpose()?;
     let verifying = store::verify_audit(settings, expected);
     match actix_rt::System::new().block_on(verifying).map_err(|error| error.to_string())? {
