@@ -33,10 +33,8 @@ use crate::{
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
 };
 
-/// How recently every other gateway must have been heard for a leader to go on without its lease.
-const HEARD: Duration = Duration::from_millis(1200);
 /// How long a gateway uses the slots that it held, with neither a leader nor the database.
-const HOLDS: Duration = Duration::from_secs(10);
+pub(crate) const HOLDS: Duration = Duration::from_secs(10);
 /// How long a silent gateway keeps the slots that it may be using at least; longer if what ran there needs longer.
 /// Longer than [`HOLDS`] by what an answer takes.
 pub(crate) const DARK: Duration = Duration::from_secs(30);
@@ -66,7 +64,7 @@ pub struct Member {
     pub(crate) candidate: Option<Candidate>,
     /// The latest epoch heard of.
     pub(crate) epoch: u64,
-    lease_until: Time,
+    pub(crate) lease_until: Time,
     /// When it last led, or followed.
     pub(crate) contact_at: Time,
     /// Since when it has been awake, without a pause of [`PAUSED`].
@@ -335,64 +333,5 @@ impl Member {
     /// The slots that it may use when it has been without a leader and without the database for long.
     pub(crate) fn set_fallback(&mut self, reach: Reach) {
         self.fallback = reach;
-    }
-
-    // How roles change.
-
-    fn lead(&mut self, epoch: u64, now: Time, effects: &mut Vec<Effect>) {
-        self.epoch = epoch;
-        self.role = Role::Leading { epoch };
-        self.dead.clear();
-        self.lost.clear();
-        self.busy_until.retain(|_, until| now < *until);
-        let others = self.neighbours.iter().map(|neighbour| &neighbour.gateway).chain(self.busy_until.keys());
-        self.missing = others.map(|gateway| (gateway.clone(), now)).collect();
-        let held = self.held(now);
-        self.reach(held, now, effects);
-        self.open_up(now, effects);
-    }
-
-    fn seek(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let mut spare = self.scheduler.spare_slots();
-        self.reach(Reach::Nothing, now, effects);
-        match std::mem::replace(&mut self.role, Role::Seeking { since: now }) {
-            Role::Leading { .. } => self.forget_followers(now, effects),
-            Role::Following { leader, .. } => {
-                effects.push(Effect::Close { gateway: leader });
-                let goes_on = self.held(now) == Reach::Held;
-                self.schedule_own(goes_on, now, effects);
-                spare = self.take_kept();
-            }
-            Role::Local | Role::Seeking { .. } => {}
-        }
-        let held = self.held(now);
-        self.reach(held, now, effects);
-        self.hold(spare, now, effects);
-    }
-
-    /// The slots that it holds are nobody else's, unless it was out of contact for too long.
-    fn held(&mut self, now: Time) -> Reach {
-        self.has_lapsed |= now >= self.contact_at.max(self.met_at) + HOLDS;
-        if self.has_lapsed { Reach::Nothing } else { Reach::Held }
-    }
-
-    /// A leader whose lease has ended, and who may have been replaced, stops deciding.
-    fn check_lease(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if !matches!(self.role, Role::Leading { .. }) || now < self.lease_until {
-            return;
-        }
-        let is_heard = |neighbour: &Neighbour| {
-            let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
-            heard || self.dead.contains(&neighbour.gateway)
-        };
-        if !self.neighbours.iter().all(is_heard) || !self.lost.is_empty() {
-            self.seek(now, effects);
-        }
-    }
-
-    pub(crate) fn reach(&mut self, reach: Reach, now: Time, effects: &mut Vec<Effect>) {
-        if *self.scheduler.reach() != reach {
-            self.decide(Event::Shared { reach }, now, effects);
-        }
     }
 }
