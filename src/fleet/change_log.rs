@@ -62,6 +62,7 @@ impl ChangeLog {
             change.map(|change| inner.keep(change, 1, now))
         };
         if let Some(told) = told {
+            // Outside the lock: writing the log must not hold up whoever watches.
             log(&told);
             self.news.notify_waiters();
         }

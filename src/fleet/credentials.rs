@@ -115,6 +115,7 @@ fn header_name(key: &'static str, name: &str) -> Result<HeaderName, Flaw> {
 fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValue, Flaw> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| Flaw::new(key, format!("the value of `{name}` cannot go into a header"), ""))?;
+    // Keeps it out of debug output.
     value.set_sensitive(true);
     Ok(value)
 }
@@ -129,6 +130,7 @@ pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>
         .map_err(|error| flaw(error.to_string()))?;
     let builder = match &settings.ca_file {
         Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
+        // A plain URL with a `ca_file` was refused above: its operator believes that it is protected.
         None if !is_secure => return Ok(None),
         None => builder.with_root_certificates(webpki_roots_cert_store()),
         Some(path) => {

@@ -128,6 +128,8 @@ impl Roster {
     /// # Errors
     /// The database does not answer.
     pub async fn refresh(&self) -> Result<Changes, StoreError> {
+        // The lock is released while names are resolved: DNS may take seconds, and operators' changes should not wait
+        // for it.
         let names = self.sources.lock().await.to_resolve();
         let found = self.resolver.resolve_all(names).await;
         let mut sources = self.sources.lock().await;
@@ -195,6 +197,7 @@ impl Roster {
         if sources.knows(&settings.name) || self.list().contains_key(&settings.name) {
             return Err(RosterError::Exists(settings.name));
         }
+        // The database first: if it fails, memory is as it was, and the caller is told.
         self.store.add_node(stored(&settings), self.context.clock.now().unix_ms).await?;
         sources.added.insert(settings.name.clone(), settings);
         self.find(&mut sources).await;
@@ -261,6 +264,7 @@ impl Roster {
         let desired = sources.desired(self.context.clock.now().unix_ms);
         self.settled.notify_one();
         let mut changes = Changes::default();
+        // The std lock ends with this block: nothing may be awaited under it.
         let watches = {
             let mut running = self.lock_running();
             let names: BTreeSet<&str> = desired.iter().map(|desired| desired.settings.name.as_str()).collect();
@@ -344,6 +348,7 @@ impl Roster {
         if is_other || known.desired.is_stale {
             let Some(endpoint) = desired.endpoint() else { return false };
             if let Some(before) = self.context.nodes.get(id) {
+                // Otherwise the node would count as an unknown kind until its next probe.
                 endpoint.remember(&before);
             }
             self.context.nodes.put(id, endpoint);

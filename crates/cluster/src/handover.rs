@@ -19,6 +19,8 @@ impl Member {
         self.dead.clear();
         self.lost.clear();
         self.busy_until.retain(|_, until| now < *until);
+        // Each of them may be using slots that the last leader granted. Until all have reported, only own slots are
+        // used.
         let others = self.neighbours.iter().map(|neighbour| &neighbour.gateway).chain(self.busy_until.keys());
         self.missing = others.map(|gateway| (gateway.clone(), now)).collect();
         let held = self.held(now);
@@ -27,6 +29,7 @@ impl Member {
     }
 
     pub(crate) fn seek(&mut self, now: Time, effects: &mut Vec<Effect>) {
+        // Before the reach changes, which forgets them.
         let mut spare = self.scheduler.spare_slots();
         self.reach(Reach::Nothing, now, effects);
         match std::mem::replace(&mut self.role, Role::Seeking { since: now }) {
@@ -55,6 +58,8 @@ impl Member {
         if !matches!(self.role, Role::Leading { .. }) || now < self.lease_until {
             return;
         }
+        // If every gateway that lives follows this one, nobody can have taken the lease: it goes on without the
+        // database.
         let is_heard = |neighbour: &Neighbour| {
             let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
             heard || self.dead.contains(&neighbour.gateway)

@@ -164,6 +164,7 @@ impl Member {
         self.check_lease(now, &mut effects);
         if let Role::Following { leader, .. } = &self.role {
             let gateway = leader.clone();
+            // Made before the ledger takes note of the event: an end would remove what the frame is made of.
             if let Some(frame) = self.frame(&event, now) {
                 let frame = self.release(frame, now);
                 self.ledger.note(&event, now);
@@ -214,6 +215,7 @@ impl Member {
     /// The other gateways that live, by the database.
     pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
         let mut effects = self.tick(now);
+        // The tick came first: a pause that was too long must be noticed before `met_at` is renewed.
         let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
         self.met_at = now;
         self.busy_until.retain(|_, until| now < *until);
@@ -236,10 +238,12 @@ impl Member {
         match news {
             LeaseNews::Held { epoch, until } if epoch >= self.epoch && !self.is_retiring => {
                 let is_mine = self.role == Role::Leading { epoch };
+                // The lease was lost and won again: the links that stand belong to the old epoch.
                 if !is_mine && matches!(self.role, Role::Leading { .. }) {
                     self.seek(now, &mut effects);
                 }
                 self.lease_until = until;
+                // Whoever leads must know which others may be running something.
                 let knows_others = now <= self.met_at + RECENT && now < until;
                 if knows_others && matches!(self.role, Role::Seeking { .. }) {
                     self.lead(epoch, now, &mut effects);
@@ -271,6 +275,7 @@ impl Member {
         }
         (self.epoch, self.ticked_at) = (epoch, now);
         self.releases.begin(now);
+        // Before the reach changes, which forgets the spare slots.
         let (has_lapsed, free) = (self.has_lapsed, self.free_slots());
         self.reach(Reach::Nothing, now, &mut effects);
         for id in self.ledger.ids() {
@@ -312,6 +317,8 @@ impl Member {
             }
             Role::Seeking { .. } => {
                 let reach = match now.saturating_sub(self.contact_at.max(self.met_at).max(self.awake_since)) {
+                    // A short cut changes nothing. After a long one there may be no leader at all, so the gateway falls
+                    // back to its share, once nothing that others ran can be running any more.
                     cut_off if cut_off < FALLBACK => self.held(now),
                     _ if self.busy_until.values().any(|until| now < *until) => Reach::Nothing,
                     _ => self.fallback.clone(),

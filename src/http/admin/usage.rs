@@ -276,6 +276,7 @@ pub async fn report(
     query: Query<ReportQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let mut report = query.report()?;
+    // A name may have been used again: the report is about whoever has it now.
     for (_, user) in report.only.iter_mut().filter(|(dimension, _)| *dimension == Dimension::User) {
         *user = accounts.usage_id(user).await?.to_string();
     }
@@ -283,6 +284,7 @@ pub async fn report(
         recorder.flush().await;
         return table::answer(store.as_ref().clone(), report).await;
     }
+    // Arguments are checked before the flush, which costs everybody a write.
     let page = query.page();
     let limit = page.limit()?;
     let after = page.after()?.map(|cursor| place_of(&cursor, &report.group_by)).transpose()?;
