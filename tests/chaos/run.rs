@@ -1,4 +1,5 @@
-//! Chance that can be repeated.
+//! How is a long run repeated, and where are its numbers kept?
+use serde_json::Value;
 
 /// SplitMix64.
 pub struct Random(u64);
@@ -30,4 +31,13 @@ impl Random {
 /// A number in the environment.
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+/// Prints a result, and keeps it where `CHAOS_RESULTS` says.
+pub fn keep(name: &str, result: &Value) {
+    println!("{name}: {result}");
+    if let Ok(folder) = std::env::var("CHAOS_RESULTS") {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(format!("{name}.json"));
+        std::fs::write(path, serde_json::to_string_pretty(result).unwrap() + "\n").unwrap();
+    }
 }
