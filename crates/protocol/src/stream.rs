@@ -64,6 +64,7 @@ impl StreamEditor {
     /// [`StreamFault`]; `out` then holds the good frames before it.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let mut result = Ok(());
+        // Taken out for the call, as the closure needs the rest of `self`.
         let mut frames = std::mem::replace(&mut self.frames, Frames::new(Framing::Lines));
         let pushed = frames.push(chunk, |frame| {
             // Anything after the terminal frame is dropped.
@@ -106,6 +107,7 @@ impl StreamEditor {
             Err(StreamFault::Node(message)) if is_repetition(&message) && !self.last.is_empty() => self.break_off(out),
             Err(fault) => return Err(fault),
             Ok(()) if self.is_over(&frame) => {
+                // The frame that goes beyond the limit is not passed on: the gateway's own end takes its place.
                 out.truncate(before);
                 self.last = frame;
                 self.cut(out);

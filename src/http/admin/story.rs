@@ -114,6 +114,7 @@ pub async fn explain(
     let unknown = || ApiError::not_found("No request has this id, or it left no row of its own.");
     let request_id: Uuid = request_id.parse().map_err(|_| unknown())?;
     let open = meters.requests.get(request_id);
+    // An open request has no row yet, and looking for one would make the writer flush.
     let row = if open.is_none() { ended(&store, &recorder, request_id).await? } else { None };
     let question = Question { story: Some(RequestId(request_id.as_u128())), ..Question::default() };
     let Sight { story, whose, scope, .. } = lifecycle.dispatcher.look(question).await;
