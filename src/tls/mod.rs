@@ -1,7 +1,6 @@
 //! How is TLS spoken with clients? Which certificate is served, and how another takes its place.
 mod certificate;
 mod settings;
-mod validity;
 mod verifier;
 
 pub use self::certificate::ServedCertificate;
