@@ -143,6 +143,7 @@ impl Sources {
         let found = self.found.get(&settings.name).into_iter().flatten();
         let instance = |address: &SocketAddr| {
             let name = instance_name(&settings.name, *address);
+            // A drain of this one node counts before one of the whole entry.
             let maintenance = drain(&name).or_else(|| drain(&settings.name));
             let settings = NodeSettings { name, ..settings.clone() };
             let (entry, source, address) = (entry.clone(), Source::Discovered, Some(*address));
