@@ -153,3 +153,8 @@ export function Badge({ kind, children }) {
 }
 
 export const Count = ({ of }) => html`<span class="count">${number(of)}</span>`;
+
+const kinds = { completed: "good", cancelled: "", refused: "warn" };
+
+/** How a request ended: in a word, with a colour beside it. */
+export const Status = ({ row }) => html`<${Badge} kind=${kinds[row.status] ?? "bad"}>${say.statuses[row.status] ?? row.status}<//>`;

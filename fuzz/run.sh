@@ -10,12 +10,12 @@ seconds=$1
 shift
 targets=("$@")
 if ((${#targets[@]} == 0)); then
-    for file in targets/*.rs; do targets+=("$(basename "$file" .rs)"); done
+    mapfile -t targets < <(sed -n '/^\[\[bin\]\]/,/^$/s/^name = "\(.*\)"/\1/p' Cargo.toml)
 fi
 # The configuration needs the whole gateway, which takes minutes to build.
 features=()
 for target in "${targets[@]}"; do
-    if grep -q '::settings::' "targets/$target.rs"; then features=(--features settings); fi
+    if sed -n "/^name = \"$target\"/,/^$/p" Cargo.toml | grep -q required-features; then features=(--features settings); fi
 done
 
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -10,7 +10,6 @@ mod error;
 mod memory;
 mod nodes;
 mod reload;
-mod secrets;
 mod server;
 mod thread;
 mod upkeep;
@@ -210,13 +209,17 @@ impl App {
             stop.cancelled().await;
             drain.run().await;
         });
+        // Ends when the drain has stopped the server, or when the server fails by itself.
         let served = serving.await;
         stopping.abort();
+        // Only now: requests that were draining needed probes, the loader and the deadlines.
         self.stops.tasks.cancel();
         for task in background {
             task.await;
         }
+        // The last tasks may have handed in rows, so the writer stops after them, and the database closes last.
         let store = remembering.stop().await;
+        // Spans of the last requests are sent before this returns.
         traces.cancel();
         if let Some(tracing) = tracing {
             let _ = tracing.await;

@@ -1,8 +1,7 @@
 //! Which commands and options does the command line have?
 mod admin_key;
-mod audit;
-mod backup;
 mod check;
+mod database;
 #[cfg(feature = "demo")]
 mod demo;
 mod healthcheck;
@@ -90,10 +89,10 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "demo")]
         Command::Demo { bind } => demo::run(bind),
         Command::Check => check::run(file),
-        Command::Backup { file: to } => load(file).and_then(|config| backup::back_up(&config.database, &to)),
-        Command::Restore { file: from } => load(file).and_then(|config| backup::restore(&config.database, &from)),
+        Command::Backup { file: to } => load(file).and_then(|config| database::back_up(&config.database, &to)),
+        Command::Restore { file: from } => load(file).and_then(|config| database::restore(&config.database, &from)),
         Command::Audit { command: AuditCommand::Verify { expect } } => {
-            load(file).and_then(|config| audit::verify(&config.database, expect.as_deref()))
+            load(file).and_then(|config| database::verify_audit(&config.database, expect.as_deref()))
         }
         Command::Healthcheck => healthcheck::run(file),
         Command::Openapi => print_openapi(),

@@ -1,12 +1,14 @@
 """How do the Python tests reach a gateway? A handle on one, users of it, a demo of one's own, and bounded waiting."""
 
 import contextlib
+import http.server
 import os
 import pathlib
 import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 
@@ -102,6 +104,25 @@ def free_address() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+class Quiet(http.server.BaseHTTPRequestHandler):
+    """What the servers of tests have in common: they log nothing."""
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serving(handler: type[Quiet]):
+    """The URL of a server with this handler, as long as it is there."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
 
 
 @contextlib.contextmanager

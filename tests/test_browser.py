@@ -12,6 +12,8 @@ import threading
 
 import pytest
 
+from support import Quiet
+
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 # Nothing that would ask anybody but the gateway.
 QUIET = [
@@ -68,7 +70,7 @@ class Site(http.server.ThreadingHTTPServer):
         self.reported = threading.Event()
 
 
-class Visit(http.server.BaseHTTPRequestHandler):
+class Visit(Quiet):
     def do_GET(self):
         self.answer(200 if self.path == "/" else 404, self.server.page if self.path == "/" else b"")
 
@@ -83,9 +85,6 @@ class Visit(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
 
 
 def visit(page: str) -> dict:

@@ -1,13 +1,12 @@
 """Does test_load.py measure what it says? Against streams whose times are known."""
 
-import http.server
 import json
-import threading
 import time
 
 import pytest
 import requests
 
+from support import Quiet, serving
 from test_load import Answer, StreamReading, measure, spread, verdict
 
 FIRST_SECONDS, GAP_SECONDS, TOKENS = 0.3, 0.02, 10
@@ -69,7 +68,7 @@ def test_percentiles_are_of_what_is_known():
     assert spread([None], "ms") == "-"
 
 
-class Scripted(http.server.BaseHTTPRequestHandler):
+class Scripted(Quiet):
     """The head and the role at once, the first token after 300 ms, then one every 20 ms; far less than 1 KB in all."""
 
     protocol_version = "HTTP/1.1"
@@ -99,18 +98,11 @@ class Scripted(http.server.BaseHTTPRequestHandler):
         data = line + b"\n\n"
         self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n" if is_chunked else data)
 
-    def log_message(self, *_):
-        pass
-
 
 @pytest.fixture(scope="module")
 def scripted():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Scripted) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Scripted) as url:
+        yield url
 
 
 @pytest.mark.parametrize("body", ["chunked", "unchunked"])

@@ -6,8 +6,8 @@ import { Loaded, useLoad } from "../load.js";
 import { Confirm, Dialog, Field, Form, Select, Table } from "../parts.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
-import { KeyShown } from "./key-shown.js";
 import { Rotate, secretOf } from "./keys.js";
+import { KeyShown } from "./snippets.js";
 
 const roles = ["viewer", "operator", "admin"].map((role) => [role, say.admins.roles[role]]);
 const path = (admin) => `admin/admins/${part(admin.name)}`;

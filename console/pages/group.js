@@ -7,9 +7,8 @@ import { Confirm, Dialog, Field, Form, More, Table } from "../parts.js";
 import { go, link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
-import { GroupFields, groupOf } from "./group-fields.js";
-import { Standings } from "./limits.js";
-import { Whose } from "./whose.js";
+import { LimitFields, modelsOf, names, Standings, whole } from "./limits.js";
+import { Whose } from "./slots.js";
 
 export function OneGroup({ id }) {
   const path = `admin/groups/${part(id)}`;
@@ -65,3 +64,13 @@ function About({ group }) {
   ];
   return html`<dl class="pairs">${pairs.map(([name, value]) => html`<dt>${name}</dt><dd>${value}</dd>`)}</dl>`;
 }
+
+/** What is asked for of a group, in the form that makes one and in the form that changes one. */
+export function GroupFields({ of = null }) {
+  return html`<${LimitFields} of=${of} only=${[...names, "tokens_per_month"]} />
+    <${Field} label=${say.limits.weight} hint=${say.limits.weightHint} name="weight" type="number" min="0.001" max="1000" step="any" defaultValue=${of?.weight ?? 1} required />
+    <${Field} label=${say.keysOf.models} hint=${say.keysOf.modelsHint} name="models" defaultValue=${of?.allowed_models?.join(", ") ?? ""} wide />`;
+}
+
+/** The form's values: an empty field is no limit, or every model. */
+export const groupOf = (data) => ({ ...whole(data), weight: Number(data.get("weight")), allowed_models: modelsOf(data) });

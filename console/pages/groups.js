@@ -7,8 +7,7 @@ import { Dialog, Field, Form, More, Table } from "../parts.js";
 import { go, link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
-import { OneGroup } from "./group.js";
-import { GroupFields, groupOf } from "./group-fields.js";
+import { GroupFields, groupOf, OneGroup } from "./group.js";
 
 export default function Groups({ route }) {
   if (route.rest.length) return html`<${OneGroup} key=${route.rest[0]} id=${route.rest[0]} />`;

@@ -5,8 +5,8 @@ import { moment, since, time } from "../format.js";
 import { Loaded, useLoad } from "../load.js";
 import { Confirm, Dialog, Field, Form, Select, Table } from "../parts.js";
 import { say } from "../strings.js";
-import { KeyShown } from "./key-shown.js";
 import { modelsOf } from "./limits.js";
+import { KeyShown } from "./snippets.js";
 
 /** `base` is the path of the owner, below which `/keys` is, `owner` whose they are; `isOwn`: the owner looks, who cannot rotate. */
 export function Keys({ base, owner, writes, isOwn }) {

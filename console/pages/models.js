@@ -6,8 +6,7 @@ import { Loaded, useLoad } from "../load.js";
 import { Badge, Confirm, Table } from "../parts.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
-import { NodeChoice } from "./node-choice.js";
-import { Pull } from "./pull.js";
+import { NodeChoice, Pull } from "./pull.js";
 
 export default function Models() {
   const fleet = useLoad(async (signal) => {

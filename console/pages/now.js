@@ -1,17 +1,15 @@
 // Is the service well, and what goes on? The verdict, the nodes, who waits and what runs, live.
-import { get } from "../api.js";
 import { html, Still, useState } from "../html.js";
+import { call, get } from "../api.js";
+import { duration, time } from "../format.js";
 import { useLive } from "../live.js";
-import { useLoad } from "../load.js";
-import { time } from "../format.js";
+import { Loaded, useLoad } from "../load.js";
+import { Failure } from "../parts.js";
+import { may } from "../session.js";
 import { say } from "../strings.js";
-import { Demo } from "./demo.js";
-import { Changes } from "./fleet-changes.js";
 import { LastHour } from "./last-hour.js";
 import { NodeCard, NodeDialog } from "./node.js";
-import { Queue } from "./queue.js";
-import { Running } from "./running.js";
-import { verdict } from "./verdict.js";
+import { Queue, Running } from "./queue.js";
 
 export default function Now({ session }) {
   const live = useLive();
@@ -44,3 +42,41 @@ export default function Now({ session }) {
 }
 
 const none = [];
+
+/** What happened to the fleet last. */
+function Changes({ changes }) {
+  if (!changes.length) return null;
+  return html`<section aria-labelledby="happened"><h2 id="happened">${say.happened.title}</h2>
+    <ul class="log">${changes.map((change) => html`<li key=${change.id}><span class="figures quiet">${time(change.at)}</span> ${say.happened.what(change)}</li>`)}</ul>
+  </section>`;
+}
+
+/** `good`, `warn` or `bad`, and the sentence. */
+function verdict({ nodes, running, running_left_out, running_elsewhere, waiting, waiting_left_out, waiting_elsewhere }) {
+  if (!nodes.length) return { kind: "bad", text: say.verdict.noNodes };
+  const down = nodes.filter((node) => node.state === "down");
+  const serving = nodes.filter((node) => node.state === "up" || node.state === "suspect");
+  // Of those that this gateway carries: nobody says it of the others.
+  const longest = waiting.reduce((most, request) => Math.max(most, request.since_ms ?? 0), 0);
+  const queued = waiting.length + waiting_left_out + waiting_elsewhere;
+  const work = say.verdict.work(running.length + running_left_out + running_elsewhere, queued, queued && !waiting_elsewhere ? duration(longest) : null);
+  if (!serving.length) return { kind: "bad", text: say.verdict.noneServes(work) };
+  if (down.length) return { kind: "bad", text: say.verdict.down(nodes.length, down.map((node) => node.name), work) };
+  const suspect = nodes.filter((node) => node.state === "suspect");
+  if (suspect.length) return { kind: "warn", text: say.verdict.suspect(suspect.map((node) => node.name), work) };
+  const draining = nodes.filter((node) => node.state === "draining");
+  if (draining.length) return { kind: "warn", text: say.verdict.draining(nodes.length, draining.map((node) => node.name), work) };
+  return { kind: "good", text: say.verdict.good(nodes.length, work) };
+}
+
+/** Whether anybody is at work in the demo: simulated people, to turn on and off. */
+function Demo() {
+  const demo = useLoad((signal) => get("admin/demo", {}, signal), []);
+  const [error, setError] = useState(null);
+  const turn = (traffic) => call("PUT", "admin/demo", { body: { traffic } }).then(demo.reload, setError);
+  return html`<${Loaded} of=${demo}>${({ traffic }) => html`<div class="bar-of-tools">
+      <span>${traffic ? say.demo.on : say.demo.off}</span>
+      ${may("operate") && html`<button type="button" class=${traffic ? undefined : "primary"} onClick=${() => turn(!traffic)}>${traffic ? say.demo.stop : say.demo.start}</button>`}
+    </div>`}<//>
+    ${error && html`<${Failure} error=${error} />`}`;
+}

@@ -4,7 +4,6 @@ import { events } from "../api.js";
 import { gigabytes } from "../format.js";
 import { Dialog, Failure, Field, Form } from "../parts.js";
 import { say } from "../strings.js";
-import { NodeChoice } from "./node-choice.js";
 
 export function Pull({ nodes, close }) {
   const [progress, set] = useState(null);
@@ -38,4 +37,11 @@ function Progress({ of }) {
     ${event.total > 0 && html`<progress max=${event.total} value=${event.completed ?? 0} aria-label=${node}></progress>
       <span class="figures">${say.of(gigabytes(event.completed ?? 0), gigabytes(event.total))}</span>`}
   </li>`)}</ul>`;
+}
+
+/** On which nodes it is to be done: all of them at first. */
+export function NodeChoice({ nodes }) {
+  return html`<fieldset><legend>${say.models.nodes}</legend>
+    ${nodes.map((node) => html`<label key=${node} class="check"><input type="checkbox" name="nodes" value=${node} defaultChecked /> ${node}</label>`)}
+  </fieldset>`;
 }

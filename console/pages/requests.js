@@ -3,12 +3,11 @@ import { html } from "../html.js";
 import { get } from "../api.js";
 import { duration, moment, number, time } from "../format.js";
 import { useList, Loaded } from "../load.js";
-import { Field, More, Select, Table } from "../parts.js";
+import { Field, More, Select, Status, Table } from "../parts.js";
 import { go, link } from "../router.js";
 import { say } from "../strings.js";
-import { Status } from "./status.js";
+import { Whose } from "./slots.js";
 import { Story } from "./story.js";
-import { Whose } from "./whose.js";
 
 const statuses = ["completed", "cancelled", "upstream_error", "deadline", "refused", "interrupted"];
 const fields = ["user", "model", "node", "status", "code", "from", "to"];

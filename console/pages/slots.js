@@ -56,3 +56,8 @@ export function colour(user) {
   for (const letter of user) sum = (sum * 31 + letter.codePointAt(0)) % 8191;
   return `u${sum % 8}`;
 }
+
+/** Whose it is: the user's square beside the name. */
+export function Whose({ user }) {
+  return html`<span class="whose"><span class=${`square small ${colour(user)}`} aria-hidden="true"></span>${user}</span>`;
+}

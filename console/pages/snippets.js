@@ -1,7 +1,7 @@
 // How is a program told where the service is and with which key? Lines to paste, as docs/applications.md explains them.
 import { html, useState } from "../html.js";
 import { serviceUrl } from "../api.js";
-import { Copy } from "../parts.js";
+import { Copy, Dialog } from "../parts.js";
 import { say } from "../strings.js";
 
 const snippets = (url, key, model) => [
@@ -57,4 +57,15 @@ export function Snippets({ secret = "sk-…", model = "llama3.2" }) {
       aria-pressed=${each === shown ? "true" : "false"} onClick=${() => show(each)}>${each}</button>`)}</div>
     <${Copy} key=${name} text=${text} label=${name} />
   </div>`;
+}
+
+/** A new key, shown this once; with `programs`, also how programs are told it. */
+export function KeyShown({ title, secret, close, programs = true }) {
+  const [shows, set] = useState(false);
+  return html`<${Dialog} title=${title} close=${close} wide>
+    <p>${say.keysOf.once}</p>
+    <${Copy} text=${secret} label=${say.keysOf.secret} />
+    ${!programs ? null : shows ? html`<${Snippets} secret=${secret} />` : html`<button type="button" onClick=${() => set(true)}>${say.snippets.show}</button>`}
+    <div class="actions"><button type="button" class="primary" onClick=${close}>${say.keysOf.kept}</button></div>
+  <//>`;
 }

@@ -3,10 +3,9 @@ import { html } from "../html.js";
 import { get, part } from "../api.js";
 import { decimal, duration, number, time } from "../format.js";
 import { Loaded, useLoad } from "../load.js";
-import { Table } from "../parts.js";
+import { Status, Table } from "../parts.js";
 import { link } from "../router.js";
 import { say } from "../strings.js";
-import { Status } from "./status.js";
 
 export function Story({ id }) {
   const story = useLoad((signal) => get(`admin/requests/${part(id)}`, {}, signal), [id]);

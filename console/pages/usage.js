@@ -3,10 +3,9 @@ import { html } from "../html.js";
 import { address, get } from "../api.js";
 import { compact, dateFromToday, day, duration, monthBegin, number } from "../format.js";
 import { Loaded, useLoad } from "../load.js";
-import { Field, Select, Table } from "../parts.js";
+import { Bar, Field, Select, Table } from "../parts.js";
 import { go } from "../router.js";
 import { say } from "../strings.js";
-import { Month } from "./month.js";
 import { Plot } from "./plot.js";
 
 const dimensions = ["user", "group", "model", "node", "day", "key", "status"];
@@ -65,3 +64,12 @@ const columns = (by) => [
   [say.usage.waited, (row) => duration(row.queue_ms), "number"],
   [say.usage.took, (row) => duration(row.duration_ms), "number"],
 ];
+
+/** How much of its tokens of this month each group, or `group` alone, has used; only groups that have such a limit. */
+function Month({ group }) {
+  const groups = useLoad((signal) => get("admin/groups", { limit: 1000 }, signal), []);
+  const limited = (groups.data?.data ?? []).filter((row) => row.tokens_per_month !== null && (!group || row.group_id === group));
+  if (!limited.length) return null;
+  return html`<section aria-labelledby="month"><h2 id="month">${say.usage.month}</h2>
+    <div class="bars">${limited.map((row) => html`<${Bar} key=${row.group_id} label=${row.group_id} used=${row.tokens_this_month} limit=${row.tokens_per_month} />`)}</div></section>`;
+}

@@ -9,7 +9,7 @@ import { may } from "../session.js";
 import { say } from "../strings.js";
 import { Keys } from "./keys.js";
 import { LimitBars, LimitFields, whole } from "./limits.js";
-import { Whose } from "./whose.js";
+import { Whose } from "./slots.js";
 
 export function OneUser({ id }) {
   const path = `admin/users/${part(id)}`;

@@ -7,10 +7,10 @@ import { Badge, Dialog, Field, Form, More, Select, Table } from "../parts.js";
 import { go, link } from "../router.js";
 import { may } from "../session.js";
 import { say } from "../strings.js";
-import { KeyShown } from "./key-shown.js";
 import { given, LimitFields } from "./limits.js";
+import { Whose } from "./slots.js";
+import { KeyShown } from "./snippets.js";
 import { OneUser } from "./user.js";
-import { Whose } from "./whose.js";
 
 const orders = ["user_id", "created_at", "last_seen", "tokens_today", "tokens_this_month"];
 

@@ -4,28 +4,25 @@
 // The derive macro generates public items (`Entity`, `Column`, `Relation`) that cannot carry a doc comment.
 #![allow(missing_docs)]
 
-pub mod admin;
-pub mod admin_digest;
-pub mod audit;
-pub mod audit_chain;
-pub mod drained_node;
-pub mod former_group;
-pub mod former_user;
+mod admins;
+mod audit_log;
+mod former;
 pub mod gateway;
-pub mod identity;
 pub mod key;
 pub mod key_digest;
-pub mod learned;
 pub mod lease;
-pub mod node;
-pub mod outbox;
-pub mod parked;
+mod local;
+mod nodes;
 pub mod people_change;
 pub mod people_copy;
-pub mod running;
-pub mod swept_token;
 pub mod usage;
 pub mod usage_rollup;
 pub mod usage_total;
 pub mod user;
 pub mod user_group;
+
+pub use admins::{admin, admin_digest};
+pub use audit_log::{audit, audit_chain};
+pub use former::{former_group, former_user};
+pub use local::{identity, learned, outbox, parked, running, swept_token};
+pub use nodes::{drained_node, node};

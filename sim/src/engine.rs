@@ -9,12 +9,11 @@ use time::OffsetDateTime;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::SimConfig;
-use crate::disk::Disk;
 use crate::error::ApiError;
+use crate::fault::Pauses;
 use crate::ledger::SimStats;
-use crate::model::SimModel;
+use crate::model::{Disk, SimModel};
 use crate::options::LoadOptions;
-use crate::pauses::Pauses;
 use crate::runners::{Room, Runner, Runners};
 use crate::slots::{Slot, Slots};
 

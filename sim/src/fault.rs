@@ -1,10 +1,12 @@
-//! In which ways can a node fail, and which failure comes next?
+//! In which ways can a node fail, halt or lie, and which failure comes next?
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use crate::claim::UsageClaim;
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 /// One way to fail a generation or embedding request.
 ///
@@ -136,5 +138,118 @@ impl Fault {
     /// Whether the answer is complete, but not as it should be.
     pub(crate) fn distorts(&self) -> bool {
         matches!(self, Fault::NoUsage | Fault::Usage(_) | Fault::OneChunk { .. })
+    }
+}
+
+/// The switches that halt parts of a node.
+#[derive(Debug, Default)]
+pub(crate) struct Pauses {
+    /// The whole process is stopped: nothing is read, loaded, made or answered.
+    pub(crate) frozen: Switch,
+    /// Only generation and embedding are halted.
+    pub(crate) silent: Switch,
+    /// `/api/version`, `/api/tags` and `/api/ps` do not answer.
+    pub(crate) probes_frozen: Switch,
+}
+
+/// A switch that can be waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Switch(watch::Sender<bool>);
+
+impl Switch {
+    pub(crate) fn set(&self, on: bool) {
+        self.0.send_replace(on);
+    }
+
+    /// Waits while it is on.
+    pub(crate) async fn until_off(&self) {
+        if *self.0.borrow() {
+            // The sender lives in `self`, so waiting cannot fail.
+            let _ = self.0.subscribe().wait_for(|on| !on).await;
+        }
+    }
+}
+
+impl Pauses {
+    /// Waits while no token can be made.
+    pub(crate) async fn until_generating(&self) {
+        self.frozen.until_off().await;
+        self.silent.until_off().await;
+    }
+}
+
+/// The names that routes use for the prompt's tokens.
+const PROMPT_NAMES: [&str; 4] = ["prompt_tokens", "input_tokens", "prompt_eval_count", "prompt_n"];
+/// The names that routes use for the answer's tokens.
+const COMPLETION_NAMES: [&str; 4] = ["completion_tokens", "output_tokens", "eval_count", "predicted_n"];
+/// By how much the count under the second name differs.
+const DIFFERENCE: u64 = 1000;
+
+/// What an answer says about its token counts instead of the truth.
+#[derive(Clone, Debug, PartialEq)]
+pub enum UsageClaim {
+    /// These values, whether they are numbers or not.
+    Counts {
+        /// Reported as the prompt's tokens.
+        prompt: Value,
+        /// Reported as the answer's tokens.
+        completion: Value,
+    },
+    /// Nothing about the prompt.
+    WithoutPrompt,
+    /// Nothing about the answer.
+    WithoutCompletion,
+    /// The true counts, and counts that are 1000 higher under the names of another dialect.
+    Doubled,
+}
+
+impl UsageClaim {
+    /// Writes the claim into one chunk of an answer: a JSON body, a line of NDJSON or an event of SSE.
+    pub(crate) fn write(&self, chunk: &Bytes) -> Bytes {
+        let Ok(text) = std::str::from_utf8(chunk) else { return chunk.clone() };
+        let lines = text.split('\n').map(|line| {
+            let (mark, data) = line.split_at(if line.starts_with("data: ") { "data: ".len() } else { 0 });
+            match serde_json::from_str::<Value>(data) {
+                Ok(mut value) => {
+                    self.edit(&mut value);
+                    format!("{mark}{value}")
+                }
+                Err(_) => line.to_owned(),
+            }
+        });
+        Bytes::from(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    fn edit(&self, value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                fields.values_mut().for_each(|value| self.edit(value));
+                self.edit_counts(fields, &PROMPT_NAMES);
+                self.edit_counts(fields, &COMPLETION_NAMES);
+            }
+            Value::Array(values) => values.iter_mut().for_each(|value| self.edit(value)),
+            _ => {}
+        }
+    }
+
+    fn edit_counts(&self, fields: &mut Map<String, Value>, names: &[&str; 4]) {
+        let is_prompt = names == &PROMPT_NAMES;
+        for name in names {
+            let Some(count) = fields.get(*name).and_then(Value::as_u64) else { continue };
+            match self {
+                UsageClaim::Counts { prompt, completion } => {
+                    let claimed = if is_prompt { prompt } else { completion };
+                    fields.insert((*name).to_owned(), claimed.clone());
+                }
+                UsageClaim::WithoutPrompt if is_prompt => drop(fields.remove(*name)),
+                UsageClaim::WithoutCompletion if !is_prompt => drop(fields.remove(*name)),
+                UsageClaim::Doubled => {
+                    let other = if *name == names[1] { names[0] } else { names[1] };
+                    fields.insert(other.to_owned(), Value::from(count + DIFFERENCE));
+                    return;
+                }
+                UsageClaim::WithoutPrompt | UsageClaim::WithoutCompletion => {}
+            }
+        }
     }
 }

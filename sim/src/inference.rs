@@ -9,7 +9,6 @@ use futures_util::stream::{self, StreamExt};
 use tokio::task::yield_now;
 
 use crate::ask::answer;
-use crate::clock;
 use crate::config::SimKind;
 use crate::dialect::embeddings::Embed;
 use crate::dialect::work::{Generate, Residence, Work};
@@ -18,7 +17,6 @@ use crate::dialect::{
 };
 use crate::error::{ApiError, Wire, json_type};
 use crate::fault::{Break, Fault};
-use crate::foreign;
 use crate::generation::{Died, Generation, RepeatGuard, Start, Whole};
 use crate::ledger::{SeenRequest, Visit};
 use crate::model::SimModel;
@@ -26,6 +24,7 @@ use crate::names::ModelName;
 use crate::options::LoadOptions;
 use crate::pace::Pace;
 use crate::state::NodeData;
+use crate::{clock, served};
 
 /// Answers one generation or embedding request. Everything held here is released when the client hangs up.
 pub(crate) async fn infer(node: NodeData, request: HttpRequest, body: Bytes) -> HttpResponse {
@@ -111,7 +110,7 @@ impl Job<'_> {
                 Err(ApiError::bad_request("invalid model name"))
             }
             SimKind::Ollama => disk.find(name).ok_or_else(|| missing(name)),
-            SimKind::LlamaServer | SimKind::Vllm => foreign::model(self.kind, &disk.models(), name),
+            SimKind::LlamaServer | SimKind::Vllm => served::model(self.kind, &disk.models(), name),
         };
         found.or_else(|error| self.refuse(error))
     }
@@ -120,8 +119,7 @@ impl Job<'_> {
         let started = clock::now();
         let Generate { ask, stream, keep_alive, options, truncates, format_error, .. } = &generate;
         let model = self.model(&ask.model, ApiError::model_not_found)?;
-        let able =
-            if self.kind == SimKind::Ollama { ask.check(&model) } else { foreign::check(self.kind, ask, &model) };
+        let able = if self.kind == SimKind::Ollama { ask.check(&model) } else { served::check(self.kind, ask, &model) };
         able.or_else(|error| self.refuse(error))?;
         let options = options.clone().or_else(|error| self.refuse(error))?;
         let prompt_tokens = ask.prompt_tokens();
@@ -145,7 +143,7 @@ impl Job<'_> {
             cached_tokens: cached.min(prompt_tokens.saturating_sub(1)),
             guard: (self.kind == SimKind::Ollama).then(RepeatGuard::default),
             pace: Pace::new(engine, engine.config().solo_speed(&model), self.fault.as_ref()),
-            dialect: foreign::dialect(self.kind, path, &model, generate),
+            dialect: served::dialect(self.kind, path, &model, generate),
             slot,
             visit: self.visit,
             fault: self.fault,

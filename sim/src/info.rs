@@ -5,10 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::dialect::{first_given, read};
-use crate::disk::Disk;
 use crate::engine::LoadedModel;
 use crate::error::{ApiError, json};
-use crate::model::SimModel;
+use crate::model::{Disk, SimModel};
 
 const MODIFIED_AT: &str = "2026-08-20T10:11:12.345678901Z";
 /// `MODIFIED_AT` in seconds since 1970.

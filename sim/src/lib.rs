@@ -11,21 +11,18 @@
 //!
 //! | floor | modules |
 //! |---|---|
-//! | the node | `node` starts, steers and stops it; `http` routes; `info` and `served` describe it and its models; `library` pulls and deletes; `state` is what they share |
-//! | an answer | `inference` carries a request; `foreign` knows what other servers do differently; `generation` makes the answer token by token; `dialect` writes it for each route |
+//! | the node | `node` starts, steers and stops it; `http` routes; `info` describes it and its models, and `served` other servers; `library` pulls and deletes; `state` is what they share |
+//! | an answer | `inference` carries a request; `generation` makes the answer token by token; `dialect` writes it for each route |
 //! | the scheduler | `engine` loads and queues; `runners` are the models in memory; `slots` the queue for one; `options` tell when to reload; `pace` is the speed |
-//! | the parts | `ask` determines the answer; `fault`, `claim`, `listing` and `pauses` are what goes wrong; `config`, `disk`, `model`, `names`, `ledger`, `prompts`, `text`, `error`, `clock` |
+//! | the parts | `ask` determines the answer; `fault` and `listing` are what goes wrong; `config`, `model`, `names`, `ledger`, `text`, `error`, `clock` |
 
 mod ask;
-mod claim;
 mod clock;
 mod config;
 mod dialect;
-mod disk;
 mod engine;
 mod error;
 mod fault;
-mod foreign;
 mod generation;
 mod http;
 mod inference;
@@ -38,15 +35,13 @@ mod names;
 mod node;
 mod options;
 mod pace;
-mod pauses;
-mod prompts;
 mod runners;
 mod served;
 mod slots;
 mod state;
 mod text;
 
-pub use claim::UsageClaim;
+pub use crate::fault::UsageClaim;
 pub use config::{SimConfig, SimKind};
 pub use fault::Fault;
 pub use ledger::{Outcome, SeenRequest, SimStats};

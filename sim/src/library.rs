@@ -10,9 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::SimConfig;
 use crate::dialect::{first_given, read};
-use crate::disk::find;
 use crate::error::{ApiError, Wire, json, json_type};
-use crate::model::SimModel;
+use crate::model::{SimModel, find};
 use crate::names::ModelName;
 use crate::state::NodeData;
 

@@ -43,6 +43,7 @@ pub(super) fn run(bind: String) -> Result<(), String> {
         let traffic = Traffic { base: base.clone(), accounts: app.accounts(), clock: app.clock(), is_on };
         let banner = greet(app.dispatcher(), base, config, key);
         let traffic = traffic.flow(stop.clone());
+        // The banner comes once the nodes are up, which they are only while the gateway runs.
         let serving = async { tokio::join!(process::logged(&log, app.run(stop)), banner).0 };
         let served = tokio::select! {
             served = serving => served.map_err(|error| error.to_string()),

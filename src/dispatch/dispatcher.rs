@@ -12,10 +12,8 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::asking::Asking;
-use super::errand::Errand;
-use super::links::Links;
-use super::load_cost::LoadCost;
+use super::errand::{Errand, LoadCost};
+use super::links::{Asking, Links};
 use super::sharing::Sharing;
 use super::word::{Grant, Word};
 use crate::clock::Clock;
@@ -218,6 +216,7 @@ impl Dispatcher {
     pub(super) fn with<T>(&self, act: impl FnOnce(&mut Core, Duration) -> T) -> T {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let since = self.clock.uptime();
+        // First of all: what was silent while this process slept must not count as silent.
         if was_paused(core.armed, since) {
             core.coordinator.member.scheduler_mut().woke_up(since);
         }
@@ -256,6 +255,7 @@ impl Core {
     }
 
     pub(super) fn handle(&mut self, event: Event, now: Duration) {
+        // A gateway on its own skips the cluster's bookkeeping.
         if self.is_linkable {
             let effects = self.coordinator.member.handle(event, now);
             self.carry_out(effects, now);
@@ -272,6 +272,8 @@ impl Core {
                 Effect::Decided(decision) => self.obey(decision, now),
                 Effect::Began { id, attempt, goes_on } => self.tell(id, Word::Began { attempt, goes_on }),
                 Effect::Say { gateway, frame } => {
+                    // Queues of links are bounded. A frame that was dropped would leave both sides with different
+                    // books, so the link is closed and begins with a report.
                     if !self.links.say(&gateway, frame) {
                         tracing::warn!(%gateway, "a link could not keep up: it is closed, and made anew");
                         let effects = self.coordinator.member.unlinked(&gateway, now);

@@ -3,9 +3,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
-use cluster::Frame;
+use cluster::{Candidate, Frame};
+use tokio::sync::{mpsc, oneshot};
 
 /// Frames that may wait on a link. One that is further behind is closed, and made anew.
 const MOST_FRAMES: usize = 16_384;
@@ -65,6 +64,14 @@ impl Links {
         }
         is_sent
     }
+}
+
+/// A question; if nobody can be asked, the sender of its answer is dropped.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) leader: Candidate,
+    pub(crate) question: String,
+    pub(crate) answer: oneshot::Sender<String>,
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Where do requests meet the scheduler? The shell around the pure core, its tickets, and the errands it issues.
-mod asking;
 mod dispatcher;
 mod errand;
 mod links;
-mod load_cost;
 mod peers;
 mod sharer;
 mod sharing;
@@ -11,10 +9,10 @@ mod sight;
 mod ticket;
 mod word;
 
-pub(crate) use asking::Asking;
+pub use self::errand::LoadCost;
+pub(crate) use self::links::Asking;
 pub use dispatcher::Dispatcher;
 pub use errand::Errand;
-pub use load_cost::LoadCost;
 pub use sharer::Sharer;
 pub use sharing::Sharing;
 pub use sight::{Question, Scope, Sight};

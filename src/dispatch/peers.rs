@@ -106,6 +106,7 @@ impl Dispatcher {
             let (number, frames) = core.links.open(leader.clone());
             let effects = core.coordinator.member.follows(leader.clone(), epoch, now);
             core.carry_out(effects, now);
+            // The member may have refused the link, which closes it.
             core.links.is_open(leader, number).then_some((number, frames))
         })
     }
@@ -114,6 +115,7 @@ impl Dispatcher {
     pub(crate) fn said(&self, gateway: &Arc<str>, number: u64, frames: Vec<Frame>) -> bool {
         self.with(|core, now| {
             for frame in frames {
+                // A frame of this batch may have ended the link; what came after it counts for nothing.
                 if !core.links.is_open(gateway, number) {
                     return false;
                 }
@@ -167,6 +169,7 @@ impl Core {
         if let Some(epoch) = role.epoch
             && epoch != self.last_epoch
         {
+            // The first epoch after the start is no change of leadership.
             self.handovers += u64::from(self.last_epoch != 0);
             self.last_epoch = epoch;
         }

@@ -99,6 +99,7 @@ impl Sharer {
     /// Takes or renews the lease, or looks who has it.
     async fn ask(&self, link: &str) -> Result<LeaseNews, StoreError> {
         let (is_wanted, epoch) = self.dispatcher.lease_wish();
+        // Before the question is asked, as the lease runs from some time between then and the answer.
         let until = self.clock.uptime() + TRUSTED;
         let asked = if is_wanted { self.lease.take(link, epoch).await? } else { self.lease.read().await? };
         Ok(match asked {

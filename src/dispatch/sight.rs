@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
-use super::asking::Asking;
 use super::dispatcher::Dispatcher;
+use super::links::Asking;
 use cluster::{Reported, Role};
 use scheduler::{Alternative, NodeId, NodeView, RequestId, Story, Waiting, What};
 
@@ -120,6 +120,7 @@ impl Dispatcher {
             self.peek(|core| Some((core.coordinator.member.leader()?.clone(), core.asking.clone()?)))?;
         let (answer, answered) = oneshot::channel();
         let question = serde_json::to_string(question).ok()?;
+        // A full queue is answered from here at once: looking must not add to what a busy leader has to do.
         asking.try_send(Asking { leader, question, answer }).ok()?;
         serde_json::from_str(&answered.await.ok()?).ok()
     }
@@ -175,6 +176,7 @@ impl Dispatcher {
         let mut mentioned: Vec<NodeId> =
             waiting.iter().filter_map(|waiting| waiting.waits_for.map(|it| it.node)).collect();
         if let Some(story) = &mut story {
+            // JSON has no infinity: serde_json writes it as null, which is no number to the reader.
             story.expected = story.expected.filter(|seconds| seconds.is_finite());
             each_node(story, |node| mentioned.push(*node));
             let all = story.steps.iter_mut().flat_map(|step| &mut step.alternatives);

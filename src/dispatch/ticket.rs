@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher, Live, id_of};
-use super::load_cost::LoadCost;
+use super::errand::LoadCost;
 use super::word::{Grant, Interruption, Word};
 use cluster::{FirstByte, Foreseen};
 use protocol::Usage;
@@ -151,6 +151,7 @@ impl Ticket {
     /// on it. The slot is free when this returns.
     pub(crate) fn leave(&self, outcome: Outcome, tokens: Option<u64>, usage: Option<Usage>) {
         self.dispatcher.with(|core, now| {
+            // Before it leaves: the scheduler learns only from requests that it knows.
             if let Some((time, writing)) = usage.and_then(|usage| Some((usage.work()?, usage.decode))) {
                 core.handle(Event::Worked { id: self.id, time, writing }, now);
             }

@@ -81,6 +81,7 @@ async fn ask(inquiry: &Inquiry, model: &Loaded, (endpoint, body): (Endpoint, Val
     };
     match tokio::time::timeout(CANARY_PATIENCE, asking).await {
         Ok(Ok(reply)) => reply,
+        // What is the fault of the request, the model or the gateway says nothing about the node.
         Ok(Err(error)) if !matches!(error.failure.blame(), Blame::Node | Blame::Undecided) => Reply::Declined,
         Ok(Err(AttemptError { detail, .. })) => {
             tracing::debug!(node = &*inquiry.endpoint.name, model = model.name, detail, "a canary failed");

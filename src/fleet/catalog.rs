@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dashmap::DashMap;
 use serde_json::Value;
 
-use super::said::Said;
+use super::listing::Said;
 use super::twins::Twins;
 use scheduler::NodeId;
 

@@ -28,6 +28,7 @@ pub(crate) fn client(node: &NodeEndpoint, connect: Duration) -> awc::Client {
         async move {
             let connection: Connection<Uri, TcpStream> = connecting.await?;
             let (stream, connection) = connection.replace_io(());
+            // A request is one small write, which must not wait for the acknowledgement of an earlier one.
             stream.set_nodelay(true).map_err(ConnectError::Io)?;
             Ok::<_, ConnectError>(connection.replace_io(WholeStream(stream)).1)
         }

@@ -7,12 +7,16 @@ use actix_tls::connect::rustls_0_23::webpki_roots_cert_store;
 use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rustls::ClientConfig;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, Error, RootCertStore};
 
-use super::pinned::Pinned;
 use super::settings::NodeSettings;
 use crate::flaw::Flaw;
-use crate::tls::Verifier;
+use crate::tls::{CertificateRule, Verifier};
 
 /// Headers that the gateway or the connection sets, or that have settings of their own.
 const RESERVED: [&str; 12] = [
@@ -111,6 +115,7 @@ fn header_name(key: &'static str, name: &str) -> Result<HeaderName, Flaw> {
 fn header_value(key: &'static str, name: &str, value: &str) -> Result<HeaderValue, Flaw> {
     let mut value = HeaderValue::from_str(value)
         .map_err(|_| Flaw::new(key, format!("the value of `{name}` cannot go into a header"), ""))?;
+    // Keeps it out of debug output.
     value.set_sensitive(true);
     Ok(value)
 }
@@ -125,6 +130,7 @@ pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>
         .map_err(|error| flaw(error.to_string()))?;
     let builder = match &settings.ca_file {
         Some(_) if !is_secure => return Err(flaw("the node's URL is not https".to_owned())),
+        // A plain URL with a `ca_file` was refused above: its operator believes that it is protected.
         None if !is_secure => return Ok(None),
         None => builder.with_root_certificates(webpki_roots_cert_store()),
         Some(path) => {
@@ -136,4 +142,82 @@ pub(super) fn trust(settings: &NodeSettings) -> Result<Option<Arc<ClientConfig>>
     let mut config = builder.with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(config)))
+}
+
+/// The certificates of a file.
+#[derive(Debug)]
+pub struct Pinned {
+    certificates: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl Pinned {
+    /// Reads a PEM file.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn read(path: &Path, provider: Arc<CryptoProvider>) -> Result<Self, String> {
+        let pem = std::fs::read(path).map_err(|error| error.to_string())?;
+        let (mut certificates, mut roots) = (Vec::new(), RootCertStore::empty());
+        for certificate in CertificateDer::pem_slice_iter(&pem) {
+            let certificate = certificate.map_err(|error| error.to_string())?;
+            roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+            certificates.push(certificate);
+        }
+        if certificates.is_empty() {
+            return Err("it holds no certificate".to_owned());
+        }
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
+        let authorities = authorities.build().map_err(|error| error.to_string())?;
+        Ok(Self { certificates, authorities })
+    }
+}
+
+impl CertificateRule for Pinned {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        // A certificate that the operator gave needs no authority to vouch for it, and no matching name.
+        if self.certificates.iter().any(|pinned| pinned == end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(name: &str) -> rcgen::Certificate {
+        rcgen::generate_simple_self_signed(vec![name.to_owned()]).unwrap().cert
+    }
+
+    #[test]
+    fn only_the_certificate_of_the_file_is_taken_whatever_name_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, own, other) = (folder.path().join("ca.pem"), certificate("a"), certificate("a"));
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        std::fs::write(&path, "nothing").unwrap();
+        assert!(Pinned::read(&path, provider.clone()).is_err());
+        std::fs::write(&path, own.pem()).unwrap();
+        let pinned = Pinned::read(&path, provider).unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let check = |certificate: &rcgen::Certificate| {
+            pinned.judge(
+                certificate.der(),
+                &[],
+                &name,
+                &[],
+                UnixTime::since_unix_epoch(std::time::Duration::from_secs(1_800_000_000)),
+            )
+        };
+        assert!(check(&own).is_ok());
+        assert!(check(&other).is_err());
+    }
 }

@@ -139,6 +139,7 @@ impl NodeEndpoint {
         let uri = &self.version;
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_ascii_lowercase();
+        // `[::ffff:10.0.0.1]`, `10.0.0.1` and a host that resolved to it are one place.
         let address = self.address.map(|address| address.ip()).or_else(|| host.parse::<IpAddr>().ok());
         let host = match address {
             Some(address) => address.to_canonical().to_string(),
@@ -315,6 +316,7 @@ fn uri(base: &str, path: &str) -> Result<Uri, Flaw> {
     let uri: Uri = format!("{base}{path}").parse().map_err(|error| flaw(format!("{error}")))?;
     // Anything before the route's own path is where a proxy serves the node.
     let prefix = uri.path().strip_suffix(path).map(|prefix| prefix.split('/'));
+    // A prefix with dots would be another path by the time the node reads it.
     let plain = prefix.is_some_and(|mut parts| parts.all(|part| !matches!(part, "." | "..")))
         && uri.query().is_none()
         && uri.host().is_some_and(|host| !host.is_empty());

@@ -63,6 +63,7 @@ impl Inquiry {
         }
         let said = self.probe(self.endpoint.version_uri()).await;
         let version = said.as_ref().ok().and_then(|body| listing::version(body));
+        // Whatever answers without a version may be another server. Silence says nothing of the kind.
         let may_be_other = matches!(said, Ok(_) | Err(AskError::Status(_))) && version.is_none();
         if self.endpoint.kind == NodeKind::Auto && may_be_other && self.lists_models().await {
             self.endpoint.found(Kind::OpenAi);

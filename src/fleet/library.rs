@@ -91,9 +91,11 @@ impl Upstream {
         is_wanted: bool,
         deadline: Duration,
     ) -> Result<(), String> {
+        // Without a prompt, Ollama loads the model and answers nothing.
         let mut generate = json!({"model": model, "stream": false});
         let mut embed = json!({"model": model, "input": ""});
         if !is_wanted {
+            // With 0 it unloads instead.
             (generate["keep_alive"], embed["keep_alive"]) = (0.into(), 0.into());
         }
         let deadline = if is_wanted { deadline } else { PATIENCE };

@@ -52,6 +52,7 @@ impl NodeLoads {
 impl Charged {
     /// How much of this time lies outside the last load. If the two overlap, they are merged.
     fn take(&mut self, from: Duration, to: Duration) -> Duration {
+        // One is enough: a node loads one model at a time.
         let (last_from, last_to) = self.last;
         if from >= last_to || to <= last_from {
             self.last = if to > last_to { (from, to) } else { self.last };

@@ -128,6 +128,8 @@ impl Roster {
     /// # Errors
     /// The database does not answer.
     pub async fn refresh(&self) -> Result<Changes, StoreError> {
+        // The lock is released while names are resolved: DNS may take seconds, and operators' changes should not wait
+        // for it.
         let names = self.sources.lock().await.to_resolve();
         let found = self.resolver.resolve_all(names).await;
         let mut sources = self.sources.lock().await;
@@ -195,6 +197,7 @@ impl Roster {
         if sources.knows(&settings.name) || self.list().contains_key(&settings.name) {
             return Err(RosterError::Exists(settings.name));
         }
+        // The database first: if it fails, memory is as it was, and the caller is told.
         self.store.add_node(stored(&settings), self.context.clock.now().unix_ms).await?;
         sources.added.insert(settings.name.clone(), settings);
         self.find(&mut sources).await;
@@ -261,6 +264,7 @@ impl Roster {
         let desired = sources.desired(self.context.clock.now().unix_ms);
         self.settled.notify_one();
         let mut changes = Changes::default();
+        // The std lock ends with this block: nothing may be awaited under it.
         let watches = {
             let mut running = self.lock_running();
             let names: BTreeSet<&str> = desired.iter().map(|desired| desired.settings.name.as_str()).collect();
@@ -301,7 +305,7 @@ impl Roster {
             _ => {}
         }
         // Before anything is taken away: a node whose new settings cannot be used stays as it was.
-        let endpoint = endpoint(&desired)?;
+        let endpoint = desired.endpoint()?;
         if running.contains_key(&name) {
             self.leave(running, &name);
             changes.changed.push(name.clone());
@@ -342,8 +346,9 @@ impl Roster {
         }
         let is_other = known.desired.settings != desired.settings;
         if is_other || known.desired.is_stale {
-            let Some(endpoint) = endpoint(&desired) else { return false };
+            let Some(endpoint) = desired.endpoint() else { return false };
             if let Some(before) = self.context.nodes.get(id) {
+                // Otherwise the node would count as an unknown kind until its next probe.
                 endpoint.remember(&before);
             }
             self.context.nodes.put(id, endpoint);
@@ -384,17 +389,4 @@ fn check(settings: &NodeSettings) -> Result<(), RosterError> {
 fn stored(settings: &NodeSettings) -> StoredNode {
     // The keys of a settings map are text and its numbers finite, so writing it cannot fail.
     StoredNode { name: settings.name.clone(), settings: serde_json::to_string(settings).unwrap_or_default() }
-}
-
-fn endpoint(desired: &Desired) -> Option<NodeEndpoint> {
-    match NodeEndpoint::new(&desired.settings) {
-        Ok(endpoint) => Some(match desired.address {
-            Some(address) => endpoint.at(address),
-            None => endpoint,
-        }),
-        Err(flaw) => {
-            tracing::error!(node = desired.settings.name, %flaw, "the node cannot be used");
-            None
-        }
-    }
 }

@@ -2,6 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use super::endpoint::NodeEndpoint;
 use super::settings::{Discover, NodeSettings};
 use crate::store::{Maintenance, Store, StoreError};
 
@@ -47,6 +48,20 @@ impl Desired {
     /// Whether both are the same machine, so that what is known of one applies to the other.
     pub(crate) fn is_same_machine(&self, other: &Self) -> bool {
         self.settings.url == other.settings.url && self.address == other.address
+    }
+
+    /// How it is reached; `None`, and a line in the log, if its settings cannot be used.
+    pub(crate) fn endpoint(&self) -> Option<NodeEndpoint> {
+        match NodeEndpoint::new(&self.settings) {
+            Ok(endpoint) => Some(match self.address {
+                Some(address) => endpoint.at(address),
+                None => endpoint,
+            }),
+            Err(flaw) => {
+                tracing::error!(node = self.settings.name, %flaw, "the node cannot be used");
+                None
+            }
+        }
     }
 }
 
@@ -128,6 +143,7 @@ impl Sources {
         let found = self.found.get(&settings.name).into_iter().flatten();
         let instance = |address: &SocketAddr| {
             let name = instance_name(&settings.name, *address);
+            // A drain of this one node counts before one of the whole entry.
             let maintenance = drain(&name).or_else(|| drain(&settings.name));
             let settings = NodeSettings { name, ..settings.clone() };
             let (entry, source, address) = (entry.clone(), Source::Discovered, Some(*address));

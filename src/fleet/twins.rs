@@ -1,16 +1,24 @@
-//! Which nodes are the same engine under another name or address? Such nodes promise its slots twice. Pure.
+//! Which nodes are the same engine under another name or address? Such nodes promise its slots twice. Looked for while
+//! the gateway runs, and once by `check` before any runs.
 //!
 //! An engine says until when each model stays in its memory, to the nanosecond, and sets that moment anew whenever the
 //! model becomes idle. Engines that know nothing of each other have no such moment in common, whatever image they were
 //! made from. One moment in common may come from a restored copy of a machine; two are seen only if both names lead to
 //! the same engine.
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::StreamExt;
+use scheduler::NodeId;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::said::Said;
-use scheduler::NodeId;
+use super::endpoint::NodeEndpoint;
+use super::inquiry::Inquiry;
+use super::listing::Said;
+use super::settings::{Discover, NodeSettings};
+use super::upstream::Upstream;
 
 /// For the log.
 pub(super) const SAME_ENGINE: &str = "two nodes are the same engine, which gets twice the requests that it has slots for: \
@@ -102,6 +110,48 @@ pub(super) fn expiries(loaded: &[Said]) -> impl Iterator<Item = Expiry> {
         // A server that only imitates Ollama may always give the same round moment.
         (moment.nanosecond() % 1_000_000 != 0).then(|| moment.unix_timestamp_nanos())
     })
+}
+
+/// The longest wait for one node, and for all of them.
+const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(5);
+/// Nodes that are asked at a time.
+const AT_A_TIME: usize = 32;
+
+/// Pairs of nodes that have the same address, or keep a model until the same nanosecond, by name. Nodes that do not answer
+/// within seconds are known by their addresses only, and discovered ones not at all.
+pub async fn twins_now(nodes: &[NodeSettings]) -> BTreeSet<(String, String)> {
+    let endpoints: Vec<Arc<NodeEndpoint>> = nodes
+        .iter()
+        .filter(|settings| settings.discover != Discover::Dns)
+        .filter_map(|settings| NodeEndpoint::new(settings).ok().map(Arc::new))
+        .collect();
+    let mut marks: BTreeMap<String, Vec<Arc<str>>> = BTreeMap::new();
+    for endpoint in &endpoints {
+        marks.entry(endpoint.place()).or_default().push(endpoint.name.clone());
+    }
+    let upstream = Upstream::new(PATIENCE);
+    let looking = futures_util::stream::iter(endpoints)
+        .map(|endpoint| {
+            let name = endpoint.name.clone();
+            let inquiry =
+                Inquiry { upstream: upstream.clone(), endpoint, probe_timeout: PATIENCE, listing_timeout: PATIENCE };
+            async move { (name, inquiry.loaded().await) }
+        })
+        .buffer_unordered(AT_A_TIME)
+        .for_each(|(name, loaded)| {
+            for expiry in loaded.iter().flat_map(|listing| expiries(&listing.said)) {
+                marks.entry(expiry.to_string()).or_default().push(name.clone());
+            }
+            std::future::ready(())
+        });
+    // Whoever has not answered by then is left out.
+    drop(tokio::time::timeout(PATIENCE_WITH_ALL, looking).await);
+    let pairs = marks.values().flat_map(|names| names.windows(2)).filter(|pair| pair[0] != pair[1]);
+    pairs
+        .map(|pair| if pair[0] < pair[1] { (&pair[0], &pair[1]) } else { (&pair[1], &pair[0]) })
+        .map(|(one, other)| (one.to_string(), other.to_string()))
+        .collect()
 }
 
 #[cfg(test)]

@@ -105,6 +105,7 @@ impl Upstream {
 
     fn client(&self, node: &Arc<NodeEndpoint>) -> awc::Client {
         let mut clients = self.clients.borrow_mut();
+        // By the endpoint itself and not by its name: changed settings make another endpoint, and so another client.
         let is_its = |(known, _): &&(Weak<NodeEndpoint>, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node));
         if let Some((_, client)) = clients.iter().find(is_its) {
             return client.clone();
@@ -157,6 +158,7 @@ impl Upstream {
         if status == StatusCode::UNAUTHORIZED {
             node.deny();
         }
+        // An error that does not come in time, or is too long, is judged by its status alone.
         let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         let detail = || format!("status {}: {}", status.as_u16(), excerpt(&body));

@@ -104,10 +104,12 @@ pub fn judge(asked: Asked<'_>, evidence: Evidence<'_>) -> Verdict {
 fn judge_status(asked: Asked<'_>, status: u16, body: &[u8]) -> Verdict {
     let message = message_of(body);
     match (status, message.as_deref()) {
+        // The order matters: a 404 that names the model is about the model, any other about the route.
         (404, Some(message)) if names_model(message, asked.model) => Verdict::Attempt(Failure::Missing),
         (404 | 405, _) => Verdict::Attempt(Failure::Unsupported),
         (401 | 403 | 407 | 300..=399, _) => Verdict::Attempt(Failure::Denied),
         (408 | 429 | 503, _) => Verdict::Attempt(Failure::Busy),
+        // 499 is nginx's word for a client that has left, which says nothing about the request.
         (400..=498, Some(message)) => request_at_fault(asked.dialect, status, body, message),
         // A server that was started without embeddings has them for no model.
         (501, Some(_)) if !asked.is_ollama => Verdict::Attempt(Failure::Unsupported),

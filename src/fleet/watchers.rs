@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::context::FleetContext;
 use super::health::Prober;
-use super::health_settings::HealthSettings;
+use super::settings::HealthSettings;
 use super::upstream::Upstream;
 use scheduler::NodeId;
 

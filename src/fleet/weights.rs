@@ -26,6 +26,8 @@ impl Weights {
     /// The models to ask about: those that may have the weights of another one and have not been asked about.
     pub(crate) fn to_ask(&self, listed: &[Model], most: usize) -> Vec<Model> {
         let mut models: Vec<&Model> = listed.iter().filter(|model| !model.digest.is_empty()).collect();
+        // Models of the same weights differ by their Modelfile only, so they are about as large: neighbours by size are
+        // enough.
         models.sort_by(|a, b| (&a.family, a.size_bytes).cmp(&(&b.family, b.size_bytes)));
         models.dedup_by(|a, b| a.digest == b.digest);
         let mut asked = BTreeSet::new();

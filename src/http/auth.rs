@@ -11,9 +11,9 @@ use serde_json::Value;
 use super::admin::rules::Rule;
 use super::audited;
 use super::cookies::token_of;
+use super::counters::Guesses;
 use super::credentials::{Credential, credential, dependency, key_of, no_key, session_ended};
 use super::error::ApiError;
-use super::guesses::Guesses;
 use super::sessions::{Owner, Session, Sessions};
 use super::settings::ServerSettings;
 use crate::relay::Meters;
@@ -143,6 +143,7 @@ fn find_caller(request: &HttpRequest) -> Result<Caller, ApiError> {
         Found::Unknown if is_admins(request, accounts, key)? => Err(ApiError::unauthorized(
             "The admin key is no user key. Make a user with POST /admin/users and use its key.",
         )),
+        // While the database is away, it may be the key of somebody this gateway has not heard of yet.
         Found::Unknown if !accounts.is_current() => Err(ApiError::users_away()),
         // Programs that talk to Ollama send a placeholder where they have no key.
         Found::Unknown => match trusted(request, accounts) {
@@ -250,6 +251,7 @@ fn admin(request: &HttpRequest) -> Result<Admin, ApiError> {
     };
     let Identity::Admin(actor) = identity else { return Err(not_for_users()) };
     let draft = audited::draft(request);
+    // Before the role is checked, so that the audit log says who tried in vain.
     draft.iter().for_each(|draft| draft.by(actor.name.clone(), actor.role.as_str()));
     let needed = Rule::of(request.method(), &request.match_pattern().unwrap_or_default()).role;
     if actor.role < needed {

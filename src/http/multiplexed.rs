@@ -138,6 +138,7 @@ impl Inbound {
     /// Whether the stream was reset or its connection has ended. What still comes is thrown away, so nobody else may be
     /// reading.
     fn has_left(&self) -> bool {
+        // Nobody needs to be woken: the next look comes by itself.
         let mut context = Context::from_waker(Waker::noop());
         let mut arriving = self.0.borrow_mut();
         for _ in 0..MOST_DISCARDED {

@@ -1,12 +1,19 @@
 //! Which model does a client mean by a name?
 use std::collections::BTreeMap;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
-use crate::store::AllowedModels;
+use actix_web::dev::Payload;
+use actix_web::{FromRequest, HttpRequest};
 use protocol::ModelName;
 use scheduler::Scheduler;
+use serde::{Deserialize, Serialize};
+
+use super::Live;
+use super::credentials::dependency;
+use super::error::ApiError;
+use crate::fleet::FleetContext;
+use crate::store::AllowedModels;
 
 /// Other names for models, and substitutes for missing ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,4 +123,36 @@ pub struct Resolved {
     pub name: Arc<str>,
     /// The name as a node lists it.
     pub listed: Arc<str>,
+}
+
+/// The models that nodes list, and other names for them.
+#[derive(Clone, Debug)]
+pub struct KnownModels {
+    fleet: FleetContext,
+    names: Live<ModelNames>,
+}
+
+impl FromRequest for KnownModels {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let found = dependency::<FleetContext>(request).and_then(|fleet| {
+            let names = dependency::<Live<ModelNames>>(request)?;
+            Ok(Self { fleet: fleet.as_ref().clone(), names: names.as_ref().clone() })
+        });
+        ready(found)
+    }
+}
+
+impl KnownModels {
+    /// A sentence for each name that no node lists and that is no alias.
+    pub(super) fn warnings(&self, names: &[String]) -> Vec<String> {
+        let operators = self.names.get();
+        self.fleet.dispatcher.read(|scheduler| {
+            let is_known = |name: &str| operators.alias_of(name).is_some() || find_listed(name, scheduler).is_some();
+            let unknown = names.iter().filter(|name| !is_known(name));
+            unknown.map(|name| format!("No node has the model `{name}`, and no alias is called so.")).collect()
+        })
+    }
 }

@@ -53,6 +53,7 @@ pub async fn observe(
     if let Some(newcomer) = request.conn_data::<Arc<Newcomer>>() {
         newcomer.arrived();
     }
+    // First of all: routing, keys in paths and the log read what these two make of the request.
     name_host(&mut request);
     normalise(&mut request);
     // HEAD is answered like GET. The server goes by the method that it received, so it leaves out the body by itself.
@@ -85,6 +86,7 @@ pub async fn observe(
         report(&response, id, meters, spent);
     }
     if let Some(meters) = &meters {
+        // After the report, as the pause is no part of the time that the request took.
         hold_back(&mut response, meters).await;
     }
     end_by_closing(&mut response);

@@ -9,7 +9,7 @@ use super::answers;
 use super::auth::Caller;
 use super::body::JsonObject;
 use super::error::ApiError;
-use super::known_models::KnownModels;
+use super::names::KnownModels;
 use crate::relay::Meters;
 use crate::store::{Access, Accounts, AllowedModels, Key, KeySpec, LimitsChange};
 use limits::Limits;

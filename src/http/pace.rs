@@ -67,6 +67,7 @@ impl Pace {
         if pause.is_zero() {
             return Answering::AtOnce;
         }
+        // Made before the count goes up, so that it goes down again whichever way this ends.
         let place = Place(self.waiting.clone());
         if self.waiting.fetch_add(1, Ordering::Relaxed) < MOST {
             Answering::After(pause, place)

@@ -49,6 +49,7 @@ pub async fn call(context: LinkContext, stop: CancellationToken) {
 async fn tick(context: &LinkContext) {
     for count in 0_u64.. {
         tokio::time::sleep(Duration::from_millis(200)).await;
+        // Every fifth of these ticks ends a whole second.
         context.dispatcher.tick_member(count.is_multiple_of(5));
     }
 }
@@ -62,6 +63,7 @@ async fn follow(client: &awc::Client, context: &LinkContext) {
             converse(socket, conversation).await;
             continue;
         }
+        // A new leader is called at once; the pause bounds how often one that does not answer is called.
         let _ = tokio::time::timeout(PAUSE, context.dispatcher.roles.notified()).await;
     }
 }
@@ -77,6 +79,7 @@ async fn converse(mut socket: Socket, mut conversation: Conversation) {
                     Some(Ok(Frame::Ping(_) | Frame::Pong(_))) => {}
                     _ => return,
                 }
+                // Whatever was heard, the other side is there: its pings come more often than this.
                 silence.set(tokio::time::sleep(PATIENCE));
             }
             message = conversation.next() => {
@@ -156,6 +159,7 @@ async fn summon(client: &awc::Client, context: &LinkContext) {
         };
         refusals.retain(|gateway, _| missing.iter().any(|neighbour| neighbour.gateway == *gateway));
         for neighbour in missing {
+            // A refused connection is proof that the process has ended; silence may be the network's.
             let is_refused = summon_one(client, context, &neighbour, epoch).await;
             let count = refusals.entry(neighbour.gateway.clone()).or_default();
             *count = if is_refused { *count + 1 } else { 0 };

@@ -39,6 +39,7 @@ impl Conversation {
         (number, frames): (u64, mpsc::Receiver<Frame>),
     ) -> Self {
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        // After a pause one ping is enough; a burst of the missed ones would say nothing more.
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let ping = (0, Instant::now());
         Self { dispatcher, gateway, number, frames, heartbeat, batch: Vec::new(), ping, to_answer: None }
@@ -46,11 +47,13 @@ impl Conversation {
 
     /// The next message to send; `None` once the link is not in use any more. Nothing is lost if it is not awaited.
     pub(super) async fn next(&mut self) -> Option<String> {
+        // An answer goes first: the other end measures the round trip by it, and may hold messages back until it comes.
         if let Some(number) = self.to_answer.take() {
             self.batch.push(Frame::Pong { number });
             return self.message();
         }
         tokio::select! {
+            // Frames go before heartbeats, as they are a sign of life as well.
             biased;
             count = self.frames.recv_many(&mut self.batch, MOST_FRAMES) => {
                 if count == 0 {

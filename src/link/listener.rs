@@ -109,6 +109,7 @@ async fn shake(session: &mut Session, stream: &mut MessageStream, context: &Link
             let epoch = context.dispatcher.welcomes()?;
             let welcome = context.secret.welcome(&context.own, epoch, &hello);
             let gateway: Arc<str> = hello.gateway.as_str().into();
+            // The link stands before the welcome goes out: the follower's report comes right after it.
             let link = context.dispatcher.accept(gateway.clone());
             let conversation = Conversation::new(context.dispatcher.clone(), gateway, link);
             session.text(serde_json::to_string(&welcome).ok()?).await.ok()?;

@@ -1,24 +1,19 @@
 //! Which families are exported? Each one once, with its name, help, labels and buckets; a file for each subject.
-mod attempts;
-mod cluster;
 mod nodes;
-mod queue;
 mod requests;
 mod setup;
-mod storage;
 
 use std::collections::BTreeSet;
 
 use prometheus::{Error, Registry};
 
+use self::nodes::AttemptFamilies;
+use self::requests::QueueFamilies;
+use self::setup::{ClusterFamilies, StorageFamilies};
 use super::declare::Declare;
-use attempts::AttemptFamilies;
-use cluster::ClusterFamilies;
 use nodes::NodeFamilies;
-use queue::QueueFamilies;
 use requests::RequestFamilies;
 use setup::SetupFamilies;
-use storage::StorageFamilies;
 
 /// Handles on all families.
 #[derive(Debug)]

@@ -1,14 +1,16 @@
-//! Which certificate and key do two files hold, and do they fit each other?
+//! Which certificate and key do two files hold, do they fit each other, from when until when are they valid, and which one
+//! does the next client get? The dates come from the few bytes of a certificate that say so (RFC 5280, section 4.1).
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{Error, InconsistentKeys};
+use rustls::{Error, InconsistentKeys, ServerConfig};
+use time::{Date, Month, PrimitiveDateTime, Time};
 
-use super::validity::Validity;
 use crate::flaw::Flaw;
 
 const CHAIN: &str =
@@ -106,10 +108,127 @@ fn date(unix_seconds: i64) -> String {
         .map_or_else(|_| unix_seconds.to_string(), |at| at.date().to_string())
 }
 
+/// The certificate in force; shared by all listeners.
+#[derive(Debug)]
+pub struct ServedCertificate(RwLock<Arc<CertifiedKey>>);
+
+impl ServedCertificate {
+    /// Begins with this one.
+    pub fn new(certificate: &Certificate) -> Self {
+        Self(RwLock::new(certificate.pair.clone()))
+    }
+
+    /// Serves another one from now on. Connections that are open keep theirs. Returns whether it differs.
+    pub fn replace(&self, certificate: &Certificate) -> bool {
+        let mut served = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let differs = served.cert != certificate.pair.cert;
+        *served = certificate.pair.clone();
+        differs
+    }
+
+    /// How TLS is spoken: TLS 1.2 and 1.3, without certificates of clients.
+    ///
+    /// # Errors
+    /// The library supports no version; it does.
+    pub fn config(self: &Arc<Self>) -> Result<ServerConfig, Error> {
+        let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        Ok(builder.with_no_client_auth().with_cert_resolver(self.clone()))
+    }
+}
+
+impl ResolvesServerCert for ServedCertificate {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
+const SEQUENCE: u8 = 0x30;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+/// The version, which oldest certificates do not have.
+const VERSION: u8 = 0xa0;
+
+/// Seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Validity {
+    pub(super) not_before: i64,
+    pub(super) not_after: i64,
+}
+
+impl Validity {
+    /// `None` if these bytes are no certificate.
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
+        let (whole, _) = element(certificate, Some(SEQUENCE))?;
+        let (mut rest, _) = element(whole, Some(SEQUENCE))?;
+        if rest.first() == Some(&VERSION) {
+            rest = element(rest, None)?.1;
+        }
+        // Serial number, signature algorithm, issuer.
+        for _ in 0..3 {
+            rest = element(rest, None)?.1;
+        }
+        let (dates, _) = element(rest, Some(SEQUENCE))?;
+        let (not_before, dates) = moment(dates)?;
+        let (not_after, _) = moment(dates)?;
+        Some(Self { not_before, not_after })
+    }
+}
+
+/// The content of the first element, and what follows it.
+fn element(bytes: &[u8], wanted: Option<u8>) -> Option<(&[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x84 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(first - 0x80))?;
+            (digits.iter().fold(0, |length, &digit| length << 8 | usize::from(digit)), rest)
+        }
+        _ => return None,
+    };
+    wanted.is_none_or(|wanted| wanted == tag).then(|| rest.split_at_checked(length))?
+}
+
+/// The first element as a time, and what follows it.
+fn moment(bytes: &[u8]) -> Option<(i64, &[u8])> {
+    let tag = *bytes.first()?;
+    let (text, rest) = element(bytes, None)?;
+    let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
+    let (year, text) = match tag {
+        UTC_TIME => {
+            let (year, text) = two(text)?;
+            // Two digits mean the years from 1950 to 2049.
+            (i32::from(year) + if year < 50 { 2000 } else { 1900 }, text)
+        }
+        GENERALIZED_TIME => {
+            let (century, text) = two(text)?;
+            let (year, text) = two(text)?;
+            (i32::from(century) * 100 + i32::from(year), text)
+        }
+        _ => return None,
+    };
+    let (month, text) = two(text)?;
+    let (day, text) = two(text)?;
+    let (hour, text) = two(text)?;
+    let (minute, text) = two(text)?;
+    let (second, text) = two(text)?;
+    let date = Date::from_calendar_date(year, Month::try_from(month).ok()?, day).ok()?;
+    let time = Time::from_hms(hour, minute, second).ok()?;
+    text.is_empty().then(|| (PrimitiveDateTime::new(date, time).assume_utc().unix_timestamp(), rest))
+}
+
+/// The number of the first two digits, and what follows them.
+fn two(text: &str) -> Option<(u8, &str)> {
+    let (digits, rest) = text.split_at_checked(2)?;
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| Some((digits.parse().ok()?, rest)))?
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use proptest::prelude::*;
     use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+
+    use super::*;
 
     const NAMES: [&str; 1] = ["gateway.test"];
 
@@ -180,6 +299,35 @@ mod tests {
             let flaw = Certificate::read(&cert, &key).unwrap_err();
             assert!(flaw.key == named && flaw.message.contains(why), "{flaw:?} {why}");
             assert!(!flaw.message.contains("Z2VoZWlt") && !flaw.message.contains("geheim"), "{flaw:?}");
+        }
+    }
+
+    fn lasting(from: (i32, u8, u8), until: (i32, u8, u8)) -> CertificateDer<'static> {
+        let mut params = CertificateParams::new(vec!["gateway.test".to_owned()]).unwrap();
+        params.not_before = date_time_ymd(from.0, from.1, from.2);
+        params.not_after = date_time_ymd(until.0, until.1, until.2);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+    }
+
+    #[test]
+    fn both_forms_of_a_date_are_read() {
+        for (from, until) in
+            [((1999, 12, 31), (2049, 12, 31)), ((2026, 2, 28), (2050, 1, 1)), ((2051, 3, 1), (9999, 1, 2))]
+        {
+            let seconds = |(year, month, day)| date_time_ymd(year, month, day).unix_timestamp();
+            let read = Validity::of(&lasting(from, until));
+            assert_eq!(read, Some(Validity { not_before: seconds(from), not_after: seconds(until) }), "{from:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_nothing_panics(at in 0usize..300, byte: u8, length in 0usize..300) {
+            let mut bytes = lasting((2026, 1, 1), (2027, 1, 1)).to_vec();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            bytes.truncate(length);
+            let _ = Validity::of(&CertificateDer::from(bytes));
         }
     }
 }

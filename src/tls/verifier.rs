@@ -6,7 +6,9 @@ use std::sync::Arc;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, Error, SignatureScheme};
+
+use super::certificate::provider;
 
 /// Which certificates a client takes.
 pub(crate) trait CertificateRule: fmt::Debug + Send + Sync {
@@ -67,5 +69,36 @@ impl<R: CertificateRule> ServerCertVerifier for Verifier<R> {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// Takes any certificate whose key the server has.
+#[derive(Debug)]
+pub struct Trusting;
+
+impl Trusting {
+    /// The settings of such a client, for HTTP/1.1.
+    ///
+    /// # Errors
+    /// The library supports no version; it does.
+    pub fn config() -> Result<ClientConfig, Error> {
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+        let verifier = Arc::new(Verifier::new(Self, provider()));
+        let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+impl CertificateRule for Trusting {
+    fn judge(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        Ok(ServerCertVerified::assertion())
     }
 }

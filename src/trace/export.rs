@@ -12,6 +12,7 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanProcessor};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 /// The most spans that may wait; a request has about four.
@@ -135,5 +136,24 @@ impl HttpClient for Courier {
         let (answer, answered) = oneshot::channel();
         self.0.send((request, answer)).await.map_err(|_| "nobody sends traces any more")?;
         answered.await?
+    }
+}
+
+/// Traces of requests: a span for the key check, each wait for a slot and each attempt on a node. A client's
+/// `traceparent` is passed on to the node either way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TracingSettings {
+    /// Base URL of a collector that speaks OTLP over HTTP, such as `http://collector:4318` (`/v1/traces` is
+    /// appended). `null` = no traces. Credentials go into the environment:
+    /// `OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20..."`. Default `null`.
+    pub otlp_endpoint: Option<String>,
+    /// Share of requests to trace, 0 to 1, unless the client's `traceparent` decides. Default `1.0`.
+    pub sample_ratio: f64,
+}
+
+impl Default for TracingSettings {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0 }
     }
 }

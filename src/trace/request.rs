@@ -11,8 +11,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::export::Exporter;
-use super::settings::TracingSettings;
+use super::export::{Exporter, TracingSettings};
 use crate::clock::Clock;
 use limits::Moment;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -63,6 +62,8 @@ impl Tracer {
             None => {
                 self.sink.as_ref()?;
                 let trace_id = ids.new_trace_id();
+                // By the random part of the id, as W3C's level 2 has it, so that systems that sample by the same share
+                // pick the same traces.
                 let [.., a, b, c, d, e, f, g, h] = trace_id.to_bytes();
                 let chance = u64::from_be_bytes([a, b, c, d, e, f, g, h]) as f64 / u64::MAX as f64;
                 if chance >= self.sample_ratio && self.sample_ratio < 1.0 {
@@ -171,6 +172,7 @@ impl Trace {
     /// The headers for the node that is asked: `traceparent` and, if there is one, `tracestate`.
     pub(crate) fn headers(&self) -> Option<(String, Option<String>)> {
         let span = self.asking.as_ref()?.span;
+        // Only the sampled bit: the others mean nothing to whoever has not set them.
         let (trace, flags) = (self.context.trace_id(), self.context.trace_flags().to_u8() & 1);
         let state = self.context.trace_state().header();
         Some((format!("00-{trace}-{span}-{flags:02x}"), Some(state).filter(|state| !state.is_empty())))

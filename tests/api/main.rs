@@ -20,13 +20,13 @@ mod durability;
 mod events;
 mod failures;
 mod fidelity;
-mod forecast;
 mod grey;
 mod groups;
 mod harness;
 mod http2;
 mod input;
 mod keys;
+mod learned;
 mod leases;
 mod library;
 mod limits;
@@ -35,14 +35,13 @@ mod metrics;
 mod mistakes;
 mod names;
 mod native;
-mod networks;
 mod node_time;
 mod openapi;
 mod ops;
 mod other_servers;
 mod own_keys;
 mod paths;
-mod pooler;
+mod postgres;
 mod queue;
 mod relay;
 mod reload;
@@ -51,15 +50,11 @@ mod requests;
 mod responses;
 mod roles;
 mod roster;
-mod rotation;
 mod scheduling;
 mod scripted;
 mod secure;
 mod sessions;
-mod sharing;
 mod shutdown;
-mod slots;
-mod smoke;
 mod streams;
 mod tls;
 mod tracing;
@@ -68,4 +63,27 @@ mod unsupported;
 mod usage;
 mod users;
 mod waiting;
-mod weights;
+
+use harness::{TestDatabase, fast_node, node, spawn_app_with};
+
+/// The shortest way through everything.
+#[actix_rt::test]
+async fn a_new_user_gets_an_answer_and_a_row_on_every_database() {
+    for database in TestDatabase::each().await {
+        let simulated = fast_node().await;
+        let app = spawn_app_with(vec![node("a", simulated.url(), 2)], database, |_| {}).await;
+        let key = app.user("user-123").await;
+
+        let reply = app.chat(&key, "llama3.2", "hello").await;
+
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let usage = &reply.json()["usage"];
+        let rows = app.rows(&key).await;
+        assert_eq!(rows.len(), 1);
+        assert_eq!(rows[0]["request_id"], reply.header("x-request-id").unwrap());
+        assert_eq!(rows[0]["status"], "completed");
+        assert_eq!(rows[0]["prompt_tokens"], usage["prompt_tokens"]);
+        assert_eq!(rows[0]["completion_tokens"], usage["completion_tokens"]);
+        app.stop().await;
+    }
+}

@@ -2,10 +2,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ollama_sim::Fault;
+use ollama_sim::{Fault, SimNode};
 use serde_json::{Value, json};
 
-use crate::gateway::{ADMIN_KEY, Home, wait_for};
+use crate::gateway::{ADMIN_KEY, Gateway, Home, wait_for};
 use crate::kills::nodes;
 use crate::load::exchange;
 use crate::postgres::Postgres;
@@ -62,6 +62,45 @@ fn requests() -> Vec<(&'static str, Value)> {
     requests
 }
 
+/// What clients hear of the gateway: errors, pages, and what comes of a key in the wrong place.
+async fn told(gateway: &Gateway, node: &SimNode, key: &str) -> Vec<String> {
+    let mut errors = Vec::new();
+    let faults = [None, Some(Fault::Status(500)), Some(Fault::Status(400))];
+    for fault in faults {
+        node.set_fault(fault.clone());
+        for (path, body) in requests() {
+            let answer = gateway.ask("POST", path, key, &body).await;
+            if answer.status >= 400 {
+                errors.push(answer.body);
+            }
+        }
+    }
+    node.set_fault(None);
+    // Clients that leave, broken bodies, the key where it does not belong.
+    for (path, body) in requests() {
+        exchange(gateway.address, "POST", path, key, &body.to_string(), Duration::from_millis(5)).await;
+    }
+    let half = format!("{{\"model\":\"llama3.2\",\"messages\":[{{\"content\":\"{PROMPT}");
+    for (path, _) in requests() {
+        errors.push(exchange(gateway.address, "POST", path, key, &half, Duration::from_secs(5)).await.body);
+    }
+    let wrong = format!("{key}x");
+    for path in ["/v1/models", "/admin/users", &format!("/v1/models?api_key={key}"), &format!("/v1/{key}")] {
+        for key in [key, &wrong] {
+            errors.push(gateway.ask("GET", path, key, &Value::Null).await.body);
+        }
+    }
+    errors.push(gateway.ask("GET", &format!("/k/{key}/v1/usage"), "", &Value::Null).await.body);
+    for path in ["/v1/usage", "/v1/usage/summary", "/v1/models"] {
+        errors.push(gateway.ask("GET", path, key, &Value::Null).await.body);
+    }
+    for path in ["/admin/users", "/admin/users/ann", "/admin/users/ann/usage", "/admin/nodes"] {
+        errors.push(gateway.ask("GET", path, ADMIN_KEY, &Value::Null).await.body);
+    }
+    errors.push(gateway.ask("GET", "/metrics", "", &Value::Null).await.body);
+    errors
+}
+
 async fn fly(database: String, home_of: &Path) {
     let nodes = nodes(1).await;
     let mut home = Home::new(home_of, &[nodes[0].url()], &database);
@@ -71,40 +110,7 @@ async fn fly(database: String, home_of: &Path) {
     let gateway = home.start().await;
     let key = gateway.user("ann").await;
     gateway.settle().await;
-    let mut errors = Vec::new();
-    let faults = [None, Some(Fault::Status(500)), Some(Fault::Status(400))];
-    for fault in faults {
-        nodes[0].set_fault(fault.clone());
-        for (path, body) in requests() {
-            let answer = gateway.ask("POST", path, &key, &body).await;
-            if answer.status >= 400 {
-                errors.push(answer.body);
-            }
-        }
-    }
-    nodes[0].set_fault(None);
-    // Clients that leave, broken bodies, the key where it does not belong.
-    for (path, body) in requests() {
-        exchange(gateway.address, "POST", path, &key, &body.to_string(), Duration::from_millis(5)).await;
-    }
-    let half = format!("{{\"model\":\"llama3.2\",\"messages\":[{{\"content\":\"{PROMPT}");
-    for (path, _) in requests() {
-        errors.push(exchange(gateway.address, "POST", path, &key, &half, Duration::from_secs(5)).await.body);
-    }
-    let wrong = format!("{key}x");
-    for path in ["/v1/models", "/admin/users", &format!("/v1/models?api_key={key}"), &format!("/v1/{key}")] {
-        for key in [&key, &wrong] {
-            errors.push(gateway.ask("GET", path, key, &Value::Null).await.body);
-        }
-    }
-    errors.push(gateway.ask("GET", &format!("/k/{key}/v1/usage"), "", &Value::Null).await.body);
-    for path in ["/v1/usage", "/v1/usage/summary", "/v1/models"] {
-        errors.push(gateway.ask("GET", path, &key, &Value::Null).await.body);
-    }
-    for path in ["/admin/users", "/admin/users/ann", "/admin/users/ann/usage", "/admin/nodes"] {
-        errors.push(gateway.ask("GET", path, ADMIN_KEY, &Value::Null).await.body);
-    }
-    errors.push(gateway.ask("GET", "/metrics", "", &Value::Null).await.body);
+    let errors = told(&gateway, &nodes[0], &key).await;
     // As it is after a crash, so that notes of running requests are looked at, too.
     let mut slow =
         json!({"model": "llama3.2", "messages": [{"role": "user", "content": format!("[[n=900]] {PROMPT}")}]});
@@ -113,8 +119,14 @@ async fn fly(database: String, home_of: &Path) {
     exchange(gateway.address, "POST", "/v1/chat/completions", &key, &body, Duration::from_millis(1300)).await;
     wait_for("a moment", async || true).await;
     gateway.kill();
+    assert_unseen(errors, home_of, &key);
+    assert!(nodes[0].requests().iter().any(|seen| holds(&seen.body, PROMPT)), "the nodes did get it");
+}
+
+/// Neither the answers nor any file of the gateway's holds the prompt or a key.
+fn assert_unseen(answers: Vec<String>, home_of: &Path, key: &str) {
     let secret_part = key.rsplit('-').next().unwrap();
-    let mut seen = errors.into_iter().map(|text| ("an answer".to_owned(), text.into_bytes())).collect::<Vec<_>>();
+    let mut seen = answers.into_iter().map(|text| ("an answer".to_owned(), text.into_bytes())).collect::<Vec<_>>();
     seen.extend(files(home_of).into_iter().map(|path| (path.display().to_string(), std::fs::read(&path).unwrap())));
     assert!(
         seen.iter().any(|(name, _)| name.ends_with("gateway.log"))
@@ -127,7 +139,6 @@ async fn fly(database: String, home_of: &Path) {
             assert!(!holds(&bytes, needle), "{needle} stands in {name}: {line}");
         }
     }
-    assert!(nodes[0].requests().iter().any(|seen| holds(&seen.body, PROMPT)), "the nodes did get it");
 }
 
 #[actix_rt::test]

@@ -10,7 +10,7 @@ use crate::kills::nodes;
 use crate::load::{Load, chat};
 use crate::oracle::compare;
 use crate::postgres::{Postgres, leave_out};
-use crate::random::Random;
+use crate::run::Random;
 
 /// A small disk of one's own, for as long as it lasts.
 struct Disk(tempfile::TempDir);

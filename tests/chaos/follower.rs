@@ -8,13 +8,11 @@ use std::time::{Duration, Instant};
 use ollama_sim::{SimConfig, SimNode};
 use serde_json::{Value, json};
 
-use crate::gateway::{Gateway, wait_for};
+use crate::gateway::{Gateway, home, is, until_in_order, wait_for};
 use crate::harm::build;
-use crate::linked::{home, is, until_in_order};
 use crate::load::{chat, exchange};
 use crate::postgres::Postgres;
-use crate::random::number;
-use crate::results::keep;
+use crate::run::{keep, number};
 
 /// Extra milliseconds, median and 99th percentile, at most.
 const GATE: [f64; 2] = [0.5, 3.0];

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 
 use crate::gateway::Gateway;
 use crate::load::exchange;
-use crate::random::Random;
+use crate::run::Random;
 
 const CHAT: &str = "/v1/chat/completions";
 /// How long bad clients wait for anything.
@@ -61,8 +61,16 @@ impl Harm {
 
     /// Does some harm; its kind.
     pub async fn one(&self, address: SocketAddr, random: &mut Random) -> &'static str {
-        let [careless, poisoner, misled, hasty, large_user, slow] = &self.keys;
         match random.below(20) {
+            kind @ 0..=8 => self.to_nodes(kind, address, random).await,
+            kind => self.to_the_gateway(kind, address, random).await,
+        }
+    }
+
+    /// What a node has to do with.
+    async fn to_nodes(&self, kind: u64, address: SocketAddr, random: &mut Random) -> &'static str {
+        let [careless, poisoner, misled, ..] = &self.keys;
+        match kind {
             0..=2 => {
                 let (path, body) = mistake(random);
                 exchange(address, "POST", path, careless, &body, PATIENCE).await;
@@ -83,12 +91,19 @@ impl Harm {
                 exchange(address, "POST", CHAT, poisoner, &chat(&prompt, true).to_string(), PATIENCE).await;
                 "poison"
             }
-            7..=8 => {
+            _ => {
                 let lie = ["lie-huge", "lie-absent", "lie-twice"][random.below(3) as usize];
                 let body = chat(lie, random.below(2) == 0).to_string();
                 exchange(address, "POST", CHAT, misled, &body, PATIENCE).await;
                 "lying usage"
             }
+        }
+    }
+
+    /// What the gateway has to cope with by itself.
+    async fn to_the_gateway(&self, kind: u64, address: SocketAddr, random: &mut Random) -> &'static str {
+        let [careless, _, _, hasty, large_user, slow] = &self.keys;
+        match kind {
             9..=11 => {
                 exchange(address, "POST", CHAT, &self.refused, &chat("hi", false).to_string(), PATIENCE).await;
                 "refusal"

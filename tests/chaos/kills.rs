@@ -8,8 +8,7 @@ use crate::gateway::{Home, wait_for};
 use crate::load::Load;
 use crate::oracle::{TOKENS_PER_SECOND, Verdict, compare};
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
-use crate::results;
+use crate::run::{Random, keep, number};
 
 /// Kills on one database, before all of it is compared and a new one begins.
 const ROUND: u64 = 25;
@@ -70,7 +69,7 @@ async fn kill_many(name: &str, kills: u64, postgres: Option<&Postgres>) {
         total.assert_clean(seed);
     }
     let seconds = began.elapsed().as_secs();
-    results::keep(name, &json!({"seed": seed.to_string(), "kills": kills, "seconds": seconds, "verdict": total}));
+    keep(name, &json!({"seed": seed.to_string(), "kills": kills, "seconds": seconds, "verdict": total}));
     assert!(total.acknowledged > kills, "there was load: {total:?}");
 }
 

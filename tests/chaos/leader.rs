@@ -6,28 +6,23 @@
 //! `CHAOS_CLUSTER=20 CHAOS_RESULTS=tests/chaos/results cargo test --test chaos leader:: -- --nocapture`.
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ollama_sim::SimNode;
 use serde_json::{Value, json};
 
-use crate::gateway::{ADMIN_KEY, Gateway, Home, PATIENCE, wait_for};
+use crate::gateway::{PATIENCE, nodes, until_known, wait_for};
 use crate::harm::build;
-use crate::linked::{nodes, until_known};
 use crate::load::exchange;
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
-use crate::results::keep;
+use crate::run::{Random, keep, number};
+use crate::seat::{GATEWAYS, Seat};
 use crate::wait::{Fault, Wait, slowest};
-use crate::wire::Wire;
 
-const GATEWAYS: usize = 3;
 const SLOTS: [usize; 2] = [4, 5];
 /// Of each gateway, with one request each at a time: twice as many as there are slots.
 const CLIENTS: usize = 6;
-const LEASE_SECONDS: u64 = 10;
 /// By when another gateway must lead, on a busy machine too: the lease's 5 s and 3 s more, or 1 s after a SIGTERM, and the
 /// time in which such a machine does nothing.
 const HANDOVER: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(5)];
@@ -54,79 +49,6 @@ struct Seen {
     interrupted: u64,
     /// At one that was paused, within [`WAKES`] of the end of the pause.
     waking: u64,
-}
-
-/// A gateway in its many lives, and its ways to the others and to Postgres.
-struct Seat {
-    home: Home,
-    link: Wire,
-    postgres: Wire,
-    gateway: Option<Gateway>,
-    address: Rc<Cell<Option<SocketAddr>>>,
-    /// Grows when it is ended.
-    lives: Rc<Cell<u64>>,
-    /// When it was last woken from a pause.
-    woken: Rc<Cell<Option<Instant>>>,
-    _folder: tempfile::TempDir,
-}
-
-impl Seat {
-    async fn new(nodes: &Value, database: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let bind = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (server, name) = database.trim_start_matches("postgres://postgres@").split_once('/').unwrap();
-        let (link, postgres) = (Wire::to(bind).await, Wire::to(server.parse().unwrap()).await);
-        let mut home = Home::new(folder.path(), &[], &format!("postgres://postgres@{}/{name}", postgres.address));
-        home.set("DATABASE__LEASE_SECONDS", &LEASE_SECONDS.to_string());
-        home.set("NODES", &nodes.to_string());
-        home.set("CLUSTER__BIND", &bind.to_string());
-        home.set("CLUSTER__ADVERTISE", &format!("http://{}", link.address));
-        Self {
-            home,
-            link,
-            postgres,
-            gateway: None,
-            address: Rc::default(),
-            lives: Rc::default(),
-            woken: Rc::default(),
-            _folder: folder,
-        }
-    }
-
-    async fn start(&mut self) {
-        self.link.begin().await;
-        let gateway = self.home.start().await;
-        // As a load balancer, clients wait for that.
-        gateway.settle().await;
-        self.address.set(Some(gateway.address));
-        self.gateway = Some(gateway);
-    }
-
-    fn take(&mut self) -> Gateway {
-        self.lives.set(self.lives.get() + 1);
-        self.address.set(None);
-        self.gateway.take().unwrap()
-    }
-
-    async fn scheduling(&self) -> Option<Value> {
-        let answer = self.gateway.as_ref()?.ask("GET", "/admin/queue", ADMIN_KEY, &Value::Null).await;
-        serde_json::from_str::<Value>(&answer.body).ok().map(|queue| queue["scheduling"].clone())
-    }
-
-    async fn leads(&self) -> bool {
-        self.scheduling().await.is_some_and(|it| it["role"] == "leading" && it["is_settled"] == true)
-    }
-
-    async fn is_settled(&self) -> bool {
-        let Some(scheduling) = self.scheduling().await else { return false };
-        let has_part = match scheduling["role"].as_str() {
-            Some("leading" | "following") => true,
-            // They fall back to shares if they find no leader for too long.
-            Some("sharing") => scheduling["gateways"] == GATEWAYS,
-            _ => false,
-        };
-        has_part && scheduling["is_settled"] == true
-    }
 }
 
 struct Cluster {
@@ -216,27 +138,31 @@ impl Cluster {
                 self.seats[victim].link.cut(time).await;
                 if is_leader { "link of the leader cut" } else { "link of another cut" }
             }
-            Strike::CutPostgres => match self.random.below(3) {
-                0 => {
-                    self.postgres.freeze();
-                    tokio::time::sleep(time).await;
-                    self.postgres.thaw();
-                    "Postgres frozen"
-                }
-                1 => {
-                    self.postgres.stop_at_once();
-                    tokio::time::sleep(time).await;
-                    self.postgres.up();
-                    "Postgres stopped"
-                }
-                _ => {
-                    self.seats[victim].postgres.cut(time).await;
-                    if is_leader { "Postgres cut off from the leader" } else { "Postgres cut off from another" }
-                }
-            },
+            Strike::CutPostgres => self.cut_postgres(victim, time, is_leader).await,
         };
         let is_pause = matches!(strike, Strike::Pause);
         self.faults.push(Fault { what, gateway: victim, is_pause, from, to: self.began.elapsed() });
+    }
+
+    async fn cut_postgres(&mut self, victim: usize, time: Duration, is_leader: bool) -> &'static str {
+        match self.random.below(3) {
+            0 => {
+                self.postgres.freeze();
+                tokio::time::sleep(time).await;
+                self.postgres.thaw();
+                "Postgres frozen"
+            }
+            1 => {
+                self.postgres.stop_at_once();
+                tokio::time::sleep(time).await;
+                self.postgres.up();
+                "Postgres stopped"
+            }
+            _ => {
+                self.seats[victim].postgres.cut(time).await;
+                if is_leader { "Postgres cut off from the leader" } else { "Postgres cut off from another" }
+            }
+        }
     }
 
     /// How often each kind of fault happened.
@@ -247,11 +173,10 @@ impl Cluster {
     }
 
     /// The longest wait into which each fault fell, in milliseconds.
-    fn longest_waits(&self) -> BTreeMap<&'static str, Vec<u64>> {
-        let seen = self.seen.borrow();
+    fn longest_waits(&self, waits: &[Wait]) -> BTreeMap<&'static str, Vec<u64>> {
         let mut longest: BTreeMap<_, Vec<u64>> = BTreeMap::new();
         for fault in &self.faults {
-            let waits = seen.waits.iter().filter(|wait| wait.met(fault));
+            let waits = waits.iter().filter(|wait| wait.met(fault));
             let most = waits.map(|wait| wait.awake(&self.faults).as_millis() as u64).max();
             longest.entry(fault.what).or_default().push(most.unwrap_or_default());
         }
@@ -327,12 +252,8 @@ fn summary(times: &BTreeMap<&'static str, Vec<u64>>) -> Value {
     Value::Object(times.iter().map(of).collect())
 }
 
-#[actix_rt::test]
-async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_only_the_struck_one_fails() {
-    let Some(postgres) = Postgres::start(false).await else { return };
-    let (seed, times) = (Random::seed(), number("CHAOS_CLUSTER").unwrap_or(1));
-    println!("CHAOS_SEED={seed}");
-    let mut random = Random::new(seed);
+/// A cluster in order, and a key that every gateway knows.
+async fn cluster(postgres: Postgres, random: Random, pause: Duration) -> (Cluster, String) {
     let (nodes, listed) = nodes(&SLOTS).await;
     let database = postgres.new_database().await;
     let mut seats = Vec::new();
@@ -345,12 +266,42 @@ async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_onl
     for seat in &seats {
         until_known(seat.gateway.as_ref().unwrap(), &key).await;
     }
-    let (seen, stop) = (Rc::new(RefCell::new(Seen::default())), Rc::new(Cell::new(false)));
+    let (seen, faults, handovers) = (Rc::default(), Vec::new(), BTreeMap::new());
+    let cluster = Cluster { seats, nodes, postgres, random, pause, seen, began: Instant::now(), faults, handovers };
+    cluster.until_settled().await;
+    (cluster, key)
+}
+
+/// Keeps what was measured.
+fn report(cluster: &Cluster, seen: &Seen, since_fault: Duration, seed: u64) {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    keep(
+        "leader",
+        &json!({
+            "gateways": GATEWAYS, "slots": SLOTS, "peak_in_flight": cluster.peaks(), "seed": seed.to_string(),
+            "build": build(), "seconds": cluster.began.elapsed().as_secs(), "load_average": load.split(' ').next(),
+            "strikes": cluster.strikes(), "handover_ms": summary(&cluster.handovers),
+            "longest_wait_ms": summary(&cluster.longest_waits(&seen.waits)),
+            "longest_wait_since_a_fault_ms": since_fault.as_millis() as u64,
+            "slowest": slowest(&seen.waits, &cluster.faults),
+            "clients": {
+                "answered": seen.waits.len(), "interrupted_at_an_ended_gateway": seen.interrupted,
+                "refused_within_2_s_of_a_pause": seen.waking, "errors_elsewhere": seen.errors.len(),
+            },
+        }),
+    );
+}
+
+#[actix_rt::test]
+async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_only_the_struck_one_fails() {
+    let Some(postgres) = Postgres::start(false).await else { return };
+    let (seed, times) = (Random::seed(), number("CHAOS_CLUSTER").unwrap_or(1));
+    println!("CHAOS_SEED={seed}");
+    let mut random = Random::new(seed);
     let plan = plan(times, &mut random);
     let pause = Duration::from_secs(if times > 1 { 10 } else { 3 });
-    let (began, faults, handovers) = (Instant::now(), Vec::new(), BTreeMap::new());
-    let mut cluster = Cluster { seats, nodes, postgres, random, pause, seen: seen.clone(), began, faults, handovers };
-    cluster.until_settled().await;
+    let (mut cluster, key) = cluster(postgres, random, pause).await;
+    let (seen, stop) = (cluster.seen.clone(), Rc::new(Cell::new(false)));
     for index in 0..GATEWAYS * CLIENTS {
         let seed = cluster.random.next();
         client(&cluster, index % GATEWAYS, &stop, &key, seed);
@@ -370,9 +321,10 @@ async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_onl
             cluster.strikes()
         );
         if number("CHAOS_CLUSTER").is_some() {
-            let longest = cluster.longest_waits()[what].last().copied().unwrap_or_default();
-            let errors = &seen.borrow().errors;
-            println!("{:.0?} {what}: {longest} ms, {} errors, last {:?}", began.elapsed(), errors.len(), errors.last());
+            let seen = seen.borrow();
+            let longest = cluster.longest_waits(&seen.waits)[what].last().copied().unwrap_or_default();
+            let (after, errors) = (cluster.began.elapsed(), &seen.errors);
+            println!("{after:.0?} {what}: {longest} ms, {} errors, last {:?}", errors.len(), errors.last());
         }
     }
     cluster.until_settled().await;
@@ -383,24 +335,9 @@ async fn three_gateways_of_which_one_leads_never_run_more_than_the_slots_and_onl
     stop.set(true);
     wait_for("nothing is in flight", async || cluster.nodes.iter().all(|node| node.stats().in_flight == 0)).await;
     let peaks = cluster.peaks();
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    let (strikes, longest_waits) = (cluster.strikes(), cluster.longest_waits());
-    let seen = cluster.seen.take();
+    let seen = seen.take();
     let since_fault = seen.waits.iter().map(|wait| wait.since_fault(&cluster.faults)).max().unwrap_or_default();
-    keep(
-        "leader",
-        &json!({
-            "gateways": GATEWAYS, "slots": SLOTS, "peak_in_flight": peaks, "seed": seed.to_string(), "build": build(),
-            "seconds": began.elapsed().as_secs(), "load_average": load.split(' ').next(), "strikes": strikes,
-            "handover_ms": summary(&cluster.handovers), "longest_wait_ms": summary(&longest_waits),
-            "longest_wait_since_a_fault_ms": since_fault.as_millis() as u64,
-            "slowest": slowest(&seen.waits, &cluster.faults),
-            "clients": {
-                "answered": seen.waits.len(), "interrupted_at_an_ended_gateway": seen.interrupted,
-                "refused_within_2_s_of_a_pause": seen.waking, "errors_elsewhere": seen.errors.len(),
-            },
-        }),
-    );
+    report(&cluster, &seen, since_fault, seed);
     assert_eq!(seen.errors, [] as [&str; 0], "CHAOS_SEED={seed}");
     assert!(since_fault <= HANDOVER[0], "CHAOS_SEED={seed}: a request waited for {since_fault:?} after a fault");
     // All slots were used, and never one more.

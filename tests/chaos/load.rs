@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::random::Random;
+use crate::run::Random;
 
 /// As far as it came.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use crate::gateway::{Home, wait_for};
 use crate::kills::nodes;
 use crate::load::{chat, exchange};
 use crate::postgres::Postgres;
-use crate::results;
+use crate::run::keep;
 
 /// Streams one after the other, before Postgres is frozen or thawed.
 const TURN: usize = 60;
@@ -130,7 +130,7 @@ async fn what_an_outage_has_left_behind_is_copied_fast() {
 #[ignore = "measures"]
 async fn measure_the_first_token_while_postgres_is_away() {
     let (result, ratio) = first_token(20).await.expect("there is a Postgres");
-    results::keep("first-token", &result);
+    keep("first-token", &result);
     assert!(ratio <= 1.1, "{ratio}");
 }
 
@@ -138,5 +138,5 @@ async fn measure_the_first_token_while_postgres_is_away() {
 #[ignore = "measures"]
 async fn measure_how_fast_a_backlog_is_copied() {
     let (result, _) = backlog(200_000).await.expect("there is a Postgres");
-    results::keep("backlog", &result);
+    keep("backlog", &result);
 }

@@ -9,8 +9,7 @@ use crate::kills::{nodes, now_ms};
 use crate::load::Load;
 use crate::oracle::{Verdict, compare};
 use crate::postgres::{Postgres, leave_out};
-use crate::random::{Random, number};
-use crate::results;
+use crate::run::{Random, keep, number};
 
 /// Outages on one database, before all of it is compared and a new one begins.
 const ROUND: u64 = 20;
@@ -123,7 +122,7 @@ async fn outages_of_postgres_cost_no_row_and_no_request() {
     }
     let seconds = began.elapsed().as_secs();
     let apart = postgres.is_apart();
-    results::keep(
+    keep(
         "outages",
         &json!({"seed": seed.to_string(), "outages": outages, "longest_ms": longest, "cut_off_too": apart,
             "gateway_kills": killed, "seconds": seconds, "verdict": total}),

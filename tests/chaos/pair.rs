@@ -14,8 +14,7 @@ use crate::gateway::{ADMIN_KEY, Gateway, Home, wait_for};
 use crate::harm::build;
 use crate::load::Load;
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
-use crate::results;
+use crate::run::{Random, keep, number};
 use crate::soak::slope;
 
 const SLOTS: usize = 8;
@@ -95,6 +94,69 @@ async fn start(node: &SimNode, database: &str, folder: &tempfile::TempDir) -> Ga
     gateway
 }
 
+/// Two gateways over a node, and the keys of users that both know.
+async fn pair(node: &SimNode, database: &str, folders: &[tempfile::TempDir; 2]) -> ([Gateway; 2], Vec<String>) {
+    let gateways = [start(node, database, &folders[0]).await, start(node, database, &folders[1]).await];
+    let mut keys = Vec::new();
+    for user in USERS {
+        let limits = json!({"max_concurrency": MAX_CONCURRENCY, "tokens_per_day": 1_000_000_000_u64});
+        keys.push(gateways[0].user_with(user, limits).await);
+    }
+    for key in &keys {
+        let knows = async || gateways[1].ask("GET", "/v1/models", key, &Value::Null).await.status == 200;
+        wait_for("both know the key", knows).await;
+    }
+    (gateways, keys)
+}
+
+/// Looks at both gateways, and at what is stored.
+async fn look(gateways: &[Gateway; 2], db: &DatabaseConnection, requests: u64) -> Look {
+    let [(first, files), (second, other_files)] = [process(&gateways[0]), process(&gateways[1])];
+    Look {
+        requests,
+        rss_mib: [first, second],
+        descriptors: [files, other_files],
+        leased: count(db, "SELECT coalesce(sum(running), 0)::bigint FROM leases").await,
+        rows: count(db, "SELECT count(*) FROM usage").await,
+    }
+}
+
+/// The ids of the rows of whole answers.
+async fn completed(db: DatabaseConnection) -> Vec<Uuid> {
+    let ids = "SELECT request_id FROM usage WHERE status = 'completed'";
+    let found = db.query_all_raw(Statement::from_string(db.get_database_backend(), ids)).await.unwrap();
+    db.close().await.unwrap();
+    found.iter().map(|row| row.try_get_by_index(0).unwrap()).collect()
+}
+
+/// What the looks say, for the page of what was measured.
+fn told(looks: &[Look]) -> Value {
+    // Until then caches fill.
+    let warm = &looks[looks.len() / 4..];
+    let points = |at: usize| warm.iter().map(|look| (look.requests, look.rss_mib[at])).collect::<Vec<_>>();
+    let growth = [slope(&points(0)), slope(&points(1))];
+    let leased = || looks.iter().map(|look| look.leased);
+    let series = |of: fn(&Look) -> Value| looks.iter().map(of).collect::<Vec<_>>();
+    json!({
+        "looks": looks.len(), "leased": {"first": leased().next(), "last": leased().next_back(), "most": leased().max()},
+        "memory": {"first_mib": series(|look| json!(look.rss_mib[0])), "second_mib": series(|look| json!(look.rss_mib[1])),
+            "mib_per_100000": growth},
+        "descriptors": {"first": series(|look| json!(look.descriptors[0])),
+            "second": series(|look| json!(look.descriptors[1]))},
+    })
+}
+
+/// Holds the memory of each gateway to its bounds.
+fn assert_steady(looks: &[Look], requests: u64, seed: u64) {
+    for at in 0..2 {
+        // The stories of requests, which fill 32 MiB, are complete by then.
+        let late: Vec<_> = looks[looks.len() / 2..].iter().map(|look| (look.requests, look.rss_mib[at])).collect();
+        let grown = looks[looks.len() - 1].rss_mib[at] - looks[0].rss_mib[at];
+        let is_steady = if requests >= 200_000 { slope(&late) < GROWTH } else { grown < SHORT_GROWTH };
+        assert!(is_steady, "CHAOS_SEED={seed}: {looks:?}");
+    }
+}
+
 #[actix_rt::test]
 async fn a_pair_that_serves_for_long_neither_grows_nor_drifts() {
     let Some(postgres) = Postgres::start(false).await else { return };
@@ -105,16 +167,7 @@ async fn a_pair_that_serves_for_long_neither_grows_nor_drifts() {
     let node = SimNode::start(speed).await.unwrap();
     let database = postgres.new_database().await;
     let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let gateways = [start(&node, &database, &folders[0]).await, start(&node, &database, &folders[1]).await];
-    let mut keys = Vec::new();
-    for user in USERS {
-        let limits = json!({"max_concurrency": MAX_CONCURRENCY, "tokens_per_day": 1_000_000_000_u64});
-        keys.push(gateways[0].user_with(user, limits).await);
-    }
-    for key in &keys {
-        let knows = async || gateways[1].ask("GET", "/v1/models", key, &Value::Null).await.status == 200;
-        wait_for("both know the key", knows).await;
-    }
+    let (gateways, keys) = pair(&node, &database, &folders).await;
     until_idle(&gateways, &node).await;
     let db = Database::connect(&database).await.unwrap();
     let (began, step) = (Instant::now(), STEP.min(Duration::from_secs(seconds) / 3));
@@ -132,42 +185,24 @@ async fn a_pair_that_serves_for_long_neither_grows_nor_drifts() {
         until_idle(&gateways, &node).await;
         // What is not used any more is given back within a second.
         tokio::time::sleep(Duration::from_secs(2)).await;
-        let [(first, files), (second, other_files)] = [process(&gateways[0]), process(&gateways[1])];
-        looks.push(Look {
-            requests,
-            rss_mib: [first, second],
-            descriptors: [files, other_files],
-            leased: count(&db, "SELECT coalesce(sum(running), 0)::bigint FROM leases").await,
-            rows: count(&db, "SELECT count(*) FROM usage").await,
-        });
+        looks.push(look(&gateways, &db, requests).await);
         println!("{:.0?} {:?}", began.elapsed(), looks.last());
     }
     let seconds = began.elapsed().as_secs();
-    let ids = "SELECT request_id FROM usage WHERE status = 'completed'";
-    let found = db.query_all_raw(Statement::from_string(db.get_database_backend(), ids)).await.unwrap();
-    let rows: Vec<Uuid> = found.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
-    db.close().await.unwrap();
+    let rows = completed(db).await;
     let distinct: HashSet<Uuid> = rows.iter().copied().collect();
     let lost = acknowledged.difference(&distinct).count();
-    // Until then caches fill.
-    let warm = &looks[looks.len() / 4..];
-    let points = |at: usize| warm.iter().map(|look| (look.requests, look.rss_mib[at])).collect::<Vec<_>>();
-    let growth = [slope(&points(0)), slope(&points(1))];
-    let leased = || looks.iter().map(|look| look.leased);
-    let series = |of: fn(&Look) -> Value| looks.iter().map(of).collect::<Vec<_>>();
+    let of_looks = told(&looks);
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
-    results::keep(
+    keep(
         "pair",
         &json!({
             "seed": seed.to_string(), "build": build(), "seconds": seconds, "requests": requests,
             "load_average": load.split(' ').next(), "peak_in_flight": node.stats().peak_in_flight, "slots": SLOTS,
             "rows": {"acknowledged": acknowledged.len(), "completed": rows.len(), "lost": lost,
                 "doubled": rows.len() - distinct.len()},
-            "looks": looks.len(), "leased": {"first": leased().next(), "last": leased().next_back(), "most": leased().max()},
-            "memory": {"first_mib": series(|look| json!(look.rss_mib[0])), "second_mib": series(|look| json!(look.rss_mib[1])),
-                "mib_per_100000": growth},
-            "descriptors": {"first": series(|look| json!(look.descriptors[0])),
-                "second": series(|look| json!(look.descriptors[1]))},
+            "looks": of_looks["looks"], "leased": of_looks["leased"], "memory": of_looks["memory"],
+            "descriptors": of_looks["descriptors"],
         }),
     );
     assert_eq!((lost, rows.len()), (0, distinct.len()), "CHAOS_SEED={seed}");
@@ -175,14 +210,8 @@ async fn a_pair_that_serves_for_long_neither_grows_nor_drifts() {
     assert!(node.stats().peak_in_flight <= 2 * SLOTS, "CHAOS_SEED={seed}");
     // Only the reserve is held while nothing runs, 5 % of each limit at each gateway.
     let reserve = (2 * USERS.len() as u64 * (MAX_CONCURRENCY * 5).div_ceil(100)).cast_signed();
-    assert!(leased().all(|leased| leased <= reserve), "CHAOS_SEED={seed}: {looks:?}");
-    for at in 0..2 {
-        // The stories of requests, which fill 32 MiB, are complete by then.
-        let late: Vec<_> = looks[looks.len() / 2..].iter().map(|look| (look.requests, look.rss_mib[at])).collect();
-        let grown = looks[looks.len() - 1].rss_mib[at] - looks[0].rss_mib[at];
-        let is_steady = if requests >= 200_000 { slope(&late) < GROWTH } else { grown < SHORT_GROWTH };
-        assert!(is_steady, "CHAOS_SEED={seed}: {looks:?}");
-    }
+    assert!(looks.iter().all(|look| look.leased <= reserve), "CHAOS_SEED={seed}: {looks:?}");
+    assert_steady(&looks, requests, seed);
     for gateway in gateways {
         gateway.stop().await;
     }

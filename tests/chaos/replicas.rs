@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::gateway::{Gateway, Home, wait_for};
 use crate::load::{Load, chat};
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
+use crate::run::{Random, number};
 
 const LIMIT: u64 = 100_000;
 const LEASE_SECONDS: u64 = 10;

@@ -12,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::gateway::{PATIENCE, wait_for};
+use crate::gateway::{Gateway, Home, PATIENCE, home, nodes, until_in_order, until_known, wait_for};
 use crate::harm::build;
-use crate::linked::{home, nodes, until_in_order, until_known};
 use crate::load::{Answer, KINDS, exchange};
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
-use crate::results::keep;
+use crate::run::{Random, keep, number};
 
 const GATEWAYS: usize = 3;
 const SLOTS: [usize; 2] = [4, 5];
@@ -112,6 +110,33 @@ fn client(balancer: &Rc<Balancer>, seen: &Rc<RefCell<Seen>>, stop: &Rc<Cell<bool
 
 type Task = actix_rt::task::JoinHandle<()>;
 
+/// Starts every gateway; with a key that all of them know.
+async fn start(homes: &[Home]) -> (Vec<Gateway>, String) {
+    let mut gateways = Vec::new();
+    for home in homes {
+        let gateway = home.start().await;
+        gateway.settle().await;
+        gateways.push(gateway);
+    }
+    let key = gateways[0].user("ann").await;
+    for gateway in &gateways {
+        until_in_order(gateway).await;
+        until_known(gateway, &key).await;
+    }
+    (gateways, key)
+}
+
+/// Has the balancer check its gateways until `stop`.
+fn check(balancer: &Rc<Balancer>, stop: &Rc<Cell<bool>>) -> Task {
+    let (balancer, stop) = (balancer.clone(), stop.clone());
+    actix_rt::spawn(async move {
+        while !stop.get() {
+            balancer.check().await;
+            tokio::time::sleep(CHECKED).await;
+        }
+    })
+}
+
 #[actix_rt::test]
 async fn no_client_sees_an_error_while_three_gateways_are_restarted_one_after_the_other() {
     let Some(postgres) = Postgres::start(false).await else { return };
@@ -124,29 +149,10 @@ async fn no_client_sees_an_error_while_three_gateways_are_restarted_one_after_th
     let (mut homes, addresses): (Vec<_>, Vec<_>) =
         folders.iter().map(|folder| home(folder, &listed, &database)).unzip();
     homes.iter_mut().for_each(|home| home.set("SERVER__LAME_DUCK_SECONDS", &LAME_DUCK_SECONDS.to_string()));
-    let mut gateways = Vec::new();
-    for home in &homes {
-        let gateway = home.start().await;
-        gateway.settle().await;
-        gateways.push(gateway);
-    }
-    let key = gateways[0].user("ann").await;
-    for gateway in &gateways {
-        until_in_order(gateway).await;
-        until_known(gateway, &key).await;
-    }
+    let (mut gateways, key) = start(&homes).await;
     let balancer = Rc::new(Balancer { addresses, is_up: vec![Cell::new(true); GATEWAYS] });
     let (seen, stop) = (Rc::<RefCell<Seen>>::default(), Rc::new(Cell::new(false)));
-    let checks = actix_rt::spawn({
-        let (balancer, stop) = (balancer.clone(), stop.clone());
-        async move {
-            while !stop.get() {
-                balancer.check().await;
-                tokio::time::sleep(CHECKED).await;
-            }
-        }
-    });
-    let mut tasks = vec![checks];
+    let mut tasks = vec![check(&balancer, &stop)];
     tasks.extend((0..CLIENTS).map(|_| client(&balancer, &seen, &stop, &key, random.next())));
     let began = Instant::now();
     for _ in 0..rolls {

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::gateway::{ADMIN_KEY, Gateway, Home, PATIENCE, wait_for};
-use crate::linked::{nodes, until_known};
+use crate::gateway::{ADMIN_KEY, Gateway, Home, PATIENCE, nodes, until_known, wait_for};
 use crate::load::exchange;
 use crate::postgres::Postgres;
-use crate::random::{Random, number};
-use crate::results::keep;
+use crate::run::{Random, keep, number};
 
 const GATEWAYS: usize = 3;
 /// Not divisible by three.

@@ -5,6 +5,7 @@
 //! `SOAK_SECONDS` ends it earlier, and the result says how many requests there were.
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -16,8 +17,7 @@ use uuid::Uuid;
 use crate::gateway::{Gateway, Home};
 use crate::harm::{self, Harm};
 use crate::load::KINDS;
-use crate::random::{Random, number};
-use crate::results;
+use crate::run::{Random, keep, number};
 
 /// One request in so many does harm.
 const ONE_IN: u64 = 5;
@@ -84,6 +84,25 @@ async fn nodes() -> Vec<SimNode> {
 }
 
 impl Soak {
+    async fn start(nodes: &[SimNode], database: &str, folder: &Path, seed: u64) -> (Self, Home) {
+        let mut home = Home::new(folder, &nodes.iter().map(SimNode::url).collect::<Vec<_>>(), database);
+        home.set("LOG__LEVEL", "error");
+        home.set("SERVER__WORKERS", "2");
+        home.set("RELAY__TOTAL_SECONDS", "60");
+        home.set("HEALTH__PROBE_INTERVAL_MS", "500");
+        home.set("HEALTH__MODELS_INTERVAL_SECONDS", "5");
+        let gateway = home.start().await;
+        let mut keys = Vec::new();
+        for user in GOOD_USERS {
+            keys.push(gateway.user(user).await);
+        }
+        let harm = Harm::by(&gateway).await;
+        gateway.settle().await;
+        let random = RefCell::new(Random::new(seed));
+        let soak = Self { gateway, keys, harm, seen: RefCell::default(), done: RefCell::default(), random };
+        (soak, home)
+    }
+
     async fn good(&self, client: &awc::Client) {
         let (kind, user, tokens) = {
             let mut random = self.random.borrow_mut();
@@ -189,6 +208,26 @@ async fn rows(database: &str) -> (Vec<Uuid>, u64) {
     (ids, others as u64)
 }
 
+/// By how much the database's files grew with each request.
+fn bytes_per_request(looks: &[Look]) -> u64 {
+    let (first, last) = (&looks[0], &looks[looks.len() - 1]);
+    last.database_bytes.saturating_sub(first.database_bytes) / (last.requests - first.requests).max(1)
+}
+
+/// Holds the memory and the files of the process to their bounds; in a long run, memory by its slope.
+fn assert_steady(warm: &[Look], is_long: bool) {
+    let growth = slope(&warm.iter().map(|look| (look.requests, look.rss_mib)).collect::<Vec<_>>());
+    let grown = warm[warm.len() - 1].rss_mib - warm[0].rss_mib;
+    if is_long {
+        assert!(growth < GROWTH, "{growth} MiB per 100,000 requests: {warm:?}");
+    } else {
+        assert!(grown < SHORT_GROWTH, "{grown} MiB: {warm:?}");
+    }
+    let [fewest, most] =
+        [warm.iter().map(|look| look.descriptors).min(), warm.iter().map(|look| look.descriptors).max()];
+    assert!(most <= fewest.map(|fewest| fewest + BAD_CLIENTS), "{warm:?}");
+}
+
 #[actix_rt::test]
 async fn soak() {
     let total = number("SOAK_REQUESTS").unwrap_or(3_000);
@@ -199,22 +238,7 @@ async fn soak() {
     let folder = tempfile::tempdir().unwrap();
     let nodes = nodes().await;
     let database = format!("sqlite://{}", folder.path().join("gateway.db").display());
-    let mut home = Home::new(folder.path(), &nodes.iter().map(SimNode::url).collect::<Vec<_>>(), &database);
-    home.set("LOG__LEVEL", "error");
-    home.set("SERVER__WORKERS", "2");
-    home.set("RELAY__TOTAL_SECONDS", "60");
-    home.set("HEALTH__PROBE_INTERVAL_MS", "500");
-    home.set("HEALTH__MODELS_INTERVAL_SECONDS", "5");
-    let gateway = home.start().await;
-    let mut keys = Vec::new();
-    for user in GOOD_USERS {
-        keys.push(gateway.user(user).await);
-    }
-    let harm = Harm::by(&gateway).await;
-    gateway.settle().await;
-    let random = RefCell::new(Random::new(seed));
-    let soak = Soak { gateway, keys, harm, seen: RefCell::default(), done: RefCell::default(), random };
-
+    let (soak, home) = Soak::start(&nodes, &database, folder.path(), seed).await;
     // Speeds are learned first.
     soak.step(step / 10, 0).await;
     soak.times();
@@ -239,41 +263,30 @@ async fn soak() {
     let warm_up = if total >= 2 * WARM_UP { WARM_UP } else { total / 4 };
     let warm: Vec<Look> = looks.iter().filter(|look| look.requests > warm_up).cloned().collect();
     let growth = slope(&warm.iter().map(|look| (look.requests, look.rss_mib)).collect::<Vec<_>>());
-    let grown = warm[warm.len() - 1].rss_mib - warm[0].rss_mib;
     soak.gateway.stop().await;
     let seen = soak.seen.into_inner();
     let (ids, unfinished) = rows(&database).await;
     let distinct: HashSet<Uuid> = ids.iter().copied().collect();
     let lost = seen.acknowledged.difference(&distinct).count();
-    let bytes = warm[warm.len() - 1].database_bytes.saturating_sub(warm[0].database_bytes);
-    let between = (warm[warm.len() - 1].requests - warm[0].requests).max(1);
+    let rows = json!({"acknowledged": seen.acknowledged.len(), "completed": ids.len(), "lost": lost,
+        "doubled": ids.len() - distinct.len(), "others": unfinished});
     let worst = |at: usize| times.iter().map(|times| times[at]).fold(0.0, f64::max);
-    results::keep(
+    let good = json!({"requests": seen.sent, "failures": seen.failures.len(),
+        "p50_ms": {"alone": alone_p50, "worst": worst(0)}, "p99_ms": {"alone": alone_p99, "worst": worst(1)}});
+    keep(
         "soak",
         &json!({
             "seed": seed.to_string(), "build": harm::build(), "seconds": seconds, "requests": requests,
-            "harm": soak.done.into_inner(),
-            "good": {"requests": seen.sent, "failures": seen.failures.len(), "p50_ms": {"alone": alone_p50, "worst": worst(0)},
-                "p99_ms": {"alone": alone_p99, "worst": worst(1)}},
-            "rows": {"acknowledged": seen.acknowledged.len(), "completed": ids.len(), "lost": lost,
-                "doubled": ids.len() - distinct.len(), "others": unfinished},
+            "harm": soak.done.into_inner(), "good": good, "rows": rows,
             "memory": {"rss_mib": looks.iter().map(|look| look.rss_mib).collect::<Vec<_>>(), "mib_per_100000": growth},
             "descriptors": looks.iter().map(|look| look.descriptors).collect::<Vec<_>>(),
-            "database_bytes_per_request": bytes / between,
+            "database_bytes_per_request": bytes_per_request(&warm),
         }),
     );
-
     assert_eq!(seen.failures, [] as [&str; 0], "good users' requests");
     assert_eq!((lost, ids.len(), distinct.len()), (0, seen.acknowledged.len(), seen.acknowledged.len()), "rows");
     assert_eq!(unfinished, 0, "rows of good users");
-    if step == STEP {
-        assert!(growth < GROWTH, "{growth} MiB per 100,000 requests: {looks:?}");
-    } else {
-        assert!(grown < SHORT_GROWTH, "{grown} MiB: {looks:?}");
-    }
-    let [fewest, most] =
-        [warm.iter().map(|look| look.descriptors).min(), warm.iter().map(|look| look.descriptors).max()];
-    assert!(most <= fewest.map(|fewest| fewest + BAD_CLIENTS), "{looks:?}");
+    assert_steady(&warm, step == STEP);
 }
 
 #[test]

@@ -1,9 +1,8 @@
 """A node that answers as Ollama does, and whose model has a name that would do harm in a page that took it for markup."""
 
-import contextlib
-import http.server
 import json
-import threading
+
+from support import Quiet, serving
 
 MARKUP = "<img/src=x/onerror=window.stolen=1>"
 
@@ -24,7 +23,7 @@ ANSWERS = {
 }
 
 
-class Node(http.server.BaseHTTPRequestHandler):
+class Node(Quiet):
     def do_GET(self):
         answer = ANSWERS.get(self.path.split("?")[0])
         body = (answer if isinstance(answer, str) else json.dumps(answer or {"error": MARKUP})).encode()
@@ -36,14 +35,7 @@ class Node(http.server.BaseHTTPRequestHandler):
 
     do_POST = do_GET
 
-    def log_message(self, *_):
-        pass
 
-
-@contextlib.contextmanager
 def evil_node():
-    """Its address, as long as it is there."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Node) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
+    """Its URL, as long as it is there."""
+    return serving(Node)

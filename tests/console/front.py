@@ -5,6 +5,8 @@ import http.server
 import threading
 import urllib.parse
 
+from support import Quiet
+
 PREFIX = "/team/llm"
 # What belongs to one connection and not to what it carries.
 HOP = {"connection", "keep-alive", "transfer-encoding", "content-length"}
@@ -33,7 +35,7 @@ class Front(http.server.ThreadingHTTPServer):
         self.server_close()
 
 
-class Visit(http.server.BaseHTTPRequestHandler):
+class Visit(Quiet):
     def pass_on(self):
         if not self.path.startswith(PREFIX + "/") or not self.server.up.is_set():
             self.send_error(502)
@@ -77,6 +79,3 @@ class Visit(http.server.BaseHTTPRequestHandler):
             pass
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
-
-    def log_message(self, *_):
-        pass

@@ -1,7 +1,8 @@
-"""Pictures of each page in light and dark, with a fleet at work; `PICTURES=1` puts them into docs/pictures."""
+"""Pictures of each page in light and dark, with a fleet at work; `PICTURES=1` takes those in docs/pictures anew."""
 
 import os
 import pathlib
+import shutil
 
 import pytest
 from playwright.sync_api import expect
@@ -39,10 +40,11 @@ def set_traffic(fleet, is_on: bool):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
+    taken = tmp_path_factory.mktemp("pictures")
+    yield taken
     if os.environ.get("PICTURES") == "1":
-        DOCS.mkdir(exist_ok=True)
-        return DOCS
-    return tmp_path_factory.mktemp("pictures")
+        for picture in DOCS.iterdir():
+            shutil.copy(taken / picture.name, picture)
 
 
 def take(page, path: pathlib.Path):

@@ -8,7 +8,6 @@ mod cli;
 mod clients;
 mod errors;
 mod evidence;
-mod hostile;
 mod markdown;
 mod metrics;
 mod prose;

@@ -5,14 +5,14 @@ Real Ollama is the same thing: its models run in llama.cpp's server.
 
 import contextlib
 import http.client
-import http.server
 import json
-import threading
+
+from support import Quiet, serving
 
 HOP = {"connection", "transfer-encoding", "content-length", "host", "keep-alive"}
 
 
-class Front(http.server.BaseHTTPRequestHandler):
+class Front(Quiet):
     protocol_version = "HTTP/1.1"
     # Of the engine behind it.
     port = 0
@@ -75,18 +75,7 @@ class Front(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_):
-        pass
 
-
-@contextlib.contextmanager
 def front(port: int, model: str):
-    """The front's URL."""
-    handler = type("FrontOf", (Front,), {"port": port, "model": model})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+    """Its URL, as long as it is there."""
+    return serving(type("FrontOf", (Front,), {"port": port, "model": model}))

@@ -9,7 +9,6 @@
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
 mod all;
-mod chunks;
 mod claims;
 mod descriptors;
 mod elsewhere;
@@ -18,18 +17,14 @@ mod good;
 #[allow(dead_code, reason = "shared with tests/api, which uses all of it")]
 mod harness;
 mod listings;
-mod mistakes;
 mod poison;
 mod process;
-mod routes;
 #[path = "../api/scripted.rs"]
 #[allow(dead_code, reason = "shared with tests/api, which uses all of it")]
 mod scripted;
 mod silence;
-mod users_bodies;
 mod users_flood;
 mod users_memory;
 mod users_models;
 mod users_reads;
-mod users_refusals;
 mod users_slow;

@@ -1,8 +1,10 @@
-//! One user sends what makes nodes fail: with a 500, by hanging up, with garbage, in mid-stream.
+//! One user sends what makes nodes fail: with a 500, by hanging up, with garbage, in mid-stream; mistakes that real Ollama
+//! answers with 5xx; and a route that a node of an older version does not have.
 use ollama_sim::{Fault, SimNode};
 use scheduler::NodeState;
+use serde_json::{Value, json};
 
-use crate::good::{fleet, good_users, hold, marked, openings, states, steady_node};
+use crate::good::{fleet, good_users, hold, marked, openings, states, steady_node, steady_node_with};
 use crate::harness::{error_of, eventually};
 
 const POISON: [(&str, Fault); 5] = [
@@ -131,5 +133,108 @@ async fn a_node_that_fails_the_only_user_is_taken_out_as_its_requests_work_elsew
     }
     eventually("the node is out", || states(&app)[0] != NodeState::Up).await;
     assert!(openings(&app) > 0);
+    app.stop().await;
+}
+
+fn mistakes() -> Vec<(&'static str, Value)> {
+    let chat = |extra: Value| {
+        let mut body = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "hi"}], "stream": false});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        body
+    };
+    vec![
+        ("/api/chat", chat(json!({"options": {"temperature": "hot"}}))),
+        ("/api/chat", chat(json!({"format": "xml"}))),
+        ("/v1/embeddings", json!({"model": "llama3.2", "input": "hi"})),
+        ("/api/embed", json!({"model": "llama3.2", "input": "hi"})),
+        ("/api/embeddings", json!({"model": "llama3.2", "prompt": "hi"})),
+    ]
+}
+
+#[actix_rt::test]
+async fn a_users_mistakes_are_that_users_alone() {
+    let simulated = [steady_node().await, steady_node().await];
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    let careless = app.user("careless").await;
+
+    hold(&app, &keys, async || {
+        for (path, body) in mistakes() {
+            let reply = app.post(path, &careless, body).await;
+            assert_eq!(reply.status, 400, "{path}: {}", reply.text());
+        }
+    })
+    .await;
+
+    assert_eq!(openings(&app), 0);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_mistake_is_told_in_the_dialect_it_was_made_in_and_asked_of_one_node() {
+    let simulated = [steady_node().await, steady_node().await];
+    let (app, _) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    let careless = app.user("careless").await;
+    for (path, body) in mistakes() {
+        let before: usize = simulated.iter().map(|node| node.requests().len()).sum();
+
+        let reply = app.post(path, &careless, body).await;
+
+        let after: usize = simulated.iter().map(|node| node.requests().len()).sum();
+        assert_eq!((reply.status.as_u16(), after - before), (400, 1), "{path}: {}", reply.text());
+        assert_eq!(reply.header("x-should-retry"), Some("false"), "{path}");
+        let error = &reply.json()["error"];
+        let message = if path.starts_with("/api/") { error } else { &error["message"] };
+        assert!(message.is_string(), "{path}: {}", reply.text());
+    }
+    let rows = app.rows_once(&careless, mistakes().len()).await;
+    assert!(rows.iter().all(|row| row["total_tokens"] == 0 && row["attempts"] == 1), "{rows:?}");
+    app.stop().await;
+}
+
+const PATH: &str = "/v1/responses";
+
+fn question() -> Value {
+    json!({"model": "llama3.2", "input": "hi", "max_output_tokens": 5})
+}
+
+#[actix_rt::test]
+async fn a_route_that_is_nowhere_hides_no_model_from_anybody() {
+    let old = |config: &mut ollama_sim::SimConfig| config.version = "0.12.0".to_owned();
+    let simulated = [steady_node_with(old).await, steady_node_with(old).await];
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    let modern = app.user("modern").await;
+
+    hold(&app, &keys, async || {
+        let reply = app.post(PATH, &modern, question()).await;
+        assert_eq!(error_of(&reply, 404)["code"], "unsupported_endpoint");
+    })
+    .await;
+
+    assert_eq!(openings(&app), 0);
+    let asked: usize = simulated.iter().map(|node| node.requests().iter().filter(|it| it.path == PATH).count()).sum();
+    assert!(asked <= 2, "asked {asked} times what was known");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_node_that_has_the_route_is_found_and_remembered() {
+    let old = steady_node_with(|config| config.version = "0.12.0".to_owned()).await;
+    let new = steady_node().await;
+    let (app, keys) = fleet(&[&old, &new]).await;
+    for _ in 0..5 {
+        let reply = app.post(PATH, &keys[0], question()).await;
+        assert_eq!((reply.status.as_u16(), reply.header("x-gateway-node")), (200, Some("b")), "{}", reply.text());
+    }
+    assert!(old.requests().iter().filter(|it| it.path == PATH).count() <= 1);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_model_that_a_node_does_not_have_is_missing_there() {
+    let simulated = [steady_node().await];
+    let (app, keys) = fleet(&simulated.iter().collect::<Vec<_>>()).await;
+    simulated[0].set_fault(Some(ollama_sim::Fault::Status(404)));
+    let reply = app.chat(&keys[0], "llama3.2", "hi").await;
+    assert_eq!(error_of(&reply, 404)["code"], "model_not_found");
     app.stop().await;
 }

@@ -6,7 +6,6 @@ Everything runs on free ports and in a folder of its own, and what was started i
 import collections
 import contextlib
 import dataclasses
-import http.server
 import json
 import pathlib
 import random
@@ -19,7 +18,7 @@ import time
 
 import requests
 import tools
-from support import ADMIN_KEY, Gateway, binary, wait_until
+from support import ADMIN_KEY, Gateway, Quiet, binary, serving, wait_until
 
 MODELS = {"llama3.2:latest": 2.0, "llama3.2:1b": 1.3}
 # `doomed` dies under load; `broken` lives, and fails whatever it is asked for.
@@ -76,7 +75,7 @@ class Stand:
         return float(series["value"][1])
 
 
-class Broken(http.server.BaseHTTPRequestHandler):
+class Broken(Quiet):
     """A node that answers probes, has one model in memory, and cannot run it."""
 
     protocol_version = "HTTP/1.1"
@@ -99,20 +98,10 @@ class Broken(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *_):
-        pass
 
-
-@contextlib.contextmanager
 def broken_node():
-    """Its URL."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Broken) as server:
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}"
-        finally:
-            server.shutdown()
+    """Its URL, as long as it is there."""
+    return serving(Broken)
 
 
 @contextlib.contextmanager

@@ -76,12 +76,14 @@ impl Coordinator {
             && now >= *since + PATIENCE
             && !peers.is_empty()
         {
+            // There are others, and no leader for too long: the slots are divided instead.
             self.withdrawn_until = now + WITHDRAWN;
         }
         let links = peers.iter().map(|peer| {
             let (gateway, silent, busy) = (peer.gateway.clone(), peer.silent, peer.busy);
             Some(Neighbour { gateway, address: peer.link.clone()?, silent, busy })
         });
+        // One gateway without a link is enough, and all divide the slots.
         let neighbours: Option<Vec<Neighbour>> = links.collect();
         match neighbours.filter(|_| self.link(now).is_some()) {
             Some(neighbours) => {

@@ -42,6 +42,7 @@ impl Member {
             }
             Frame::Abandon { id } => {
                 let Some(sent) = self.ledger.sent_mut(id) else { return };
+                // A request whose client has its first byte cannot wait again: it ends with the attempt.
                 if sent.began_at.is_none() {
                     self.ledger.wait(id);
                 }

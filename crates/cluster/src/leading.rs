@@ -205,6 +205,8 @@ impl Member {
         self.lost.insert(gateway.clone());
         for id in self.requests_of(gateway) {
             if self.scheduler.is_running(id) {
+                // Its slot may be in use for as long as it would have run, and never for less than a gateway takes to
+                // count as gone.
                 let until = now + self.rest_of(id, now).max(DARK);
                 self.orphans.insert(id, until);
             } else {
@@ -218,6 +220,7 @@ impl Member {
         let is_long_silent = |gateway: &Arc<str>| {
             let neighbour = self.neighbours.iter().find(|neighbour| neighbour.gateway == *gateway);
             let silent = |it: &Neighbour| it.silent + now.saturating_sub(self.met_at);
+            // Silence alone is not enough: it may be cut off, and running what it was granted.
             let is_busy = self.busy_until.get(gateway).is_some_and(|until| now < *until);
             !is_busy && neighbour.is_none_or(|neighbour| silent(neighbour) >= DARK)
         };

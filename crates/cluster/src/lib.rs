@@ -13,6 +13,7 @@ mod coordinator;
 mod divisions;
 mod following;
 mod frame;
+mod handover;
 mod kept;
 mod leading;
 mod ledger;

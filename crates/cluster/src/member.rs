@@ -33,10 +33,8 @@ use crate::{
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
 };
 
-/// How recently every other gateway must have been heard for a leader to go on without its lease.
-const HEARD: Duration = Duration::from_millis(1200);
 /// How long a gateway uses the slots that it held, with neither a leader nor the database.
-const HOLDS: Duration = Duration::from_secs(10);
+pub(crate) const HOLDS: Duration = Duration::from_secs(10);
 /// How long a silent gateway keeps the slots that it may be using at least; longer if what ran there needs longer.
 /// Longer than [`HOLDS`] by what an answer takes.
 pub(crate) const DARK: Duration = Duration::from_secs(30);
@@ -66,7 +64,7 @@ pub struct Member {
     pub(crate) candidate: Option<Candidate>,
     /// The latest epoch heard of.
     pub(crate) epoch: u64,
-    lease_until: Time,
+    pub(crate) lease_until: Time,
     /// When it last led, or followed.
     pub(crate) contact_at: Time,
     /// Since when it has been awake, without a pause of [`PAUSED`].
@@ -166,6 +164,7 @@ impl Member {
         self.check_lease(now, &mut effects);
         if let Role::Following { leader, .. } = &self.role {
             let gateway = leader.clone();
+            // Made before the ledger takes note of the event: an end would remove what the frame is made of.
             if let Some(frame) = self.frame(&event, now) {
                 let frame = self.release(frame, now);
                 self.ledger.note(&event, now);
@@ -216,6 +215,7 @@ impl Member {
     /// The other gateways that live, by the database.
     pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
         let mut effects = self.tick(now);
+        // The tick came first: a pause that was too long must be noticed before `met_at` is renewed.
         let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
         self.met_at = now;
         self.busy_until.retain(|_, until| now < *until);
@@ -238,10 +238,12 @@ impl Member {
         match news {
             LeaseNews::Held { epoch, until } if epoch >= self.epoch && !self.is_retiring => {
                 let is_mine = self.role == Role::Leading { epoch };
+                // The lease was lost and won again: the links that stand belong to the old epoch.
                 if !is_mine && matches!(self.role, Role::Leading { .. }) {
                     self.seek(now, &mut effects);
                 }
                 self.lease_until = until;
+                // Whoever leads must know which others may be running something.
                 let knows_others = now <= self.met_at + RECENT && now < until;
                 if knows_others && matches!(self.role, Role::Seeking { .. }) {
                     self.lead(epoch, now, &mut effects);
@@ -273,6 +275,7 @@ impl Member {
         }
         (self.epoch, self.ticked_at) = (epoch, now);
         self.releases.begin(now);
+        // Before the reach changes, which forgets the spare slots.
         let (has_lapsed, free) = (self.has_lapsed, self.free_slots());
         self.reach(Reach::Nothing, now, &mut effects);
         for id in self.ledger.ids() {
@@ -314,6 +317,8 @@ impl Member {
             }
             Role::Seeking { .. } => {
                 let reach = match now.saturating_sub(self.contact_at.max(self.met_at).max(self.awake_since)) {
+                    // A short cut changes nothing. After a long one there may be no leader at all, so the gateway falls
+                    // back to its share, once nothing that others ran can be running any more.
                     cut_off if cut_off < FALLBACK => self.held(now),
                     _ if self.busy_until.values().any(|until| now < *until) => Reach::Nothing,
                     _ => self.fallback.clone(),
@@ -335,64 +340,5 @@ impl Member {
     /// The slots that it may use when it has been without a leader and without the database for long.
     pub(crate) fn set_fallback(&mut self, reach: Reach) {
         self.fallback = reach;
-    }
-
-    // How roles change.
-
-    fn lead(&mut self, epoch: u64, now: Time, effects: &mut Vec<Effect>) {
-        self.epoch = epoch;
-        self.role = Role::Leading { epoch };
-        self.dead.clear();
-        self.lost.clear();
-        self.busy_until.retain(|_, until| now < *until);
-        let others = self.neighbours.iter().map(|neighbour| &neighbour.gateway).chain(self.busy_until.keys());
-        self.missing = others.map(|gateway| (gateway.clone(), now)).collect();
-        let held = self.held(now);
-        self.reach(held, now, effects);
-        self.open_up(now, effects);
-    }
-
-    fn seek(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        let mut spare = self.scheduler.spare_slots();
-        self.reach(Reach::Nothing, now, effects);
-        match std::mem::replace(&mut self.role, Role::Seeking { since: now }) {
-            Role::Leading { .. } => self.forget_followers(now, effects),
-            Role::Following { leader, .. } => {
-                effects.push(Effect::Close { gateway: leader });
-                let goes_on = self.held(now) == Reach::Held;
-                self.schedule_own(goes_on, now, effects);
-                spare = self.take_kept();
-            }
-            Role::Local | Role::Seeking { .. } => {}
-        }
-        let held = self.held(now);
-        self.reach(held, now, effects);
-        self.hold(spare, now, effects);
-    }
-
-    /// The slots that it holds are nobody else's, unless it was out of contact for too long.
-    fn held(&mut self, now: Time) -> Reach {
-        self.has_lapsed |= now >= self.contact_at.max(self.met_at) + HOLDS;
-        if self.has_lapsed { Reach::Nothing } else { Reach::Held }
-    }
-
-    /// A leader whose lease has ended, and who may have been replaced, stops deciding.
-    fn check_lease(&mut self, now: Time, effects: &mut Vec<Effect>) {
-        if !matches!(self.role, Role::Leading { .. }) || now < self.lease_until {
-            return;
-        }
-        let is_heard = |neighbour: &Neighbour| {
-            let heard = self.followers.get(&neighbour.gateway).is_some_and(|at| now <= *at + HEARD);
-            heard || self.dead.contains(&neighbour.gateway)
-        };
-        if !self.neighbours.iter().all(is_heard) || !self.lost.is_empty() {
-            self.seek(now, effects);
-        }
-    }
-
-    pub(crate) fn reach(&mut self, reach: Reach, now: Time, effects: &mut Vec<Effect>) {
-        if *self.scheduler.reach() != reach {
-            self.decide(Event::Shared { reach }, now, effects);
-        }
     }
 }

@@ -14,7 +14,6 @@ use scheduler::{
 use crate::{Candidate, Coordinator, Effect, FirstByte, Frame, LeaseNews, Peer, Role, Stance};
 
 mod clients;
-mod database;
 mod dice;
 mod network;
 

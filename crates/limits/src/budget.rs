@@ -8,8 +8,8 @@ use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::headroom::Balance;
 use super::limit::Limits;
-use super::moment::Moment;
-use super::need::{Allowance, Need};
+use crate::amounts::{Allowance, Need};
+use crate::calendar::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// The retry hint if the rest of the quota is only reserved: it may be released at any moment.

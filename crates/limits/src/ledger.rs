@@ -7,9 +7,9 @@ use super::budget::{Budget, Reservation};
 use super::exceeded::Exceeded;
 use super::headroom::Balance;
 use super::limit::Limits;
-use super::moment::Moment;
-use super::need::{Allowance, Need};
 use super::share::{Claim, Elsewhere, Holding, Most, Share};
+use crate::amounts::{Allowance, Need};
+use crate::calendar::Moment;
 
 const MINUTE: Duration = Duration::from_secs(60);
 

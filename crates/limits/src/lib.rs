@@ -19,29 +19,24 @@
 mod amounts;
 mod budget;
 mod calendar;
-mod default_limits;
 mod exceeded;
 mod headroom;
 mod ledger;
 mod limit;
-mod moment;
-mod month;
-mod need;
 #[cfg(test)]
 mod properties;
 mod share;
 #[cfg(test)]
 mod sharing;
 
+pub use crate::amounts::{Allowance, Need};
+pub use crate::calendar::{Moment, Month};
+pub use crate::limit::DefaultLimits;
 pub use amounts::Amounts;
 pub use budget::{Budget, PriorUse, Reservation};
 pub use calendar::Calendar;
-pub use default_limits::DefaultLimits;
 pub use exceeded::Exceeded;
 pub use headroom::{Balance, Headroom, Remaining};
 pub use ledger::Ledger;
 pub use limit::Limits;
-pub use moment::Moment;
-pub use month::Month;
-pub use need::{Allowance, Need};
 pub use share::{Claim, Elsewhere, Holding, Most, Peer, longest_gap, trade, wish};

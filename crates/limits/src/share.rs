@@ -18,8 +18,8 @@ use super::amounts::Amounts;
 use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::limit::Limits;
-use super::moment::Moment;
-use super::need::Need;
+use crate::amounts::Need;
+use crate::calendar::Moment;
 
 /// The retry hint if other gateways hold what is missing: they may give it back.
 const BACK: Duration = Duration::from_secs(2);

@@ -84,6 +84,7 @@ struct Written<'a> {
 impl<'a> Written<'a> {
     fn of(endpoint: Endpoint, object: &Object<'a>) -> Self {
         let (mut bytes, mut last) = (0, "");
+        // The id is a text that the node made, and no part of what the model wrote.
         for (name, value) in object.members().filter(|(name, _)| !endpoint.embeds() && *name != "id") {
             written_in(name, value.get(), |raw| {
                 bytes += text_len(raw) as u64;

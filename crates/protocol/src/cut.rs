@@ -58,6 +58,7 @@ pub(crate) fn terminal(terminal: &Terminal<'_>) -> String {
             frames + "data: [DONE]\n\n"
         }
         Endpoint::Messages => {
+            // The block that is open is that of the last delta.
             let stop = json!({"type": "content_block_stop", "index": field("index").unwrap_or(json!(0))});
             let delta = json!({"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": null},
                 "usage": {"input_tokens": prompt, "output_tokens": output}});
@@ -68,6 +69,7 @@ pub(crate) fn terminal(terminal: &Terminal<'_>) -> String {
         }
         Endpoint::Responses => {
             let usage = json!({"input_tokens": prompt, "output_tokens": output, "total_tokens": total});
+            // What was written has gone out event by event, and is not repeated here.
             let event = json!({"type": "response.incomplete", "sequence_number": sequence, "response": {"id": id,
                 "object": "response", "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"},
                 "output": [], "usage": usage}});

@@ -2,6 +2,10 @@
 //! `registry.ollama.ai/library/llama3.2:latest` are the same.
 use std::fmt;
 
+use bytes::Bytes;
+
+use crate::json::{Object, Splices, span};
+
 const HOST: &str = "registry.ollama.ai";
 const NAMESPACE: &str = "library";
 const TAG: &str = "latest";
@@ -62,6 +66,16 @@ fn is_part(part: &str, longest: usize, others: &[u8]) -> bool {
         && part.bytes().all(|byte| is_word(byte) || others.contains(&byte))
 }
 
+/// The body with this model in it; `None` if the body names no model.
+pub fn with_model(body: &Bytes, model: &str) -> Option<Bytes> {
+    let object = Object::parse(body).ok()?;
+    let mut splices = Splices::default();
+    splices.replace(span(body, object.get("model")?), serde_json::to_string(model).ok()?);
+    let mut renamed = Vec::with_capacity(body.len() + model.len());
+    splices.apply(body, &mut renamed);
+    Some(renamed.into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -102,5 +116,14 @@ mod tests {
             assert!(ModelName::same(name, name));
         }
         assert!(!ModelName::same("A b", "a b"));
+    }
+
+    #[test]
+    fn only_the_model_changes() {
+        let body = Bytes::from_static(br#"{ "x":{"model":"y"}, "model" : "llama3.2", "messages":[1.0,  2]}"#);
+        let renamed = with_model(&body, "meta-llama/Llama \"3\"").unwrap();
+        assert_eq!(renamed, r#"{ "x":{"model":"y"}, "model" : "meta-llama/Llama \"3\"", "messages":[1.0,  2]}"#);
+        assert_eq!(with_model(&Bytes::from_static(b"{}"), "m"), None);
+        assert_eq!(with_model(&Bytes::from_static(b"["), "m"), None);
     }
 }

@@ -66,6 +66,7 @@ pub fn meant(path: &str) -> Option<Meant> {
         clean.push('/');
         clean.push_str(part);
     }
+    // Relative links on these pages depend on the slash.
     let has_slash = clean.starts_with("/docs") || clean == "/console";
     if clean.is_empty() || (has_slash && rest.ends_with('/')) {
         clean.push('/');

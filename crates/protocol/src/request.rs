@@ -12,8 +12,7 @@ use serde_json::value::RawValue;
 
 use self::output_limit::{limit_of, output_of};
 use super::endpoint::{Dialect, Endpoint};
-use super::field::{BadRequest, bad, field};
-use super::field_names::{self, fold};
+use super::field::{BadRequest, bad, check_names, field, fold};
 use super::json::{Object, Splices, span};
 use super::prompt::{self, PromptPrefix, parts, prefixes};
 use super::tally::{ClaimBounds, USUAL_BYTES_PER_TOKEN};
@@ -101,7 +100,7 @@ impl InferenceRequest {
     pub fn parse_for(endpoint: Endpoint, body: &[u8], deployment: Option<&str>) -> Result<Self, BadRequest> {
         let object = Object::parse(body)
             .map_err(|error| BadRequest { message: format!("the body is not a JSON object: {error}"), param: None })?;
-        field_names::check(endpoint, &object)?;
+        check_names(endpoint, &object)?;
         let model_said: Option<String> = field(&object, "model", "a string")?;
         // Some clients send an empty string for every field that they leave out.
         let model_said = model_said.filter(|model| !model.is_empty());

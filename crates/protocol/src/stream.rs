@@ -1,15 +1,12 @@
 //! What passes through in a stream, and what is changed? In each dialect, from the first frame to the terminal one.
-#[cfg(test)]
-mod cut_tests;
-mod fault;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 use bytes::Bytes;
 
-pub use self::fault::StreamFault;
 use self::scan::Scan;
+pub use self::scan::StreamFault;
 use super::cut::{self, StreamLimit, Terminal};
 use super::endpoint::{Dialect, Endpoint};
 use super::error::ErrorObject;
@@ -67,6 +64,7 @@ impl StreamEditor {
     /// [`StreamFault`]; `out` then holds the good frames before it.
     pub fn push(&mut self, chunk: Bytes, out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let mut result = Ok(());
+        // Taken out for the call, as the closure needs the rest of `self`.
         let mut frames = std::mem::replace(&mut self.frames, Frames::new(Framing::Lines));
         let pushed = frames.push(chunk, |frame| {
             // Anything after the terminal frame is dropped.
@@ -109,6 +107,7 @@ impl StreamEditor {
             Err(StreamFault::Node(message)) if is_repetition(&message) && !self.last.is_empty() => self.break_off(out),
             Err(fault) => return Err(fault),
             Ok(()) if self.is_over(&frame) => {
+                // The frame that goes beyond the limit is not passed on: the gateway's own end takes its place.
                 out.truncate(before);
                 self.last = frame;
                 self.cut(out);

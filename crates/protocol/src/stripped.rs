@@ -3,8 +3,8 @@ use serde_json::value::RawValue;
 
 use super::endpoint::Endpoint;
 use super::field::{BadRequest, bad, kind_of};
-use super::field_names::fold;
 use super::json::Object;
+use crate::field::fold;
 
 /// Fields of Ollama's own dialect that one user could use to reload, pin, unload or rewrite a model for everybody.
 const FIELDS: [&str; 3] = ["keep_alive", "shift", "template"];

@@ -39,6 +39,7 @@ impl AnswerProgress {
 
     /// Limits the progress to an answer that was cut after this many tokens.
     pub(crate) fn cut_at(&mut self, tokens: u64) {
+        // Both ways of counting must agree, since the larger one is charged.
         self.token_chunks = tokens;
         self.text_bytes = self.text_bytes.min(tokens.saturating_mul(BYTES_PER_TOKEN));
         debug_assert_eq!(self.counted(), tokens);

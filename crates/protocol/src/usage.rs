@@ -44,6 +44,7 @@ impl Usage {
         if endpoint == Endpoint::Messages {
             for cached in ["cache_read_input_tokens", "cache_creation_input_tokens"] {
                 if object.present(cached).is_some() {
+                    // A part that cannot be read makes the sum unknown; the rest alone would be too little.
                     prompt = prompt.zip(count(&object, &[cached])).map(|(sum, cached)| sum.saturating_add(cached));
                 }
             }

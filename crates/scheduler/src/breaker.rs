@@ -28,8 +28,7 @@ use std::time::Duration;
 
 use crate::{
     accusations::{Accusation, Accusations},
-    canary::CanaryVerdict,
-    failure::Failure,
+    failure::{CanaryVerdict, Failure},
     health_log::BreakerPhase,
     ids::{RequestId, Time},
     report::{NodeState, Transitions},

@@ -9,10 +9,10 @@ use crate::{
     forecast::Seeker,
     ids::{NodeId, RequestId, Time},
     model::ModelId,
+    node::speed::Work,
     plan::{Plan, weighed},
     prefix::{Prefix, Trail},
     queue::{LaneId, Next},
-    rates::Work,
     request::{Avoided, Request},
     scheduler::Scheduler,
 };

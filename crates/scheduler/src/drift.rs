@@ -1,5 +1,5 @@
-//! How much is an estimate still worth that nobody uses? A node that gets no work gives no measurement, so an estimate
-//! that is too slow would keep it out of work for ever.
+//! How much is an estimate still worth that nobody uses, or that measurements contradict? A node that gets no work gives
+//! no measurement, so an estimate that is too slow would keep it out of work for ever.
 //!
 //! ```text
 //! unused --drifts towards the fastest node in use--> a request comes: the trial --first measurement--> confirmed
@@ -85,6 +85,32 @@ impl Drift {
     /// The estimate has changed, so what earlier trials have shown is of no use.
     pub(crate) fn changed(&mut self) {
         *self = Self::default();
+    }
+}
+
+/// A measurement this many times above or below what was expected is a surprise.
+const SURPRISE: f64 = 2.0;
+
+/// Tells a change from one odd measurement: several in a row that differ the same way show a change. Positive where more was measured than expected, negative where less was.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(crate) struct Surprises(i32);
+
+impl Surprises {
+    /// Takes note of a measurement relative to what was expected, and says whether a change is certain by now: after
+    /// `enough` in a row, and one more for each of the `others`, as one pause of the node shows in the measurements of all.
+    pub(crate) fn show_change(&mut self, ratio: f64, others: f64, enough: f64) -> bool {
+        let direction = match ratio {
+            more if more >= SURPRISE => 1,
+            less if less <= 1.0 / SURPRISE => -1,
+            _ => 0,
+        };
+        self.0 = if direction * self.0 > 0 { self.0.saturating_add(direction) } else { direction };
+        f64::from(self.0.abs()) >= others + enough
+    }
+
+    /// Whether the last measurement was a surprise.
+    pub(crate) fn is_surprised(self) -> bool {
+        self.0 != 0
     }
 }
 

@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{drift::Drift, surprise::Surprises};
+use crate::drift::{Drift, Surprises};
 
 /// Speeds are compared at this model size: a model twice as large is taken to be half as fast.
 pub(crate) const REFERENCE_BYTES: f64 = 5e9;

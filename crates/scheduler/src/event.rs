@@ -3,13 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    canary::CanaryVerdict,
     catalog::{Loaded, Model, NodeSpec},
-    failure::{Failure, Outcome},
-    ids::{NodeId, RequestId, Time},
+    failure::{CanaryVerdict, Failure, Outcome},
+    ids::{NodeId, RequestId, Route, RouteSet, Time},
     prefix::Prefix,
     queue::Membership,
-    route::{Route, RouteSet},
     share::{Reach, Spare},
 };
 

@@ -13,7 +13,7 @@ use crate::{
     estimate::LoadTime,
     health_log::{HealthChange, HealthLog, NodeHealth},
     ids::{NodeId, Time},
-    load::Load,
+    instance::Load,
     model::ModelId,
     node::Node,
 };

@@ -9,9 +9,11 @@ use crate::{
     hosts::{HostOutlook, Hosts, TAKEN_SECONDS},
     ids::{NodeId, Time},
     instance::Instance,
-    node::Node,
+    node::{
+        Node,
+        speed::{Rates, Work},
+    },
     prefix::{PrefixMemory, Trail},
-    rates::{Rates, Work},
 };
 
 /// A node that has the model in memory, or will once a load has ended.

@@ -6,9 +6,8 @@ use crate::{
     ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
-    node::{Node, NodeOpening},
+    node::{Node, NodeOpening, speed::Rates},
     prefix::PrefixMemory,
-    rates::Rates,
     running::Running,
 };
 

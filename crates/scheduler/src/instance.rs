@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::{
     catalog::Model, correction::Correction, estimate::REFERENCE_BYTES, failure::Failure, ids::RequestId,
-    reading::Reading, running::Running, share::Portion, slots::Slots,
+    model::ModelId, reading::Reading, running::Running, share::Portion, slots::Slots,
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
@@ -209,6 +209,40 @@ impl Instance {
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {
         self.running.iter_mut().find(|running| running.id == id)
     }
+}
+
+/// A load in progress on a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) model: ModelId,
+    /// The models that are unloaded to make room.
+    pub(crate) victims: Vec<ModelId>,
+    pub(crate) phase: Phase,
+    /// The request that asked for it; `None` for a hint. If that request leaves before the load begins, the next
+    /// request that waits for the model takes its place, so that the load is not lost.
+    pub(crate) cause: Option<RequestId>,
+}
+
+#[derive(Copy, Clone, PartialEq, Debug)]
+pub(crate) enum Phase {
+    Draining,
+    /// `left` victims have not answered yet; `failed` is set if one of them could not be unloaded.
+    Unloading {
+        left: usize,
+        failed: Option<Failure>,
+    },
+    Loading {
+        since: f64,
+    },
+}
+
+/// Another name for the weights of a model on a node.
+#[derive(Clone, Debug)]
+pub(crate) struct Synonym {
+    pub(crate) model: ModelId,
+    /// The name under which the node keeps the instance.
+    pub(crate) main: ModelId,
+    pub(crate) label: Label,
 }
 
 #[cfg(test)]

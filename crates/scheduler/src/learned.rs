@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    answer_length::AnswerLength,
     correction::Correction,
     estimate::{LoadTime, Speed},
+    model::AnswerLength,
     reading::Reading,
 };
 

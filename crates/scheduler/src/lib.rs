@@ -60,10 +60,8 @@
 mod absorb;
 mod accusations;
 mod adopt;
-mod answer_length;
 mod breaker;
 mod calibration;
-mod canary;
 mod catalog;
 mod choose;
 mod correction;
@@ -87,12 +85,9 @@ mod ids;
 mod instance;
 mod journal;
 mod learned;
-mod line;
-mod load;
 mod loading;
 mod lookup;
 mod model;
-mod name;
 mod node;
 mod older_first;
 mod plan;
@@ -101,13 +96,11 @@ mod prefix;
 mod properties;
 mod queue;
 mod queue_limits;
-mod rates;
 mod reading;
 mod recall;
 mod report;
 mod request;
 mod room;
-mod route;
 #[cfg(test)]
 mod rules;
 mod running;
@@ -117,14 +110,11 @@ mod share;
 mod sharing;
 mod silence;
 mod slots;
-mod surprise;
 mod suspicion;
-mod synonym;
 mod view;
 mod witnesses;
 
 pub use self::{
-    canary::CanaryVerdict,
     catalog::{Loaded, Model, NodeSpec},
     decision::{Decision, Refusal, RefusalReason},
     event::{Adopted, Arrival, Event, Ongoing},
@@ -137,8 +127,9 @@ pub use self::{
     queue::Membership,
     queue_limits::QueueLimits,
     report::{NodeState, NodeView, PromptTokens, Routed, Transitions, Use},
-    route::{Route, RouteSet},
     scheduler::Scheduler,
     share::{Reach, Share, Spare},
     view::{NODES_AT_A_LOOK, Pace, Waiting},
 };
+pub use crate::failure::CanaryVerdict;
+pub use crate::ids::{Route, RouteSet};

@@ -17,7 +17,7 @@ use crate::{
     estimate::LoadTime,
     failure::Failure,
     ids::{NodeId, RequestId, Time},
-    load::{Load, Phase},
+    instance::{Load, Phase},
     model::ModelId,
     node::Node,
     queue::Line,

@@ -2,7 +2,7 @@
 
 pub(crate) mod health;
 mod listing;
-mod speed;
+pub(crate) mod speed;
 mod streams;
 mod synonyms;
 mod view;
@@ -13,14 +13,11 @@ use crate::{
     breaker::Breaker,
     catalog::{Model, NodeSpec},
     estimate::{LoadTime, Speed},
-    ids::Time,
-    instance::Instance,
-    load::Load,
+    ids::{RouteSet, Time},
+    instance::{Instance, Load, Synonym},
     model::ModelId,
     report::Routed,
-    route::RouteSet,
     share::Reach,
-    synonym::Synonym,
 };
 
 /// A guess of how long a node on trial takes to answer.

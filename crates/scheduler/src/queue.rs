@@ -18,8 +18,6 @@
 mod group;
 mod groups;
 mod lane;
-mod lane_queue;
-mod members;
 mod order;
 mod share;
 mod users;
@@ -37,8 +35,7 @@ use self::{
     users::Users,
 };
 pub(crate) use self::{
-    lane::LaneId,
-    lane_queue::{Entry, LanePosition},
+    lane::{Entry, LaneId, LanePosition},
     order::{Line, Next},
 };
 use crate::{

@@ -8,11 +8,10 @@ use crate::{
     event::Arrival,
     explain::Alternative,
     failure::{Blame, Failure},
-    ids::{NodeId, Time},
+    ids::{NodeId, Route, Time},
     model::ModelId,
     prefix::Prefix,
     queue::{Charge, LaneId, LanePosition},
-    route::Route,
 };
 
 const MOST_ATTEMPTS: u32 = 3;

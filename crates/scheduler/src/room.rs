@@ -5,8 +5,10 @@ use crate::{
     ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
-    node::Node,
-    rates::{Rates, Work},
+    node::{
+        Node,
+        speed::{Rates, Work},
+    },
     scheduler::Scheduler,
 };
 

@@ -25,7 +25,6 @@ pub(crate) mod openai_request;
 pub(crate) mod openai_text;
 pub(crate) mod responses;
 pub(crate) mod responses_request;
-mod tools;
 pub(crate) mod work;
 
 /// The token counts of an answer.

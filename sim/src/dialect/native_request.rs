@@ -7,8 +7,7 @@ use serde_json::{Map, Value};
 
 use super::keep_alive::keep_alive;
 use super::native::{Native, Route, chat_residence, generate_residence};
-use super::tools::FunctionTool;
-use super::work::{Generate, Residence, Work};
+use super::work::{FunctionTool, Generate, Residence, Work};
 use super::{limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::{ApiError, json};

@@ -4,8 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::openai::Chat;
-use super::tools::FunctionTool;
-use super::work::{Generate, Work};
+use super::work::{FunctionTool, Generate, Work};
 use super::{check_image_url, limit, read};
 use crate::ask::{Ask, Tool, Turn};
 use crate::error::ApiError;

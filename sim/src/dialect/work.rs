@@ -1,10 +1,13 @@
-//! What does a request ask of the node?
+//! What does a request ask of the node, and which tools does it offer?
 
 use std::time::Duration;
 
+use serde::Deserialize;
+use serde_json::Value;
+
 use super::Dialect;
 use super::embeddings::Embed;
-use crate::ask::Ask;
+use crate::ask::{Ask, Tool};
 use crate::error::ApiError;
 use crate::options::LoadOptions;
 
@@ -59,4 +62,23 @@ pub(crate) struct Residence {
     pub(crate) purpose: &'static str,
     /// The answer once that is done.
     pub(crate) reply: fn(model: &str, reason: &str) -> String,
+}
+
+/// A tool as both routes carry it.
+#[derive(Deserialize)]
+pub(super) struct FunctionTool {
+    function: FunctionSpec,
+}
+
+#[derive(Deserialize)]
+struct FunctionSpec {
+    name: String,
+    #[serde(default)]
+    parameters: Value,
+}
+
+impl From<FunctionTool> for Tool {
+    fn from(tool: FunctionTool) -> Self {
+        Self { name: tool.function.name, parameters: tool.function.parameters }
+    }
 }

@@ -52,6 +52,8 @@ pub(super) fn examine<T: Serialize + DeserializeOwned>(
     defaults: &Value,
     readings: BTreeMap<String, Value>,
 ) -> Findings<T> {
+    // serde stops at the first mistake. So each round mends one and reads again; the bound is several times what
+    // mending every value would take.
     let rounds = 8 * count(&tree) + 64;
     let readings = readings.into_iter().map(|(path, value)| (path, Some(value))).collect();
     let mut examination = Examination::new(tree, defaults, readings);
@@ -74,6 +76,7 @@ pub(super) fn examine<T: Serialize + DeserializeOwned>(
             break;
         }
     }
+    // The stand-ins were there for serde only: checks that follow must not see them.
     for steps in std::mem::take(&mut examination.absent) {
         remove(&mut examination.tree, &steps);
     }
@@ -147,6 +150,7 @@ impl<'a> Examination<'a> {
         }
         if complaint.hides_the_names() && !self.readings.contains_key(&path) {
             self.readings.insert(path, None);
+            // An empty text makes serde list the names that it knows.
             return put(&mut self.tree, steps, Value::from(""));
         }
         let value = at(&self.tree, steps).cloned().unwrap_or_default();

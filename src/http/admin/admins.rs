@@ -120,6 +120,7 @@ impl From<GivenRole> for Role {
 impl ShownAdmin {
     fn new(admin: &Administrator, now_ms: i64) -> Self {
         let mut secrets = admin.secrets.clone();
+        // The newest one is last.
         let in_force = secrets.pop();
         Self {
             name: admin.name.to_string(),

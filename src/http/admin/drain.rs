@@ -112,6 +112,7 @@ pub async fn drain(
             admin.changes(&name, shown(&roster, &name), Some(json!({"maintenance": after})));
         })
         .await?;
+    // An entry that is discovered stands for several nodes.
     let nodes = roster.ids_of(&name);
     let running = || fleet.dispatcher.read(|scheduler| scheduler.in_flight_on(&nodes));
     let until_empty = async {

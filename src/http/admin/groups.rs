@@ -11,7 +11,7 @@ use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::JsonObject;
 use crate::http::error::ApiError;
-use crate::http::known_models::KnownModels;
+use crate::http::names::KnownModels;
 use crate::http::standing::group_standings;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
 use crate::relay::Meters;

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::given::{ShownLimits, body_with_limits, limits_over, present};
 use crate::http::error::ApiError;
-use crate::http::known_models::KnownModels;
+use crate::http::names::KnownModels;
 use crate::http::time::{moment, rfc3339};
 use crate::store::{AllowedModels, Key, KeyChange, KeySpec, LimitsChange, MadeKey, SecretEnd};
 use limits::Limits;

@@ -12,7 +12,7 @@ use crate::http::answers;
 use crate::http::auth::Admin;
 use crate::http::body::{JsonObject, JsonOrNothing};
 use crate::http::error::ApiError;
-use crate::http::known_models::KnownModels;
+use crate::http::names::KnownModels;
 use crate::relay::Meters;
 use crate::store::Accounts;
 use limits::Moment;

@@ -159,6 +159,7 @@ pub async fn pull(
     JsonObject(order): JsonObject<ModelOrder>,
 ) -> Result<impl Responder, ApiError> {
     let targets = targets(&fleet, &roster, &order.model, order.nodes.as_deref(), false)?;
+    // Into the audit log before anything happens: the process may die on the way.
     admin.begins(&order.model, None).await?;
     tracing::info!(model = order.model, nodes = targets.len(), "an operator pulls a model");
     let mut pulls: SelectAll<LocalBoxStream<'static, Event>> = SelectAll::new();
@@ -167,6 +168,7 @@ pub async fn pull(
         let (catalog, name, id) = (fleet.catalog.clone(), target.name, target.id);
         let event = move |progress: Result<Progress, String>| {
             if progress.as_ref().is_ok_and(Progress::is_success) {
+                // So that the new model is usable soon, not only after the next interval.
                 catalog.expect_change(id);
             }
             (name.clone(), progress)
@@ -363,6 +365,7 @@ fn targets(
         let (id, endpoint) = endpoint.ok_or_else(|| ApiError::from(RosterError::Unknown(name.clone())))?;
         Ok(Target { name, id, endpoint })
     };
+    // A node that is named twice is asked once.
     let unique: BTreeSet<String> = names.into_iter().collect();
     unique.into_iter().map(target).collect()
 }

@@ -8,8 +8,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use super::given::present;
-use super::node_fields::body_with_node_fields;
-use super::node_settings::NodeSettingsRecord;
+use super::node_fields::{NodeSettingsRecord, body_with_node_fields};
 use crate::dispatch::{Question, Sight};
 use crate::fleet::{FleetContext, Listed, NodeSettings, Roster, RosterError, Source};
 use crate::http::answers;

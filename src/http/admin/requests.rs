@@ -148,6 +148,7 @@ pub async fn list(
             recorder.flush().await;
             let mut search = query.search()?;
             if let Some(user) = search.user.as_mut() {
+                // A name may have been used again: this finds the requests of whoever has it now.
                 *user = accounts.usage_id(user).await?.to_string();
             }
             let (rows, more) = store.search(search, page).await?;
@@ -178,6 +179,7 @@ async fn open_page(
     let mut open = open_requests(meters, &lifecycle.dispatcher, is_wanted).await;
     open.retain(|record| record.state == state && (query.node.is_none() || record.node == query.node));
     let limit = usize::try_from(page.limit).unwrap_or(usize::MAX);
+    // All open requests are in memory, and their number is bounded, so a page is cut out of the whole.
     let more = open.len() > limit;
     open.truncate(limit);
     let next = open.last().filter(|_| more).map(OpenRecord::request_id);
@@ -203,6 +205,7 @@ pub async fn stop(
     if reason.as_ref().is_some_and(|reason| reason.chars().count() > LONGEST_REASON) {
         return Err(ApiError::invalid_field("reason", "`reason` must have at most 200 characters."));
     }
+    // An id that nobody has leaves no entry in the audit log.
     if request_id.parse().is_ok_and(|id| meters.requests.get(id).is_some()) {
         admin.begins(&request_id, reason.as_ref().map(|reason| json!({ "reason": reason }))).await?;
     }

@@ -1,5 +1,4 @@
 //! Who used how much of what? Reports over whole days, as JSON page by page, or all of it as CSV.
-mod label;
 mod table;
 
 use actix_web::web::{Data, Query};
@@ -11,13 +10,12 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn, ParameterS
 use utoipa::openapi::schema::{ArrayBuilder, ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
-use self::label::text_of;
-use crate::http::answers;
+use self::table::text_of;
 use crate::http::auth::Admin;
-use crate::http::csv;
 use crate::http::error::ApiError;
 use crate::http::time::moment;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
+use crate::http::{answers, csv};
 use crate::store::{Accounts, Dimension, Group, Label, Recorder, Report, Store, Sums};
 
 const DAY_MS: i64 = 24 * 60 * 60 * 1000;
@@ -278,6 +276,7 @@ pub async fn report(
     query: Query<ReportQuery>,
 ) -> Result<HttpResponse, ApiError> {
     let mut report = query.report()?;
+    // A name may have been used again: the report is about whoever has it now.
     for (_, user) in report.only.iter_mut().filter(|(dimension, _)| *dimension == Dimension::User) {
         *user = accounts.usage_id(user).await?.to_string();
     }
@@ -285,6 +284,7 @@ pub async fn report(
         recorder.flush().await;
         return table::answer(store.as_ref().clone(), report).await;
     }
+    // Arguments are checked before the flush, which costs everybody a write.
     let page = query.page();
     let limit = page.limit()?;
     let after = page.after()?.map(|cursor| place_of(&cursor, &report.group_by)).transpose()?;

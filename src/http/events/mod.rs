@@ -1,7 +1,5 @@
 //! What happens, as it happens: the stream of events that operators watch.
 mod feed;
-mod frame;
-mod listener;
 mod picture;
 mod shapes;
 

@@ -105,6 +105,7 @@ pub(super) fn check(param: &'static str, part: &ContentPart<'_>, media: &mut Med
     if let Some(image) = part.image_url {
         let is_image = part.kind.is_none_or(|kind| matches!(kind.get(), "\"image_url\"" | "\"input_image\""));
         match url_of(image) {
+            // Some clients send every field in every part, empty where it does not apply.
             Some("\"\"") if !is_image => {}
             Some(url) if url.starts_with("\"data:") => media.add_image(image),
             Some(_) => return Err(bad(param, NOT_DATA)),

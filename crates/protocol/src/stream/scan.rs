@@ -2,7 +2,6 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::fault::StreamFault;
 use crate::endpoint::{Dialect, Endpoint};
 use crate::frames::{EventData, event_data};
 use crate::json::{Object, Splices, span};
@@ -217,4 +216,15 @@ fn choices_of<'a>(object: &Object<'a>) -> Result<Vec<ChunkChoice<'a>>, StreamFau
         Some(choices) => serde_json::from_str(choices.get())
             .map_err(|_| StreamFault::Garbled("`choices` is not a list of choices".to_owned())),
     }
+}
+
+/// What ended a stream before its terminal frame.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StreamFault {
+    /// It sent something that no node should send.
+    #[error("the node sent something that is not part of an answer: {0}")]
+    Garbled(String),
+    /// The node reported a failure.
+    #[error("the node reported an error in the stream: {0}")]
+    Node(String),
 }

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use scheduler::{
-    Arrival, Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, Prefix, QueueLimits, RequestId, Scheduler,
-};
+use scheduler::{Decision, Event, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler};
+
+use crate::traffic::{Ask, Traffic, name};
 
 const GB: u64 = 1_000_000_000;
 const SIZES: [u64; 10] = [5, 2, 9, 5, 20, 4, 8, 3, 13, 1];
@@ -35,30 +35,6 @@ pub struct Scale {
     pub models: usize,
     pub users: usize,
     pub queued: usize,
-}
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-
-    /// An index by Zipf's law: the n-th is asked for 1/n as often as the first.
-    fn popular(&mut self, sums: &[f64]) -> usize {
-        let fraction = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
-        let share = fraction * sums[sums.len() - 1];
-        sums.partition_point(|sum| *sum <= share).min(sums.len() - 1)
-    }
 }
 
 #[derive(Clone)]
@@ -101,8 +77,7 @@ struct Machine {
 pub struct Fleet {
     pub scheduler: Scheduler,
     scale: Scale,
-    random: Random,
-    popularity: Vec<f64>,
+    traffic: Traffic,
     disk: Arc<[Model]>,
     machines: Vec<Machine>,
     now: f64,
@@ -152,10 +127,6 @@ impl Run {
     }
 }
 
-fn name(model: usize) -> String {
-    format!("model-{model}:latest")
-}
-
 fn index(name: &str) -> usize {
     name.trim_start_matches("model-").trim_end_matches(":latest").parse().unwrap()
 }
@@ -180,15 +151,10 @@ impl Fleet {
             family: "llama".into(),
             weights: String::new(),
         };
-        let sum = |sum: &mut f64, rank: usize| {
-            *sum += 1.0 / (rank + 1) as f64;
-            Some(*sum)
-        };
         let mut fleet = Self {
             scheduler: Scheduler::new(limits, (0..scale.nodes).map(spec).collect()),
             scale,
-            random: Random(9),
-            popularity: (0..scale.models).scan(0.0, sum).collect(),
+            traffic: Traffic::new(scale.models, scale.users),
             disk: (0..scale.models).map(model).collect(),
             machines: (0..scale.nodes).map(|_| Machine::default()).collect(),
             now: 1.0,
@@ -225,7 +191,7 @@ impl Fleet {
     fn fill(&mut self, node: usize) {
         let mut free = MEMORY[node % 4] * GB;
         for _ in 0..20 {
-            let model = self.random.popular(&self.popularity);
+            let model = self.traffic.popular();
             if size(model) <= free && self.machines[node].resident.insert(model) {
                 free -= size(model);
             }
@@ -323,27 +289,8 @@ impl Fleet {
     fn arrive(&mut self) {
         self.next += 1;
         let id = RequestId(u128::from(self.next));
-        let model = self.random.popular(&self.popularity);
-        let (prompt, output) = (20 + self.random.below(2000), 20 + self.random.below(400));
-        let session = self.random.next() % 5000;
-        // A prompt shared by everybody who uses the model, and the turns of a conversation.
-        let digests = [model as u64, 1000 + session, 10_000 + session];
-        let prefix = |(turn, digest): (usize, u64)| Prefix { digest, tokens: ((turn + 1) * prompt / 4) as u32 };
+        let Ask { model, prompt, output, arrival } = self.traffic.ask(id);
         self.waiting.insert(id, (model, prompt as f64, output as f64));
-        let arrival = Arrival {
-            id,
-            user: format!("user-{}", self.random.below(self.scale.users)).into(),
-            weight: 1.0,
-            membership: None,
-            model: name(model).into(),
-            prompt_tokens: prompt as u64,
-            max_output: None,
-            known_output: None,
-            prefixes: digests.into_iter().enumerate().map(prefix).collect(),
-            route: Default::default(),
-            is_stream: true,
-            deadline: Duration::from_secs(1_000_000),
-        };
         self.hear("arrival", Event::Arrived(arrival));
     }
 

@@ -12,6 +12,7 @@
 )]
 
 mod fleet;
+mod traffic;
 mod views;
 
 use std::collections::BTreeMap;

@@ -6,12 +6,10 @@ use super::Node;
 use crate::{
     accusations::Accusation,
     breaker::Epoch,
-    canary::CanaryVerdict,
     catalog::NodeSpec,
-    failure::{Blame, Failure},
-    ids::{RequestId, Time},
+    failure::{Blame, CanaryVerdict, Failure},
+    ids::{RequestId, Route, Time},
     model::ModelId,
-    route::Route,
     running::Running,
     slots::Slots,
 };

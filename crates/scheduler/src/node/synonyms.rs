@@ -9,10 +9,9 @@ use std::collections::BTreeMap;
 use super::{Node, new_instance};
 use crate::{
     catalog::Model,
-    instance::{Instance, Label},
+    instance::{Instance, Label, Synonym},
     model::ModelId,
     running::Running,
-    synonym::Synonym,
 };
 
 impl Node {

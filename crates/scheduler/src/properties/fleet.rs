@@ -172,7 +172,7 @@ impl Fleet {
         }
         for model in 0.. {
             let Some(id) = self.scheduler.models.find(&name(model)) else { break };
-            self.scheduler.models.get_mut(id).output = crate::answer_length::AnswerLength::new(output);
+            self.scheduler.models.get_mut(id).output = crate::model::AnswerLength::new(output);
         }
     }
 

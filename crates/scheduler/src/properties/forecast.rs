@@ -2,8 +2,8 @@
 //! speed follows a script; `tests/engine` measures the same with real engines.
 
 use super::{
-    dice::Dice,
     fleet::{Ask, Fleet, READING, Setup},
+    random::Dice,
     *,
 };
 

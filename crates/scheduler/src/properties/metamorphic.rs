@@ -1,8 +1,8 @@
 //! Are decisions independent of what must not matter (P10)?
 
 use super::{
-    dice::Dice,
     fleet::{Ask, Fleet, Setup},
+    random::Dice,
     run::*,
     *,
 };

@@ -10,8 +10,7 @@ use std::{
 use super::{
     FairQueue,
     group::Group,
-    lane::{Counter, GroupId, LaneId, Seat, Turn},
-    lane_queue::Ranked,
+    lane::{Counter, GroupId, LaneId, Ranked, Seat, Turn},
 };
 use crate::{
     ids::{RequestId, Time},

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{members::REMEMBERED_LANES, *};
+use super::{groups::REMEMBERED_LANES, *};
 
 const MODEL: ModelId = ModelId(0);
 

@@ -1,6 +1,5 @@
 //! The rules of the scheduler as a whole, one test each.
 
-mod adoption;
 mod blame;
 mod failures;
 mod loads;

@@ -102,7 +102,7 @@ fn what_was_not_measured_or_has_no_other_place_to_go_stays() {
 #[test]
 fn in_a_thousand_wedges_every_request_begins_elsewhere_in_time() {
     const NODES: usize = 4;
-    let mut dice = crate::properties::dice::Dice::new(7);
+    let mut dice = crate::properties::random::Dice::new(7);
     let (mut id, mut worst) = (0, Duration::ZERO);
     let (mut scheduler, mut now) = measured(&[4; NODES]);
     for round in 0..1000 {

@@ -1,27 +1,21 @@
 //! How does one run proceed? Traffic, machines, and the policy that binds one to the other, in virtual time.
 
+mod nodes;
+
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use scheduler::{
-    Arrival, Decision, Event, Failure, Learned, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId,
-    Scheduler,
-};
-
-use serde_json::json;
+use scheduler::{Arrival, Decision, Event, Failure, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler};
 
 use crate::{
     gateways::{Gateways, LINK_SECONDS, Word},
-    machine::{Kind, Machine, Note},
+    machine::{Kind, Machine},
     routers::Router,
     traffic::Ask,
 };
 
-const POLLED_SECONDS: f64 = 2.0;
-const WATCHED_SECONDS: f64 = 1.0;
-const PROBED_SECONDS: f64 = 5.0;
 /// A router takes a node out after this many unanswered probes in a row.
 const PROBES_TO_NOTICE: u32 = 2;
 /// Far enough away that no request is refused for waiting.
@@ -165,7 +159,7 @@ impl<'a> World<'a> {
             leaving: 0,
         };
         if policy == Policy::Oracle {
-            world.scheduler.recall(truth(&fleet.kinds), Duration::ZERO);
+            world.scheduler.recall(nodes::truth(&fleet.kinds), Duration::ZERO);
         }
         world.list();
         world.plan_trouble(trouble);
@@ -181,32 +175,6 @@ impl<'a> World<'a> {
             }
         }
         world
-    }
-
-    fn plan_trouble(&mut self, trouble: Trouble) {
-        let half = self.asks.last().map_or(0.0, |ask| ask.at) / 2.0;
-        let (node, health) = match trouble {
-            Trouble::None => return,
-            Trouble::Death => (2, 0.0),
-            Trouble::Grey => (1, 0.1),
-        };
-        self.plan(half, Happening::Health(node, health));
-        self.plan(half + 600.0, Happening::Health(node, 1.0));
-    }
-
-    fn list(&mut self) {
-        let model = |(model, size): (usize, &f64)| Model {
-            name: name(model).to_string(),
-            size_bytes: (size * GB) as u64,
-            digest: String::new(),
-            modified_unix: 0,
-            family: "llama".into(),
-            weights: String::new(),
-        };
-        let models: Arc<[Model]> = self.sizes.iter().enumerate().map(model).collect();
-        for node in (0..self.machines.len()).map(NodeId) {
-            self.tell(Event::Listed { node, models: models.clone() });
-        }
     }
 
     fn plan(&mut self, at: f64, happening: Happening) {
@@ -283,45 +251,6 @@ impl<'a> World<'a> {
         self.jobs[job].first.get_or_insert(self.now);
     }
 
-    /// Brings a machine up to date, changes it, and handles what it reports.
-    fn touch(&mut self, node: usize, act: impl FnOnce(&mut Machine, &[Ask])) {
-        let machine = &mut self.machines[node];
-        machine.advance(self.now, self.asks);
-        act(machine, self.asks);
-        machine.version += 1;
-        let (notes, wake) = (machine.take_notes(), Happening::Wake(node, machine.version));
-        if let Some(seconds) = machine.next_change() {
-            // A little late rather than a hair too early.
-            self.plan(self.now + seconds + 2e-6, wake);
-        }
-        notes.into_iter().for_each(|note| self.hear(node, note));
-    }
-
-    fn hear(&mut self, node: usize, note: Note) {
-        match note {
-            Note::FirstByte(job) => {
-                // A follower asks its leader first.
-                if !self.follows(job) {
-                    self.begin(job);
-                }
-                self.notice(job, Event::FirstByte { id: RequestId(job as u128) });
-            }
-            Note::Loaded(model) => {
-                self.tell(Event::Loaded { node: NodeId(node), model: name(model), result: Ok(()) });
-            }
-            Note::Done(job) => {
-                self.begin(job);
-                self.jobs[job].done = Some(self.now);
-                let ask = &self.asks[job];
-                self.router.done(node, self.now - self.jobs[job].at, ask);
-                self.end(job);
-                let id = RequestId(job as u128);
-                self.notice(job, Event::Progress { id, tokens: self.asks[job].output as u64 });
-                self.notice(job, Event::Left { id, outcome: Outcome::Completed });
-            }
-        }
-    }
-
     fn arrive(&mut self, job: usize) {
         self.jobs[job].at = self.now;
         if !self.policy.is_ours() {
@@ -354,39 +283,6 @@ impl<'a> World<'a> {
         let is_known_dead = |node: usize| self.is_silent(node) && self.silences[node] >= PROBES_TO_NOTICE;
         let nodes: Vec<usize> = (0..self.machines.len()).filter(fits).filter(|node| !is_known_dead(*node)).collect();
         self.router.choose(&self.machines, &nodes, job, &self.asks[job])
-    }
-
-    fn poll(&mut self) {
-        for node in 0..self.machines.len() {
-            if !self.is_silent(node) {
-                let size = |model: usize| (self.sizes[model] * GB) as u64;
-                let loaded = |model: usize| Loaded {
-                    name: name(model).to_string(),
-                    vram_bytes: size(model),
-                    context_length: None,
-                };
-                let loaded = self.machines[node].resident().map(loaded).collect();
-                self.tell(Event::Resident { node: NodeId(node), loaded });
-            }
-        }
-        self.plan(self.now + POLLED_SECONDS, Happening::Poll);
-    }
-
-    fn is_silent(&self, node: usize) -> bool {
-        self.machines[node].health == 0.0
-    }
-
-    fn probe(&mut self) {
-        for node in 0..self.machines.len() {
-            if self.is_silent(node) {
-                self.silences[node] += 1;
-                self.tell(Event::Silent { node: NodeId(node), error: "no answer".into() });
-            } else {
-                self.silences[node] = 0;
-                self.tell(Event::Answered { node: NodeId(node) });
-            }
-        }
-        self.plan(self.now + PROBED_SECONDS, Happening::Probe);
     }
 
     fn tell(&mut self, event: Event) {
@@ -467,18 +363,6 @@ impl<'a> World<'a> {
         }
     }
 
-    /// What the gateway sees of its streams, once a second.
-    fn watch(&mut self) {
-        self.count_idle();
-        for node in 0..self.machines.len() {
-            self.touch(node, |_, _| ());
-            for (job, tokens) in self.machines[node].progress() {
-                self.notice(job, Event::Progress { id: RequestId(job as u128), tokens });
-            }
-        }
-        self.plan(self.now + WATCHED_SECONDS, Happening::Watch);
-    }
-
     fn send(&mut self, job: usize, node: usize) {
         self.jobs[job].sent_to = Some(node);
         if self.policy.is_ours() {
@@ -489,39 +373,4 @@ impl<'a> World<'a> {
         let is_within = machine.outstanding_of(self.asks[job].model) <= machine.kind.slots + self.leaving;
         assert!(!self.policy.is_ours() || is_within, "the core sends no more than a node has slots");
     }
-
-    fn count_idle(&mut self) {
-        for (model, waiting) in self.waiting.iter().enumerate().filter(|(_, waiting)| **waiting > 0) {
-            let hosts = self.machines.iter().filter(|machine| machine.has_loaded(model));
-            let slots = hosts.map(|machine| (machine.kind.slots, machine.outstanding_of(model)));
-            let (all, free) =
-                slots.fold((0, 0), |(all, free), (slots, taken)| (all + slots, free + slots.saturating_sub(taken)));
-            self.slot_seconds += all as f64 * WATCHED_SECONDS;
-            self.idle += free.min(*waiting) as f64 * WATCHED_SECONDS;
-        }
-    }
-
-    /// How many of the prompts' tokens were cached, as a share.
-    pub fn hit_share(&self) -> f64 {
-        let sum = |of: fn(&Machine) -> f64| self.machines.iter().map(of).sum::<f64>();
-        1.0 - sum(|machine| machine.read_tokens) / sum(|machine| machine.prompt_tokens).max(1.0)
-    }
-
-    pub fn loads(&self) -> usize {
-        self.machines.iter().map(|machine| machine.loads).sum()
-    }
-}
-
-/// The nodes' real properties, in the form of learned ones.
-fn truth(kinds: &[Kind]) -> Learned {
-    let node = |(number, kind): (usize, &Kind)| {
-        let known = json!({
-            "speed": {"alone": 1.0 / kind.speed, "slowdown": kind.slowdown},
-            "load_time": {"fixed": 1.5, "seconds_per_byte": 1.0 / (kind.bandwidth * GB), "samples": 100},
-            "most_resident": 0, "pushes_out": false, "models": {},
-        });
-        (format!("node-{number}"), known)
-    };
-    let nodes: serde_json::Map<_, _> = kinds.iter().enumerate().map(node).collect();
-    serde_json::from_value(json!({"nodes": nodes})).expect("as the scheduler keeps it")
 }

@@ -1,9 +1,10 @@
 //! A whole report as CSV (RFC 4180), read from the database page by page as the client takes it.
 use actix_web::HttpResponse;
 use bytes::Bytes;
+use time::OffsetDateTime;
 
-use super::label::text_of;
-use crate::http::csv::{self, as_text, lines};
+use crate::http::csv;
+use crate::http::csv::{as_text, lines};
 use crate::http::error::ApiError;
 use crate::store::{Dimension, Group, Label, Report, Store};
 
@@ -79,6 +80,18 @@ fn fields(group: &Group) -> Vec<String> {
         sums.decode_ms,
     ];
     group.labels.iter().map(text_of).map(as_text).chain(numbers.map(|number| number.to_string())).collect()
+}
+
+const DAY_SECONDS: i64 = 24 * 60 * 60;
+
+/// A day as a date; anything else is its own name.
+pub(super) fn text_of(label: &Label) -> String {
+    match label {
+        Label::Day(day) => OffsetDateTime::from_unix_timestamp(i64::from(*day) * DAY_SECONDS)
+            .map(|moment| moment.date().to_string())
+            .unwrap_or_default(),
+        Label::Name(name) => name.clone(),
+    }
 }
 
 #[cfg(test)]
