@@ -176,3 +176,18 @@ fn the_map_in_lib_rs_names_every_module() {
         assert!(map.contains(&format!("[`{module}`]")), "src/lib.rs says nothing of `{module}`");
     }
 }
+
+/// Cargo forgets `strip` for a package whose profile has a section of its own, and 7 MB of names stay in the binary.
+#[test]
+fn what_is_released_is_stripped() {
+    let manifest = std::fs::read_to_string(repository().join("Cargo.toml")).unwrap();
+    let section = |name: &str| {
+        let (_, rest) = manifest.split_once(&format!("\n[{name}]\n"))?;
+        rest.split("\n[").next()
+    };
+    for program in ["ollama-gateway", "ollama-sim"] {
+        let own =
+            section(&format!("profile.release.package.{program}")).or_else(|| section("profile.release")).unwrap();
+        assert!(own.lines().any(|line| line == "strip = \"symbols\""), "{program}: {own}");
+    }
+}
