@@ -1,6 +1,6 @@
 // Which groups are there, and what do their users use together? One of them with its limits and its users.
 import { html, useState } from "../html.js";
-import { call, get, part } from "../api.js";
+import { call, get } from "../api.js";
 import { compact, number } from "../format.js";
 import { Loaded, useList } from "../load.js";
 import { Dialog, Field, Form, More, Table } from "../parts.js";

@@ -10,8 +10,8 @@ use ollama_gateway::http::openapi;
 use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
-use crate::harness::{TestDatabase, chat_body, client, eventually, fast_node, read, spawn_app_with, wait_long_for};
-use crate::secure::Pair;
+use crate::demo::demo_folders;
+use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
 
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -42,7 +42,7 @@ impl Program {
         Self { child, out, err, readers }
     }
 
-    fn out(&self) -> String {
+    pub fn out(&self) -> String {
         self.out.lock().unwrap().clone()
     }
 
@@ -105,144 +105,20 @@ pub fn free_address() -> String {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
-async fn get(url: &str, key: &str) -> (StatusCode, Value) {
+pub async fn get(url: &str, key: &str) -> (StatusCode, Value) {
     let reply = read(client().get(url).bearer_auth(key).send().await.unwrap()).await;
     (reply.status, reply.json())
 }
 
-async fn post(url: &str, key: &str, body: Value) -> (StatusCode, Value) {
+pub async fn post(url: &str, key: &str, body: Value) -> (StatusCode, Value) {
     let reply = read(client().post(url).bearer_auth(key).send_body(body.to_string()).await.unwrap()).await;
     (reply.status, reply.json())
 }
 
 /// Waits until so many nodes can serve.
-async fn nodes_are_up(base: &str, count: u64) {
+pub async fn nodes_are_up(base: &str, count: u64) {
     wait_long_for("the nodes are up", async || get(&format!("{base}/health"), "").await.1["nodes"]["healthy"] == count)
         .await;
-}
-
-/// The word behind a label of the banner.
-fn behind(label: &str, banner: &str) -> String {
-    let rest = banner.split_once(label).unwrap_or_else(|| panic!("no {label:?} in {banner}")).1;
-    rest.split_whitespace().next().unwrap().to_owned()
-}
-
-#[actix_rt::test]
-async fn check_names_every_mistake_with_its_line_and_no_secret() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = "server:\n  bind: 0.0.0.0:8000\n  wokers: 3\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\n\
-        database:\n  url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: http://x:1/path?query\n    slots: -2\n    \
-        api_key: \"s3cret node\"\nlimits:\n  requests_per_minute: many\n";
-    std::fs::write(folder.path().join("broken.yaml"), text).unwrap();
-    let environment = [("GATEWAY__RELAY__CONNECT_MS", "soon"), ("GATEWAY__ADMIN__KEE", "s3cret-environment")];
-
-    let (good, out, err) = run(folder.path(), &["check", "--config", "broken.yaml"], &environment).await;
-
-    assert!(!good);
-    for place in [
-        "broken.yaml:3: server.wokers: unknown key (did you mean `workers`?)",
-        "broken.yaml:12: nodes[0].slots",
-        "broken.yaml:15: limits.requests_per_minute",
-        "GATEWAY__RELAY__CONNECT_MS: relay.connect_ms",
-        "GATEWAY__ADMIN__KEE: admin.kee: unknown key",
-    ] {
-        assert!(err.contains(place), "{place}\n{err}");
-    }
-    assert!(!(out + &err).contains("s3cret"), "{err}");
-}
-
-#[actix_rt::test]
-async fn check_names_mistakes_that_no_type_can_see_all_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let text = "server:\n  bind: 0.0.0.0:8000\n  body_seconds: 0\nadmin:\n  key: s3cret-admin\ndatabase:\n  \
-        url: mysql://user:s3cret-db@host/name\nnodes:\n  - name: a b\n    url: ftp://x:1/path\n    api_key: \"s3cret node\"\n  \
-        - {name: c, url: 'http://x:2'}\n  - {name: c, url: 'http://x:3'}\n";
-    std::fs::write(folder.path().join("gateway.yaml"), text).unwrap();
-
-    let (good, out, err) = run(folder.path(), &["check"], &[]).await;
-
-    assert!(!good);
-    for place in [
-        "gateway.yaml:3: server.body_seconds",
-        "gateway.yaml:5: admin.key",
-        "gateway.yaml:7: database.url",
-        "gateway.yaml:9: nodes[0].name",
-        "gateway.yaml:10: nodes[0].url",
-        "gateway.yaml:11: nodes[0].api_key",
-        "gateway.yaml:13: nodes[2].name",
-        "7 mistakes",
-    ] {
-        assert!(err.contains(place), "{place}\n{err}");
-    }
-    assert!(!(out + &err).contains("s3cret"), "{err}");
-}
-
-#[actix_rt::test]
-async fn check_refuses_files_that_serve_would_not_start_with() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("file"), "").unwrap();
-    let environment = [
-        ("GATEWAY__ADMIN__KEY_FILE", "no-key"),
-        ("GATEWAY__KEYS__PEPPER_FILE", "no-pepper"),
-        ("GATEWAY__DATABASE__PASSWORD_FILE", "no-password"),
-        ("GATEWAY__DATABASE__URL", "sqlite://file/gateway.db"),
-    ];
-
-    let (good, _, err) = run(folder.path(), &["check"], &environment).await;
-
-    assert!(!good);
-    let places = ["admin.key_file: no-key: ", "keys.pepper_file: no-pepper: ", "database.password_file: no-password: "];
-    for place in places.into_iter().chain(["file/gateway.db: "]) {
-        assert!(err.contains(place), "{place}\n{err}");
-    }
-    let files: Vec<_> = folder.path().read_dir().unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(files, ["file"], "it leaves nothing behind");
-}
-
-#[actix_rt::test]
-async fn check_is_content_with_a_good_file_and_with_none() {
-    let folder = tempfile::tempdir().unwrap();
-    let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("gateway.yaml");
-    let text = "server: {bind: '0.0.0.0:9000'}\nadmin: {key: s3cret-0123456789abcdef0123456789}\n\
-        database: {url: 'postgres://user:s3cret-db@host/name'}\nnodes: [{name: a, url: 'http://x:1', api_key: s3cret-node}]\n";
-    std::fs::write(folder.path().join("good.yaml"), text).unwrap();
-    for arguments in
-        [&["check"][..], &["check", "--config", shipped.to_str().unwrap()], &["--config", "good.yaml", "check"]]
-    {
-        let (good, out, err) = run(folder.path(), arguments, &[]).await;
-        assert!(good && out.contains("good"), "{arguments:?}: {out}{err}");
-        assert!(!(out + &err).contains("s3cret"));
-    }
-    assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
-}
-
-#[actix_rt::test]
-async fn check_warns_where_gateways_on_one_postgres_need_a_link() {
-    let Some(database) = TestDatabase::postgres().await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let (url, own) = (database.url.clone(), database.folder.path().join("outbox.db"));
-    let (url, own) = (("GATEWAY__DATABASE__URL", url.as_str()), ("GATEWAY__DATABASE__OUTBOX", own.to_str().unwrap()));
-    let link = ("GATEWAY__CLUSTER__BIND", "127.0.0.1:8001");
-    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
-    assert!(good && out.contains("gateways    unknown") && err.is_empty(), "{out}{err}");
-    let app = spawn_app_with(Vec::new(), database, |_| {}).await;
-    let another = "warning: another gateway is alive on this Postgres";
-    for (environment, warning) in [
-        (&[url][..], Some("`cluster.bind` is not set here")),
-        (&[url, link], Some("1 of them without `cluster.bind`")),
-        // The one that is alive is this one.
-        (&[url, own], None),
-    ] {
-        let (good, out, err) = run(folder.path(), &["check"], environment).await;
-        assert!(good, "{out}{err}");
-        assert_eq!(warning.is_some(), err.contains(another), "{out}{err}");
-        assert!(warning.is_none_or(|warning| err.contains(warning)), "{out}{err}");
-        assert_eq!(warning.is_none(), out.contains("no other gateway is alive"), "{out}{err}");
-    }
-    app.stop().await;
-    let (good, out, err) = run(folder.path(), &["check"], &[url]).await;
-    assert!(good && out.contains("no other gateway is alive") && err.is_empty(), "{out}{err}");
-    assert!(!folder.path().join("data").exists(), "check leaves nothing behind");
 }
 
 #[actix_rt::test]
@@ -479,115 +355,6 @@ async fn an_address_that_is_taken_is_an_error_that_names_it() {
     assert!(demo_folders(folder.path()).is_empty(), "a demo that did not start leaves nothing behind");
 }
 
-fn demo_folders(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    entries.filter(|name| name.contains("demo")).collect()
-}
-
-#[actix_rt::test]
-async fn the_demo_serves_what_its_banner_promises_and_leaves_nothing_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let address = free_address();
-    let base = format!("http://{address}");
-    let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
-    demo.answers(&format!("{base}/health/live")).await;
-    eventually("the banner is printed", || demo.out().contains("/admin/nodes")).await;
-    let banner = demo.out();
-    let (key, admin_key) = (behind("user key", &banner), behind("admin key", &banner));
-    assert_eq!(admin_key, "admin-secret-key");
-    assert!(key.starts_with("sk-user-123-"), "{key}");
-    assert!(banner.contains(&format!("{base}/v1")) && banner.contains(&format!("{base}/docs")), "{banner}");
-    assert_eq!(demo_folders(folder.path()).len(), 1);
-    nodes_are_up(&base, 3).await;
-
-    let (status, models) = get(&format!("{base}/v1/models"), &key).await;
-    assert_eq!(status, 200);
-    let ids: Vec<&str> = models["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
-    for model in ["llama3.2:latest", "llama3.2:1b", "llava:latest", "all-minilm:latest"] {
-        assert!(ids.contains(&model), "{ids:?}");
-    }
-    let (_, nodes) = get(&format!("{base}/admin/nodes"), &admin_key).await;
-    assert_eq!(nodes["data"].as_array().unwrap().len(), 3);
-    let (status, answer) = post(&format!("{base}/v1/chat/completions"), &key, chat_body("llama3.2", "[[n=5]]")).await;
-    assert_eq!((status.as_u16(), &answer["usage"]["completion_tokens"]), (200, &json!(5)));
-    assert_eq!(get(&format!("{base}/v1/usage"), &key).await.1["data"].as_array().unwrap().len(), 1);
-
-    let pasted = paste(banner.split_once("Try it:").unwrap().1);
-    for part in
-        ["\"object\":\"list\"", "\"chat.completion\"", "\"chat.completion.chunk\"", "data: [DONE]", "\"queue_ms\""]
-    {
-        assert!(pasted.contains(part), "{part} in {pasted}");
-    }
-    assert!(!pasted.contains("\"error\""), "{pasted}");
-    assert_eq!(demo.terminate().await.code(), Some(0), "{}", demo.err());
-    assert!(demo_folders(folder.path()).is_empty());
-}
-
-#[actix_rt::test]
-async fn the_demos_traffic_is_turned_on_and_off() {
-    let folder = tempfile::tempdir().unwrap();
-    let address = free_address();
-    let base = format!("http://{address}");
-    let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
-    demo.answers(&format!("{base}/health/live")).await;
-    eventually("the banner is printed", || demo.out().contains("/admin/nodes")).await;
-    let (key, admin_key) = (behind("user key", &demo.out()), behind("admin key", &demo.out()));
-    let set = async |key: &str, traffic: bool| {
-        let request = client().put(format!("{base}/admin/demo")).bearer_auth(key);
-        let reply = read(request.send_body(json!({"traffic": traffic}).to_string()).await.unwrap()).await;
-        (reply.status.as_u16(), reply.json())
-    };
-    let open = async || {
-        let mut open = 0;
-        for state in ["running", "waiting"] {
-            let (_, listed) = get(&format!("{base}/admin/requests?state={state}"), &admin_key).await;
-            open += listed["data"].as_array().unwrap().len();
-        }
-        open
-    };
-
-    assert_eq!(set(&key, true).await.0, 403, "no user turns it on");
-    assert_eq!((get(&format!("{base}/admin/demo"), &admin_key).await.1, open().await), (json!({"traffic": false}), 0));
-    assert_eq!(set(&admin_key, true).await, (200, json!({"traffic": true})));
-    wait_long_for("more ask than there are slots", async || {
-        let (_, queue) = get(&format!("{base}/admin/queue"), &admin_key).await;
-        queue["queued"].as_u64() > Some(0)
-    })
-    .await;
-    assert_eq!(set(&admin_key, false).await, (200, json!({"traffic": false})));
-    wait_long_for("everybody has hung up", async || open().await == 0).await;
-    let (_, entries) = get(&format!("{base}/admin/audit?route=/admin/demo"), &admin_key).await;
-    assert_eq!(entries["data"][0]["after"], json!({"traffic": false}), "{entries}");
-    // It works a second time, with the people of the first.
-    assert_eq!(set(&admin_key, true).await.0, 200);
-    wait_long_for("they ask again", async || open().await > 0).await;
-    // Nor do they keep it from ending.
-    assert_eq!(demo.terminate().await.code(), Some(0), "{}", demo.err());
-}
-
-/// What a shell makes of these lines.
-fn paste(lines: &str) -> String {
-    let silent = lines.replace("curl ", "curl -sS --max-time 20 ");
-    let done = Command::new("sh").args(["-ec", &silent]).output().unwrap();
-    assert!(
-        done.status.success(),
-        "{}{}",
-        String::from_utf8_lossy(&done.stdout),
-        String::from_utf8_lossy(&done.stderr)
-    );
-    String::from_utf8_lossy(&done.stdout).into_owned()
-}
-
-#[actix_rt::test]
-async fn the_demo_with_its_well_known_key_stays_on_this_machine() {
-    let folder = tempfile::tempdir().unwrap();
-    for bind in ["0.0.0.0:0", "[::]:0", "nonsense"] {
-        let (good, _, err) = run(folder.path(), &["demo", "--bind", bind], &[]).await;
-        assert!(!good && err.contains("loopback"), "{bind}: {err}");
-    }
-    assert!(demo_folders(folder.path()).is_empty());
-}
-
 #[actix_rt::test]
 async fn what_is_no_command_is_an_error_and_help_is_not() {
     let folder = tempfile::tempdir().unwrap();
@@ -601,44 +368,4 @@ async fn what_is_no_command_is_an_error_and_help_is_not() {
     }
     let (good, out, _) = run(folder.path(), &["--version"], &[]).await;
     assert!(good && out.contains(env!("CARGO_PKG_VERSION")), "{out}");
-}
-
-#[actix_rt::test]
-async fn a_gateway_with_tls_is_checked_served_and_found_healthy() {
-    let (folder, pair) = (tempfile::tempdir().unwrap(), Pair::new());
-    let (address, plain, no_node) = (free_address(), free_address(), free_address());
-    let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
-    let (cert, key) = (pair.cert().display().to_string(), pair.key().display().to_string());
-    let environment = [
-        ("GATEWAY__SERVER__BIND", address.as_str()),
-        ("GATEWAY__NODES", nodes.as_str()),
-        ("GATEWAY__SERVER__TLS__CERT_FILE", cert.as_str()),
-        ("GATEWAY__SERVER__TLS__KEY_FILE", key.as_str()),
-        ("GATEWAY__SERVER__TLS__PLAIN_BIND", plain.as_str()),
-    ];
-    let (good, out, err) = run(folder.path(), &["check"], &environment).await;
-    assert!(good && out.contains(&format!("{address}, over TLS")) && out.contains(&plain), "{out}{err}");
-    assert!(!err.contains("warning"), "{err}");
-    for (environment, url) in [(&environment[..4], &address), (&environment[..], &plain)] {
-        assert!(!run(folder.path(), &["healthcheck"], environment).await.0, "nothing listens yet");
-        let mut program = Program::start(folder.path(), &[], environment);
-        wait_long_for("it is healthy", async || run(folder.path(), &["healthcheck"], environment).await.0).await;
-        // Renewed on disk, and not yet read again.
-        pair.renew();
-        assert!(run(folder.path(), &["healthcheck"], environment).await.0);
-        assert!(program.out().contains(&format!("https://{address}/v1")), "{}", program.out());
-        if url == &plain {
-            program.answers(&format!("http://{plain}/health/live")).await;
-        }
-        assert_eq!(program.terminate().await.code(), Some(0), "{}", program.err());
-    }
-
-    pair.renew_until(2020);
-    let (good, _, err) = run(folder.path(), &["check"], &environment).await;
-    assert!(good && err.contains("warning: the certificate expired on 2020-01-01"), "{err}");
-    std::fs::write(pair.key(), "nothing").unwrap();
-    for command in ["check", "serve"] {
-        let (good, _, err) = run(folder.path(), &[command], &environment).await;
-        assert!(!good && err.contains("server.tls.key_file") && err.contains("no private key"), "{command}: {err}");
-    }
 }

@@ -1,22 +1,20 @@
 //! What does a client see when a node fails before it has said anything, when all are taken, or when the client itself
 //! leaves?
 use std::rc::Rc;
-use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use ollama_gateway::config::Config;
 use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, events_of, eventually, fast_node,
-    let_pass, node, read, spawn_app, spawn_app_with, stream_body, wait_for, wait_long_for,
+    ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, each_at_once, error_of, eventually, fast_node, node, spawn_app,
+    spawn_app_with, stream_body,
 };
 use crate::scripted::{ScriptedNode, Step, chat_answer, chunk, last_chunk, plain, raw, stream_head};
 
 /// A gateway over these simulated nodes, named `a`, `b` and so on.
-async fn spawn_over(simulated: &[&SimNode], change: impl FnOnce(&mut Config)) -> TestApp {
+pub async fn spawn_over(simulated: &[&SimNode], change: impl FnOnce(&mut Config)) -> TestApp {
     let names = ["a", "b", "c", "d"].iter();
     let nodes = names.zip(simulated).map(|(name, simulated)| node(name, simulated.url(), 4)).collect();
     spawn_app_with(nodes, TestDatabase::sqlite(), change).await
@@ -27,24 +25,24 @@ fn impatient(config: &mut Config) {
     config.relay.chunk_gap_seconds = 1;
 }
 
-fn requests_at(nodes: &[&SimNode]) -> usize {
+pub fn requests_at(nodes: &[&SimNode]) -> usize {
     nodes.iter().map(|node| node.requests().len()).sum()
 }
 
 /// Seconds after which a refused client is to come back.
 #[track_caller]
-fn retry_after(reply: &Reply) -> u64 {
+pub fn retry_after(reply: &Reply) -> u64 {
     let seconds = reply.header("retry-after").expect("a time to come back").parse().unwrap();
     assert!((1..=120).contains(&seconds), "{seconds}");
     seconds
 }
 
-fn counts(app: &TestApp) -> (usize, usize) {
+pub fn counts(app: &TestApp) -> (usize, usize) {
     app.dispatcher.read(|scheduler| (scheduler.in_flight(), scheduler.queued()))
 }
 
 /// Waits until the gateway holds nothing any more, and none of the nodes works.
-async fn idle(app: &TestApp, nodes: &[&SimNode]) {
+pub async fn idle(app: &TestApp, nodes: &[&SimNode]) {
     eventually("nothing runs", || counts(app) == (0, 0) && nodes.iter().all(|node| node.stats().in_flight == 0)).await;
 }
 
@@ -295,154 +293,6 @@ async fn a_request_that_crashes_nodes_reaches_two_of_them_at_most() {
     }
 }
 
-#[actix_rt::test]
-async fn a_model_that_is_nowhere_any_more_is_unknown_after_every_node_was_asked() {
-    let (one, two) = (fast_node().await, fast_node().await);
-    let app = spawn_over(&[&one, &two], |_| {}).await;
-    let key = app.user("ann").await;
-    one.set_fault(Some(Fault::Status(404)));
-    two.set_fault(Some(Fault::Status(404)));
-
-    let reply = app.chat(&key, "llama3.2", "hi").await;
-
-    let error = error_of(&reply, 404);
-    assert_eq!((&error["code"], &error["param"]), (&json!("model_not_found"), &json!("model")));
-    assert_eq!(requests_at(&[&one, &two]), 2);
-    app.stop().await;
-}
-
-// Nodes that come and go
-
-#[actix_rt::test]
-async fn a_gateway_without_any_node_says_so_and_serves_as_soon_as_one_comes_up() {
-    let simulated = fast_node().await;
-    simulated.stop().await;
-    let app = spawn_over(&[&simulated], |_| {}).await;
-    let key = app.user("ann").await;
-
-    let health = app.get("/health", &key).await;
-    let refused = app.chat(&key, "llama3.2", "hi").await;
-    simulated.restart().await.unwrap();
-    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 1)).await;
-    let served = app.chat(&key, "llama3.2", "hi").await;
-
-    assert_eq!((health.status.as_u16(), &health.json()["status"]), (503, &json!("unavailable")));
-    assert_eq!(error_of(&refused, 503)["code"], "no_node_available");
-    retry_after(&refused);
-    assert_eq!(served.status, 200, "{}", served.text());
-    assert_eq!(app.get("/health", &key).await.status, 200);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_node_that_comes_up_later_is_used() {
-    let only = SimConfig { models: vec![SimModel::chat("late:1b", 1.0)], ..SimConfig::warm() };
-    let (late, early) = (SimNode::start(only).await.unwrap(), fast_node().await);
-    late.stop().await;
-    let app = spawn_over(&[&late, &early], |_| {}).await;
-    let key = app.user("ann").await;
-    assert_eq!(app.chat(&key, "llama3.2", "hi").await.header("x-gateway-node"), Some("b"));
-
-    late.restart().await.unwrap();
-    eventually("the node is up", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 2)).await;
-    let reply = app.chat(&key, "late:1b", "hi").await;
-
-    assert_eq!((reply.status.as_u16(), reply.header("x-gateway-node")), (200, Some("a")), "{}", reply.text());
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn all_nodes_down_means_come_back_soon() {
-    let simulated = fast_node().await;
-    let app = spawn_over(&[&simulated], |_| {}).await;
-    let key = app.user("ann").await;
-    simulated.stop().await;
-    eventually("the node is known to be down", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 0))
-        .await;
-
-    let reply = app.chat(&key, "llama3.2", "hi").await;
-
-    assert_eq!(error_of(&reply, 503)["code"], "no_node_available");
-    retry_after(&reply);
-    // No node has failed, and the user has used nothing.
-    let row = &app.rows_once(&key, 1).await[0];
-    assert_eq!((&row["status"], &row["code"]), (&json!("refused"), &json!("no_node_available")), "{row}");
-    assert_eq!((&row["node"], &row["http_status"]), (&json!(null), &json!(503)), "{row}");
-    wait_long_for("the failure is plotted", async || {
-        let series = app.get("/admin/series", ADMIN_KEY).await.json();
-        series["errors_per_minute"].as_array().unwrap().iter().any(|rate| rate.as_f64() > Some(0.0))
-    })
-    .await;
-    assert_eq!(app.get("/health", &key).await.status, 503);
-    app.stop().await;
-}
-
-/// One request of a load, plain or streamed; what is wrong with its answer, if anything.
-async fn one_of_many(app: &TestApp, key: &str, number: usize) -> Option<String> {
-    let stream = number % 2 == 1;
-    let prompt = format!("{number} [[n=40]]");
-    let body = if stream { stream_body("llama3.2", &prompt) } else { chat_body("llama3.2", &prompt) };
-    let reply = read(app.open(key, &body).await).await;
-    let text = reply.text();
-    if reply.status != 200 {
-        return Some(format!("{}: {text}", reply.status));
-    }
-    if !stream {
-        return (reply.json()["usage"]["completion_tokens"] != 40).then(|| text.to_owned());
-    }
-    let events = events_of(text);
-    let has_begun = events[0].contains("delta");
-    let last = *events.last().unwrap();
-    let has_ended = if last == "[DONE]" { events.len() == 42 } else { last.starts_with("{\"error\":") };
-    (!has_begun || !has_ended).then(|| text.to_owned())
-}
-
-#[actix_rt::test]
-async fn a_node_that_dies_under_load_costs_no_request_that_had_not_begun() {
-    let speed = || SimConfig { tokens_per_second: 500.0, slots: 4, ..SimConfig::warm() };
-    let mut simulated = Vec::new();
-    for _ in 0..3 {
-        simulated.push(SimNode::start(speed()).await.unwrap());
-    }
-    let nodes: Vec<&SimNode> = simulated.iter().collect();
-    let app = spawn_over(&nodes, |_| {}).await;
-    let key = app.user("ann").await;
-    let (mut ended, mut has_died) = (0, false);
-    let mut wrong = Vec::new();
-    let requests = (0..150).map(|number| one_of_many(&app, &key, number));
-    let mut running = futures_util::stream::iter(requests).buffer_unordered(15);
-
-    while let Some(outcome) = running.next().await {
-        wrong.extend(outcome);
-        ended += 1;
-        if !has_died && ended >= 40 && simulated[0].stats().in_flight > 0 {
-            has_died = true;
-            simulated[0].stop().await;
-        }
-    }
-    assert!(has_died, "it dies at work");
-    let seen_before = simulated[0].requests().len();
-    simulated[0].restart().await.unwrap();
-    eventually("the node is back", || app.dispatcher.read(|scheduler| scheduler.serving_nodes() == 3)).await;
-    let mut wrong_after = Vec::new();
-    let mut ended_after = 0;
-    // It counts as cold until it has said what is in its memory; then it has its part again.
-    wait_for("the node gets requests again", async || {
-        let after = futures_util::stream::iter((0..15).map(|number| one_of_many(&app, &key, number)));
-        wrong_after.extend(after.buffer_unordered(15).filter_map(std::future::ready).collect::<Vec<_>>().await);
-        ended_after += 15;
-        simulated[0].requests().len() > seen_before
-    })
-    .await;
-
-    assert_eq!(wrong, [""; 0]);
-    assert_eq!(wrong_after, [""; 0]);
-    let rows = app.get("/v1/usage?limit=1000", &key).await.json();
-    assert_eq!(rows["data"].as_array().unwrap().len(), (150 + ended_after).min(1000));
-    drop(running);
-    app.stop().await;
-}
-
 // Nothing free
 
 #[actix_rt::test]
@@ -465,7 +315,7 @@ async fn a_request_that_takes_too_long_ends_with_a_504() {
 }
 
 /// A gateway with one slot, and a stream that holds it.
-async fn full_app(change: impl FnOnce(&mut Config)) -> (SimNode, TestApp, String, crate::harness::EventReader) {
+pub async fn full_app(change: impl FnOnce(&mut Config)) -> (SimNode, TestApp, String, crate::harness::EventReader) {
     let simulated = fast_node().await;
     let app = spawn_app_with(vec![node("a", simulated.url(), 1)], TestDatabase::sqlite(), change).await;
     let key = app.user("ann").await;
@@ -522,150 +372,6 @@ async fn a_full_queue_refuses_everybody_and_a_full_share_its_user() {
     assert_eq!(requests_at(&[&simulated]), 1);
     drop(busy);
     eventually("those who waited are served", || requests_at(&[&simulated]) == 3).await;
-    app.stop().await;
-}
-
-// Clients that leave
-
-/// A node so slow that whatever is asked of it runs for minutes, but for short answers.
-async fn slow_node() -> SimNode {
-    SimNode::start(SimConfig { tokens_per_second: 20.0, slots: 100, batch_slowdown: 0.0, ..SimConfig::warm() })
-        .await
-        .unwrap()
-}
-
-/// How long the node takes to see that the client is gone, once `leave` has been called.
-async fn time_to_cancel(app: &TestApp, simulated: &SimNode, leave: impl FnOnce()) -> Duration {
-    let left = Instant::now();
-    leave();
-    eventually("the node sees it", || simulated.stats().cancelled == 1).await;
-    let took = left.elapsed();
-    idle(app, &[simulated]).await;
-    took
-}
-
-#[actix_rt::test]
-async fn a_client_that_leaves_a_running_request_stops_the_node_at_once() {
-    for body in [chat_body("llama3.2", "[[n=5000]]"), stream_body("llama3.2", "[[n=5000]]")] {
-        let simulated = slow_node().await;
-        let app = spawn_over(&[&simulated], |_| {}).await;
-        let key = app.user("ann").await;
-        let connection = app.send_and_hold(&key, &body).await;
-        eventually("it runs", || simulated.requests().iter().any(|seen| seen.tokens_generated > 1)).await;
-
-        let took = time_to_cancel(&app, &simulated, || drop(connection)).await;
-
-        assert!(took < Duration::from_secs(1), "{took:?}");
-        let row = &app.rows_once(&key, 1).await[0];
-        assert_eq!((&row["status"], &row["node"]), (&json!("cancelled"), &json!("a")));
-        assert!(row["prompt_tokens"].as_u64().unwrap() > 0, "what was begun is paid for: {row}");
-        app.stop().await;
-    }
-}
-
-#[actix_rt::test]
-async fn a_client_that_leaves_in_the_middle_of_a_stream_pays_for_what_was_sent() {
-    let simulated = slow_node().await;
-    let app = spawn_over(&[&simulated], |_| {}).await;
-    let key = app.user("ann").await;
-    let mut stream = app.open_stream(&key, &stream_body("llama3.2", "[[n=5000]]")).await;
-    for _ in 0..5 {
-        assert!(stream.next().await.is_some());
-    }
-
-    let took = time_to_cancel(&app, &simulated, || drop(stream)).await;
-
-    assert!(took < Duration::from_secs(1), "{took:?}");
-    let row = &app.rows_once(&key, 1).await[0];
-    assert_eq!(row["status"], "cancelled");
-    let counted = row["completion_tokens"].as_u64().unwrap();
-    assert!((5..=simulated.requests()[0].tokens_generated).contains(&counted), "{row}");
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_client_that_leaves_before_the_first_byte_stops_the_node_at_once() {
-    let prompt = "hi ".repeat(5000);
-    for body in [chat_body("llama3.2", &prompt), stream_body("llama3.2", &prompt)] {
-        // A prompt that takes it minutes to read.
-        let simulated = SimNode::start(SimConfig { tokens_per_second: 1.0, ..SimConfig::warm() }).await.unwrap();
-        let app = spawn_over(&[&simulated], |_| {}).await;
-        let key = app.user("ann").await;
-        let connection = app.send_and_hold(&key, &body).await;
-        eventually("the node works on it", || simulated.stats().in_flight == 1).await;
-
-        let took = time_to_cancel(&app, &simulated, || drop(connection)).await;
-
-        assert!(took < Duration::from_secs(1), "{took:?}");
-        let row = &app.rows_once(&key, 1).await[0];
-        assert_eq!((&row["status"], &row["completion_tokens"]), (&json!("cancelled"), &json!(0)));
-        app.stop().await;
-    }
-}
-
-#[actix_rt::test]
-async fn a_client_that_leaves_while_its_model_is_loaded_aborts_nothing() {
-    let loading = SimConfig { load_overhead: Duration::from_secs(1), ..SimConfig::fast() };
-    let simulated = SimNode::start(loading).await.unwrap();
-    let app = spawn_over(&[&simulated], |_| {}).await;
-    let key = app.user("ann").await;
-    let connection = app.send_and_hold(&key, &chat_body("llama3.2", "hi")).await;
-    eventually("the node loads", || simulated.stats().in_flight == 1).await;
-
-    drop(connection);
-    let reply = app.chat(&key, "llama3.2", "hi").await;
-
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let stats = simulated.stats();
-    assert_eq!((stats.loads, stats.cancelled), (1, 0), "the load went on for whoever came next");
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_client_that_leaves_the_queue_frees_its_place() {
-    for body in [chat_body("llama3.2", "hi"), stream_body("llama3.2", "hi")] {
-        let (simulated, app, key, busy) = full_app(|config| config.queue.max_queued = 1).await;
-        let connection = app.send_and_hold(&key, &body).await;
-        eventually("it waits", || counts(&app) == (1, 1)).await;
-
-        drop(connection);
-
-        eventually("its place is free", || counts(&app) == (1, 0)).await;
-        let row = &app.rows_once(&key, 1).await[0];
-        assert_eq!((&row["status"], &row["node"]), (&json!("cancelled"), &json!(null)));
-        assert_eq!(row["total_tokens"], 0, "nothing was begun");
-        assert_eq!(requests_at(&[&simulated]), 1, "the node never heard of it");
-        drop(busy);
-        app.stop().await;
-    }
-}
-
-#[actix_rt::test]
-async fn a_hundred_clients_that_leave_at_any_moment_leave_nothing_behind() {
-    let config = SimConfig { tokens_per_second: 200.0, slots: 2, ..SimConfig::warm() };
-    let (one, two) = (SimNode::start(config.clone()).await.unwrap(), SimNode::start(config).await.unwrap());
-    let nodes = vec![node("a", one.url(), 2), node("b", two.url(), 2)];
-    let app = spawn_app(nodes).await;
-    let key = app.user("ann").await;
-    let clients = (0..100u64).map(|number| {
-        let (app, key) = (&app, &key);
-        async move {
-            let prompt = "[[n=200]]";
-            let body = if number % 2 == 0 { stream_body("llama3.2", prompt) } else { chat_body("llama3.2", prompt) };
-            let connection = app.send_and_hold(key, &body).await;
-            let_pass(Duration::from_millis(number * 7 % 90)).await;
-            drop(connection);
-        }
-    });
-    futures_util::stream::iter(clients).buffer_unordered(20).collect::<Vec<()>>().await;
-
-    idle(&app, &[&one, &two]).await;
-
-    // A client that leaves before its request is read has not been here.
-    let rows = app.rows(&key).await;
-    assert!(!rows.is_empty() && rows.iter().all(|row| row["status"] == "cancelled"), "{rows:?}");
-    let replies = futures_util::future::join_all((0..4).map(|_| app.chat(&key, "llama3.2", "[[n=5]]"))).await;
-    assert!(replies.iter().all(|reply| reply.status == 200), "all slots can be used again");
     app.stop().await;
 }
 

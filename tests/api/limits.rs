@@ -8,16 +8,15 @@ use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, client, error_of, eventually, fast_node, node, spawn_app,
     spawn_app_with,
 };
-use crate::scripted::{CHAT_END, ScriptedNode, chat_answer, chat_event, chunk, last_chunk, plain, stream_head};
 
-async fn app_with_node() -> (SimNode, TestApp) {
+pub async fn app_with_node() -> (SimNode, TestApp) {
     let simulated = fast_node().await;
     let app = spawn_app(vec![node("a", simulated.url(), 4)]).await;
     (simulated, app)
 }
 
 /// A chat body with further fields.
-fn body_with(prompt: &str, fields: Value) -> Value {
+pub fn body_with(prompt: &str, fields: Value) -> Value {
     let mut body = chat_body("llama3.2", prompt);
     for (key, value) in fields.as_object().unwrap() {
         body[key] = value.clone();
@@ -25,12 +24,12 @@ fn body_with(prompt: &str, fields: Value) -> Value {
     body
 }
 
-async fn chat_with(app: &TestApp, key: &str, prompt: &str, fields: Value) -> Reply {
+pub async fn chat_with(app: &TestApp, key: &str, prompt: &str, fields: Value) -> Reply {
     app.post("/v1/chat/completions", key, body_with(prompt, fields)).await
 }
 
 /// The body of the last request that reached the node.
-fn last_body(simulated: &SimNode) -> Value {
+pub fn last_body(simulated: &SimNode) -> Value {
     serde_json::from_slice(&simulated.requests().last().unwrap().body).unwrap()
 }
 
@@ -72,7 +71,7 @@ fn is_go_duration(text: &str) -> bool {
 
 /// Checks what every 429 by a limit carries; the seconds after which it says to come back.
 #[track_caller]
-fn assert_says_when(reply: &Reply, code: &str, family: &str) -> u64 {
+pub fn assert_says_when(reply: &Reply, code: &str, family: &str) -> u64 {
     let error = error_of(reply, 429);
     assert_eq!((&error["type"], &error["code"]), (&json!("rate_limit_error"), &json!(code)), "{error}");
     let seconds: u64 = reply.header("retry-after").unwrap().parse().unwrap();
@@ -156,19 +155,6 @@ async fn what_is_left_of_the_minute_falls_by_one_with_every_kind_of_request() {
 }
 
 #[actix_rt::test]
-async fn a_user_without_limits_hears_nothing_of_limits_and_nothing_is_added_to_the_request() {
-    let (simulated, app) = app_with_node().await;
-    let key = app.user("ann").await;
-
-    let reply = app.chat(&key, "llama3.2", "hi").await;
-
-    assert_eq!(reply.status, 200);
-    assert!(!reply.headers.keys().any(|name| name.as_str().starts_with("x-ratelimit")));
-    assert_eq!(last_body(&simulated), chat_body("llama3.2", "hi"));
-    app.stop().await;
-}
-
-#[actix_rt::test]
 async fn tokens_of_a_day_never_go_over_however_many_requests_race() {
     for database in TestDatabase::each().await {
         let simulated = fast_node().await;
@@ -210,99 +196,6 @@ async fn tokens_of_a_day_never_go_over_however_many_requests_race() {
         assert_eq!((&limits["used"]["tokens_reserved"], &limits["left"]["tokens"]), (&json!(0), &json!(5000 - used)));
         app.stop().await;
     }
-}
-
-#[actix_rt::test]
-async fn a_request_without_max_tokens_is_capped_at_the_default_or_at_what_is_left() {
-    let (simulated, app) = app_with_node().await;
-    let rich = app.user_with("rich", json!({"tokens_per_day": 100_000})).await;
-    let poor = app.user_with("poor", json!({"tokens_per_day": 300})).await;
-
-    for fields in [json!({}), json!({"stream": true}), json!({"max_tokens": null})] {
-        assert_eq!(chat_with(&app, &rich, "hi", fields).await.status, 200);
-        assert_eq!(last_body(&simulated)["max_tokens"], 2048);
-    }
-    let completion = json!({"model": "llama3.2", "prompt": "hi"});
-    assert_eq!(app.post("/v1/completions", &rich, completion).await.status, 200);
-    assert_eq!(last_body(&simulated)["max_tokens"], 2048);
-
-    let reply = chat_with(&app, &poor, "[[n=1000]]", json!({})).await;
-    let cap = last_body(&simulated)["max_tokens"].as_u64().unwrap();
-    assert!((100..300).contains(&cap), "{cap}");
-    let reply = reply.json();
-    assert_eq!(
-        (&reply["choices"][0]["finish_reason"], &reply["usage"]["completion_tokens"]),
-        (&json!("length"), &json!(cap))
-    );
-    assert!(reply["usage"]["total_tokens"].as_u64().unwrap() <= 300);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn the_default_output_is_a_setting() {
-    let simulated = fast_node().await;
-    let app = spawn_app_with(vec![node("a", simulated.url(), 4)], TestDatabase::sqlite(), |config| {
-        config.limits.default_max_output = 7;
-    })
-    .await;
-    let key = app.user_with("ann", json!({"tokens_per_day": 100_000})).await;
-
-    let reply = chat_with(&app, &key, "[[n=50]]", json!({})).await;
-
-    assert_eq!(last_body(&simulated)["max_tokens"], 7);
-    assert_eq!(reply.json()["usage"]["completion_tokens"], 7);
-    let asked = chat_with(&app, &key, "[[n=50]]", json!({"max_tokens": 20})).await;
-    assert_eq!(asked.json()["usage"]["completion_tokens"], 20);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn embeddings_take_tokens_and_get_no_cap() {
-    let (simulated, app) = app_with_node().await;
-    let key = app.user_with("ann", json!({"tokens_per_day": 60})).await;
-    let body = json!({"model": "all-minilm", "input": "hi"});
-
-    assert_eq!(app.post("/v1/embeddings", &key, body.clone()).await.status, 200);
-
-    assert_eq!(last_body(&simulated), body);
-    let long = json!({"model": "all-minilm", "input": "a ".repeat(100)});
-    assert_says_when(&app.post("/v1/embeddings", &key, long).await, "insufficient_quota", "tokens");
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn an_explicit_max_tokens_that_does_not_fit_is_refused_for_today() {
-    let (simulated, app) = app_with_node().await;
-    let key = app.user_with("ann", json!({"tokens_per_day": 1000})).await;
-    for field in ["max_tokens", "max_completion_tokens"] {
-        let reply = chat_with(&app, &key, "hi", json!({field: 1000})).await;
-
-        let seconds = assert_says_when(&reply, "insufficient_quota", "tokens");
-        assert!(seconds <= 86_400, "{seconds}");
-        assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("1000"));
-        assert_eq!(reply.header("x-ratelimit-remaining-tokens"), Some("1000"));
-    }
-    assert!(simulated.requests().is_empty());
-    assert_eq!(chat_with(&app, &key, "hi", json!({"max_tokens": 500})).await.status, 200);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn the_newer_name_of_max_tokens_is_honoured_and_wins() {
-    let (simulated, app) = app_with_node().await;
-    for (user, limits) in [("free", json!({})), ("bound", json!({"tokens_per_day": 10_000}))] {
-        let key = app.user_with(user, limits).await;
-        for fields in [
-            json!({"max_completion_tokens": 5}),
-            json!({"max_completion_tokens": 5, "max_tokens": 50}),
-            json!({"max_completion_tokens": 5, "max_tokens": null}),
-        ] {
-            let reply = chat_with(&app, &key, "[[n=90]]", fields.clone()).await;
-            assert_eq!(last_body(&simulated)["max_tokens"], 5, "{fields}");
-            assert_eq!(reply.json()["usage"]["completion_tokens"], 5, "{fields}");
-        }
-    }
-    app.stop().await;
 }
 
 #[actix_rt::test]
@@ -433,7 +326,7 @@ async fn a_prompt_that_fills_the_day_by_itself_is_refused() {
 }
 
 /// A node that never ends an answer which it has begun.
-async fn endless_node() -> SimNode {
+pub async fn endless_node() -> SimNode {
     let simulated = fast_node().await;
     simulated.set_fault(Some(Fault::HangAfter(3)));
     simulated
@@ -496,141 +389,4 @@ async fn tokens_of_a_minute_never_go_over_and_outlast_a_restart() {
         assert_says_when(&never, "insufficient_quota", "tokens");
         app.stop().await;
     }
-}
-
-#[actix_rt::test]
-async fn a_key_has_limits_of_its_own_under_those_of_its_user() {
-    for database in TestDatabase::each().await {
-        let simulated = fast_node().await;
-        let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
-        let free = app.user_with("ann", json!({"requests_per_minute": 5, "tokens_per_day": 100_000})).await;
-        let own = json!({"requests_per_minute": 2, "tokens_per_day": 300, "max_concurrency": 9});
-        let made = app.post("/admin/users/ann/keys", ADMIN_KEY, own).await.json();
-        let key = made["api_key"].as_str().unwrap();
-        assert_eq!((&made["requests_per_minute"], &made["tokens_per_minute"]), (&json!(2), &json!(null)));
-        assert_eq!((&made["tokens_per_day"], &made["max_concurrency"]), (&json!(300), &json!(9)));
-
-        let reply = chat_with(&app, key, "[[n=50]]", json!({})).await;
-
-        // The tighter one is told, and decides what is left for the answer.
-        assert_eq!(reply.header("x-ratelimit-limit-requests"), Some("2"));
-        assert_eq!(reply.header("x-ratelimit-limit-tokens"), Some("300"));
-        let cap = last_body(&simulated)["max_tokens"].as_u64().unwrap();
-        assert!(cap < 300, "{cap}");
-        assert_says_when(&chat_with(&app, key, "hi", json!({"max_tokens": 299})).await, "insufficient_quota", "tokens");
-        assert_eq!(app.chat(key, "llama3.2", "hi").await.status, 200);
-        let app = app.restart().await;
-        assert_says_when(&app.chat(key, "llama3.2", "hi").await, "rate_limit_exceeded", "requests");
-        // The user has three more, for any other key.
-        for expected in [200, 200, 200, 429] {
-            assert_eq!(app.chat(&free, "llama3.2", "hi").await.status, expected);
-        }
-        app.stop().await;
-    }
-}
-
-#[actix_rt::test]
-async fn every_limit_of_new_users_is_a_setting() {
-    let simulated = endless_node().await;
-    let app = spawn_app_with(vec![node("a", simulated.url(), 4)], TestDatabase::sqlite(), |config| {
-        config.limits.tokens_per_minute = Some(70);
-        config.limits.max_concurrency = Some(1);
-    })
-    .await;
-    let (ann, bob) = (app.user("ann").await, app.user_with("bob", json!({"tokens_per_minute": null})).await);
-
-    assert_says_when(&chat_with(&app, &ann, "hi", json!({"max_tokens": 71})).await, "insufficient_quota", "tokens");
-    let stream = app.open_stream(&bob, &body_with("hi", json!({"stream": true, "max_tokens": 71}))).await;
-    error_of(&app.chat(&bob, "llama3.2", "hi").await, 429);
-
-    drop(stream);
-    let limits = app.get("/admin/users/bob/limits", ADMIN_KEY).await.json();
-    assert_eq!((&limits["tokens_per_minute"], &limits["max_concurrency"]), (&json!(null), &json!(1)));
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_weight_is_kept_and_must_be_one() {
-    for database in TestDatabase::each().await {
-        let app = spawn_app_with(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)], database, |_| {}).await;
-        app.user("ann").await;
-        app.user_with("bob", json!({"weight": 0.5})).await;
-        let set = async |weight: Value| app.put("/admin/users/ann/limits", ADMIN_KEY, json!({"weight": weight})).await;
-        assert_eq!(app.get("/admin/users/ann", ADMIN_KEY).await.json()["weight"], 1.0);
-        for bad in [json!(0), json!(-1), json!(1001), json!("2"), json!(0.0001)] {
-            error_of(&set(bad).await, 400);
-        }
-        assert_eq!(set(json!(2.5)).await.json()["weight"], 2.5);
-        // Another change leaves it alone.
-        app.put("/admin/users/ann/limits", ADMIN_KEY, json!({"requests_per_minute": 3})).await;
-
-        let app = app.restart().await;
-
-        let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-        assert_eq!((&limits["weight"], &limits["requests_per_minute"]), (&json!(2.5), &json!(3)));
-        assert_eq!(app.get("/admin/users/bob", ADMIN_KEY).await.json()["weight"], 0.5);
-        app.stop().await;
-    }
-}
-
-#[actix_rt::test]
-async fn a_stream_of_a_node_that_ignores_its_cap_ends_at_the_reservation() {
-    let scripted = ScriptedNode::always(|| {
-        let mut steps = vec![stream_head()];
-        steps.extend((0..500).map(|_| chunk(chat_event("word "))));
-        steps.extend([chunk(CHAT_END), last_chunk()]);
-        steps
-    })
-    .await;
-    let app = spawn_app(vec![node("a", scripted.url(), 4)]).await;
-    let limited = app.user_with("ann", json!({"tokens_per_day": 400})).await;
-    let free = app.user("bob").await;
-    let body = body_with("hi", json!({"stream": true, "max_tokens": 20}));
-
-    let events = app.open_stream(&limited, &body).await.rest().await;
-
-    assert_eq!(events.iter().filter(|event| event.contains("word ")).count(), 20);
-    let [.., last, done] = events.as_slice() else { panic!("{events:?}") };
-    assert_eq!(done, "[DONE]");
-    let last: Value = serde_json::from_str(last).unwrap();
-    assert_eq!(last["choices"][0]["finish_reason"], "length");
-    assert_eq!((&last["object"], &last["id"]), (&json!("chat.completion.chunk"), &id_of(&events[0])));
-    let row = &app.rows_once(&limited, 1).await[0];
-    assert_eq!((&row["status"], &row["completion_tokens"]), (&json!("completed"), &json!(20)));
-    assert!(row["total_tokens"].as_u64().unwrap() <= 400);
-    eventually("the node is left", || scripted.closed_connections() == 1).await;
-    // Whoever has no limit gets what the node gives.
-    let events = app.open_stream(&free, &body).await.rest().await;
-    assert_eq!(events.iter().filter(|event| event.contains("word ")).count(), 500);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_plain_answer_whose_node_claims_more_than_its_cap_is_charged_its_cap_and_says_so() {
-    let long = || {
-        chat_answer("words")
-            .replace("\"completion_tokens\":5,\"total_tokens\":16", "\"completion_tokens\":500,\"total_tokens\":511")
-    };
-    let scripted = ScriptedNode::always(move || vec![plain(&long())]).await;
-    let app = spawn_app(vec![node("a", scripted.url(), 4)]).await;
-    let key = app.user_with("ann", json!({"tokens_per_day": 400})).await;
-
-    let reply = chat_with(&app, &key, "hi", json!({"max_tokens": 20})).await;
-
-    assert_eq!((reply.status.as_u16(), &reply.json()["usage"]["completion_tokens"]), (200, &json!(500)));
-    let row = &app.rows_once(&key, 1).await[0];
-    assert_eq!(
-        (&row["status"], &row["total_tokens"], &row["tokens_from"]),
-        (&json!("completed"), &json!(31), &json!("estimated"))
-    );
-    let limits = app.get("/admin/users/ann/limits", ADMIN_KEY).await.json();
-    assert_eq!((&limits["used"]["tokens_today"], &limits["left"]["tokens"]), (&json!(31), &json!(369)));
-    let metrics = app.get("/metrics", ADMIN_KEY).await;
-    assert!(metrics.text().contains("gateway_usage_claims_corrected_total{node=\"a\"} 1\n"), "{}", metrics.text());
-    assert_eq!(chat_with(&app, &key, "hi", json!({"max_tokens": 1})).await.status, 200);
-    app.stop().await;
-}
-
-fn id_of(event: &str) -> Value {
-    serde_json::from_str::<Value>(event).unwrap()["id"].clone()
 }

@@ -1,12 +1,16 @@
-//! Other names for models, and what stands in for a model that no node has.
+//! Which models are listed, under which names? Other names for models, and what stands in for one that no node has.
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
 
 use ollama_gateway::config::Config;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
 use crate::dialects::last_seen;
-use crate::harness::{TestApp, TestDatabase, error_of, events_of, eventually, fast_node, node, spawn_app_with};
+use crate::harness::{
+    TestApp, TestDatabase, error_of, events_of, eventually, fast_node, node, spawn_app, spawn_app_with,
+};
+use crate::input::app_with_node;
 
 const ROUTES: [&str; 9] = [
     "/v1/chat/completions",
@@ -217,5 +221,94 @@ async fn a_model_whose_node_is_down_is_waited_for_and_not_replaced() {
 
     let named = (reply.status.as_u16(), second.requests().len());
     assert!([(503, 0), (200, 1)].contains(&named), "{named:?}: {}", reply.text());
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn models_are_the_union_over_the_nodes_each_once_as_the_nodes_name_them() {
+    let start = async |models| SimNode::start(SimConfig { models, ..SimConfig::warm() }).await.unwrap();
+    let mut untagged = SimModel::chat("custom", 1.0);
+    untagged.name = "custom".to_owned();
+    let first =
+        start(vec![SimModel::chat("llama3.2", 2.0), SimModel::chat("hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M", 1.0)]).await;
+    let second =
+        start(vec![SimModel::chat("llama3.2:latest", 2.0), SimModel::chat("llama3.2:1b", 1.0), untagged]).await;
+    let app = spawn_app(vec![node("a", first.url(), 1), node("b", second.url(), 1)]).await;
+    let key = app.user("ann").await;
+
+    let list = app.get("/v1/models", &key).await.json();
+
+    let mut ids: Vec<&str> =
+        list["data"].as_array().unwrap().iter().map(|model| model["id"].as_str().unwrap()).collect();
+    ids.sort_unstable();
+    assert_eq!(ids, ["custom", "hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M", "llama3.2:1b", "llama3.2:latest"]);
+    assert_eq!(list["object"], "list");
+    for model in list["data"].as_array().unwrap() {
+        assert_eq!((&model["object"], model.as_object().unwrap().len()), (&json!("model"), 4), "{model}");
+        assert!(model["created"].as_i64().unwrap() > 1_000_000_000 && model["owned_by"].is_string(), "{model}");
+    }
+    for (asked, id) in [
+        ("llama3.2", "llama3.2:latest"),
+        ("llama3.2:latest", "llama3.2:latest"),
+        ("llama3.2%3Alatest", "llama3.2:latest"),
+        ("llama3.2:1b", "llama3.2:1b"),
+        ("llama3%2e2%3a1b", "llama3.2:1b"),
+        ("custom", "custom"),
+        ("custom:latest", "custom"),
+        ("hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M", "hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M"),
+        ("hf.co%2Fbartowski%2FQwen_2.5-GGUF%3AQ4_K_M", "hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M"),
+    ] {
+        let reply = app.get(&format!("/v1/models/{asked}"), &key).await;
+        assert_eq!(reply.status, 200, "{asked}: {}", reply.text());
+        let listed = list["data"].as_array().unwrap().iter().find(|model| model["id"] == id).unwrap();
+        assert_eq!(&reply.json(), listed, "{asked}");
+    }
+    for asked in ["llama3.2", "llama3.2:latest", "custom", "custom:latest", "hf.co/bartowski/Qwen_2.5-GGUF:Q4_K_M"] {
+        assert_eq!(app.chat(&key, asked, "hi").await.status, 200, "{asked}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn a_model_that_is_not_there_cannot_be_retrieved() {
+    let (_simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    for id in ["nope", "llama3.2:", "llama", "x/llama3.2", "%00", "%0d%0aX-Evil:1", "a%20b", "%ff"] {
+        let reply = app.get(&format!("/v1/models/{id}"), &key).await;
+        let error = error_of(&reply, 404);
+        assert!(reply.header("x-evil").is_none(), "{error}");
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn the_list_of_models_is_empty_and_not_null_while_no_node_has_been_heard() {
+    let app = spawn_app(vec![node("gone", "http://127.0.0.1:1".to_owned(), 1)]).await;
+    let key = app.user("ann").await;
+
+    let reply = app.get("/v1/models", &key).await;
+
+    assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"object": "list", "data": []})));
+    error_of(&app.get("/v1/models/llama3.2", &key).await, 404);
+    // Whether the model exists nobody knows yet.
+    assert_eq!(error_of(&app.chat(&key, "llama3.2", "hi").await, 503)["code"], "no_node_available");
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn the_list_of_models_comes_at_once_while_a_node_hangs() {
+    let (simulated, app) = app_with_node().await;
+    let key = app.user("ann").await;
+    let before = app.get("/v1/models", &key).await.json();
+    simulated.freeze_probes(true);
+
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(app.get("/v1/models", &key).await.json(), before);
+    }
+
+    let each = begun.elapsed() / 20;
+    assert!(each < Duration::from_millis(100), "{each:?}");
+    simulated.freeze_probes(false);
     app.stop().await;
 }

@@ -4,23 +4,14 @@ use std::rc::Rc;
 
 use awc::http::Method;
 use futures_util::future::{join, join_all};
-use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{Fault, SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::harness::{
-    TestApp, TestDatabase, chat_body, client, cold_node, events_of, eventually, fast_node, let_pass, node, read,
-    spawn_app, spawn_app_with, stream_body,
+    chat_body, client, cold_node, events_of, eventually, fast_node, let_pass, node, read, spawn_app, stream_body,
 };
-use crate::scripted::{
-    CHAT_END, ScriptedNode, Step, chat_answer, chat_event, chunk, last_chunk, plain, raw, stream_head,
-};
-
-/// A gateway whose requests all go through one worker, and so through one pool of connections.
-async fn spawn_with_one_worker(url: String) -> TestApp {
-    spawn_app_with(vec![node("a", url, 4)], TestDatabase::sqlite(), |config| config.server.workers = 1).await
-}
+use crate::scripted::{ScriptedNode, Step, chat_answer, plain};
 
 fn requests_at(node: &SimNode) -> usize {
     node.requests().len()
@@ -181,120 +172,6 @@ async fn a_hundred_images_reach_the_node_whole() {
     app.stop().await;
 }
 
-// Headers
-
-#[actix_rt::test]
-async fn a_node_sees_none_of_the_clients_headers() {
-    let simulated = fast_node().await;
-    let app = spawn_app(vec![node("a", simulated.url(), 1)]).await;
-    let key = app.user("ann").await;
-    let bearer = format!("Bearer {key}");
-    let headers = [
-        ("authorization", bearer.as_str()),
-        ("x-api-key", &key),
-        ("origin", "https://evil.example"),
-        ("cookie", "session=secret"),
-        ("x-request-id", "the-clients-own"),
-        ("x-forwarded-for", "10.1.2.3"),
-        ("forwarded", "for=10.1.2.3"),
-        ("user-agent", "secret-agent"),
-        ("accept", "text/secret"),
-        ("accept-encoding", "gzip"),
-        ("content-type", "application/json; charset=utf-8"),
-        ("te", "trailers"),
-        ("x-stainless-lang", "python"),
-        ("idempotency-key", "1"),
-        ("anthropic-version", "2023-06-01"),
-    ];
-    for body in [chat_body("llama3.2", "hi"), stream_body("llama3.2", "hi")] {
-        let reply = app.send_with(Method::POST, "/v1/chat/completions", &headers, body.to_string()).await;
-
-        assert_eq!(reply.status, 200, "{}", reply.text());
-        let seen = simulated.requests().pop().unwrap();
-        let mut names: Vec<&str> = seen.headers.iter().map(|(name, _)| name.as_str()).collect();
-        names.sort_unstable();
-        let value = |wanted: &str| seen.headers.iter().find(|(name, _)| name == wanted).unwrap().1.as_str();
-        assert_eq!(names, ["accept-encoding", "content-length", "content-type", "date", "host", "x-request-id"]);
-        assert_eq!(value("host"), simulated.addr().to_string());
-        assert_eq!(value("content-type"), "application/json");
-        assert_eq!(value("accept-encoding"), "identity");
-        assert_eq!(value("x-request-id"), reply.header("x-request-id").unwrap());
-    }
-    app.stop().await;
-}
-
-// Line 23 of the clients' checklist: `anthropic-version` is forwarded.
-#[actix_rt::test]
-async fn a_node_hears_which_version_of_anthropics_api_is_spoken() {
-    let simulated = fast_node().await;
-    let app = spawn_app(vec![node("a", simulated.url(), 1)]).await;
-    let key = app.user("ann").await;
-    let headers = [
-        ("x-api-key", key.as_str()),
-        ("anthropic-version", "2023-06-01"),
-        ("anthropic-beta", "one-2025-01-01"),
-        ("anthropic-beta", "two-2025-01-01"),
-        ("anthropic-dangerous-direct-browser-access", "true"),
-    ];
-    let mut body = chat_body("llama3.2", "hi");
-    body["max_tokens"] = 5.into();
-
-    let reply = app.send_with(Method::POST, "/v1/messages", &headers, body.to_string()).await;
-
-    assert_eq!(reply.status, 200, "{}", reply.text());
-    let seen = simulated.requests().pop().unwrap();
-    let of_anthropic = |(name, _): &&(String, String)| name.starts_with("anthropic");
-    let seen: Vec<(&str, &str)> =
-        seen.headers.iter().filter(of_anthropic).map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut sorted = seen.clone();
-    sorted.sort_unstable();
-    assert_eq!(sorted, [headers[2], headers[3], headers[1]]);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_nodes_own_key_goes_to_that_node_alone() {
-    let guarded = SimConfig {
-        api_key: Some("node-secret".to_owned()),
-        models: vec![SimModel::chat("guarded:1b", 1.0)],
-        ..SimConfig::warm()
-    };
-    let guarded = SimNode::start(guarded).await.unwrap();
-    let open = fast_node().await;
-    let with_key = NodeSettings { api_key: Some("node-secret".to_owned()), ..node("guarded", guarded.url(), 1) };
-    let app = spawn_app(vec![with_key, node("open", open.url(), 1)]).await;
-    let key = app.user("ann").await;
-    for (model, name) in [("guarded:1b", "guarded"), ("llama3.2", "open")] {
-        let reply = app.chat(&key, model, "hi").await;
-
-        assert_eq!((reply.status.as_u16(), reply.header("x-gateway-node")), (200, Some(name)), "{}", reply.text());
-    }
-    let authorization = |node: &SimNode| {
-        let seen = node.requests().pop().unwrap();
-        seen.headers.into_iter().find(|(name, _)| name == "authorization").map(|(_, value)| value)
-    };
-    assert_eq!(authorization(&guarded).as_deref(), Some("Bearer node-secret"));
-    assert_eq!(authorization(&open), None);
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_node_that_wants_another_key_is_not_used() {
-    let guarded = SimConfig { api_key: Some("right".to_owned()), ..SimConfig::warm() };
-    let (guarded, open) = (SimNode::start(guarded).await.unwrap(), fast_node().await);
-    let wrong_key = NodeSettings { api_key: Some("wrong".to_owned()), ..node("guarded", guarded.url(), 1) };
-    let app = spawn_app(vec![wrong_key, node("open", open.url(), 1)]).await;
-    let key = app.user("ann").await;
-
-    let reply = app.chat(&key, "llama3.2", "hi").await;
-
-    assert_eq!((reply.status.as_u16(), reply.header("x-gateway-node")), (200, Some("open")));
-    assert_eq!(reply.header("x-gateway-attempts"), Some("1"));
-    let view = app.dispatcher.read(|scheduler| scheduler.nodes().remove(0));
-    assert!(view.last_error.as_deref().unwrap().contains("401"), "{view:?}");
-    app.stop().await;
-}
-
 #[actix_rt::test]
 async fn every_answer_carries_our_id_and_says_which_node_gave_it() {
     let simulated = fast_node().await;
@@ -445,89 +322,4 @@ async fn a_model_is_asked_of_the_node_that_has_it() {
         assert_eq!(reply.header("x-gateway-attempts"), Some("1"));
     }
     app.stop().await;
-}
-
-// Connections to nodes
-
-fn whole_stream() -> Vec<Step> {
-    vec![stream_head(), chunk(chat_event("Hel")), chunk(chat_event("lo")), chunk(CHAT_END), last_chunk()]
-}
-
-#[actix_rt::test]
-async fn requests_one_after_the_other_share_a_connection_to_the_node() {
-    let node_a = ScriptedNode::start(|received| {
-        let text = String::from_utf8_lossy(&received.body);
-        if text.contains("\"stream\":true") { whole_stream() } else { vec![plain(&chat_answer("Hello"))] }
-    })
-    .await;
-    let app = spawn_with_one_worker(node_a.url()).await;
-    let key = app.user("ann").await;
-    for _ in 0..4 {
-        let plain = app.chat(&key, "llama3.2", "hi").await;
-        let streamed = app.post("/v1/chat/completions", &key, stream_body("llama3.2", "hi")).await;
-
-        assert!(plain.text().contains("Hello"), "{}", plain.text());
-        assert!(streamed.text().ends_with("data: [DONE]\n\n"), "{}", streamed.text());
-    }
-    assert_eq!((node_a.received().len(), node_a.connections()), (8, 1));
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_connection_that_the_node_closed_meanwhile_costs_no_request() {
-    let node_a = ScriptedNode::always(|| vec![plain(&chat_answer("Hello")), Step::Close]).await;
-    let app = spawn_with_one_worker(node_a.url()).await;
-    let key = app.user("ann").await;
-    for _ in 0..5 {
-        let reply = app.chat(&key, "llama3.2", "hi").await;
-
-        assert_eq!(reply.status, 200, "{}", reply.text());
-    }
-    app.stop().await;
-}
-
-#[actix_rt::test]
-async fn a_late_answer_never_reaches_the_next_client() {
-    // An interim answer, or one without a length, looks to a careless client as if it was over.
-    let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
-    for first in
-        [interim, "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"]
-    {
-        let node_a = ScriptedNode::start(move |received| {
-            // For whoever uses the first connection again.
-            let late = plain(&chat_answer("for ann only"));
-            match (received.connection, received.earlier) {
-                (0, 0) => vec![raw(first)],
-                (0, 1) => vec![late],
-                _ => vec![plain(&chat_answer("for bob"))],
-            }
-        })
-        .await;
-        let other = SimNode::start(SimConfig { slots: 4, ..SimConfig::warm() }).await.unwrap();
-        let app = spawn_app_with(
-            vec![node("a", node_a.url(), 4), node("b", other.url(), 4)],
-            TestDatabase::sqlite(),
-            |config| {
-                config.server.workers = 1;
-                config.relay.first_byte_seconds = 1;
-            },
-        )
-        .await;
-        let (ann, bob) = (app.user("ann").await, app.user("bob").await);
-        assert_eq!(app.chat(&ann, "llama3.2", "mine").await.header("x-gateway-node"), Some("b"), "{first}");
-        other.set_fault(Some(Fault::HangAfter(1)));
-        let mut busy = Vec::new();
-        while other.stats().in_flight < 4 {
-            let mut stream = app.open_stream(&ann, &stream_body("llama3.2", "hi")).await;
-            stream.next().await;
-            busy.push(stream);
-        }
-
-        let reply = app.chat(&bob, "llama3.2", "hi").await;
-
-        assert_eq!(reply.header("x-gateway-node"), Some("a"), "{first}: {}", reply.text());
-        assert!(reply.text().contains("for bob"), "{first}: {}", reply.text());
-        drop(busy);
-        app.stop().await;
-    }
 }

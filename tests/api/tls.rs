@@ -2,12 +2,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use ollama_gateway::config::{self, Config};
+use ollama_gateway::config;
+use ollama_gateway::config::Config;
 use ollama_gateway::fleet::Resolver;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, client, error_of, fast_node, node, test_config};
+use crate::cli::{Program, free_address, run};
+use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, client, error_of, fast_node, node, test_config, wait_long_for};
 use crate::secure::{Http2, Pair, certificate, connect, spawn_secure};
 
 #[actix_rt::test]
@@ -130,4 +132,44 @@ async fn every_mistake_in_the_settings_is_found_with_its_line() {
     let good =
         format!("    cert_file: {cert}\n    key_file: {}\n    plain_bind: 127.0.0.1:8001\n", pair.key().display());
     assert_eq!(said(&good), Ok(()));
+}
+
+#[actix_rt::test]
+async fn a_gateway_with_tls_is_checked_served_and_found_healthy() {
+    let (folder, pair) = (tempfile::tempdir().unwrap(), Pair::new());
+    let (address, plain, no_node) = (free_address(), free_address(), free_address());
+    let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
+    let (cert, key) = (pair.cert().display().to_string(), pair.key().display().to_string());
+    let environment = [
+        ("GATEWAY__SERVER__BIND", address.as_str()),
+        ("GATEWAY__NODES", nodes.as_str()),
+        ("GATEWAY__SERVER__TLS__CERT_FILE", cert.as_str()),
+        ("GATEWAY__SERVER__TLS__KEY_FILE", key.as_str()),
+        ("GATEWAY__SERVER__TLS__PLAIN_BIND", plain.as_str()),
+    ];
+    let (good, out, err) = run(folder.path(), &["check"], &environment).await;
+    assert!(good && out.contains(&format!("{address}, over TLS")) && out.contains(&plain), "{out}{err}");
+    assert!(!err.contains("warning"), "{err}");
+    for (environment, url) in [(&environment[..4], &address), (&environment[..], &plain)] {
+        assert!(!run(folder.path(), &["healthcheck"], environment).await.0, "nothing listens yet");
+        let mut program = Program::start(folder.path(), &[], environment);
+        wait_long_for("it is healthy", async || run(folder.path(), &["healthcheck"], environment).await.0).await;
+        // Renewed on disk, and not yet read again.
+        pair.renew();
+        assert!(run(folder.path(), &["healthcheck"], environment).await.0);
+        assert!(program.out().contains(&format!("https://{address}/v1")), "{}", program.out());
+        if url == &plain {
+            program.answers(&format!("http://{plain}/health/live")).await;
+        }
+        assert_eq!(program.terminate().await.code(), Some(0), "{}", program.err());
+    }
+
+    pair.renew_until(2020);
+    let (good, _, err) = run(folder.path(), &["check"], &environment).await;
+    assert!(good && err.contains("warning: the certificate expired on 2020-01-01"), "{err}");
+    std::fs::write(pair.key(), "nothing").unwrap();
+    for command in ["check", "serve"] {
+        let (good, _, err) = run(folder.path(), &[command], &environment).await;
+        assert!(!good && err.contains("server.tls.key_file") && err.contains("no private key"), "{command}: {err}");
+    }
 }

@@ -3,6 +3,7 @@ use awc::http::Method;
 use ollama_sim::Fault;
 use serde_json::{Value, json};
 
+use crate::admin::{LIMITS, app_on, app_on_sqlite, keys, names_of_users};
 use crate::harness::{
     ADMIN_KEY, Reply, TestApp, TestDatabase, chat_body, error_of, fast_node, node, spawn_app_with, stream_body,
     wait_for,
@@ -232,4 +233,126 @@ async fn users_are_found_by_what_is_known_of_them_and_sorted_by_what_they_use() 
         assert_eq!(user(&app, "cem").await["last_seen"], cem["last_seen"], "it outlives a restart");
         app.stop().await;
     }
+}
+
+fn is_url_safe(cursor: &str) -> bool {
+    !cursor.is_empty() && cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+#[actix_rt::test]
+async fn bodies_that_are_no_user_are_400_and_make_none() {
+    let app = app_on_sqlite().await;
+    for body in [
+        "",
+        " ",
+        "{",
+        "null",
+        "[]",
+        "[\"ann\"]",
+        "\"ann\"",
+        "ann",
+        "user_id=ann",
+        "{}",
+        r#"{"user_id":null}"#,
+        r#"{"user_id":7}"#,
+        r#"{"user_id":["ann"]}"#,
+        r#"{"user_id":{"$ne":""}}"#,
+        r#"{"user":"ann"}"#,
+        r#"{"USER_ID":"ann"}"#,
+        r#"{"user_id":"ann","admin":true}"#,
+        r#"{"user_id":"ann","api_key":"sk-ann-00000000000000000000000000000000"}"#,
+        r#"{"user_id":"ann","requests_per_minut":1}"#,
+        r#"{"user_id":"ann","user_id":"bob"}"#,
+        r#"{"user_id":"ann"} x"#,
+        r#"{"user_id":"ann",}"#,
+        "{\"user_id\":\"a\u{0}nn\"}",
+    ] {
+        let reply = app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), body).await;
+        assert_eq!(error_of(&reply, 400)["type"], "invalid_request_error", "{body}");
+    }
+    let invalid_utf_8 = &b"{\"user_id\":\"\xff\"}"[..];
+    error_of(&app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), invalid_utf_8).await, 400);
+    let huge = format!("{{\"user_id\":\"{}\"}}", "x".repeat(1_000_000));
+    let reply = app.send(Method::POST, "/admin/users", Some(ADMIN_KEY), huge).await;
+    assert!(reply.status.is_client_error(), "{}", reply.text());
+    assert!(names_of_users(&app).await.is_empty());
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn users_are_paged_by_an_opaque_cursor_without_loss_or_repetition() {
+    for database in TestDatabase::each().await {
+        let app = app_on(database).await;
+        let mut names: Vec<String> = ["b", "a.1", "a@x", "Z", "a-1", "_", "a"].map(str::to_owned).into();
+        for name in &names {
+            app.user(name).await;
+        }
+        names.sort();
+
+        let mut seen: Vec<String> = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page = app.get(&format!("/admin/users?limit=3{after}"), ADMIN_KEY).await.json();
+            assert_eq!(keys(&page), ["data", "next", "object"]);
+            assert_eq!(page["object"], "list");
+            for user in page["data"].as_array().unwrap() {
+                let own: Vec<&str> = keys(user).into_iter().filter(|name| !LIMITS.contains(name)).collect();
+                let known =
+                    ["created_at", "display_name", "email", "group", "key_count", "last_seen", "note", "suspended"];
+                assert_eq!(
+                    own,
+                    [&known[..], &["suspended_at", "tokens_this_month", "tokens_today", "user_id"]].concat()
+                );
+                seen.push(user["user_id"].as_str().unwrap().to_owned());
+            }
+            // Who goes or comes behind the cursor moves nobody from one page to another.
+            app.delete(&format!("/admin/users/{}", seen.last().unwrap()), ADMIN_KEY).await;
+            let Some(next) = page["next"].as_str() else { break };
+            assert!(is_url_safe(next) && !next.contains(seen.last().unwrap().as_str()), "{next}");
+            after = format!("&after={next}");
+        }
+
+        assert_eq!(seen, names);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
+async fn a_full_last_page_promises_no_further_one() {
+    let app = app_on_sqlite().await;
+    for name in ["a", "b"] {
+        app.user(name).await;
+    }
+    assert!(app.get("/admin/users?limit=2", ADMIN_KEY).await.json()["next"].is_null());
+    assert!(app.get("/admin/users?limit=1", ADMIN_KEY).await.json()["next"].is_string());
+    assert_eq!(app.get("/admin/users?limit=1000", ADMIN_KEY).await.json()["data"].as_array().unwrap().len(), 2);
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn pages_outside_the_bounds_and_foreign_cursors_are_400() {
+    let app = app_on_sqlite().await;
+    for (query, param) in [
+        ("limit=0", json!("limit")),
+        ("limit=1001", json!("limit")),
+        ("limit=18446744073709551615", json!("limit")),
+        ("limit=-1", json!(null)),
+        ("limit=x", json!(null)),
+        ("limit=", json!(null)),
+        ("limit=1.5", json!(null)),
+        ("limit=1&limit=2", json!("limit")),
+        ("offset=3", json!("offset")),
+        ("after=%21", json!("after")),
+        ("after=a%20b", json!("after")),
+        ("after=", json!("after")),
+        // Not UTF-8, and no name.
+        ("after=_w", json!("after")),
+        ("after=AA", json!("after")),
+    ] {
+        for path in ["/admin/users", "/admin/users/ann/usage"] {
+            let reply = app.get(&format!("{path}?{query}"), ADMIN_KEY).await;
+            assert_eq!(error_of(&reply, 400)["param"], param, "{path}?{query}");
+        }
+    }
+    app.stop().await;
 }
