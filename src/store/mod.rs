@@ -15,6 +15,7 @@ mod database;
 mod deadline;
 mod directory;
 mod error;
+mod everybody;
 mod following;
 mod group;
 mod group_list;
@@ -47,6 +48,8 @@ mod role;
 mod rollups;
 mod running;
 mod scheduler_lease;
+#[cfg(test)]
+mod scratch;
 mod seal;
 mod search;
 mod settings;
