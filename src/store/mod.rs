@@ -42,6 +42,7 @@ mod refusals;
 mod renewal;
 mod report;
 mod report_query;
+mod report_statements;
 mod reserve;
 mod revocation;
 mod role;
