@@ -56,13 +56,20 @@ pub(super) struct KeyColumns<'a> {
     #[serde(borrow)]
     pub(super) name: Cow<'a, str>,
     pub(super) created_at_ms: i64,
+    pub(super) last_used_ms: Option<i64>,
+    /// `None` where each of them is null.
+    pub(super) terms: Option<TermColumns>,
+}
+
+/// The columns of what a key may do.
+#[derive(Deserialize)]
+pub(super) struct TermColumns {
     pub(super) expires_at_ms: Option<i64>,
-    pub(super) allowed_models: Option<Cow<'a, str>>,
+    pub(super) allowed_models: Option<String>,
     pub(super) requests_per_minute: Option<i64>,
     pub(super) tokens_per_minute: Option<i64>,
     pub(super) tokens_per_day: Option<i64>,
     pub(super) max_concurrency: Option<i64>,
-    pub(super) last_used_ms: Option<i64>,
 }
 
 impl<'a> KeyColumns<'a> {
@@ -72,30 +79,35 @@ impl<'a> KeyColumns<'a> {
             user_id: row.user_id.as_str().into(),
             name: row.name.as_str().into(),
             created_at_ms: row.created_at_ms,
-            expires_at_ms: row.expires_at_ms,
-            allowed_models: row.allowed_models.as_deref().map(Cow::from),
-            requests_per_minute: row.requests_per_minute,
-            tokens_per_minute: row.tokens_per_minute,
-            tokens_per_day: row.tokens_per_day,
-            max_concurrency: row.max_concurrency,
             last_used_ms: row.last_used_ms,
+            terms: Some(TermColumns {
+                expires_at_ms: row.expires_at_ms,
+                allowed_models: row.allowed_models.clone(),
+                requests_per_minute: row.requests_per_minute,
+                tokens_per_minute: row.tokens_per_minute,
+                tokens_per_day: row.tokens_per_day,
+                max_concurrency: row.max_concurrency,
+            }),
         }
     }
 
     pub(super) fn entry(&self) -> KeyEntry<'_> {
-        let limits =
-            limits_of(self.requests_per_minute, self.tokens_per_minute, self.tokens_per_day, self.max_concurrency);
+        let terms = self.terms.as_ref();
+        let limits = |terms: &TermColumns| {
+            limits_of(terms.requests_per_minute, terms.tokens_per_minute, terms.tokens_per_day, terms.max_concurrency)
+        };
+        let spec = KeySpec {
+            name: self.name.as_ref().to_owned(),
+            expires_at_ms: terms.and_then(|terms| terms.expires_at_ms),
+            allowed_models: terms.and_then(|terms| terms.allowed_models.as_deref()).map(models_of),
+            limits: terms.map(limits).unwrap_or_default(),
+        };
         KeyEntry {
             id: &self.id,
             user: &self.user_id,
             created_at_ms: self.created_at_ms,
             last_used_ms: self.last_used_ms,
-            spec: KeySpec {
-                name: self.name.as_ref().to_owned(),
-                expires_at_ms: self.expires_at_ms,
-                allowed_models: self.allowed_models.as_deref().map(models_of),
-                limits,
-            },
+            spec,
         }
     }
 }

@@ -208,7 +208,7 @@ impl Accounts {
 }
 
 /// Everybody, and up to which change. With Postgres the copy in the local file is read, and what has changed since, if the
-/// log reaches back so far: that is quicker by far.
+/// log reaches back so far: so Postgres does not have to send everybody, and the copy goes on from where it was.
 async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position), StoreError> {
     if !store.local.is_outbox {
         let seq = newest_change(&store.db).await?;

@@ -9,7 +9,7 @@ use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 
 use super::fields::{Fields, Unreadable, each_row};
 use super::{ALL_DEADLINE, take_up};
-use crate::store::columns::{DigestColumns, KeyColumns, put_user};
+use crate::store::columns::{DigestColumns, KeyColumns, TermColumns, put_user};
 use crate::store::directory::Directory;
 use crate::store::keys::Peppers;
 
@@ -17,8 +17,8 @@ use crate::store::keys::Peppers;
 const MESSAGES: usize = 4_000;
 const USER: &str = "id, created_at_ms, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, \
                     weight_millis, suspended_at_ms, display_name, email, note, generation, last_seen_ms, group_id";
-const KEY: &str = "id, user_id, name, created_at_ms, expires_at_ms, allowed_models, requests_per_minute, \
-                   tokens_per_minute, tokens_per_day, max_concurrency, last_used_ms";
+const KEY: &str = "id, user_id, name, created_at_ms, last_used_ms, expires_at_ms, allowed_models, \
+                   requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency";
 const DIGEST: &str = "digest, pepper, key_id, last_four, expires_at_ms";
 
 /// Adds everybody in Postgres, as of one moment.
@@ -116,13 +116,15 @@ fn key_of<'a>(fields: &mut Fields<'a>) -> Result<KeyColumns<'a>, Unreadable> {
         user_id: fields.text()?.into(),
         name: fields.text()?.into(),
         created_at_ms: fields.number()?,
-        expires_at_ms: fields.number_if_any()?,
-        allowed_models: fields.text_if_any()?.map(Into::into),
-        requests_per_minute: fields.number_if_any()?,
-        tokens_per_minute: fields.number_if_any()?,
-        tokens_per_day: fields.number_if_any()?,
-        max_concurrency: fields.number_if_any()?,
         last_used_ms: fields.number_if_any()?,
+        terms: Some(TermColumns {
+            expires_at_ms: fields.number_if_any()?,
+            allowed_models: fields.text_if_any()?.map(str::to_owned),
+            requests_per_minute: fields.number_if_any()?,
+            tokens_per_minute: fields.number_if_any()?,
+            tokens_per_day: fields.number_if_any()?,
+            max_concurrency: fields.number_if_any()?,
+        }),
     })
 }
 
