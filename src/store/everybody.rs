@@ -5,13 +5,11 @@
 //! out; both come in pieces, and while one piece is taken up on a thread of its own, the next one is made.
 mod copying;
 mod fields;
+mod pieces;
 mod texts;
 
-use std::pin::pin;
 use std::time::Duration;
 
-use futures_util::future::join;
-use futures_util::{Stream, TryStreamExt};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, Statement};
 
 use super::deadline::within;
@@ -32,7 +30,7 @@ pub(super) async fn read_all(db: &DatabaseConnection, peppers: &Peppers) -> Resu
         directory.reserve(users, keys, digests);
         match db.get_database_backend() {
             DatabaseBackend::Sqlite => texts::read(db, peppers, directory).await,
-            _ => copying::read(db, peppers, directory).await,
+            _ => copying::read(db, peppers, directory, ALL_DEADLINE).await,
         }
     };
     within(ALL_DEADLINE, read).await
@@ -55,27 +53,6 @@ async fn counts(db: &DatabaseConnection) -> Result<[usize; 3], DbErr> {
         *rows = usize::try_from(count).unwrap_or_default().min(MOST_ROOM);
     }
     Ok(counts)
-}
-
-/// Takes the pieces of a table up in their order, each while the next one is made.
-async fn take_up<Piece: Send + 'static>(
-    mut directory: Directory,
-    pieces: impl Stream<Item = Result<Piece, DbErr>>,
-    put: impl Fn(&Piece, &mut Directory) -> Result<(), DbErr> + Clone + Send + 'static,
-) -> Result<Directory, DbErr> {
-    let mut pieces = pin!(pieces);
-    let mut next = pieces.try_next().await?;
-    while let Some(piece) = next {
-        let put = put.clone();
-        let work = tokio::task::spawn_blocking(move || {
-            put(&piece, &mut directory)?;
-            Ok::<_, DbErr>(directory)
-        });
-        let (taken_up, following) = join(work, pieces.try_next()).await;
-        directory = taken_up.map_err(|error| DbErr::Custom(error.to_string()))??;
-        next = following?;
-    }
-    Ok(directory)
 }
 
 #[cfg(test)]

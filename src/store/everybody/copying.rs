@@ -8,7 +8,7 @@ use sea_orm::sqlx::{self, AssertSqlSafe, Executor, pool::PoolConnection};
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 
 use super::fields::{Fields, Unreadable, each_row};
-use super::{ALL_DEADLINE, take_up};
+use super::pieces::take_up;
 use crate::store::columns::{DigestColumns, KeyColumns, TermColumns, put_user};
 use crate::store::directory::Directory;
 use crate::store::keys::Peppers;
@@ -21,9 +21,14 @@ const KEY: &str = "id, user_id, name, created_at_ms, last_used_ms, expires_at_ms
                    requests_per_minute, tokens_per_minute, tokens_per_day, max_concurrency";
 const DIGEST: &str = "digest, pepper, key_id, last_four, expires_at_ms";
 
-/// Adds everybody in Postgres, as of one moment.
-pub(super) async fn read(db: &DatabaseConnection, peppers: &Peppers, directory: Directory) -> Result<Directory, DbErr> {
-    let mut connection = begin(db.get_postgres_connection_pool(), ALL_DEADLINE).await.map_err(failed)?;
+/// Adds everybody in Postgres, as of one moment; each table within `patience`.
+pub(super) async fn read(
+    db: &DatabaseConnection,
+    peppers: &Peppers,
+    directory: Directory,
+    patience: Duration,
+) -> Result<Directory, DbErr> {
+    let mut connection = begin(db.get_postgres_connection_pool(), patience).await.map_err(failed)?;
     // Whoever gives up in the middle leaves the rest of the answer on it.
     connection.close_on_drop();
     let pieces = copied(&mut connection, "users", USER).await?;

@@ -6,7 +6,7 @@ use futures_util::{Stream, stream};
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, Statement};
 use serde::Deserialize;
 
-use super::take_up;
+use super::pieces::take_up;
 use crate::store::columns::{DigestColumns, KeyColumns, put_user};
 use crate::store::directory::Directory;
 use crate::store::keys::Peppers;
