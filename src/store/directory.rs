@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-pub(super) use self::records::{KeyEntry, from_hex};
+pub(super) use self::records::KeyEntry;
 use self::records::{KeyRecord, UserRecord};
 pub(super) use self::secrets::SecretEntry;
 use self::secrets::SecretTable;

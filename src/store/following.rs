@@ -6,15 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::account::UserEntry;
 use super::accounts::{Accounts, Position};
 use super::administrators::{AdminRows, Administrators};
-use super::columns::{group_entry, key_entry, secret_entry};
+use super::columns::{KeyColumns, group_entry, put_user, secret_entry};
 use super::database::Store;
 use super::directory::Directory;
 use super::error::StoreError;
+use super::everybody::read_all;
 use super::group::GroupEntry;
 use super::group_spent::spent_by_groups;
 use super::groups::read_groups;
 use super::keys::{KeySettings, Peppers};
-use super::people::{Changed, People, Since, changes_since, newest_change, put_user, read_all};
+use super::people::{Changed, People, Since, changes_since, newest_change};
 use super::spent::spent;
 use limits::Moment;
 
@@ -179,7 +180,7 @@ impl Accounts {
                 }
             }
             for row in &people.keys {
-                directory.put_key(&key_entry(row));
+                directory.put_key(&KeyColumns::of(row).entry());
                 let digests = people.digests.iter().filter(|digest| digest.key_id == row.id);
                 let secrets: Vec<_> = digests.filter_map(|digest| secret_entry(digest, &self.peppers)).collect();
                 directory.set_secrets(&row.id, &secrets);
@@ -207,7 +208,7 @@ impl Accounts {
 }
 
 /// Everybody, and up to which change. With Postgres the copy in the local file is read, and what has changed since, if the
-/// log reaches back so far: that is quicker by far.
+/// log reaches back so far: so Postgres does not have to send everybody, and the copy goes on from where it was.
 async fn read(store: &Store, peppers: &Peppers) -> Result<(Directory, Position), StoreError> {
     if !store.local.is_outbox {
         let seq = newest_change(&store.db).await?;

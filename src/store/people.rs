@@ -1,34 +1,20 @@
-//! Which rows do users and keys have in a database? All of them, read fast, or those that have changed.
+//! Which users and keys have changed in a database, and which rows do they have now?
 use entity::{key, key_digest, people_change, user};
-use futures_util::{TryStreamExt, stream};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
+    Statement,
 };
-use serde::de::DeserializeOwned;
 
-use super::columns::{key_entry, secret_entry, user_entry};
 use super::database::Store;
-use super::deadline::{within, within_deadline};
-use super::directory::{Directory, SecretEntry, from_hex};
+use super::deadline::within_deadline;
 use super::error::StoreError;
-use super::keys::{KeyDigest, Peppers, SecretEnd};
 
-/// Longest time to read everybody: a million keys take seconds.
-const ALL_DEADLINE: std::time::Duration = std::time::Duration::from_secs(60);
-/// Rows of one text.
-const TEXT_ROWS: i64 = 10_000;
-/// Most records for which memory is reserved before they are read.
-const MOST_ROOM: usize = 4_000_000;
 /// Values bound to one statement.
 const BOUND: usize = 1_000;
 /// Lines of the log that are taken up together.
 const LINES: u64 = 2_000;
 /// Lines of the log that are kept.
 const KEPT_LINES: i64 = 100_000;
-
-/// A digest in hex, its pepper, the id of its key, its last four characters, and its end.
-type DigestLine = (String, Option<String>, String, String, Option<i64>);
 
 /// The rows of some users and keys.
 #[derive(Clone, Debug, Default)]
@@ -134,123 +120,4 @@ impl People {
         }
         Ok(people)
     }
-}
-
-/// Everybody in a database.
-pub(super) async fn read_all(db: &DatabaseConnection, peppers: &Peppers) -> Result<Directory, StoreError> {
-    let read = async {
-        let mut directory = Directory::default();
-        let [users, keys, digests] = counts(db).await?;
-        directory.reserve(users, keys, digests);
-        if db.get_database_backend() == DatabaseBackend::Sqlite {
-            read_texts(db, peppers, &mut directory).await?;
-        } else {
-            read_rows(db, peppers, &mut directory).await?;
-        }
-        Ok(directory)
-    };
-    within(ALL_DEADLINE, read).await
-}
-
-/// About how many users, keys and digests there are, so that tables are allocated once.
-async fn counts(db: &DatabaseConnection) -> Result<[usize; 3], DbErr> {
-    // SQLite would read a whole index to count rows; the last rowid is estimate enough.
-    let on_sqlite = db.get_database_backend() == DatabaseBackend::Sqlite;
-    let count = if on_sqlite { "coalesce(max(rowid), 0)" } else { "count(*)" };
-    let mut counts = [0; 3];
-    for (table, rows) in ["users", "keys", "key_digests"].into_iter().zip(&mut counts) {
-        let count = Statement::from_string(db.get_database_backend(), format!("SELECT {count} FROM {table}"));
-        let count: i64 = db.query_one_raw(count).await?.map_or(Ok(0), |row| row.try_get_by_index(0))?;
-        *rows = usize::try_from(count).unwrap_or_default().min(MOST_ROOM);
-    }
-    Ok(counts)
-}
-
-async fn read_rows(db: &DatabaseConnection, peppers: &Peppers, directory: &mut Directory) -> Result<(), DbErr> {
-    let mut users = user::Entity::find().stream(db).await?;
-    while let Some(row) = users.try_next().await? {
-        put_user(directory, &row);
-    }
-    drop(users);
-    let mut keys = key::Entity::find().stream(db).await?;
-    while let Some(row) = keys.try_next().await? {
-        directory.put_key(&key_entry(&row));
-    }
-    drop(keys);
-    let mut digests = key_digest::Entity::find().stream(db).await?;
-    while let Some(row) = digests.try_next().await? {
-        put_secret(directory, &row, peppers);
-    }
-    Ok(())
-}
-
-pub(super) fn put_user(directory: &mut Directory, row: &user::Model) -> bool {
-    match user_entry(row) {
-        Some(entry) => directory.put_user(entry),
-        None => {
-            tracing::warn!("the database has a user whose name cannot be used");
-            false
-        }
-    }
-}
-
-fn put_secret(directory: &mut Directory, row: &key_digest::Model, peppers: &Peppers) {
-    if let Some(secret) = secret_entry(row, peppers) {
-        directory.add_secret(&row.key_id, &secret);
-    }
-}
-
-/// From SQLite a row costs as much as many of them in one text.
-async fn read_texts(db: &DatabaseConnection, peppers: &Peppers, directory: &mut Directory) -> Result<(), DbErr> {
-    // In the order of the models' fields.
-    let columns = "id, created_at_ms, requests_per_minute, tokens_per_day, tokens_per_minute, max_concurrency, \
-                   weight_millis, suspended_at_ms, display_name, email, note, generation, last_seen_ms, group_id";
-    each_line(db, "users", columns, |row: user::Model| _ = put_user(directory, &row)).await?;
-    let columns = "id, user_id, name, created_at_ms, expires_at_ms, allowed_models, requests_per_minute, \
-                   tokens_per_minute, tokens_per_day, max_concurrency, last_used_ms";
-    each_line(db, "keys", columns, |row: key::Model| directory.put_key(&key_entry(&row))).await?;
-    let columns = "lower(hex(digest)), pepper, key_id, last_four, expires_at_ms";
-    each_line(db, "key_digests", columns, |(digest, pepper, key_id, last_four, until_ms): DigestLine| {
-        let mut bytes = [0; 32];
-        if from_hex(&digest, &mut bytes) {
-            let end = SecretEnd { digest: KeyDigest(bytes), last_four, until_ms };
-            let is_foreign = !peppers.knows(pepper.as_deref());
-            directory.add_secret(&key_id, &SecretEntry { end, is_foreign });
-        }
-    })
-    .await
-}
-
-/// Texts of a table that are parsed at a time, while SQLite makes the next one.
-const PARSED: usize = 2;
-
-/// Reads a table of SQLite in the order of its rows, many of them in one JSON text. SQLite's thread, two that parse, and
-/// this one work at the same time.
-async fn each_line<Line: DeserializeOwned + Send + 'static>(
-    db: &DatabaseConnection,
-    table: &str,
-    columns: &str,
-    mut take: impl FnMut(Line),
-) -> Result<(), DbErr> {
-    let text = format!(
-        "SELECT json_group_array(json_array({columns})), max(place) FROM \
-         (SELECT rowid AS place, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT {TEXT_ROWS})"
-    );
-    let texts = stream::try_unfold(0_i64, |place| {
-        let statement = Statement::from_sql_and_values(DatabaseBackend::Sqlite, &text, [place.into()]);
-        async move {
-            let Some(row) = db.query_one_raw(statement).await? else { return Ok(None) };
-            let Some(last) = row.try_get_by_index::<Option<i64>>(1)? else { return Ok(None) };
-            Ok::<_, DbErr>(Some((row.try_get_by_index::<String>(0)?, last)))
-        }
-    });
-    let parsed = texts.map_ok(async |lines: String| {
-        let parse = move || serde_json::from_str::<Vec<Line>>(&lines).map_err(|error| DbErr::Type(error.to_string()));
-        tokio::task::spawn_blocking(parse).await.map_err(|error| DbErr::Custom(error.to_string()))?
-    });
-    let mut parsed = std::pin::pin!(parsed.try_buffered(PARSED));
-    while let Some(lines) = parsed.try_next().await? {
-        lines.into_iter().for_each(&mut take);
-    }
-    Ok(())
 }

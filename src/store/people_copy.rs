@@ -3,11 +3,10 @@ use std::time::Duration;
 
 use entity::people_copy::{Column, Entity, Model};
 use entity::{key, key_digest, user};
-use futures_util::TryStreamExt;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ColumnTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter,
-    TransactionTrait,
+    ColumnTrait, Condition, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, ModelTrait,
+    QueryFilter, QueryOrder, QuerySelect, TransactionTrait, Value,
 };
 
 use super::database::Store;
@@ -74,9 +73,9 @@ impl Store {
 
     async fn copy_tables(&self, seq: i64) -> Result<(), DbErr> {
         let mut copy = Replacement::begin(&self.local.db).await?;
-        copy.table::<user::Entity>(&self.db).await?;
-        copy.table::<key::Entity>(&self.db).await?;
-        copy.table::<key_digest::Entity>(&self.db).await?;
+        copy.table::<user::Entity>(&self.db, user::Column::Id).await?;
+        copy.table::<key::Entity>(&self.db, key::Column::Id).await?;
+        copy.table::<key_digest::Entity>(&self.db, key_digest::Column::Digest).await?;
         copy.finish(seq).await
     }
 }
@@ -98,22 +97,24 @@ impl Replacement {
         Ok(Self { local: local.clone(), transaction: Some(transaction) })
     }
 
-    async fn table<E: EntityTrait>(&mut self, from: &DatabaseConnection) -> Result<(), DbErr>
+    /// Copies a table in the order of its key, page by page: one statement for all rows would run for as long as it takes to
+    /// write them, which is longer than a statement may take.
+    async fn table<E: EntityTrait>(&mut self, from: &DatabaseConnection, key: E::Column) -> Result<(), DbErr>
     where
-        E::Model: IntoActiveModel<E::ActiveModel> + Clone + Send + Sync,
+        E::Model: IntoActiveModel<E::ActiveModel> + ModelTrait<Entity = E> + Send + Sync,
         E::ActiveModel: Send,
     {
-        let mut rows = E::find().stream(from).await?;
-        let mut batch = Vec::with_capacity(BATCH);
-        while let Some(row) = rows.try_next().await? {
-            batch.push(row);
-            if batch.len() == BATCH {
-                self.insert::<E>(&batch).await?;
-                batch.clear();
-                self.make_way().await?;
+        let mut after: Option<Value> = None;
+        loop {
+            let page = E::find().filter(Condition::all().add_option(after.map(|after| key.gt(after))));
+            let rows = page.order_by_asc(key).limit(BATCH as u64).all(from).await?;
+            after = rows.last().map(|row| row.get(key));
+            self.insert::<E>(&rows).await?;
+            if rows.len() < BATCH {
+                return Ok(());
             }
+            self.make_way().await?;
         }
-        self.insert::<E>(&batch).await
     }
 
     async fn insert<E: EntityTrait>(&self, rows: &[E::Model]) -> Result<(), DbErr>
@@ -163,4 +164,45 @@ async fn mark(db: &DatabaseTransaction, copy: Copy) -> Result<(), DbErr> {
     let replace = OnConflict::column(Column::Id).update_columns([Column::Seq, Column::IsWhole]).to_owned();
     Entity::insert(row).on_conflict(replace).exec_without_returning(db).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::PaginatorTrait;
+
+    use super::*;
+    use crate::store::scratch::Scratch;
+    use crate::store::settings::DatabaseSettings;
+
+    /// Does nothing without `TEST_POSTGRES_URL`, which `tests/run api` sets.
+    #[actix_rt::test]
+    async fn a_copy_of_several_pages_has_everybody_of_each() {
+        for scratch in Scratch::each().await {
+            if scratch.is_on_postgres() {
+                check(&scratch.url).await;
+            }
+            scratch.remove().await;
+        }
+    }
+
+    async fn check(url: &str) {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = folder.path().join("outbox.db");
+        let settings = DatabaseSettings { url: url.to_owned(), outbox, ..DatabaseSettings::default() };
+        let store = Store::open(&settings).await.unwrap();
+        let row = |number: usize| user::ActiveModel {
+            id: sea_orm::Set(format!("user-{number}")),
+            created_at_ms: sea_orm::Set(1),
+            ..Default::default()
+        };
+        for (before, users) in [(0, BATCH - 1), (BATCH - 1, BATCH), (BATCH, 2 * BATCH), (2 * BATCH, 2 * BATCH + 1)] {
+            user::Entity::insert_many((before..users).map(row)).exec_without_returning(&store.db).await.unwrap();
+
+            store.copy_everybody(7).await.unwrap();
+
+            assert_eq!(user::Entity::find().count(&store.local.db).await.unwrap(), users as u64);
+            assert_eq!(store.people_copy().await.unwrap(), Copy { seq: Some(7), is_whole: true });
+        }
+        store.close().await;
+    }
 }

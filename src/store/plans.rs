@@ -1,14 +1,19 @@
 //! Tests that every query on usage uses an index, by reading the databases' own query plans: a scan is fast in any other
 //! test, but takes minutes after a year.
 use migration::Migrator;
+use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
     ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QueryTrait, Statement,
+    TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 
 use super::comparison::comparison;
 use super::group_spent::sums_of_days;
-use super::report_query::{Dimension, Label, Report, select};
+use super::report::BY_INDEX;
+use super::report_query::{Dimension, Label, Report};
+use super::report_statements::{Source, Span, count, heads, select, select_span};
+use super::scratch::Scratch;
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
 use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};
@@ -28,7 +33,7 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
     // In an empty table, Postgres may as well begin with the days: there is nothing between the two.
     let sums_of_user: &[&str] = match backend {
         DatabaseBackend::Sqlite => &["usage_rollups_user"],
-        _ => &["usage_rollups_user", "usage_rollups_pkey"],
+        _ => &["usage_rollups_user", "usage_rollups_pkey", "usage_rollups_kind"],
     };
     let page = Page { limit: 20, after: Some(uuid::Uuid::max()) };
     let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
@@ -38,19 +43,32 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         to_day: Some(DAY),
         only: only.to_vec(),
     };
-    let page_in_sql = |report: &Report, after: Option<&[Label]>| match backend {
-        DatabaseBackend::Sqlite => select(report, after, 100).to_string(sea_orm::sea_query::SqliteQueryBuilder),
-        _ => select(report, after, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder),
+    let written = |statement: SelectStatement| match backend {
+        DatabaseBackend::Sqlite => statement.to_string(sea_orm::sea_query::SqliteQueryBuilder),
+        _ => statement.to_string(sea_orm::sea_query::PostgresQueryBuilder),
     };
-    let in_sql = |report: &Report| page_in_sql(report, None);
-    let in_sql_after_ann = |report: &Report| page_in_sql(report, Some(&[Label::Name("ann".to_owned())]));
+    let in_sql = |report: &Report, source| written(select(report, source, None, 100));
+    let after_ann =
+        |report: &Report| written(select(report, Source::SumsOfNames, Some(&[Label::Name("ann".to_owned())]), 100));
+    let of_m = Report { group_by: vec![Dimension::Model, Dimension::User], ..report(&[], &[]) };
+    let m = [Label::Name("m".to_owned())];
+    let span = Span(&m, &m);
+    let (names, sums, all) = (Source::SumsOfNames, Source::Sums, Source::Totals);
     let usage = entity::usage::Entity::find;
     let of_ann = usage().filter(sea_orm::ColumnTrait::eq(&entity::usage::Column::UserId, "ann"));
     let totals: &[&str] = match backend {
         DatabaseBackend::Sqlite => &["usage_totals USING INDEX", "usage_totals USING PRIMARY KEY"],
         _ => &["usage_totals_pkey"],
     };
-    let of_key = &["usage_rollups_key"];
+    let of_key: &[&str] = match backend {
+        DatabaseBackend::Sqlite => &["usage_rollups_key"],
+        _ => &["usage_rollups_key", "usage_rollups_kind"],
+    };
+    // Each total leads to its own sums, whatever the statistics are.
+    let of_kind: &[&str] = match backend {
+        DatabaseBackend::Sqlite => &["usage_rollups_kind (day=? AND model=? AND node=? AND status=? AND group_id=?)"],
+        _ => &["usage_rollups_kind"],
+    };
     let key_1 = (Dimension::Key, "key_1".to_owned());
     let lab = (Dimension::Group, "lab".to_owned());
     let ann = (Dimension::User, "ann".to_owned());
@@ -63,15 +81,19 @@ fn queries(backend: DatabaseBackend) -> Vec<(&'static str, String, &'static [&'s
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
-        ("a month by model", in_sql(&report(&[Dimension::Model], &[])), totals),
-        ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab])), totals),
-        ("a page of users", in_sql_after_ann(&report(&[Dimension::User], &[])), sums_of_user),
-        ("users and their models", in_sql(&report(&[Dimension::User, Dimension::Model], &[])), sums_of_user),
-        ("a page of keys", in_sql_after_ann(&report(&[Dimension::Key], &[])), of_key),
-        ("keys and their days", in_sql(&report(&[Dimension::Key, Dimension::Day], &[])), of_key),
-        ("a key's month by day", in_sql(&report(&[Dimension::Day], &[key_1])), of_key),
+        ("a month by model", in_sql(&report(&[Dimension::Model], &[]), all), totals),
+        ("a group's month by day", in_sql(&report(&[Dimension::Day], &[lab]), all), totals),
+        ("a page of users", after_ann(&report(&[Dimension::User], &[])), sums_of_user),
+        ("users and their models", in_sql(&report(&[Dimension::User, Dimension::Model], &[]), names), sums_of_user),
+        ("a page of keys", after_ann(&report(&[Dimension::Key], &[])), of_key),
+        ("keys and their days", in_sql(&report(&[Dimension::Key, Dimension::Day], &[]), names), of_key),
+        ("the models of a month", written(heads(&of_m, Some(&m), 100)), totals),
+        ("how many sums a model has", written(count(&of_m, span, 100)), of_kind),
+        ("a model with few users", written(select_span(&of_m, span, None, 100)), of_kind),
+        ("a model with many users", in_sql(&of_m.part(&m), names), sums_of_user),
+        ("a key's month by day", in_sql(&report(&[Dimension::Day], &[key_1]), sums), of_key),
         ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), totals),
-        ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann])), sums_of_user),
+        ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann]), sums), sums_of_user),
     ]
 }
 
@@ -121,4 +143,43 @@ async fn postgres_can_do_without_reading_a_whole_table_of_usage() {
     db.close().await.unwrap();
     admin.execute_unprepared(&format!("DROP DATABASE {name}")).await.unwrap();
     admin.close().await.unwrap();
+}
+
+/// Does nothing without `TEST_POSTGRES_URL`, which `tests/run api` sets.
+#[actix_rt::test]
+async fn postgres_does_not_read_all_sums_for_those_of_one_total() {
+    for scratch in Scratch::each().await {
+        if scratch.is_on_postgres() {
+            check_sums_of_a_total(&scratch.db).await;
+        }
+        scratch.remove().await;
+    }
+}
+
+async fn check_sums_of_a_total(db: &DatabaseConnection) {
+    // A model and a node that always come together, as names of models and nodes often do.
+    let sums = "0, 0, 0, 0, 0, 0, 0";
+    for (table, users, of_user) in [("usage_rollups", 500, "'user-' || u, '', "), ("usage_totals", 1, "")] {
+        let columns = if users > 1 { "user_id, key_id, " } else { "" };
+        let fill = format!(
+            "INSERT INTO {table} (day, {columns}model, node, status, group_id, requests, prompt_tokens, \
+             completion_tokens, queue_ms, duration_ms, load_ms, prefill_ms, decode_ms) \
+             SELECT {DAY} - d, {of_user}'m' || m, 'n' || m, 'completed', '', 9, {sums} \
+             FROM generate_series(1, {users}) u, generate_series(1, 5) d, generate_series(1, 4) m; ANALYZE {table}"
+        );
+        db.execute_unprepared(&fill).await.unwrap();
+    }
+    let group_by = vec![Dimension::Model, Dimension::User];
+    let report = Report { group_by, from_day: Some(DAY - 30), ..Report::default() };
+    let m = [Label::Name("m1".to_owned())];
+    let sums = select_span(&report, Span(&m, &m), None, 100).to_string(sea_orm::sea_query::PostgresQueryBuilder);
+    let transaction = db.begin().await.unwrap();
+    transaction.execute_unprepared(BY_INDEX).await.unwrap();
+
+    let explained = Statement::from_string(DatabaseBackend::Postgres, format!("EXPLAIN {sums}"));
+    let rows = transaction.query_all_raw(explained).await.unwrap();
+
+    let plan = rows.iter().map(|row| row.try_get_by_index::<String>(0).unwrap()).collect::<Vec<_>>().join("\n");
+    assert!(plan.contains("usage_rollups_kind") && !plan.contains("Seq Scan on usage_rollups"), "{plan}");
+    transaction.rollback().await.unwrap();
 }

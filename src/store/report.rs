@@ -1,17 +1,26 @@
 //! Who used how much, on which models and nodes, and when? Reports are made from daily sums, so one over a year reads no
 //! rows, and covers days whose rows are gone.
+#[cfg(test)]
+mod properties;
+
 use std::time::Duration;
 
+use sea_orm::sea_query::SelectStatement;
 use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, IsolationLevel, QueryResult};
 
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
-use super::report_query::{Label, Report, select};
+use super::report_query::{Label, Report};
+use super::report_statements::{FEW, Source, Span, count, heads, select, select_span};
 use super::transactions::begin_patiently;
 
 /// Longest wait for a report: years of many users have a million daily sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
+/// Keeps Postgres from reading all sums where the statements name those that they want: it takes five columns that depend on
+/// each other for independent, and so a few thousand sums for nearly all. Compiling such statements takes longer than they.
+pub(super) const BY_INDEX: &str =
+    "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL jit = off";
 
 /// Sums of usage. Refused requests are counted apart and add to nothing else.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,8 +117,21 @@ impl Store {
     async fn one_moment(&self) -> Result<DatabaseTransaction, DbErr> {
         let on_postgres = self.reads.get_database_backend() == DatabaseBackend::Postgres;
         let isolation_level = on_postgres.then_some(IsolationLevel::RepeatableRead);
-        begin_patiently(&self.reads, REPORT_DEADLINE, isolation_level).await
+        let moment = begin_patiently(&self.reads, REPORT_DEADLINE, isolation_level).await?;
+        if on_postgres {
+            moment.execute_unprepared(BY_INDEX).await?;
+        }
+        Ok(moment)
     }
+}
+
+/// A part of a report; see `report_statements`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Head {
+    /// What all groups of the part begin with.
+    labels: Vec<Label>,
+    /// Requests of the part, refused ones counted; it has no more sums than these.
+    requests: u64,
 }
 
 async fn page(
@@ -118,13 +140,120 @@ async fn page(
     after: Option<&[Label]>,
     limit: u64,
 ) -> Result<(Vec<Group>, bool), DbErr> {
-    let rows = db.query_all(&select(report, after, limit.saturating_add(1))).await?;
-    let more = rows.len() as u64 > limit;
+    let wanted = limit.saturating_add(1);
+    let mut groups = if report.is_of_all_users() {
+        read(db, report, &select(report, Source::Totals, after, wanted)).await?
+    } else if report.is_of_one() {
+        read(db, report, &select(report, Source::Sums, after, wanted)).await?
+    } else {
+        page_of_parts(db, report, after, wanted, FEW).await?
+    };
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = groups.len() > limit;
+    groups.truncate(limit);
+    Ok((groups, more))
+}
+
+/// The first `wanted` groups after `after`, one part of the report after the other; parts of at most `few` sums are read
+/// whole.
+async fn page_of_parts(
+    db: &impl ConnectionTrait,
+    report: &Report,
+    after: Option<&[Label]>,
+    wanted: u64,
+    few: u64,
+) -> Result<Vec<Group>, DbErr> {
+    let from = after.map(|after| &after[..report.shared().len().min(after.len())]);
+    // Each has a group of its own, but the first may have none after `after`.
+    let heads = read_heads(db, report, from, wanted.saturating_add(1)).await?;
+    let mut groups: Vec<Group> = Vec::new();
+    for run in runs(&heads, few) {
+        let missing = wanted.saturating_sub(groups.len() as u64);
+        let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
+        if missing == 0 {
+            break;
+        }
+        let after = after.filter(|_| Some(first.labels.as_slice()) == from);
+        let span = Span(&first.labels, &last.labels);
+        let requests = run.iter().fold(0_u64, |sum, head| sum.saturating_add(head.requests));
+        let is_few = requests <= few || has_few(db, report, span, few).await?;
+        let statement = if is_few {
+            select_span(report, span, after, missing)
+        } else {
+            select(&report.part(&first.labels), Source::SumsOfNames, after, missing)
+        };
+        groups.extend(read(db, report, &statement).await?);
+    }
+    Ok(groups)
+}
+
+/// The parts that are read together, in their order: one that may have more than `few` sums alone, others as long as they
+/// have no more than that in all.
+fn runs(heads: &[Head], few: u64) -> impl Iterator<Item = &[Head]> {
+    let mut rest = heads;
+    std::iter::from_fn(move || {
+        let mut requests = 0_u64;
+        let fit = rest.iter().take_while(|head| {
+            requests = requests.saturating_add(head.requests);
+            requests <= few
+        });
+        let (run, following) = rest.split_at(fit.count().max(1).min(rest.len()));
+        rest = following;
+        Some(run).filter(|run| !run.is_empty())
+    })
+}
+
+async fn read(db: &impl ConnectionTrait, report: &Report, statement: &SelectStatement) -> Result<Vec<Group>, DbErr> {
     let group = |row: &QueryResult| {
         let labels = report.group_by.iter().enumerate();
         let labels = labels.map(|(index, dimension)| Label::read(row, index, *dimension)).collect::<Result<_, _>>()?;
         Ok(Group { labels, sums: Sums::read(row, report.group_by.len())? })
     };
-    let page = rows.iter().take(usize::try_from(limit).unwrap_or(usize::MAX));
-    Ok((page.map(group).collect::<Result<_, DbErr>>()?, more))
+    db.query_all(statement).await?.iter().map(group).collect()
+}
+
+async fn read_heads(
+    db: &impl ConnectionTrait,
+    report: &Report,
+    from: Option<&[Label]>,
+    limit: u64,
+) -> Result<Vec<Head>, DbErr> {
+    let shared = report.shared();
+    let head = |row: &QueryResult| {
+        let labels = shared.iter().enumerate();
+        let labels = labels.map(|(index, dimension)| Label::read(row, index, *dimension)).collect::<Result<_, _>>()?;
+        let requests = row.try_get_by_index::<i64>(shared.len())?;
+        Ok(Head { labels, requests: u64::try_from(requests).unwrap_or_default() })
+    };
+    db.query_all(&heads(report, from, limit)).await?.iter().map(head).collect()
+}
+
+async fn has_few(db: &impl ConnectionTrait, report: &Report, span: Span<'_>, few: u64) -> Result<bool, DbErr> {
+    let sums = db
+        .query_one(&count(report, span, few.saturating_add(1)))
+        .await?
+        .map_or(Ok(0), |row| row.try_get_by_index::<i64>(0))?;
+    Ok(u64::try_from(sums).unwrap_or_default() <= few)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_parts_are_read_together_and_large_ones_alone() {
+        for (requests, expected) in [
+            (&[][..], &[][..]),
+            (&[FEW], &[1]),
+            (&[FEW + 1], &[1]),
+            (&[u64::MAX, 1, FEW - 1, 1, u64::MAX], &[1, 2, 1, 1]),
+            (&[0, 0, 0, FEW, FEW, 1], &[4, 1, 1]),
+        ] {
+            let head = |(number, requests): (i32, &u64)| Head { labels: vec![Label::Day(number)], requests: *requests };
+            let heads: Vec<Head> = (0..).zip(requests).map(head).collect();
+            let runs: Vec<&[Head]> = runs(&heads, FEW).collect();
+            assert_eq!(runs.iter().map(|run| run.len()).collect::<Vec<_>>(), expected, "{requests:?}");
+            assert_eq!(runs.concat(), heads);
+        }
+    }
 }

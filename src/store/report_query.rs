@@ -1,20 +1,5 @@
-//! What can be asked of a report, and which sums does the database have to read for a page of it?
-//!
-//! | the report | reads |
-//! |---|---|
-//! | tells no users or keys apart | `usage_totals`: a few sums a day |
-//! | is of one user or key | that one's sums, by an index |
-//! | begins with users or keys | the sums of as many of them as the page can show: the database hops from name to name |
-//! | anything else | all sums of its days |
-//!
-//! A name with usage in the report has at least one group of its own, so a page of `n` groups ends within the first `n`
-//! names. The hops pass over names without usage in these days at the price of two look-ups each, whatever they have used
-//! in other years.
-use entity::usage_rollup::{Column, Entity};
-use entity::usage_total;
-use sea_orm::sea_query::{
-    CommonTableExpression, Cond, Expr, ExprTrait, JoinType, Order, Query, SelectStatement, UnionType, WithClause,
-};
+//! What can be asked of a report, and what is a part of one?
+use entity::usage_rollup::Column;
 use sea_orm::{DbErr, QueryResult, Value};
 use serde::{Deserialize, Serialize};
 
@@ -55,7 +40,7 @@ impl Dimension {
         }
     }
 
-    fn column(self) -> Column {
+    pub(super) fn column(self) -> Column {
         match self {
             Self::User => Column::UserId,
             Self::Key => Column::KeyId,
@@ -65,6 +50,11 @@ impl Dimension {
             Self::Status => Column::Status,
             Self::Group => Column::GroupId,
         }
+    }
+
+    /// Whether its values are users or keys, of which there may be very many; users share those of any other.
+    pub(super) fn is_name(self) -> bool {
+        matches!(self, Self::User | Self::Key)
     }
 }
 
@@ -91,7 +81,7 @@ impl Label {
         })
     }
 
-    fn value(&self) -> Value {
+    pub(super) fn value(&self) -> Value {
         match self {
             Self::Day(day) => (*day).into(),
             Self::Name(name) => name.as_str().into(),
@@ -108,125 +98,36 @@ pub struct Report {
     pub from_day: Option<i32>,
     /// The first day that is not included; `None` = no end.
     pub to_day: Option<i32>,
-    /// Only usage with these values, at most one for each dimension. An empty name = usage without a value.
+    /// Only usage with all these values. An empty name = usage without a value.
     pub only: Vec<(Dimension, String)>,
 }
 
-/// The columns after the labels.
-const SUMS: [&str; 9] = [
-    "requests",
-    "refused",
-    "prompt_tokens",
-    "completion_tokens",
-    "queue_ms",
-    "duration_ms",
-    "load_ms",
-    "prefill_ms",
-    "decode_ms",
-];
-
-/// All users or keys in order, of which the database finds one after the other.
-const NAMES: &str = "names";
-/// Those of the page.
-const PAGE: &str = "of_page";
-/// The only column of both.
-const NAME: &str = "name";
-
 impl Report {
     /// Whether it tells no users apart, so that the sums of all users are enough.
-    fn is_of_all_users(&self) -> bool {
-        let mut dimensions = self.group_by.iter().chain(self.only.iter().map(|(dimension, _)| dimension));
-        !dimensions.any(|dimension| matches!(dimension, Dimension::User | Dimension::Key))
+    pub(super) fn is_of_all_users(&self) -> bool {
+        !self.group_by.iter().copied().any(Dimension::is_name) && !self.is_of_one()
     }
 
-    /// The column by whose names the database can hop to the page.
-    fn names(&self) -> Option<Column> {
-        let is_of_one = self.only.iter().any(|(dimension, _)| matches!(dimension, Dimension::User | Dimension::Key));
-        match self.group_by.first() {
-            Some(first @ (Dimension::User | Dimension::Key)) if !is_of_one => Some(first.column()),
-            _ => None,
+    /// Whether it is of one user or key.
+    pub(super) fn is_of_one(&self) -> bool {
+        self.only.iter().any(|(dimension, _)| dimension.is_name())
+    }
+
+    /// Of what the groups begin with, up to users or keys: what users share.
+    pub(super) fn shared(&self) -> &[Dimension] {
+        let names = self.group_by.iter().position(|dimension| dimension.is_name());
+        &self.group_by[..names.unwrap_or(self.group_by.len())]
+    }
+
+    /// The part of the report with these labels in the dimensions of [`Report::shared`].
+    pub(super) fn part(&self, labels: &[Label]) -> Self {
+        let mut part = self.clone();
+        for (dimension, label) in self.shared().iter().zip(labels) {
+            match label {
+                Label::Day(day) => (part.from_day, part.to_day) = (Some(*day), day.checked_add(1)),
+                Label::Name(name) => part.only.push((*dimension, name.clone())),
+            }
         }
+        part
     }
-
-    fn filter(&self) -> Cond {
-        let mut filter = Cond::all()
-            .add_option(self.from_day.map(|from| Expr::col(Column::Day).gte(from)))
-            .add_option(self.to_day.map(|to| Expr::col(Column::Day).lt(to)));
-        for (dimension, name) in &self.only {
-            filter = filter.add(Expr::col(dimension.column()).eq(name.as_str()));
-        }
-        filter
-    }
-}
-
-/// The statement for the first `limit` groups after the group with the labels `after`.
-pub(super) fn select(report: &Report, after: Option<&[Label]>, limit: u64) -> SelectStatement {
-    let mut select = Query::select();
-    if report.is_of_all_users() {
-        select.from(usage_total::Entity);
-    } else if let Some(column) = report.names() {
-        select.with_cte(names_of_page(report, column, after, limit));
-        // SQLite takes the tables of a CROSS JOIN in the order in which they are written.
-        select.from(PAGE).join(JoinType::CrossJoin, Entity, Cond::all());
-        select.and_where(Expr::col(column).equals((PAGE, NAME)));
-    } else {
-        select.from(Entity);
-    }
-    select.limit(limit);
-    for column in report.group_by.iter().map(|dimension| dimension.column()) {
-        select.column(column).group_by_col(column).order_by(column, Order::Asc);
-    }
-    for sum in SUMS {
-        select.expr(Expr::cust(sum_of(sum)));
-    }
-    let mut filter = report.filter();
-    if let Some(after) = after {
-        let here = Expr::tuple(report.group_by.iter().map(|dimension| Expr::col(dimension.column())));
-        filter = filter.add(here.gt(Expr::tuple(after.iter().map(|label| Expr::val(label.value())))));
-    }
-    select.cond_where(filter).to_owned()
-}
-
-/// The first `limit` users or keys with usage in the report, from that of the group `after` on, whose other groups may
-/// follow: that one may have none left, which is why one more is taken.
-fn names_of_page(report: &Report, column: Column, after: Option<&[Label]>, limit: u64) -> WithClause {
-    let least = |from: Option<Expr>| {
-        let mut least = Query::select();
-        least.from(Entity).expr_as(Expr::col(column).min(), NAME).and_where_option(from);
-        least
-    };
-    let first = after.and_then(|after| after.first()).map(|label| Expr::col(column).gte(label.value()));
-    let here = || Expr::col((NAMES, NAME));
-    let next = least(Some(Expr::col(column).gt(here())));
-    let following = Query::select().expr(Expr::from(next)).from(NAMES).and_where(here().is_not_null()).to_owned();
-    let all = least(first).union(UnionType::All, following).to_owned();
-
-    let use_of_it = Query::select()
-        .expr(Expr::val(1))
-        .from(Entity)
-        .and_where(Expr::col(column).equals((NAMES, NAME)))
-        .cond_where(report.filter())
-        // Neither database makes a join of a query with an OFFSET, and a join might take the names in another order.
-        .limit(1)
-        .offset(0)
-        .to_owned();
-    // In order without saying so, since each name is made from the one before; sorting would need all of them.
-    let page = Query::select()
-        .column((NAMES, NAME))
-        .from(NAMES)
-        .and_where(here().is_not_null())
-        .and_where(Expr::exists(use_of_it))
-        .limit(limit.saturating_add(1))
-        .to_owned();
-    let table = |name, query| CommonTableExpression::new().table_name(name).column(NAME).query(query).to_owned();
-    Query::with().recursive(true).cte(table(NAMES, all)).cte(table(PAGE, page)).to_owned()
-}
-
-/// The SQL of a sum. Postgres sums bigints to NUMERIC, and no rows at all to null; the cast and the zero mend both.
-fn sum_of(sum: &str) -> String {
-    let (refused, column) = match sum {
-        "refused" => ("=", "requests"),
-        column => ("<>", column),
-    };
-    format!("CAST(coalesce(sum(CASE WHEN status {refused} 'refused' THEN {column} ELSE 0 END), 0) AS bigint)")
 }

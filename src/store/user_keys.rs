@@ -15,7 +15,7 @@ use super::account::LimitsChange;
 use super::accounts::Accounts;
 use super::allowed_models::AllowedModels;
 use super::changes::begin_change;
-use super::columns::{key_entry, secret_entry, to_i64};
+use super::columns::{KeyColumns, secret_entry, to_i64};
 use super::deadline::within_deadline;
 use super::directory::SecretEntry;
 use super::error::StoreError;
@@ -119,7 +119,7 @@ impl Accounts {
     pub(super) fn adopt(&self, draft: Draft, now: Moment) -> Option<MadeKey> {
         let Draft { row, digest, secret } = draft;
         let mut directory = self.write();
-        directory.put_key(&key_entry(&row));
+        directory.put_key(&KeyColumns::of(&row).entry());
         let secrets: Vec<_> = secret_entry(&digest, &self.peppers).into_iter().collect();
         directory.set_secrets(&row.id, &secrets);
         let index = directory.key(&row.id)?;
@@ -283,7 +283,7 @@ impl Accounts {
             other => other,
         })?;
         let row = row.ok_or_else(|| StoreError::KeyExists(change.name.flatten().unwrap_or_default()))?;
-        self.write().put_key(&key_entry(&row));
+        self.write().put_key(&KeyColumns::of(&row).entry());
         Ok(key)
     }
 

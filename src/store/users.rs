@@ -11,11 +11,10 @@ use sea_orm::{
 use super::account::{Account, Terms, UserEntry, UserId};
 use super::accounts::Accounts;
 use super::changes::begin_change;
-use super::columns::{to_i64, to_millis};
+use super::columns::{put_user, to_i64, to_millis};
 use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::key::{KeySpec, MadeKey};
-use super::people::put_user;
 use super::usage_id::{explicit, usage_id};
 use limits::Moment;
 

@@ -1,6 +1,8 @@
 //! Which keys are there, and which one does a digest open? Records of keys, chained by user, with their secrets.
 use std::sync::Arc;
 
+use hashbrown::hash_table::Entry;
+
 use super::records::{CompactId, KeyEntry, KeyRecord, ShortText, minute_of};
 use super::secrets::{Chain, SecretEntry};
 use super::{Directory, KeyIndex, NONE, Presented, insert};
@@ -24,18 +26,26 @@ impl Directory {
         let is_plain = expires_at_ms.is_none() && allowed_models.is_none() && *limits == Limits::default();
         let spec = (!is_plain).then(|| Box::new(KeySpec { name: String::new(), ..entry.spec.clone() }));
         let used_minute = entry.last_used_ms.map_or(0, minute_of);
-        if let Some(record) = self.find_key(entry.id).and_then(|index| self.keys[index as usize].as_mut()) {
-            (record.name, record.spec) = (name, spec);
-            record.used_minute = record.used_minute.max(used_minute);
-            if let Some(key) = &record.awake {
-                key.set_spec(entry.spec.clone());
+        let id = CompactId::of(entry.id);
+        let keys = &self.keys;
+        let is_it = |index: &u32| keys[*index as usize].as_ref().is_some_and(|record| record.id == id);
+        let hash_of = |index: &u32| keys[*index as usize].as_ref().map_or(0, |record| record.id.hash());
+        let place = match self.by_id.entry(id.hash(), is_it, hash_of) {
+            Entry::Occupied(known) => {
+                let Some(record) = self.keys[*known.get() as usize].as_mut() else { return };
+                (record.name, record.spec) = (name, spec);
+                record.used_minute = record.used_minute.max(used_minute);
+                if let Some(key) = &record.awake {
+                    key.set_spec(entry.spec.clone());
+                }
+                return;
             }
-            return;
-        }
+            Entry::Vacant(place) => place,
+        };
         let Some(user) = self.by_name.get(entry.user).copied() else { return };
         let Some(owner) = self.users[user as usize].as_mut() else { return };
         let record = KeyRecord {
-            id: CompactId::of(entry.id),
+            id,
             name,
             spec,
             awake: None,
@@ -45,12 +55,9 @@ impl Directory {
             secrets: Chain::default(),
             used_minute,
         };
-        let hash = record.id.hash();
         let index = insert(&mut self.keys, &mut self.free_keys, record);
         owner.first_key = index;
-        let keys = &self.keys;
-        let hash_of = |index: &u32| keys[*index as usize].as_ref().map_or(0, |record| record.id.hash());
-        self.by_id.insert_unique(hash, index, hash_of);
+        place.insert(index);
     }
 
     /// Takes a key away; running requests end.

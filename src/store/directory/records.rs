@@ -83,7 +83,7 @@ pub(super) enum CompactId {
 impl CompactId {
     pub(super) fn of(id: &str) -> Self {
         let mut bytes = [0; 16];
-        match id.strip_prefix(PREFIX).filter(|digits| digits.len() == 32) {
+        match id.strip_prefix(PREFIX).and_then(|digits| digits.as_bytes().try_into().ok()) {
             Some(digits) if from_hex(digits, &mut bytes) => Self::Random(bytes),
             _ => Self::Other(id.into()),
         }
@@ -111,18 +111,27 @@ impl CompactId {
     }
 }
 
+/// What a byte is as a hex digit; more than 15 for what is none. Upper case is none, as ids are written in lower case.
+const HEX: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
+const NO_DIGIT: u8 = 0xff;
+
 /// Reads lower-case hex digits; false where there are others.
-pub(in crate::store) fn from_hex(digits: &str, bytes: &mut [u8]) -> bool {
-    let value = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    digits.len() == bytes.len() * 2
-        && digits.as_bytes().chunks_exact(2).zip(bytes).all(|(pair, byte)| {
-            let read = value(pair[0]).zip(value(pair[1]));
-            read.inspect(|(high, low)| *byte = high << 4 | low).is_some()
-        })
+fn from_hex(digits: &[u8; 32], bytes: &mut [u8; 16]) -> bool {
+    let mut all = 0;
+    for (pair, byte) in digits.chunks_exact(2).zip(bytes) {
+        let (high, low) = (HEX[usize::from(pair[0])], HEX[usize::from(pair[1])]);
+        all |= high | low;
+        *byte = high << 4 | low;
+    }
+    all < 16
 }
 
 /// Minutes since 1970; 0 for never.
@@ -138,6 +147,26 @@ pub(super) fn moment_of(minute: u32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_id_reads_back_as_it_was_and_only_one_of_32_lower_case_digits_is_compact() {
+        let compact = "key_00112233445566778899aabbccddeeff";
+        assert_eq!(CompactId::of(compact).text(), compact);
+        assert!(matches!(CompactId::of(compact), CompactId::Random(_)));
+        let others = [
+            "key_00112233445566778899aabbccddeef".to_owned(),
+            format!("{compact}0"),
+            compact.to_uppercase().replace("KEY", "key"),
+            compact.replace("key", "sk"),
+            compact.replace('7', "g"),
+            compact.replace("ff", "/:"),
+            compact.replace("ff", "`é").replace('0', ""),
+        ];
+        for other in others {
+            assert_eq!(CompactId::of(&other), CompactId::Other(other.clone().into()));
+            assert_eq!(CompactId::of(&other).text(), other);
+        }
+    }
 
     #[test]
     fn a_short_text_reads_back_as_it_was_and_takes_no_more_than_three_words() {
