@@ -177,7 +177,7 @@ fn soak(results: &BTreeMap<String, Value>) -> String {
         vec!["rows lost, doubled".to_owned(), format!("{}, {}", whole("/rows/lost"), whole("/rows/doubled"))],
         vec!["resident memory after each step, MiB".to_owned(), series("/memory/rss_mib")],
         vec![
-            "its growth per 100,000 requests after the first quarter, MiB".to_owned(),
+            "its growth per 100,000 requests after the warm-up (100,000 requests), MiB".to_owned(),
             format!("{:.2}", number(&soak, "/memory/mib_per_100000")),
         ],
         vec!["open files after each step".to_owned(), series("/descriptors")],
