@@ -326,7 +326,8 @@ async fn slots_that_nobody_configured_are_found_one_by_one_and_never_overshot_by
     let key = app.user_with("user", json!({})).await;
     assert_eq!(view(&app, "a").slots, 1, "as Ollama without a setting");
 
-    peak_of(&app, &key, &simulated, 24).await;
+    // Long enough to look for a fifth slot, also on a machine that has other things to do.
+    peak_of(&app, &key, &simulated, 40).await;
 
     assert_eq!((view(&app, "a").slots, simulated.stats().peak_in_flight), (4, 5));
     // It goes on looking for one more.
