@@ -106,7 +106,7 @@ impl App {
         nodes::check(&config.nodes)?;
         let (clock, stops) = (Clock::start(), Stops::default());
         let metrics = Arc::new(Metrics::new(&config.metrics, &Endpoint::ALL.map(Endpoint::path))?);
-        let mut memory = Memory::open(&config, clock).await?;
+        let mut memory = Box::pin(Memory::open(&config, clock)).await?;
         for user in memory.accounts.names_after(None, config.metrics.user_cap) {
             metrics.meet_user(&user);
         }

@@ -1,9 +1,8 @@
 //! A user's key, which identifies the sender of a request: its name, its expiry, and what it may be used for. Its
 //! secret is checked by its digests.
 use sea_orm::entity::prelude::*;
-use serde::Deserialize;
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "keys")]
 pub struct Model {
     /// `key_` and random digits; not secret.

@@ -42,7 +42,8 @@ impl Memory {
         if let Some(copier) = &copier {
             copier.catch_up(CATCH_UP).await;
         }
-        let accounts = Arc::new(Accounts::load(store.clone(), &config.keys, clock.now()).await?);
+        // Large: it must not lie within the futures of all who wait for it, down to the start.
+        let accounts = Arc::new(Box::pin(Accounts::load(store.clone(), &config.keys, clock.now())).await?);
         if let Some(copier) = &mut copier {
             copier.tell(accounts.clone());
         }

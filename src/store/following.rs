@@ -60,7 +60,7 @@ impl Accounts {
         accounts.write().set_groups(&entries, |entry| accounts.group_of(entry, &spent_groups, now));
         if accounts.store.is_online() {
             let mut position = accounts.changing.lock().await;
-            accounts.catch_up(&mut position, now).await?;
+            Box::pin(accounts.catch_up(&mut position, now)).await?;
         }
         accounts.say_foreign();
         let spent = spent(&accounts.store, None, now).await?;
@@ -74,7 +74,7 @@ impl Accounts {
     /// When the database fails; memory is then as it was.
     pub async fn refresh(&self, now: Moment) -> Result<(), StoreError> {
         let mut position = self.changing.lock().await;
-        let mut refreshed = self.catch_up(&mut position, now).await;
+        let mut refreshed = Box::pin(self.catch_up(&mut position, now)).await;
         if refreshed.is_ok() && !self.is_current() {
             // The copy may be that of a version which knew no administrators.
             refreshed = self.take_up_admins(&mut position).await;
@@ -102,7 +102,7 @@ impl Accounts {
             match since {
                 Since::Nothing => return Ok(()),
                 Since::Some(changed, seq) => {
-                    let people = People::read(&self.store.db, &changed).await?;
+                    let people = Box::pin(People::read(&self.store.db, &changed)).await?;
                     self.drop_gone(&people, &changed);
                     if changed.groups {
                         self.take_up_groups(now).await?;

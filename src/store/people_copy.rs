@@ -5,12 +5,12 @@ use entity::people_copy::{Column, Entity, Model};
 use entity::{key, key_digest, user};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ColumnTrait, Condition, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, ModelTrait,
-    QueryFilter, QueryOrder, QuerySelect, TransactionTrait, Value,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
+    IntoActiveModel, ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionTrait, Value,
 };
 
 use super::database::Store;
-use super::deadline::{within, within_deadline};
+use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::people::{Changed, People};
 use super::transactions::immediate;
@@ -21,6 +21,8 @@ const ONLY_ROW: i32 = 1;
 const BATCH: usize = 1_000;
 /// Longest time for a whole copy.
 const WHOLE_DEADLINE: Duration = Duration::from_secs(600);
+/// Between two deletions of many, so that usage rows are written.
+const BREATH: Duration = Duration::from_millis(10);
 
 /// How current the copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,89 +64,89 @@ impl Store {
             mark(&transaction, Copy { seq: Some(seq), is_whole: true }).await?;
             transaction.commit().await
         };
-        within_deadline(copy).await
+        within_deadline(Box::pin(copy)).await
     }
 
     /// Makes a new copy, as of the line `seq` of the log or later. Up to `BATCH` users and keys it is made at one stroke; a
     /// longer one counts only once it is whole.
     pub(super) async fn copy_everybody(&self, seq: i64) -> Result<(), StoreError> {
-        within(WHOLE_DEADLINE, self.copy_tables(seq)).await
+        let copy = async {
+            let users = self.page_of::<user::Entity>(user::Column::Id, None).await?;
+            let keys = self.page_of::<key::Entity>(key::Column::Id, None).await?;
+            let digests = self.page_of::<key_digest::Entity>(key_digest::Column::Digest, None).await?;
+            let is_short = users.len() < BATCH && keys.len() < BATCH && digests.len() < BATCH;
+            let is_whole = Copy { seq: Some(seq), is_whole: true };
+            if is_short {
+                let people = People { users, keys, digests };
+                return within_deadline(replace(&self.local.db, &people, is_whole)).await;
+            }
+            within_deadline(mark(&self.local.db, Copy { seq: None, is_whole: false })).await?;
+            empty::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
+            empty::<key::Entity>(&self.local.db, key::Column::Id).await?;
+            empty::<user::Entity>(&self.local.db, user::Column::Id).await?;
+            self.copy_table::<user::Entity>(user::Column::Id, users).await?;
+            self.copy_table::<key::Entity>(key::Column::Id, keys).await?;
+            self.copy_table::<key_digest::Entity>(key_digest::Column::Digest, digests).await?;
+            within_deadline(mark(&self.local.db, is_whole)).await
+        };
+        tokio::time::timeout(WHOLE_DEADLINE, Box::pin(copy)).await.unwrap_or(Err(StoreError::TimedOut(WHOLE_DEADLINE)))
     }
 
-    async fn copy_tables(&self, seq: i64) -> Result<(), DbErr> {
-        let mut copy = Replacement::begin(&self.local.db).await?;
-        copy.table::<user::Entity>(&self.db, user::Column::Id).await?;
-        copy.table::<key::Entity>(&self.db, key::Column::Id).await?;
-        copy.table::<key_digest::Entity>(&self.db, key_digest::Column::Digest).await?;
-        copy.finish(seq).await
-    }
-}
-
-/// A copy that is being made.
-struct Replacement {
-    local: DatabaseConnection,
-    /// Taken only while one transaction makes way for the next.
-    transaction: Option<DatabaseTransaction>,
-}
-
-impl Replacement {
-    async fn begin(local: &DatabaseConnection) -> Result<Self, DbErr> {
-        let transaction = local.begin_with_options(immediate()).await?;
-        key_digest::Entity::delete_many().exec(&transaction).await?;
-        key::Entity::delete_many().exec(&transaction).await?;
-        user::Entity::delete_many().exec(&transaction).await?;
-        mark(&transaction, Copy { seq: None, is_whole: false }).await?;
-        Ok(Self { local: local.clone(), transaction: Some(transaction) })
-    }
-
-    /// Copies a table in the order of its key, page by page: one statement for all rows would run for as long as it takes to
-    /// write them, which is longer than a statement may take.
-    async fn table<E: EntityTrait>(&mut self, from: &DatabaseConnection, key: E::Column) -> Result<(), DbErr>
+    /// The rows of Postgres that follow a key, in the order of the key. One statement for all rows would run for as long as it
+    /// takes to write them, which is longer than a statement may take.
+    async fn page_of<E: EntityTrait>(&self, key: E::Column, after: Option<Value>) -> Result<Vec<E::Model>, StoreError>
     where
+        E::Model: Send + Sync,
+    {
+        let page = E::find().filter(Condition::all().add_option(after.map(|after| key.gt(after))));
+        within_deadline(page.order_by_asc(key).limit(BATCH as u64).all(&self.db)).await
+    }
+
+    /// Copies a table, of which `rows` is the first page. No transaction is open while Postgres is asked, which may never
+    /// answer: usage rows wait for it.
+    async fn copy_table<E>(&self, key: E::Column, mut rows: Vec<E::Model>) -> Result<(), StoreError>
+    where
+        E: EntityTrait,
         E::Model: IntoActiveModel<E::ActiveModel> + ModelTrait<Entity = E> + Send + Sync,
         E::ActiveModel: Send,
     {
-        let mut after: Option<Value> = None;
-        loop {
-            let page = E::find().filter(Condition::all().add_option(after.map(|after| key.gt(after))));
-            let rows = page.order_by_asc(key).limit(BATCH as u64).all(from).await?;
-            after = rows.last().map(|row| row.get(key));
-            self.insert::<E>(&rows).await?;
-            if rows.len() < BATCH {
-                return Ok(());
-            }
-            self.make_way().await?;
+        while !rows.is_empty() {
+            within_deadline(async {
+                let transaction = self.local.db.begin_with_options(immediate()).await?;
+                insert::<E>(&transaction, &rows).await?;
+                transaction.commit().await
+            })
+            .await?;
+            let last = rows.last().map(|row| row.get(key));
+            rows = if rows.len() < BATCH { Vec::new() } else { self.page_of::<E>(key, last).await? };
         }
-    }
-
-    async fn insert<E: EntityTrait>(&self, rows: &[E::Model]) -> Result<(), DbErr>
-    where
-        E::Model: IntoActiveModel<E::ActiveModel> + Clone,
-        E::ActiveModel: Send,
-    {
-        match &self.transaction {
-            Some(transaction) => insert::<E>(transaction, rows).await,
-            None => Err(interrupted()),
-        }
-    }
-
-    /// Ends one transaction and begins the next, so that usage rows are written in between.
-    async fn make_way(&mut self) -> Result<(), DbErr> {
-        self.transaction.take().ok_or_else(interrupted)?.commit().await?;
-        tokio::task::yield_now().await;
-        self.transaction = Some(self.local.begin_with_options(immediate()).await?);
         Ok(())
-    }
-
-    async fn finish(self, seq: i64) -> Result<(), DbErr> {
-        let transaction = self.transaction.ok_or_else(interrupted)?;
-        mark(&transaction, Copy { seq: Some(seq), is_whole: true }).await?;
-        transaction.commit().await
     }
 }
 
-fn interrupted() -> DbErr {
-    DbErr::Custom("the copy was interrupted".to_owned())
+/// Deletes all rows of a table, some at a time.
+async fn empty<E: EntityTrait>(local: &DatabaseConnection, key: E::Column) -> Result<(), StoreError> {
+    loop {
+        let some = E::find().select_only().column(key).limit(BATCH as u64).into_query();
+        let old = E::delete_many().filter(key.in_subquery(some));
+        if within_deadline(old.exec(local)).await?.rows_affected == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(BREATH).await;
+    }
+}
+
+/// Puts a few people in the place of those that are there.
+async fn replace(local: &DatabaseConnection, people: &People, copy: Copy) -> Result<(), DbErr> {
+    let transaction = local.begin_with_options(immediate()).await?;
+    key_digest::Entity::delete_many().exec(&transaction).await?;
+    key::Entity::delete_many().exec(&transaction).await?;
+    user::Entity::delete_many().exec(&transaction).await?;
+    insert::<user::Entity>(&transaction, &people.users).await?;
+    insert::<key::Entity>(&transaction, &people.keys).await?;
+    insert::<key_digest::Entity>(&transaction, &people.digests).await?;
+    mark(&transaction, copy).await?;
+    transaction.commit().await
 }
 
 async fn insert<E: EntityTrait>(db: &DatabaseTransaction, rows: &[E::Model]) -> Result<(), DbErr>
@@ -159,7 +161,7 @@ where
     Ok(())
 }
 
-async fn mark(db: &DatabaseTransaction, copy: Copy) -> Result<(), DbErr> {
+async fn mark(db: &impl ConnectionTrait, copy: Copy) -> Result<(), DbErr> {
     let row = Model { id: ONLY_ROW, seq: copy.seq, is_whole: copy.is_whole }.into_active_model();
     let replace = OnConflict::column(Column::Id).update_columns([Column::Seq, Column::IsWhole]).to_owned();
     Entity::insert(row).on_conflict(replace).exec_without_returning(db).await?;

@@ -3,7 +3,7 @@
 //! A request takes a [`RowPermit`] before it is admitted, notes its progress through it, and sends its row through it at
 //! its end. The permit is a place in a bounded queue, so sending neither waits nor fails. While rows cannot be written,
 //! there are no permits, and no request is admitted. The end of an answer is held back until the [`Receipt`] confirms that
-//! its row is in the local file: for 10 s at most, or for 2 s once a write has failed.
+//! its row is in the local file: for 10 s at most, or for 2 s if a write has failed by then.
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,8 +88,8 @@ impl Receipt {
     /// Waits until the row is in the local file, where it survives the process.
     ///
     /// # Errors
-    /// [`StorageFull`] if that takes more than 2 s and a write has failed, or more than 10 s. The row is still written as soon
-    /// as possible.
+    /// [`StorageFull`] after 2 s if a write has failed by then, and otherwise after 10 s. The row is still written as soon as
+    /// possible.
     pub async fn kept(self) -> Result<(), StorageFull> {
         self.kept_within(PATIENCE, SLOW_PATIENCE).await
     }

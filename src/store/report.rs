@@ -15,7 +15,7 @@ use super::report_query::{Label, Report};
 use super::report_statements::{FEW, Source, Span, count, heads, select, select_span};
 use super::transactions::begin_patiently;
 
-/// Longest wait for a report: years of many users have a million daily sums.
+/// Longest wait for a report: one of years of many users reads many sums.
 const REPORT_DEADLINE: Duration = Duration::from_secs(30);
 /// Keeps Postgres from reading all sums where the statements name those that they want: it takes five columns that depend on
 /// each other for independent, and so a few thousand sums for nearly all. Compiling such statements takes longer than they.

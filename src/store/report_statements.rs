@@ -138,9 +138,13 @@ pub(super) fn count(report: &Report, span: Span<'_>, most: u64) -> SelectStateme
 
 fn from_totals(select: &mut SelectStatement, report: &Report, Span(first, last): Span<'_>) {
     let mut totals = Query::select();
-    totals.from(usage_total::Entity).cond_where(filter_of(report));
+    totals.from(usage_total::Entity);
     let shared = report.shared();
-    if !shared.is_empty() {
+    if first == last {
+        // An index may serve equality of any of these columns, and a range of their tuple only where it begins with them.
+        totals.cond_where(filter_of(&report.part(first)));
+    } else {
+        totals.cond_where(filter_of(report));
         totals.and_where(tuple_of(shared).gte(values_of(first))).and_where(tuple_of(shared).lte(values_of(last)));
     }
     for (column, name) in KINDS {

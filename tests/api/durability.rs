@@ -84,36 +84,37 @@ async fn while_the_local_file_cannot_be_written_no_answer_is_complete_and_nothin
     }
 }
 
+/// Longer than a statement may take, and shorter than two.
+const STALL: Duration = Duration::from_secs(6);
+
+/// Somebody else holds the local file's lock.
+async fn stall(database: TestDatabase) {
+    let mut options = ConnectOptions::new(local_file(&database));
+    options.max_connections(1);
+    let simulated = fast_node().await;
+    let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
+    let key = app.user("ann").await;
+    let somebody = Database::connect(options).await.unwrap();
+    somebody.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+    let later = async {
+        tokio::time::sleep(STALL - Duration::from_millis(400)).await;
+        assert_eq!(ready(&app).await, (200, "ready".to_owned()));
+        app.chat(&key, "llama3.2", "hi").await
+    };
+    let ending = async {
+        tokio::time::sleep(STALL).await;
+        somebody.execute_unprepared("COMMIT").await.unwrap();
+    };
+    let (first, later, ()) = tokio::join!(app.chat(&key, "llama3.2", "hi"), later, ending);
+    assert_eq!((first.status.as_u16(), later.status.as_u16()), (200, 200), "{} {}", first.text(), later.text());
+    assert_eq!(app.rows_once(&key, 2).await.len(), 2);
+    somebody.close().await.unwrap();
+    app.stop().await;
+}
+
 #[actix_rt::test]
 async fn a_local_file_that_is_slow_for_six_seconds_refuses_nobody() {
-    // Longer than a statement may take, and shorter than two.
-    const STALL: Duration = Duration::from_secs(6);
-    let stalled = async |database: TestDatabase| {
-        let mut options = ConnectOptions::new(local_file(&database));
-        options.max_connections(1);
-        let simulated = fast_node().await;
-        let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
-        let key = app.user("ann").await;
-        let somebody = Database::connect(options).await.unwrap();
-        somebody.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
-        let (first, later, ()) = tokio::join!(
-            app.chat(&key, "llama3.2", "hi"),
-            async {
-                tokio::time::sleep(STALL - Duration::from_millis(400)).await;
-                assert_eq!(ready(&app).await, (200, "ready".to_owned()));
-                app.chat(&key, "llama3.2", "hi").await
-            },
-            async {
-                tokio::time::sleep(STALL).await;
-                somebody.execute_unprepared("COMMIT").await.unwrap();
-            }
-        );
-        assert_eq!((first.status.as_u16(), later.status.as_u16()), (200, 200), "{} {}", first.text(), later.text());
-        assert_eq!(app.rows_once(&key, 2).await.len(), 2);
-        somebody.close().await.unwrap();
-        app.stop().await;
-    };
-    join_all(TestDatabase::each().await.into_iter().map(stalled)).await;
+    join_all(TestDatabase::each().await.into_iter().map(stall)).await;
 }
 
 #[actix_rt::test]

@@ -138,7 +138,7 @@ impl Scheduler {
 
     /// Weighs what can be done for a request.
     pub(crate) fn choose(&mut self, plan: &mut Plan, sought: &Sought, now: Time) -> Chosen {
-        // Looked up when the first request needs it, and kept for the others of this plan.
+        // Kept for the others of this plan; a load that it begins changes what is possible.
         if plan.may_load {
             let options = &mut plan.options[usize::from(sought.is_impatient)];
             options.get_or_insert_with(|| self.load_options(sought.model, sought.is_impatient, now));

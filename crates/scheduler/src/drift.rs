@@ -91,7 +91,8 @@ impl Drift {
 /// A measurement this many times above or below what was expected is a surprise.
 const SURPRISE: f64 = 2.0;
 
-/// Tells a change from one odd measurement: several in a row that differ the same way show a change. Positive where more was measured than expected, negative where less was.
+/// Tells a change from one odd measurement: several in a row that differ the same way show a change. How many there were
+/// last; negative where less was measured than expected.
 #[derive(Copy, Clone, Debug, Default, PartialEq)]
 pub(crate) struct Surprises(i32);
 

@@ -194,6 +194,11 @@ impl Scheduler {
         self.requests.insert(id, Box::new(request));
         // 2.
         self.enqueue(id, now);
+        if self.has_no_node(model, self.requests.get(&id).map(Box::as_ref), now) {
+            // By its route, say; nobody looks at it before its turn, and then in vain.
+            self.refuse_without_node(id, now, decisions);
+            return;
+        }
         self.newcomer = Some(id);
         // 4.
         let Some(reason) = objection else { return };

@@ -29,8 +29,6 @@ pub(super) async fn read(
     patience: Duration,
 ) -> Result<Directory, DbErr> {
     let mut connection = begin(db.get_postgres_connection_pool(), patience).await.map_err(failed)?;
-    // Whoever gives up in the middle leaves the rest of the answer on it.
-    connection.close_on_drop();
     let pieces = copied(&mut connection, "users", USER).await?;
     let directory = take_up(directory, pieces, |piece: &Vec<u8>, directory| {
         each_row(piece, |fields| {
@@ -69,6 +67,8 @@ pub(super) async fn read(
 /// A connection in a transaction that sees one moment, and whose statements may take long.
 async fn begin(pool: &PgPool, patience: Duration) -> sqlx::Result<PoolConnection<Postgres>> {
     let mut connection = pool.acquire().await?;
+    // Whoever gives up in the middle leaves the transaction on it, and the rest of an answer.
+    connection.close_on_drop();
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL statement_timeout = {}",
         patience.as_millis()

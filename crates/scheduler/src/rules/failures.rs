@@ -286,3 +286,13 @@ fn a_route_that_only_a_node_has_that_is_away_may_be_asked_for_again() {
     let refused = scheduler.handle(by(3, 7), at(0));
     assert_eq!(reasons(&refused), [(3, RefusalReason::NoRoute)]);
 }
+
+#[test]
+fn a_route_that_no_node_has_is_refused_at_once_however_many_wait() {
+    let mut scheduler = nodes(&[1]);
+    scheduler.handle(Event::Routes { node: NodeId(0), routes: RouteSet::ALL.without(Route(7)) }, at(0));
+    (1..100).for_each(|id| drop(scheduler.handle(arrived(id, &format!("user {id}"), "m"), at(0))));
+    let odd = Arrival { route: Route(7), ..arrival(100, "z", "m") };
+    let refused = reasons(&scheduler.handle(Event::Arrived(odd), at(0)));
+    assert_eq!(refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [100]);
+}

@@ -8,7 +8,7 @@ use crate::http::csv::{as_text, lines};
 use crate::http::error::ApiError;
 use crate::store::{Dimension, Group, Label, Report, Store};
 
-/// Groups that are held at a time. For each page the database sums up the rest, so that small ones would cost.
+/// Groups that are held at a time. What a page costs besides its groups, it costs again for each page.
 const PAGE: u64 = 5000;
 
 const SUMS: [&str; 10] = [
