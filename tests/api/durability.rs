@@ -6,6 +6,7 @@ use std::time::Duration;
 use awc::http::Method;
 use futures_util::future::join_all;
 use ollama_gateway::store::{DatabaseSettings, Store, StoreError};
+use ollama_sim::{SimConfig, SimNode};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -48,14 +49,20 @@ fn local_file(database: &TestDatabase) -> String {
 async fn while_the_local_file_cannot_be_written_no_answer_is_complete_and_nothing_is_admitted() {
     for database in TestDatabase::each().await {
         let file = local_file(&database);
-        let simulated = fast_node().await;
+        let config = SimConfig { tokens_per_second: 100.0, ..SimConfig::warm() };
+        let simulated = SimNode::start(config).await.unwrap();
         let app = spawn_app_with(vec![node("a", simulated.url(), 4)], database, |_| {}).await;
         let key = app.user("ann").await;
         let operator = operator(&file).await;
         operator.execute_unprepared("ALTER TABLE usage RENAME TO elsewhere").await.unwrap();
 
-        let streamed = stream_body("llama3.2", "[[n=5]] hi");
-        let (plain, stream) = tokio::join!(app.chat(&key, "llama3.2", "[[n=5]] hi"), app.exchange(&key, &streamed));
+        // Both are admitted before the first of them cannot be recorded.
+        let streamed = stream_body("llama3.2", "[[n=60]] hi");
+        let plain = async {
+            wait_for("the stream is at its node", async || simulated.stats().in_flight == 1).await;
+            app.chat(&key, "llama3.2", "[[n=5]] hi").await
+        };
+        let (plain, stream) = tokio::join!(plain, app.exchange(&key, &streamed));
 
         assert_eq!(error_of(&plain, 503)["code"], "storage_unavailable");
         assert_eq!(plain.header("retry-after"), Some("5"));
