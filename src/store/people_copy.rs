@@ -67,16 +67,21 @@ impl Store {
         within_deadline(Box::pin(copy)).await
     }
 
-    /// Makes a new copy, as of the line `seq` of the log or later. Up to `BATCH` users and keys it is made at one stroke; a
-    /// longer one counts only once it is whole.
+    /// Makes a new copy, as of the line `seq` of the log or later. Up to `BATCH` users and keys, before and after, it is made at
+    /// one stroke; a longer one counts only once it is whole.
     pub(super) async fn copy_everybody(&self, seq: i64) -> Result<(), StoreError> {
         let copy = async {
             let users = self.page_of::<user::Entity>(user::Column::Id, None).await?;
             let keys = self.page_of::<key::Entity>(key::Column::Id, None).await?;
             let digests = self.page_of::<key_digest::Entity>(key_digest::Column::Digest, None).await?;
             let is_short = users.len() < BATCH && keys.len() < BATCH && digests.len() < BATCH;
+            // Those who are there may be many, and are deleted at the same stroke.
+            let replaces_few = is_short
+                && has_few::<user::Entity>(&self.local.db, user::Column::Id).await?
+                && has_few::<key::Entity>(&self.local.db, key::Column::Id).await?
+                && has_few::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
             let is_whole = Copy { seq: Some(seq), is_whole: true };
-            if is_short {
+            if replaces_few {
                 let people = People { users, keys, digests };
                 return within_deadline(replace(&self.local.db, &people, is_whole)).await;
             }
@@ -122,6 +127,15 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Whether a table has no more rows than one transaction deletes.
+async fn has_few<E: EntityTrait>(local: &DatabaseConnection, key: E::Column) -> Result<bool, StoreError>
+where
+    E::Model: Send + Sync,
+{
+    let more = E::find().order_by_asc(key).offset(BATCH as u64).one(local);
+    Ok(within_deadline(more).await?.is_none())
 }
 
 /// Deletes all rows of a table, some at a time.
@@ -201,6 +215,11 @@ mod tests {
             assert_eq!(user::Entity::find().count(&store.local.db).await.unwrap(), users as u64);
             assert_eq!(store.people_copy().await.unwrap(), Copy { seq: Some(7), is_whole: true });
         }
+        // Few take the place of many.
+        user::Entity::delete_many().filter(user::Column::Id.ne("user-1")).exec(&store.db).await.unwrap();
+        store.copy_everybody(8).await.unwrap();
+        assert_eq!(user::Entity::find().count(&store.local.db).await.unwrap(), 1);
+        assert_eq!(store.people_copy().await.unwrap(), Copy { seq: Some(8), is_whole: true });
         store.close().await;
     }
 }
