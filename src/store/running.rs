@@ -1,7 +1,7 @@
 //! Keeps notes of the running requests, from which usage is recovered if the process dies.
 //!
 //! Each request notes the row that it would leave: when it is admitted, when a node gets it, and about once a second
-//! while it runs. The writer puts notes that are a few milliseconds old into the table `running`, together with the rows
+//! while it runs. The writer puts notes that are some milliseconds old into the table `running`, together with the rows
 //! of that moment. A request that ends earlier, as most do on a fast node, is never written there. At the next start,
 //! whatever is in the table becomes usage with the status `interrupted`. If a note has outlived its request, the row of
 //! the request is there already and wins.
@@ -23,7 +23,7 @@ use super::usage_row::{Status, UsageRow, insert_rows};
 
 /// The age at which notes are written, unless somebody waits for one; none gets twice as old. If the gateway dies before,
 /// a request whose client has seen nothing yet leaves no trace.
-const AGE: Duration = Duration::from_millis(4);
+const AGE: Duration = Duration::from_millis(25);
 /// Notes of one transaction: SQLite limits how many values a statement has.
 const BATCH: usize = 10_000;
 /// Rows of one statement at the start, for the same reason.
