@@ -39,7 +39,7 @@ struct Wall {
 impl Clock {
     /// Starts counting the uptime.
     pub fn start() -> Self {
-        let now = system();
+        let now = since_epoch();
         // Counted from the last whole millisecond of the wall clock, which would be up to two behind otherwise.
         let started = since_boot().saturating_sub(Duration::from_nanos(u64::from(now.subsec_nanos() % 1_000_000)));
         // It lives as long as the process, so every copy can refer to it.
@@ -85,7 +85,7 @@ impl Clock {
 
     /// By how much the system's clock is ahead, in milliseconds.
     pub fn behind_ms(&self) -> i64 {
-        whole_ms(system()).saturating_sub(self.now().unix_ms)
+        whole_ms(since_epoch()).saturating_sub(self.now().unix_ms)
     }
 
     /// Sets the wall clock forward, or back if `by_ms` is negative.
@@ -105,8 +105,9 @@ fn since_boot() -> Duration {
     seconds.saturating_add(Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default()))
 }
 
+/// The system's clock, which may jump; only for what is shown to people.
 #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
-fn system() -> Duration {
+pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
@@ -175,7 +176,7 @@ mod tests {
             std::thread::sleep(Duration::from_micros(130));
             let clock = Clock::start();
             std::thread::sleep(Duration::from_micros(370));
-            let (before, now, after) = (whole_ms(system()), clock.now().unix_ms, whole_ms(system()));
+            let (before, now, after) = (whole_ms(since_epoch()), clock.now().unix_ms, whole_ms(since_epoch()));
             now < before || now > after
         };
         // Somebody else may have the processor between two looks at the clocks.

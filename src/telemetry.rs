@@ -2,19 +2,20 @@
 //!
 //! A busy gateway ends thousands of requests a second, with a line for each. So lines are collected and written
 //! together: every [`FLUSH`] at the latest, and at once for warnings and errors.
-use std::fmt::{self, Debug};
 use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tracing::field::Field;
 use tracing::{Level, Metadata};
-use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
-use tracing_subscriber::fmt::{MakeWriter, format};
+use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+mod plain;
+
+use plain::{LineTime, PlainFields};
 
 /// How long a line may wait to be written.
 const FLUSH: Duration = Duration::from_millis(50);
@@ -86,29 +87,14 @@ impl LogSettings {
             tracing_subscriber::fmt().with_max_level(Level::TRACE).with_ansi(has_colours).with_writer(lines.clone());
         let installed = match self.format {
             Format::Text if has_colours => builder.finish().with(filter).try_init(),
-            // The library's own fields cost twice as much, as each name is painted in no colour.
             Format::Text => {
-                builder.fmt_fields(format::debug_fn(plain_field).delimited(" ")).finish().with(filter).try_init()
+                builder.fmt_fields(PlainFields).with_timer(LineTime::default()).finish().with(filter).try_init()
             }
             Format::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
         };
         drop(installed);
         LogFlusher(lines)
     }
-}
-
-/// Writes a field as `name=value`, and the message as it is, unless it has control characters, which could deceive whoever
-/// reads the log on a terminal.
-fn plain_field(line: &mut format::Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
-    if field.name() != "message" {
-        line.write_str(field.name())?;
-        return write!(line, "={value:?}");
-    }
-    let message = format!("{value:?}");
-    if !message.contains(char::is_control) {
-        return line.write_str(&message);
-    }
-    write!(line, "{}", message.escape_debug())
 }
 
 /// Lines that have not been written yet.
@@ -213,15 +199,41 @@ mod tests {
         let written = |log: &dyn Fn(Lines) -> tracing::Dispatch, message: &str| {
             let lines = Lines::default();
             tracing::dispatcher::with_default(&log(lines.clone()), || {
-                tracing::info!(user = "ann \"a\"", model = %"m:1", code = 200, late = None::<u64>, "{message}");
+                let late = None::<u64>;
+                tracing::info!(user = "ann \"a\"", name = "é\n", plain = "a b", model = %"m:1", late, "{message}");
+                tracing::info!(code = 200_u16, below = -1, share = 0.5, is_stream = true, list = ?[1, 2], message);
             });
             String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap()
         };
         let builder = |lines| tracing_subscriber::fmt().with_ansi(false).without_time().with_writer(lines);
-        let ours = |lines| builder(lines).fmt_fields(format::debug_fn(plain_field).delimited(" ")).finish().into();
+        let ours = |lines| builder(lines).fmt_fields(PlainFields).finish().into();
         let theirs = |lines| builder(lines).finish().into();
 
         assert_eq!(written(&ours, "it ended"), written(&theirs, "it ended"));
-        assert!(!written(&ours, "red \u{1b}[31m\nsecond line").trim_end().contains(char::is_control));
+        assert_eq!(written(&ours, "it ended \"\\"), written(&theirs, "it ended \"\\"));
+        let deceiving = written(&ours, "red \u{1b}[31m\nsecond line");
+        assert_eq!(deceiving.matches(char::is_control).count(), 2, "one at the end of each line: {deceiving}");
+    }
+
+    #[test]
+    fn a_line_begins_with_its_time() {
+        let lines = Lines::default();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(lines.clone());
+        let before = crate::clock::since_epoch();
+        tracing::subscriber::with_default(log.with_timer(LineTime::default()).finish(), || {
+            tracing::info!("one");
+            tracing::info!("two");
+        });
+        let after = crate::clock::since_epoch();
+        let written = String::from_utf8(std::mem::take(&mut *lines.0.lock().unwrap())).unwrap();
+        assert_eq!(written.lines().count(), 2);
+        for line in written.lines() {
+            let text = line.split(' ').next().unwrap();
+            let at = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).unwrap();
+            let nanos = u128::try_from(at.unix_timestamp_nanos()).unwrap();
+            // It is cut to microseconds.
+            assert!((before.as_nanos() - 1_000..=after.as_nanos()).contains(&nanos), "{text}");
+            assert_eq!(text.len(), "2026-11-28T13:20:57.123456Z".len(), "{text}");
+        }
     }
 }
