@@ -27,7 +27,8 @@ pub(super) async fn carry<B: MessageBody + 'static>(
     let Some((draft, store)) = draft_of(&request, id) else { return next.call(request).await };
     request.extensions_mut().insert(draft.clone());
     let response = draft.clone().carry(next.call(request)).await?;
-    if let Err(error) = store.end_audited(&draft, response.status().as_u16()).await {
+    // Boxed, because every request has room for this future, and few need it.
+    if let Err(error) = Box::pin(store.end_audited(&draft, response.status().as_u16())).await {
         tracing::error!(request_id = %id, %error, "how a change by an administrator ended could not be written to the audit log");
     }
     Ok(response)

@@ -45,8 +45,7 @@ impl Meters {
     /// Opens the account of a request.
     pub fn start(&self, admission: Admission) -> Meter {
         self.metrics.entered(admission.endpoint, &admission.listed_model);
-        let open = OpenAccount::new(admission);
-        Meter { meters: self.clone(), open: Some(open) }
+        Meter { meters: self.clone(), open: Some(Box::new(OpenAccount::new(admission))) }
     }
 }
 
@@ -55,7 +54,7 @@ impl Meters {
 pub struct Meter {
     meters: Meters,
     /// `None` once settled.
-    open: Option<OpenAccount>,
+    open: Option<Box<OpenAccount>>,
 }
 
 impl Meter {
@@ -226,7 +225,7 @@ impl Meter {
 
     /// How many tokens a node may claim for the request.
     pub(super) fn claim_bounds(&self) -> ClaimBounds {
-        self.open.as_ref().map(OpenAccount::claim_bounds).unwrap_or_default()
+        self.open.as_ref().map(|open| open.claim_bounds()).unwrap_or_default()
     }
 
     /// Cancelled when the request must end: somebody stopped it, or its key was revoked.
@@ -271,15 +270,15 @@ impl Meter {
         self.count(&open, &row, status, code);
         // A request that a node rejects has cost that node something, so it counts.
         let is_refusal = status == Status::Refused && open.node.is_none();
-        let Admission { access, permit, trace, .. } = open.admission;
-        match open.reserved {
+        let OpenAccount { admission: Admission { access, permit, trace, .. }, reserved, waiting_since, .. } = *open;
+        match reserved {
             Some(reserved) if is_refusal => access.cancel(reserved, now),
             Some(reserved) => access.settle(reserved, row.prompt_tokens.saturating_add(row.completion_tokens), now),
             None => {}
         }
         let trace_id = trace.as_ref().map(Trace::id);
         if let Some(trace) = trace {
-            if let Some(since) = open.waiting_since {
+            if let Some(since) = waiting_since {
                 trace.waited(since, now.uptime, false);
             }
             trace.finish(closing(&row, code, status));
