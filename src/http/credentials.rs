@@ -1,13 +1,16 @@
 //! What does a request present to be let in: a key, a session, or nothing?
 use actix_web::HttpRequest;
 use actix_web::http::Method;
-use actix_web::http::header::{AUTHORIZATION, HeaderMap};
+use actix_web::http::header::{AUTHORIZATION, HeaderMap, HeaderName};
 use actix_web::web::Data;
 
 use super::cookies::{count_on, is_of_console, token_of};
 use super::error::ApiError;
 use super::sessions::{Session, Sessions};
 use crate::relay::Meters;
+
+/// Where a key may stand by itself, as Anthropic's and Azure's clients send it.
+const PLAIN: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
 /// What a request presents.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +67,7 @@ pub(super) fn key_of(headers: &HeaderMap) -> Result<Option<&str>, ApiError> {
     let mut found: Option<&str> = None;
     let mut has_other_scheme = false;
     let bearers = headers.get_all(AUTHORIZATION).map(|value| (value, true));
-    let plain = ["x-api-key", "api-key"].into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
+    let plain = PLAIN.into_iter().flat_map(|name| headers.get_all(name).map(|value| (value, false)));
     for (value, is_bearer) in bearers.chain(plain) {
         let text = value
             .to_str()

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use actix_web::web::Bytes;
 use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde_json::json;
@@ -32,6 +32,12 @@ use scheduler::{Event, Membership, Scheduler};
 
 /// Headers that name the version and the beta features of Anthropic's API that a client uses.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
+/// What an answer tells of its way through the gateway.
+const NODE: HeaderName = HeaderName::from_static("x-gateway-node");
+const QUEUE_MS: HeaderName = HeaderName::from_static("x-gateway-queue-ms");
+const QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gateway-queue-position");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
+const EXPECTED_MS: HeaderName = HeaderName::from_static("x-gateway-expected-ms");
 /// `Retry-After` for a client that asks before any node has answered.
 const UNHEARD_RETRY: Duration = Duration::from_secs(5);
 /// How often a request asks for a larger share of its limits before it is refused.
@@ -352,7 +358,7 @@ fn respond(endpoint: Endpoint, answer: Answer, access: &Access, now: Moment) -> 
         Content::Plain { status, body } => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
             let mut response = HttpResponse::build(status);
-            response.insert_header((CONTENT_TYPE, "application/json"));
+            response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")));
             if status.is_client_error() {
                 // The node refused the request itself, and so would any other.
                 response.insert_header(("x-should-retry", "false"));
@@ -374,23 +380,22 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
     let lines = endpoint.dialect() == Dialect::Ollama;
     let content_type = if lines { "application/x-ndjson" } else { "text/event-stream; charset=utf-8" };
     let mut response = HttpResponse::Ok();
-    response.insert_header((CONTENT_TYPE, content_type));
-    response.insert_header((CACHE_CONTROL, "no-cache"));
+    response.insert_header((CONTENT_TYPE, HeaderValue::from_static(content_type)));
+    response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-cache")));
     // Tells an nginx in front of the gateway to pass on each frame at once.
-    response.insert_header(("x-accel-buffering", "no"));
+    response.insert_header((HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no")));
     response
 }
 
 fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    let name = HeaderName::from_static;
-    response.insert_header((name("x-gateway-node"), &*served.node));
-    response.insert_header((name("x-gateway-queue-ms"), millis(served.queued)));
+    response.insert_header((NODE, &*served.node));
+    response.insert_header((QUEUE_MS, HeaderValue::from(millis(served.queued))));
     if let Some(ahead) = served.ahead {
-        response.insert_header((name("x-gateway-queue-position"), ahead));
+        response.insert_header((QUEUE_POSITION, HeaderValue::from(ahead)));
     }
-    response.insert_header((name("x-gateway-attempts"), served.attempts));
+    response.insert_header((ATTEMPTS, HeaderValue::from(served.attempts)));
     if let Some(expected) = served.expected {
-        response.insert_header((name("x-gateway-expected-ms"), millis(expected)));
+        response.insert_header((EXPECTED_MS, HeaderValue::from(millis(expected))));
     }
 }

@@ -123,17 +123,10 @@ fn unfinished<'a>(endpoint: Endpoint, object: &Object<'a>) -> Result<Vec<Missing
         }
         Endpoint::ChatCompletions | Endpoint::Completions => {
             let choices = object.present("choices").map_or("[]", RawValue::get);
-            let choices: Vec<&RawValue> =
+            let choices: Vec<Object<'a>> =
                 serde_json::from_str(choices).map_err(|_| "`choices` is not a list of choices".to_owned())?;
-            let mut ends = Vec::new();
-            for choice in choices {
-                ends.extend(missing(
-                    Object::parse(choice.get().as_bytes())?.get("finish_reason"),
-                    is_null,
-                    r#""length""#,
-                ));
-            }
-            ends
+            let ends = choices.iter().map(|choice| missing(choice.get("finish_reason"), is_null, r#""length""#));
+            ends.flatten().collect()
         }
         _ => Vec::new(),
     })

@@ -102,7 +102,7 @@ impl Endpoint {
             Self::Messages => "msg_",
             Self::Embeddings | Self::Chat | Self::Generate | Self::Embed | Self::EmbedOne => return String::new(),
         };
-        format!("\"{prefix}{request_id}\"")
+        ["\"", prefix, request_id, "\""].concat()
     }
 }
 

@@ -2,7 +2,7 @@
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{self, HeaderName};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 
 use super::ApiError;
@@ -38,17 +38,25 @@ impl ResponseError for ApiError {
     }
 }
 
+/// The names of what a limit is, what is left of it, and when more becomes available.
+const OF_REQUESTS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const OF_TOKENS: [HeaderName; 3] = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
 /// Adds `x-ratelimit-*` for those limits that the user has.
 pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroom) {
-    let names = [
-        ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"],
-        ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"],
-    ];
-    for (names, room) in names.into_iter().zip([headroom.requests, headroom.tokens]) {
+    for (names, room) in [(OF_REQUESTS, headroom.requests), (OF_TOKENS, headroom.tokens)] {
         let Some(Remaining { limit, left, reset }) = room else { continue };
-        let [limits, remains, resets] = names.map(HeaderName::from_static);
-        response.insert_header((limits, limit));
-        response.insert_header((remains, left));
+        let [limits, remains, resets] = names;
+        response.insert_header((limits, HeaderValue::from(limit)));
+        response.insert_header((remains, HeaderValue::from(left)));
         response.insert_header((resets, go_duration(reset)));
     }
 }
