@@ -144,8 +144,13 @@ impl<'de> Deserialize<'de> for MemberName<'de> {
 
 /// The span of `value` in `text`, which it was parsed from.
 pub(crate) fn span(text: &[u8], value: &RawValue) -> Range<usize> {
-    let start = (value.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-    start..start + value.get().len()
+    part_of(text, value.get())
+}
+
+/// Where `part` is in `text`, of which it is a slice.
+pub(crate) fn part_of(text: &[u8], part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    start..start + part.len()
 }
 
 /// Replacements of spans of one text, applied in one pass.
@@ -186,6 +191,12 @@ impl Splices {
             };
             self.replace(run.start + offset..run.end + offset, "");
         }
+    }
+
+    /// Where a byte comes to stand that no edit replaces.
+    pub(crate) fn moved(&self, at: usize) -> usize {
+        let before = self.edits.iter().filter(|(span, _)| span.end <= at);
+        before.fold(at, |at, (span, with)| at + with.len() - span.len())
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,5 +1,6 @@
 //! What passes through in a stream, and what is changed? In each dialect, from the first frame to the terminal one.
 mod scan;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -12,7 +13,7 @@ use super::endpoint::{Dialect, Endpoint};
 use super::error::ErrorObject;
 use super::frames::{EventData, Frames, Framing, event_data};
 use super::json::Object;
-use super::repeats::{Repeats, is_repetition};
+use super::repeats::is_repetition;
 use super::tally::AnswerProgress;
 
 /// Follows one stream up to its terminal frame (`data: [DONE]`, `"done":true`, `message_stop`, `response.completed`):
@@ -35,14 +36,7 @@ impl StreamEditor {
     /// OpenAI client did not ask for the usage chunk.
     pub fn new(endpoint: Endpoint, request_id: &str, hide_usage: bool) -> Self {
         let framing = if endpoint.dialect() == Dialect::Ollama { Framing::Lines } else { Framing::Events };
-        let scan = Scan {
-            endpoint,
-            id: endpoint.answer_id(request_id),
-            hide_usage,
-            progress: AnswerProgress::default(),
-            repeats: Repeats::default(),
-            events: 0,
-        };
+        let scan = Scan::new(endpoint, endpoint.answer_id(request_id), hide_usage);
         let limit = StreamLimit { output: None, prompt: 0 };
         Self { frames: Frames::new(framing), scan, limit, is_cut: false, last: Bytes::new(), terminal_at: 0 }
     }

@@ -1,10 +1,13 @@
 //! What does one frame of a stream say, and how much of it passes through? In each dialect.
+use std::ops::Range;
+
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::template::Template;
 use crate::endpoint::{Dialect, Endpoint};
 use crate::frames::{EventData, event_data};
-use crate::json::{Object, Splices, span};
+use crate::json::{Object, Splices, part_of, span};
 use crate::repeats::Repeats;
 use crate::tally::AnswerProgress;
 use crate::text::{text_len, written};
@@ -21,14 +24,53 @@ pub(super) struct Scan {
     pub(super) repeats: Repeats,
     /// Events so far, for dialects that number them.
     pub(super) events: u64,
+    pub(super) template: Template,
+    seen: Seen,
+}
+
+/// What the frame has in it.
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    texts: usize,
+    /// Where the last of them is.
+    text: Range<usize>,
+    has_usage: bool,
 }
 
 impl Scan {
+    /// At the beginning of a stream, whose answer gets this id: a JSON string with its quotes.
+    pub(super) fn new(endpoint: Endpoint, id: String, hide_usage: bool) -> Self {
+        Self {
+            endpoint,
+            id,
+            hide_usage,
+            progress: AnswerProgress::default(),
+            repeats: Repeats::default(),
+            events: 0,
+            template: Template::default(),
+            seen: Seen::default(),
+        }
+    }
+
     /// Reads a frame and appends to `out` the part that passes through.
     pub(super) fn frame(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
         if self.endpoint.dialect() == Dialect::Ollama {
             return self.line(frame, out);
         }
+        match self.template.text_of(frame) {
+            Some(text) => {
+                self.template.fill(text, out);
+                self.events += 1;
+                self.progress.token_chunks += 1;
+                self.count(text);
+                Ok(())
+            }
+            None => self.event(frame, out),
+        }
+    }
+
+    /// Reads an event that is not like the template.
+    fn event(&mut self, frame: &[u8], out: &mut Vec<u8>) -> Result<(), StreamFault> {
         let data = match event_data(frame) {
             EventData::None if is_comment(frame) => {
                 out.extend_from_slice(frame);
@@ -48,12 +90,22 @@ impl Scan {
         if let Some(error) = object.present("error") {
             return Err(StreamFault::Node(error.get().chars().take(300).collect()));
         }
+        let tokens_before = self.progress.token_chunks;
+        self.seen = Seen::default();
+        self.events += 1;
         let splices = match self.endpoint {
             Endpoint::Messages | Endpoint::Responses => Some(self.typed_event(frame, &frame[data], &object)?),
             _ => self.chunk(frame, &frame[data], offset, &object)?,
         };
         if let Some(splices) = splices {
+            let Seen { texts, text, has_usage } = self.seen.clone();
+            let (edited_from, moved) = (out.len(), splices.moved(text.start));
             splices.apply(frame, out);
+            let AnswerProgress { token_chunks, done, .. } = self.progress;
+            if texts == 1 && !has_usage && !done && token_chunks == tokens_before + 1 {
+                let moved = moved..moved + text.len();
+                self.template.learn((frame, text), (&out[edited_from..], moved));
+            }
         }
         Ok(())
     }
@@ -74,7 +126,7 @@ impl Scan {
         if choices.iter().any(ChunkChoice::has_token) {
             self.progress.token_chunks += 1;
         }
-        self.take_text(object.present("choices").map_or("", RawValue::get));
+        self.take_text(frame, object.present("choices").map_or("", RawValue::get));
         // Before the last chunk, a usage only shows the progress, which the chunks themselves show too.
         if choices.is_empty() || choices.iter().any(ChunkChoice::is_last) {
             self.report(Usage::of(self.endpoint, object));
@@ -94,7 +146,6 @@ impl Scan {
 
     /// Edits Anthropic's events and those of `/v1/responses`, which carry their type.
     fn typed_event(&mut self, frame: &[u8], data: &[u8], object: &Object<'_>) -> Result<Splices, StreamFault> {
-        self.events += 1;
         let mut splices = Splices::default();
         let usage = |inner: &Object<'_>| {
             inner.present("usage").map(|usage| Usage::parse(self.endpoint, usage)).unwrap_or_default()
@@ -122,7 +173,7 @@ impl Scan {
             "response.failed" => return Err(StreamFault::Node("the response failed".to_owned())),
             kind if kind == "content_block_delta" || (kind.starts_with("response.") && kind.ends_with(".delta")) => {
                 self.progress.token_chunks += 1;
-                self.take_text(std::str::from_utf8(data).unwrap_or_default());
+                self.take_text(frame, std::str::from_utf8(data).unwrap_or_default());
             }
             _ => {}
         }
@@ -154,7 +205,7 @@ impl Scan {
         if let Some(error) = object.present("error") {
             return Err(StreamFault::Node(error.get().chars().take(300).collect()));
         }
-        self.take_text(std::str::from_utf8(line).unwrap_or_default());
+        self.take_text(line, std::str::from_utf8(line).unwrap_or_default());
         if object.get("done").is_some_and(|done| done.get() == "true") {
             self.report(Usage::of_native(self.endpoint, &object));
             self.progress.done = true;
@@ -165,18 +216,25 @@ impl Scan {
         Ok(())
     }
 
-    /// Counts the text in a part of the answer.
-    fn take_text(&mut self, json: &str) {
-        written(json, |raw| {
-            if raw != "\"\"" {
-                self.progress.text_bytes = self.progress.text_bytes.saturating_add(text_len(raw) as u64);
-                self.repeats.take(raw);
-            }
+    /// Counts the text in a part of a frame.
+    fn take_text(&mut self, frame: &[u8], part: &str) {
+        written(part, |text| {
+            (self.seen.texts, self.seen.text) = (self.seen.texts + 1, part_of(frame, text));
+            self.count(text);
         });
+    }
+
+    /// Counts a text, a JSON string with its quotes.
+    fn count(&mut self, text: &str) {
+        if text != "\"\"" {
+            self.progress.text_bytes = self.progress.text_bytes.saturating_add(text_len(text) as u64);
+            self.repeats.take(text);
+        }
     }
 
     /// Usage may come in pieces; a later number takes precedence.
     fn report(&mut self, usage: Usage) {
+        self.seen.has_usage = true;
         let whole = usage.or(self.progress.usage.unwrap_or_default());
         if whole != Usage::default() {
             self.progress.usage = Some(whole);

@@ -81,6 +81,19 @@ fn nothing_behind_done_is_passed_on() {
     assert_eq!(text, "data: [DONE]\n\n");
 }
 
+/// Frames that are alike but for a text, and some that are not.
+fn some_frame() -> impl Strategy<Value = String> {
+    let text = prop_oneof![r#"[a-z é"\\\\/n]{0,4}"#, r#"(\\\\[nt"u]|[a-z0-9 ]){0,5}"#, Just("\u{1}".to_owned())];
+    (0..6, 0..3, text).prop_map(|(kind, created, text)| match kind {
+        0 => format!("data: {{\"id\":\"x\",\"model\":\"m\",\"created\":{created},\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}}}}],\"usage\":null}}\n\n"),
+        1 => format!("data: {{\"choices\":[{{\"text\":\"{text}\",\"finish_reason\":null}}],\"id\":\"longer\"}}\n\n"),
+        2 => format!("data: {{\"type\":\"content_block_delta\",\"delta\":{{\"text\":\"{text}\"}}}}\n\n"),
+        3 => format!("data: {{\"type\":\"response.output_text.delta\",\"sequence_number\":{created},\"delta\":\"{text}\"}}\n\n"),
+        4 => format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\",\"reasoning\":\"b\"}}}}],\"usage\":{{\"total_tokens\":{created}}}}}\n\n"),
+        _ => format!("data: {{\"choices\":[{{\"delta\":{{\"content\":\"{text}\"}},\"finish_reason\":\"stop\"}}],\"usage\":{{\"prompt_tokens\":{created}}}}}\n\n"),
+    })
+}
+
 proptest! {
     #[test]
     fn any_chunking_gives_the_same_stream(cuts in proptest::collection::vec(0usize..STREAM.len(), 0..12), hide: bool) {
@@ -95,6 +108,29 @@ proptest! {
         }
         chunks.push(&STREAM.as_bytes()[from..]);
         prop_assert_eq!(whole, run(hide, &chunks));
+    }
+
+    /// A frame that is like one before is not parsed, and nobody can tell.
+    #[test]
+    fn a_template_changes_nothing(frames in proptest::collection::vec(some_frame(), 1..30), one: bool, dialect in 0..4usize, hide: bool) {
+        let endpoint = [Endpoint::ChatCompletions, Endpoint::Completions, Endpoint::Messages, Endpoint::Responses][dialect];
+        // Often the same kind in a row, as in real streams.
+        let frames: Vec<&String> = if one { frames.iter().cycle().take(60).collect() } else { frames.iter().collect() };
+        let mut quick = StreamEditor::new(endpoint, "new", hide);
+        let mut careful = StreamEditor::new(endpoint, "new", hide);
+        for frame in frames {
+            let (mut passed, mut expected) = (Vec::new(), Vec::new());
+            let result = quick.push(Bytes::from(frame.clone()), &mut passed);
+            careful.scan.template = Default::default();
+            let careful_result = careful.push(Bytes::from(frame.clone()), &mut expected);
+            prop_assert_eq!(String::from_utf8_lossy(&passed), String::from_utf8_lossy(&expected));
+            prop_assert_eq!(quick.progress(), careful.progress());
+            prop_assert_eq!(&result, &careful_result);
+            prop_assert_eq!(quick.scan.events, careful.scan.events);
+            if result.is_err() {
+                break;
+            }
+        }
     }
 
     #[test]
@@ -339,4 +375,25 @@ fn a_stream_that_the_token_repeat_guard_broke_off_is_whole() {
     // With fewer pieces, or with half a frame, the stream just broke.
     assert!(!repeated(Endpoint::Chat, line, 20, "").0);
     assert!(!repeated(Endpoint::Chat, line, 31, "{\"mod").0);
+}
+
+#[test]
+fn frames_that_are_alike_are_not_parsed_again() {
+    let mut editor = StreamEditor::new(Endpoint::ChatCompletions, "new", true);
+    let frame = |text: &str| {
+        format!(
+            "data: {{\"id\":\"c-1\",\"model\":\"m\",\"choices\":[{{\"delta\":{{\"content\":{text}}}}}],\"usage\":null}}\n\n"
+        )
+    };
+    let mut out = Vec::new();
+    editor.push(frame("\"one\"").into(), &mut out).unwrap();
+    let next = frame("\" two \\u00e9\\n\"");
+    assert_eq!(editor.scan.template.text_of(next.as_bytes()), Some("\" two \\u00e9\\n\""));
+    assert_eq!(editor.scan.template.text_of(frame("7").as_bytes()), None);
+    out.clear();
+    editor.push(next.into(), &mut out).unwrap();
+    let expected = "data: {\"id\":\"chatcmpl-new\",\"model\":\"m\",\"choices\":[{\"delta\":{\"content\":\" two \\u00e9\\n\"}}]}\n\n";
+    assert_eq!(String::from_utf8_lossy(&out), expected);
+    assert_eq!(editor.progress().token_chunks, 2);
+    assert_eq!(editor.progress().text_bytes, 3 + 8);
 }
