@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 use self::table::text_of;
 use crate::http::auth::Admin;
 use crate::http::error::ApiError;
+use crate::http::reads::Reads;
 use crate::http::time::moment;
 use crate::http::usage::{PageQuery, bad_cursor, cursor};
 use crate::http::{answers, csv};
@@ -272,6 +273,7 @@ pub async fn report(
     accounts: Data<Accounts>,
     store: Data<Store>,
     recorder: Data<Recorder>,
+    reads: Data<Reads>,
     request: HttpRequest,
     query: Query<ReportQuery>,
 ) -> Result<HttpResponse, ApiError> {
@@ -282,13 +284,14 @@ pub async fn report(
     }
     if csv::is_asked_for(request.headers(), query.format.as_deref(), query.limit, query.after.as_deref())? {
         recorder.flush().await;
-        return table::answer(store.as_ref().clone(), report).await;
+        return table::answer(store.as_ref().clone(), report, reads.into_inner()).await;
     }
     // Arguments are checked before the flush, which costs everybody a write.
     let page = query.page();
     let limit = page.limit()?;
     let after = page.after()?.map(|cursor| place_of(&cursor, &report.group_by)).transpose()?;
     recorder.flush().await;
+    let _turn = reads.report().await?;
     let (groups, more, total) = store.report_page_and_total(&report, after.as_deref(), limit).await?;
     let next = groups.last().filter(|_| more).and_then(|group| cursor_of(&report.group_by, group));
     let data = groups.iter().map(|group| ReportGroup::new(&report.group_by, group)).collect();

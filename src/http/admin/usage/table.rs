@@ -1,4 +1,6 @@
 //! A whole report as CSV (RFC 4180), read from the database page by page as the client takes it.
+use std::sync::Arc;
+
 use actix_web::HttpResponse;
 use bytes::Bytes;
 use time::OffsetDateTime;
@@ -6,6 +8,7 @@ use time::OffsetDateTime;
 use crate::http::csv;
 use crate::http::csv::{as_text, lines};
 use crate::http::error::ApiError;
+use crate::http::reads::Reads;
 use crate::store::{Dimension, Group, Label, Report, Store};
 
 /// Groups that are held at a time. What a page costs besides its groups, it costs again for each page.
@@ -27,6 +30,7 @@ const SUMS: [&str; 10] = [
 /// What of a report is still to come.
 struct Pages {
     store: Store,
+    reads: Arc<Reads>,
     report: Report,
     after: Option<Vec<Label>>,
     has_ended: bool,
@@ -36,9 +40,9 @@ struct Pages {
 ///
 /// # Errors
 /// When the database fails.
-pub(super) async fn answer(store: Store, report: Report) -> Result<HttpResponse, ApiError> {
+pub(super) async fn answer(store: Store, report: Report, reads: Arc<Reads>) -> Result<HttpResponse, ApiError> {
     let headings = headings(&report.group_by)?;
-    let mut pages = Pages { store, report, after: None, has_ended: false };
+    let mut pages = Pages { store, reads, report, after: None, has_ended: false };
     csv::answer("usage", headings, async move || pages.next().await).await
 }
 
@@ -47,6 +51,8 @@ impl Pages {
         if self.has_ended {
             return Ok(None);
         }
+        // For each page, as a client may take its time with them.
+        let _turn = self.reads.report().await?;
         let (groups, more) = self.store.report_page(&self.report, self.after.as_deref(), PAGE).await?;
         self.has_ended = !more;
         self.after = groups.last().map(|group| group.labels.clone());
