@@ -63,15 +63,24 @@ pub fn rate_limit_headers(response: &mut HttpResponseBuilder, headroom: &Headroo
 
 /// A duration as Go writes it, without fractions: `250ms`, `59s`, `6m0s`, `2h5m0s`.
 fn go_duration(duration: Duration) -> String {
+    let mut text = String::new();
+    let mut put = |number: u128, unit: &str| {
+        text.push_str(itoa::Buffer::new().format(number));
+        text.push_str(unit);
+    };
     if duration < Duration::from_secs(1) {
-        return format!("{}ms", duration.as_millis());
+        put(duration.as_millis(), "ms");
+        return text;
     }
     let seconds = duration.as_millis().div_ceil(1000);
-    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
-        (0, 0, seconds) => format!("{seconds}s"),
-        (0, minutes, seconds) => format!("{minutes}m{seconds}s"),
-        (hours, minutes, seconds) => format!("{hours}h{minutes}m{seconds}s"),
+    if seconds >= 3600 {
+        put(seconds / 3600, "h");
     }
+    if seconds >= 60 {
+        put(seconds / 60 % 60, "m");
+    }
+    put(seconds % 60, "s");
+    text
 }
 
 #[cfg(test)]
