@@ -98,12 +98,14 @@ pub(crate) fn follow_on_sqlite(statements: &str) -> String {
     )
 }
 
-/// What comes before and after the inserts of a transaction. Only rows that were really inserted are beyond the place, so
+/// The statements before and after the inserts of a transaction. Only rows that were really inserted are beyond the place, so
 /// a row that existed already is not counted again.
-pub(crate) fn sum_up_on_sqlite(add_rows: impl Fn(&str) -> String) -> (&'static str, String) {
+pub(crate) fn sum_up_on_sqlite(add_rows: impl Fn(&str) -> String) -> (&'static str, Vec<String>) {
+    let add = add_rows("usage WHERE rowid > (SELECT place FROM summing)");
+    let add = add.split(';').map(str::trim).filter(|statement| !statement.is_empty());
     (
         "INSERT INTO summing (place) SELECT coalesce(max(rowid), 0) FROM usage",
-        format!("{} DELETE FROM summing", add_rows("usage WHERE rowid > (SELECT place FROM summing)")),
+        add.chain(["DELETE FROM summing"]).map(str::to_owned).collect(),
     )
 }
 

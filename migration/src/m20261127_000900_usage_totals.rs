@@ -21,8 +21,8 @@ pub fn follow_rollups_on_sqlite() -> String {
     rollups::follow_on_sqlite(&format!("{} {}", BY_GROUP.add_new_on_sqlite(), add_new_on_sqlite()))
 }
 
-/// What comes before and after the inserts of a SQLite transaction.
-pub fn sum_up_on_sqlite() -> (&'static str, String) {
+/// The statements before and after the inserts of a SQLite transaction.
+pub fn sum_up_on_sqlite() -> (&'static str, Vec<String>) {
     rollups::sum_up_on_sqlite(add_rows)
 }
 

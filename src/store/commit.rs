@@ -1,232 +1,253 @@
 //! Writes many rows and notes to the local file in one transaction, at little cost.
 //!
-//! A transaction is one text of several statements with all their values, so SQLite's thread is called once for it. Daily
-//! sums are updated once for all its rows. The writer has its own connection, which is replaced after any failure,
-//! because a statement that timed out may still be running on it.
-use std::fmt::Write;
+//! A thread of its own does nothing else, on a connection of its own, with statements that stay prepared. The driver below
+//! sea-orm would hand each statement of a transaction to another thread, and its result back; this costs more than the
+//! statement. Daily sums are updated once for all rows of a transaction.
+//!
+//! A transaction that takes too long goes on, and the next one waits for its end: so there is never more than one. What
+//! became of it does not matter, because a row that is in the file already is skipped, and a note is overwritten.
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use migration::sum_up_on_sqlite;
-use sea_orm::sqlx::pool::PoolConnection;
-use sea_orm::sqlx::query::Query;
-use sea_orm::sqlx::sqlite::{Sqlite, SqliteArguments};
-use sea_orm::sqlx::{self, AssertSqlSafe};
-use sea_orm::{DbErr, RuntimeErr};
+use rusqlite::{CachedStatement, Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use sea_orm::DbErr;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::deadline::within_deadline;
+use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
-use super::local::Local;
-use super::running::NoteBatch;
+use super::local::{Local, PAGE_CACHE};
+use super::settings::Synchronous;
 use super::usage_row::UsageRow;
 
-const COLUMNS: &str = "request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, stream, status, \
-    prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, load_ms, \
-    prefill_ms, decode_ms, code, limit_name, http_status, requests, group_id";
-const ROW: &str = "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)";
-/// Numbers of rows for which a prepared statement is kept. A group between two of these sizes repeats its last row, which
-/// has no effect the second time: preparing another statement would cost several times as much.
-const ROW_SIZES: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
-/// The same for notes and for notes to delete, which have room for equally many. Few, because every combination with a
-/// number of rows is a text, and the connection keeps [`super::local::STATEMENT_CACHE`] texts: with more of them it would prepare
-/// statements again and again, each of another length, and the holes between them make memory grow for hours.
-const NOTE_SIZES: &[usize] = &[4, 16];
-/// With more rows than this, only the larger of those sizes: the statements of long texts take the most memory.
-const FEW_ROWS: usize = 16;
+const INSERT_ROW: &str = "INSERT INTO usage (request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, \
+    stream, status, prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, \
+    duration_ms, load_ms, prefill_ms, decode_ms, code, limit_name, http_status, requests, group_id) \
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+const PUT_NOTE: &str = "INSERT INTO running (request_id, row) VALUES (?, ?) \
+    ON CONFLICT (request_id) DO UPDATE SET row = excluded.row";
+const DELETE_NOTE: &str = "DELETE FROM running WHERE request_id = ?";
 
 /// What goes into one transaction.
-#[derive(Clone, Copy)]
-struct Group<'a> {
-    rows: &'a [UsageRow],
-    /// Notes of running requests, as text.
-    notes: &'a [(Uuid, String)],
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    pub(super) rows: Vec<UsageRow>,
+    /// Rows that running requests would leave.
+    pub(super) notes: Vec<UsageRow>,
     /// Requests whose notes are to be deleted.
-    gone: &'a [Uuid],
+    pub(super) gone: Vec<Uuid>,
 }
 
-/// How many rows, notes and notes to delete the text of a group has placeholders for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Places {
-    rows: usize,
-    notes: usize,
-    gone: usize,
-    /// Whether the same text is likely to be used again.
-    is_common: bool,
-}
-
-impl Places {
-    /// For this many rows, notes, and notes to delete.
-    fn of(counts: [usize; 3]) -> Self {
-        let size = |count: usize, sizes: &[usize]| match count {
-            0 => Some(0),
-            _ => sizes.iter().copied().find(|size| count <= *size),
-        };
-        let [rows, notes, gone] = counts;
-        let note_sizes = if rows > FEW_ROWS { &NOTE_SIZES[NOTE_SIZES.len() - 1..] } else { NOTE_SIZES };
-        match (size(rows, ROW_SIZES), size(notes.max(gone), note_sizes)) {
-            (Some(rows), Some(room)) => {
-                // Nothing can be repeated where there is nothing.
-                let [notes, gone] = [notes, gone].map(|count| if count == 0 { 0 } else { room });
-                Self { rows, notes, gone, is_common: true }
-            }
-            _ => Self { rows, notes, gone, is_common: false },
-        }
-    }
-}
-
-/// The items, with the last one repeated until all places are filled.
-fn padded<T>(items: &[T], places: usize) -> impl Iterator<Item = &T> {
-    debug_assert!(items.len() <= places && (places == 0 || !items.is_empty()));
-    items.iter().chain(items.last().into_iter().cycle()).take(places)
-}
-
-/// The writer's connection to the local file.
+/// Hands groups to the thread that writes them.
 #[derive(Debug)]
 pub(super) struct Committer {
-    local: Local,
-    connection: Option<PoolConnection<Sqlite>>,
-    /// The statements before and after the rows that add them to the daily sums; `None` in front of Postgres.
-    sums: Option<(&'static str, String)>,
+    file: File,
+    thread: Option<Thread>,
+    /// The end of a transaction that nobody waited for.
+    unfinished: Option<oneshot::Receiver<rusqlite::Result<()>>>,
+}
+
+/// How the thread opens the local file.
+#[derive(Clone, Debug)]
+struct File {
+    path: PathBuf,
+    synchronous: Synchronous,
+    is_outbox: bool,
+}
+
+#[derive(Debug)]
+struct Thread {
+    /// The thread ends when this is dropped.
+    orders: SyncSender<Order>,
+    /// Nothing is sent through it: it closes when the thread has ended.
+    ended: oneshot::Receiver<()>,
+}
+
+#[derive(Debug)]
+struct Order {
+    group: Arc<Group>,
+    done: oneshot::Sender<rusqlite::Result<()>>,
 }
 
 impl Committer {
-    pub(super) fn new(local: Local) -> Self {
-        let sums = (!local.is_outbox).then(sum_up_on_sqlite);
-        Self { local, connection: None, sums }
+    pub(super) fn new(local: &Local) -> Self {
+        let file = File { path: local.path.to_path_buf(), synchronous: local.synchronous, is_outbox: local.is_outbox };
+        Self { file, thread: None, unfinished: None }
     }
 
-    /// Writes rows and notes, all or nothing.
+    /// Writes a group, all or nothing.
     ///
     /// # Errors
     /// If the local file cannot be written in time.
-    pub(super) async fn commit(&mut self, rows: &[UsageRow], notes: &NoteBatch) -> Result<(), StoreError> {
-        let NoteBatch { notes, gone, .. } = notes;
-        if rows.is_empty() && notes.is_empty() && gone.is_empty() {
+    pub(super) async fn commit(&mut self, group: Arc<Group>) -> Result<(), StoreError> {
+        if group.rows.is_empty() && group.notes.is_empty() && group.gone.is_empty() {
             return Ok(());
         }
-        let notes = notes.iter().map(note_text).collect::<Result<Vec<_>, _>>()?;
-        let group = Group { rows, notes: &notes, gone };
-        let (connection, sums) = (self.connection.take(), self.sums.as_ref());
-        let pool = self.local.db.get_sqlite_connection_pool();
-        let commit = async {
-            let connection = match connection {
-                Some(connection) => connection,
-                None => pool.acquire().await.map_err(failed)?,
-            };
-            let mut held = Held(Some(connection));
-            let places = Places::of([group.rows.len(), group.notes.len(), group.gone.len()]);
-            let query = sqlx::query(AssertSqlSafe(text(places, sums))).persistent(places.is_common);
-            if let Some(connection) = &mut held.0 {
-                bind(query, group, places).execute(&mut **connection).await.map_err(failed)?;
-            }
-            Ok(held.0.take())
+        within_deadline(async { Ok::<_, DbErr>(self.written(group).await) }).await?
+    }
+
+    async fn written(&mut self, group: Arc<Group>) -> Result<(), StoreError> {
+        if let Some(unfinished) = &mut self.unfinished {
+            let _ = unfinished.await;
+            self.unfinished = None;
+        }
+        let (done, end) = oneshot::channel();
+        let end = self.unfinished.insert(end);
+        let thread = match self.thread.take() {
+            Some(thread) => thread,
+            None => start(self.file.clone()).map_err(StoreError::Thread)?,
         };
-        self.connection = within_deadline(commit).await?;
-        Ok(())
-    }
-}
-
-/// A connection with a statement on it. Unless that succeeds, it is closed, not given back: it may be in the middle of a
-/// transaction, which would keep everybody else from writing.
-struct Held(Option<PoolConnection<Sqlite>>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(connection) = self.0.take() {
-            drop(connection.detach());
+        // It takes one order at a time, so there is room; if the thread has ended, so has the wait.
+        let _ = thread.orders.send(Order { group, done });
+        self.thread = Some(thread);
+        let written = end.await;
+        self.unfinished = None;
+        match written {
+            Ok(written) => Ok(written?),
+            Err(_) => {
+                self.thread = None;
+                Err(StoreError::Thread(std::io::Error::other("the thread that writes has ended")))
+            }
         }
     }
+
+    /// Closes the file, if nothing is being written to it.
+    pub(super) async fn close(self) {
+        let Some(Thread { orders, ended }) = self.thread else { return };
+        drop(orders);
+        drop(tokio::time::timeout(STATEMENT_DEADLINE, ended).await);
+    }
 }
 
-fn failed(error: sqlx::Error) -> DbErr {
-    DbErr::Exec(RuntimeErr::SqlxError(error.into()))
+fn start(file: File) -> std::io::Result<Thread> {
+    let (orders, received) = sync_channel(1);
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new().name("commits".to_owned()).spawn(move || {
+        carry_out(&file, &received);
+        drop(end);
+    })?;
+    Ok(Thread { orders, ended })
 }
 
-/// The statements of a transaction, as one text with placeholders.
-fn text(places: Places, sums: Option<&(&'static str, String)>) -> String {
-    let Places { rows, notes, gone, .. } = places;
-    let mut text = String::with_capacity(1_024 + rows * (ROW.len() + 2));
-    text.push_str("BEGIN IMMEDIATE");
-    if rows > 0 {
-        if let Some((before, _)) = sums {
-            // Writing to a `String` cannot fail.
-            let _ = write!(text, "; {before}");
+fn carry_out(file: &File, orders: &Receiver<Order>) {
+    let sums = (!file.is_outbox).then(sum_up_on_sqlite);
+    let mut connection = None;
+    for Order { group, done } in orders {
+        let written = written(&mut connection, file, &group, sums.as_ref());
+        if written.is_err() {
+            // The next group finds out whether another one fares better.
+            connection = None;
         }
-        let _ = write!(text, "; INSERT INTO usage ({COLUMNS}) VALUES ");
-        repeat(&mut text, ROW, rows);
-        text.push_str(" ON CONFLICT DO NOTHING");
-        if let Some((_, after)) = sums {
-            let _ = write!(text, "; {after}");
-        }
-    }
-    if notes > 0 {
-        text.push_str("; INSERT INTO running (request_id, row) VALUES ");
-        repeat(&mut text, "(?, ?)", notes);
-        text.push_str(" ON CONFLICT (request_id) DO UPDATE SET row = excluded.row");
-    }
-    if gone > 0 {
-        text.push_str("; DELETE FROM running WHERE request_id IN (");
-        repeat(&mut text, "?", gone);
-        text.push(')');
-    }
-    text.push_str("; COMMIT");
-    text
-}
-
-fn repeat(text: &mut String, part: &str, times: usize) {
-    for turn in 0..times {
-        if turn > 0 {
-            text.push(',');
-        }
-        text.push_str(part);
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(written);
     }
 }
 
-type Bound<'q> = Query<'q, Sqlite, SqliteArguments>;
+fn written(
+    connection: &mut Option<Connection>,
+    file: &File,
+    group: &Group,
+    sums: Option<&(&'static str, Vec<String>)>,
+) -> rusqlite::Result<()> {
+    let connection = match connection {
+        Some(connection) => connection,
+        None => connection.insert(open(&file.path, file.synchronous)?),
+    };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if !group.rows.is_empty() {
+        put_rows(&transaction, &group.rows, sums)?;
+    }
+    put_notes(&transaction, group)?;
+    transaction.commit()
+}
 
-fn bind<'q>(mut query: Bound<'q>, group: Group<'q>, places: Places) -> Bound<'q> {
+/// With the same options as sea-orm's connections to the file, which exists.
+fn open(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection> {
+    let connection =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.busy_timeout(STATEMENT_DEADLINE)?;
+    let synchronous = match synchronous {
+        Synchronous::Normal => "NORMAL",
+        Synchronous::Full => "FULL",
+    };
+    connection.pragma_update(None, "synchronous", synchronous)?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", PAGE_CACHE)?;
+    Ok(connection)
+}
+
+fn put_rows(
+    transaction: &Transaction<'_>,
+    rows: &[UsageRow],
+    sums: Option<&(&'static str, Vec<String>)>,
+) -> rusqlite::Result<()> {
+    if let Some((before, _)) = sums {
+        transaction.prepare_cached(before)?.execute([])?;
+    }
+    let mut insert = transaction.prepare_cached(INSERT_ROW)?;
+    for row in rows {
+        put_row(&mut insert, row)?;
+    }
+    for statement in sums.iter().flat_map(|(_, after)| after) {
+        transaction.prepare_cached(statement)?.execute([])?;
+    }
+    Ok(())
+}
+
+fn put_row(insert: &mut CachedStatement<'_>, row: &UsageRow) -> rusqlite::Result<()> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    for row in padded(group.rows, places.rows) {
-        query = query
-            .bind(row.request_id)
-            .bind(row.user.clone())
-            .bind(row.key.clone())
-            .bind(row.created_at_ms)
-            .bind(row.day)
-            .bind(row.model.as_str())
-            .bind(row.endpoint.as_ref())
-            .bind(row.node.as_deref())
-            .bind(row.stream)
-            .bind(row.status.as_ref())
-            .bind(signed(row.prompt_tokens))
-            .bind(signed(row.completion_tokens))
-            .bind(row.tokens_from.as_ref())
-            .bind(row.attempts)
-            .bind(signed(row.queue_ms))
-            .bind(row.time_to_first_token_ms.map(signed))
-            .bind(signed(row.duration_ms))
-            .bind(row.load_ms.map(signed))
-            .bind(row.prefill_ms.map(signed))
-            .bind(row.decode_ms.map(signed))
-            .bind(row.reason.code.as_deref())
-            .bind(row.reason.limit.as_deref())
-            .bind(row.http_status.map(i32::from))
-            .bind(signed(row.requests))
-            .bind(row.group.clone());
+    insert.execute(params![
+        &row.request_id.as_bytes()[..],
+        &*row.user,
+        row.key.as_deref(),
+        row.created_at_ms,
+        row.day,
+        row.model,
+        &*row.endpoint,
+        row.node,
+        row.stream,
+        &*row.status,
+        signed(row.prompt_tokens),
+        signed(row.completion_tokens),
+        &*row.tokens_from,
+        row.attempts,
+        signed(row.queue_ms),
+        row.time_to_first_token_ms.map(signed),
+        signed(row.duration_ms),
+        row.load_ms.map(signed),
+        row.prefill_ms.map(signed),
+        row.decode_ms.map(signed),
+        row.reason.code.as_deref(),
+        row.reason.limit.as_deref(),
+        row.http_status,
+        signed(row.requests),
+        row.group.as_deref(),
+    ])?;
+    Ok(())
+}
+
+fn put_notes(transaction: &Transaction<'_>, group: &Group) -> rusqlite::Result<()> {
+    if !group.notes.is_empty() {
+        let mut put = transaction.prepare_cached(PUT_NOTE)?;
+        for row in &group.notes {
+            put.execute(params![&row.request_id.as_bytes()[..], note_text(row)?])?;
+        }
     }
-    for (request_id, note) in padded(group.notes, places.notes) {
-        query = query.bind(*request_id).bind(note.as_str());
+    if !group.gone.is_empty() {
+        let mut delete = transaction.prepare_cached(DELETE_NOTE)?;
+        for request_id in &group.gone {
+            delete.execute([&request_id.as_bytes()[..]])?;
+        }
     }
-    padded(group.gone, places.gone).fold(query, |query, request_id| query.bind(*request_id))
+    Ok(())
 }
 
 /// A row as the text of a note.
-///
-/// # Errors
-/// If the row cannot be written as JSON, which should not happen.
-fn note_text(row: &UsageRow) -> Result<(Uuid, String), StoreError> {
-    let row = row.clone().into_model();
-    let text = serde_json::to_string(&row).map_err(|error| DbErr::Custom(error.to_string()))?;
-    Ok((row.request_id, text))
+fn note_text(row: &UsageRow) -> rusqlite::Result<String> {
+    serde_json::to_string(&row.clone().into_model())
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))
 }
 
 #[cfg(test)]
@@ -235,7 +256,6 @@ mod tests {
 
     use super::*;
     use crate::store::database::Store;
-    use crate::store::local::STATEMENT_CACHE;
     use crate::store::settings::DatabaseSettings;
     use crate::store::usage_row::Reason;
 
@@ -272,75 +292,89 @@ mod tests {
         (0..count).map(|_| row(Uuid::now_v7())).collect()
     }
 
-    #[test]
-    fn most_groups_share_a_text_and_at_most_half_as_many_rows_are_padding() {
-        let places = |rows, notes, gone| Places::of([rows, notes, gone]);
-        assert_eq!(places(5, 0, 2), Places { rows: 6, notes: 0, gone: 4, is_common: true });
-        assert_eq!(places(65, 3, 0), Places { rows: 65, notes: 3, gone: 0, is_common: false });
-        assert_eq!(places(3, 65, 0), Places { rows: 3, notes: 65, gone: 0, is_common: false });
-        for count in 1..=64_usize {
-            assert!((count..=count + count / 2).contains(&places(count, 0, 0).rows), "{count}");
-        }
+    async fn opened() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
+        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
+        (folder, store)
     }
 
-    #[test]
-    fn a_connection_keeps_the_statements_of_all_texts_that_are_used_again() {
-        let mut texts = std::collections::BTreeSet::new();
-        for rows in 0..=65 {
-            for (notes, gone) in (0..=65).flat_map(|notes| (0..=65).map(move |gone| (notes, gone))) {
-                let places = Places::of([rows, notes, gone]);
-                assert!(places.rows >= rows && places.notes >= notes && places.gone >= gone);
-                if places.is_common {
-                    texts.insert((places.rows, places.notes, places.gone));
-                }
-            }
-        }
-        // Those of other statements, which the connection may have had before, are the first to go.
-        assert!(texts.len() < STATEMENT_CACHE, "{} texts", texts.len());
-        // Values of one row take 2.4 kB in a statement.
-        let rows: usize = texts.iter().map(|(rows, ..)| rows).sum();
-        assert!(rows * 2_400 < 3 << 20, "{rows} rows in all statements");
+    async fn counts(store: &Store) -> [i64; 4] {
+        let counts = "SELECT (SELECT count(*) FROM usage), (SELECT sum(requests) FROM usage_rollups), \
+             (SELECT sum(prompt_tokens) FROM usage_rollups), (SELECT count(*) FROM running)";
+        let statement = Statement::from_string(store.db.get_database_backend(), counts);
+        let found = store.db.query_one_raw(statement).await.unwrap().unwrap();
+        std::array::from_fn(|column| found.try_get_by_index(column).unwrap())
     }
 
     #[actix_rt::test]
     async fn a_commit_that_is_given_up_does_not_hold_up_the_next_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
-        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
-        let mut committer = Committer::new(store.local.clone());
-        let (rows, none) = (rows(400), NoteBatch::default());
+        let (_folder, store) = opened().await;
+        let mut committer = Committer::new(&store.local);
+        let group = Arc::new(Group { rows: rows(400), ..Group::default() });
+        let one = Arc::new(Group { rows: rows(1), ..Group::default() });
         for micros in 0..40 {
             let patience = std::time::Duration::from_micros(100 * micros);
-            drop(tokio::time::timeout(patience, committer.commit(&rows, &none)).await);
-            let next = tokio::time::timeout(std::time::Duration::from_secs(2), committer.commit(&rows[..1], &none));
+            drop(tokio::time::timeout(patience, committer.commit(group.clone())).await);
+            let next = tokio::time::timeout(std::time::Duration::from_secs(2), committer.commit(one.clone()));
             next.await.expect("the next one is quick").unwrap();
         }
-        drop(committer);
+        assert_eq!(counts(&store).await, [401, 401, 4010, 0], "each row once, however often it was handed in");
+        committer.close().await;
         store.close().await;
     }
 
     #[actix_rt::test]
     async fn groups_of_every_size_are_written_and_summed_up_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
-        let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
-        let mut committer = Committer::new(store.local.clone());
+        let (_folder, store) = opened().await;
+        let mut committer = Committer::new(&store.local);
         let (mut written, mut running) = (0, 0);
         for count in 1..=70 {
             let (noted, kept) = (rows(count), rows(3));
-            let notes = NoteBatch { notes: [&noted[..], &kept].concat(), ..NoteBatch::default() };
-            committer.commit(&[], &notes).await.unwrap();
-            let gone = NoteBatch { gone: noted.iter().map(|row| row.request_id).collect(), ..NoteBatch::default() };
-            committer.commit(&noted, &gone).await.unwrap();
+            let notes = [&noted[..], &kept].concat();
+            committer.commit(Arc::new(Group { notes, ..Group::default() })).await.unwrap();
+            let gone = noted.iter().map(|row| row.request_id).collect();
+            committer.commit(Arc::new(Group { rows: noted, gone, ..Group::default() })).await.unwrap();
             (written, running) = (written + count as i64, running + 3);
         }
-        let counts = "SELECT (SELECT count(*) FROM usage), (SELECT sum(requests) FROM usage_rollups), \
-             (SELECT sum(prompt_tokens) FROM usage_rollups), (SELECT count(*) FROM running)";
-        let statement = Statement::from_string(store.db.get_database_backend(), counts);
-        let found = store.db.query_one_raw(statement).await.unwrap().unwrap();
-        let found: [i64; 4] = std::array::from_fn(|column| found.try_get_by_index(column).unwrap());
-        assert_eq!(found, [written, written, 10 * written, running]);
-        drop(committer);
+        assert_eq!(counts(&store).await, [written, written, 10 * written, running]);
+        committer.close().await;
+        store.close().await;
+    }
+
+    #[actix_rt::test]
+    async fn a_row_is_as_sea_orm_would_have_written_it() {
+        use crate::store::usage_row::insert_rows;
+        use sea_orm::EntityTrait;
+
+        let (_folder, store) = opened().await;
+        let full = UsageRow {
+            key: Some("k".into()),
+            node: Some("a".to_owned()),
+            stream: true,
+            time_to_first_token_ms: Some(2),
+            load_ms: Some(3),
+            prefill_ms: Some(4),
+            decode_ms: Some(5),
+            reason: Reason::new(Some("over"), Some("tokens_per_day")),
+            http_status: Some(429),
+            prompt_tokens: u64::MAX,
+            ..row(Uuid::now_v7())
+        };
+        let (ours, theirs) = (full.clone(), UsageRow { request_id: Uuid::now_v7(), ..full });
+        let mut committer = Committer::new(&store.local);
+        committer.commit(Arc::new(Group { rows: vec![ours.clone()], ..Group::default() })).await.unwrap();
+        insert_rows(&store.db, &[theirs.clone().into_model()]).await.unwrap();
+        let found = entity::usage::Entity::find().all(&store.db).await.unwrap();
+        let mut expected = vec![ours.into_model(), theirs.into_model()];
+        expected.sort_by_key(|row| row.request_id);
+        assert_eq!(found, expected);
+        let kinds =
+            "SELECT count(DISTINCT typeof(request_id) || typeof(stream) || typeof(attempts) || typeof(day)) FROM usage";
+        let statement = Statement::from_string(store.db.get_database_backend(), kinds);
+        let kinds: i64 = store.db.query_one_raw(statement).await.unwrap().unwrap().try_get_by_index(0).unwrap();
+        assert_eq!(kinds, 1);
+        committer.close().await;
         store.close().await;
     }
 }

@@ -77,6 +77,12 @@ pub enum StoreError {
     /// The database refused the statement, or is unreachable.
     #[error("the database failed: {0}")]
     Database(#[from] DbErr),
+    /// The local file could not be written.
+    #[error("the local file could not be written: {0}")]
+    Commit(#[from] rusqlite::Error),
+    /// There is no thread to write with.
+    #[error("usage rows need a thread of their own: {0}")]
+    Thread(std::io::Error),
     /// A local file, or its folder, could not be made or used.
     #[error("{}: {error}; choose a place that the gateway's user may write to in database.url (or database.outbox)", path.display())]
     File {

@@ -37,6 +37,8 @@ pub(super) struct Local {
     /// Connections for the gateway's own tasks, so that no report delays a row.
     pub(super) db: DatabaseConnection,
     pub(super) reserve: Arc<Reserve>,
+    pub(super) path: Arc<Path>,
+    pub(super) synchronous: Synchronous,
     pub(super) is_outbox: bool,
     /// Whether no other gateway used the file when it was opened.
     pub(super) is_alone: bool,
@@ -90,7 +92,8 @@ impl Local {
             None => error.into(),
         })?;
         private::close_to_others(&path)?;
-        Ok((Self { db, reserve: Arc::new(reserve), is_outbox, is_alone }, turn))
+        let (reserve, synchronous) = (Arc::new(reserve), settings.synchronous);
+        Ok((Self { db, reserve, path: path.into(), synchronous, is_outbox, is_alone }, turn))
     }
 
     /// Writes a value that nobody reads, to find out whether writing works.
@@ -102,10 +105,7 @@ impl Local {
 
 /// SQLite's own cache of pages, for each of a dozen connections: half a MiB. With SQLite's default of four times as much,
 /// memory still grows after hundreds of thousands of requests; the operating system caches the file as well.
-const PAGE_CACHE: &str = "-512";
-
-/// Texts whose prepared statements a connection keeps, the latest used.
-pub(super) const STATEMENT_CACHE: usize = 100;
+pub(super) const PAGE_CACHE: &str = "-512";
 
 /// Puts each new row into the outbox, by a trigger: the row and its entry are written together or not at all.
 const MAKE_OUTBOX: &str = "CREATE TRIGGER IF NOT EXISTS usage_to_outbox AFTER INSERT ON usage \
@@ -136,7 +136,6 @@ pub(super) fn options(settings: &DatabaseSettings) -> ConnectOptions {
                 .synchronous(synchronous)
                 .busy_timeout(STATEMENT_DEADLINE)
                 .pragma("cache_size", PAGE_CACHE)
-                .statement_cache_capacity(STATEMENT_CACHE)
         });
     options
 }
@@ -189,12 +188,6 @@ fn damage(error: &DbErr) -> Option<String> {
     }
     let (code, cause) = refused(error)?;
     DAMAGED.contains(&code).then(|| cause.message().to_owned())
-}
-
-/// Whether somebody else held the file's lock for longer than a statement may wait.
-pub(super) fn is_locked(error: &DbErr) -> bool {
-    const BUSY: i32 = 5;
-    refused(error).is_some_and(|(code, _)| code == BUSY)
 }
 
 /// SQLite's primary code for an error of its own, and the error.

@@ -149,16 +149,6 @@ impl Running {
     }
 }
 
-impl NoteBatch {
-    /// Tells those who wait that the notes are written.
-    pub(super) fn answer(self) {
-        for done in self.waiting {
-            // Whoever asked may have stopped waiting.
-            let _ = done.send(());
-        }
-    }
-}
-
 async fn forget(local: &Local, requests: &[Uuid]) -> Result<(), StoreError> {
     for gone in requests.chunks(RECOVERED) {
         let delete = Entity::delete_many().filter(Column::RequestId.is_in(gone.iter().copied()));

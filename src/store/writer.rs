@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rusqlite::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::Committer;
+use super::commit::{Committer, Group};
 use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
-use super::local::{Local, is_locked};
+use super::local::Local;
 use super::outbox::Outbox;
 use super::refusals::Refusals;
 use super::reserve::Reserve;
@@ -25,7 +26,7 @@ use super::running::{NoteBatch, Running};
 use super::usage_row::UsageRow;
 use crate::clock::Clock;
 
-/// Rows of one commit: SQLite limits how many values a statement has.
+/// Rows of one commit.
 const BATCH: usize = 500;
 /// After a commit of this many rows, the next one starts at least [`PAUSE`] after it.
 const BUSY: usize = 4;
@@ -70,7 +71,7 @@ impl State {
     fn failed(&self, error: &StoreError) -> bool {
         let is_slow = match error {
             StoreError::TimedOut(_) => true,
-            StoreError::Database(cause) => is_locked(cause),
+            StoreError::Commit(cause) => cause.sqlite_error_code() == Some(ErrorCode::DatabaseBusy),
             _ => false,
         };
         if is_slow && !self.is_slow.swap(true, Ordering::Relaxed) {
@@ -101,7 +102,7 @@ impl Writer {
     /// Writes until `stop`, and then until all rows and all outstanding permits are done. If the file cannot be written for
     /// `patience` after the stop, it gives up and logs how many rows are lost.
     pub async fn run(mut self, stop: CancellationToken, patience: Duration) {
-        let mut committer = Committer::new(self.local.clone());
+        let mut committer = Committer::new(&self.local);
         let mut entries = Vec::with_capacity(BATCH);
         let mut notes_due = Box::pin(self.running.clone().due());
         let mut refusals_due = Box::pin(self.refusals.clone().due());
@@ -142,6 +143,7 @@ impl Writer {
         if self.write_refusals(&mut committer, &rest, &stop, patience).await {
             self.write_notes(&mut committer).await;
         }
+        committer.close().await;
     }
 
     /// Writes the entries and the notes that are due, and answers those who wait. Returns false if it gave up.
@@ -167,13 +169,14 @@ impl Writer {
             });
         }
         if !rows.is_empty() {
-            let notes = self.running.take(rows.iter().map(|row| row.request_id));
-            if !self.write(committer, &rows, &notes, stop, patience).await {
+            let count = rows.len() as u64;
+            let NoteBatch { notes, gone, waiting } = self.running.take(rows.iter().map(|row| row.request_id));
+            if !self.write(committer, Group { rows, notes, gone }, stop, patience).await {
                 return false;
             }
-            notes.answer();
+            answer(waiting);
             if let Some(outbox) = &self.outbox {
-                outbox.taken(rows.len() as u64);
+                outbox.taken(count);
             }
         }
         if flushes {
@@ -182,10 +185,7 @@ impl Writer {
                 return false;
             }
         }
-        for done in waiting {
-            // Whoever asked may have stopped waiting.
-            let _ = done.send(());
-        }
+        answer(waiting);
         true
     }
 
@@ -204,7 +204,8 @@ impl Writer {
             tracing::warn!(user, code, limit, requests, "requests were refused in one minute");
         }
         for rows in rows.chunks(BATCH) {
-            if !self.write(committer, rows, &NoteBatch::default(), stop, patience).await {
+            let group = Group { rows: rows.to_vec(), ..Group::default() };
+            if !self.write(committer, group, stop, patience).await {
                 return false;
             }
             if let Some(outbox) = &self.outbox {
@@ -217,19 +218,19 @@ impl Writer {
     async fn write(
         &self,
         committer: &mut Committer,
-        rows: &[UsageRow],
-        notes: &NoteBatch,
+        group: Group,
         stop: &CancellationToken,
         patience: Duration,
     ) -> bool {
+        let group = Arc::new(group);
         let (mut pause, mut left) = (*RETRY.start(), patience);
-        while let Err(error) = committer.commit(rows, notes).await {
+        while let Err(error) = committer.commit(group.clone()).await {
             if self.state.failed(&error) {
                 continue;
             }
             if stop.is_cancelled() {
                 if left.is_zero() {
-                    tracing::error!(%error, rows = rows.len() + self.receiver.len(), "usage rows are lost");
+                    tracing::error!(%error, rows = group.rows.len() + self.receiver.len(), "usage rows are lost");
                     return false;
                 }
                 left = left.saturating_sub(pause + STATEMENT_DEADLINE);
@@ -242,14 +243,16 @@ impl Writer {
     }
 
     async fn write_notes(&self, committer: &mut Committer) {
-        let notes = self.running.take(std::iter::empty());
-        match committer.commit(&[], &notes).await {
+        let NoteBatch { notes, gone, waiting } = self.running.take(std::iter::empty());
+        let group = Arc::new(Group { notes, gone, ..Group::default() });
+        match committer.commit(group.clone()).await {
             Ok(()) => {
                 self.state.succeeded();
-                notes.answer();
+                answer(waiting);
             }
             Err(error) => {
-                self.running.put_back(notes);
+                let Group { notes, gone, .. } = Arc::unwrap_or_clone(group);
+                self.running.put_back(NoteBatch { notes, gone, waiting });
                 self.state.failed(&error);
             }
         }
@@ -266,5 +269,13 @@ impl Writer {
             tracing::info!("usage can be written again");
             self.write_notes(committer).await;
         }
+    }
+}
+
+/// Tells those who wait that what they wait for is in the file.
+fn answer(waiting: Vec<oneshot::Sender<()>>) {
+    for done in waiting {
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(());
     }
 }

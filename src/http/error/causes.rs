@@ -33,6 +33,8 @@ impl From<StoreError> for ApiError {
             StoreError::TimedOut(_)
             | StoreError::NoAnswer(_)
             | StoreError::Database(_)
+            | StoreError::Commit(_)
+            | StoreError::Thread(_)
             | StoreError::Damaged { .. }
             | StoreError::File { .. }
             | StoreError::InUse { .. }
