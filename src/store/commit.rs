@@ -7,8 +7,8 @@
 //! A transaction that takes too long goes on, and the next one waits for its end: so there is never more than one. What
 //! became of it does not matter, because a row that is in the file already is skipped, and a note is overwritten.
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use migration::sum_up_on_sqlite;
 use rusqlite::{CachedStatement, Connection, OpenFlags, Transaction, TransactionBehavior, params};
@@ -31,13 +31,22 @@ const PUT_NOTE: &str = "INSERT INTO running (request_id, row) VALUES (?, ?) \
 const DELETE_NOTE: &str = "DELETE FROM running WHERE request_id = ?";
 
 /// What goes into one transaction.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Group {
     pub(super) rows: Vec<UsageRow>,
     /// Rows that running requests would leave.
     pub(super) notes: Vec<UsageRow>,
     /// Requests whose notes are to be deleted.
     pub(super) gone: Vec<Uuid>,
+    /// Told as soon as all of it is in the file.
+    pub(super) waiting: Mutex<Vec<oneshot::Sender<()>>>,
+}
+
+impl Group {
+    /// Those who wait, who are not told any more.
+    pub(super) fn take_waiting(&self) -> Vec<oneshot::Sender<()>> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Hands groups to the thread that writes them.
@@ -83,6 +92,7 @@ impl Committer {
     /// If the local file cannot be written in time.
     pub(super) async fn commit(&mut self, group: Arc<Group>) -> Result<(), StoreError> {
         if group.rows.is_empty() && group.notes.is_empty() && group.gone.is_empty() {
+            tell(group.take_waiting());
             return Ok(());
         }
         within_deadline(async { Ok::<_, DbErr>(self.written(group).await) }).await?
@@ -136,12 +146,21 @@ fn carry_out(file: &File, orders: &Receiver<Order>) {
     let mut connection = None;
     for Order { group, done } in orders {
         let written = written(&mut connection, file, &group, sums.as_ref());
-        if written.is_err() {
-            // The next group finds out whether another one fares better.
-            connection = None;
+        match written {
+            Ok(()) => tell(group.take_waiting()),
+            // The next group finds out whether another connection fares better.
+            Err(_) => connection = None,
         }
-        // Whoever asked may have stopped waiting.
+        // The writer may have stopped waiting.
         let _ = done.send(written);
+    }
+}
+
+/// Tells those who wait that what they wait for is in the file.
+pub(super) fn tell(waiting: Vec<oneshot::Sender<()>>) {
+    for done in waiting {
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(());
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::{Committer, Group};
+use super::commit::{Committer, Group, tell};
 use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
 use super::local::Local;
@@ -154,38 +154,35 @@ impl Writer {
         stop: &CancellationToken,
         patience: Duration,
     ) -> bool {
-        let (mut rows, mut waiting) = (Vec::with_capacity(entries.len()), Vec::with_capacity(entries.len()));
-        let mut flushes = false;
+        let (mut rows, mut waiting, mut flushes) = (Vec::with_capacity(entries.len()), Vec::new(), Vec::new());
         for entry in entries.drain(..) {
-            waiting.push(match entry {
+            match entry {
                 Entry::Row(row, done) => {
                     rows.push(*row);
-                    done
+                    waiting.push(done);
                 }
-                Entry::Flush(done) => {
-                    flushes = true;
-                    done
-                }
-            });
+                Entry::Flush(done) => flushes.push(done),
+            }
         }
         if !rows.is_empty() {
             let count = rows.len() as u64;
-            let NoteBatch { notes, gone, waiting } = self.running.take(rows.iter().map(|row| row.request_id));
-            if !self.write(committer, Group { rows, notes, gone }, stop, patience).await {
+            let NoteBatch { notes, gone, waiting: also } = self.running.take(rows.iter().map(|row| row.request_id));
+            waiting.extend(also);
+            let group = Group { rows, notes, gone, waiting: waiting.into() };
+            if !self.write(committer, group, stop, patience).await {
                 return false;
             }
-            answer(waiting);
             if let Some(outbox) = &self.outbox {
                 outbox.taken(count);
             }
         }
-        if flushes {
+        if !flushes.is_empty() {
             let complete = self.refusals.complete(self.clock.now().unix_ms);
             if !self.write_refusals(committer, &complete, stop, patience).await {
                 return false;
             }
         }
-        answer(waiting);
+        tell(flushes);
         true
     }
 
@@ -244,14 +241,12 @@ impl Writer {
 
     async fn write_notes(&self, committer: &mut Committer) {
         let NoteBatch { notes, gone, waiting } = self.running.take(std::iter::empty());
-        let group = Arc::new(Group { notes, gone, ..Group::default() });
+        let group = Arc::new(Group { notes, gone, waiting: waiting.into(), ..Group::default() });
         match committer.commit(group.clone()).await {
-            Ok(()) => {
-                self.state.succeeded();
-                answer(waiting);
-            }
+            Ok(()) => self.state.succeeded(),
             Err(error) => {
-                let Group { notes, gone, .. } = Arc::unwrap_or_clone(group);
+                // The thread may still have the group.
+                let (notes, gone, waiting) = (group.notes.clone(), group.gone.clone(), group.take_waiting());
                 self.running.put_back(NoteBatch { notes, gone, waiting });
                 self.state.failed(&error);
             }
@@ -269,13 +264,5 @@ impl Writer {
             tracing::info!("usage can be written again");
             self.write_notes(committer).await;
         }
-    }
-}
-
-/// Tells those who wait that what they wait for is in the file.
-fn answer(waiting: Vec<oneshot::Sender<()>>) {
-    for done in waiting {
-        // Whoever asked may have stopped waiting.
-        let _ = done.send(());
     }
 }
