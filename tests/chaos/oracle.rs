@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::load::Sent;
 
 /// Younger requests than this, of which no client has seen anything, may die with the gateway without a trace,
-/// milliseconds. The gateway notes them after 5; the rest is for a machine that is busy with other things.
+/// milliseconds. The gateway notes them after 25 to 50; the rest is for a machine that is busy with other things.
 const YOUNG_MS: i64 = 2_000;
 
 /// What every node makes of each answer.
