@@ -8,6 +8,7 @@ use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::headroom::Balance;
 use super::limit::Limits;
+use super::minute::MinuteTokens;
 use crate::amounts::{Allowance, Need};
 use crate::calendar::Moment;
 
@@ -16,8 +17,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 const RESERVED_RETRY: Duration = Duration::from_secs(2);
 /// The retry hint for a client that has as many requests running as it may.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
-/// The minute's tokens are counted in slices of this many milliseconds, which bounds the memory to 601 slices.
-const SLICE_MS: u128 = 100;
 
 /// What one admitted request holds in one budget until it ends.
 #[derive(Debug)]
@@ -49,8 +48,8 @@ pub struct Budget {
     /// Uptimes of the last minute's admissions, oldest first; kept only if there is a limit, and so never longer than
     /// it.
     admissions: VecDeque<Duration>,
-    /// Tokens of the last minute's admissions, oldest first; kept only if there is a limit.
-    slices: VecDeque<Slice>,
+    /// Tokens of the last minute's admissions; kept only if there is a limit.
+    minute: MinuteTokens,
     running: u32,
     calendar: Calendar,
     /// The day, or month, of the tokens.
@@ -69,26 +68,6 @@ struct Day {
     day: i32,
     settled: u64,
     reserved: u64,
-}
-
-/// The tokens of all admissions within one tenth of a second.
-#[derive(Clone, Copy, Debug)]
-struct Slice {
-    number: u128,
-    /// Uptime of the last admission in it.
-    last: Duration,
-    used: u64,
-    reserved: u64,
-}
-
-impl Slice {
-    fn tokens(&self) -> u64 {
-        self.used.saturating_add(self.reserved)
-    }
-}
-
-fn slice_of(uptime: Duration) -> u128 {
-    uptime.as_millis() / SLICE_MS
 }
 
 impl Reservation {
@@ -123,7 +102,7 @@ impl Budget {
                 self.admissions.push_back(admitted);
             }
             if limits.tokens_per_minute.is_some() {
-                self.weigh(admitted, tokens, 0);
+                self.minute.admit(admitted, tokens, 0);
             }
         }
     }
@@ -181,20 +160,12 @@ impl Budget {
         if needed > limit {
             return Err(Exceeded::TooLarge { limit, needed });
         }
-        let (tokens, reserved) = self.slices.iter().fold((0u64, 0u64), |(tokens, reserved), slice| {
-            (tokens.saturating_add(slice.tokens()), reserved.saturating_add(slice.reserved))
-        });
+        let (tokens, reserved) = (self.minute.tokens(), self.minute.reserved());
         let left = limit.saturating_sub(tokens);
         if needed <= left {
             return Ok(left - need.prompt);
         }
-        // Slices leave oldest first: wait for the one with which enough has left.
-        let mut leaving = 0u64;
-        let enough = self.slices.iter().find(|slice| {
-            leaving = leaving.saturating_add(slice.tokens());
-            limit.saturating_sub(tokens.saturating_sub(leaving)) >= needed
-        });
-        let aged = enough.map_or(MINUTE, |slice| (slice.last + MINUTE).saturating_sub(now.uptime));
+        let aged = self.minute.until_at_most(limit - needed, now.uptime).unwrap_or(MINUTE);
         // What is reserved may be released long before its minute is over.
         let may_come_back = needed <= limit.saturating_sub(tokens.saturating_sub(reserved));
         let retry_after = if may_come_back { aged.min(RESERVED_RETRY) } else { aged };
@@ -214,23 +185,10 @@ impl Budget {
             self.admissions.push_back(now.uptime);
         }
         if is_weighed {
-            self.weigh(now.uptime, 0, tokens);
+            self.minute.admit(now.uptime, 0, tokens);
         }
         self.check();
         Reservation { admitted_at: now.uptime, is_logged, is_weighed, day: self.day, tokens }
-    }
-
-    /// Counts tokens towards the minute of an admission. Admissions come in order of time.
-    fn weigh(&mut self, admitted: Duration, used: u64, reserved: u64) {
-        let number = slice_of(admitted);
-        match self.slices.back_mut() {
-            Some(slice) if slice.number == number => {
-                slice.last = slice.last.max(admitted);
-                slice.used = slice.used.saturating_add(used);
-                slice.reserved = slice.reserved.saturating_add(reserved);
-            }
-            _ => self.slices.push_back(Slice { number, last: admitted, used, reserved }),
-        }
     }
 
     /// The request ended and used `tokens` in total.
@@ -245,12 +203,8 @@ impl Budget {
             other.reserved = other.reserved.saturating_sub(reservation.tokens);
             other.settled = other.settled.saturating_add(tokens);
         }
-        let number = slice_of(reservation.admitted_at);
-        if reservation.is_weighed
-            && let Some(slice) = self.slices.iter_mut().rev().find(|slice| slice.number == number)
-        {
-            slice.reserved = slice.reserved.saturating_sub(reservation.tokens);
-            slice.used = slice.used.saturating_add(tokens);
+        if reservation.is_weighed {
+            self.minute.settle(reservation.admitted_at, reservation.tokens, tokens);
         }
         self.check();
     }
@@ -270,7 +224,7 @@ impl Budget {
         self.advance(now);
         Amounts {
             requests: self.admissions.len() as u64,
-            minute_tokens: self.slices.iter().map(Slice::tokens).fold(0, u64::saturating_add),
+            minute_tokens: self.minute.tokens(),
             running: self.running.into(),
             day_tokens: self.settled.saturating_add(self.reserved),
         }
@@ -291,9 +245,9 @@ impl Budget {
             running: self.running,
             requests_used: u32::try_from(self.admissions.len()).unwrap_or(u32::MAX),
             requests_reset: self.admissions.front().map(|oldest| leaves(*oldest)).unwrap_or_default(),
-            minute_tokens: self.slices.iter().map(Slice::tokens).fold(0, u64::saturating_add),
-            minute_reserved: self.slices.iter().map(|slice| slice.reserved).fold(0, u64::saturating_add),
-            minute_reset: self.slices.front().map(|oldest| leaves(oldest.last)).unwrap_or_default(),
+            minute_tokens: self.minute.tokens(),
+            minute_reserved: self.minute.reserved(),
+            minute_reset: self.minute.oldest().map(leaves).unwrap_or_default(),
             tokens_used: self.settled,
             tokens_reserved: self.reserved,
             tokens_reset: self.calendar.until_next(now),
@@ -318,9 +272,7 @@ impl Budget {
         while self.admissions.front().is_some_and(|admitted| *admitted + MINUTE <= now.uptime) {
             self.admissions.pop_front();
         }
-        while self.slices.front().is_some_and(|slice| slice.last + MINUTE <= now.uptime) {
-            self.slices.pop_front();
-        }
+        self.minute.advance(now.uptime);
         let today = self.calendar.of(now);
         let known = self.other.filter(|other| other.day == today);
         if today > self.day || (today < self.day && is_newest && known.is_some()) {
@@ -340,8 +292,7 @@ impl Budget {
             self.admissions.range(of_two(self.admissions.len())).is_sorted(),
             "admissions are in the order of time"
         );
-        let newest = self.slices.range(of_two(self.slices.len()));
-        debug_assert!(newest.is_sorted_by(|a, b| a.number < b.number), "slices are in the order of time");
+        self.minute.check();
         debug_assert!(self.running > 0 || self.reserved == 0, "only a running request holds tokens");
     }
 }

@@ -23,6 +23,7 @@ mod exceeded;
 mod headroom;
 mod ledger;
 mod limit;
+mod minute;
 #[cfg(test)]
 mod properties;
 mod share;
