@@ -2,7 +2,7 @@
 //!
 //! A thread of its own does nothing else, on a connection of its own, with statements that stay prepared. The driver below
 //! sea-orm would hand each statement of a transaction to another thread, and its result back; this costs more than the
-//! statement. Daily sums are updated once for all rows of a transaction.
+//! statement. Daily sums are updated once for all rows of a transaction, unless it has few.
 //!
 //! A transaction that takes too long goes on, and the next one waits for its end: so there is never more than one. What
 //! became of it does not matter, because a row that is in the file already is skipped, and a note is overwritten.
@@ -29,6 +29,9 @@ const INSERT_ROW: &str = "INSERT INTO usage (request_id, user_id, key_id, create
 const PUT_NOTE: &str = "INSERT INTO running (request_id, row) VALUES (?, ?) \
     ON CONFLICT (request_id) DO UPDATE SET row = excluded.row";
 const DELETE_NOTE: &str = "DELETE FROM running WHERE request_id = ?";
+
+/// From this many rows on, a transaction sums them up itself. Fewer are cheaper by the file's trigger, one by one.
+const SUMMED_TOGETHER: usize = 4;
 
 /// What goes into one transaction.
 #[derive(Debug, Default)]
@@ -202,6 +205,7 @@ fn put_rows(
     rows: &[UsageRow],
     sums: Option<&(&'static str, Vec<String>)>,
 ) -> rusqlite::Result<()> {
+    let sums = sums.filter(|_| rows.len() >= SUMMED_TOGETHER);
     if let Some((before, _)) = sums {
         transaction.prepare_cached(before)?.execute([])?;
     }
