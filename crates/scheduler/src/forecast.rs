@@ -22,6 +22,8 @@ pub(crate) struct Place {
     pub(crate) node: NodeId,
     first: usize,
     count: usize,
+    /// How many of its slots are taken; those that are free now come after them.
+    taken: usize,
     is_resident: bool,
     /// Seconds until the node takes requests at all, free slots aside.
     opens_in: f64,
@@ -50,6 +52,7 @@ impl Place {
             node: host.node,
             first,
             count: host.count,
+            taken: host.taken,
             is_resident: host.is_resident,
             opens_in: host.opening.seconds(now),
             wants_probe: host.probes_from <= now.as_secs_f64(),
@@ -77,9 +80,9 @@ impl Place {
 
     /// Called after every change of its slots, its wait or what runs there.
     fn settle(&mut self, slots: &[f64]) {
-        let slots = &slots[self.first..self.first + self.count];
-        // No slot is free sooner than now, so the first one that is ends the search.
-        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
+        // No slot is free sooner than now.
+        let free = (self.taken < self.count).then_some((self.taken, 0.0));
+        let slots = &slots[self.first..self.first + self.taken];
         let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
         let found = free.or_else(soonest);
         self.soonest = found.map_or((self.first, f64::INFINITY), |(slot, wait)| (self.first + slot, wait));
@@ -147,8 +150,10 @@ pub(crate) struct Forecast {
     pub(crate) places: Vec<Place>,
     /// How many places are not loads in progress.
     hosts: usize,
-    /// Seconds until each slot is free; the slots of one place are next to each other.
+    /// Seconds until each taken slot is free; the slots of one place are next to each other. What stands at the others
+    /// means nothing: a node may have very many slots.
     slots: Vec<f64>,
+    slot_count: usize,
     /// The waits of the places and their indexes, in order; empty until a second request looks for a place.
     order: Vec<(f64, usize)>,
     has_sought: bool,
@@ -161,6 +166,8 @@ pub(crate) struct Forecast {
 impl Forecast {
     /// Starts from the model's slots as they are now.
     pub(crate) fn begin(&mut self, hosts: &Hosts, now: Time) {
+        self.slot_count = 0;
+        self.add_slots(hosts.slots.len());
         hosts.waits(now, &mut self.slots);
         self.order.clear();
         self.has_sought = false;
@@ -177,13 +184,21 @@ impl Forecast {
 
     /// Adds a node that will have the model in memory in `ready` seconds.
     pub(crate) fn add_load(&mut self, host: &HostOutlook, ready: f64, now: Time) {
-        let first = self.slots.len();
-        self.slots.resize(first + host.count, ready.max(TAKEN_SECONDS));
-        let mut place = Place::of(host, first, now);
+        let first = self.slot_count;
+        self.add_slots(host.count);
+        self.slots[first..first + host.count].fill(ready.max(TAKEN_SECONDS));
+        let mut place = Place { taken: host.count, ..Place::of(host, first, now) };
         place.settle(&self.slots);
         self.least_token = self.least_token.min(place.rates.token);
         self.places.push(place);
         self.order.clear();
+    }
+
+    fn add_slots(&mut self, count: usize) {
+        self.slot_count += count;
+        if self.slots.len() < self.slot_count {
+            self.slots.resize(self.slot_count, 0.0);
+        }
     }
 
     /// Changes a place, and keeps what depends on it in step.
@@ -215,6 +230,7 @@ impl Forecast {
             // planned is going to be full, and its streams slow.
             place.others += 1.0;
             slots[place.soonest.0] = seconds.max(TAKEN_SECONDS);
+            place.taken = (place.taken + 1).min(place.count);
         });
     }
 
@@ -242,12 +258,11 @@ impl Forecast {
     /// Whether a request that starts here takes the only slot in which one could start at once.
     pub(crate) fn is_last_start(&self, place: usize) -> bool {
         let place = &self.places[place];
-        let free = self.slots[place.first..place.first + place.count].iter().filter(|wait| **wait == 0.0).count();
-        self.starts == 1 && free == 1 && !place.wants_probe
+        self.starts == 1 && place.taken + 1 == place.count && !place.wants_probe
     }
 
     pub(crate) fn slot_count(&self) -> usize {
-        self.slots.len()
+        self.slot_count
     }
 
     /// Sets for every place how much it has cached of a request.
@@ -305,8 +320,10 @@ impl Forecast {
     pub(crate) fn served_within(&self, seconds: f64, work: Work) -> usize {
         let mut served = 0_usize;
         for place in &self.places {
-            for slot in place.first..place.first + place.count {
-                let wait = self.slots[slot].max(place.opens_in);
+            let taken = self.slots[place.first..place.first + place.taken].iter().copied();
+            // One that nothing runs in is still out of use until the node opens.
+            let closed = std::iter::repeat_n(0.0, if place.opens_in > 0.0 { place.count - place.taken } else { 0 });
+            for wait in taken.chain(closed).map(|wait| wait.max(place.opens_in)) {
                 if wait > 0.0 && wait < seconds {
                     let (prefill, decode) = place.service(work, place.stretch_after(wait));
                     let count = ((seconds - wait) / (prefill + decode).max(TAKEN_SECONDS)).floor();

@@ -6,7 +6,10 @@ use crate::{
     ids::{NodeId, Time},
     instance::Instance,
     model::ModelId,
-    node::{Node, NodeOpening, speed::Rates},
+    node::{
+        Node, NodeOpening,
+        speed::{Ends, Rates},
+    },
     prefix::PrefixMemory,
     running::Running,
 };
@@ -26,13 +29,13 @@ pub(crate) struct SlotEnd {
 impl SlotEnd {
     const FREE: Self = Self { end: f64::NEG_INFINITY, least: 0.0 };
 
-    fn of(node: &Node, instance: &Instance, running: &Running, guess: f64) -> Self {
-        let (end, least) = node.end_of(instance, running, guess);
+    fn of(ends: &Ends, running: &Running) -> Self {
+        let (end, least) = ends.of(running);
         Self { end, least: least.max(TAKEN_SECONDS) }
     }
 
     /// Seconds until it is free.
-    pub(crate) fn left(self, now: f64) -> f64 {
+    fn left(self, now: f64) -> f64 {
         (self.end - now).max(self.least)
     }
 }
@@ -46,6 +49,8 @@ pub(crate) struct HostOutlook {
     /// Its slots among all of the model's.
     pub(crate) first: usize,
     pub(crate) count: usize,
+    /// How many of them are taken; the others come after these.
+    pub(crate) taken: usize,
     pub(crate) is_resident: bool,
     pub(crate) opening: NodeOpening,
     /// From when on one request more than the slots may be sent, in seconds.
@@ -68,6 +73,7 @@ impl HostOutlook {
             changes: 0,
             first: 0,
             count: instance.slot_count(),
+            taken: instance.slot_count().min(instance.running.len()),
             is_resident: instance.resident_since.is_some(),
             opening: node.opening(),
             probes_from: instance.probes_from(),
@@ -85,7 +91,7 @@ impl HostOutlook {
 pub(crate) struct Hosts {
     /// In the order of node ids.
     pub(crate) hosts: Vec<HostOutlook>,
-    /// The slots of one host are next to each other.
+    /// The slots of one host are next to each other, the taken ones first.
     pub(crate) slots: Vec<SlotEnd>,
     guess: f64,
 }
@@ -123,7 +129,9 @@ impl Hosts {
         };
         self.hosts[index] = HostOutlook { first: host.first, ..new };
         let slots = &mut self.slots[host.first..host.first + host.count];
-        fill(slots, &fleet[host.node], model, guess);
+        fill(&mut slots[..new.taken], &fleet[host.node], model, guess);
+        // A node may have very many slots, so only those are looked at that are taken, or were.
+        slots[new.taken..host.taken.max(new.taken)].fill(SlotEnd::FREE);
         true
     }
 
@@ -131,7 +139,7 @@ impl Hosts {
         let Some(host) = look_at(id, fleet, model, memory, guess) else { return };
         let first = self.slots.len();
         self.slots.resize(first + host.count, SlotEnd::FREE);
-        fill(&mut self.slots[first..], &fleet[id], model, guess);
+        fill(&mut self.slots[first..first + host.taken], &fleet[id], model, guess);
         self.hosts.push(HostOutlook { first, ..host });
     }
 }
@@ -149,11 +157,12 @@ fn look_at(
     Some(HostOutlook { changes: fleet.changes(id), in_slots_since, ..host })
 }
 
-fn fill(slots: &mut [SlotEnd], node: &Node, model: ModelId, guess: f64) {
-    slots.fill(SlotEnd::FREE);
+/// Sets when the taken slots are expected to be free.
+fn fill(taken: &mut [SlotEnd], node: &Node, model: ModelId, guess: f64) {
     let Some(instance) = node.instance(model) else { return };
-    for (slot, running) in slots.iter_mut().zip(&instance.running) {
-        *slot = SlotEnd::of(node, instance, running, guess);
+    let ends = node.ends(instance, guess);
+    for (slot, running) in taken.iter_mut().zip(&instance.running) {
+        *slot = SlotEnd::of(&ends, running);
     }
 }
 
@@ -165,10 +174,13 @@ impl Hosts {
         debug_assert!(*self == fresh, "{self:?} is kept, and should be {fresh:?}");
     }
 
-    /// Seconds until each slot is free, at this time.
-    pub(crate) fn waits(&self, now: Time, into: &mut Vec<f64>) {
+    /// Sets the seconds until each taken slot is free, at this time; those of free slots stay as they are.
+    pub(crate) fn waits(&self, now: Time, into: &mut [f64]) {
         let now = now.as_secs_f64();
-        into.clear();
-        into.extend(self.slots.iter().map(|slot| slot.left(now)));
+        for HostOutlook { first, taken, .. } in &self.hosts {
+            let taken = *first..first + taken;
+            let slots = into[taken.clone()].iter_mut().zip(&self.slots[taken]);
+            slots.for_each(|(wait, slot)| *wait = slot.left(now));
+        }
     }
 }
