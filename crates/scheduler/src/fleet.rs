@@ -16,19 +16,20 @@ use crate::{
     instance::Load,
     model::ModelId,
     node::Node,
+    sorted_set::SortedSet,
 };
 
-/// Where a model is, among the open nodes. All lists are in the order of node ids.
+/// Where a model is, among the open nodes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Whereabouts {
     /// Nodes that have it in memory and are not about to unload it.
-    pub(crate) hosts: Vec<NodeId>,
+    pub(crate) hosts: SortedSet<NodeId>,
     /// Nodes that are loading it or making room for it.
-    pub(crate) loading: Vec<NodeId>,
+    pub(crate) loading: SortedSet<NodeId>,
     /// Nodes that have it on disk.
-    pub(crate) shelves: Vec<NodeId>,
+    pub(crate) shelves: SortedSet<NodeId>,
     /// Hosts that would take one more request, leaving health and back-offs aside.
-    pub(crate) vacant: BTreeSet<NodeId>,
+    pub(crate) vacant: SortedSet<NodeId>,
     /// Slots of all hosts together.
     pub(crate) slots: usize,
 }
@@ -36,6 +37,8 @@ pub(crate) struct Whereabouts {
 /// What the index holds of a node.
 #[derive(Clone, Debug, Default)]
 struct Entered {
+    /// Something about the node may have changed since it was entered.
+    is_touched: bool,
     is_open: bool,
     listings: u64,
     layouts: u64,
@@ -55,7 +58,7 @@ struct Entered {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     /// Models to plan for again.
-    pub(crate) models: BTreeSet<ModelId>,
+    pub(crate) models: SortedSet<ModelId>,
     /// A node closed or lost a model, so some requests may have no node left.
     pub(crate) has_losses: bool,
     /// A node's memory has changed, so a model that is in no memory may fit now.
@@ -73,15 +76,15 @@ pub(crate) struct Fleet {
     /// By node: how often it was touched.
     changes: Vec<u64>,
     /// Nodes with a load in progress.
-    loading: BTreeSet<NodeId>,
+    loading: SortedSet<NodeId>,
     /// Those of them that were touched since their loads were last taken on.
-    touched_loads: BTreeSet<NodeId>,
+    touched_loads: SortedSet<NodeId>,
     /// Nodes in back-off, because they answered that they are busy or were overdue, and until when.
     busy: BTreeSet<(Time, NodeId)>,
     /// Nodes that do not take every request: they lack some routes, or some users avoid them.
-    particular: BTreeSet<NodeId>,
+    particular: SortedSet<NodeId>,
     /// Nodes on which some models have several names.
-    synonymous: BTreeSet<NodeId>,
+    synonymous: SortedSet<NodeId>,
     open: usize,
     news: News,
     pub(crate) health: HealthLog,
@@ -144,11 +147,11 @@ impl Fleet {
 
     fn touch(&mut self, node: NodeId) {
         self.changes[node.0] += 1;
-        if self.loading.contains(&node) {
-            self.touched_loads.insert(node);
-        }
-        if !self.touched.contains(&node) {
+        if !std::mem::replace(&mut self.entered[node.0].is_touched, true) {
             self.touched.push(node);
+        }
+        if self.loading.binary_search(&node).is_ok() {
+            self.touched_loads.insert(node);
         }
     }
 
@@ -179,10 +182,10 @@ impl Fleet {
     }
 
     /// Takes the nodes whose loads may go on: they were touched, or nobody waits any longer for one of these models.
-    pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> BTreeSet<NodeId> {
+    pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> SortedSet<NodeId> {
         let mut loads = std::mem::take(&mut self.touched_loads);
         for model in unwanted {
-            loads.extend(&self.of(model).loading);
+            loads.extend(self.of(model).loading.iter().copied());
         }
         loads
     }
@@ -203,10 +206,10 @@ impl Fleet {
     /// Where a model is. The index must have been settled.
     pub(crate) fn of(&self, model: ModelId) -> &Whereabouts {
         const NOWHERE: &Whereabouts = &Whereabouts {
-            hosts: Vec::new(),
-            loading: Vec::new(),
-            shelves: Vec::new(),
-            vacant: BTreeSet::new(),
+            hosts: SortedSet::new(),
+            loading: SortedSet::new(),
+            shelves: SortedSet::new(),
+            vacant: SortedSet::new(),
             slots: 0,
         };
         self.whereabouts.get(model.0).unwrap_or(NOWHERE)
@@ -227,12 +230,18 @@ impl Fleet {
         }
     }
 
-    /// Updates the index and returns what has changed.
-    pub(crate) fn settle(&mut self, now: Time) -> News {
-        for node in std::mem::take(&mut self.touched) {
+    /// Updates the index. Returns what has changed, which the caller takes; `None` if nothing was touched.
+    pub(crate) fn settle(&mut self, now: Time) -> Option<&mut News> {
+        if self.touched.is_empty() {
+            return None;
+        }
+        let mut touched = std::mem::take(&mut self.touched);
+        for node in touched.drain(..) {
+            self.entered[node.0].is_touched = false;
             self.enter(node, now);
         }
-        std::mem::take(&mut self.news)
+        self.touched = touched;
+        Some(&mut self.news)
     }
 
     fn enter(&mut self, id: NodeId, now: Time) {
@@ -244,16 +253,8 @@ impl Fleet {
         if let Some(until) = node.closed_until() {
             self.busy.insert((until, id));
         }
-        if node.is_particular() {
-            self.particular.insert(id);
-        } else {
-            self.particular.remove(&id);
-        }
-        if node.has_synonyms() {
-            self.synonymous.insert(id);
-        } else {
-            self.synonymous.remove(&id);
-        }
+        self.particular.set(id, node.is_particular());
+        self.synonymous.set(id, node.has_synonyms());
         let entered = &self.entered[id.0];
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
         // A node that opens or closes enters or leaves every index, though its lists are the same.
@@ -283,11 +284,11 @@ impl Fleet {
         shelved.sort_unstable();
         let before = std::mem::replace(&mut self.entered[id.0].shelved, shelved.clone());
         for model in before.iter().filter(|model| shelved.binary_search(model).is_err()) {
-            remove(&mut self.of_mut(*model).shelves, id);
+            self.of_mut(*model).shelves.remove(&id);
             self.news.has_losses = true;
         }
         for model in shelved {
-            insert(&mut self.of_mut(model).shelves, id);
+            self.of_mut(model).shelves.insert(id);
             self.news.models.insert(model);
         }
     }
@@ -308,11 +309,7 @@ impl Fleet {
         let loading: Vec<ModelId> = loading.flat_map(|load: &Load| node.names(load.model)).collect();
         let has_load = node.load().is_some();
         let (listings, layouts) = (node.listings, node.layouts);
-        if has_load {
-            self.loading.insert(id);
-        } else {
-            self.loading.remove(&id);
-        }
+        self.loading.set(id, has_load);
         let entered = &mut self.entered[id.0];
         self.open = self.open + usize::from(is_open) - usize::from(entered.is_open);
         (entered.is_open, entered.listings, entered.layouts) = (is_open, listings, layouts);
@@ -326,23 +323,23 @@ impl Fleet {
             let whereabouts = self.of_mut(model);
             whereabouts.slots -= slots;
             if hosted.binary_search_by_key(&model, |(model, _)| *model).is_err() {
-                remove(&mut whereabouts.hosts, id);
+                whereabouts.hosts.remove(&id);
                 whereabouts.vacant.remove(&id);
                 self.news.models.insert(model);
             }
         }
         for model in was_loading {
-            remove(&mut self.of_mut(model).loading, id);
+            self.of_mut(model).loading.remove(&id);
             self.news.models.insert(model);
         }
         for (model, slots) in hosted {
             let whereabouts = self.of_mut(model);
             whereabouts.slots += slots;
-            insert(&mut whereabouts.hosts, id);
+            whereabouts.hosts.insert(id);
             self.news.models.insert(model);
         }
         for model in loading {
-            insert(&mut self.of_mut(model).loading, id);
+            self.of_mut(model).loading.insert(id);
         }
         self.news.has_moves = true;
         self.news.has_losses = true;
@@ -364,17 +361,5 @@ impl Fleet {
             }
         }
         self.entered[id.0].hosted = hosted;
-    }
-}
-
-fn insert(nodes: &mut Vec<NodeId>, node: NodeId) {
-    if let Err(place) = nodes.binary_search(&node) {
-        nodes.insert(place, node);
-    }
-}
-
-fn remove(nodes: &mut Vec<NodeId>, node: NodeId) {
-    if let Ok(place) = nodes.binary_search(&node) {
-        nodes.remove(place);
     }
 }

@@ -116,8 +116,8 @@ impl Scheduler {
     /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.
     fn go_on(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         loop {
-            for node in self.fleet.take_loads(self.queue.take_emptied()) {
-                self.advance_load(node, now, decisions);
+            for node in &self.fleet.take_loads(self.queue.take_emptied()) {
+                self.advance_load(*node, now, decisions);
             }
             self.settle(now);
             let (has_losses, has_moves) = (std::mem::take(&mut self.has_losses), std::mem::take(&mut self.has_moves));
@@ -136,8 +136,7 @@ impl Scheduler {
             if self.stirred.is_empty() {
                 break;
             }
-            let models = std::mem::take(&mut self.stirred);
-            self.plan(models, now, decisions);
+            self.plan(now, decisions);
         }
         self.newcomer = None;
     }

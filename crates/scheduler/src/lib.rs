@@ -110,6 +110,7 @@ mod share;
 mod sharing;
 mod silence;
 mod slots;
+mod sorted_set;
 mod suspicion;
 mod view;
 mod witnesses;

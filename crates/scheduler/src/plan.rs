@@ -21,8 +21,6 @@
 //!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
 //!    or nobody uses or wants it.
 
-use std::collections::BTreeSet;
-
 use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
@@ -92,9 +90,14 @@ pub(crate) fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
 }
 
 impl Scheduler {
-    /// Places the requests that wait for these models, the most entitled request first.
-    pub(crate) fn plan(&mut self, models: BTreeSet<ModelId>, now: Time, decisions: &mut Vec<Decision>) {
-        let mut models: Vec<ModelId> = models.into_iter().filter(|model| self.queue.waiting_for(*model) > 0).collect();
+    /// Places the requests that wait for the models in `stirred`, the most entitled request first.
+    pub(crate) fn plan(&mut self, now: Time, decisions: &mut Vec<Decision>) {
+        // Lent by the scheduler and given back, so that no plan allocates them anew.
+        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
+        let mut plan = Plan { forecast, line, ..Plan::default() };
+        let mut models = std::mem::take(&mut self.planned);
+        models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
+        self.stirred.clear();
         // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
@@ -105,13 +108,10 @@ impl Scheduler {
         if self.fleet.has_synonyms() {
             self.put_older_first(&mut models, now);
         }
-        // Lent by the scheduler and given back, so that no plan allocates them anew.
-        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
-        let mut plan = Plan { forecast, line, ..Plan::default() };
-        for model in models {
+        for model in models.drain(..) {
             self.plan_model(&mut plan, model, now, decisions);
         }
-        (self.forecast, self.line) = (plan.forecast, plan.line);
+        (self.forecast, self.line, self.planned) = (plan.forecast, plan.line, models);
     }
 
     /// Of the models that are equally entitled, names of the same weights compete for the same slots: the oldest request

@@ -112,8 +112,8 @@ impl FairQueue {
     }
 
     /// Takes the models that have had their last request leave the queue since this was last called.
-    pub(crate) fn take_emptied(&mut self) -> impl Iterator<Item = ModelId> + use<> {
-        std::mem::take(&mut self.emptied).into_iter()
+    pub(crate) fn take_emptied(&mut self) -> impl Iterator<Item = ModelId> {
+        self.emptied.drain(..)
     }
 
     /// How many users wait for a model.
