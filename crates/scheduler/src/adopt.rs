@@ -87,7 +87,7 @@ impl Scheduler {
             node_state.heard_at = now.as_secs_f64();
         }
         let epoch = node_state.resume(model, running);
-        let charged = self.queue.dispatched(lane, model, cost, now);
+        let charged = self.queue.dispatched(lane, None, (model, cost), now);
         if let Some(request) = self.requests.get_mut(&id) {
             let has_first_byte = began_ago.is_some();
             request.attempt = Some(Attempt { node, epoch, has_first_byte, is_abandoned: false, charged });

@@ -30,8 +30,7 @@ impl Scheduler {
         if let Some(memory) = self.memories.get_mut(request.model.0) {
             memory.consume(node, &request.prefixes, cached);
         }
-        self.queue.remove(request.lane, request.position(), now);
-        let charged = self.queue.dispatched(request.lane, request.model, cost, now);
+        let charged = self.queue.dispatched(request.lane, Some(request.position()), (request.model, cost), now);
         let node_state = &mut self.fleet[node];
         if node_state.in_flight() == 0 {
             // An idle node owes nobody a word. Its silence counts from here.

@@ -43,7 +43,11 @@ impl Scheduler {
     /// A node answers a request, so the nodes that failed it before are to blame.
     fn convict(&mut self, id: RequestId, now: Time) {
         let Some(request) = self.requests.get_mut(&id) else { return };
-        let (failures, user) = (request.answered(), request.user.clone());
+        let failures = request.answered();
+        if failures.is_empty() {
+            return;
+        }
+        let user = request.user.clone();
         for (node, epoch, failure) in failures {
             self.witnesses.was_right(&user, node);
             self.judge(node, |node| node.convicted(&user, failure, epoch, now));

@@ -178,14 +178,15 @@ impl Scheduler {
             return;
         };
         self.models.get_mut(model).demand.asked(now.as_secs_f64());
-        let objection = self.queue.objection(&arrival.user);
         let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
+        let objection = self.queue.objection(lane);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
-        let is_stranger = self.witnesses.is_stranger(&request.user, now);
+        let mut is_stranger = None;
         for id in self.fleet.particular() {
             let node = &self.fleet[id];
             let is_barred = !node.routes.has(request.route);
+            let is_stranger = *is_stranger.get_or_insert_with(|| self.witnesses.is_stranger(&request.user, now));
             if is_barred || node.breaker.is_avoided_by(&request.user, is_stranger, now) {
                 request.avoid(id, is_barred);
             }

@@ -68,12 +68,13 @@ pub(crate) struct HostOutlook {
 
 impl HostOutlook {
     pub(crate) fn of(node: &Node, id: NodeId, instance: &Instance, guess: f64) -> Self {
+        let count = instance.slot_count();
         Self {
             node: id,
             changes: 0,
             first: 0,
-            count: instance.slot_count(),
-            taken: instance.slot_count().min(instance.running.len()),
+            count,
+            taken: count.min(instance.running.len()),
             is_resident: instance.resident_since.is_some(),
             opening: node.opening(),
             probes_from: instance.probes_from(),

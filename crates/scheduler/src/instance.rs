@@ -9,18 +9,33 @@
 use std::sync::Arc;
 
 use crate::{
-    catalog::Model, correction::Correction, estimate::REFERENCE_BYTES, failure::Failure, ids::RequestId,
-    model::ModelId, reading::Reading, running::Running, share::Portion, slots::Slots,
+    catalog::Model,
+    correction::Correction,
+    estimate::REFERENCE_BYTES,
+    failure::Failure,
+    ids::RequestId,
+    model::ModelId,
+    reading::Reading,
+    running::Running,
+    share::Portion,
+    slots::{Runner, Slots},
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Listing {
-    pub(crate) all: Arc<[Model]>,
-    pub(crate) index: usize,
+    all: Arc<[Model]>,
+    index: usize,
+    /// By the model's family, which is a name; asked for with every event.
+    runner: Runner,
 }
 
 impl Listing {
+    pub(crate) fn new(all: Arc<[Model]>, index: usize) -> Self {
+        let runner = Runner::of(&all[index].family);
+        Self { all, index, runner }
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.all[self.index]
     }
@@ -141,13 +156,13 @@ impl Instance {
         self.label.model()
     }
 
-    fn family(&self) -> &str {
-        self.model().map_or("", |model| &model.family)
+    fn runner(&self) -> Runner {
+        self.label.listing.as_ref().map(|listing| listing.runner).unwrap_or_default()
     }
 
     /// How many slots it has, for all gateways together.
     pub(crate) fn whole_slot_count(&self) -> u32 {
-        self.slots.count(self.family())
+        self.slots.count(self.runner())
     }
 
     /// How many of its slots this gateway may use.
@@ -173,7 +188,7 @@ impl Instance {
         // With several gateways, nobody can tell whether a probe ran in parallel with everything else.
         let is_whole = self.portions.is_empty() && self.ceiling.is_none();
         let may_probe = is_whole && self.running.len() <= self.slot_count();
-        if may_probe { self.slots.probes_from(self.family()) } else { f64::INFINITY }
+        if may_probe { self.slots.probes_from(self.runner()) } else { f64::INFINITY }
     }
 
     /// Whether it could serve requests, as far as its memory goes.

@@ -21,6 +21,8 @@
 //!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
 //!    or nobody uses or wants it.
 
+use std::collections::VecDeque;
+
 use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
@@ -58,10 +60,14 @@ const SECONDS_PER_PAIR: f64 = 5e-4;
 const LONGEST_PAUSE: f64 = 3.0;
 
 /// What a plan knows of its model.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
+    /// The models still to be planned for, the most entitled request first.
+    models: VecDeque<ModelId>,
     pub(crate) forecast: Forecast,
     line: Line,
+    /// The alternatives for the request that is placed.
+    pub(crate) best: Best,
     /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
     /// up.
     pub(crate) options: [Option<LoadChoices>; 2],
@@ -92,12 +98,10 @@ pub(crate) fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
 impl Scheduler {
     /// Places the requests that wait for the models in `stirred`, the most entitled request first.
     pub(crate) fn plan(&mut self, now: Time, decisions: &mut Vec<Decision>) {
-        // Lent by the scheduler and given back, so that no plan allocates them anew.
-        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
-        let mut plan = Plan { forecast, line, ..Plan::default() };
-        let mut models = std::mem::take(&mut self.planned);
-        models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
+        let mut plan = self.last_plan.take().unwrap_or_default();
+        plan.models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
         self.stirred.clear();
+        let models = plan.models.make_contiguous();
         // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
@@ -106,12 +110,13 @@ impl Scheduler {
             });
         }
         if self.fleet.has_synonyms() {
-            self.put_older_first(&mut models, now);
+            self.put_older_first(models, now);
         }
-        for model in models.drain(..) {
+        while let Some(model) = plan.models.pop_front() {
             self.plan_model(&mut plan, model, now, decisions);
         }
-        (self.forecast, self.line, self.planned) = (plan.forecast, plan.line, models);
+        plan.options = [None, None];
+        self.last_plan = Some(plan);
     }
 
     /// Of the models that are equally entitled, names of the same weights compete for the same slots: the oldest request

@@ -133,6 +133,9 @@ impl PrefixMemory {
             let Some(Holders { holders, longest }) = self.holders.get(&prefix.digest) else { break };
             // In the next turn a whole prompt is followed by its answer, which was never digested here.
             let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
+            if steps.is_empty() {
+                steps.reserve_exact(prefixes.len());
+            }
             steps.push(TrailStep { holders, tokens: f64::from(prefix.tokens), next, longest: *longest });
         }
         Trail { steps, prompt }

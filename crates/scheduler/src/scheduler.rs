@@ -5,7 +5,6 @@ use crate::{
     drain::Drain,
     estimate::FIRST_GUESS,
     fleet::Fleet,
-    forecast::Forecast,
     hosts::Hosts,
     ids::{RequestId, Time},
     journal::Journal,
@@ -13,8 +12,9 @@ use crate::{
     lookup::Lookup,
     model::{ModelId, Models},
     node::Node,
+    plan::Plan,
     prefix::PrefixMemory,
-    queue::{FairQueue, Line},
+    queue::FairQueue,
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
@@ -40,11 +40,8 @@ pub struct Scheduler {
     /// Users whose requests failed lately.
     pub(crate) witnesses: Witnesses,
     pub(crate) reach: Reach,
-    /// The last plan's forecast, kept to save allocations.
-    pub(crate) forecast: Forecast,
-    /// Kept for the same reason.
-    pub(crate) line: Line,
-    pub(crate) planned: Vec<ModelId>,
+    /// The last plan, kept for its memory: no plan allocates anything anew. `None` before the first, and during a plan.
+    pub(crate) last_plan: Option<Box<Plan>>,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
@@ -86,9 +83,7 @@ impl Scheduler {
             drain: Drain::default(),
             journal: Journal::default(),
             witnesses: Witnesses::default(),
-            forecast: Forecast::default(),
-            line: Line::default(),
-            planned: Vec::new(),
+            last_plan: None,
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,

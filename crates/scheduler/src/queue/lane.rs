@@ -183,7 +183,12 @@ pub(super) struct LaneQueue {
     entries: BTreeMap<LanePosition, Entry>,
     /// The same by model, in the order of their ids; a model without requests has no part.
     parts: Vec<(ModelId, VecDeque<Ranked>)>,
+    /// The memory of a part that has gone, for the next one: most requests find their lane empty, and leave it so.
+    spare: VecDeque<Ranked>,
 }
+
+/// More memory than for so many requests is not kept for later ones.
+const MOST_SPARED: usize = 16;
 
 impl LaneQueue {
     pub(super) fn len(&self) -> usize {
@@ -233,7 +238,7 @@ impl LaneQueue {
         let ranked = Ranked::of(&entry);
         let place = self.find(entry.model);
         if let Err(place) = place {
-            self.parts.insert(place, (entry.model, VecDeque::new()));
+            self.parts.insert(place, (entry.model, std::mem::take(&mut self.spare)));
         }
         let (Ok(index) | Err(index)) = place;
         let part = &mut self.parts[index].1;
@@ -253,7 +258,8 @@ impl LaneQueue {
         }
         let is_last = part.is_empty();
         if is_last {
-            self.parts.remove(index);
+            self.spare = self.parts.remove(index).1;
+            self.spare.shrink_to(MOST_SPARED);
         }
         Some((entry, is_last))
     }
