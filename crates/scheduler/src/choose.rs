@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::{
     decision::Decision,
     explain::{Alternative, Backlog},
-    forecast::Seeker,
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     node::speed::Work,
+    place_search::Seeker,
     plan::{Plan, weighed},
     prefix::{Prefix, Trail},
     queue::{LaneId, Next},
@@ -210,18 +210,19 @@ impl Scheduler {
         if alternative.wait == 0.0 {
             plan.forecast.occupy(place, alternative.total());
         }
-        self.start(sought.next.id, &chosen, weighed(&plan.best, backlog), now, decisions);
+        self.start(sought.next.id, &chosen, sought.work.output, weighed(&plan.best, backlog), now, decisions);
         let node = &self.fleet[chosen.node];
         if let Some(instance) = node.instance(sought.model) {
             plan.forecast.sent(place, node, instance, self.memories.get(sought.model.0), now);
         }
     }
 
-    /// Sets the alternatives for a request, recorded so that operators can see why it went where it went.
+    /// Sets the alternatives for the request that was looked at last, recorded so that operators can see why it went
+    /// where it went.
     fn find_alternatives(&self, plan: &mut Plan, sought: &Sought, is_impatient: bool) {
         let Plan { best, forecast, options, .. } = plan;
         best.clear();
-        forecast.set_cached(&self.trail(sought.model, &sought.prefixes, sought.work));
+        forecast.complete_cached(|| self.trail(sought.model, &sought.prefixes, sought.work));
         let is_allowed = |node: NodeId| sought.avoided.penalty(node).is_some();
         for place in forecast.places.iter().filter(|place| is_allowed(place.node)) {
             if best.takes(place.cost(sought.work).0) {

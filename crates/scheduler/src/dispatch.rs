@@ -3,19 +3,20 @@
 use crate::{
     decision::Decision,
     explain::Weighed,
-    forecast::Place,
     ids::{RequestId, Time},
+    place::Place,
     request::{Attempt, Request, cost},
     running::Running,
     scheduler::Scheduler,
 };
 
 impl Scheduler {
-    /// Sends a request to a node.
+    /// Sends a request to a node; its answer is expected to have `output` tokens.
     pub(crate) fn start(
         &mut self,
         id: RequestId,
         place: &Place,
+        output: f64,
         weighed: Weighed<'_>,
         now: Time,
         decisions: &mut Vec<Decision>,
@@ -23,9 +24,8 @@ impl Scheduler {
         let Place { node, cached, .. } = *place;
         let Some(request) = self.requests.get(&id) else { return };
         let Some(instance) = self.fleet[node].instance(request.model) else { return };
-        let output = self.expected_output(request);
         let cost = cost(request.prompt - cached, output, instance.model_bytes());
-        let running = self.running(id, request, place, now);
+        let running = self.running(id, request, place, output, now);
         let Some(request) = self.requests.get_mut(&id) else { return };
         if let Some(memory) = self.memories.get_mut(request.model.0) {
             memory.consume(node, &request.prefixes, cached);
@@ -49,7 +49,7 @@ impl Scheduler {
         decisions.push(Decision::Dispatch { id, node, attempt: request.attempts });
     }
 
-    fn running(&self, id: RequestId, request: &Request, place: &Place, now: Time) -> Running {
+    fn running(&self, id: RequestId, request: &Request, place: &Place, output: f64, now: Time) -> Running {
         let seconds = now.as_secs_f64();
         Running {
             id,
@@ -58,7 +58,7 @@ impl Scheduler {
             is_stream: request.is_stream,
             uncached: request.prompt - place.cached,
             prompt: request.prompt,
-            output: self.expected_output(request),
+            output,
             others: f64::from(self.fleet[place.node].in_flight()),
             prefixes: request.prefixes.clone(),
             remembered: place.remembered,

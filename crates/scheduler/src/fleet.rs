@@ -230,18 +230,20 @@ impl Fleet {
         }
     }
 
-    /// Updates the index. Returns what has changed, which the caller takes; `None` if nothing was touched.
-    pub(crate) fn settle(&mut self, now: Time) -> Option<&mut News> {
-        if self.touched.is_empty() {
-            return None;
-        }
+    /// Whether nothing was touched since the index was last updated.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// Updates the index. Returns what has changed, which the caller takes.
+    pub(crate) fn settle(&mut self, now: Time) -> &mut News {
         let mut touched = std::mem::take(&mut self.touched);
         for node in touched.drain(..) {
             self.entered[node.0].is_touched = false;
             self.enter(node, now);
         }
         self.touched = touched;
-        Some(&mut self.news)
+        &mut self.news
     }
 
     fn enter(&mut self, id: NodeId, now: Time) {
@@ -249,8 +251,9 @@ impl Fleet {
         if cfg!(debug_assertions) {
             node.check();
         }
-        let (is_open, admits) = (node.is_open(), node.opens_in(now) == 0.0);
-        if let Some(until) = node.closed_until() {
+        let (is_open, opening) = (node.is_open(), node.opening());
+        let admits = opening.seconds(now) == 0.0;
+        if let Some(until) = opening.until {
             self.busy.insert((until, id));
         }
         self.particular.set(id, node.is_particular());
@@ -350,7 +353,8 @@ impl Fleet {
         let mut hosted = std::mem::take(&mut self.entered[id.0].hosted);
         for (model, slots) in &mut hosted {
             let Some(instance) = self.nodes[id.0].instance(*model) else { continue };
-            let (count, is_vacant) = (instance.slot_count(), instance.has_vacancy(now.as_secs_f64()));
+            let count = instance.slot_count();
+            let is_vacant = instance.has_vacancy(count, now.as_secs_f64());
             let whereabouts = self.of_mut(*model);
             whereabouts.slots = whereabouts.slots + count - *slots;
             *slots = count;

@@ -116,6 +116,8 @@ pub(crate) struct Instance {
     /// The most slots that it may hold under [`crate::Reach::Held`].
     pub(crate) ceiling: Option<u32>,
     pub(crate) running: Vec<Running>,
+    /// Where the last request that was looked for ran.
+    pub(crate) found: usize,
     /// When a request was last sent to it or ended there, in seconds.
     pub(crate) used_at: f64,
     /// Speed relative to the node's own.
@@ -142,6 +144,7 @@ impl Instance {
             portions: Vec::new(),
             ceiling: None,
             running: Vec::new(),
+            found: 0,
             used_at: f64::NEG_INFINITY,
             correction: Correction::default(),
             prefill: Reading::default(),
@@ -196,9 +199,9 @@ impl Instance {
         self.label.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
     }
 
-    /// Whether it would take one more request, if its node does.
-    pub(crate) fn has_vacancy(&self, now: f64) -> bool {
-        self.is_serving() && (self.running.len() < self.slot_count() || self.wants_probe(now))
+    /// Whether it would take one more request, if its node does; `slots` is [`Self::slot_count`].
+    pub(crate) fn has_vacancy(&self, slots: usize, now: f64) -> bool {
+        self.is_serving() && (self.running.len() < slots || self.wants_probe(now))
     }
 
     /// Bytes it uses in memory, as far as is known.
@@ -222,7 +225,22 @@ impl Instance {
     }
 
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {
-        self.running.iter_mut().find(|running| running.id == id)
+        let place = self.place_of(id)?;
+        self.running.get_mut(place)
+    }
+
+    /// A request is over, or goes on elsewhere.
+    pub(crate) fn take_running(&mut self, id: RequestId) -> Option<Running> {
+        let place = self.place_of(id)?;
+        Some(self.running.swap_remove(place))
+    }
+
+    /// Very many may run, and the last events of a request come one after the other.
+    fn place_of(&mut self, id: RequestId) -> Option<usize> {
+        if self.running.get(self.found).is_none_or(|running| running.id != id) {
+            self.found = self.running.iter().position(|running| running.id == id)?;
+        }
+        Some(self.found)
     }
 }
 

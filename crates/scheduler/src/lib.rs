@@ -90,6 +90,8 @@ mod lookup;
 mod model;
 mod node;
 mod older_first;
+mod place;
+mod place_search;
 mod plan;
 mod prefix;
 #[cfg(test)]

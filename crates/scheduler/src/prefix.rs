@@ -123,7 +123,12 @@ pub(crate) struct PrefixMemory {
     shelves: BTreeMap<NodeId, Shelf>,
     holders: Lookup<u64, Holders>,
     uses: u64,
+    /// Memory of those that are gone, for the next ones.
+    spare: Vec<Vec<Holder>>,
 }
+
+/// Memory that is kept for later: about as much as the prefixes of one prompt need, each with a few nodes.
+const MOST_SPARED: usize = 16;
 
 impl PrefixMemory {
     /// Which nodes have read the beginning of this prompt, which has `prompt` tokens.
@@ -208,6 +213,9 @@ impl PrefixMemory {
         for (depth, prefix) in kept.prefixes.iter().enumerate() {
             let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
             let Holders { holders, longest } = self.holders.get_or_default(prefix.digest);
+            if holders.capacity() == 0 {
+                *holders = self.spare.pop().unwrap_or_default();
+            }
             *longest = longest.max(whole);
             match holders.binary_search_by_key(&node, |holder| holder.node) {
                 Ok(place) => {
@@ -242,8 +250,12 @@ impl PrefixMemory {
                     holders[place].used = newest.map_or(0, |each| each.used);
                 }
             }
-            if holders.is_empty() {
-                self.holders.remove(&prefix.digest);
+            if holders.is_empty()
+                && let Some(gone) = self.holders.remove(&prefix.digest)
+                && self.spare.len() < MOST_SPARED
+                && gone.holders.capacity() <= FEW
+            {
+                self.spare.push(gone.holders);
             }
         }
     }

@@ -104,7 +104,13 @@ impl Scheduler {
 
     /// Updates the fleet's index, and collects the models to plan for.
     pub(crate) fn settle(&mut self, now: Time) {
-        let Some(news) = self.fleet.settle(now) else { return };
+        if !self.fleet.is_settled() {
+            self.take_news(now);
+        }
+    }
+
+    fn take_news(&mut self, now: Time) {
+        let news = self.fleet.settle(now);
         for (node, model) in news.unloaded.drain(..) {
             if let Some(memory) = self.memories.get_mut(model.0) {
                 memory.forget(node);

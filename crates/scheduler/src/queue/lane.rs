@@ -103,7 +103,8 @@ impl Standing {
 pub(super) fn resumed(standing: &Standing, served: f64, now: Time) -> f64 {
     let idle = now.saturating_sub(standing.idle_since).as_secs_f64();
     let beyond = (standing.counter - served).max(0.0);
-    served + beyond * (-idle / HALF_LIFE_SECONDS).exp2()
+    // Nearly always there is nothing to forgive.
+    if beyond > 0.0 { served + beyond * (-idle / HALF_LIFE_SECONDS).exp2() } else { served }
 }
 
 #[derive(Clone, Debug)]
