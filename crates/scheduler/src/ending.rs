@@ -72,8 +72,8 @@ impl Scheduler {
     pub(crate) fn worked(&mut self, id: RequestId, time: Duration, writing: Option<Duration>) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
-        let running =
-            self.fleet[attempt.node].instance_mut(request.model).and_then(|instance| instance.find_running(id));
+        let node = self.fleet.untouched(attempt.node);
+        let running = node.instance_mut(request.model).and_then(|instance| instance.find_running(id));
         if let Some(running) = running {
             running.worked = Some(time.as_secs_f64());
             running.writing = writing.map(|writing| writing.as_secs_f64());

@@ -140,6 +140,11 @@ impl Fleet {
         (node.0 < self.nodes.len()).then(|| &mut self[node])
     }
 
+    /// For what neither the index nor a plan depends on.
+    pub(crate) fn untouched(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node.0]
+    }
+
     /// A number that changes whenever anything about a node may have changed.
     pub(crate) fn changes(&self, node: NodeId) -> u64 {
         self.changes[node.0]

@@ -218,6 +218,7 @@ impl Forecast {
     pub(crate) fn served_within(&self, seconds: f64, work: Work) -> usize {
         let mut served = 0_usize;
         for place in &self.places {
+            debug_assert!(place.has_ends, "this plan needs a thorough look: {place:?}");
             let taken = self.slots[place.first..place.first + place.taken].iter().copied();
             // One that nothing runs in is still out of use until the node opens.
             let closed = std::iter::repeat_n(0.0, if place.opens_in > 0.0 { place.count - place.taken } else { 0 });

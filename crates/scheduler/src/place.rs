@@ -16,6 +16,8 @@ pub(crate) struct Place {
     pub(crate) count: usize,
     /// How many of its slots are taken; those that are free now come after them.
     pub(crate) taken: usize,
+    /// Whether it is known when these will be free.
+    pub(crate) has_ends: bool,
     is_resident: bool,
     /// Seconds until the node takes requests at all, free slots aside.
     pub(crate) opens_in: f64,
@@ -46,6 +48,7 @@ impl Place {
             first,
             count: host.count,
             taken: host.taken,
+            has_ends: host.has_ends,
             is_resident: host.is_resident,
             opens_in: host.opening.seconds(now),
             wants_probe: host.probes_from <= now.as_secs_f64(),
@@ -74,6 +77,7 @@ impl Place {
 
     /// Called after every change of its slots, its wait or what runs there.
     pub(crate) fn settle(&mut self, slots: &[f64]) {
+        debug_assert!(self.has_ends || self.taken < self.count, "this plan needs a thorough look: {self:?}");
         // No slot is free sooner than now.
         let free = (self.taken < self.count).then_some((self.taken, 0.0));
         let slots = &slots[self.first..self.first + self.taken];

@@ -27,7 +27,7 @@ use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
     forecast::Forecast,
-    hosts::{HostOutlook, Hosts},
+    hosts::{HostOutlook, Hosts, Look},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     older_first::put_older_first,
@@ -72,7 +72,7 @@ pub(crate) struct Plan {
     /// up.
     pub(crate) options: [Option<LoadChoices>; 2],
     /// Requests that waited for the model before anything was placed.
-    waiting: usize,
+    pub(crate) waiting: usize,
     /// Requests looked at so far that still wait.
     pub(crate) ahead: usize,
     /// Users beyond the look-ahead.
@@ -148,7 +148,8 @@ impl Scheduler {
             return;
         }
         self.plans += 1;
-        self.begin_forecast(&mut plan.forecast, model, now);
+        let look = if plan.waiting == 1 { Look::Brief } else { Look::Thorough };
+        self.begin_forecast(&mut plan.forecast, model, look, now);
         plan.ahead = 0;
         plan.users_behind = self.users_behind(model);
         let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
@@ -212,12 +213,12 @@ impl Scheduler {
 
     // 1.
 
-    fn begin_forecast(&mut self, forecast: &mut Forecast, model: ModelId, now: Time) {
+    fn begin_forecast(&mut self, forecast: &mut Forecast, model: ModelId, look: Look, now: Time) {
         if self.hosts.len() <= model.0 {
             self.hosts.resize_with(model.0 + 1, Hosts::default);
         }
         let (hosts, memory) = (&mut self.hosts[model.0], self.memories.get(model.0));
-        hosts.refresh(&self.fleet, model, memory, self.guess);
+        hosts.refresh(&self.fleet, model, memory, self.guess, look);
         if cfg!(debug_assertions) {
             hosts.check(&self.fleet, model, memory);
         }
