@@ -30,6 +30,8 @@ pub struct Ticket {
     ahead: Option<Word>,
     is_taking: Arc<AtomicBool>,
     load_cost: Arc<LoadCost>,
+    /// The core was told that the request is over.
+    has_left: AtomicBool,
 }
 
 impl Dispatcher {
@@ -44,7 +46,8 @@ impl Dispatcher {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
-        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost }
+        let has_left = AtomicBool::new(false);
+        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost, has_left }
     }
 }
 
@@ -158,17 +161,17 @@ impl Ticket {
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);
             }
-            core.handle(Event::Left { id: self.id, outcome }, now);
+            core.part(self.id, outcome, now);
         });
+        self.has_left.store(true, Ordering::Relaxed);
     }
 }
 
-// A client that hangs up frees its place at once. If the request has left already, the core ignores this.
+// A client that hangs up frees its place at once.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.dispatcher.with(|core, now| {
-            core.tickets.remove(&self.id);
-            core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
-        });
+        if !*self.has_left.get_mut() {
+            self.dispatcher.with(|core, now| core.part(self.id, Outcome::Cancelled, now));
+        }
     }
 }

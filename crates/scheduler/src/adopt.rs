@@ -58,7 +58,7 @@ impl Scheduler {
         let Ongoing { node, sent_ago, began_ago, tokens } = ongoing;
         let ago = |ago: Duration| now.saturating_sub(ago).as_secs_f64();
         let Some(request) = self.requests.get(&id) else { return };
-        let (lane, prompt, output) = (request.lane, request.prompt, self.expected_output(request));
+        let (lane, prompt, output) = (request.lane, request.prompt, self.models.expected_output(request));
         let running = Running {
             id,
             model,

@@ -36,6 +36,22 @@ pub(crate) struct Sought {
     was_planned: bool,
 }
 
+impl Sought {
+    /// `output` is how many tokens its answer should have.
+    fn of(next: Next, request: &Request, output: f64, now: Time) -> Self {
+        Self {
+            next,
+            lane: request.lane,
+            model: request.model,
+            work: Work { prompt: request.prompt, output },
+            prefixes: request.prefixes.clone(),
+            avoided: request.avoided().clone(),
+            is_impatient: request.is_impatient(now),
+            was_planned: request.waits_for.is_some(),
+        }
+    }
+}
+
 /// What the plan does with a request.
 #[derive(Copy, Clone)]
 enum Choice {
@@ -74,21 +90,14 @@ impl Scheduler {
         if std::mem::replace(&mut request.plan, self.plans) == self.plans {
             return None;
         }
-        let request = self.requests.get(&next.id)?;
-        Some(self.sought(next, request, now))
+        Some(Sought::of(next, request, self.models.expected_output(request), now))
     }
 
-    pub(crate) fn sought(&self, next: Next, request: &Request, now: Time) -> Sought {
-        Sought {
-            next,
-            lane: request.lane,
-            model: request.model,
-            work: Work { prompt: request.prompt, output: self.expected_output(request) },
-            prefixes: request.prefixes.clone(),
-            avoided: request.avoided().clone(),
-            is_impatient: request.is_impatient(now),
-            was_planned: request.waits_for.is_some(),
-        }
+    /// A request as a plan would look at it.
+    pub(crate) fn look_up(&self, id: RequestId, now: Time) -> Option<Sought> {
+        let next = Next { id, by_right: None, ahead: 0 };
+        let request = self.requests.get(&id)?;
+        Some(Sought::of(next, request, self.models.expected_output(request), now))
     }
 
     /// Carries out what was chosen for a request; true if it starts at once.
@@ -242,12 +251,6 @@ impl Scheduler {
         let allowed = starts.filter(|(_, place)| sought.avoided.penalty(place.node) == Some(0.0));
         let totals = allowed.map(|(index, place)| (index, place.cost(sought.work).0));
         totals.min_by(|a, b| a.1.total_cmp(&b.1))
-    }
-
-    /// A request as a plan would look at it.
-    pub(crate) fn look_up(&self, id: RequestId, now: Time) -> Option<Sought> {
-        let next = Next { id, by_right: None, ahead: 0 };
-        Some(self.sought(next, self.requests.get(&id)?, now))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::{
     decision::Decision,
     explain::Weighed,
     ids::{RequestId, Time},
+    model::Models,
     place::Place,
     request::{Attempt, Request, cost},
     running::Running,
@@ -71,10 +72,12 @@ impl Scheduler {
             writing: None,
         }
     }
+}
 
-    /// Tokens that the answer is expected to have, at least 1.
+impl Models {
+    /// Tokens that the answer to a request is expected to have, at least 1.
     pub(crate) fn expected_output(&self, request: &Request) -> f64 {
-        let length = &self.models.get(request.model).output;
+        let length = &self.get(request.model).output;
         let expected = || request.max_output.map_or(length.mean(), |most| length.within(most));
         request.known_output.unwrap_or_else(expected).max(1.0)
     }

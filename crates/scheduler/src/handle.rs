@@ -220,7 +220,7 @@ impl Scheduler {
             position: request.position(),
             arrived: request.arrived,
             deadline: request.deadline,
-            cost: cost(request.prompt, self.expected_output(request), bytes as f64),
+            cost: cost(request.prompt, self.models.expected_output(request), bytes as f64),
         };
         self.stirred.insert(request.model);
         self.queue.push(request.lane, entry, now);

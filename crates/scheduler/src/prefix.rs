@@ -158,10 +158,14 @@ impl PrefixMemory {
     /// A prompt is sent to a node that had `cached` of its tokens.
     pub(crate) fn consume(&mut self, node: NodeId, prefixes: &[Prefix], cached: f64) {
         let Some(shelf) = self.shelves.get_mut(&node).filter(|_| cached > 0.0) else { return };
-        let common = |each: &Kept| prefixes.iter().rposition(|prefix| each.prefixes.contains(prefix));
-        let deepest = shelf.prompts.iter().enumerate().filter_map(|(place, each)| Some((common(each)?, place)));
-        // The newest of equals.
-        let Some((_, place)) = deepest.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))) else { return };
+        // The newest of those that have the longest beginning in common. Most prompts need no look: if one of them has a
+        // prefix, the node is among its holders.
+        let is_held = |prefix: &&Prefix| {
+            let holders = self.holders.get(&prefix.digest).map_or(&[][..], |it| &it.holders);
+            holders.binary_search_by_key(&node, |holder| holder.node).is_ok()
+        };
+        let newest = |prefix: &Prefix| shelf.prompts.iter().position(|each| each.prefixes.contains(prefix));
+        let Some(place) = prefixes.iter().rev().filter(is_held).find_map(newest) else { return };
         let Some(mut kept) = shelf.prompts.remove(place) else { return };
         if cached >= CONSUMED_SHARE * kept.tokens {
             return self.withdraw(node, &kept);

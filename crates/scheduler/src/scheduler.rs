@@ -109,6 +109,8 @@ impl Scheduler {
         }
     }
 
+    /// Apart from the question whether there is anything to do, which is asked several times in each event.
+    #[inline(never)]
     fn take_news(&mut self, now: Time) {
         let news = self.fleet.settle(now);
         for (node, model) in news.unloaded.drain(..) {

@@ -128,14 +128,13 @@ impl World {
         took
     }
 
-    /// What a gateway reports of an answer that has come to its end, and of the ticket that is dropped after that.
+    /// What a gateway reports of an answer that has come to its end.
     fn end(&mut self, id: RequestId) {
         let (time, writing) = (SERVED - Duration::from_millis(1), Some(WRITING));
         for event in [
             Event::Worked { id, time, writing },
             Event::Progress { id, tokens: TOKENS },
             Event::Left { id, outcome: Outcome::Completed },
-            Event::Left { id, outcome: Outcome::Cancelled },
         ] {
             self.scheduler.handle(event, self.now);
         }
