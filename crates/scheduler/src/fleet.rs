@@ -49,6 +49,8 @@ struct Entered {
     /// All names of the model that it is loading.
     loading: Vec<ModelId>,
     shelved: Vec<ModelId>,
+    /// Whether it may refuse some routes or users, and whether some models have several names.
+    kind: (bool, bool),
     /// Whether it takes a request at once, provided that a slot is free.
     admits: bool,
     health: NodeHealth,
@@ -261,21 +263,24 @@ impl Fleet {
         if let Some(until) = opening.until {
             self.busy.insert((until, id));
         }
-        self.particular.set(id, node.is_particular());
-        self.synonymous.set(id, node.has_synonyms());
-        let entered = &self.entered[id.0];
+        let entered = &mut self.entered[id.0];
+        let kind = (node.is_particular(), node.has_synonyms());
+        if std::mem::replace(&mut entered.kind, kind) != kind {
+            self.particular.set(id, kind.0);
+            self.synonymous.set(id, kind.1);
+        }
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
         // A node that opens or closes enters or leaves every index, though its lists are the same.
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
-        let has_opened = admits && !entered.admits;
+        let admitted = std::mem::replace(&mut entered.admits, admits);
+        let has_opened = admits && !admitted;
         let health = node.health();
         // A node that has left is told of as such, not as one that is down.
-        if entered.health != health && !node.has_left {
+        let before = std::mem::replace(&mut entered.health, health);
+        if before != health && !node.has_left {
             let why = node.last_error().map(str::to_owned);
-            self.health.add(HealthChange { node: id, at: now, before: entered.health, after: health, why });
+            self.health.add(HealthChange { node: id, at: now, before, after: health, why });
         }
-        self.entered[id.0].admits = admits;
-        self.entered[id.0].health = health;
         if is_relisted {
             self.enter_shelf(id, is_open);
         }
@@ -285,6 +290,8 @@ impl Fleet {
         self.enter_vacancies(id, has_opened, now);
     }
 
+    // Apart from `enter`, as are the other parts that hardly any event needs: it runs with every event.
+    #[cold]
     fn enter_shelf(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
         let listed = node.labels().filter(|(_, label)| is_open && label.listing.is_some());
@@ -301,6 +308,7 @@ impl Fleet {
         }
     }
 
+    #[cold]
     fn enter_memory(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
         // Sorted, for the binary searches below.
@@ -355,20 +363,19 @@ impl Fleet {
 
     /// Records where a slot is free.
     fn enter_vacancies(&mut self, id: NodeId, has_opened: bool, now: Time) {
-        let mut hosted = std::mem::take(&mut self.entered[id.0].hosted);
-        for (model, slots) in &mut hosted {
-            let Some(instance) = self.nodes[id.0].instance(*model) else { continue };
+        let Self { nodes, entered, whereabouts, news, .. } = self;
+        for (model, slots) in &mut entered[id.0].hosted {
+            let instance = nodes[id.0].instance(*model);
+            let (Some(instance), Some(whereabouts)) = (instance, whereabouts.get_mut(model.0)) else { continue };
             let count = instance.slot_count();
             let is_vacant = instance.has_vacancy(count, now.as_secs_f64());
-            let whereabouts = self.of_mut(*model);
             whereabouts.slots = whereabouts.slots + count - *slots;
             *slots = count;
             if !is_vacant {
                 whereabouts.vacant.remove(&id);
             } else if whereabouts.vacant.insert(id) || has_opened {
-                self.news.models.insert(*model);
+                news.models.insert(*model);
             }
         }
-        self.entered[id.0].hosted = hosted;
     }
 }

@@ -21,8 +21,6 @@
 //!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
 //!    or nobody uses or wants it.
 
-use std::collections::VecDeque;
-
 use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
@@ -62,8 +60,8 @@ const LONGEST_PAUSE: f64 = 3.0;
 /// What a plan knows of its model.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Plan {
-    /// The models still to be planned for, the most entitled request first.
-    models: VecDeque<ModelId>,
+    /// The models that it is for.
+    models: Vec<ModelId>,
     pub(crate) forecast: Forecast,
     line: Line,
     /// The alternatives for the request that is placed.
@@ -101,7 +99,7 @@ impl Scheduler {
         let mut plan = self.last_plan.take().unwrap_or_default();
         plan.models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
         self.stirred.clear();
-        let models = plan.models.make_contiguous();
+        let mut models = std::mem::take(&mut plan.models);
         // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
@@ -110,12 +108,12 @@ impl Scheduler {
             });
         }
         if self.fleet.has_synonyms() {
-            self.put_older_first(models, now);
+            self.put_older_first(&mut models, now);
         }
-        while let Some(model) = plan.models.pop_front() {
+        for model in models.drain(..) {
             self.plan_model(&mut plan, model, now, decisions);
         }
-        plan.options = [None, None];
+        (plan.models, plan.options) = (models, [None, None]);
         self.last_plan = Some(plan);
     }
 
