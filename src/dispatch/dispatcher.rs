@@ -19,8 +19,8 @@ use super::word::{Grant, Word};
 use crate::clock::Clock;
 use cluster::{Coordinator, Effect, Foreseen};
 use scheduler::{
-    Decision, Event, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome, QueueLimits, RequestId,
-    Scheduler, Story, Waiting,
+    Decision, Event, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome, QueueLimits,
+    RequestId, Scheduler, Story, Waiting,
 };
 
 /// The most errands in progress: one load or two unloads for each node.

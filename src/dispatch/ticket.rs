@@ -175,3 +175,61 @@ impl Drop for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::dispatch::dispatcher::tests::held;
+    use scheduler::{Loaded, Model, NodeId, NodeSpec, QueueLimits};
+
+    fn arrival() -> Arrival {
+        Arrival {
+            id: RequestId(0),
+            user: "ann".into(),
+            weight: 1.0,
+            membership: None,
+            model: "m".into(),
+            prompt_tokens: 1,
+            max_output: None,
+            known_output: None,
+            prefixes: Arc::from([]),
+            route: Default::default(),
+            is_stream: false,
+            deadline: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_core_hears_once_that_a_request_is_over() {
+        let held = held();
+        let decided = held[0].clone();
+        let spec = NodeSpec { name: "gpu".to_owned(), slots: Some(1), vram_bytes: None };
+        let (dispatcher, _errands) = Dispatcher::new(QueueLimits::default(), vec![spec], Clock::start(), held);
+        let (node, name) = (NodeId(0), "m:latest".to_owned());
+        let model = Model {
+            name: name.clone(),
+            size_bytes: 1,
+            digest: String::new(),
+            modified_unix: 0,
+            family: String::new(),
+            weights: String::new(),
+        };
+        dispatcher.report(Event::Answered { node });
+        dispatcher.report(Event::Listed { node, models: [model].into() });
+        dispatcher.report(Event::Resident { node, loaded: vec![Loaded { name, vram_bytes: 1, context_length: None }] });
+        let join = || dispatcher.join(Uuid::now_v7(), arrival(), Duration::from_secs(60));
+        let live = || (dispatcher.read(scheduler::Scheduler::in_flight), dispatcher.peek(|core| core.tickets.len()));
+
+        let ticket = join();
+        assert_eq!(live(), (1, 1));
+        ticket.leave(Outcome::Completed, Some(5), None);
+        assert_eq!(live(), (0, 0));
+        let before = decided.get_sample_count();
+        drop(ticket);
+        assert_eq!(decided.get_sample_count(), before, "it is over already");
+
+        drop(join());
+        assert_eq!(live(), (0, 0), "a client that hangs up frees its slot");
+    }
+}
