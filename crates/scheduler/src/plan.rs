@@ -58,10 +58,8 @@ const SECONDS_PER_PAIR: f64 = 5e-4;
 const LONGEST_PAUSE: f64 = 3.0;
 
 /// What a plan knows of its model.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// The models that it is for.
-    models: Vec<ModelId>,
     pub(crate) forecast: Forecast,
     line: Line,
     /// The alternatives for the request that is placed.
@@ -96,10 +94,12 @@ pub(crate) fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
 impl Scheduler {
     /// Places the requests that wait for the models in `stirred`, the most entitled request first.
     pub(crate) fn plan(&mut self, now: Time, decisions: &mut Vec<Decision>) {
-        let mut plan = self.last_plan.take().unwrap_or_default();
-        plan.models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
+        // Lent by the scheduler and given back, so that no plan allocates them anew.
+        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
+        let mut plan = Plan { forecast, line, best: std::mem::take(&mut self.best), ..Plan::default() };
+        let mut models = std::mem::take(&mut self.planned);
+        models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
         self.stirred.clear();
-        let mut models = std::mem::take(&mut plan.models);
         // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
@@ -113,8 +113,7 @@ impl Scheduler {
         for model in models.drain(..) {
             self.plan_model(&mut plan, model, now, decisions);
         }
-        (plan.models, plan.options) = (models, [None, None]);
-        self.last_plan = Some(plan);
+        (self.forecast, self.line, self.best, self.planned) = (plan.forecast, plan.line, plan.best, models);
     }
 
     /// Of the models that are equally entitled, names of the same weights compete for the same slots: the oldest request

@@ -4,7 +4,9 @@ use crate::{
     catalog::NodeSpec,
     drain::Drain,
     estimate::FIRST_GUESS,
+    explain::Best,
     fleet::Fleet,
+    forecast::Forecast,
     hosts::Hosts,
     ids::{RequestId, Time},
     journal::Journal,
@@ -12,9 +14,8 @@ use crate::{
     lookup::Lookup,
     model::{ModelId, Models},
     node::Node,
-    plan::Plan,
     prefix::PrefixMemory,
-    queue::FairQueue,
+    queue::{FairQueue, Line},
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
@@ -40,8 +41,12 @@ pub struct Scheduler {
     /// Users whose requests failed lately.
     pub(crate) witnesses: Witnesses,
     pub(crate) reach: Reach,
-    /// The last plan, kept for its memory: no plan allocates anything anew. `None` before the first, and during a plan.
-    pub(crate) last_plan: Option<Box<Plan>>,
+    /// The last plan's forecast, kept to save allocations.
+    pub(crate) forecast: Forecast,
+    /// Kept for the same reason.
+    pub(crate) line: Line,
+    pub(crate) best: Best,
+    pub(crate) planned: Vec<ModelId>,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
@@ -83,7 +88,10 @@ impl Scheduler {
             drain: Drain::default(),
             journal: Journal::default(),
             witnesses: Witnesses::default(),
-            last_plan: None,
+            forecast: Forecast::default(),
+            line: Line::default(),
+            best: Best::default(),
+            planned: Vec::new(),
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,
