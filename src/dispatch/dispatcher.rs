@@ -19,8 +19,8 @@ use super::word::{Grant, Word};
 use crate::clock::Clock;
 use cluster::{Coordinator, Effect, Foreseen};
 use scheduler::{
-    Decision, Event, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, QueueLimits, RequestId,
-    Scheduler, Story, Waiting,
+    Decision, Event, HealthChange, Learned, NODES_AT_A_LOOK, NodeId, NodeSpec, NodeView, Outcome, QueueLimits,
+    RequestId, Scheduler, Story, Waiting,
 };
 
 /// The most errands in progress: one load or two unloads for each node.
@@ -263,6 +263,12 @@ impl Core {
             let decisions = self.coordinator.member.scheduler_mut().handle(event, now);
             decisions.into_iter().for_each(|decision| self.obey(decision, now));
         }
+    }
+
+    /// A request is over: it receives no more words.
+    pub(super) fn part(&mut self, id: RequestId, outcome: Outcome, now: Duration) {
+        self.tickets.remove(&id);
+        self.handle(Event::Left { id, outcome }, now);
     }
 
     /// Does what the member asks for.

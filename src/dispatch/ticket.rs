@@ -30,6 +30,8 @@ pub struct Ticket {
     ahead: Option<Word>,
     is_taking: Arc<AtomicBool>,
     load_cost: Arc<LoadCost>,
+    /// The core was told that the request is over.
+    has_left: AtomicBool,
 }
 
 impl Dispatcher {
@@ -44,7 +46,8 @@ impl Dispatcher {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
-        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost }
+        let has_left = AtomicBool::new(false);
+        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost, has_left }
     }
 }
 
@@ -158,17 +161,75 @@ impl Ticket {
             if let Some(tokens) = tokens {
                 core.handle(Event::Progress { id: self.id, tokens }, now);
             }
-            core.handle(Event::Left { id: self.id, outcome }, now);
+            core.part(self.id, outcome, now);
         });
+        self.has_left.store(true, Ordering::Relaxed);
     }
 }
 
-// A client that hangs up frees its place at once. If the request has left already, the core ignores this.
+// A client that hangs up frees its place at once.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.dispatcher.with(|core, now| {
-            core.tickets.remove(&self.id);
-            core.handle(Event::Left { id: self.id, outcome: Outcome::Cancelled }, now);
-        });
+        if !*self.has_left.get_mut() {
+            self.dispatcher.with(|core, now| core.part(self.id, Outcome::Cancelled, now));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::dispatch::dispatcher::tests::held;
+    use scheduler::{Loaded, Model, NodeId, NodeSpec, QueueLimits};
+
+    fn arrival() -> Arrival {
+        Arrival {
+            id: RequestId(0),
+            user: "ann".into(),
+            weight: 1.0,
+            membership: None,
+            model: "m".into(),
+            prompt_tokens: 1,
+            max_output: None,
+            known_output: None,
+            prefixes: Arc::from([]),
+            route: Default::default(),
+            is_stream: false,
+            deadline: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_core_hears_once_that_a_request_is_over() {
+        let held = held();
+        let decided = held[0].clone();
+        let spec = NodeSpec { name: "gpu".to_owned(), slots: Some(1), vram_bytes: None };
+        let (dispatcher, _errands) = Dispatcher::new(QueueLimits::default(), vec![spec], Clock::start(), held);
+        let (node, name) = (NodeId(0), "m:latest".to_owned());
+        let model = Model {
+            name: name.clone(),
+            size_bytes: 1,
+            digest: String::new(),
+            modified_unix: 0,
+            family: String::new(),
+            weights: String::new(),
+        };
+        dispatcher.report(Event::Answered { node });
+        dispatcher.report(Event::Listed { node, models: [model].into() });
+        dispatcher.report(Event::Resident { node, loaded: vec![Loaded { name, vram_bytes: 1, context_length: None }] });
+        let join = || dispatcher.join(Uuid::now_v7(), arrival(), Duration::from_secs(60));
+        let live = || (dispatcher.read(scheduler::Scheduler::in_flight), dispatcher.peek(|core| core.tickets.len()));
+
+        let ticket = join();
+        assert_eq!(live(), (1, 1));
+        ticket.leave(Outcome::Completed, Some(5), None);
+        assert_eq!(live(), (0, 0));
+        let before = decided.get_sample_count();
+        drop(ticket);
+        assert_eq!(decided.get_sample_count(), before, "it is over already");
+
+        drop(join());
+        assert_eq!(live(), (0, 0), "a client that hangs up frees its slot");
     }
 }

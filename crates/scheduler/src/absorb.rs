@@ -10,7 +10,8 @@ impl Scheduler {
     /// Gives a free slot that no request looked at wants to the first request that would not be served sooner by
     /// waiting; false if there is none.
     pub(crate) fn absorb(&mut self, plan: &mut Plan, model: ModelId, now: Time, decisions: &mut Vec<Decision>) -> bool {
-        if !plan.forecast.has_start() || self.queue.waiting_for(model) <= plan.ahead {
+        // A request that waits alone was looked at already.
+        if plan.waiting == 1 || !plan.forecast.has_start() || self.queue.waiting_for(model) <= plan.ahead {
             return false;
         }
         let Some(sought) = self.beyond(plan, model, 0, now) else { return false };

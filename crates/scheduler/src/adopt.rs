@@ -58,7 +58,7 @@ impl Scheduler {
         let Ongoing { node, sent_ago, began_ago, tokens } = ongoing;
         let ago = |ago: Duration| now.saturating_sub(ago).as_secs_f64();
         let Some(request) = self.requests.get(&id) else { return };
-        let (lane, prompt, output) = (request.lane, request.prompt, self.expected_output(request));
+        let (lane, prompt, output) = (request.lane, request.prompt, self.models.expected_output(request));
         let running = Running {
             id,
             model,
@@ -87,7 +87,7 @@ impl Scheduler {
             node_state.heard_at = now.as_secs_f64();
         }
         let epoch = node_state.resume(model, running);
-        let charged = self.queue.dispatched(lane, model, cost, now);
+        let charged = self.queue.dispatched(lane, None, (model, cost), now);
         if let Some(request) = self.requests.get_mut(&id) {
             let has_first_byte = began_ago.is_some();
             request.attempt = Some(Attempt { node, epoch, has_first_byte, is_abandoned: false, charged });

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::{
     decision::Decision,
-    explain::{Alternative, Backlog, Best},
-    forecast::Seeker,
+    explain::{Alternative, Backlog},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     node::speed::Work,
+    place_search::Seeker,
     plan::{Plan, weighed},
     prefix::{Prefix, Trail},
     queue::{LaneId, Next},
@@ -34,6 +34,22 @@ pub(crate) struct Sought {
     is_impatient: bool,
     /// An earlier plan has said what it waits for.
     was_planned: bool,
+}
+
+impl Sought {
+    /// `output` is how many tokens its answer should have.
+    fn of(next: Next, request: &Request, output: f64, now: Time) -> Self {
+        Self {
+            next,
+            lane: request.lane,
+            model: request.model,
+            work: Work { prompt: request.prompt, output },
+            prefixes: request.prefixes.clone(),
+            avoided: request.avoided().clone(),
+            is_impatient: request.is_impatient(now),
+            was_planned: request.waits_for.is_some(),
+        }
+    }
 }
 
 /// What the plan does with a request.
@@ -74,21 +90,14 @@ impl Scheduler {
         if std::mem::replace(&mut request.plan, self.plans) == self.plans {
             return None;
         }
-        let request = self.requests.get(&next.id)?;
-        Some(self.sought(next, request, now))
+        Some(Sought::of(next, request, self.models.expected_output(request), now))
     }
 
-    pub(crate) fn sought(&self, next: Next, request: &Request, now: Time) -> Sought {
-        Sought {
-            next,
-            lane: request.lane,
-            model: request.model,
-            work: Work { prompt: request.prompt, output: self.expected_output(request) },
-            prefixes: request.prefixes.clone(),
-            avoided: request.avoided().clone(),
-            is_impatient: request.is_impatient(now),
-            was_planned: request.waits_for.is_some(),
-        }
+    /// A request as a plan would look at it.
+    pub(crate) fn look_up(&self, id: RequestId, now: Time) -> Option<Sought> {
+        let next = Next { id, by_right: None, ahead: 0 };
+        let request = self.requests.get(&id)?;
+        Some(Sought::of(next, request, self.models.expected_output(request), now))
     }
 
     /// Carries out what was chosen for a request; true if it starts at once.
@@ -127,8 +136,8 @@ impl Scheduler {
             Choice::Place(place) => {
                 let alternative = plan.forecast.places[place].weigh(sought.work);
                 if !sought.was_planned {
-                    let best = self.alternatives(plan, sought, sought.is_impatient);
-                    self.journal.waits(next.id, now, weighed(&best, backlog));
+                    self.find_alternatives(plan, sought, sought.is_impatient);
+                    self.journal.waits(next.id, now, weighed(&plan.best, backlog));
                 }
                 plan.forecast.occupy(place, alternative.total());
                 false
@@ -178,11 +187,11 @@ impl Scheduler {
         decisions: &mut Vec<Decision>,
     ) {
         let (id, model, work) = (sought.next.id, sought.model, sought.work);
-        let best = self.alternatives(plan, sought, sought.is_impatient);
+        self.find_alternatives(plan, sought, sought.is_impatient);
         let Some(options) = plan.options[usize::from(sought.is_impatient)].take() else { return };
         let Some(chosen) = options.get(option) else { return };
         let (node, alternative) = (chosen.node, chosen.weigh(work));
-        self.journal.asked_for_load(id, node, now, weighed(&best, backlog));
+        self.journal.asked_for_load(id, node, now, weighed(&plan.best, backlog));
         self.loads_begun += 1;
         self.begin_load(node, model, chosen.victims().to_vec(), Some(id), now, decisions);
         self.settle(now);
@@ -203,33 +212,34 @@ impl Scheduler {
         now: Time,
         decisions: &mut Vec<Decision>,
     ) {
-        let best = self.alternatives(plan, sought, false);
+        self.find_alternatives(plan, sought, false);
         let chosen = plan.forecast.places[place];
         let alternative = chosen.weigh(sought.work);
         // A probe runs beside the slots and takes none of them.
         if alternative.wait == 0.0 {
             plan.forecast.occupy(place, alternative.total());
         }
-        self.start(sought.next.id, &chosen, weighed(&best, backlog), now, decisions);
+        self.start(sought.next.id, &chosen, sought.work.output, weighed(&plan.best, backlog), now, decisions);
         let node = &self.fleet[chosen.node];
         if let Some(instance) = node.instance(sought.model) {
             plan.forecast.sent(place, node, instance, self.memories.get(sought.model.0), now);
         }
     }
 
-    /// The alternatives for a request, recorded so that operators can see why it went where it went.
-    fn alternatives(&self, plan: &mut Plan, sought: &Sought, is_impatient: bool) -> Best {
-        let mut best = Best::default();
-        plan.forecast.set_cached(&self.trail(sought.model, &sought.prefixes, sought.work));
+    /// Sets the alternatives for the request that was looked at last, recorded so that operators can see why it went
+    /// where it went.
+    fn find_alternatives(&self, plan: &mut Plan, sought: &Sought, is_impatient: bool) {
+        let Plan { best, forecast, options, .. } = plan;
+        best.clear();
+        forecast.complete_cached(|| self.trail(sought.model, &sought.prefixes, sought.work));
         let is_allowed = |node: NodeId| sought.avoided.penalty(node).is_some();
-        for place in plan.forecast.places.iter().filter(|place| is_allowed(place.node)) {
+        for place in forecast.places.iter().filter(|place| is_allowed(place.node)) {
             if best.takes(place.cost(sought.work).0) {
                 best.offer(place.weigh(sought.work));
             }
         }
-        let options = plan.options[usize::from(is_impatient)].iter().flat_map(|options| options.iter());
+        let options = options[usize::from(is_impatient)].iter().flat_map(|options| options.iter());
         options.filter(|option| is_allowed(option.node)).for_each(|option| best.offer(option.weigh(sought.work)));
-        best
     }
 
     /// The place where a request could start at once and would end first, and the seconds until then.
@@ -241,12 +251,6 @@ impl Scheduler {
         let allowed = starts.filter(|(_, place)| sought.avoided.penalty(place.node) == Some(0.0));
         let totals = allowed.map(|(index, place)| (index, place.cost(sought.work).0));
         totals.min_by(|a, b| a.1.total_cmp(&b.1))
-    }
-
-    /// A request as a plan would look at it.
-    pub(crate) fn look_up(&self, id: RequestId, now: Time) -> Option<Sought> {
-        let next = Next { id, by_right: None, ahead: 0 };
-        Some(self.sought(next, self.requests.get(&id)?, now))
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     accusations::{Accusation, Standing},
+    breaker::Epoch,
     decision::{Decision, Refusal, RefusalReason},
     explain::What,
     failure::{Blame, Failure, Outcome},
@@ -27,7 +28,8 @@ impl Scheduler {
         attempt.has_first_byte = true;
         let (node, epoch, model) = (attempt.node, attempt.epoch, request.model);
         let is_first_try = request.is_stream && request.attempts == 1;
-        self.convict(id, now);
+        let (failures, user) = (request.answered(), request.user.clone());
+        self.convict(failures, &user, now);
         if is_first_try {
             self.journal.compare(id, now);
         }
@@ -40,13 +42,11 @@ impl Scheduler {
         }
     }
 
-    /// A node answers a request, so the nodes that failed it before are to blame.
-    fn convict(&mut self, id: RequestId, now: Time) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let (failures, user) = (request.answered(), request.user.clone());
+    /// A node answers a request of this user's, so the nodes that failed it before are to blame.
+    fn convict(&mut self, failures: Vec<(NodeId, Epoch, Failure)>, user: &Arc<str>, now: Time) {
         for (node, epoch, failure) in failures {
-            self.witnesses.was_right(&user, node);
-            self.judge(node, |node| node.convicted(&user, failure, epoch, now));
+            self.witnesses.was_right(user, node);
+            self.judge(node, |node| node.convicted(user, failure, epoch, now));
         }
     }
 
@@ -68,8 +68,8 @@ impl Scheduler {
     pub(crate) fn worked(&mut self, id: RequestId, time: Duration, writing: Option<Duration>) {
         let Some(request) = self.requests.get(&id) else { return };
         let Some(attempt) = &request.attempt else { return };
-        let running =
-            self.fleet[attempt.node].instance_mut(request.model).and_then(|instance| instance.find_running(id));
+        let node = self.fleet.untouched(attempt.node);
+        let running = node.instance_mut(request.model).and_then(|instance| instance.find_running(id));
         if let Some(running) = running {
             running.worked = Some(time.as_secs_f64());
             running.writing = writing.map(|writing| writing.as_secs_f64());
@@ -78,8 +78,8 @@ impl Scheduler {
 
     pub(crate) fn fail(&mut self, id: RequestId, failure: Failure, now: Time, decisions: &mut Vec<Decision>) {
         let active = self.requests.len();
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let Some(attempt) = request.attempt.take() else { return };
+        let Some(attempt) = self.requests.get_mut(&id).and_then(|request| request.attempt.take()) else { return };
+        let Some(mut request) = self.requests.remove(&id) else { return };
         // 5.
         if request.is_budgeted_retry() {
             self.costly_retries -= 1;
@@ -87,15 +87,15 @@ impl Scheduler {
         request.failed(attempt.node, failure, attempt.epoch);
         let may_retry = !attempt.has_first_byte && request.may_retry(self.costly_retries, active);
         self.journal.note(id, What::Failed(attempt.node, failure), now);
-        self.end_attempt(id, &attempt, Outcome::Failed(failure), now);
-        let Some(request) = self.requests.get(&id) else { return };
+        self.end_attempt(id, &mut request, &attempt, Outcome::Failed(failure), now);
         if may_retry {
             // 6.
             self.costly_retries += usize::from(request.is_budgeted_retry());
+            self.requests.insert(id, request);
             self.enqueue(id, now);
             // The request may be barred from the only nodes that are left, although none of them has changed.
             self.has_losses = true;
-        } else if let Some(request) = self.requests.remove(&id) {
+        } else {
             // 7.
             let reason = RefusalReason::Exhausted { last: failure };
             decisions.push(self.refusal(id, &request, reason, now));
@@ -103,50 +103,52 @@ impl Scheduler {
     }
 
     pub(crate) fn leave(&mut self, id: RequestId, outcome: Outcome, now: Time) {
-        let Some(request) = self.requests.get_mut(&id) else { return };
-        let attempt = request.attempt.take();
+        let Some(mut request) = self.requests.remove(&id) else { return };
         self.journal.note(id, What::Ended(outcome), now);
-        let Some(attempt) = attempt else {
-            self.forget(id, now);
-            return;
-        };
-        self.end_attempt(id, &attempt, outcome, now);
-        if let Some(request) = self.requests.remove(&id) {
-            self.costly_retries -= usize::from(request.is_budgeted_retry());
+        self.costly_retries -= usize::from(request.is_budgeted_retry());
+        match request.attempt.take() {
+            Some(attempt) => self.end_attempt(id, &mut request, &attempt, outcome, now),
+            None => self.queue.remove(request.lane, request.position(), now),
         }
     }
 
-    /// Frees the slot, settles the user's charge, and counts the outcome for or against the node. The request stays
-    /// known, but no longer has an attempt.
-    fn end_attempt(&mut self, id: RequestId, attempt: &Attempt, outcome: Outcome, now: Time) {
+    /// Frees the slot, settles the user's charge, and counts the outcome for or against the node. The request is apart
+    /// from the others meanwhile.
+    fn end_attempt(&mut self, id: RequestId, request: &mut Request, attempt: &Attempt, outcome: Outcome, now: Time) {
         self.drain.ended(self.queue.len() > 0, now);
-        let Some(request) = self.requests.get(&id) else { return };
-        let (lane, model, epoch) = (request.lane, request.model, attempt.epoch);
-        let (user, route, most) = (request.user.clone(), request.route, request.max_output);
-        let prompt = request.prefixes.last().map(|prefix| prefix.digest);
+        let (lane, model, most) = (request.lane, request.model, request.max_output);
         let running = self.fleet[attempt.node].vacate(id, model, outcome == Outcome::Completed, now);
         let used = running.map_or(0.0, |running| self.learn_from(attempt.node, model, &running, most, outcome));
         self.queue.settled(lane, model, (attempt.charged, used), now);
         self.stirred.insert(model);
-        if outcome == Outcome::Completed {
-            self.convict(id, now);
-            self.witnesses.was_served(&user, now);
-            if self.fleet[attempt.node].breaker.was_out_by_word() {
-                self.witnesses.were_wrong(attempt.node);
+        match outcome {
+            Outcome::Completed => {
+                self.convict(request.answered(), &request.user, now);
+                self.witnesses.was_served(&request.user, now);
+                if self.fleet[attempt.node].breaker.was_out_by_word() {
+                    self.witnesses.were_wrong(attempt.node);
+                }
+                self.judge(attempt.node, |node| node.completed(attempt.epoch, now));
             }
-        }
-        let standing = match outcome {
-            Outcome::Failed(failure) => self.standing(&user, attempt.node, failure, now),
-            // Nothing is held against the node, so nobody has to be believed.
-            _ => Standing::Witness,
-        };
-        let accusation = Accusation { user: &user, prompt, standing };
-        let failed = |failure| Failed { accusation, model, route, failure, epoch };
-        self.judge(attempt.node, |node| match outcome {
-            Outcome::Completed => node.completed(epoch, now),
             Outcome::Cancelled | Outcome::Rejected => {}
-            Outcome::Failed(failure) if attempt.has_first_byte => node.broke_off(failed(failure), now),
-            Outcome::Failed(failure) => node.failed(failed(failure), now),
+            Outcome::Failed(failure) => self.hold_against(request, attempt, failure, now),
+        }
+    }
+
+    /// Counts a failure against what is to blame.
+    fn hold_against(&mut self, request: &Request, attempt: &Attempt, failure: Failure, now: Time) {
+        let Request { model, route, user, .. } = request;
+        let (model, route) = (*model, *route);
+        let prompt = request.prefixes.last().map(|prefix| prefix.digest);
+        let standing = self.standing(user, attempt.node, failure, now);
+        let accusation = Accusation { user, prompt, standing };
+        let failed = Failed { accusation, model, route, failure, epoch: attempt.epoch };
+        self.judge(attempt.node, |node| {
+            if attempt.has_first_byte {
+                node.broke_off(failed, now);
+            } else {
+                node.failed(failed, now);
+            }
         });
     }
 

@@ -12,6 +12,8 @@ use crate::{
 const ALTERNATIVES: usize = 5;
 /// Steps kept for each request.
 pub(crate) const STEPS: usize = 12;
+/// Those of a stream that found a slot at once. Memory for so many is not given back.
+const USUAL_STEPS: usize = 3;
 
 /// A way to serve a request.
 #[derive(Copy, Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -148,6 +150,11 @@ pub(crate) struct Weighed<'a> {
 pub(crate) struct Best(Vec<Alternative>);
 
 impl Best {
+    /// Begins again, in the same memory.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub(crate) fn offer(&mut self, alternative: Alternative) {
         let place = self.0.partition_point(|other| other.total() <= alternative.total());
         if place < ALTERNATIVES {
@@ -189,8 +196,11 @@ impl Story {
             self.steps.remove(1);
         }
         let (alternatives, backlog) = (weighed.alternatives.to_vec(), weighed.backlog);
+        if self.steps.is_empty() {
+            self.steps.reserve_exact(USUAL_STEPS);
+        }
         self.steps.push(Step { at, what, alternatives, backlog });
-        if self.ended_at().is_some() {
+        if self.ended_at().is_some() && self.steps.capacity() > USUAL_STEPS {
             self.steps.shrink_to_fit();
         }
     }

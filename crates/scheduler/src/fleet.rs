@@ -16,19 +16,20 @@ use crate::{
     instance::Load,
     model::ModelId,
     node::Node,
+    sorted_set::SortedSet,
 };
 
-/// Where a model is, among the open nodes. All lists are in the order of node ids.
+/// Where a model is, among the open nodes.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Whereabouts {
     /// Nodes that have it in memory and are not about to unload it.
-    pub(crate) hosts: Vec<NodeId>,
+    pub(crate) hosts: SortedSet<NodeId>,
     /// Nodes that are loading it or making room for it.
-    pub(crate) loading: Vec<NodeId>,
+    pub(crate) loading: SortedSet<NodeId>,
     /// Nodes that have it on disk.
-    pub(crate) shelves: Vec<NodeId>,
+    pub(crate) shelves: SortedSet<NodeId>,
     /// Hosts that would take one more request, leaving health and back-offs aside.
-    pub(crate) vacant: BTreeSet<NodeId>,
+    pub(crate) vacant: SortedSet<NodeId>,
     /// Slots of all hosts together.
     pub(crate) slots: usize,
 }
@@ -36,6 +37,8 @@ pub(crate) struct Whereabouts {
 /// What the index holds of a node.
 #[derive(Clone, Debug, Default)]
 struct Entered {
+    /// Something about the node may have changed since it was entered.
+    is_touched: bool,
     is_open: bool,
     listings: u64,
     layouts: u64,
@@ -46,6 +49,8 @@ struct Entered {
     /// All names of the model that it is loading.
     loading: Vec<ModelId>,
     shelved: Vec<ModelId>,
+    /// Whether it may refuse some routes or users, and whether some models have several names.
+    kind: (bool, bool),
     /// Whether it takes a request at once, provided that a slot is free.
     admits: bool,
     health: NodeHealth,
@@ -55,7 +60,7 @@ struct Entered {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct News {
     /// Models to plan for again.
-    pub(crate) models: BTreeSet<ModelId>,
+    pub(crate) models: SortedSet<ModelId>,
     /// A node closed or lost a model, so some requests may have no node left.
     pub(crate) has_losses: bool,
     /// A node's memory has changed, so a model that is in no memory may fit now.
@@ -73,15 +78,15 @@ pub(crate) struct Fleet {
     /// By node: how often it was touched.
     changes: Vec<u64>,
     /// Nodes with a load in progress.
-    loading: BTreeSet<NodeId>,
+    loading: SortedSet<NodeId>,
     /// Those of them that were touched since their loads were last taken on.
-    touched_loads: BTreeSet<NodeId>,
+    touched_loads: SortedSet<NodeId>,
     /// Nodes in back-off, because they answered that they are busy or were overdue, and until when.
     busy: BTreeSet<(Time, NodeId)>,
     /// Nodes that do not take every request: they lack some routes, or some users avoid them.
-    particular: BTreeSet<NodeId>,
+    particular: SortedSet<NodeId>,
     /// Nodes on which some models have several names.
-    synonymous: BTreeSet<NodeId>,
+    synonymous: SortedSet<NodeId>,
     open: usize,
     news: News,
     pub(crate) health: HealthLog,
@@ -137,6 +142,11 @@ impl Fleet {
         (node.0 < self.nodes.len()).then(|| &mut self[node])
     }
 
+    /// For what neither the index nor a plan depends on.
+    pub(crate) fn untouched(&mut self, node: NodeId) -> &mut Node {
+        &mut self.nodes[node.0]
+    }
+
     /// A number that changes whenever anything about a node may have changed.
     pub(crate) fn changes(&self, node: NodeId) -> u64 {
         self.changes[node.0]
@@ -144,11 +154,11 @@ impl Fleet {
 
     fn touch(&mut self, node: NodeId) {
         self.changes[node.0] += 1;
-        if self.loading.contains(&node) {
-            self.touched_loads.insert(node);
-        }
-        if !self.touched.contains(&node) {
+        if !std::mem::replace(&mut self.entered[node.0].is_touched, true) {
             self.touched.push(node);
+        }
+        if self.loading.binary_search(&node).is_ok() {
+            self.touched_loads.insert(node);
         }
     }
 
@@ -179,10 +189,10 @@ impl Fleet {
     }
 
     /// Takes the nodes whose loads may go on: they were touched, or nobody waits any longer for one of these models.
-    pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> BTreeSet<NodeId> {
+    pub(crate) fn take_loads(&mut self, unwanted: impl Iterator<Item = ModelId>) -> SortedSet<NodeId> {
         let mut loads = std::mem::take(&mut self.touched_loads);
         for model in unwanted {
-            loads.extend(&self.of(model).loading);
+            loads.extend(self.of(model).loading.iter().copied());
         }
         loads
     }
@@ -203,10 +213,10 @@ impl Fleet {
     /// Where a model is. The index must have been settled.
     pub(crate) fn of(&self, model: ModelId) -> &Whereabouts {
         const NOWHERE: &Whereabouts = &Whereabouts {
-            hosts: Vec::new(),
-            loading: Vec::new(),
-            shelves: Vec::new(),
-            vacant: BTreeSet::new(),
+            hosts: SortedSet::new(),
+            loading: SortedSet::new(),
+            shelves: SortedSet::new(),
+            vacant: SortedSet::new(),
             slots: 0,
         };
         self.whereabouts.get(model.0).unwrap_or(NOWHERE)
@@ -227,12 +237,20 @@ impl Fleet {
         }
     }
 
-    /// Updates the index and returns what has changed.
-    pub(crate) fn settle(&mut self, now: Time) -> News {
-        for node in std::mem::take(&mut self.touched) {
+    /// Whether nothing was touched since the index was last updated.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    /// Updates the index. Returns what has changed, which the caller takes.
+    pub(crate) fn settle(&mut self, now: Time) -> &mut News {
+        let mut touched = std::mem::take(&mut self.touched);
+        for node in touched.drain(..) {
+            self.entered[node.0].is_touched = false;
             self.enter(node, now);
         }
-        std::mem::take(&mut self.news)
+        self.touched = touched;
+        &mut self.news
     }
 
     fn enter(&mut self, id: NodeId, now: Time) {
@@ -240,33 +258,29 @@ impl Fleet {
         if cfg!(debug_assertions) {
             node.check();
         }
-        let (is_open, admits) = (node.is_open(), node.opens_in(now) == 0.0);
-        if let Some(until) = node.closed_until() {
+        let (is_open, opening) = (node.is_open(), node.opening());
+        let admits = opening.seconds(now) == 0.0;
+        if let Some(until) = opening.until {
             self.busy.insert((until, id));
         }
-        if node.is_particular() {
-            self.particular.insert(id);
-        } else {
-            self.particular.remove(&id);
+        let entered = &mut self.entered[id.0];
+        let kind = (node.is_particular(), node.has_synonyms());
+        if std::mem::replace(&mut entered.kind, kind) != kind {
+            self.particular.set(id, kind.0);
+            self.synonymous.set(id, kind.1);
         }
-        if node.has_synonyms() {
-            self.synonymous.insert(id);
-        } else {
-            self.synonymous.remove(&id);
-        }
-        let entered = &self.entered[id.0];
         let has_moved = entered.is_open != is_open || entered.layouts != node.layouts;
         // A node that opens or closes enters or leaves every index, though its lists are the same.
         let is_relisted = entered.is_open != is_open || entered.listings != node.listings;
-        let has_opened = admits && !entered.admits;
+        let admitted = std::mem::replace(&mut entered.admits, admits);
+        let has_opened = admits && !admitted;
         let health = node.health();
         // A node that has left is told of as such, not as one that is down.
-        if entered.health != health && !node.has_left {
+        let before = std::mem::replace(&mut entered.health, health);
+        if before != health && !node.has_left {
             let why = node.last_error().map(str::to_owned);
-            self.health.add(HealthChange { node: id, at: now, before: entered.health, after: health, why });
+            self.health.add(HealthChange { node: id, at: now, before, after: health, why });
         }
-        self.entered[id.0].admits = admits;
-        self.entered[id.0].health = health;
         if is_relisted {
             self.enter_shelf(id, is_open);
         }
@@ -276,6 +290,8 @@ impl Fleet {
         self.enter_vacancies(id, has_opened, now);
     }
 
+    // Apart from `enter`, as are the other parts that hardly any event needs: it runs with every event.
+    #[cold]
     fn enter_shelf(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
         let listed = node.labels().filter(|(_, label)| is_open && label.listing.is_some());
@@ -283,15 +299,16 @@ impl Fleet {
         shelved.sort_unstable();
         let before = std::mem::replace(&mut self.entered[id.0].shelved, shelved.clone());
         for model in before.iter().filter(|model| shelved.binary_search(model).is_err()) {
-            remove(&mut self.of_mut(*model).shelves, id);
+            self.of_mut(*model).shelves.remove(&id);
             self.news.has_losses = true;
         }
         for model in shelved {
-            insert(&mut self.of_mut(model).shelves, id);
+            self.of_mut(model).shelves.insert(id);
             self.news.models.insert(model);
         }
     }
 
+    #[cold]
     fn enter_memory(&mut self, id: NodeId, is_open: bool) {
         let node = &self.nodes[id.0];
         // Sorted, for the binary searches below.
@@ -308,11 +325,7 @@ impl Fleet {
         let loading: Vec<ModelId> = loading.flat_map(|load: &Load| node.names(load.model)).collect();
         let has_load = node.load().is_some();
         let (listings, layouts) = (node.listings, node.layouts);
-        if has_load {
-            self.loading.insert(id);
-        } else {
-            self.loading.remove(&id);
-        }
+        self.loading.set(id, has_load);
         let entered = &mut self.entered[id.0];
         self.open = self.open + usize::from(is_open) - usize::from(entered.is_open);
         (entered.is_open, entered.listings, entered.layouts) = (is_open, listings, layouts);
@@ -326,23 +339,23 @@ impl Fleet {
             let whereabouts = self.of_mut(model);
             whereabouts.slots -= slots;
             if hosted.binary_search_by_key(&model, |(model, _)| *model).is_err() {
-                remove(&mut whereabouts.hosts, id);
+                whereabouts.hosts.remove(&id);
                 whereabouts.vacant.remove(&id);
                 self.news.models.insert(model);
             }
         }
         for model in was_loading {
-            remove(&mut self.of_mut(model).loading, id);
+            self.of_mut(model).loading.remove(&id);
             self.news.models.insert(model);
         }
         for (model, slots) in hosted {
             let whereabouts = self.of_mut(model);
             whereabouts.slots += slots;
-            insert(&mut whereabouts.hosts, id);
+            whereabouts.hosts.insert(id);
             self.news.models.insert(model);
         }
         for model in loading {
-            insert(&mut self.of_mut(model).loading, id);
+            self.of_mut(model).loading.insert(id);
         }
         self.news.has_moves = true;
         self.news.has_losses = true;
@@ -350,31 +363,19 @@ impl Fleet {
 
     /// Records where a slot is free.
     fn enter_vacancies(&mut self, id: NodeId, has_opened: bool, now: Time) {
-        let mut hosted = std::mem::take(&mut self.entered[id.0].hosted);
-        for (model, slots) in &mut hosted {
-            let Some(instance) = self.nodes[id.0].instance(*model) else { continue };
-            let (count, is_vacant) = (instance.slot_count(), instance.has_vacancy(now.as_secs_f64()));
-            let whereabouts = self.of_mut(*model);
+        let Self { nodes, entered, whereabouts, news, .. } = self;
+        for (model, slots) in &mut entered[id.0].hosted {
+            let instance = nodes[id.0].instance(*model);
+            let (Some(instance), Some(whereabouts)) = (instance, whereabouts.get_mut(model.0)) else { continue };
+            let count = instance.slot_count();
+            let is_vacant = instance.has_vacancy(count, now.as_secs_f64());
             whereabouts.slots = whereabouts.slots + count - *slots;
             *slots = count;
             if !is_vacant {
                 whereabouts.vacant.remove(&id);
             } else if whereabouts.vacant.insert(id) || has_opened {
-                self.news.models.insert(*model);
+                news.models.insert(*model);
             }
         }
-        self.entered[id.0].hosted = hosted;
-    }
-}
-
-fn insert(nodes: &mut Vec<NodeId>, node: NodeId) {
-    if let Err(place) = nodes.binary_search(&node) {
-        nodes.insert(place, node);
-    }
-}
-
-fn remove(nodes: &mut Vec<NodeId>, node: NodeId) {
-    if let Ok(place) = nodes.binary_search(&node) {
-        nodes.remove(place);
     }
 }

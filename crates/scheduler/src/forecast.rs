@@ -5,141 +5,14 @@
 //! places are searched in the order of their waits, and only until the wait alone is longer than the best total.
 
 use crate::{
-    explain::{Alternative, Kind},
     hosts::{HostOutlook, Hosts, TAKEN_SECONDS},
     ids::{NodeId, Time},
     instance::Instance,
-    node::{
-        Node,
-        speed::{Rates, Work},
-    },
+    node::{Node, speed::Work},
+    place::Place,
+    place_search::{BestPlaces, PlaceSearch, Seeker},
     prefix::{PrefixMemory, Trail},
 };
-
-/// A node that has the model in memory, or will once a load has ended.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Place {
-    pub(crate) node: NodeId,
-    first: usize,
-    count: usize,
-    is_resident: bool,
-    /// Seconds until the node takes requests at all, free slots aside.
-    opens_in: f64,
-    /// One request more than the slots may be sent, to see whether it runs in parallel.
-    wants_probe: bool,
-    rates: Rates,
-    trust: (f64, f64),
-    /// Other requests on the node, including those that this plan placed there.
-    others: f64,
-    /// What they make of `rates`.
-    stretch: (f64, f64),
-    /// Prompt tokens that the node is expected to have cached, by the last [`Forecast::set_cached`] or
-    /// [`Forecast::seek`] that came here.
-    pub(crate) cached: f64,
-    pub(crate) is_in_host: bool,
-    /// The same before `trust` is applied.
-    pub(crate) remembered: f64,
-    in_slots_since: u64,
-    /// The slot that will be free first, and the seconds until then.
-    soonest: (usize, f64),
-}
-
-impl Place {
-    fn of(host: &HostOutlook, first: usize, now: Time) -> Self {
-        Self {
-            node: host.node,
-            first,
-            count: host.count,
-            is_resident: host.is_resident,
-            opens_in: host.opening.seconds(now),
-            wants_probe: host.probes_from <= now.as_secs_f64(),
-            rates: host.rates,
-            trust: host.trust,
-            others: host.running,
-            stretch: (1.0, 1.0),
-            cached: 0.0,
-            is_in_host: false,
-            remembered: 0.0,
-            in_slots_since: host.in_slots_since,
-            soonest: (first, f64::INFINITY),
-        }
-    }
-
-    /// Seconds until a slot is free here.
-    pub(crate) fn wait(&self) -> f64 {
-        self.soonest.1.max(self.opens_in)
-    }
-
-    /// Whether a request placed here starts at once.
-    pub(crate) fn starts_at_once(&self) -> bool {
-        self.is_resident && self.opens_in == 0.0 && (self.soonest.1 == 0.0 || self.wants_probe)
-    }
-
-    /// Called after every change of its slots, its wait or what runs there.
-    fn settle(&mut self, slots: &[f64]) {
-        let slots = &slots[self.first..self.first + self.count];
-        // No slot is free sooner than now, so the first one that is ends the search.
-        let free = slots.iter().position(|wait| *wait == 0.0).map(|slot| (slot, 0.0));
-        let soonest = || slots.iter().copied().enumerate().min_by(|a, b| a.1.total_cmp(&b.1));
-        let found = free.or_else(soonest);
-        self.soonest = found.map_or((self.first, f64::INFINITY), |(slot, wait)| (self.first + slot, wait));
-        self.stretch = self.stretch_after(self.wait());
-    }
-
-    fn service(&self, work: Work, stretch: (f64, f64)) -> (f64, f64) {
-        self.rates.service(work.prompt - self.cached, work.output, stretch)
-    }
-
-    /// How much others slow down a request that begins after this wait. If it waits, one of them has left by then.
-    fn stretch_after(&self, wait: f64) -> (f64, f64) {
-        let leaves = if wait > 0.0 { 1.0 } else { 0.0 };
-        self.rates.stretch((self.others - leaves).max(0.0))
-    }
-
-    /// The cost of serving a request here, and the seconds until its first token: those of [`Place::weigh`].
-    pub(crate) fn cost(&self, work: Work) -> (f64, f64) {
-        let (prefill, decode) = self.service(work, self.stretch);
-        let first_token = self.wait() + prefill;
-        (first_token + decode, first_token)
-    }
-
-    /// The expected cost of serving a request here.
-    pub(crate) fn weigh(&self, work: Work) -> Alternative {
-        let wait = self.wait();
-        let (prefill, decode) = self.service(work, self.stretch);
-        let kind = if wait > 0.0 { Kind::Wait } else { Kind::Now };
-        let (prompt, cached) = (work.prompt, self.cached);
-        Alternative { node: self.node, kind, wait, load: 0.0, regret: 0.0, prefill, decode, prompt, cached }
-    }
-
-    /// Sets how much the node has cached of the request that is placed next.
-    fn recall(&mut self, trail: &Trail<'_>) {
-        let (remembered, used) = trail.on(self.node);
-        self.remembered = remembered;
-        self.is_in_host = used > 0 && used < self.in_slots_since;
-        self.cached = remembered * if self.is_in_host { self.trust.1 } else { self.trust.0 };
-    }
-}
-
-/// Where a request is served best.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct BestPlaces {
-    /// The place that costs least, penalties included; `None` if the request may go nowhere.
-    pub(crate) best: Option<(usize, f64)>,
-    /// The place with the least total, penalties aside.
-    pub(crate) cheapest: Option<usize>,
-}
-
-/// A request that looks for a place.
-#[derive(Copy, Clone, Debug)]
-pub(crate) struct Seeker<'a, P> {
-    pub(crate) work: Work,
-    pub(crate) trail: &'a Trail<'a>,
-    /// Only the seconds until its first token count.
-    pub(crate) is_urgent: bool,
-    /// Seconds to add for a node; `None` if it must not go there.
-    pub(crate) penalty: P,
-}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forecast {
@@ -147,11 +20,15 @@ pub(crate) struct Forecast {
     pub(crate) places: Vec<Place>,
     /// How many places are not loads in progress.
     hosts: usize,
-    /// Seconds until each slot is free; the slots of one place are next to each other.
+    /// Seconds until each taken slot is free; the slots of one place are next to each other. What stands at the others
+    /// means nothing: a node may have very many slots.
     slots: Vec<f64>,
+    slot_count: usize,
     /// The waits of the places and their indexes, in order; empty until a second request looks for a place.
     order: Vec<(f64, usize)>,
     has_sought: bool,
+    /// Counts looks at requests, from 1 on. What a place has cached of a request is recalled once for a look.
+    looks: u64,
     /// Seconds a token where that is least; nothing that is planned makes a place faster than this.
     least_token: f64,
     /// Places where a request would start at once.
@@ -161,6 +38,8 @@ pub(crate) struct Forecast {
 impl Forecast {
     /// Starts from the model's slots as they are now.
     pub(crate) fn begin(&mut self, hosts: &Hosts, now: Time) {
+        self.slot_count = 0;
+        self.add_slots(hosts.slots.len());
         hosts.waits(now, &mut self.slots);
         self.order.clear();
         self.has_sought = false;
@@ -177,13 +56,22 @@ impl Forecast {
 
     /// Adds a node that will have the model in memory in `ready` seconds.
     pub(crate) fn add_load(&mut self, host: &HostOutlook, ready: f64, now: Time) {
-        let first = self.slots.len();
-        self.slots.resize(first + host.count, ready.max(TAKEN_SECONDS));
+        let first = self.slot_count;
+        self.add_slots(host.count);
+        self.slots[first..first + host.count].fill(ready.max(TAKEN_SECONDS));
         let mut place = Place::of(host, first, now);
+        place.taken = host.count;
         place.settle(&self.slots);
         self.least_token = self.least_token.min(place.rates.token);
         self.places.push(place);
         self.order.clear();
+    }
+
+    fn add_slots(&mut self, count: usize) {
+        self.slot_count += count;
+        if self.slots.len() < self.slot_count {
+            self.slots.resize(self.slot_count, 0.0);
+        }
     }
 
     /// Changes a place, and keeps what depends on it in step.
@@ -215,6 +103,7 @@ impl Forecast {
             // planned is going to be full, and its streams slow.
             place.others += 1.0;
             slots[place.soonest.0] = seconds.max(TAKEN_SECONDS);
+            place.taken = (place.taken + 1).min(place.count);
         });
     }
 
@@ -231,6 +120,7 @@ impl Forecast {
             place.opens_in = node.opens_in(now);
             place.wants_probe = instance.wants_probe(now.as_secs_f64());
             place.in_slots_since = memory.map_or(0, |memory| memory.in_slots_since(place.node));
+            place.look = 0;
         });
     }
 
@@ -242,17 +132,39 @@ impl Forecast {
     /// Whether a request that starts here takes the only slot in which one could start at once.
     pub(crate) fn is_last_start(&self, place: usize) -> bool {
         let place = &self.places[place];
-        let free = self.slots[place.first..place.first + place.count].iter().filter(|wait| **wait == 0.0).count();
-        self.starts == 1 && free == 1 && !place.wants_probe
+        self.starts == 1 && place.taken + 1 == place.count && !place.wants_probe
     }
 
     pub(crate) fn slot_count(&self) -> usize {
-        self.slots.len()
+        self.slot_count
     }
 
     /// Sets for every place how much it has cached of a request.
     pub(crate) fn set_cached(&mut self, trail: &Trail<'_>) {
-        self.places.iter_mut().for_each(|place| place.recall(trail));
+        self.looks += 1;
+        self.complete_cached(|| trail.clone());
+    }
+
+    /// The same for the request that was looked at last, at the places where that was not necessary so far.
+    pub(crate) fn complete_cached<'a>(&mut self, trail: impl Fn() -> Trail<'a>) {
+        let look = self.looks;
+        if self.places.iter().any(|place| place.look != look) {
+            let trail = trail();
+            self.places.iter_mut().filter(|place| place.look != look).for_each(|place| place.recall(&trail, look));
+        }
+        if cfg!(debug_assertions) {
+            self.check_cached(&trail());
+        }
+    }
+
+    /// Asserts that what was recalled is so for this request.
+    fn check_cached(&self, trail: &Trail<'_>) {
+        let cached = |place: &Place| (place.cached, place.remembered, place.is_in_host);
+        for place in &self.places {
+            let mut again = *place;
+            again.recall(trail, place.look);
+            debug_assert_eq!(cached(place), cached(&again), "{place:?} has recalled another request");
+        }
     }
 
     /// Finds the best place for a request.
@@ -264,7 +176,8 @@ impl Forecast {
             self.order.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         }
         self.has_sought = true;
-        let mut search = PlaceSearch::new(seeker);
+        self.looks += 1;
+        let mut search = PlaceSearch::new(seeker, self.looks);
         let decode = search.seeker.work.output * self.least_token;
         // Those that have read most of the prompt are good ones, too.
         let (few, common) = search.seeker.trail.few();
@@ -305,8 +218,11 @@ impl Forecast {
     pub(crate) fn served_within(&self, seconds: f64, work: Work) -> usize {
         let mut served = 0_usize;
         for place in &self.places {
-            for slot in place.first..place.first + place.count {
-                let wait = self.slots[slot].max(place.opens_in);
+            debug_assert!(place.has_ends, "this plan needs a thorough look: {place:?}");
+            let taken = self.slots[place.first..place.first + place.taken].iter().copied();
+            // One that nothing runs in is still out of use until the node opens.
+            let closed = std::iter::repeat_n(0.0, if place.opens_in > 0.0 { place.count - place.taken } else { 0 });
+            for wait in taken.chain(closed).map(|wait| wait.max(place.opens_in)) {
                 if wait > 0.0 && wait < seconds {
                     let (prefill, decode) = place.service(work, place.stretch_after(wait));
                     let count = ((seconds - wait) / (prefill + decode).max(TAKEN_SECONDS)).floor();
@@ -315,54 +231,5 @@ impl Forecast {
             }
         }
         served
-    }
-}
-
-/// A search for the best place. Of equal ones the first counts.
-struct PlaceSearch<'a, P> {
-    seeker: Seeker<'a, P>,
-    best: (f64, usize),
-    cheapest: (f64, usize),
-}
-
-impl<'a, P: Fn(NodeId) -> Option<f64>> PlaceSearch<'a, P> {
-    const NOTHING: (f64, usize) = (f64::INFINITY, usize::MAX);
-
-    fn new(seeker: Seeker<'a, P>) -> Self {
-        Self { seeker, best: Self::NOTHING, cheapest: Self::NOTHING }
-    }
-
-    /// Whether no place can be better that has this wait or a longer one, and takes at least so long to read the
-    /// prompt and to write the answer.
-    fn is_over(&self, wait: f64, prefill: f64, decode: f64) -> bool {
-        let first_token = wait + prefill;
-        let total = first_token + decode;
-        let least = if self.seeker.is_urgent { first_token } else { total };
-        total > self.cheapest.0 && least > self.best.0
-    }
-
-    /// Weighs a place that has at most `cached` tokens of the prompt.
-    fn consider(&mut self, index: usize, place: &mut Place, cached: f64) {
-        let Some(penalty) = (self.seeker.penalty)(place.node) else { return };
-        let Work { prompt, output } = self.seeker.work;
-        let (prefill, decode) = place.rates.service(prompt - cached, output, place.stretch);
-        if self.is_over(place.wait(), prefill, decode) {
-            return;
-        }
-        place.recall(self.seeker.trail);
-        let (total, first_token) = place.cost(self.seeker.work);
-        let counted = penalty + if self.seeker.is_urgent { first_token } else { total };
-        // A place without a slot would never be free.
-        let better = |new: f64, old: (f64, usize)| match (new, index) {
-            new if new.0 < f64::INFINITY && new < old => new,
-            _ => old,
-        };
-        self.cheapest = better(total, self.cheapest);
-        self.best = better(counted, self.best);
-    }
-
-    fn found(&self) -> BestPlaces {
-        let place = |(seconds, index): (f64, usize)| (index < usize::MAX).then_some((index, seconds));
-        BestPlaces { best: place(self.best), cheapest: place(self.cheapest).map(|(index, _)| index) }
     }
 }

@@ -116,8 +116,8 @@ impl Scheduler {
     /// Steps 8 to 10. What is carried out may make more possible, so the steps repeat until nothing more follows.
     fn go_on(&mut self, now: Time, decisions: &mut Vec<Decision>) {
         loop {
-            for node in self.fleet.take_loads(self.queue.take_emptied()) {
-                self.advance_load(node, now, decisions);
+            for node in &self.fleet.take_loads(self.queue.take_emptied()) {
+                self.advance_load(*node, now, decisions);
             }
             self.settle(now);
             let (has_losses, has_moves) = (std::mem::take(&mut self.has_losses), std::mem::take(&mut self.has_moves));
@@ -136,8 +136,7 @@ impl Scheduler {
             if self.stirred.is_empty() {
                 break;
             }
-            let models = std::mem::take(&mut self.stirred);
-            self.plan(models, now, decisions);
+            self.plan(now, decisions);
         }
         self.newcomer = None;
     }
@@ -179,14 +178,15 @@ impl Scheduler {
             return;
         };
         self.models.get_mut(model).demand.asked(now.as_secs_f64());
-        let objection = self.queue.objection(&arrival.user);
         let lane = self.queue.lane(&arrival.user, arrival.weight, arrival.membership.as_ref(), now);
+        let objection = self.queue.objection(lane);
         self.arrivals += 1;
         let mut request = Request::new(arrival, lane, model, self.arrivals, now);
-        let is_stranger = self.witnesses.is_stranger(&request.user, now);
+        let mut is_stranger = None;
         for id in self.fleet.particular() {
             let node = &self.fleet[id];
             let is_barred = !node.routes.has(request.route);
+            let is_stranger = *is_stranger.get_or_insert_with(|| self.witnesses.is_stranger(&request.user, now));
             if is_barred || node.breaker.is_avoided_by(&request.user, is_stranger, now) {
                 request.avoid(id, is_barred);
             }
@@ -220,7 +220,7 @@ impl Scheduler {
             position: request.position(),
             arrived: request.arrived,
             deadline: request.deadline,
-            cost: cost(request.prompt, self.expected_output(request), bytes as f64),
+            cost: cost(request.prompt, self.models.expected_output(request), bytes as f64),
         };
         self.stirred.insert(request.model);
         self.queue.push(request.lane, entry, now);

@@ -9,18 +9,33 @@
 use std::sync::Arc;
 
 use crate::{
-    catalog::Model, correction::Correction, estimate::REFERENCE_BYTES, failure::Failure, ids::RequestId,
-    model::ModelId, reading::Reading, running::Running, share::Portion, slots::Slots,
+    catalog::Model,
+    correction::Correction,
+    estimate::REFERENCE_BYTES,
+    failure::Failure,
+    ids::RequestId,
+    model::ModelId,
+    reading::Reading,
+    running::Running,
+    share::Portion,
+    slots::{Runner, Slots},
 };
 
 /// A model in a node's listing of its disk. The whole listing is shared, as it seldom changes.
 #[derive(Clone, Debug)]
 pub(crate) struct Listing {
-    pub(crate) all: Arc<[Model]>,
-    pub(crate) index: usize,
+    all: Arc<[Model]>,
+    index: usize,
+    /// By the model's family, which is a name; asked for with every event.
+    runner: Runner,
 }
 
 impl Listing {
+    pub(crate) fn new(all: Arc<[Model]>, index: usize) -> Self {
+        let runner = Runner::of(&all[index].family);
+        Self { all, index, runner }
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.all[self.index]
     }
@@ -101,6 +116,8 @@ pub(crate) struct Instance {
     /// The most slots that it may hold under [`crate::Reach::Held`].
     pub(crate) ceiling: Option<u32>,
     pub(crate) running: Vec<Running>,
+    /// Where the last request that was looked for ran.
+    pub(crate) found: usize,
     /// When a request was last sent to it or ended there, in seconds.
     pub(crate) used_at: f64,
     /// Speed relative to the node's own.
@@ -127,6 +144,7 @@ impl Instance {
             portions: Vec::new(),
             ceiling: None,
             running: Vec::new(),
+            found: 0,
             used_at: f64::NEG_INFINITY,
             correction: Correction::default(),
             prefill: Reading::default(),
@@ -141,13 +159,13 @@ impl Instance {
         self.label.model()
     }
 
-    fn family(&self) -> &str {
-        self.model().map_or("", |model| &model.family)
+    fn runner(&self) -> Runner {
+        self.label.listing.as_ref().map(|listing| listing.runner).unwrap_or_default()
     }
 
     /// How many slots it has, for all gateways together.
     pub(crate) fn whole_slot_count(&self) -> u32 {
-        self.slots.count(self.family())
+        self.slots.count(self.runner())
     }
 
     /// How many of its slots this gateway may use.
@@ -173,7 +191,7 @@ impl Instance {
         // With several gateways, nobody can tell whether a probe ran in parallel with everything else.
         let is_whole = self.portions.is_empty() && self.ceiling.is_none();
         let may_probe = is_whole && self.running.len() <= self.slot_count();
-        if may_probe { self.slots.probes_from(self.family()) } else { f64::INFINITY }
+        if may_probe { self.slots.probes_from(self.runner()) } else { f64::INFINITY }
     }
 
     /// Whether it could serve requests, as far as its memory goes.
@@ -181,9 +199,9 @@ impl Instance {
         self.label.listing.is_some() && self.resident_since.is_some() && !self.is_leaving
     }
 
-    /// Whether it would take one more request, if its node does.
-    pub(crate) fn has_vacancy(&self, now: f64) -> bool {
-        self.is_serving() && (self.running.len() < self.slot_count() || self.wants_probe(now))
+    /// Whether it would take one more request, if its node does; `slots` is [`Self::slot_count`].
+    pub(crate) fn has_vacancy(&self, slots: usize, now: f64) -> bool {
+        self.is_serving() && (self.running.len() < slots || self.wants_probe(now))
     }
 
     /// Bytes it uses in memory, as far as is known.
@@ -207,7 +225,22 @@ impl Instance {
     }
 
     pub(crate) fn find_running(&mut self, id: RequestId) -> Option<&mut Running> {
-        self.running.iter_mut().find(|running| running.id == id)
+        let place = self.place_of(id)?;
+        self.running.get_mut(place)
+    }
+
+    /// A request is over, or goes on elsewhere.
+    pub(crate) fn take_running(&mut self, id: RequestId) -> Option<Running> {
+        let place = self.place_of(id)?;
+        Some(self.running.swap_remove(place))
+    }
+
+    /// Very many may run, and the last events of a request come one after the other.
+    fn place_of(&mut self, id: RequestId) -> Option<usize> {
+        if self.running.get(self.found).is_none_or(|running| running.id != id) {
+            self.found = self.running.iter().position(|running| running.id == id)?;
+        }
+        Some(self.found)
     }
 }
 

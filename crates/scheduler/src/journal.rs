@@ -48,8 +48,8 @@ impl Journal {
 
     /// A request waits. Only the first time is recorded.
     pub(crate) fn waits(&mut self, id: RequestId, now: Time, weighed: Weighed<'_>) {
-        self.expect(id, now, weighed.alternatives.first());
-        self.change(id, |story| {
+        self.change(id, |story, calibration| {
+            expect(story, weighed.alternatives.first(), calibration, now);
             if story.steps.is_empty() {
                 story.add(What::Waits, now, weighed);
             }
@@ -57,24 +57,21 @@ impl Journal {
     }
 
     pub(crate) fn asked_for_load(&mut self, id: RequestId, node: NodeId, now: Time, weighed: Weighed<'_>) {
-        self.expect(id, now, weighed.alternatives.first());
-        self.change(id, |story| story.add(What::AskedForLoad(node), now, weighed));
+        self.change(id, |story, calibration| {
+            expect(story, weighed.alternatives.first(), calibration, now);
+            story.add(What::AskedForLoad(node), now, weighed);
+        });
     }
 
     pub(crate) fn dispatched(&mut self, id: RequestId, node: NodeId, attempt: u32, now: Time, weighed: Weighed<'_>) {
-        if let Some(story) = self.stories.get_mut(&id).filter(|story| story.arrived == now) {
-            (story.expected, story.foretold) = (None, None);
-        }
-        self.expect(id, now, weighed.alternatives.iter().find(|each| each.node == node));
-        self.change(id, |story| story.add(What::Dispatched(node, attempt), now, weighed));
-    }
-
-    /// Sets the expected time of the first token of a request that has just arrived.
-    fn expect(&mut self, id: RequestId, now: Time, best: Option<&Alternative>) {
-        let Some(story) = self.stories.get_mut(&id).filter(|story| story.arrived == now) else { return };
-        if let Some(best) = best.filter(|_| story.expected.is_none()) {
-            story.expect(best, self.calibration.factor(best.kind));
-        }
+        self.change(id, |story, calibration| {
+            if story.arrived == now {
+                (story.expected, story.foretold) = (None, None);
+            }
+            let best = weighed.alternatives.iter().find(|each| each.node == node);
+            expect(story, best, calibration, now);
+            story.add(What::Dispatched(node, attempt), now, weighed);
+        });
     }
 
     /// The first token of a stream came on its first attempt, which shows how good its forecast was.
@@ -86,13 +83,13 @@ impl Journal {
     }
 
     pub(crate) fn note(&mut self, id: RequestId, what: What, now: Time) {
-        self.change(id, |story| story.add(what, now, Weighed::default()));
+        self.change(id, |story, _| story.add(what, now, Weighed::default()));
     }
 
-    fn change(&mut self, id: RequestId, change: impl FnOnce(&mut Story)) {
+    fn change(&mut self, id: RequestId, change: impl FnOnce(&mut Story, &Calibration)) {
         let Some(story) = self.stories.get_mut(&id) else { return };
         let before = story.bytes();
-        change(story);
+        change(story, &self.calibration);
         self.bytes = self.bytes + story.bytes() - before;
         self.make_room();
     }
@@ -107,6 +104,13 @@ impl Journal {
         let oldest = self.order.pop_front().and_then(|oldest| self.stories.remove(&oldest));
         self.bytes -= oldest.map_or(0, |story| BYTES + story.bytes());
         debug_assert_eq!(self.order.len(), self.stories.len());
+    }
+}
+
+/// Sets the expected time of the first token of a request that has just arrived.
+fn expect(story: &mut Story, best: Option<&Alternative>, calibration: &Calibration, now: Time) {
+    if let Some(best) = best.filter(|_| story.arrived == now && story.expected.is_none()) {
+        story.expect(best, calibration.factor(best.kind));
     }
 }
 

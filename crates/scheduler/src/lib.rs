@@ -90,6 +90,8 @@ mod lookup;
 mod model;
 mod node;
 mod older_first;
+mod place;
+mod place_search;
 mod plan;
 mod prefix;
 #[cfg(test)]
@@ -110,6 +112,7 @@ mod share;
 mod sharing;
 mod silence;
 mod slots;
+mod sorted_set;
 mod suspicion;
 mod view;
 mod witnesses;

@@ -37,7 +37,8 @@ pub(crate) struct Models {
 impl Models {
     /// The model of this name, with or without the tag `:latest`.
     pub(crate) fn find(&self, asked: &str) -> Option<ModelId> {
-        self.by_name.get(&*canonical(asked)).copied()
+        // Names are kept with their tags, so one that is found as it stands has one.
+        self.by_name.get(asked).or_else(|| self.by_name.get(&*canonical(asked))).copied()
     }
 
     /// The model that a node lists under this name; added if it is new.

@@ -27,7 +27,7 @@ const TRIAL_SECONDS: f64 = 2.0;
 #[derive(Copy, Clone, PartialEq, Debug)]
 pub(crate) struct NodeOpening {
     /// The end of its back-off.
-    until: Option<Time>,
+    pub(crate) until: Option<Time>,
     /// First it must show that it answers.
     is_on_trial: bool,
 }

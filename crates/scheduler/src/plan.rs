@@ -21,13 +21,11 @@
 //!    loads; a model stays in memory for 30 s or two load times, unless the request that evicts it has waited for 30 s,
 //!    or nobody uses or wants it.
 
-use std::collections::BTreeSet;
-
 use crate::{
     decision::Decision,
     explain::{Backlog, Best, Weighed},
     forecast::Forecast,
-    hosts::{HostOutlook, Hosts},
+    hosts::{HostOutlook, Hosts, Look},
     ids::{NodeId, RequestId, Time},
     model::ModelId,
     older_first::put_older_first,
@@ -64,11 +62,13 @@ const LONGEST_PAUSE: f64 = 3.0;
 pub(crate) struct Plan {
     pub(crate) forecast: Forecast,
     line: Line,
+    /// The alternatives for the request that is placed.
+    pub(crate) best: Best,
     /// Where an ordinary request, and where an impatient one, could have the model loaded; `None` until it was looked
     /// up.
     pub(crate) options: [Option<LoadChoices>; 2],
     /// Requests that waited for the model before anything was placed.
-    waiting: usize,
+    pub(crate) waiting: usize,
     /// Requests looked at so far that still wait.
     pub(crate) ahead: usize,
     /// Users beyond the look-ahead.
@@ -92,9 +92,14 @@ pub(crate) fn weighed(best: &Best, backlog: Backlog) -> Weighed<'_> {
 }
 
 impl Scheduler {
-    /// Places the requests that wait for these models, the most entitled request first.
-    pub(crate) fn plan(&mut self, models: BTreeSet<ModelId>, now: Time, decisions: &mut Vec<Decision>) {
-        let mut models: Vec<ModelId> = models.into_iter().filter(|model| self.queue.waiting_for(*model) > 0).collect();
+    /// Places the requests that wait for the models in `stirred`, the most entitled request first.
+    pub(crate) fn plan(&mut self, now: Time, decisions: &mut Vec<Decision>) {
+        // Lent by the scheduler and given back, so that no plan allocates them anew.
+        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
+        let mut plan = Plan { forecast, line, best: std::mem::take(&mut self.best), ..Plan::default() };
+        let mut models = std::mem::take(&mut self.planned);
+        models.extend(self.stirred.iter().filter(|model| self.queue.waiting_for(**model) > 0));
+        self.stirred.clear();
         // Models compete for memory and for loads, so the one whose first request is most entitled is planned first.
         if models.len() > 1 {
             models.sort_by(|a, b| {
@@ -105,13 +110,10 @@ impl Scheduler {
         if self.fleet.has_synonyms() {
             self.put_older_first(&mut models, now);
         }
-        // Lent by the scheduler and given back, so that no plan allocates them anew.
-        let (forecast, line) = (std::mem::take(&mut self.forecast), std::mem::take(&mut self.line));
-        let mut plan = Plan { forecast, line, ..Plan::default() };
-        for model in models {
+        for model in models.drain(..) {
             self.plan_model(&mut plan, model, now, decisions);
         }
-        (self.forecast, self.line) = (plan.forecast, plan.line);
+        (self.forecast, self.line, self.best, self.planned) = (plan.forecast, plan.line, plan.best, models);
     }
 
     /// Of the models that are equally entitled, names of the same weights compete for the same slots: the oldest request
@@ -143,7 +145,8 @@ impl Scheduler {
             return;
         }
         self.plans += 1;
-        self.begin_forecast(&mut plan.forecast, model, now);
+        let look = if plan.waiting == 1 { Look::Brief } else { Look::Thorough };
+        self.begin_forecast(&mut plan.forecast, model, look, now);
         plan.ahead = 0;
         plan.users_behind = self.users_behind(model);
         let looked = self.look(plan, model, self.most_looked_at(), now, decisions);
@@ -207,12 +210,12 @@ impl Scheduler {
 
     // 1.
 
-    fn begin_forecast(&mut self, forecast: &mut Forecast, model: ModelId, now: Time) {
+    fn begin_forecast(&mut self, forecast: &mut Forecast, model: ModelId, look: Look, now: Time) {
         if self.hosts.len() <= model.0 {
             self.hosts.resize_with(model.0 + 1, Hosts::default);
         }
         let (hosts, memory) = (&mut self.hosts[model.0], self.memories.get(model.0));
-        hosts.refresh(&self.fleet, model, memory, self.guess);
+        hosts.refresh(&self.fleet, model, memory, self.guess, look);
         if cfg!(debug_assertions) {
             hosts.check(&self.fleet, model, memory);
         }

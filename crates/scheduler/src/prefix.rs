@@ -123,7 +123,12 @@ pub(crate) struct PrefixMemory {
     shelves: BTreeMap<NodeId, Shelf>,
     holders: Lookup<u64, Holders>,
     uses: u64,
+    /// Memory of those that are gone, for the next ones.
+    spare: Vec<Vec<Holder>>,
 }
+
+/// Memory that is kept for later: about as much as the prefixes of one prompt need, each with a few nodes.
+const MOST_SPARED: usize = 16;
 
 impl PrefixMemory {
     /// Which nodes have read the beginning of this prompt, which has `prompt` tokens.
@@ -133,6 +138,9 @@ impl PrefixMemory {
             let Some(Holders { holders, longest }) = self.holders.get(&prefix.digest) else { break };
             // In the next turn a whole prompt is followed by its answer, which was never digested here.
             let next = prefixes.get(depth + 1).map_or(prompt, |next| f64::from(next.tokens));
+            if steps.is_empty() {
+                steps.reserve_exact(prefixes.len());
+            }
             steps.push(TrailStep { holders, tokens: f64::from(prefix.tokens), next, longest: *longest });
         }
         Trail { steps, prompt }
@@ -150,10 +158,14 @@ impl PrefixMemory {
     /// A prompt is sent to a node that had `cached` of its tokens.
     pub(crate) fn consume(&mut self, node: NodeId, prefixes: &[Prefix], cached: f64) {
         let Some(shelf) = self.shelves.get_mut(&node).filter(|_| cached > 0.0) else { return };
-        let common = |each: &Kept| prefixes.iter().rposition(|prefix| each.prefixes.contains(prefix));
-        let deepest = shelf.prompts.iter().enumerate().filter_map(|(place, each)| Some((common(each)?, place)));
-        // The newest of equals.
-        let Some((_, place)) = deepest.max_by(|a, b| a.0.cmp(&b.0).then(b.1.cmp(&a.1))) else { return };
+        // The newest of those that have the longest beginning in common. Most prompts need no look: if one of them has a
+        // prefix, the node is among its holders.
+        let is_held = |prefix: &&Prefix| {
+            let holders = self.holders.get(&prefix.digest).map_or(&[][..], |it| &it.holders);
+            holders.binary_search_by_key(&node, |holder| holder.node).is_ok()
+        };
+        let newest = |prefix: &Prefix| shelf.prompts.iter().position(|each| each.prefixes.contains(prefix));
+        let Some(place) = prefixes.iter().rev().filter(is_held).find_map(newest) else { return };
         let Some(mut kept) = shelf.prompts.remove(place) else { return };
         if cached >= CONSUMED_SHARE * kept.tokens {
             return self.withdraw(node, &kept);
@@ -205,6 +217,9 @@ impl PrefixMemory {
         for (depth, prefix) in kept.prefixes.iter().enumerate() {
             let whole = if depth + 1 == kept.prefixes.len() { kept.tokens } else { 0.0 };
             let Holders { holders, longest } = self.holders.get_or_default(prefix.digest);
+            if holders.capacity() == 0 {
+                *holders = self.spare.pop().unwrap_or_default();
+            }
             *longest = longest.max(whole);
             match holders.binary_search_by_key(&node, |holder| holder.node) {
                 Ok(place) => {
@@ -239,8 +254,12 @@ impl PrefixMemory {
                     holders[place].used = newest.map_or(0, |each| each.used);
                 }
             }
-            if holders.is_empty() {
-                self.holders.remove(&prefix.digest);
+            if holders.is_empty()
+                && let Some(gone) = self.holders.remove(&prefix.digest)
+                && self.spare.len() < MOST_SPARED
+                && gone.holders.capacity() <= FEW
+            {
+                self.spare.push(gone.holders);
             }
         }
     }

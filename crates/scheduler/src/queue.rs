@@ -112,8 +112,8 @@ impl FairQueue {
     }
 
     /// Takes the models that have had their last request leave the queue since this was last called.
-    pub(crate) fn take_emptied(&mut self) -> impl Iterator<Item = ModelId> + use<> {
-        std::mem::take(&mut self.emptied).into_iter()
+    pub(crate) fn take_emptied(&mut self) -> impl Iterator<Item = ModelId> {
+        self.emptied.drain(..)
     }
 
     /// How many users wait for a model.
@@ -122,6 +122,7 @@ impl FairQueue {
     }
 
     /// How many requests of a user wait.
+    #[cfg(test)]
     pub(crate) fn waiting_of(&self, user: &str) -> usize {
         self.by_user.get(user).map_or(0, |id| self.lanes[id.0].waiting.len())
     }
@@ -133,8 +134,8 @@ impl FairQueue {
     }
 
     /// Why a new request of this user must not wait; `None` if it may.
-    pub(crate) fn objection(&self, user: &str) -> Option<RefusalReason> {
-        if self.waiting_of(user) >= self.limits.max_queued_per_user {
+    pub(crate) fn objection(&self, user: LaneId) -> Option<RefusalReason> {
+        if self.lanes[user.0].waiting.len() >= self.limits.max_queued_per_user {
             Some(RefusalReason::UserQueueFull)
         } else if self.length >= self.limits.max_queued {
             Some(RefusalReason::QueueFull)
@@ -199,23 +200,11 @@ impl FairQueue {
         if !keeps_turn {
             self.take_out(id);
         }
-        let lane = &mut self.lanes[id.0];
-        let Some((entry, is_last)) = lane.waiting.remove(position) else { return };
-        self.lanes_for[entry.model.0] -= usize::from(is_last);
-        if lane.waiting.is_empty() {
-            lane.standing.idle_since = now;
-        }
-        self.waiting_for[entry.model.0] -= 1;
-        if self.waiting_for[entry.model.0] == 0 {
-            self.emptied.push(entry.model);
-        }
-        self.deadlines.remove(&(entry.deadline, entry.id));
-        self.retries.remove(&entry.id);
-        self.length -= 1;
+        let Some((model, is_last)) = self.drop_entry(id, position, now) else { return };
         if keeps_turn {
             let turn = self.lanes[id.0].turn(id);
             if is_last {
-                self.of_model[entry.model.0].remove(&turn);
+                self.of_model[model.0].remove(&turn);
             }
             if self.lanes[id.0].waiting.is_empty() {
                 self.turns.remove(&turn);
@@ -228,9 +217,33 @@ impl FairQueue {
         self.rest(id);
     }
 
+    /// Removes a request from its lane, which must leave every order in which that changes its place. Returns its model,
+    /// and whether nothing else in the lane waits for that.
+    fn drop_entry(&mut self, id: LaneId, position: LanePosition, now: Time) -> Option<(ModelId, bool)> {
+        let lane = &mut self.lanes[id.0];
+        let (entry, is_last) = lane.waiting.remove(position)?;
+        if lane.waiting.is_empty() {
+            lane.standing.idle_since = now;
+        }
+        self.lanes_for[entry.model.0] -= usize::from(is_last);
+        self.waiting_for[entry.model.0] -= 1;
+        if self.waiting_for[entry.model.0] == 0 {
+            self.emptied.push(entry.model);
+        }
+        self.deadlines.remove(&(entry.deadline, entry.id));
+        if !position.is_fresh {
+            self.retries.remove(&entry.id);
+        }
+        self.length -= 1;
+        Some((entry.model, is_last))
+    }
+
     /// Ends a lane's idle time before something waits or runs in it.
     fn wake(&mut self, id: LaneId) {
-        self.idle.remove(&(self.lanes[id.0].standing.idle_since, id));
+        let lane = &self.lanes[id.0];
+        if lane.is_idle() {
+            self.idle.remove(&(lane.standing.idle_since, id));
+        }
     }
 
     fn rest(&mut self, id: LaneId) {
@@ -240,10 +253,19 @@ impl FairQueue {
         }
     }
 
-    /// A request of this lane is sent to a node, whether it was queued before or not.
-    pub(crate) fn dispatched(&mut self, id: LaneId, model: ModelId, cost: f64, now: Time) -> Charge {
+    /// A request of this lane is sent to a node; `waited` is where it stood in the lane, if it was queued before.
+    pub(crate) fn dispatched(
+        &mut self,
+        id: LaneId,
+        waited: Option<LanePosition>,
+        (model, cost): (ModelId, f64),
+        now: Time,
+    ) -> Charge {
         self.wake(id);
         self.take_out(id);
+        if let Some(position) = waited {
+            self.drop_entry(id, position, now);
+        }
         let lane = &mut self.lanes[id.0];
         *lane.running_of.entry(model).or_default() += 1;
         let settled = lane.standing.settled();
@@ -361,18 +383,6 @@ impl FairQueue {
     pub(crate) fn overdue(&self, now: Time) -> Vec<RequestId> {
         let overdue = self.deadlines.iter().take_while(|(deadline, _)| *deadline <= now);
         overdue.map(|(_, id)| *id).collect()
-    }
-}
-
-impl FairQueue {
-    /// Asserts what must hold after every step; in debug builds only.
-    pub(crate) fn check(&self) {
-        debug_assert_eq!(self.deadlines.len(), self.length);
-        debug_assert_eq!(self.waiting_for.iter().sum::<usize>(), self.length);
-        debug_assert_eq!(self.by_user.len() + self.free.len(), self.lanes.len());
-        self.check_groups();
-        self.lanes.iter().for_each(|lane| lane.waiting.check());
-        debug_assert!(self.idle.iter().all(|(_, id)| self.lanes[id.0].is_idle()));
     }
 }
 

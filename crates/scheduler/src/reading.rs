@@ -57,14 +57,24 @@ impl Default for Reading {
 }
 
 impl Reading {
+    /// What is known of all prompts, for whoever asks about several.
+    pub(crate) fn times(&self) -> PromptTimes {
+        PromptTimes {
+            line: self.line.straight(),
+            suspected: self.suspicion.factor(),
+            drifted: self.drift.factor(),
+            slowdown: self.slowdown,
+        }
+    }
+
     /// Seconds for a prompt of so many tokens on a node without other requests; `None` before the first measurement.
     pub(crate) fn at(&self, tokens: f64) -> Option<f64> {
-        self.undrifted(tokens).map(|seconds| seconds * self.drift.factor())
+        self.times().at(tokens)
     }
 
     /// The same if it had always been used.
     fn undrifted(&self, tokens: f64) -> Option<f64> {
-        self.line.at(tokens).map(|seconds| seconds * self.suspicion.factor())
+        PromptTimes { drifted: 1.0, ..self.times() }.at(tokens)
     }
 
     /// Seconds for an empty prompt, and for each token.
@@ -146,6 +156,34 @@ impl Reading {
     }
 }
 
+/// How long prompts take, for the moment.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct PromptTimes {
+    /// As [`Line::straight`].
+    line: Option<(f64, f64)>,
+    /// The factors of suspicion and of disuse.
+    suspected: f64,
+    drifted: f64,
+    slowdown: f64,
+}
+
+impl PromptTimes {
+    /// Seconds for a prompt of so many tokens on a node without other requests; `None` before the first measurement.
+    pub(crate) fn at(&self, tokens: f64) -> Option<f64> {
+        self.line.map(|line| value_at(line, tokens) * self.suspected * self.drifted)
+    }
+
+    /// The factor by which a prompt takes longer beside this many other requests.
+    pub(crate) fn stretch(&self, others: f64) -> f64 {
+        1.0 + self.slowdown * others
+    }
+}
+
+/// The value of a line at `x`, given its value at 0, and its slope.
+fn value_at((at_zero, slope): (f64, f64), x: f64) -> f64 {
+    (at_zero + slope * x).max(0.0)
+}
+
 /// What a value costs at a size, by what was seen at other sizes: a straight line through the samples. Newer ones weigh
 /// more.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -188,7 +226,7 @@ impl Line {
 
     /// The expected value at `x`; `None` before the first sample.
     pub(crate) fn at(&self, x: f64) -> Option<f64> {
-        self.straight().map(|(at_zero, slope)| (at_zero + slope * x).max(0.0))
+        self.straight().map(|line| value_at(line, x))
     }
 
     /// The line's value at 0, and its slope. If all samples lie close together, the line leans towards the origin.

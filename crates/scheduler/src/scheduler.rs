@@ -1,11 +1,10 @@
 //! What does the scheduler hold?
 
-use std::collections::BTreeSet;
-
 use crate::{
     catalog::NodeSpec,
     drain::Drain,
     estimate::FIRST_GUESS,
+    explain::Best,
     fleet::Fleet,
     forecast::Forecast,
     hosts::Hosts,
@@ -20,6 +19,7 @@ use crate::{
     queue_limits::QueueLimits,
     request::Request,
     share::Reach,
+    sorted_set::SortedSet,
     witnesses::Witnesses,
 };
 
@@ -45,6 +45,8 @@ pub struct Scheduler {
     pub(crate) forecast: Forecast,
     /// Kept for the same reason.
     pub(crate) line: Line,
+    pub(crate) best: Best,
+    pub(crate) planned: Vec<ModelId>,
     /// What an earlier run had learned.
     pub(crate) recalled: Learned,
     /// Seconds a token on a node that was not measured: as on the fastest node.
@@ -58,7 +60,7 @@ pub struct Scheduler {
     /// Plans made so far.
     pub(crate) plans: u64,
     /// Models to plan for before the current event is finished.
-    pub(crate) stirred: BTreeSet<ModelId>,
+    pub(crate) stirred: SortedSet<ModelId>,
     pub(crate) has_losses: bool,
     pub(crate) has_moves: bool,
     /// The request that has just arrived, until a plan has looked at it.
@@ -88,6 +90,8 @@ impl Scheduler {
             witnesses: Witnesses::default(),
             forecast: Forecast::default(),
             line: Line::default(),
+            best: Best::default(),
+            planned: Vec::new(),
             reach: Reach::Whole,
             recalled: Learned::default(),
             guess: FIRST_GUESS,
@@ -96,7 +100,7 @@ impl Scheduler {
             costly_retries: 0,
             beat_at: None,
             plans: 0,
-            stirred: BTreeSet::new(),
+            stirred: SortedSet::new(),
             has_losses: false,
             has_moves: false,
             newcomer: None,
@@ -108,15 +112,23 @@ impl Scheduler {
 
     /// Updates the fleet's index, and collects the models to plan for.
     pub(crate) fn settle(&mut self, now: Time) {
+        if !self.fleet.is_settled() {
+            self.take_news(now);
+        }
+    }
+
+    /// Apart from the question whether there is anything to do, which is asked several times in each event.
+    #[inline(never)]
+    fn take_news(&mut self, now: Time) {
         let news = self.fleet.settle(now);
-        for (node, model) in news.unloaded {
+        for (node, model) in news.unloaded.drain(..) {
             if let Some(memory) = self.memories.get_mut(model.0) {
                 memory.forget(node);
             }
         }
-        self.stirred.extend(news.models);
-        self.has_losses |= news.has_losses;
-        self.has_moves |= news.has_moves;
+        self.stirred.append(&mut news.models);
+        self.has_losses |= std::mem::take(&mut news.has_losses);
+        self.has_moves |= std::mem::take(&mut news.has_moves);
     }
 
     /// Assumes that unmeasured nodes are as fast as the fastest measured one.

@@ -15,6 +15,21 @@ const ONE_SLOT_FAMILIES: [&str; 6] = ["mllama", "qwen3vl", "qwen35", "qwen3next"
 /// No probe for so long after a node said that it is overloaded.
 const OVERRUN_SECONDS: f64 = 600.0;
 
+/// How Ollama runs a model.
+#[derive(Copy, Clone, Debug, Default, PartialEq)]
+pub(crate) enum Runner {
+    #[default]
+    Parallel,
+    /// One request at a time.
+    Serial,
+}
+
+impl Runner {
+    pub(crate) fn of(family: &str) -> Self {
+        if ONE_SLOT_FAMILIES.contains(&family) { Self::Serial } else { Self::Parallel }
+    }
+}
+
 /// How many requests a model takes at a time on a node.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Slots {
@@ -41,20 +56,20 @@ impl Slots {
         Self::Learned { count, settled_until: 0.0, evidence: None }
     }
 
-    pub(crate) fn count(&self, family: &str) -> u32 {
+    pub(crate) fn count(&self, runner: Runner) -> u32 {
         match self {
             Self::Configured(0) => 0,
-            _ if ONE_SLOT_FAMILIES.contains(&family) => 1,
+            _ if runner == Runner::Serial => 1,
             Self::Configured(count) | Self::Learned { count, .. } => *count,
         }
     }
 
     /// From when on one request more than `count` may be sent, in seconds; infinity if never.
-    pub(crate) fn probes_from(&self, family: &str) -> f64 {
+    pub(crate) fn probes_from(&self, runner: Runner) -> f64 {
         match self {
             Self::Learned { count, settled_until, evidence }
                 if *count < MOST_SLOTS
-                    && !ONE_SLOT_FAMILIES.contains(&family)
+                    && runner == Runner::Parallel
                     && evidence.as_ref().is_some_and(|evidence| evidence.wants_probe()) =>
             {
                 *settled_until
@@ -175,12 +190,12 @@ mod tests {
         }
 
         fn count(&self) -> usize {
-            self.slots.count("llama") as usize
+            self.slots.count(Runner::Parallel) as usize
         }
 
         fn send(&mut self) {
             while self.running.len() < self.count()
-                || (self.running.len() == self.count() && self.slots.probes_from("llama") <= self.now)
+                || (self.running.len() == self.count() && self.slots.probes_from(Runner::Parallel) <= self.now)
             {
                 self.sent += 1;
                 let id = RequestId(u128::from(self.sent));

@@ -19,7 +19,8 @@ pub(crate) struct Suspicion {
 impl Suspicion {
     /// Prompts are taken to need so many times as long as measured.
     pub(crate) fn factor(&self) -> f64 {
-        self.suspected.exp()
+        // Nearly always nothing is, and the power would be taken for every running request.
+        if self.suspected == 0.0 { 1.0 } else { self.suspected.exp() }
     }
 
     /// A token certainly takes so many times as long to write as before.

@@ -12,6 +12,7 @@
 )]
 
 mod fleet;
+mod ordinary;
 mod traffic;
 mod views;
 
@@ -160,6 +161,8 @@ fn main() {
         }
         before = Some(mean);
     }
+    let ordinary = ordinary::ROWS.iter().filter(|row| row.title.contains(&chosen));
+    ordinary.for_each(|row| ordinary::measure(row, runs, &mut verdict));
     println!("\nmissed gates: {}", verdict.missed.len());
     assert!(set("GATES").is_none() || verdict.missed.is_empty(), "{:?}", verdict.missed);
 }

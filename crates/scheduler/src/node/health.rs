@@ -85,8 +85,7 @@ impl Node {
         self.breaker.released(id);
         let instance = self.instance_mut(model)?;
         instance.used_at = now.as_secs_f64();
-        let index = instance.running.iter().position(|running| running.id == id)?;
-        let running = instance.running.swap_remove(index);
+        let running = instance.take_running(id)?;
         instance.slots.ended(&running, is_whole, &instance.running, now.as_secs_f64());
         self.settle_active(self.main(model));
         Some(running)

@@ -28,7 +28,7 @@ impl Node {
             models.listed(id);
             seen.resize(seen.len().max(id.0 + 1), false);
             seen[id.0] = true;
-            changed |= self.list_one(id, model, Listing { all: listed.clone(), index });
+            changed |= self.list_one(id, model, Listing::new(listed.clone(), index));
         }
         changed |= self.unlist_all_but(&seen);
         self.reported = Some(listed);

@@ -4,6 +4,7 @@ use super::Node;
 use crate::{
     estimate::PREFILL_RATIO,
     instance::Instance,
+    reading::PromptTimes,
     running::{LEAST_LEFT, Running},
 };
 
@@ -23,42 +24,62 @@ impl Node {
 
     /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
     pub(crate) fn prefill_seconds(&self, instance: &Instance, tokens: f64, others: f64, guess: f64) -> f64 {
-        let unmeasured = || tokens * self.token_seconds(instance, guess) / PREFILL_RATIO;
-        instance.prefill.at(tokens).unwrap_or_else(unmeasured) * instance.prefill.stretch(others)
+        self.ends(instance, guess).prefill_seconds(tokens, others)
     }
 
-    /// When a running request is expected to give its slot back, and how many seconds more it is expected to take at
-    /// least, however late it is.
-    pub(crate) fn end_of(&self, instance: &Instance, running: &Running, guess: f64) -> (f64, f64) {
+    /// What decides when the requests that run on an instance end.
+    pub(crate) fn ends(&self, instance: &Instance, guess: f64) -> Ends {
+        let token = self.token_seconds(instance, guess);
         let others = f64::from(self.in_flight.saturating_sub(1));
-        let token = self.token_seconds(instance, guess) * self.speed.stretch(others);
-        match running.began_at {
-            Some(_) => {
-                let coming = (running.output - running.delivered) * token;
-                (running.heard_at + coming, LEAST_LEFT * running.output * token)
-            }
-            // A plain answer shows nothing before its end, so it is as far as its time says.
-            None if !running.is_stream => {
-                let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
-                let whole = prefill + running.output * token;
-                (running.sent_at + whole, LEAST_LEFT * whole)
-            }
-            None => {
-                let prefill = self.prefill_seconds(instance, running.uncached, running.others, guess);
-                let decode = running.output * token;
-                (running.sent_at + prefill + decode, LEAST_PREFILL_LEFT * prefill + decode)
-            }
-        }
+        Ends { token: token * self.speed.stretch(others), token_alone: token, prefill: instance.prefill.times() }
     }
 
     /// Seconds until a running request gives its slot back.
     pub(crate) fn seconds_left(&self, instance: &Instance, running: &Running, now: f64, guess: f64) -> f64 {
-        let (end, least) = self.end_of(instance, running, guess);
+        let (end, least) = self.ends(instance, guess).of(running);
         (end - now).max(least)
     }
 
     pub(crate) fn load_seconds(&self, instance: &Instance) -> f64 {
         self.load_time.of(instance.model_bytes())
+    }
+}
+
+/// What decides when the requests that run on an instance end: the same for all of them.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Ends {
+    /// Seconds a token beside those that run now, and alone.
+    token: f64,
+    token_alone: f64,
+    prefill: PromptTimes,
+}
+
+impl Ends {
+    /// Seconds until the first token, with this many prompt tokens to read and this many other requests on the node.
+    fn prefill_seconds(&self, tokens: f64, others: f64) -> f64 {
+        let unmeasured = || tokens * self.token_alone / PREFILL_RATIO;
+        self.prefill.at(tokens).unwrap_or_else(unmeasured) * self.prefill.stretch(others)
+    }
+
+    /// When a running request is expected to give its slot back, and how many seconds more it is expected to take at
+    /// least, however late it is.
+    pub(crate) fn of(&self, running: &Running) -> (f64, f64) {
+        let prefill = || self.prefill_seconds(running.uncached, running.others);
+        match running.began_at {
+            Some(_) => {
+                let coming = (running.output - running.delivered) * self.token;
+                (running.heard_at + coming, LEAST_LEFT * running.output * self.token)
+            }
+            // A plain answer shows nothing before its end, so it is as far as its time says.
+            None if !running.is_stream => {
+                let whole = prefill() + running.output * self.token;
+                (running.sent_at + whole, LEAST_LEFT * whole)
+            }
+            None => {
+                let (prefill, decode) = (prefill(), running.output * self.token);
+                (running.sent_at + prefill + decode, LEAST_PREFILL_LEFT * prefill + decode)
+            }
+        }
     }
 }
 

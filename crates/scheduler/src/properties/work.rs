@@ -17,7 +17,8 @@ use crate::{
 fn seconds(scheduler: &Scheduler, node: &Node, request: &Request, others: f64) -> f64 {
     let Some(instance) = node.instance(request.model) else { return 0.0 };
     let rates = Rates::of(node, instance, scheduler.guess);
-    let (prefill, decode) = rates.service(request.prompt, scheduler.expected_output(request), rates.stretch(others));
+    let (prefill, decode) =
+        rates.service(request.prompt, scheduler.models.expected_output(request), rates.stretch(others));
     prefill + decode
 }
 
@@ -28,7 +29,7 @@ fn absorbed(scheduler: &Scheduler, model: ModelId, within: f64, now: Time) -> us
         let Some(instance) = node.instance(model).filter(|instance| instance.is_serving()) else { continue };
         let least = scheduler.requests.values().filter(|request| request.model == model).map(|request| {
             let rates = Rates::of(node, instance, scheduler.guess);
-            let (prefill, decode) = rates.service(0.0, scheduler.expected_output(request), rates.stretch(0.0));
+            let (prefill, decode) = rates.service(0.0, scheduler.models.expected_output(request), rates.stretch(0.0));
             prefill + decode
         });
         let least = least.fold(f64::INFINITY, f64::min);

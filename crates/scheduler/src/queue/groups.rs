@@ -128,8 +128,18 @@ impl FairQueue {
         }
     }
 
+    /// Asserts what must hold after every step; in debug builds only.
+    pub(crate) fn check(&self) {
+        debug_assert_eq!(self.deadlines.len(), self.length);
+        debug_assert_eq!(self.waiting_for.iter().sum::<usize>(), self.length);
+        debug_assert_eq!(self.by_user.len() + self.free.len(), self.lanes.len());
+        self.check_groups();
+        self.lanes.iter().for_each(|lane| lane.waiting.check());
+        debug_assert!(self.idle.iter().all(|(_, id)| self.lanes[id.0].is_idle()));
+    }
+
     /// Asserts what must hold of groups after every step; in debug builds only.
-    pub(super) fn check_groups(&self) {
+    fn check_groups(&self) {
         debug_assert_eq!(self.by_group.len() + self.free_groups.len(), self.groups.len());
         for id in self.by_group.values() {
             let group = &self.groups[id.0];

@@ -103,7 +103,8 @@ impl Standing {
 pub(super) fn resumed(standing: &Standing, served: f64, now: Time) -> f64 {
     let idle = now.saturating_sub(standing.idle_since).as_secs_f64();
     let beyond = (standing.counter - served).max(0.0);
-    served + beyond * (-idle / HALF_LIFE_SECONDS).exp2()
+    // Nearly always there is nothing to forgive.
+    if beyond > 0.0 { served + beyond * (-idle / HALF_LIFE_SECONDS).exp2() } else { served }
 }
 
 #[derive(Clone, Debug)]
@@ -183,7 +184,12 @@ pub(super) struct LaneQueue {
     entries: BTreeMap<LanePosition, Entry>,
     /// The same by model, in the order of their ids; a model without requests has no part.
     parts: Vec<(ModelId, VecDeque<Ranked>)>,
+    /// The memory of a part that has gone, for the next one: most requests find their lane empty, and leave it so.
+    spare: VecDeque<Ranked>,
 }
+
+/// More memory than for so many requests is not kept for later ones.
+const MOST_SPARED: usize = 16;
 
 impl LaneQueue {
     pub(super) fn len(&self) -> usize {
@@ -233,7 +239,7 @@ impl LaneQueue {
         let ranked = Ranked::of(&entry);
         let place = self.find(entry.model);
         if let Err(place) = place {
-            self.parts.insert(place, (entry.model, VecDeque::new()));
+            self.parts.insert(place, (entry.model, std::mem::take(&mut self.spare)));
         }
         let (Ok(index) | Err(index)) = place;
         let part = &mut self.parts[index].1;
@@ -253,7 +259,8 @@ impl LaneQueue {
         }
         let is_last = part.is_empty();
         if is_last {
-            self.parts.remove(index);
+            self.spare = self.parts.remove(index).1;
+            self.spare.shrink_to(MOST_SPARED);
         }
         Some((entry, is_last))
     }

@@ -159,7 +159,9 @@ impl FairQueue {
             }
         }
         course.seats = walk.progress;
-        course.within.extend(within.into_iter().map(|(id, walk)| (id, walk.progress)));
+        if !within.is_empty() {
+            course.within.extend(within.into_iter().map(|(id, walk)| (id, walk.progress)));
+        }
     }
 
     /// The next request of the lane at this place, and how many of the same user are ahead of it. The lane goes on later in

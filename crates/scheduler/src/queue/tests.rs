@@ -36,8 +36,8 @@ impl Queue {
     }
 
     fn dispatch(&mut self, lane: LaneId, id: u64, cost: f64, now: Time) -> Charge {
-        self.0.remove(lane, LanePosition { is_fresh: true, arrival: id }, now);
-        self.0.dispatched(lane, MODEL, cost, now)
+        let waited = LanePosition { is_fresh: true, arrival: id };
+        self.0.dispatched(lane, Some(waited), (MODEL, cost), now)
     }
 }
 
@@ -107,14 +107,16 @@ fn whoever_comes_new_does_not_wait_for_what_others_were_only_expected_to_cost() 
 #[test]
 fn bounds_are_for_new_requests_and_tell_a_full_share_from_a_full_queue() {
     let mut queue = Queue::new();
-    for id in 0..3 {
+    let a = queue.push(0, "a", 1.0, at(0));
+    for id in 1..3 {
         queue.push(id, "a", 1.0, at(0));
     }
-    assert_eq!(queue.0.objection("a"), Some(RefusalReason::UserQueueFull));
+    assert_eq!(queue.0.objection(a), Some(RefusalReason::UserQueueFull));
     for id in 3..10 {
         queue.push(id, &format!("u{}", id % 4), 1.0, at(0));
     }
-    assert_eq!(queue.0.objection("new"), Some(RefusalReason::QueueFull));
+    let new = queue.0.lane(&"new".into(), 1.0, None, at(0));
+    assert_eq!(queue.0.objection(new), Some(RefusalReason::QueueFull));
     assert_eq!(queue.0.len(), 10);
 }
 
