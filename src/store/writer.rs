@@ -31,7 +31,7 @@ const BATCH: usize = 500;
 /// After a commit of this many rows, the next one starts at least [`PAUSE`] after it.
 const BUSY: usize = 4;
 /// Short compared with a request on a node, and long compared with a commit.
-const PAUSE: Duration = Duration::from_millis(5);
+const PAUSE: Duration = Duration::from_millis(2);
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(1);
 /// Time between two checks whether writing works again.
 const MEND: Duration = Duration::from_millis(500);
