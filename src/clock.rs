@@ -105,7 +105,7 @@ fn since_boot() -> Duration {
     seconds.saturating_add(Duration::from_nanos(u64::try_from(time.tv_nsec).unwrap_or_default()))
 }
 
-/// The system's clock, which may jump; only for what is shown to people.
+/// The system's clock, which may jump: whatever decides goes by a [`Clock`].
 #[expect(clippy::disallowed_methods, reason = "this is the edge where the clock is read")]
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

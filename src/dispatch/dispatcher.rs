@@ -332,8 +332,27 @@ pub(super) fn id_of(request_id: Uuid) -> RequestId {
 #[cfg(test)]
 pub(super) mod tests {
     use prometheus::HistogramOpts;
+    use scheduler::Arrival;
 
     use super::*;
+
+    /// A request for the model `m`.
+    pub(crate) fn arrival() -> Arrival {
+        Arrival {
+            id: RequestId(0),
+            user: "ann".into(),
+            weight: 1.0,
+            membership: None,
+            model: "m".into(),
+            prompt_tokens: 1,
+            max_output: None,
+            known_output: None,
+            prefixes: Arc::from([]),
+            route: Default::default(),
+            is_stream: true,
+            deadline: Duration::ZERO,
+        }
+    }
 
     /// For dispatchers without metrics.
     pub(crate) fn held() -> [Histogram; 2] {

@@ -259,27 +259,10 @@ fn finite(alternative: Alternative) -> Alternative {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::dispatch::dispatcher::tests::held;
+    use crate::dispatch::dispatcher::tests::{arrival, held};
     use cluster::{Candidate, Frame, LeaseNews, Peer};
-    use scheduler::{Arrival, NodeSpec, QueueLimits};
+    use scheduler::{NodeSpec, QueueLimits};
     use uuid::Uuid;
-
-    fn arrival() -> Arrival {
-        Arrival {
-            id: RequestId(0),
-            user: "ann".into(),
-            weight: 1.0,
-            membership: None,
-            model: "m".into(),
-            prompt_tokens: 1,
-            max_output: None,
-            known_output: None,
-            prefixes: Arc::from([]),
-            route: Default::default(),
-            is_stream: true,
-            deadline: Duration::ZERO,
-        }
-    }
 
     /// A gateway that follows `a`, and what it says to it.
     fn follower() -> (Arc<Dispatcher>, mpsc::Receiver<Frame>) {

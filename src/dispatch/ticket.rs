@@ -180,25 +180,8 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
     use crate::clock::Clock;
-    use crate::dispatch::dispatcher::tests::held;
+    use crate::dispatch::dispatcher::tests::{arrival, held};
     use scheduler::{Loaded, Model, NodeId, NodeSpec, QueueLimits};
-
-    fn arrival() -> Arrival {
-        Arrival {
-            id: RequestId(0),
-            user: "ann".into(),
-            weight: 1.0,
-            membership: None,
-            model: "m".into(),
-            prompt_tokens: 1,
-            max_output: None,
-            known_output: None,
-            prefixes: Arc::from([]),
-            route: Default::default(),
-            is_stream: false,
-            deadline: Duration::ZERO,
-        }
-    }
 
     #[test]
     fn the_core_hears_once_that_a_request_is_over() {

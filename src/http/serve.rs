@@ -32,12 +32,6 @@ use scheduler::{Event, Membership, Scheduler};
 
 /// Headers that name the version and the beta features of Anthropic's API that a client uses.
 const ANTHROPIC: [&str; 2] = ["anthropic-version", "anthropic-beta"];
-/// What an answer tells of its way through the gateway.
-const NODE: HeaderName = HeaderName::from_static("x-gateway-node");
-const QUEUE_MS: HeaderName = HeaderName::from_static("x-gateway-queue-ms");
-const QUEUE_POSITION: HeaderName = HeaderName::from_static("x-gateway-queue-position");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-gateway-attempts");
-const EXPECTED_MS: HeaderName = HeaderName::from_static("x-gateway-expected-ms");
 /// `Retry-After` for a client that asks before any node has answered.
 const UNHEARD_RETRY: Duration = Duration::from_secs(5);
 /// How often a request asks for a larger share of its limits before it is refused.
@@ -388,14 +382,15 @@ fn stream_head(endpoint: Endpoint) -> HttpResponseBuilder {
 }
 
 fn node_headers(response: &mut HttpResponseBuilder, served: &Served) {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    response.insert_header((NODE, &*served.node));
-    response.insert_header((QUEUE_MS, HeaderValue::from(millis(served.queued))));
+    let millis = |duration: Duration| HeaderValue::from(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+    let name = HeaderName::from_static;
+    response.insert_header((name("x-gateway-node"), &*served.node));
+    response.insert_header((name("x-gateway-queue-ms"), millis(served.queued)));
     if let Some(ahead) = served.ahead {
-        response.insert_header((QUEUE_POSITION, HeaderValue::from(ahead)));
+        response.insert_header((name("x-gateway-queue-position"), HeaderValue::from(ahead)));
     }
-    response.insert_header((ATTEMPTS, HeaderValue::from(served.attempts)));
+    response.insert_header((name("x-gateway-attempts"), HeaderValue::from(served.attempts)));
     if let Some(expected) = served.expected {
-        response.insert_header((EXPECTED_MS, HeaderValue::from(millis(expected))));
+        response.insert_header((name("x-gateway-expected-ms"), millis(expected)));
     }
 }

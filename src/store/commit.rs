@@ -35,7 +35,7 @@ const SUMMED_TOGETHER: usize = 4;
 
 /// What goes into one transaction.
 #[derive(Debug, Default)]
-pub(super) struct Group {
+pub(super) struct RowBatch {
     pub(super) rows: Vec<UsageRow>,
     /// Rows that running requests would leave.
     pub(super) notes: Vec<UsageRow>,
@@ -45,8 +45,8 @@ pub(super) struct Group {
     pub(super) waiting: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
-impl Group {
-    /// Those who wait, who are not told any more.
+impl RowBatch {
+    /// Takes those who wait, so that nobody tells them twice.
     pub(super) fn take_waiting(&self) -> Vec<oneshot::Sender<()>> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -55,7 +55,7 @@ impl Group {
 /// Hands groups to the thread that writes them.
 #[derive(Debug)]
 pub(super) struct Committer {
-    file: File,
+    file: LocalFile,
     thread: Option<Thread>,
     /// The end of a transaction that nobody waited for.
     unfinished: Option<oneshot::Receiver<rusqlite::Result<()>>>,
@@ -63,7 +63,7 @@ pub(super) struct Committer {
 
 /// How the thread opens the local file.
 #[derive(Clone, Debug)]
-struct File {
+struct LocalFile {
     path: PathBuf,
     synchronous: Synchronous,
     is_outbox: bool,
@@ -79,13 +79,14 @@ struct Thread {
 
 #[derive(Debug)]
 struct Order {
-    group: Arc<Group>,
+    group: Arc<RowBatch>,
     done: oneshot::Sender<rusqlite::Result<()>>,
 }
 
 impl Committer {
     pub(super) fn new(local: &Local) -> Self {
-        let file = File { path: local.path.to_path_buf(), synchronous: local.synchronous, is_outbox: local.is_outbox };
+        let file =
+            LocalFile { path: local.path.to_path_buf(), synchronous: local.synchronous, is_outbox: local.is_outbox };
         Self { file, thread: None, unfinished: None }
     }
 
@@ -93,7 +94,7 @@ impl Committer {
     ///
     /// # Errors
     /// If the local file cannot be written in time.
-    pub(super) async fn commit(&mut self, group: Arc<Group>) -> Result<(), StoreError> {
+    pub(super) async fn commit(&mut self, group: Arc<RowBatch>) -> Result<(), StoreError> {
         if group.rows.is_empty() && group.notes.is_empty() && group.gone.is_empty() {
             tell(group.take_waiting());
             return Ok(());
@@ -101,7 +102,7 @@ impl Committer {
         within_deadline(async { Ok::<_, DbErr>(self.written(group).await) }).await?
     }
 
-    async fn written(&mut self, group: Arc<Group>) -> Result<(), StoreError> {
+    async fn written(&mut self, group: Arc<RowBatch>) -> Result<(), StoreError> {
         if let Some(unfinished) = &mut self.unfinished {
             let _ = unfinished.await;
             self.unfinished = None;
@@ -134,7 +135,7 @@ impl Committer {
     }
 }
 
-fn start(file: File) -> std::io::Result<Thread> {
+fn start(file: LocalFile) -> std::io::Result<Thread> {
     let (orders, received) = sync_channel(1);
     let (end, ended) = oneshot::channel();
     std::thread::Builder::new().name("commits".to_owned()).spawn(move || {
@@ -144,7 +145,7 @@ fn start(file: File) -> std::io::Result<Thread> {
     Ok(Thread { orders, ended })
 }
 
-fn carry_out(file: &File, orders: &Receiver<Order>) {
+fn carry_out(file: &LocalFile, orders: &Receiver<Order>) {
     let sums = (!file.is_outbox).then(sum_up_on_sqlite);
     let mut connection = None;
     for Order { group, done } in orders {
@@ -169,8 +170,8 @@ pub(super) fn tell(waiting: Vec<oneshot::Sender<()>>) {
 
 fn written(
     connection: &mut Option<Connection>,
-    file: &File,
-    group: &Group,
+    file: &LocalFile,
+    group: &RowBatch,
     sums: Option<&(&'static str, Vec<String>)>,
 ) -> rusqlite::Result<()> {
     let connection = match connection {
@@ -251,7 +252,7 @@ fn put_row(insert: &mut CachedStatement<'_>, row: &UsageRow) -> rusqlite::Result
     Ok(())
 }
 
-fn put_notes(transaction: &Transaction<'_>, group: &Group) -> rusqlite::Result<()> {
+fn put_notes(transaction: &Transaction<'_>, group: &RowBatch) -> rusqlite::Result<()> {
     if !group.notes.is_empty() {
         let mut put = transaction.prepare_cached(PUT_NOTE)?;
         for row in &group.notes {
@@ -334,8 +335,8 @@ mod tests {
     async fn a_commit_that_is_given_up_does_not_hold_up_the_next_one() {
         let (_folder, store) = opened().await;
         let mut committer = Committer::new(&store.local);
-        let group = Arc::new(Group { rows: rows(400), ..Group::default() });
-        let one = Arc::new(Group { rows: rows(1), ..Group::default() });
+        let group = Arc::new(RowBatch { rows: rows(400), ..RowBatch::default() });
+        let one = Arc::new(RowBatch { rows: rows(1), ..RowBatch::default() });
         for micros in 0..40 {
             let patience = std::time::Duration::from_micros(100 * micros);
             drop(tokio::time::timeout(patience, committer.commit(group.clone())).await);
@@ -355,9 +356,9 @@ mod tests {
         for count in 1..=70 {
             let (noted, kept) = (rows(count), rows(3));
             let notes = [&noted[..], &kept].concat();
-            committer.commit(Arc::new(Group { notes, ..Group::default() })).await.unwrap();
+            committer.commit(Arc::new(RowBatch { notes, ..RowBatch::default() })).await.unwrap();
             let gone = noted.iter().map(|row| row.request_id).collect();
-            committer.commit(Arc::new(Group { rows: noted, gone, ..Group::default() })).await.unwrap();
+            committer.commit(Arc::new(RowBatch { rows: noted, gone, ..RowBatch::default() })).await.unwrap();
             (written, running) = (written + count as i64, running + 3);
         }
         assert_eq!(counts(&store).await, [written, written, 10 * written, running]);
@@ -386,7 +387,7 @@ mod tests {
         };
         let (ours, theirs) = (full.clone(), UsageRow { request_id: Uuid::now_v7(), ..full });
         let mut committer = Committer::new(&store.local);
-        committer.commit(Arc::new(Group { rows: vec![ours.clone()], ..Group::default() })).await.unwrap();
+        committer.commit(Arc::new(RowBatch { rows: vec![ours.clone()], ..RowBatch::default() })).await.unwrap();
         insert_rows(&store.db, &[theirs.clone().into_model()]).await.unwrap();
         let found = entity::usage::Entity::find().all(&store.db).await.unwrap();
         let mut expected = vec![ours.into_model(), theirs.into_model()];

@@ -24,7 +24,7 @@ use super::usage_row::{Status, UsageRow, insert_rows};
 /// The age at which notes are written, unless somebody waits for one; none gets twice as old. If the gateway dies before,
 /// a request whose client has seen nothing yet leaves no trace.
 const AGE: Duration = Duration::from_millis(25);
-/// Notes of one transaction: SQLite limits how many values a statement has.
+/// Notes of one transaction, which must end within its deadline.
 const BATCH: usize = 10_000;
 /// Rows of one statement at the start, for the same reason.
 const RECOVERED: usize = 1_000;

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::commit::{Committer, Group, tell};
+use super::commit::{Committer, RowBatch, tell};
 use super::deadline::STATEMENT_DEADLINE;
 use super::error::StoreError;
 use super::local::Local;
@@ -26,7 +26,7 @@ use super::running::{NoteBatch, Running};
 use super::usage_row::UsageRow;
 use crate::clock::Clock;
 
-/// Rows of one commit.
+/// Rows of one commit, which must end within its deadline.
 const BATCH: usize = 500;
 /// After a commit of this many rows, the next one starts at least [`PAUSE`] after it.
 const BUSY: usize = 4;
@@ -168,7 +168,7 @@ impl Writer {
             let count = rows.len() as u64;
             let NoteBatch { notes, gone, waiting: also } = self.running.take(rows.iter().map(|row| row.request_id));
             waiting.extend(also);
-            let group = Group { rows, notes, gone, waiting: waiting.into() };
+            let group = RowBatch { rows, notes, gone, waiting: waiting.into() };
             if !self.write(committer, group, stop, patience).await {
                 return false;
             }
@@ -201,7 +201,7 @@ impl Writer {
             tracing::warn!(user, code, limit, requests, "requests were refused in one minute");
         }
         for rows in rows.chunks(BATCH) {
-            let group = Group { rows: rows.to_vec(), ..Group::default() };
+            let group = RowBatch { rows: rows.to_vec(), ..RowBatch::default() };
             if !self.write(committer, group, stop, patience).await {
                 return false;
             }
@@ -215,7 +215,7 @@ impl Writer {
     async fn write(
         &self,
         committer: &mut Committer,
-        group: Group,
+        group: RowBatch,
         stop: &CancellationToken,
         patience: Duration,
     ) -> bool {
@@ -241,7 +241,7 @@ impl Writer {
 
     async fn write_notes(&self, committer: &mut Committer) {
         let NoteBatch { notes, gone, waiting } = self.running.take(std::iter::empty());
-        let group = Arc::new(Group { notes, gone, waiting: waiting.into(), ..Group::default() });
+        let group = Arc::new(RowBatch { notes, gone, waiting: waiting.into(), ..RowBatch::default() });
         match committer.commit(group.clone()).await {
             Ok(()) => self.state.succeeded(),
             Err(error) => {

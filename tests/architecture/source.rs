@@ -43,7 +43,7 @@ impl Mention {
     }
 
     /// The library that it names, if it is none of the crate's own modules.
-    pub fn library(&self) -> Option<&str> {
+    pub fn package(&self) -> Option<&str> {
         let first = self.path.first().filter(|_| self.target.is_none() && self.path.len() > 1)?;
         (!["crate", "self", "super"].contains(&first.as_str())).then_some(first)
     }

@@ -8,11 +8,10 @@ use super::calendar::Calendar;
 use super::exceeded::Exceeded;
 use super::headroom::Balance;
 use super::limit::Limits;
-use super::minute::MinuteTokens;
+use super::minute::{MINUTE, MinuteTokens};
 use crate::amounts::{Allowance, Need};
 use crate::calendar::Moment;
 
-const MINUTE: Duration = Duration::from_secs(60);
 /// The retry hint if the rest of the quota is only reserved: it may be released at any moment.
 const RESERVED_RETRY: Duration = Duration::from_secs(2);
 /// The retry hint for a client that has as many requests running as it may.

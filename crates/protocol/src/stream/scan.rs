@@ -25,12 +25,12 @@ pub(super) struct Scan {
     /// Events so far, for dialects that number them.
     pub(super) events: u64,
     pub(super) template: Template,
-    seen: Seen,
+    seen: Contents,
 }
 
 /// What the frame has in it.
 #[derive(Clone, Debug, Default)]
-struct Seen {
+struct Contents {
     texts: usize,
     /// Where the last of them is.
     text: Range<usize>,
@@ -48,7 +48,7 @@ impl Scan {
             repeats: Repeats::default(),
             events: 0,
             template: Template::default(),
-            seen: Seen::default(),
+            seen: Contents::default(),
         }
     }
 
@@ -91,14 +91,14 @@ impl Scan {
             return Err(StreamFault::Node(error.get().chars().take(300).collect()));
         }
         let tokens_before = self.progress.token_chunks;
-        self.seen = Seen::default();
+        self.seen = Contents::default();
         self.events += 1;
         let splices = match self.endpoint {
             Endpoint::Messages | Endpoint::Responses => Some(self.typed_event(frame, &frame[data], &object)?),
             _ => self.chunk(frame, &frame[data], offset, &object)?,
         };
         if let Some(splices) = splices {
-            let Seen { texts, text, has_usage } = self.seen.clone();
+            let Contents { texts, text, has_usage } = std::mem::take(&mut self.seen);
             let (edited_from, moved) = (out.len(), splices.moved(text.start));
             splices.apply(frame, out);
             let AnswerProgress { token_chunks, done, .. } = self.progress;
