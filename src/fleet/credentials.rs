@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use actix_http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use actix_tls::connect::rustls_0_23::webpki_roots_cert_store;
-use awc::http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustls::client::WebPkiServerVerifier;

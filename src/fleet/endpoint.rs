@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use awc::http::Uri;
-use awc::http::header::{HeaderName, HeaderValue};
+use actix_http::Uri;
+use actix_http::header::{HeaderName, HeaderValue};
 use rustls::ClientConfig;
 
 use super::credentials::{headers, trust};
@@ -247,8 +247,8 @@ impl NodeEndpoint {
     }
 
     /// The headers of every request to this node, and to no other.
-    pub(crate) fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        self.headers.iter().cloned()
+    pub(crate) fn headers(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.headers
     }
 
     /// Whether it has the same credentials and other headers.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use awc::http::Uri;
+use actix_http::Uri;
 use bytes::Bytes;
 
 use super::endpoint::NodeEndpoint;

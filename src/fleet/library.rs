@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use awc::ClientResponse;
-use awc::http::StatusCode;
+use actix_http::{Method, Uri};
 use bytes::BytesMut;
 use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::endpoint::NodeEndpoint;
+use super::exchange::NodeAnswer;
 use super::kind::Kind;
 use super::upstream::{Upstream, next_chunk, read_answer};
-use protocol::{Endpoint, message_of};
+use protocol::Endpoint;
 
 /// The longest silence during a pull: checking the digest of a large model takes minutes without any output.
 const PULL_PATIENCE: Duration = Duration::from_secs(600);
@@ -21,8 +21,6 @@ const PULL_PATIENCE: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The longest line of progress.
 const MAX_LINE: usize = 64 * 1024;
-/// How much of an error body is read.
-const MAX_ERROR: usize = 64 * 1024;
 
 /// One line of a pull's progress, in Ollama's words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +50,7 @@ impl Upstream {
     /// ends the pull; what was downloaded stays on the node.
     pub fn pull(&self, node: Arc<NodeEndpoint>, model: &str) -> impl Stream<Item = Result<Progress, String>> + use<> {
         let (upstream, body) = (self.clone(), json!({"model": model, "stream": true}));
-        let begin = async move { upstream.order(&node, node.pull_uri(), "POST", &body, PULL_PATIENCE).await };
+        let begin = async move { upstream.order(&node, node.pull_uri(), &Method::POST, &body, PULL_PATIENCE).await };
         let start = Pull::Beginning(Box::pin(begin));
         stream::unfold(start, |pull| async move {
             let mut lines = match pull {
@@ -77,7 +75,7 @@ impl Upstream {
     /// Why the model was not deleted.
     pub async fn delete_model(&self, node: &Arc<NodeEndpoint>, model: &str) -> Result<(), String> {
         let body = json!({ "model": model });
-        self.order(node, node.delete_uri(), "DELETE", &body, PATIENCE).await.map(drop)
+        self.order(node, node.delete_uri(), &Method::DELETE, &body, PATIENCE).await.map(drop)
     }
 
     /// Makes a node load a model within `deadline`, or unload it.
@@ -100,7 +98,7 @@ impl Upstream {
         }
         let deadline = if is_wanted { deadline } else { PATIENCE };
         let asked = async |endpoint, body: &Value| {
-            let mut response = self.order(node, node.uri(endpoint), "POST", body, deadline).await?;
+            let mut response = self.order(node, node.uri(endpoint), &Method::POST, body, deadline).await?;
             read_answer(&mut response, PATIENCE).await.map(drop).map_err(|error| error.detail)
         };
         match asked(Endpoint::Generate, &generate).await {
@@ -113,29 +111,20 @@ impl Upstream {
     async fn order(
         &self,
         node: &Arc<NodeEndpoint>,
-        uri: &awc::http::Uri,
-        method: &str,
+        uri: &Uri,
+        method: &Method,
         body: &Value,
         deadline: Duration,
-    ) -> Result<ClientResponse, String> {
+    ) -> Result<NodeAnswer, String> {
         if node.found_kind() == Kind::OpenAi {
             return Err("the node is not Ollama: its models are configured on the node itself".to_owned());
         }
-        let sending = self.request(node, uri, method)?.send_json(body);
         let late = |_| format!("no answer within {} s", deadline.as_secs());
-        let sent = tokio::time::timeout(deadline, sending).await.map_err(late)?;
-        let mut response = sent.map_err(|error| error.to_string())?;
-        self.give_up_pool_after(node, &response);
-        if response.status() == StatusCode::OK {
-            return Ok(response);
-        }
-        let body = tokio::time::timeout(PATIENCE, response.body().limit(MAX_ERROR)).await;
-        let said = body.ok().and_then(Result::ok).and_then(|body| message_of(&body));
-        Err(said.unwrap_or_else(|| format!("status {}", response.status().as_u16())))
+        tokio::time::timeout(deadline, self.command(node, method, uri, body)).await.map_err(late)?
     }
 }
 
-type Beginning = std::pin::Pin<Box<dyn Future<Output = Result<ClientResponse, String>>>>;
+type Beginning = std::pin::Pin<Box<dyn Future<Output = Result<NodeAnswer, String>>>>;
 
 enum Pull {
     Beginning(Beginning),
@@ -145,7 +134,7 @@ enum Pull {
 
 /// The lines of a pull.
 struct Lines {
-    response: ClientResponse,
+    response: NodeAnswer,
     held: BytesMut,
 }
 

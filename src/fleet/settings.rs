@@ -148,7 +148,7 @@ impl NodeSettings {
 
     /// The host and port to resolve if the entry is discovered.
     pub(crate) fn host_and_port(&self) -> Option<(String, u16)> {
-        let url: awc::http::Uri = self.url.parse().ok()?;
+        let url: actix_http::Uri = self.url.parse().ok()?;
         let standard = if url.scheme_str() == Some("https") { 443 } else { 80 };
         let host = url.host()?.trim_start_matches('[').trim_end_matches(']').to_owned();
         Some((host, url.port_u16().unwrap_or(standard)))

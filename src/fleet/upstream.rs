@@ -1,18 +1,19 @@
 //! What comes back from one attempt on a node? Sends the request, waits for the head, and tells good answers from
 //! failures.
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use awc::error::{ConnectError, PayloadError, SendRequestError};
-use awc::http::{StatusCode, header};
-use awc::{ClientRequest, ClientResponse};
+use actix_http::header::{HeaderValue, InvalidHeaderValue};
+use actix_http::{Method, ServiceConfig, StatusCode, Uri};
+use actix_tls::connect::ConnectError;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
-use super::connector;
+use super::connections::{Connections, NoConnection};
 use super::endpoint::NodeEndpoint;
+use super::exchange::{ExchangeError, NodeAnswer, RequestHead, exchange};
 use super::kind::Kind;
 use super::verdict::{Asked, Evidence, Verdict, judge};
 use protocol::{Endpoint, message_of, with_model};
@@ -26,6 +27,7 @@ const MAX_LISTING: usize = 16 * 1024 * 1024;
 const MAX_ERROR: usize = 64 * 1024;
 /// How long to wait for the body of an error; its head is enough to go on.
 const ERROR_PATIENCE: Duration = Duration::from_secs(2);
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Why an attempt failed, for the scheduler and for people.
 #[derive(Clone, Debug)]
@@ -45,7 +47,7 @@ impl AttemptError {
 /// A node's answer with a good head, or its verdict on the request.
 pub enum Head {
     /// The body is still to come.
-    Good(ClientResponse),
+    Good(NodeAnswer),
     /// The node says that the request itself is at fault; this is for the client.
     Rejected {
         /// 4xx.
@@ -81,14 +83,15 @@ pub(crate) enum AskError {
     Failed(String),
 }
 
-type Clients = Vec<(Weak<NodeEndpoint>, awc::Client)>;
+type Way = (Weak<NodeEndpoint>, Rc<Connections>);
 
-/// One worker's clients, one for each node. Their connections never leave the thread, and each client has its node's
-/// trusted certificates and deadlines.
+/// One worker's ways to the nodes: connections that never leave its thread.
 #[derive(Clone)]
 pub struct Upstream {
-    clients: Rc<RefCell<Clients>>,
+    nodes: Rc<RefCell<Vec<Way>>>,
     connect: Duration,
+    /// Made once, since it keeps a timer.
+    config: Rc<OnceCell<ServiceConfig>>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -98,35 +101,41 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// Clients for the calling thread; `connect` is the longest wait for a connection.
+    /// For the calling thread; `connect` is the longest wait for a connection.
     pub fn new(connect: Duration) -> Self {
-        Self { clients: Rc::default(), connect }
+        Self { nodes: Rc::default(), connect, config: Rc::default() }
     }
 
-    fn client(&self, node: &Arc<NodeEndpoint>) -> awc::Client {
-        let mut clients = self.clients.borrow_mut();
-        // By the endpoint itself and not by its name: changed settings make another endpoint, and so another client.
-        let is_its = |(known, _): &&(Weak<NodeEndpoint>, _)| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node));
-        if let Some((_, client)) = clients.iter().find(is_its) {
-            return client.clone();
+    fn connections(&self, node: &Arc<NodeEndpoint>) -> Rc<Connections> {
+        let mut nodes = self.nodes.borrow_mut();
+        // By the endpoint itself and not by its name: changed settings make another endpoint, and so other connections.
+        let is_its = |(known, _): &&Way| std::ptr::eq(known.as_ptr(), Arc::as_ptr(node));
+        if let Some((_, connections)) = nodes.iter().find(is_its) {
+            return connections.clone();
         }
-        // Whenever a new node comes, clients of removed nodes are dropped.
-        clients.retain(|(known, _)| known.strong_count() > 0);
-        let client = connector::client(node, self.connect);
-        clients.push((Arc::downgrade(node), client.clone()));
-        client
+        // Whenever a new node comes, the connections to removed ones are closed.
+        nodes.retain(|(known, _)| known.strong_count() > 0);
+        let connections = Rc::new(Connections::new(node, self.connect));
+        nodes.push((Arc::downgrade(node), connections.clone()));
+        connections
     }
 
-    /// awc pools a connection as soon as it has read a head that promises no body. After an interim answer (1xx), or a
-    /// head whose body ends with the connection, the rest would then answer another client's request. So nothing in the
-    /// pool is reused after such a head.
-    pub(crate) fn give_up_pool_after(&self, node: &Arc<NodeEndpoint>, response: &ClientResponse) {
-        let headers = response.headers();
-        let has_length =
-            headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING);
-        if response.status().is_informational() || !has_length {
-            self.clients.borrow_mut().retain(|(known, _)| !std::ptr::eq(known.as_ptr(), Arc::as_ptr(node)));
+    /// Any exchange with a node, whose credentials are sent to it alone. A node that refuses them is noted as such.
+    async fn exchange(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        mut head: RequestHead<'_>,
+        body: Bytes,
+    ) -> Result<NodeAnswer, ExchangeError> {
+        for (name, value) in node.headers() {
+            head.insert(name.as_str(), value);
         }
+        let config = self.config.get_or_init(ServiceConfig::default);
+        let answer = exchange(&self.connections(node), config, head, body).await?;
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            node.deny();
+        }
+        Ok(answer)
     }
 
     /// Sends a request and waits for the head of the answer. The node's credentials are sent to that node only.
@@ -135,31 +144,18 @@ impl Upstream {
         let named = node.name_there(model);
         let there = named.as_deref().unwrap_or(model);
         let asked = Asked { dialect: endpoint.dialect(), model: there, is_ollama: node.found_kind() == Kind::Ollama };
-        let mut request = self
-            .client(node)
-            .post(node.uri(endpoint).clone())
-            .insert_header((header::CONTENT_TYPE, "application/json"))
-            .insert_header(("x-request-id", request_id));
-        for (name, value) in headers {
-            request = request.append_header((*name, value.as_str()));
-        }
-        for header in node.headers() {
-            request = request.insert_header(header);
-        }
+        let head = head(node.uri(endpoint), request_id, headers)
+            .map_err(|error| AttemptError::new(Failure::Garbled, error.to_string()))?;
         // The body must carry the node's own name for the model.
         let renamed = (there != model).then(|| with_model(body, there)).flatten();
         let body = renamed.unwrap_or_else(|| body.clone());
-        let mut response = request.send_body(body).await.map_err(|error| not_sent(asked, &error))?;
-        self.give_up_pool_after(node, &response);
-        let status = response.status();
+        let mut answer = self.exchange(node, head, body).await.map_err(|error| not_sent(asked, &error))?;
+        let status = answer.status();
         if status.is_success() {
-            return Ok(Head::Good(response));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            node.deny();
+            return Ok(Head::Good(answer));
         }
         // An error that does not come in time, or is too long, is judged by its status alone.
-        let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut response, MAX_ERROR)).await;
+        let body = tokio::time::timeout(ERROR_PATIENCE, read(&mut answer, MAX_ERROR)).await;
         let body = body.map(Result::unwrap_or_default).unwrap_or_default();
         let detail = || format!("status {}: {}", status.as_u16(), excerpt(&body));
         match judge(asked, Evidence::Status(status.as_u16(), &body)) {
@@ -169,8 +165,8 @@ impl Upstream {
     }
 
     /// Asks a node for something small.
-    pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &awc::http::Uri) -> Result<Bytes, AskError> {
-        self.ask(node, self.client(node).get(uri.clone()), Bytes::new()).await
+    pub(crate) async fn get(&self, node: &Arc<NodeEndpoint>, uri: &Uri) -> Result<Bytes, AskError> {
+        self.ask(node, RequestHead::new(&Method::GET, uri), Bytes::new()).await
     }
 
     /// Asks a node about a model. The caller sets a deadline.
@@ -186,64 +182,79 @@ impl Upstream {
 
     /// The same for an Ollama node.
     pub(crate) async fn ask_about(&self, node: &Arc<NodeEndpoint>, body: Bytes) -> Result<Bytes, AskError> {
-        self.ask(node, self.client(node).post(node.show_uri().clone()), body).await
+        self.ask(node, RequestHead::new(&Method::POST, node.show_uri()), body).await
     }
 
-    /// A request of the gateway's own, with the node's headers.
-    pub(crate) fn request(
-        &self,
-        node: &Arc<NodeEndpoint>,
-        uri: &awc::http::Uri,
-        method: &str,
-    ) -> Result<ClientRequest, String> {
-        let method = method.parse().map_err(|_| format!("`{method}` is not an HTTP method"))?;
-        let mut request = self.client(node).request(method, uri.clone());
-        for header in node.headers() {
-            request = request.insert_header(header);
-        }
-        Ok(request)
-    }
-
-    async fn ask(&self, node: &Arc<NodeEndpoint>, mut request: ClientRequest, body: Bytes) -> Result<Bytes, AskError> {
-        for header in node.headers() {
-            request = request.insert_header(header);
-        }
-        let mut response = request.send_body(body).await.map_err(|error| match evidence(&error) {
+    async fn ask(&self, node: &Arc<NodeEndpoint>, head: RequestHead<'_>, body: Bytes) -> Result<Bytes, AskError> {
+        let mut answer = self.exchange(node, head, body).await.map_err(|error| match evidence(&error) {
             Evidence::NoDescriptor => AskError::Starved,
             _ => AskError::Failed(error.to_string()),
         })?;
-        self.give_up_pool_after(node, &response);
-        if response.status() == StatusCode::UNAUTHORIZED {
-            node.deny();
+        if answer.status() != StatusCode::OK {
+            return Err(AskError::Status(answer.status().as_u16()));
         }
-        if response.status() != StatusCode::OK {
-            return Err(AskError::Status(response.status().as_u16()));
-        }
-        read(&mut response, MAX_LISTING).await.map_err(|error| AskError::Failed(error.detail))
+        read(&mut answer, MAX_LISTING).await.map_err(|error| AskError::Failed(error.detail))
     }
+
+    /// A command to a node. The caller sets a deadline.
+    ///
+    /// # Errors
+    /// Why it is not followed, in the node's words if it has any.
+    pub(super) async fn command(
+        &self,
+        node: &Arc<NodeEndpoint>,
+        method: &Method,
+        uri: &Uri,
+        command: &serde_json::Value,
+    ) -> Result<NodeAnswer, String> {
+        let mut head = RequestHead::new(method, uri);
+        head.insert("content-type", &JSON);
+        let body = Bytes::from(command.to_string());
+        let mut answer = self.exchange(node, head, body).await.map_err(|error| error.to_string())?;
+        if answer.status() == StatusCode::OK {
+            return Ok(answer);
+        }
+        let said = tokio::time::timeout(ERROR_PATIENCE, read(&mut answer, MAX_ERROR)).await;
+        let said = said.ok().and_then(Result::ok).and_then(|body| message_of(&body));
+        Err(said.unwrap_or_else(|| format!("status {}", answer.status().as_u16())))
+    }
+}
+
+fn head<'a>(
+    uri: &'a Uri,
+    request_id: &str,
+    headers: &[(&'static str, String)],
+) -> Result<RequestHead<'a>, InvalidHeaderValue> {
+    let mut head = RequestHead::new(&Method::POST, uri);
+    head.insert("content-type", &JSON);
+    head.insert("x-request-id", &HeaderValue::from_str(request_id)?);
+    for (name, value) in headers {
+        head.insert(name, &HeaderValue::from_str(value)?);
+    }
+    Ok(head)
 }
 
 /// Reads a whole body, up to `limit`.
-async fn read(response: &mut ClientResponse, limit: usize) -> Result<Bytes, AttemptError> {
+async fn read(answer: &mut NodeAnswer, limit: usize) -> Result<Bytes, AttemptError> {
     let mut chunks = Chunks::new(limit);
-    while let Some(chunk) = response.next().await {
+    while let Some(chunk) = answer.next().await {
         chunks.push(chunk.map_err(|error| cut_short(&error))?)?;
     }
-    chunks.finish(response)
+    chunks.finish(answer)
 }
 
 /// Reads a plain answer's body, with at most `gap` between its parts.
-pub(crate) async fn read_answer(response: &mut ClientResponse, gap: Duration) -> Result<Bytes, AttemptError> {
+pub(crate) async fn read_answer(answer: &mut NodeAnswer, gap: Duration) -> Result<Bytes, AttemptError> {
     let mut chunks = Chunks::new(MAX_ANSWER);
-    while let Some(chunk) = next_chunk(response, gap).await? {
+    while let Some(chunk) = next_chunk(answer, gap).await? {
         chunks.push(chunk)?;
     }
-    chunks.finish(response)
+    chunks.finish(answer)
 }
 
 /// The next part of a body; `None` at its proper end.
-pub(crate) async fn next_chunk(response: &mut ClientResponse, within: Duration) -> Result<Option<Bytes>, AttemptError> {
-    match tokio::time::timeout(within, response.next()).await {
+pub(crate) async fn next_chunk(answer: &mut NodeAnswer, within: Duration) -> Result<Option<Bytes>, AttemptError> {
+    match tokio::time::timeout(within, answer.next()).await {
         Ok(chunk) => chunk.transpose().map_err(|error| cut_short(&error)),
         Err(_) => Err(AttemptError::new(Failure::TimedOut, format!("silent for {} s", within.as_secs()))),
     }
@@ -270,10 +281,8 @@ impl Chunks {
     }
 
     /// Checks the promised length as well: if TLS closes properly, the socket cannot tell that bytes are missing.
-    fn finish(mut self, response: &ClientResponse) -> Result<Bytes, AttemptError> {
-        let promised =
-            response.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        if promised.is_some_and(|promised: usize| promised != self.size) {
+    fn finish(mut self, answer: &NodeAnswer) -> Result<Bytes, AttemptError> {
+        if answer.length().is_some_and(|promised| promised != self.size) {
             return Err(AttemptError::new(Failure::Reset, "the answer is shorter than promised"));
         }
         Ok(match self.parts.len() {
@@ -284,11 +293,11 @@ impl Chunks {
 }
 
 /// The connection broke within a body.
-pub(crate) fn cut_short(error: &PayloadError) -> AttemptError {
+pub(crate) fn cut_short(error: &ExchangeError) -> AttemptError {
     AttemptError::new(Failure::Reset, format!("the answer was cut short: {error}"))
 }
 
-fn not_sent(asked: Asked<'_>, error: &SendRequestError) -> AttemptError {
+fn not_sent(asked: Asked<'_>, error: &ExchangeError) -> AttemptError {
     let failure = match judge(asked, evidence(error)) {
         Verdict::Attempt(failure) => failure,
         // Nothing was sent, so the request cannot be at fault.
@@ -297,19 +306,17 @@ fn not_sent(asked: Asked<'_>, error: &SendRequestError) -> AttemptError {
     AttemptError::new(failure, error.to_string())
 }
 
-fn evidence(error: &SendRequestError) -> Evidence<'static> {
+fn evidence(error: &ExchangeError) -> Evidence<'static> {
     match error {
         error if is_out_of_descriptors(error) => Evidence::NoDescriptor,
-        // awc also reports this if a connection closed before it carried a head.
-        SendRequestError::Connect(ConnectError::Disconnected) | SendRequestError::Send(_) => Evidence::ConnectionLost,
-        SendRequestError::Connect(_) => Evidence::NoConnection,
-        SendRequestError::Response(error) if is_broken_connection(error) => Evidence::ConnectionLost,
-        _ => Evidence::NotUnderstood,
+        ExchangeError::NoConnection(_) => Evidence::NoConnection,
+        ExchangeError::Broken(_) => Evidence::ConnectionLost,
+        ExchangeError::Head(_) | ExchangeError::Status(_) | ExchangeError::Body(_) => Evidence::NotUnderstood,
     }
 }
 
 /// Whether this process, or the machine, cannot open any more files.
-fn is_out_of_descriptors(error: &SendRequestError) -> bool {
+fn is_out_of_descriptors(error: &ExchangeError) -> bool {
     let is_it = |error: &std::io::Error| {
         let code = error.raw_os_error().and_then(|code| u32::try_from(code).ok());
         code.is_some_and(|code| {
@@ -317,14 +324,11 @@ fn is_out_of_descriptors(error: &SendRequestError) -> bool {
         })
     };
     match error {
-        SendRequestError::Connect(ConnectError::Io(error)) | SendRequestError::Send(error) => is_it(error),
+        ExchangeError::NoConnection(NoConnection::Failed(ConnectError::Io(error))) | ExchangeError::Broken(error) => {
+            is_it(error)
+        }
         _ => false,
     }
-}
-
-/// Whether the connection broke, as opposed to what came over it being wrong.
-fn is_broken_connection(error: &impl std::error::Error) -> bool {
-    error.source().is_some_and(|cause| cause.is::<std::io::Error>())
 }
 
 /// The message of an error body, short enough for a log line.

@@ -261,7 +261,8 @@ impl Inference {
                 }
             }
         } else {
-            self.relay.carry(&self.upstream, job).await
+            // Boxed as well, so that a stream's handler has no room for it.
+            Box::pin(self.relay.carry(&self.upstream, job)).await
         };
         match result {
             Ok(answer) => Ok(respond(endpoint, answer, access, self.meters.clock.now())),

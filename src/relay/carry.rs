@@ -290,13 +290,14 @@ impl Relay {
         if job.stream {
             let editor = StreamEditor::new(job.endpoint, &job.request_id, job.hide_usage);
             let editor = editor.limited(job.meter.stream_limit());
-            let stream = match open_stream(response, editor, first_byte).await {
-                Ok(stream) => stream,
+            let mut stream = Box::new(OpenStream { response, editor, first: Vec::new() });
+            match open(&mut stream, first_byte).await {
+                Ok(()) => {}
                 Err(Unopened::Attempt(error)) => return Err(error),
                 Err(Unopened::Node(detail)) => return reported(job, node, &detail),
-            };
+            }
             job.meter.first_byte(self.clock.uptime());
-            return Ok(Reply::Stream(Box::new(stream)));
+            return Ok(Reply::Stream(stream));
         }
         let headed = self.clock.uptime();
         let body = read_answer(&mut response, node.chunk_gap().unwrap_or(self.settings.chunk_gap())).await?;
@@ -353,20 +354,15 @@ fn reported(job: &Job, node: &NodeEndpoint, detail: &str) -> Result<Reply, Attem
 }
 
 /// Reads until there is something for the client. A stream that fails earlier has failed before its first byte.
-async fn open_stream(
-    mut response: awc::ClientResponse,
-    mut editor: StreamEditor,
-    within: Duration,
-) -> Result<OpenStream, Unopened> {
-    let mut first = Vec::new();
-    while first.is_empty() {
-        let Some(chunk) = next_chunk(&mut response, within).await? else {
+async fn open(stream: &mut OpenStream, within: Duration) -> Result<(), Unopened> {
+    while stream.first.is_empty() {
+        let Some(chunk) = next_chunk(&mut stream.response, within).await? else {
             return Err(AttemptError::new(Failure::Garbled, "the stream ended before its first event").into());
         };
-        editor.push(chunk, &mut first).map_err(|fault| match fault {
+        stream.editor.push(chunk, &mut stream.first).map_err(|fault| match fault {
             StreamFault::Node(detail) => Unopened::Node(detail),
             fault => AttemptError::new(Failure::Garbled, fault.to_string()).into(),
         })?;
     }
-    Ok(OpenStream { response, editor, first })
+    Ok(())
 }

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use awc::ClientResponse;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::Sleep;
@@ -22,7 +21,7 @@ use super::meter::Meter;
 use super::open_requests::Stopped;
 use crate::clock::Clock;
 use crate::dispatch::{Interruption, Ticket};
-use crate::fleet::{Asked, AttemptError, Evidence, Verdict, cut_short, judge};
+use crate::fleet::{Asked, AttemptError, Evidence, NodeAnswer, Verdict, cut_short, judge};
 use crate::store::{Reason, Status, StorageFull};
 use protocol::{ClaimBounds, Endpoint, ErrorObject, StreamEditor, StreamFault};
 use scheduler::{Blame, Failure, NodeId, Outcome};
@@ -39,7 +38,7 @@ const UNRECORDED: ErrorObject<'_> = ErrorObject {
 
 /// A stream whose first events have come.
 pub(super) struct OpenStream {
-    pub(super) response: ClientResponse,
+    pub(super) response: NodeAnswer,
     pub(super) editor: StreamEditor,
     /// The first bytes for the client.
     pub(super) first: Vec<u8>,
@@ -65,7 +64,7 @@ pub(super) struct Source {
 /// The stream of a running request. Dropping it cancels the request: the connection to the node is closed and the slot
 /// freed.
 pub(super) struct MeteredBody {
-    response: Option<ClientResponse>,
+    response: Option<NodeAnswer>,
     editor: StreamEditor,
     /// What the client gets before anything else.
     first: Vec<u8>,

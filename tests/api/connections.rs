@@ -51,6 +51,20 @@ async fn a_connection_that_the_node_closed_meanwhile_costs_no_request() {
 }
 
 #[actix_rt::test]
+async fn interim_answers_are_skipped() {
+    let hints = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+    let node_a = ScriptedNode::always(move || vec![raw(hints), plain(&chat_answer("Hello"))]).await;
+    let app = spawn_with_one_worker(node_a.url()).await;
+    let key = app.user("ann").await;
+    for _ in 0..2 {
+        let reply = app.chat(&key, "llama3.2", "hi").await;
+
+        assert!(reply.status == 200 && reply.text().contains("Hello"), "{}", reply.text());
+    }
+    app.stop().await;
+}
+
+#[actix_rt::test]
 async fn a_late_answer_never_reaches_the_next_client() {
     // An interim answer, or one without a length, looks to a careless client as if it was over.
     let interim = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";

@@ -48,7 +48,7 @@ const ROOTS: [&str; 8] = [
 ];
 
 /// Libraries, the modules (or files) that may name them, and why others may not.
-const OWNED: [(&[&str], &[&str], &str); 9] = [
+const OWNED: [(&[&str], &[&str], &str); 10] = [
     (
         &["sea_orm", "sea_orm_migration", "sqlx", "rusqlite", "entity", "migration"],
         &["store"],
@@ -56,9 +56,10 @@ const OWNED: [(&[&str], &[&str], &str); 9] = [
     ),
     (
         &["awc"],
-        &["fleet", "relay", "trace", "link/caller.rs", "cli/healthcheck.rs", "cli/traffic.rs"],
-        "others have no client",
+        &["trace", "link/caller.rs", "cli/healthcheck.rs", "cli/traffic.rs"],
+        "nodes are asked through the fleet's own exchange, and others have no client",
     ),
+    (&["actix_http"], &["fleet"], "only the fleet speaks HTTP to nodes"),
     (&["actix_tls"], &["fleet", "link/caller.rs", "app/server.rs"], "each of them makes or accepts connections"),
     (&["actix_web", "utoipa"], &["http", "app", "link/listener.rs"], "only the door speaks HTTP to clients"),
     (&["actix_ws"], &["link/listener.rs"], "only gateways speak to each other over WebSockets"),
