@@ -3,7 +3,6 @@
 //! Decisions about a request reach its worker through the channel of its ticket; decisions about a node's memory go to the
 //! loader.
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use uuid::Uuid;
 use super::errand::{Errand, LoadCost};
 use super::links::{Asking, Links};
 use super::sharing::Sharing;
-use super::word::{Grant, Word};
+use super::word::{Grant, Mailbox, Word};
 use crate::clock::Clock;
 use cluster::{Coordinator, Effect, Foreseen};
 use scheduler::{
@@ -48,9 +47,14 @@ pub struct Dispatcher {
 
 /// A request that has not ended.
 pub(super) struct Live {
-    pub(super) teller: mpsc::Sender<Word>,
-    pub(super) is_taking: Arc<AtomicBool>,
+    pub(super) mailbox: Arc<Mailbox>,
     pub(super) load_cost: Arc<LoadCost>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
 }
 
 /// What the lock protects.
@@ -246,7 +250,7 @@ impl Dispatcher {
 impl Core {
     /// Time has passed. First reports the streams whose clients are not reading.
     pub(super) fn tick(&mut self, now: Duration) {
-        let stalled = self.tickets.iter().filter(|(_, live)| !live.is_taking.load(Ordering::Relaxed));
+        let stalled = self.tickets.iter().filter(|(_, live)| !live.mailbox.is_taking());
         let stalled: Vec<RequestId> = stalled.map(|(id, _)| *id).collect();
         for id in stalled {
             self.handle(Event::Stalled { id }, now);
@@ -306,8 +310,7 @@ impl Core {
 
     fn tell(&self, id: RequestId, word: Word) {
         if let Some(live) = self.tickets.get(&id) {
-            // If the ticket is gone, its request is about to leave by itself.
-            let _ = live.teller.try_send(word);
+            live.mailbox.post(word);
         }
     }
 

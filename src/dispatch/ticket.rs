@@ -5,18 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::dispatcher::{Dispatcher, Live, id_of};
 use super::errand::LoadCost;
-use super::word::{Grant, Interruption, Word};
+use super::word::{Grant, Interruption, Mailbox, Word};
 use cluster::{FirstByte, Foreseen};
 use protocol::Usage;
 use scheduler::{Arrival, Event, Failure, Outcome, Refusal, RefusalReason, RequestId};
 
-/// More than a ticket ever receives unread: a grant, an answer and an end for each attempt, and a refusal.
-const WORDS: usize = 16;
 /// Longest wait for the leader's word on a first byte. A link that is silent for 1.5 s is lost before that.
 const WORD_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -25,10 +22,9 @@ const WORD_PATIENCE: Duration = Duration::from_secs(3);
 pub struct Ticket {
     dispatcher: Arc<Dispatcher>,
     id: RequestId,
-    words: mpsc::Receiver<Word>,
+    mailbox: Arc<Mailbox>,
     /// Read before its turn.
     ahead: Option<Word>,
-    is_taking: Arc<AtomicBool>,
     load_cost: Arc<LoadCost>,
     /// The core was told that the request is over.
     has_left: AtomicBool,
@@ -37,17 +33,16 @@ pub struct Ticket {
 impl Dispatcher {
     /// Queues a request, which may wait for `patience`.
     pub(crate) fn join(self: &Arc<Self>, request_id: Uuid, arrival: Arrival, patience: Duration) -> Ticket {
-        let (teller, words) = mpsc::channel(WORDS);
-        let is_taking = Arc::new(AtomicBool::new(true));
+        let mailbox = Arc::new(Mailbox::new());
         let load_cost = Arc::<LoadCost>::default();
-        let live = Live { teller, is_taking: is_taking.clone(), load_cost: load_cost.clone() };
+        let live = Live { mailbox: mailbox.clone(), load_cost: load_cost.clone() };
         let id = id_of(request_id);
         self.with(|core, now| {
             core.tickets.insert(id, live);
             core.handle(Event::Arrived(Arrival { id, deadline: now + patience, ..arrival }), now);
         });
         let has_left = AtomicBool::new(false);
-        Ticket { dispatcher: self.clone(), id, words, ahead: None, is_taking, load_cost, has_left }
+        Ticket { dispatcher: self.clone(), id, mailbox, ahead: None, load_cost, has_left }
     }
 }
 
@@ -57,7 +52,7 @@ impl Ticket {
         loop {
             let word = match self.ahead.take() {
                 Some(word) => Some(word),
-                None => self.words.recv().await,
+                None => self.mailbox.read().await,
             };
             match word {
                 Some(Word::Granted(_, at)) if self.dispatcher.is_stale(at) => self.failed(Failure::Starved),
@@ -83,7 +78,7 @@ impl Ticket {
     pub(crate) fn poll_interrupted(&mut self, cx: &mut Context<'_>) -> Poll<Interruption> {
         let word = match self.ahead.take() {
             Some(word) => Poll::Ready(Some(word)),
-            None => self.words.poll_recv(cx),
+            None => self.mailbox.poll_read(cx),
         };
         match word {
             Poll::Ready(Some(Word::Refused(refusal))) => Poll::Ready(Interruption::Refused(refusal)),
@@ -113,7 +108,7 @@ impl Ticket {
         // nothing must not hold the client: it is told that the attempt failed, so that the request waits again.
         let deadline = tokio::time::Instant::now() + WORD_PATIENCE;
         loop {
-            let Ok(word) = tokio::time::timeout_at(deadline, self.words.recv()).await else {
+            let Ok(word) = tokio::time::timeout_at(deadline, self.mailbox.read()).await else {
                 self.failed(Failure::Starved);
                 return false;
             };
@@ -142,7 +137,7 @@ impl Ticket {
 
     /// Records whether the client is reading, or has as much as it wants for now.
     pub(crate) fn is_taking(&self, is_taking: bool) {
-        self.is_taking.store(is_taking, Ordering::Relaxed);
+        self.mailbox.set_taking(is_taking);
     }
 
     /// The answer has this many tokens now.
