@@ -11,6 +11,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
 use tokio::time::{Instant, sleep};
 
 use super::private::beside;
@@ -77,13 +79,16 @@ impl Reserve {
         if self.is_held() {
             return Ok(());
         }
-        // Bytes are written, as a file that is only made longer takes no space.
-        let written = self.file.write_all_at(&vec![0xa5; BYTES], 0);
-        if written.is_err() {
+        let taken = match fallocate(&self.file, FallocateFlags::empty(), 0, BYTES as u64) {
+            // Not every file system can do that. A file that is only made longer takes no space, so bytes are written.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.file.write_all_at(&vec![0xa5; BYTES], 0),
+            taken => taken.map_err(io::Error::from),
+        };
+        if taken.is_err() {
             // A part of the reserve would only take room from the rows that it is for.
             self.file.set_len(0)?;
         }
-        written?;
+        taken?;
         self.held.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -113,6 +118,8 @@ async fn until(deadline: Instant, what_else: &'static str, is_locked: impl Fn() 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     #[tokio::test]
@@ -124,6 +131,7 @@ mod tests {
         assert!(alone && !reserve.is_held() && !reserve.release());
         reserve.take().unwrap();
         assert!(reserve.is_held() && path.metadata().unwrap().len() == BYTES as u64);
+        assert!(path.metadata().unwrap().blocks() * 512 >= BYTES as u64, "it takes up its space");
         assert!(reserve.release() && !reserve.is_held() && path.metadata().unwrap().len() == 0);
         reserve.take().unwrap();
         drop(reserve);
