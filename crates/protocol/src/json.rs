@@ -17,7 +17,12 @@ impl<'a> Object<'a> {
     /// Parses a whole text as one object. The error says what is wrong and where, but never quotes the text: that is a
     /// user's prompt or answer, and the error may reach a log.
     pub(crate) fn parse(text: &'a [u8]) -> Result<Self, String> {
-        serde_json::from_slice(text).map_err(|error| describe(text, &error))
+        // Checked once, and not again for each member; the slice's own way words the error.
+        let parsed = match std::str::from_utf8(text) {
+            Ok(valid) => serde_json::from_str(valid),
+            Err(_) => serde_json::from_slice(text),
+        };
+        parsed.map_err(|error| describe(text, &error))
     }
 
     pub(crate) fn get(&self, key: &str) -> Option<&'a RawValue> {
