@@ -6,20 +6,19 @@
 //!
 //! A transaction that takes too long goes on, and the next one waits for its end: so there is never more than one. What
 //! became of it does not matter, because a row that is in the file already is skipped, and a note is overwritten.
-use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use migration::sum_up_on_sqlite;
-use rusqlite::{CachedStatement, Connection, OpenFlags, Transaction, TransactionBehavior, params};
+use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
 use sea_orm::DbErr;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::checkpoints::{Checkpoints, LocalFile, leave_checkpoints};
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
-use super::local::{Local, PAGE_CACHE};
-use super::settings::Synchronous;
+use super::local::Local;
 use super::usage_row::UsageRow;
 
 const INSERT_ROW: &str = "INSERT INTO usage (request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, \
@@ -61,14 +60,6 @@ pub(super) struct Committer {
     unfinished: Option<oneshot::Receiver<rusqlite::Result<()>>>,
 }
 
-/// How the thread opens the local file.
-#[derive(Clone, Debug)]
-struct LocalFile {
-    path: PathBuf,
-    synchronous: Synchronous,
-    is_outbox: bool,
-}
-
 #[derive(Debug)]
 struct Thread {
     /// The thread ends when this is dropped.
@@ -85,9 +76,7 @@ struct Order {
 
 impl Committer {
     pub(super) fn new(local: &Local) -> Self {
-        let file =
-            LocalFile { path: local.path.to_path_buf(), synchronous: local.synchronous, is_outbox: local.is_outbox };
-        Self { file, thread: None, unfinished: None }
+        Self { file: LocalFile::of(local), thread: None, unfinished: None }
     }
 
     /// Writes a group, all or nothing.
@@ -147,16 +136,28 @@ fn start(file: LocalFile) -> std::io::Result<Thread> {
 
 fn carry_out(file: &LocalFile, orders: &Receiver<Order>) {
     let sums = (!file.is_outbox).then(sum_up_on_sqlite);
+    let mut checkpoints = Checkpoints::start(file)
+        .inspect_err(|error| tracing::warn!(%error, "no thread for checkpoints: commits make them, and take longer"))
+        .ok();
     let mut connection = None;
     for Order { group, done } in orders {
-        let written = written(&mut connection, file, &group, sums.as_ref());
-        match written {
-            Ok(()) => tell(group.take_waiting()),
-            // The next group finds out whether another connection fares better.
-            Err(_) => connection = None,
+        let written = written(&mut connection, file, &group, sums.as_ref(), checkpoints.is_some());
+        if written.is_ok() {
+            tell(group.take_waiting());
         }
+        let is_good = written.is_ok();
         // The writer may have stopped waiting.
         let _ = done.send(written);
+        let checked = match (&connection, &mut checkpoints) {
+            (Some(connection), Some(checkpoints)) if is_good => {
+                checkpoints.wrote(group.rows.len() + group.notes.len(), connection)
+            }
+            _ => Ok(()),
+        };
+        if !is_good || checked.is_err() {
+            // The next group finds out whether another connection fares better.
+            connection = None;
+        }
     }
 }
 
@@ -173,10 +174,17 @@ fn written(
     file: &LocalFile,
     group: &RowBatch,
     sums: Option<&(&'static str, Vec<String>)>,
+    checkpoints_elsewhere: bool,
 ) -> rusqlite::Result<()> {
     let connection = match connection {
         Some(connection) => connection,
-        None => connection.insert(open(&file.path, file.synchronous)?),
+        None => {
+            let opened = file.open()?;
+            if checkpoints_elsewhere {
+                leave_checkpoints(&opened)?;
+            }
+            connection.insert(opened)
+        }
     };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if !group.rows.is_empty() {
@@ -184,21 +192,6 @@ fn written(
     }
     put_notes(&transaction, group)?;
     transaction.commit()
-}
-
-/// With the same options as sea-orm's connections to the file, which exists.
-fn open(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection> {
-    let connection =
-        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    connection.busy_timeout(STATEMENT_DEADLINE)?;
-    let synchronous = match synchronous {
-        Synchronous::Normal => "NORMAL",
-        Synchronous::Full => "FULL",
-    };
-    connection.pragma_update(None, "synchronous", synchronous)?;
-    connection.pragma_update(None, "foreign_keys", true)?;
-    connection.pragma_update(None, "cache_size", PAGE_CACHE)?;
-    Ok(connection)
 }
 
 fn put_rows(

@@ -8,6 +8,7 @@ mod allowed_models;
 mod audit;
 mod backup;
 mod changes;
+mod checkpoints;
 mod columns;
 mod commit;
 mod comparison;
