@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use awc::http::{Method, StatusCode};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use bytes::Bytes;
 use ollama_gateway::app::App;
 use ollama_gateway::config::Config;
 use ollama_gateway::dispatch::Dispatcher;
@@ -18,6 +17,16 @@ use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
+
+// Named by their paths, as another suite has this file by its own.
+#[path = "harness/waits.rs"]
+mod waits;
+#[path = "harness/wire.rs"]
+mod wire;
+
+pub use waits::{answer_of, each_at_once, eventually, let_pass, wait_for, wait_long_for};
+pub use wire::{EventReader, chat_body, chat_bytes, events_of, header_of, parse_answer, stream_body};
+use wire::{dechunk, post_bytes};
 
 pub const ADMIN_KEY: &str = "admin-secret-key";
 /// How long anything may take in a test.
@@ -278,7 +287,7 @@ impl TestApp {
     pub async fn open_stream(&self, key: &str, body: &Value) -> EventReader {
         let response = self.open(key, body).await;
         assert_eq!(response.status(), 200, "a stream begins");
-        EventReader { response, held: BytesMut::new() }
+        EventReader::of(response)
     }
 
     /// Sends a chat request on a connection of its own, which is closed by dropping it.
@@ -373,106 +382,6 @@ pub fn error_of(reply: &Reply, status: u16) -> Value {
     error
 }
 
-/// The status line and the JSON body of an answer as it came over the wire.
-#[track_caller]
-pub fn parse_answer(answer: &str) -> (u16, String, Value) {
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
-    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, head.to_ascii_lowercase(), serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {body:?}")))
-}
-
-pub fn chat_body(model: &str, prompt: &str) -> Value {
-    json!({"model": model, "messages": [{"role": "user", "content": prompt}]})
-}
-
-/// A chat request whose answer is streamed.
-pub fn stream_body(model: &str, prompt: &str) -> Value {
-    let mut body = chat_body(model, prompt);
-    body["stream"] = true.into();
-    body
-}
-
-/// A chat request as it goes over the wire.
-pub fn chat_bytes(key: &str, body: &Value, connection: &str) -> Vec<u8> {
-    post_bytes("/v1/chat/completions", key, body, connection)
-}
-
-fn post_bytes(path: &str, key: &str, body: &Value, connection: &str) -> Vec<u8> {
-    let body = body.to_string();
-    let length = body.len();
-    format!(
-        "POST {path} HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer {key}\r\nconnection: {connection}\r\n\
-         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
-    )
-    .into_bytes()
-}
-
-/// The value of a header in a head in lower case.
-pub fn header_of<'a>(head: &'a str, name: &str) -> Option<&'a str> {
-    head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-}
-
-/// The content of a chunked body, which must end properly, and there.
-#[track_caller]
-fn dechunk(mut body: &str) -> String {
-    let mut content = String::new();
-    loop {
-        let (size, rest) = body.split_once("\r\n").unwrap_or_else(|| panic!("the body was cut short: {content}"));
-        let size = usize::from_str_radix(size, 16).unwrap();
-        let (chunk, end) = rest.split_at_checked(size).unwrap_or_else(|| panic!("a chunk was cut short: {rest}"));
-        content.push_str(chunk);
-        body = end.strip_prefix("\r\n").unwrap_or_else(|| panic!("a chunk does not end: {end}"));
-        if size == 0 {
-            assert_eq!(body, "", "something follows the end of the body");
-            return content;
-        }
-    }
-}
-
-/// The data of each event of a stream that is one `data:` line and a blank line an event, and nothing else.
-#[track_caller]
-pub fn events_of(stream: &str) -> Vec<&str> {
-    let mut events: Vec<&str> = stream.split("\n\n").collect();
-    assert_eq!(events.pop(), Some(""), "the last event ends: {stream}");
-    let data = |event| str::strip_prefix(event, "data: ").filter(|data| !data.is_empty() && !data.contains('\n'));
-    events.into_iter().map(|event| data(event).unwrap_or_else(|| panic!("no event: {event:?}"))).collect()
-}
-
-/// A streamed answer, read event by event as they come.
-pub struct EventReader {
-    pub response: awc::ClientResponse,
-    held: BytesMut,
-}
-
-impl EventReader {
-    /// The data of the next event; `None` at the end.
-    pub async fn next(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.held.windows(2).position(|pair| pair == b"\n\n") {
-                let event = self.held.split_to(end + 2);
-                return Some(events_of(std::str::from_utf8(&event).unwrap())[0].to_owned());
-            }
-            let waited = tokio::time::timeout(PATIENCE, self.response.next()).await;
-            match waited.expect("the next part comes in time") {
-                Some(part) => self.held.extend_from_slice(&part.unwrap()),
-                None => {
-                    assert!(self.held.is_empty(), "half an event: {:?}", self.held);
-                    return None;
-                }
-            }
-        }
-    }
-
-    /// The events that are still to come.
-    pub async fn rest(mut self) -> Vec<String> {
-        let mut events = Vec::new();
-        while let Some(event) = self.next().await {
-            events.push(event);
-        }
-        events
-    }
-}
-
 /// A client that follows nothing and is patient.
 pub fn client() -> awc::Client {
     awc::Client::builder().disable_redirects().timeout(PATIENCE).finish()
@@ -482,61 +391,4 @@ pub async fn read(mut response: awc::ClientResponse) -> Reply {
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.body().limit(64 * 1024 * 1024).await.unwrap();
     Reply { status, headers, body }
-}
-
-/// Checks many cases, some of which take their time, several at once.
-pub async fn each_at_once<Case, Checking: Future<Output = ()>>(
-    cases: impl IntoIterator<Item = Case>,
-    check: impl Fn(Case) -> Checking,
-) {
-    futures_util::stream::iter(cases.into_iter().map(check)).buffer_unordered(6).collect::<Vec<()>>().await;
-}
-
-/// Between two looks at what a test waits for.
-const BEAT: Duration = Duration::from_millis(10);
-
-/// Waits for a condition, but not for ever.
-#[track_caller]
-pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) -> impl Future<Output = ()> {
-    ask_until(what, PATIENCE, async move || holds().then_some(()))
-}
-
-/// The same for a condition that has to be asked for.
-#[track_caller]
-pub fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
-    ask_until(what, PATIENCE, async move || holds().await.then_some(()))
-}
-
-/// The same where another process, or the time of a lease, is waited for.
-#[track_caller]
-pub fn wait_long_for(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
-    ask_until(what, 2 * PATIENCE, async move || holds().await.then_some(()))
-}
-
-/// Asks until there is an answer.
-#[track_caller]
-pub fn answer_of<T>(what: &str, ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
-    ask_until(what, PATIENCE, ask)
-}
-
-#[track_caller]
-fn ask_until<T>(what: &str, patience: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> impl Future<Output = T> {
-    let place = std::panic::Location::caller();
-    async move {
-        let asking = async {
-            loop {
-                if let Some(answer) = ask().await {
-                    return answer;
-                }
-                tokio::time::sleep(BEAT).await;
-            }
-        };
-        let answer = tokio::time::timeout(patience, asking).await;
-        answer.unwrap_or_else(|_| panic!("{place}: waited in vain until {what}"))
-    }
-}
-
-/// Lets real time pass, where time itself is what a test is about. What can be observed is waited for instead.
-pub async fn let_pass(time: Duration) {
-    tokio::time::sleep(time).await;
 }

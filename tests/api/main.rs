@@ -21,6 +21,7 @@ mod cluster;
 mod connections;
 mod console;
 mod cors;
+mod damage;
 mod demo;
 mod dialects;
 mod discovery;

@@ -14,7 +14,7 @@ mod descriptors;
 mod elsewhere;
 mod good;
 #[path = "../api/harness.rs"]
-#[allow(dead_code, reason = "shared with tests/api, which uses all of it")]
+#[allow(dead_code, unused_imports, reason = "shared with tests/api, which uses all of it")]
 mod harness;
 mod listings;
 mod poison;
