@@ -136,8 +136,6 @@ impl Arrived {
 /// A node's answer: its head, and the body as a stream.
 pub struct NodeAnswer {
     status: StatusCode,
-    /// The promised length of the body.
-    length: Option<usize>,
     /// Whether the node leaves the connection open.
     is_kept: bool,
     /// `None` once the body has ended.
@@ -168,14 +166,14 @@ impl NodeAnswer {
         home: Rc<Connections>,
     ) -> Self {
         // The headers go: a thousand streams would hold 3 MB of them.
-        let length = head.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let is_kept = head.connection_type() == ConnectionType::KeepAlive;
+        // Without a length, a body may follow that ends with the connection.
+        let has_length = head.headers.contains_key(header::CONTENT_LENGTH);
         let has_body = !matches!(codec.message_type(), MessageType::None);
         let rest = Rest { codec: codec.into_payload_codec(), arrived, connection, home };
-        let mut answer = Self { status: head.status, length, is_kept, rest: Some(rest) };
+        let mut answer = Self { status: head.status, is_kept, rest: Some(rest) };
         if !has_body {
-            // Without a length, a body may follow that ends with the connection.
-            answer.end(length == Some(0));
+            answer.end(has_length);
         }
         answer
     }
@@ -183,10 +181,6 @@ impl NodeAnswer {
     /// The status of the answer; never 1xx.
     pub fn status(&self) -> StatusCode {
         self.status
-    }
-
-    pub(super) fn length(&self) -> Option<usize> {
-        self.length
     }
 
     /// The body has ended. The connection may carry another exchange if the head said where that end is.
