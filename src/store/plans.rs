@@ -58,7 +58,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
         ("the day of everybody", day_query(None, DAY).build(backend).to_string(), key),
         ("the running minute", recent_query(usage(), NOW_MS - 60_000).build(backend).to_string(), key),
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
-        ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
+        ("rows that are too old", old_rows(DAY, 100).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
         ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), totals),
     ]
