@@ -1,11 +1,12 @@
 //! How is a database filled as years of use would fill it? With users, keys, usage rows, and daily sums.
 //!
 //! Everything is derived from a number, so two runs make the same database. Key `n` belongs to user `n mod users`; its
-//! secret is [`secret`]. Rows are spread evenly over the days up to now, and all belong to a fifth of the users.
+//! secret is [`secret`]. Rows are spread evenly over the days up to now, and all belong to a fifth of the users; one user
+//! has a fiftieth of them.
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use migration::{Migrator, fill_rollups, follow_rollups_on_sqlite};
+use migration::{Migrator, follow_rollups_on_sqlite, sum_up_on_sqlite};
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseBackend, DatabaseConnection, DbErr, Statement, TransactionTrait,
 };
@@ -16,8 +17,19 @@ use sha2::{Digest, Sha256};
 const DAY_MS: i64 = 86_400_000;
 /// Users or keys for each statement.
 const BATCH: u64 = 10_000;
-/// Rows for each statement.
-const ROWS: u64 = 500_000;
+/// Rows for each statement: with the default amounts, those of a day.
+const ROWS: u64 = 2_000_000;
+
+/// Without a journal, for whatever is written is new: a file whose filling was interrupted is thrown away. Sorting goes
+/// through files of this size, because the rows of years do not fit in memory.
+const WHILE_FILLING_SQLITE: &[&str] =
+    &["PRAGMA journal_mode = OFF", "PRAGMA synchronous = OFF", "PRAGMA cache_size = -1000000"];
+const WHILE_FILLING_POSTGRES: &[&str] = &[
+    "SET synchronous_commit = off",
+    "SET work_mem = '512MB'",
+    "SET maintenance_work_mem = '1GB'",
+    "SET temp_buffers = '256MB'",
+];
 
 /// How much to create.
 #[derive(Args, Debug)]
@@ -69,14 +81,16 @@ pub async fn fill(amounts: &Amounts) -> Result<(), DbErr> {
     options.max_connections(1).sqlx_logging(false);
     let db = Database::connect(options).await?;
     let on_sqlite = db.get_database_backend() == DatabaseBackend::Sqlite;
-    if on_sqlite {
-        for pragma in ["journal_mode = WAL", "synchronous = OFF", "cache_size = -1000000", "temp_store = MEMORY"] {
-            db.execute_unprepared(&format!("PRAGMA {pragma}")).await?;
-        }
-    }
     Migrator::up(&db, None).await?;
+    for setting in if on_sqlite { WHILE_FILLING_SQLITE } else { WHILE_FILLING_POSTGRES } {
+        db.execute_unprepared(setting).await?;
+    }
     people(&db, amounts, on_sqlite).await?;
     rows(&db, amounts, on_sqlite).await?;
+    if on_sqlite {
+        // Which the gateway's connections expect, and writes the last pages.
+        db.execute_unprepared("PRAGMA journal_mode = WAL").await?;
+    }
     db.close().await
 }
 
@@ -130,33 +144,54 @@ async fn in_batches(
     Ok(())
 }
 
+/// Inserts the rows in the order of their time, and adds each statement's to the daily sums, as gateways do. So the sums are
+/// sorted a day at a time, and nothing needs room for all rows but the rows themselves. Indexes in another order are left
+/// out until all is inserted: their pages would be read and written many times over.
 async fn rows(db: &DatabaseConnection, amounts: &Amounts, on_sqlite: bool) -> Result<(), DbErr> {
     let now_ms = now_ms();
-    let (index, trigger) = ("usage_user_request", "usage_to_rollups");
-    db.execute_unprepared(&format!("DROP INDEX {index}")).await?;
+    let indexes = take_indexes(db, on_sqlite).await?;
+    let (before, after) = sum_up_on_sqlite();
     if on_sqlite {
-        db.execute_unprepared(&format!("DROP TRIGGER IF EXISTS {trigger}")).await?;
-    } else {
-        db.execute_unprepared(&format!("ALTER TABLE usage DISABLE TRIGGER {trigger}")).await?;
+        db.execute_unprepared("DROP TRIGGER IF EXISTS usage_to_rollups").await?;
+        db.execute_unprepared(&follow_rollups_on_sqlite()).await?;
     }
     for first in (0..amounts.rows).step_by(ROWS as usize) {
         let last = amounts.rows.min(first + ROWS) - 1;
-        db.execute_unprepared(&insert_rows(amounts, now_ms, (first, last), on_sqlite)).await?;
+        let insert = insert_rows(amounts, now_ms, (first, last), on_sqlite);
+        let transaction = db.begin().await?;
+        // On Postgres, a trigger adds the rows of a statement to the sums.
+        let (before, after) = if on_sqlite { (Some(before), after.as_slice()) } else { (None, &[][..]) };
+        for statement in before.into_iter().chain([insert.as_str()]).chain(after.iter().map(String::as_str)) {
+            transaction.execute_unprepared(statement).await?;
+        }
+        transaction.commit().await?;
         eprint!("\r{} of {} rows", last + 1, amounts.rows);
     }
     eprintln!();
-    db.execute_unprepared(&format!("CREATE INDEX {index} ON usage (user_id, request_id)")).await?;
-    let transaction = db.begin().await?;
-    transaction.execute_unprepared(&fill_rollups()).await?;
-    if on_sqlite {
-        transaction.execute_unprepared(&follow_rollups_on_sqlite()).await?;
-    } else {
-        transaction.execute_unprepared(&format!("ALTER TABLE usage ENABLE TRIGGER {trigger}")).await?;
+    for index in &indexes {
+        db.execute_unprepared(index).await?;
     }
-    transaction.commit().await?;
     // The statistics that a database would have gathered over the years.
     db.execute_unprepared("ANALYZE").await?;
     Ok(())
+}
+
+/// Drops the indexes of the rows and of the users' sums, except primary keys. Returns the statements that make them again.
+async fn take_indexes(db: &DatabaseConnection, on_sqlite: bool) -> Result<Vec<String>, DbErr> {
+    let known = if on_sqlite {
+        "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL \
+         AND tbl_name IN ('usage', 'usage_rollups')"
+    } else {
+        "SELECT indexname::text, indexdef FROM pg_indexes WHERE schemaname = current_schema() \
+         AND tablename IN ('usage', 'usage_rollups') AND indexname NOT LIKE '%_pkey'"
+    };
+    let known = db.query_all_raw(Statement::from_string(db.get_database_backend(), known)).await?;
+    let mut made_by = Vec::new();
+    for index in known {
+        db.execute_unprepared(&format!("DROP INDEX {}", index.try_get_by_index::<String>(0)?)).await?;
+        made_by.push(index.try_get_by_index(1)?);
+    }
+    Ok(made_by)
 }
 
 /// One statement for a range of rows, which the database generates itself.
@@ -191,15 +226,18 @@ fn insert_rows(amounts: &Amounts, now_ms: i64, (first, last): (u64, u64), on_sql
     };
     let (stream, mix) =
         if on_sqlite { ("n % 2", "(n * 7919) % 1000003") } else { ("n % 2 = 1", "(n * 7919) % 1000003") };
-    // A user's rows use two of the user's keys, two models and three nodes.
+    // A user's rows use two of the user's keys, two models and three nodes. The first user has a fiftieth of all rows, and
+    // the last few users have a model of their own, which a page of its users looks for among all.
+    let rare = (busy / 100).max(1);
     format!(
-        "{numbers}, row_of AS (SELECT n, ({mix}) % {busy} AS who, ({mix}) AS mix, \
+        "{numbers}, row_of AS (SELECT n, CASE n % 50 WHEN 1 THEN 0 ELSE ({mix}) % {busy} END AS who, ({mix}) AS mix, \
          {first_ms} + (n + 1) * {span_ms} / {rows} AS at_ms FROM number) \
          INSERT INTO usage (request_id, user_id, key_id, created_at_ms, day, model, endpoint, node, stream, status, \
          prompt_tokens, completion_tokens, tokens_from, attempts, queue_ms, time_to_first_token_ms, duration_ms, \
          load_ms, prefill_ms, decode_ms) \
          SELECT {id}, 'user-' || {user}, {key}, at_ms, at_ms / {DAY_MS}, \
-         CASE mix % 2 WHEN 0 THEN 'llama3.2' ELSE 'qwen3:8b' END, '/v1/chat/completions', 'node-' || (n % 3), {stream}, \
+         CASE WHEN who >= {busy} - {rare} THEN 'llama3.1:70b' WHEN mix % 2 = 0 THEN 'llama3.2' ELSE 'qwen3:8b' END, \
+         '/v1/chat/completions', 'node-' || (n % 3), {stream}, \
          CASE WHEN n % 50 = 0 THEN 'cancelled' ELSE 'completed' END, 100 + mix % 900, 10 + mix % 400, 'reported', 1, \
          mix % 5, 50 + mix % 500, 500 + mix % 9000, NULL, 40, 400 FROM row_of"
     )

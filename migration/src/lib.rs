@@ -24,6 +24,7 @@ mod m20261127_000800_gateway_busy;
 mod m20261127_000900_usage_totals;
 mod m20261128_000100_usage_by_key;
 mod m20261128_000200_usage_by_kind;
+mod m20261128_000300_usage_by_kind_and_user;
 
 pub use m20261125_000500_people_changes::{PEOPLE_CHANNEL, PEOPLE_LOCK};
 pub use m20261127_000200_administration::{follow_admins_on_sqlite, forget_admins_on_sqlite};
@@ -56,6 +57,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000900_usage_totals::Migration),
             Box::new(m20261128_000100_usage_by_key::Migration),
             Box::new(m20261128_000200_usage_by_kind::Migration),
+            Box::new(m20261128_000300_usage_by_kind_and_user::Migration),
         ]
     }
 }

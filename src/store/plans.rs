@@ -10,7 +10,7 @@ use super::comparison::comparison;
 use super::group_spent::sums_of_days;
 use super::report::BY_INDEX;
 use super::report_query::{Dimension, Label, Report};
-use super::report_statements::{Source, Span, count, heads, select, select_span};
+use super::report_statements::{Names, Source, Span, count, heads, select, select_span};
 use super::scratch::Scratch;
 use super::spent::{day_query, recent_query};
 use super::upkeep::old_rows;
@@ -58,7 +58,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
         ("the day of everybody", day_query(None, DAY).build(backend).to_string(), key),
         ("the running minute", recent_query(usage(), NOW_MS - 60_000).build(backend).to_string(), key),
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
-        ("rows that are too old", old_rows(DAY).build(backend).to_string(), key),
+        ("rows that are too old", old_rows(DAY, 100).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
         ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), totals),
     ]
@@ -76,17 +76,24 @@ fn queries_of_reports(backend: DatabaseBackend) -> Vec<Planned> {
         _ => statement.to_string(sea_orm::sea_query::PostgresQueryBuilder),
     };
     let in_sql = |report: &Report, source| written(select(report, source, None, 100));
-    let after_ann =
-        |report: &Report| written(select(report, Source::SumsOfNames, Some(&[Label::Name("ann".to_owned())]), 100));
+    let after_ann = |report: &Report| {
+        written(select(report, Source::SumsOfNames(Names::OfAll), Some(&[Label::Name("ann".to_owned())]), 100))
+    };
     let of_m = Report { group_by: vec![Dimension::Model, Dimension::User], ..report(&[], &[]) };
     let m = [Label::Name("m".to_owned())];
     let span = Span(&m, &m);
-    let (names, sums, all) = (Source::SumsOfNames, Source::Sums, Source::Totals);
+    let (names, sums, all) = (Source::SumsOfNames(Names::OfAll), Source::Sums, Source::Totals);
     let (sums_of_user, totals) = (sums_of_user(backend), totals(backend));
     let of_key = by(backend, &["usage_rollups_key"], &["usage_rollups_key", "usage_rollups_kind"]);
     // Each total leads to its own sums, whatever the statistics are.
     let each_total = &["usage_rollups_kind (day=? AND model=? AND node=? AND status=? AND group_id=?)"];
     let of_kind = by(backend, each_total, &["usage_rollups_kind"]);
+    let from_ann = &["usage_rollups_kind (day=? AND model=? AND node=? AND status=? AND group_id=? AND user_id>?)"];
+    let of_kind_in_order = by(backend, from_ann, &["Index Only Scan using usage_rollups_kind"]);
+    let after_m_ann = |report: &Report| {
+        let ann = [m[0].clone(), Label::Name("ann".to_owned())];
+        written(select(report, Source::SumsOfNames(Names::OfTotals(backend)), Some(&ann), 100))
+    };
     let key_1 = (Dimension::Key, "key_1".to_owned());
     let lab = (Dimension::Group, "lab".to_owned());
     let ann = (Dimension::User, "ann".to_owned());
@@ -101,6 +108,7 @@ fn queries_of_reports(backend: DatabaseBackend) -> Vec<Planned> {
         ("how many sums a model has", written(count(&of_m, span, 100)), of_kind),
         ("a model with few users", written(select_span(&of_m, span, None, 100)), of_kind),
         ("a model with many users", in_sql(&of_m.part(&m), names), sums_of_user),
+        ("the last users of a model", after_m_ann(&of_m.part(&m)), of_kind_in_order),
         ("a key's month by day", in_sql(&report(&[Dimension::Day], &[key_1]), sums), of_key),
         ("a user's month by day", in_sql(&report(&[Dimension::Day], &[ann]), sums), sums_of_user),
     ]

@@ -11,8 +11,8 @@ use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, Isol
 use super::database::Store;
 use super::deadline::within;
 use super::error::StoreError;
-use super::report_query::{Label, Report};
-use super::report_statements::{FEW, Source, Span, count, heads, select, select_span};
+use super::report_query::{Dimension, Label, Report};
+use super::report_statements::{FEW, MANY, Names, Source, Span, count, heads, select, select_span};
 use super::transactions::begin_patiently;
 
 /// Longest wait for a report: one of years of many users reads many sums.
@@ -132,6 +132,17 @@ struct Head {
     labels: Vec<Label>,
     /// Requests of the part, refused ones counted; it has no more sums than these.
     requests: u64,
+    /// Totals of the part.
+    totals: u64,
+}
+
+/// How much is read in one go.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Most sums of parts that are read whole.
+    few: u64,
+    /// Most entries of an index that are read for the names of a page.
+    many: u64,
 }
 
 async fn page(
@@ -146,7 +157,7 @@ async fn page(
     } else if report.is_of_one() {
         read(db, report, &select(report, Source::Sums, after, wanted)).await?
     } else {
-        page_of_parts(db, report, after, wanted, FEW).await?
+        page_of_parts(db, report, after, wanted, Bounds { few: FEW, many: MANY }).await?
     };
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let more = groups.len() > limit;
@@ -154,14 +165,13 @@ async fn page(
     Ok((groups, more))
 }
 
-/// The first `wanted` groups after `after`, one part of the report after the other; parts of at most `few` sums are read
-/// whole.
+/// The first `wanted` groups after `after`, one part of the report after the other.
 async fn page_of_parts(
     db: &impl ConnectionTrait,
     report: &Report,
     after: Option<&[Label]>,
     wanted: u64,
-    few: u64,
+    Bounds { few, many }: Bounds,
 ) -> Result<Vec<Group>, DbErr> {
     let from = after.map(|after| &after[..report.shared().len().min(after.len())]);
     // Each has a group of its own, but the first may have none after `after`.
@@ -180,11 +190,30 @@ async fn page_of_parts(
         let statement = if is_few {
             select_span(report, span, after, missing)
         } else {
-            select(&report.part(&first.labels), Source::SumsOfNames, after, missing)
+            // A large part is alone in its run.
+            let names = names_of(db, report, first, missing, many).await?;
+            select(&report.part(&first.labels), Source::SumsOfNames(names), after, missing)
         };
         groups.extend(read(db, report, &statement).await?);
     }
     Ok(groups)
+}
+
+/// How the names of a page of `limit` groups of a part are found.
+async fn names_of(
+    db: &impl ConnectionTrait,
+    report: &Report,
+    part: &Head,
+    limit: u64,
+    many: u64,
+) -> Result<Names, DbErr> {
+    let is_by_user = report.group_by.get(report.shared().len()) == Some(&Dimension::User);
+    let has_bound = if is_by_user {
+        part.totals.saturating_mul(limit.saturating_add(1)) <= many
+    } else {
+        has_few(db, report, Span(&part.labels, &part.labels), many).await?
+    };
+    Ok(if has_bound { Names::OfTotals(db.get_database_backend()) } else { Names::OfAll })
 }
 
 /// The parts that are read together, in their order: one that may have more than `few` sums alone, others as long as they
@@ -222,8 +251,9 @@ async fn read_heads(
     let head = |row: &QueryResult| {
         let labels = shared.iter().enumerate();
         let labels = labels.map(|(index, dimension)| Label::read(row, index, *dimension)).collect::<Result<_, _>>()?;
-        let requests = row.try_get_by_index::<i64>(shared.len())?;
-        Ok(Head { labels, requests: u64::try_from(requests).unwrap_or_default() })
+        let count = |place: usize| row.try_get_by_index::<i64>(shared.len() + place);
+        let [requests, totals] = [count(0)?, count(1)?].map(|count| u64::try_from(count).unwrap_or_default());
+        Ok(Head { labels, requests, totals })
     };
     db.query_all(&heads(report, from, limit)).await?.iter().map(head).collect()
 }
@@ -239,6 +269,27 @@ async fn has_few(db: &impl ConnectionTrait, report: &Report, span: Span<'_>, few
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::scratch::Scratch;
+
+    #[actix_rt::test]
+    async fn names_are_found_below_the_totals_unless_that_reads_too_much() {
+        let report = |name| Report { group_by: vec![Dimension::Model, name], ..Report::default() };
+        let part = |totals| Head { labels: vec![Label::Name("m".to_owned())], requests: u64::MAX, totals };
+        for scratch in Scratch::each().await {
+            // A month of three nodes, and two years of a hundred.
+            for (totals, name, limit, is_below) in [
+                (90, Dimension::User, 100, true),
+                (73_000, Dimension::User, 100, false),
+                (90, Dimension::User, 5_000, false),
+                (73_000, Dimension::Key, 100, true),
+            ] {
+                let names = names_of(&scratch.db, &report(name), &part(totals), limit, MANY).await.unwrap();
+                let below = Names::OfTotals(scratch.db.get_database_backend());
+                assert_eq!(names == below, is_below, "{totals} {name:?} {limit}");
+            }
+            scratch.remove().await;
+        }
+    }
 
     #[test]
     fn small_parts_are_read_together_and_large_ones_alone() {
@@ -249,7 +300,10 @@ mod tests {
             (&[u64::MAX, 1, FEW - 1, 1, u64::MAX], &[1, 2, 1, 1]),
             (&[0, 0, 0, FEW, FEW, 1], &[4, 1, 1]),
         ] {
-            let head = |(number, requests): (i32, &u64)| Head { labels: vec![Label::Day(number)], requests: *requests };
+            let head = |(number, requests): (i32, &u64)| {
+                let labels = vec![Label::Day(number)];
+                Head { labels, requests: *requests, totals: 1 }
+            };
             let heads: Vec<Head> = (0..).zip(requests).map(head).collect();
             let runs: Vec<&[Head]> = runs(&heads, FEW).collect();
             assert_eq!(runs.iter().map(|run| run.len()).collect::<Vec<_>>(), expected, "{requests:?}");

@@ -9,24 +9,34 @@
 //! A part has one value of everything by which groups are told apart before users or keys: each model of a report by model
 //! and user. `usage_totals` says which parts there are, in their order, and how many requests each has ([`heads`]). A part
 //! with at most [`FEW`] sums is read whole: each total of it leads to the users' sums in it, by an index that begins with
-//! the same columns. Of any other part the database reads the sums of as many users or keys as the page can show, hopping
-//! from name to name.
+//! the same columns. Of any other part the database reads the sums of as many users or keys as the page can show: a name
+//! with usage in the part has at least one group of its own, so a page of `n` groups ends within the first `n` names. These
+//! are found in one of two ways ([`Names`]):
 //!
-//! So a page costs what it shows, and at most this besides: the totals of the period, [`FEW`] entries of an index, and for
-//! each name that the hops pass over the sums of that name in the period, two look-ups for one without any. A name with
-//! usage in the part has at least one group of its own, so a page of `n` groups ends within the first `n` of these names.
-//! The dearest page is therefore that of a model with more than [`FEW`] sums which all belong to the last few of very many
-//! users.
+//! - [`Names::OfTotals`]: from each total of the part its first `n` names, and of all these the first `n`. Below a total, the
+//!   same index has the users in order. Keys it has not, so all sums of the part are read there.
+//! - [`Names::OfAll`]: hopping from name to name, and asking of each whether it has usage in the part. A name that has none
+//!   costs its sums in the period.
+//!
+//! The first is taken as long as it reads at most [`MANY`] entries of the index. A part beyond that has many users or keys in
+//! many totals, and hops find those soon, unless there are very many others before them.
+//!
+//! So a page costs what it shows, and at most this besides: the totals of the period and [`MANY`] entries of an index, or the
+//! names that the hops pass over.
 use entity::usage_rollup::{Column, Entity};
 use entity::usage_total;
+use sea_orm::DatabaseBackend;
 use sea_orm::sea_query::{
-    CommonTableExpression, Cond, Expr, ExprTrait, JoinType, Order, Query, SelectStatement, UnionType, WithClause,
+    CommonTableExpression, Cond, Expr, ExprTrait, Func, JoinType, Order, Query, SelectStatement, UnionType, WithClause,
 };
 
 use super::report_query::{Dimension, Label, Report};
 
 /// Most sums that are read for a part of a report, whatever the page shows.
 pub(super) const FEW: u64 = 20_000;
+
+/// Most entries of an index that are read to find the names of a page.
+pub(super) const MANY: u64 = 100_000;
 
 /// The columns after the labels.
 const SUMS: [&str; 9] = [
@@ -57,6 +67,8 @@ const NAMES: &str = "names";
 const PAGE: &str = "of_page";
 /// The only column of both.
 const NAME: &str = "name";
+/// The first names of one total.
+const OF_TOTAL: &str = "of_total";
 
 /// Where the sums of a statement come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +78,16 @@ pub(super) enum Source {
     /// All users' sums.
     Sums,
     /// The sums of the users or keys of the page. The report must be of one part.
-    SumsOfNames,
+    SumsOfNames(Names),
+}
+
+/// How the users or keys of a page are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// Among all users or keys, one after the other.
+    OfAll,
+    /// Below each total of the part, in the words of this database.
+    OfTotals(DatabaseBackend),
 }
 
 /// Parts of a report that follow each other: the labels of the first and of the last.
@@ -79,15 +100,18 @@ pub(super) fn select(report: &Report, source: Source, after: Option<&[Label]>, l
     let names = report.group_by.iter().position(|dimension| dimension.is_name());
     match (source, names) {
         (Source::Totals, _) => _ = select.from(usage_total::Entity),
-        (Source::SumsOfNames, Some(place)) => {
+        (Source::SumsOfNames(names), Some(place)) => {
             let column = report.group_by[place].column();
             let first = after.and_then(|after| after.get(place));
-            select.with_cte(names_of_page(report, column, first, limit));
+            select.with_cte(match names {
+                Names::OfAll => names_of_all(report, column, first, limit),
+                Names::OfTotals(backend) => names_of_totals(report, column, first, limit, backend),
+            });
             // SQLite takes the tables of a CROSS JOIN in the order in which they are written.
             select.from(PAGE).join(JoinType::CrossJoin, Entity, Cond::all());
             select.and_where(Expr::col(column).equals((PAGE, NAME)));
         }
-        (Source::Sums | Source::SumsOfNames, _) => _ = select.from(Entity),
+        (Source::Sums | Source::SumsOfNames(_), _) => _ = select.from(Entity),
     }
     select.cond_where(filter_of(report));
     groups(&mut select, report, after, limit);
@@ -114,8 +138,8 @@ fn groups(select: &mut SelectStatement, report: &Report, after: Option<&[Label]>
     select.and_where_option(after.map(|after| tuple_of(&report.group_by).gt(values_of(after))));
 }
 
-/// The parts of a report in their order, as the labels of each and how many requests it has, refused ones counted; from the
-/// part with the labels `from` on, and `limit` at most.
+/// The parts of a report in their order, as the labels of each, how many requests it has, refused ones counted, and how many
+/// totals; from the part with the labels `from` on, and `limit` at most.
 pub(super) fn heads(report: &Report, from: Option<&[Label]>, limit: u64) -> SelectStatement {
     let shared = report.shared();
     let mut heads = Query::select();
@@ -123,7 +147,7 @@ pub(super) fn heads(report: &Report, from: Option<&[Label]>, limit: u64) -> Sele
     for column in shared.iter().map(|dimension| dimension.column()) {
         heads.column(column).group_by_col(column).order_by(column, Order::Asc);
     }
-    heads.expr(Expr::cust("CAST(coalesce(sum(requests), 0) AS bigint)"));
+    heads.expr(Expr::cust("CAST(coalesce(sum(requests), 0) AS bigint)")).expr(Expr::cust("CAST(count(*) AS bigint)"));
     let from = from.filter(|_| !shared.is_empty()).map(|from| tuple_of(shared).gte(values_of(from)));
     heads.cond_where(filter_of(report)).and_where_option(from).to_owned()
 }
@@ -138,7 +162,6 @@ pub(super) fn count(report: &Report, span: Span<'_>, most: u64) -> SelectStateme
 
 fn from_totals(select: &mut SelectStatement, report: &Report, Span(first, last): Span<'_>) {
     let mut totals = Query::select();
-    totals.from(usage_total::Entity);
     let shared = report.shared();
     if first == last {
         // An index may serve equality of any of these columns, and a range of their tuple only where it begins with them.
@@ -147,22 +170,64 @@ fn from_totals(select: &mut SelectStatement, report: &Report, Span(first, last):
         totals.cond_where(filter_of(report));
         totals.and_where(tuple_of(shared).gte(values_of(first))).and_where(tuple_of(shared).lte(values_of(last)));
     }
+    select.with_cte(Query::with().cte(table_of_totals(totals)).to_owned());
+    // In the order in which they are written, as above.
+    select.from(TOTALS).join(JoinType::CrossJoin, Entity, Cond::all());
+    of_total(select);
+}
+
+fn table_of_totals(mut totals: SelectStatement) -> CommonTableExpression {
+    totals.from(usage_total::Entity);
     for (column, name) in KINDS {
         totals.expr_as(Expr::col(column), name);
     }
     // Materialized, or SQLite would look for a range of days rather than for each one.
-    let totals = CommonTableExpression::new().table_name(TOTALS).query(totals).materialized(true).to_owned();
-    select.with_cte(Query::with().cte(totals).to_owned());
-    // In the order in which they are written, as above.
-    select.from(TOTALS).join(JoinType::CrossJoin, Entity, Cond::all());
+    CommonTableExpression::new().table_name(TOTALS).query(totals).materialized(true).to_owned()
+}
+
+/// Only the users' sums in a total.
+fn of_total(select: &mut SelectStatement) {
     for (column, name) in KINDS {
         select.and_where(Expr::col(column).equals((TOTALS, name)));
     }
 }
 
+/// The same names as [`names_of_all`], found below the totals of the part.
+fn names_of_totals(
+    part: &Report,
+    column: Column,
+    first: Option<&Label>,
+    limit: u64,
+    backend: DatabaseBackend,
+) -> WithClause {
+    let wanted = limit.saturating_add(1);
+    let mut of_one = Query::select();
+    of_one.distinct().expr_as(Expr::col(column), NAME).from(Entity).order_by(column, Order::Asc).limit(wanted);
+    of_one.and_where_option(first.map(|label| Expr::col(column).gte(label.value())));
+    of_total(&mut of_one);
+    // What a total leads to can be a table of its own only as the value of a function: SQLite has no LATERAL.
+    let (array, elements) = match backend {
+        DatabaseBackend::Sqlite => ("json_group_array", "json_each"),
+        _ => ("json_agg", "json_array_elements_text"),
+    };
+    let array = Func::cust(array).arg(Expr::col(NAME));
+    let array = Query::select().expr(array).from_subquery(of_one, NAMES).to_owned();
+    let page = Query::select()
+        .distinct()
+        .expr_as(Expr::col((OF_TOTAL, "value")), NAME)
+        .from(TOTALS)
+        .from_function(Func::cust(elements).arg(Expr::from(array)), OF_TOTAL)
+        .order_by(NAME, Order::Asc)
+        .limit(wanted)
+        .to_owned();
+    let totals = table_of_totals(Query::select().cond_where(filter_of(part)).to_owned());
+    let page = CommonTableExpression::new().table_name(PAGE).column(NAME).query(page).to_owned();
+    Query::with().cte(totals).cte(page).to_owned()
+}
+
 /// The first `limit` users or keys with usage in the part, from `first` on, whose other groups may follow: that one may have
 /// none left, which is why one more is taken.
-fn names_of_page(part: &Report, column: Column, first: Option<&Label>, limit: u64) -> WithClause {
+fn names_of_all(part: &Report, column: Column, first: Option<&Label>, limit: u64) -> WithClause {
     let least = |from: Option<Expr>| {
         let mut least = Query::select();
         least.from(Entity).expr_as(Expr::col(column).min(), NAME).and_where_option(from);

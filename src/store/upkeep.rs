@@ -1,15 +1,17 @@
 //! Looks after stored usage: deletes rows that are too old, and compares the daily sums with the rows.
 //!
-//! Rows are deleted in small batches with a pause after each, so that no writer waits long; a round that failed is
+//! Rows are deleted in batches with a pause after each. On SQLite, writers wait while a batch is deleted, so the next one has
+//! fewer rows if this one took longer than [`HELD`], and what it needs from the disk is read before. A round that failed is
 //! repeated. The sums stay. The rows of today and yesterday stay as well, whatever the setting, because limits count them
 //! and the comparison reads them. Of several gateways on one Postgres, only one deletes at a time.
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use entity::usage::{Column, Entity};
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Select, Statement,
-    TransactionTrait,
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QuerySelect,
+    Select, Statement, TransactionTrait,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,10 +32,12 @@ const ROUND: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(300);
 /// Time before the first round on a large database.
 const LATER: Duration = Duration::from_secs(60);
-/// Rows deleted by one statement.
-const BATCH: u64 = 1_000;
+/// Most rows deleted by one statement, and fewest unless no more are left.
+const BATCH: RangeInclusive<u64> = 50..=1_000;
+/// How long writers may wait for a batch.
+const HELD: Duration = Duration::from_millis(5);
 /// Time between two batches.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// For how many days is what kept, today included? `None` = for ever.
 #[derive(Clone, Copy, Debug, Default)]
@@ -142,21 +146,54 @@ impl Upkeep {
         let Some(days) = self.retention.usage_days else { return Ok(0) };
         let days = i32::try_from(days.max(MIN_RETENTION_DAYS)).unwrap_or(i32::MAX);
         let first_kept = self.clock.now().day().saturating_sub(days - 1);
-        let mut swept = 0;
+        let (mut swept, mut rows) = (0, *BATCH.start());
         loop {
-            let gone = within_deadline(delete_batch(&self.store, first_kept)).await?;
+            if self.store.db.get_database_backend() == DatabaseBackend::Sqlite {
+                within_deadline(warm(&self.store, first_kept, rows)).await?;
+            }
+            let (gone, held) = within_deadline(self.delete_batch(first_kept, rows)).await?;
             swept += gone;
-            if gone < BATCH {
+            if gone < rows {
                 return Ok(swept);
             }
+            rows = next_batch(rows, held);
             tokio::time::sleep(PAUSE).await;
         }
     }
+
+    /// Deletes at most so many rows from before the day `first_kept`. Returns how many, and for how long writers waited.
+    async fn delete_batch(&self, first_kept: i32, rows: u64) -> Result<(u64, Duration), DbErr> {
+        let transaction = self.store.db.begin_with_options(immediate()).await?;
+        let began = self.clock.uptime();
+        let gone = delete_old(&transaction, first_kept, rows).await?;
+        transaction.commit().await?;
+        Ok((gone, self.clock.uptime().saturating_sub(began)))
+    }
 }
 
-/// Deletes a batch of rows from before the day `first_kept`. Returns how many.
-async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
-    let transaction = store.db.begin_with_options(immediate()).await?;
+/// How many rows are deleted after so many that took so long.
+fn next_batch(rows: u64, held: Duration) -> u64 {
+    let next = if held > HELD {
+        rows / 2
+    } else if held < HELD / 2 {
+        rows * 2
+    } else {
+        rows
+    };
+    next.clamp(*BATCH.start(), *BATCH.end())
+}
+
+/// Reads what deleting a batch will change: entries of users' rows are all over their index.
+async fn warm(store: &Store, first_kept: i32, rows: u64) -> Result<(), DbErr> {
+    let sql = "SELECT count(*) FROM (SELECT user_id, request_id FROM usage WHERE request_id < ? AND day < ? LIMIT ?) AS old \
+        CROSS JOIN usage AS entry INDEXED BY usage_user_request \
+        ON entry.user_id = old.user_id AND entry.request_id = old.request_id";
+    let values = [end_of_old(first_kept).into(), first_kept.into(), rows.into()];
+    store.reads.query_one_raw(Statement::from_sql_and_values(DatabaseBackend::Sqlite, sql, values)).await?;
+    Ok(())
+}
+
+async fn delete_old(transaction: &DatabaseTransaction, first_kept: i32, rows: u64) -> Result<u64, DbErr> {
     if transaction.get_database_backend() == DatabaseBackend::Postgres {
         let lock = format!("SELECT pg_try_advisory_xact_lock({})", locks::SWEEP);
         let lock = Statement::from_string(DatabaseBackend::Postgres, lock);
@@ -165,20 +202,36 @@ async fn delete_batch(store: &Store, first_kept: i32) -> Result<u64, DbErr> {
             return Ok(0);
         }
     }
-    let old = old_rows(first_kept);
-    let old: Vec<Uuid> = old.into_tuple().all(&transaction).await?;
-    let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(&transaction).await?;
-    transaction.commit().await?;
+    let old: Vec<Uuid> = old_rows(first_kept, rows).into_tuple().all(transaction).await?;
+    let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(transaction).await?;
     Ok(gone.rows_affected)
 }
 
 /// The oldest rows from before the day `first_kept`. Ids begin with the time, so these come first in the primary key, and
 /// no others are read.
-pub(super) fn old_rows(first_kept: i32) -> Select<Entity> {
+pub(super) fn old_rows(first_kept: i32, rows: u64) -> Select<Entity> {
     Entity::find()
         .select_only()
         .column(Column::RequestId)
-        .filter(Column::RequestId.lt(first_id(i64::from(first_kept) * DAY_MS)))
+        .filter(Column::RequestId.lt(end_of_old(first_kept)))
         .filter(Column::Day.lt(first_kept))
-        .limit(BATCH)
+        .limit(rows)
+}
+
+fn end_of_old(first_kept: i32) -> Uuid {
+    first_id(i64::from(first_kept) * DAY_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_that_took_long_is_followed_by_a_smaller_one_within_bounds() {
+        for (rows, held, next) in
+            [(50, HELD * 9, 50), (400, HELD * 2, 200), (400, HELD, 400), (400, HELD / 3, 800), (800, HELD / 3, 1_000)]
+        {
+            assert_eq!(next_batch(rows, held), next, "{rows} {held:?}");
+        }
+    }
 }

@@ -1,10 +1,12 @@
 //! Which Postgres does the gateway get along with? One behind pgbouncer, which works in session mode and is refused in the
-//! modes that share sessions, and one whose password is changed while the gateway runs.
+//! modes that share sessions, and one whose password is changed while the gateway runs. And how many reports does it read
+//! at a time?
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
+use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement, TransactionTrait};
 use serde_json::json;
@@ -12,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::cli::{free_address, run};
-use crate::harness::{ADMIN_KEY, TestDatabase, fast_node, node, spawn_app_with, wait_for, wait_long_for};
+use crate::harness::{ADMIN_KEY, TestDatabase, fast_node, let_pass, node, spawn_app_with, wait_for, wait_long_for};
 
 /// Where Debian installs it, which is not on everybody's path.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
@@ -122,6 +124,33 @@ async fn behind_a_pooler_in_session_mode_changes_are_heard_and_statements_end_in
     let reply = app.post("/admin/users", ADMIN_KEY, json!({"user_id": "ben"})).await;
     assert_eq!(reply.status, 201, "{}", reply.text());
     other.stop().await;
+    app.stop().await;
+}
+
+#[actix_rt::test]
+async fn two_reports_are_read_at_a_time_and_the_others_wait_for_their_turn() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let app = spawn_app_with(Vec::new(), database.again(), |_| {}).await;
+    let db = Database::connect(&database.url).await.unwrap();
+    // The comparison of the sums with the rows may wait as well.
+    let waiting = "wait_event_type = 'Lock' AND query LIKE 'SELECT \"model\"%'";
+    for format in ["json", "csv"] {
+        let lock = db.begin().await.unwrap();
+        lock.execute_unprepared("LOCK TABLE usage_totals IN ACCESS EXCLUSIVE MODE").await.unwrap();
+        let path = format!("/admin/usage?group_by=model&format={format}");
+        let report = || app.get(&path, ADMIN_KEY);
+        let watch = async {
+            wait_for("two reports wait in Postgres", async || count(&db, waiting).await >= 2).await;
+            // There are connections for all four, so the other two would be there as well by now.
+            let_pass(Duration::from_millis(300)).await;
+            assert_eq!(count(&db, waiting).await, 2, "{format}");
+            lock.rollback().await.unwrap();
+        };
+        let (first, second, third, fourth, ()) = tokio::join!(report(), report(), report(), report(), watch);
+        for reply in [first, second, third, fourth] {
+            assert_eq!(reply.status, 200, "{format}: {}", reply.text());
+        }
+    }
     app.stop().await;
 }
 

@@ -10,7 +10,7 @@ use proptest::sample::{select as one_of, subsequence};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use sea_orm::{ConnectionTrait, DatabaseConnection, EntityTrait, IntoActiveModel};
 
-use super::{page_of_parts, read};
+use super::{Bounds, page_of_parts, read};
 use crate::store::report_query::{Dimension, Label, Report};
 use crate::store::report_statements::{Source, select};
 use crate::store::scratch::Scratch;
@@ -20,6 +20,7 @@ const NUMBERS: [&str; 8] =
 const DAYS: std::ops::Range<i32> = 10..15;
 /// Below and above what parts have, so that each way of reading has its turn.
 const FEWS: [u64; 4] = [0, 3, 12, 20_000];
+const MANYS: [u64; 3] = [0, 12, 100_000];
 const CASES: u32 = 48;
 
 /// Sums of which some users have most, and names whose order differs from their users'.
@@ -108,12 +109,12 @@ async fn check(
     db: &DatabaseConnection,
     report: &Report,
     place: Option<Vec<Label>>,
-    (limit, few): (u64, u64),
+    (limit, bounds): (u64, Bounds),
 ) -> Result<(), TestCaseError> {
     let all = read(db, report, &select(report, Source::Sums, place.as_deref(), 10_000)).await.unwrap();
     let (mut groups, mut after) = (Vec::new(), place);
     loop {
-        let page = page_of_parts(db, report, after.as_deref(), limit, few).await.unwrap();
+        let page = page_of_parts(db, report, after.as_deref(), limit, bounds).await.unwrap();
         let is_last = page.len() as u64 != limit;
         after = page.last().map(|group| group.labels.clone()).or(after);
         groups.extend(page);
@@ -130,12 +131,13 @@ fn every_page_shows_what_all_sums_add_up_to() {
     let system = actix_rt::System::new();
     for scratch in system.block_on(Scratch::each()) {
         let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-        let cases = (sums(), vec((reports(), 1..9_u64, one_of(FEWS.to_vec())), 12));
+        let bounds = (one_of(FEWS.to_vec()), one_of(MANYS.to_vec())).prop_map(|(few, many)| Bounds { few, many });
+        let cases = (sums(), vec((reports(), 1..9_u64, bounds), 12));
         let ran = runner.run(&cases, |(sums, reports)| {
             system.block_on(async {
                 fill(&scratch.db, sums).await;
-                for ((report, place), limit, few) in reports {
-                    check(&scratch.db, &report, place, (limit, few)).await?;
+                for ((report, place), limit, bounds) in reports {
+                    check(&scratch.db, &report, place, (limit, bounds)).await?;
                 }
                 Ok(())
             })
