@@ -17,8 +17,9 @@ use super::settings::Synchronous;
 
 /// Rows and notes between two checkpoints. Each takes about a page.
 const INTERVAL: usize = 500;
-/// Pages, 16 MiB.
-const MAX_LOG: i64 = 4096;
+/// Pages, 8 MiB. Each commit writes some of the same pages again, and SQLite finds its way among all versions of a page
+/// in the log, so a long log costs the processor.
+const MAX_LOG: i64 = 2048;
 
 /// How threads of the gateway's own open the local file, which exists.
 #[derive(Clone, Debug)]
