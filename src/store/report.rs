@@ -208,11 +208,9 @@ async fn names_of(
     many: u64,
 ) -> Result<Names, DbErr> {
     let is_by_user = report.group_by.get(report.shared().len()) == Some(&Dimension::User);
-    let has_bound = if is_by_user {
-        part.totals.saturating_mul(limit.saturating_add(1)) <= many
-    } else {
-        has_few(db, report, Span(&part.labels, &part.labels), many).await?
-    };
+    let has_bound = (is_by_user && part.totals.saturating_mul(limit.saturating_add(1)) <= many)
+        // To be counted, entries are read once more.
+        || has_few(db, report, Span(&part.labels, &part.labels), many / 2).await?;
     Ok(if has_bound { Names::OfTotals(db.get_database_backend()) } else { Names::OfAll })
 }
 
@@ -276,16 +274,28 @@ mod tests {
         let report = |name| Report { group_by: vec![Dimension::Model, name], ..Report::default() };
         let part = |totals| Head { labels: vec![Label::Name("m".to_owned())], requests: u64::MAX, totals };
         for scratch in Scratch::each().await {
-            // A month of three nodes, and two years of a hundred.
-            for (totals, name, limit, is_below) in [
-                (90, Dimension::User, 100, true),
-                (73_000, Dimension::User, 100, false),
-                (90, Dimension::User, 5_000, false),
-                (73_000, Dimension::Key, 100, true),
+            // The sums of a month of one node. Long pages, or keys, are below the totals only while the part has few sums.
+            let fill = "INSERT INTO usage_rollups (day, user_id, key_id, model, node, status, group_id, requests, prompt_tokens, \
+                completion_tokens, queue_ms, duration_ms, load_ms, prefill_ms, decode_ms) \
+                WITH RECURSIVE days (day) AS (SELECT 1 UNION ALL SELECT day + 1 FROM days WHERE day < 30) \
+                SELECT day, 'ann', '', 'm', 'a', 'completed', '', 1, 0, 0, 0, 0, 0, 0, 0 FROM days";
+            let totals = "INSERT INTO usage_totals (day, model, node, status, group_id, requests, prompt_tokens, \
+                completion_tokens, queue_ms, duration_ms, load_ms, prefill_ms, decode_ms) \
+                SELECT day, model, node, status, group_id, 1, 0, 0, 0, 0, 0, 0, 0 FROM usage_rollups";
+            for statement in [fill, totals] {
+                scratch.db.execute_unprepared(statement).await.unwrap();
+            }
+            for (name, limit, many, is_below) in [
+                (Dimension::User, 2, 90, true),
+                (Dimension::User, 2, 59, false),
+                (Dimension::User, 100, 60, true),
+                (Dimension::User, 100, 59, false),
+                (Dimension::Key, 100, 60, true),
+                (Dimension::Key, 2, 59, false),
             ] {
-                let names = names_of(&scratch.db, &report(name), &part(totals), limit, MANY).await.unwrap();
+                let names = names_of(&scratch.db, &report(name), &part(30), limit, many).await.unwrap();
                 let below = Names::OfTotals(scratch.db.get_database_backend());
-                assert_eq!(names == below, is_below, "{totals} {name:?} {limit}");
+                assert_eq!(names == below, is_below, "{name:?} {limit} {many}");
             }
             scratch.remove().await;
         }

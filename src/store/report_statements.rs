@@ -18,8 +18,9 @@
 //! - [`Names::OfAll`]: hopping from name to name, and asking of each whether it has usage in the part. A name that has none
 //!   costs its sums in the period.
 //!
-//! The first is taken as long as it reads at most [`MANY`] entries of the index. A part beyond that has many users or keys in
-//! many totals, and hops find those soon, unless there are very many others before them.
+//! The first is taken as long as it reads at most [`MANY`] entries of the index: for short pages of users, which is most of
+//! them, and for any page of a part with half as many sums, which have to be counted before. A part beyond that has many users or keys, and hops find those soon,
+//! unless there are very many others before them.
 //!
 //! So a page costs what it shows, and at most this besides: the totals of the period and [`MANY`] entries of an index, or the
 //! names that the hops pass over.

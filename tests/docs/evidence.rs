@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use crate::markdown::{code, grouped, table};
-use crate::{clients, files, root, together};
+use crate::{clients, files, long_life, root, together};
 
 /// Where long runs keep their results.
-const FOLDERS: [&str; 2] = ["tests/chaos/results", "crates/scheduler/tests/fleet/results"];
+const FOLDERS: [&str; 3] = ["tests/chaos/results", "crates/scheduler/tests/fleet/results", "bench/results"];
 /// Results that are a run of accidents, and what those were.
 const ACCIDENTS: [(&str, &str); 3] = [
     ("kills-sqlite", "`kill -9` of the gateway, SQLite"),
@@ -78,6 +78,8 @@ pub fn page() -> String {
     body += &times(&results);
     body += &soak(&results);
     body += &together::section(|name| chaos(&results, name));
+    let long_life_of = |name: &str| results[&format!("{}/{name}", FOLDERS[2])].clone();
+    body += &long_life::section(long_life_of);
     body += &fleets(&results[&format!("{}/fleet", FOLDERS[1])]);
     body += "## Clients\n\n`tests/clients/run.sh`, a step of `tests/run`, installs each of these in an environment of its own \
         and runs it against a demo and against a gateway whose node is silent or breaks off. A page of another origin in \
@@ -96,7 +98,8 @@ pub fn page() -> String {
 
 fn is_told(name: &str) -> bool {
     let name = name.rsplit('/').next().unwrap_or_default();
-    ACCIDENTS.iter().any(|(told, _)| *told == name) || TOLD.contains(&name) || together::TOLD.contains(&name)
+    ACCIDENTS.iter().any(|(told, _)| *told == name)
+        || [&TOLD[..], &together::TOLD, &long_life::TOLD].concat().contains(&name)
 }
 
 fn accidents(results: &BTreeMap<String, Value>) -> String {

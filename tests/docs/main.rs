@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod errors;
 mod evidence;
+mod long_life;
 mod markdown;
 mod metrics;
 mod prose;
