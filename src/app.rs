@@ -238,6 +238,7 @@ impl App {
         let (accounts, changes) = (self.accounts(), Changes::of(store.clone()));
         vec![
             thread::spawn(upkeep::refresh(accounts, changes, self.clock, stop.clone())),
+            thread::spawn(upkeep::copy(self.accounts(), stop.clone())),
             thread::spawn(upkeep::remember(store.clone(), self.dispatcher(), self.clock, stop.clone())),
             thread::spawn(upkeep::follow_clock(self.clock, self.accounts(), stop.clone())),
             thread::spawn(upkeep::follow_password(store.clone(), stop.clone())),

@@ -53,6 +53,14 @@ pub(super) async fn refresh(accounts: Arc<Accounts>, mut changes: Changes, clock
     }
 }
 
+/// Keeps the copy of users and keys with which the gateway starts while the database is away.
+pub(super) async fn copy(accounts: Arc<Accounts>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = accounts.keep_copied() => {}
+    }
+}
+
 /// Takes up a new password of the database soon after its file has changed, so that a rotation interrupts nothing for long.
 pub(super) async fn follow_password(store: Store, stop: CancellationToken) {
     let mut was_read = true;

@@ -11,6 +11,7 @@ use super::access::Access;
 use super::account::{Account, UserEntry};
 use super::administrators::Administrators;
 use super::database::Store;
+use super::deadline::STATEMENT_DEADLINE;
 use super::directory::{Directory, KeyIndex, Presented};
 use super::error::StoreError;
 use super::group::{GroupEntry, UserGroup};
@@ -32,6 +33,8 @@ pub struct Accounts {
     pub(super) admins: Administrators,
     /// Held while the database and memory change together. Nothing on a request's path takes it.
     pub(super) changing: tokio::sync::Mutex<Position>,
+    /// Rung when the copy in the local file has fallen behind.
+    pub(super) copy_due: tokio::sync::Notify,
     /// How many secrets need a pepper that is not configured, as last said in the log.
     pub(super) foreign: AtomicUsize,
     /// Whether the database was there the last time it was asked.
@@ -72,6 +75,12 @@ impl Accounts {
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Directory> {
         self.directory.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for its turn to change something, for as long as a statement may take.
+    pub(super) async fn turn_to_change(&self) -> Result<tokio::sync::MutexGuard<'_, Position>, StoreError> {
+        let turn = tokio::time::timeout(STATEMENT_DEADLINE, self.changing.lock()).await;
+        turn.map_err(|_| StoreError::TimedOut(STATEMENT_DEADLINE))
     }
 
     /// Who may come in with what a caller presents.
@@ -284,7 +293,7 @@ impl Accounts {
     /// # Errors
     /// When the database fails; nothing has changed then.
     pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let spent = spent(&self.store, None, day_of).await?;
         let by_groups = spent_by_groups(&self.store, day_of).await?;
         // Whoever rests has used something of that day all the same.

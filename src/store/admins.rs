@@ -95,7 +95,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::AdminExists`], [`StoreError::TooManyAdmins`], or when the database fails.
     pub async fn create_admin(&self, new: NewAdmin, now: Moment) -> Result<(Arc<Administrator>, ApiKey), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         if self.admins.all().len() >= MAX_ADMINS {
             return Err(StoreError::TooManyAdmins(MAX_ADMINS));
         }
@@ -131,7 +131,7 @@ impl Accounts {
         fn set<T: Into<sea_orm::Value>>(given: Option<T>) -> ActiveValue<T> {
             given.map_or(ActiveValue::NotSet, ActiveValue::Set)
         }
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let known = self.admin(name)?;
         let row = admin::ActiveModel {
             name: ActiveValue::Unchanged(name.to_owned()),
@@ -166,7 +166,7 @@ impl Accounts {
         grace: Duration,
         now: Moment,
     ) -> Result<(Arc<Administrator>, ApiKey), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         self.admin(name)?;
         let (secret, digest) = self.new_admin_secret(name, now)?;
         let until_ms = now.unix_ms.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
@@ -202,7 +202,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NoAdmin`], or when the database fails.
     pub async fn delete_admin(&self, name: &str) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         self.admin(name)?;
         let delete = async {
             let transaction = begin_change(&self.store.db).await?;

@@ -51,6 +51,7 @@ impl Accounts {
             peppers,
             directory: RwLock::new(directory),
             changing: tokio::sync::Mutex::new(position),
+            copy_due: tokio::sync::Notify::new(),
             foreign: AtomicUsize::new(0),
             // Until it is known who else is there.
             sharing: AtomicBool::new(is_outbox),
@@ -81,14 +82,43 @@ impl Accounts {
         }
         self.current.store(refreshed.is_ok(), Ordering::Relaxed);
         refreshed?;
-        if let (true, Some(seq)) = (self.store.local.is_outbox && position.copied != position.seq, position.seq) {
-            match self.copy_all(seq).await {
-                Ok(()) => position.copied = Some(seq),
-                Err(error) => {
-                    tracing::warn!(%error, "users and keys could not be copied for a start without the database");
-                }
+        if self.store.local.is_outbox && position.copied < position.seq {
+            self.copy_due.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Copies everybody for a start without the database, whenever the copy has fallen behind. Does not end.
+    pub async fn keep_copied(&self) {
+        loop {
+            self.copy_due.notified().await;
+            if let Err(error) = Box::pin(self.copy()).await {
+                tracing::warn!(%error, "users and keys could not be copied for a start without the database");
             }
         }
+    }
+
+    /// A million keys take minutes, in which users and keys change as ever; so the copy ends with what has changed.
+    async fn copy(&self) -> Result<(), StoreError> {
+        let position = self.changing.lock().await;
+        let Some(seq) = position.seq.filter(|_| position.copied < position.seq) else { return Ok(()) };
+        // There are few of these, so nobody waits long.
+        self.store.copy_admins(&AdminRows::read(&self.store.db).await?).await?;
+        self.store.copy_groups(&read_groups(&self.store.db).await?).await?;
+        drop(position);
+        self.store.copy_everybody(seq).await?;
+        let mut position = self.changing.lock().await;
+        let mut copied = seq;
+        while position.seq > Some(copied) {
+            let Since::Some(changed, up_to) = changes_since(&self.store.db, copied).await? else {
+                // The log does not reach back so far: the copy is made anew.
+                return Ok(());
+            };
+            let people = People::read(&self.store.db, &changed).await?;
+            self.store.copy_changes(&people, &changed, up_to).await?;
+            copied = up_to;
+        }
+        position.copied = Some(copied);
         Ok(())
     }
 
@@ -108,7 +138,7 @@ impl Accounts {
                         self.take_up_groups(now).await?;
                     }
                     self.take_up(&people, now).await?;
-                    if self.store.local.is_outbox && position.copied == position.seq {
+                    if self.store.local.is_outbox && position.copied >= position.seq {
                         let copied = self.store.copy_changes(&people, &changed, seq).await;
                         position.copied = copied.is_ok().then_some(seq);
                     }
@@ -135,12 +165,6 @@ impl Accounts {
             }
             self.say_foreign();
         }
-    }
-
-    async fn copy_all(&self, seq: i64) -> Result<(), StoreError> {
-        self.store.copy_admins(&AdminRows::read(&self.store.db).await?).await?;
-        self.store.copy_groups(&read_groups(&self.store.db).await?).await?;
-        self.store.copy_everybody(seq).await
     }
 
     /// Takes up all administrators: there are few.
@@ -252,12 +276,17 @@ async fn read_admins(store: &Store) -> Result<AdminRows, StoreError> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::ConnectionTrait;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use sea_orm::{ConnectionTrait, EntityTrait};
 
     use super::*;
     use crate::store::account::{Terms, UserId};
     use crate::store::group::GroupTerms;
     use crate::store::groups::NewGroup;
+    use crate::store::people_copy::Copy;
+    use crate::store::scratch::Scratch;
     use crate::store::settings::DatabaseSettings;
     use crate::store::users::NewUser;
 
@@ -282,5 +311,38 @@ mod tests {
         assert!(there.refresh(now).await.is_err());
 
         assert!(!there.has_user("ann") && there.has_user("ben"));
+    }
+
+    #[actix_rt::test]
+    async fn while_everybody_is_copied_users_are_made_and_come_into_the_copy() {
+        let Some(scratch) = Scratch::postgres().await else { return };
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = folder.path().join("outbox.db");
+        let settings = DatabaseSettings { url: scratch.url.clone(), outbox, ..DatabaseSettings::default() };
+        let store = Store::open(&settings).await.unwrap();
+        let many =
+            "INSERT INTO users (id, created_at_ms) SELECT 'user-' || number, 1 FROM generate_series(1, 50000) number";
+        store.db.execute_unprepared(many).await.unwrap();
+        let now = crate::clock::Clock::start().now();
+        let accounts = Arc::new(Accounts::load(store.clone(), &KeySettings::default(), now).await.unwrap());
+        let copying = accounts.clone();
+        let copying = actix_rt::spawn(async move { copying.keep_copied().await });
+        accounts.refresh(now).await.unwrap();
+        while store.people_copy().await.unwrap() != (Copy { seq: None, is_whole: false }) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+
+        let user = UserId::parse("ann").unwrap();
+        accounts.create(NewUser { user, terms: Terms::default(), group: None }, now).await.unwrap();
+        accounts.refresh(now).await.unwrap();
+
+        assert!(!store.people_copy().await.unwrap().is_whole, "nobody has waited for the copy");
+        let there = || entity::user::Entity::find_by_id("ann").one(&store.local.db);
+        while there().await.unwrap().is_none() || !store.people_copy().await.unwrap().is_whole {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        copying.abort();
+        store.close().await;
+        scratch.remove().await;
     }
 }

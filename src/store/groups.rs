@@ -103,7 +103,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::GroupExists`], [`StoreError::TooManyGroups`], or when the database fails.
     pub async fn create_group(&self, new: NewGroup, now: Moment) -> Result<Arc<UserGroup>, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let name = new.name.as_str();
         if self.read().groups().count() >= MAX_GROUPS {
             return Err(StoreError::TooManyGroups(MAX_GROUPS));
@@ -134,7 +134,7 @@ impl Accounts {
         change: &GroupChange,
         now: Moment,
     ) -> Result<Arc<UserGroup>, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let group = self.group(name)?;
         let row = change.row(name);
         if !row.is_changed() {
@@ -161,7 +161,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NoGroup`], [`StoreError::GroupHasUsers`], or when the database fails.
     pub async fn delete_group(&self, name: &str, members: Members, now: Moment) -> Result<u64, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         self.group(name)?;
         let delete = async {
             let transaction = begin_change(&self.store.db).await?;

@@ -176,7 +176,7 @@ impl Accounts {
         spec: KeySpec,
         now: Moment,
     ) -> Result<MadeKey, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         if !self.has_user(user) {
             return Err(StoreError::NotFound(user.to_owned()));
         }
@@ -210,7 +210,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
     pub async fn rotate_key(&self, user: &str, id: &str, grace: Duration, now: Moment) -> Result<MadeKey, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let key = self.key_of(user, id, now)?;
         let (secret, row) = self.new_secret(user, id, now)?;
         let until_ms = now.unix_ms.saturating_add(i64::try_from(grace.as_millis()).unwrap_or(i64::MAX));
@@ -259,7 +259,7 @@ impl Accounts {
         change: KeyChange,
         now: Moment,
     ) -> Result<Arc<Key>, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let key = self.key_of(user, id, now)?;
         let update = async {
             let transaction = begin_change(&self.store.db).await?;
@@ -292,7 +292,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NotFound`] or [`StoreError::NoKey`], or when the database fails.
     pub async fn revoke_key(&self, user: &str, id: &str) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         if !self.has_user(user) {
             return Err(StoreError::NotFound(user.to_owned()));
         }

@@ -50,7 +50,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::Exists`], or when the database fails.
     pub async fn create(&self, new: NewUser, now: Moment) -> Result<MadeKey, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let name = new.user.as_str();
         let drafted = self.draft(name, KeySpec::default(), now)?;
         let insert = async {
@@ -113,7 +113,7 @@ impl Accounts {
             weight_millis: Set(to_millis(weight)),
             ..Default::default()
         };
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         self.update(user, row, now).await
     }
 
@@ -123,7 +123,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NotFound`], or when the database fails.
     pub async fn change_user(&self, user: &str, change: UserChange, now: Moment) -> Result<Arc<Account>, StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         let account = self.by_user(user, now).ok_or_else(|| StoreError::NotFound(user.to_owned()))?;
         // Suspended since the first time it was said.
         let suspended = change.suspended.filter(|suspended| *suspended != account.is_suspended());
@@ -172,7 +172,7 @@ impl Accounts {
     /// # Errors
     /// [`StoreError::NotFound`], or when the database fails.
     pub async fn delete(&self, user: &str) -> Result<(), StoreError> {
-        let _changing = self.changing.lock().await;
+        let _changing = self.turn_to_change().await?;
         if !self.has_user(user) {
             return Err(StoreError::NotFound(user.to_owned()));
         }
