@@ -5,6 +5,7 @@
 //! idle for [`MAX_IDLE`], or by having lived for [`MAX_AGE`]. There are never more than the node had requests at a time,
 //! which the scheduler limits.
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -74,7 +75,7 @@ pub(super) struct Connections {
     tls: Option<Arc<ClientConfig>>,
     patience: Duration,
     /// In the order in which they became idle.
-    idle: RefCell<Vec<(Instant, Connection)>>,
+    idle: RefCell<VecDeque<(Instant, Connection)>>,
 }
 
 impl Connections {
@@ -88,7 +89,7 @@ impl Connections {
         }
     }
 
-    /// The connection that was used last, or a new one.
+    /// An idle connection, or a new one.
     pub(super) async fn take(&self, uri: &Uri) -> Result<Connection, NoConnection> {
         if let Some(connection) = self.take_idle() {
             return Ok(connection);
@@ -99,14 +100,13 @@ impl Connections {
         Ok(Connection { wire, made: Instant::now() })
     }
 
+    /// The one that has been idle for longest. On one that is used again and again the kernel delays its ACKs by 40 ms, and
+    /// a server that has not switched off Nagle's algorithm waits for them before it sends the end of an answer.
     fn take_idle(&self) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         let now = Instant::now();
-        while let Some((since, mut connection)) = idle.pop() {
-            if now - since > MAX_IDLE {
-                // The others have been idle for longer.
-                idle.clear();
-            } else if now - connection.made <= MAX_AGE && connection.is_quiet() {
+        while let Some((since, mut connection)) = idle.pop_front() {
+            if now - since <= MAX_IDLE && now - connection.made <= MAX_AGE && connection.is_quiet() {
                 return Some(connection);
             }
         }
@@ -117,9 +117,10 @@ impl Connections {
     pub(super) fn keep(&self, connection: Connection) {
         let now = Instant::now();
         let mut idle = self.idle.borrow_mut();
-        let expired = idle.iter().take_while(|(since, _)| now - *since > MAX_IDLE).count();
-        idle.drain(..expired);
-        idle.push((now, connection));
+        while idle.front().is_some_and(|(since, _)| now - *since > MAX_IDLE) {
+            idle.pop_front();
+        }
+        idle.push_back((now, connection));
     }
 
     async fn connect(&self, uri: &Uri) -> Result<Box<dyn Wire>, ConnectError> {
