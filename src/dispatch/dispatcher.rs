@@ -1,6 +1,6 @@
 //! How do requests meet the scheduler? The shell around the pure core: one short lock, with nothing awaited inside.
 //!
-//! Decisions about a request reach its worker through the channel of its ticket; decisions about a node's memory go to the
+//! Decisions about a request reach its worker through the mailbox of its ticket; decisions about a node's memory go to the
 //! loader.
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

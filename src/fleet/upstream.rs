@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix_http::header::{HeaderValue, InvalidHeaderValue};
 use actix_http::{Method, ServiceConfig, StatusCode, Uri};
 use actix_tls::connect::ConnectError;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 
 use super::connections::{Connections, NoConnection};
@@ -262,31 +262,33 @@ pub(crate) async fn next_chunk(answer: &mut NodeAnswer, within: Duration) -> Res
     }
 }
 
+/// A body that is put together. Parts are copied, but for one that is alone: each may hold more memory than it has bytes.
 struct Chunks {
     limit: usize,
-    size: usize,
-    parts: Vec<Bytes>,
+    first: Bytes,
+    all: BytesMut,
 }
 
 impl Chunks {
     fn new(limit: usize) -> Self {
-        Self { limit, size: 0, parts: Vec::new() }
+        Self { limit, first: Bytes::new(), all: BytesMut::new() }
     }
 
     fn push(&mut self, part: Bytes) -> Result<(), AttemptError> {
-        self.size += part.len();
-        if self.size > self.limit {
+        if self.first.len() + self.all.len() + part.len() > self.limit {
             return Err(AttemptError::new(Failure::Garbled, format!("the answer is larger than {} bytes", self.limit)));
         }
-        self.parts.push(part);
+        if self.first.is_empty() && self.all.is_empty() {
+            self.first = part;
+        } else {
+            self.all.extend_from_slice(&std::mem::take(&mut self.first));
+            self.all.extend_from_slice(&part);
+        }
         Ok(())
     }
 
-    fn finish(mut self) -> Bytes {
-        match self.parts.len() {
-            1 => self.parts.swap_remove(0),
-            _ => self.parts.concat().into(),
-        }
+    fn finish(self) -> Bytes {
+        if self.all.is_empty() { self.first } else { self.all.freeze() }
     }
 }
 
@@ -333,4 +335,24 @@ fn is_out_of_descriptors(error: &ExchangeError) -> bool {
 fn excerpt(body: &[u8]) -> String {
     let text = message_of(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
     text.chars().filter(|letter| !letter.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_in_parts_is_whole_and_no_longer_than_its_limit() {
+        let mut chunks = Chunks::new(4);
+        for part in ["a", "", "bc", "d"] {
+            chunks.push(Bytes::from_static(part.as_bytes())).unwrap();
+        }
+        assert!(chunks.push(Bytes::from_static(b"e")).is_err());
+        assert_eq!(chunks.finish(), "abcd");
+
+        let alone = Bytes::from_static(b"abcd");
+        let mut chunks = Chunks::new(4);
+        chunks.push(alone.clone()).unwrap();
+        assert_eq!(chunks.finish().as_ptr(), alone.as_ptr(), "it is not copied");
+    }
 }
