@@ -140,3 +140,43 @@ impl Connections {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[actix_rt::test]
+    async fn the_connection_that_has_been_idle_for_longest_is_used_next() {
+        let connections =
+            Connections { address: None, tls: None, patience: Duration::from_secs(1), idle: RefCell::default() };
+        let mut others = Vec::new();
+        let made: Vec<Instant> = (0..3).map(|n| Instant::now() - Duration::from_secs(n)).collect();
+        for made in &made {
+            let (wire, other) = tokio::io::duplex(1);
+            others.push(other);
+            connections.keep(Connection { wire: Box::new(wire), made: *made });
+        }
+        for made in &made {
+            let connection = connections.take_idle().unwrap();
+            assert_eq!(connection.made, *made);
+            connections.keep(connection);
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_connection_that_was_closed_or_sent_what_nobody_asked_for_is_not_used_again() {
+        use tokio::io::AsyncWriteExt;
+
+        let connections =
+            Connections { address: None, tls: None, patience: Duration::from_secs(1), idle: RefCell::default() };
+        let keep = || {
+            let (wire, other) = tokio::io::duplex(1);
+            connections.keep(Connection { wire: Box::new(wire), made: Instant::now() });
+            other
+        };
+        drop(keep());
+        let mut talkative = keep();
+        talkative.write_all(b"!").await.unwrap();
+        assert!(connections.take_idle().is_none());
+    }
+}

@@ -212,4 +212,29 @@ mod tests {
         drop((checkpoints, connection));
         store.close().await;
     }
+
+    #[actix_rt::test]
+    async fn rows_reach_the_file_although_checkpoints_beside_the_commits_fail() {
+        let (folder, store) = opened().await;
+        let file = LocalFile::of(&store.local);
+        let missing = LocalFile { path: folder.path().join("missing.db"), ..file.clone() };
+        let (mut connection, mut checkpoints) = (file.open().unwrap(), Checkpoints::start(&missing).unwrap());
+        leave_checkpoints(&connection).unwrap();
+        let length = || file.path.metadata().unwrap().len();
+        write(&mut connection, INTERVAL);
+        let before = length();
+
+        checkpoints.wrote(INTERVAL, &connection).unwrap();
+        assert_eq!(length(), before, "nothing has failed yet");
+        for _ in 0..1000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            checkpoints.wrote(0, &connection).unwrap();
+            if length() > before {
+                break;
+            }
+        }
+        assert!(length() > before);
+        drop((checkpoints, connection));
+        store.close().await;
+    }
 }
