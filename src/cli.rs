@@ -8,6 +8,7 @@ mod healthcheck;
 mod load;
 mod process;
 mod serve;
+#[cfg(feature = "demo")]
 mod traffic;
 
 use std::path::PathBuf;

@@ -1,6 +1,7 @@
 """Can what stands in deploy/ be used as it is? Nothing is started here, and nothing is downloaded."""
 
 import configparser
+import json
 import os
 import re
 import shutil
@@ -163,6 +164,10 @@ def test_the_images():
     assert re.search(r'^HEALTHCHECK .* CMD \["ollama-gateway", "healthcheck"\]$', final, re.M), "without a shell"
     rust = re.search(r'^channel = "([\d.]+)"', (tools.ROOT / "rust-toolchain.toml").read_text(), re.M)[1]
     assert f"FROM rust:{rust}-" in text
+    # Names in the profile depend on the compiler and on the options.
+    assert json.loads((tools.ROOT / "bench/profile.json").read_text()) == {"rustc": rust}, "bench/run profile"
+    options = re.search(r'^OPTIONS = (\[.*\])$', (tools.ROOT / "bench/training.py").read_text(), re.M)[1]
+    assert f'GATEWAY="{" ".join(json.loads(options))}"' in text
     for stage in ("gateway", "sim"):
         assert f"target: {stage}," in COMPOSE.read_text()
 
