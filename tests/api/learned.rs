@@ -44,7 +44,8 @@ async fn the_number_of_slots_is_learned_from_every_kind_of_request() {
     let cases = [(1, Asked::Native), (3, Asked::Native), (3, Asked::Stream), (2, Asked::Plain)];
     for (truly, asked) in cases {
         let jitter = Duration::from_millis(5);
-        let config = SimConfig { tokens_per_second: 300.0, slots: truly, queue_jitter: jitter, ..SimConfig::warm() };
+        // Slow beside what a busy machine adds to every time that is measured.
+        let config = SimConfig { tokens_per_second: 75.0, slots: truly, queue_jitter: jitter, ..SimConfig::warm() };
         let simulated = SimNode::start(config).await.unwrap();
         let nodes = vec![NodeSettings::new("a", simulated.url())];
         let app = spawn_app_with(nodes, TestDatabase::sqlite(), |_| {}).await;
