@@ -28,11 +28,10 @@ pub fn wait_for(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future
     ask_until(what, PATIENCE, async move || holds().await.then_some(()))
 }
 
-/// The same where another process is waited for, or the time of a lease: on a busy machine a gateway's goodbye may be lost,
-/// and what it held then ends by itself.
+/// The same where another process, or the time of a lease, is waited for.
 #[track_caller]
 pub fn wait_long_for(what: &str, mut holds: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
-    ask_until(what, 4 * PATIENCE, async move || holds().await.then_some(()))
+    ask_until(what, 2 * PATIENCE, async move || holds().await.then_some(()))
 }
 
 /// Asks until there is an answer.
