@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
 use crate::demo::demo_folders;
-use crate::harness::{chat_body, client, eventually, fast_node, read, wait_long_for};
+use crate::harness::{chat_body, client, eventually, fast_node, free_address, read, wait_long_for};
 
 const STRONG_KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -100,11 +100,6 @@ pub async fn run(folder: &Path, arguments: &[&str], environment: &[(&str, &str)]
     (status.success(), program.out(), program.err())
 }
 
-/// An address on this machine at which nothing listens.
-pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 pub async fn get(url: &str, key: &str) -> (StatusCode, Value) {
     let reply = read(client().get(url).bearer_auth(key).send().await.unwrap()).await;
     (reply.status, reply.json())
@@ -147,7 +142,7 @@ async fn openapi_prints_the_document() {
 #[actix_rt::test]
 async fn serve_starts_from_nothing_shows_its_admin_key_once_and_ends_by_sigterm() {
     let folder = tempfile::tempdir().unwrap();
-    let (address, no_node) = (free_address(), free_address());
+    let (address, no_node) = (free_address().to_string(), free_address().to_string());
     let base = format!("http://{address}");
     let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
     let environment = [("GATEWAY__SERVER__BIND", address.as_str()), ("GATEWAY__NODES", &nodes)];
@@ -184,7 +179,7 @@ async fn serve_starts_from_nothing_shows_its_admin_key_once_and_ends_by_sigterm(
 async fn an_address_that_others_reach_is_not_served_with_a_weak_admin_key() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("short"), "s3cret\n").unwrap();
-    let bind = free_address().replace("127.0.0.1", "0.0.0.0");
+    let bind = free_address().to_string().replace("127.0.0.1", "0.0.0.0");
     for weak in [
         ("GATEWAY__ADMIN__KEY", ""),
         ("GATEWAY__ADMIN__KEY", " "),
@@ -212,7 +207,7 @@ async fn an_address_that_others_reach_is_not_served_with_a_weak_admin_key() {
 async fn nodes_come_from_the_environment_as_json_and_the_log_tells_of_a_request_without_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let simulated = fast_node().await;
-    let address = free_address();
+    let address = free_address().to_string();
     let base = format!("http://{address}");
     let nodes = json!([{"name": "a", "url": simulated.url(), "slots": 2}]).to_string();
     let environment = [
@@ -259,7 +254,7 @@ async fn nodes_come_from_the_environment_as_json_and_the_log_tells_of_a_request_
 
 #[actix_rt::test]
 async fn a_hangup_reads_the_file_again() {
-    let (folder, simulated, address) = (tempfile::tempdir().unwrap(), fast_node().await, free_address());
+    let (folder, simulated, address) = (tempfile::tempdir().unwrap(), fast_node().await, free_address().to_string());
     let base = format!("http://{address}");
     let write = |nodes: &str| {
         let text = format!("server:\n  bind: {address}\nadmin:\n  key: on-loopback\nnodes:\n{nodes}");
@@ -291,7 +286,7 @@ async fn audit_verify_says_whether_the_log_is_whole_and_where_it_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let verify = async |more: &[&str]| run(folder.path(), &[&["audit", "verify"], more].concat(), &[]).await;
     assert!(!verify(&[]).await.0, "there is no database yet");
-    let address = free_address();
+    let address = free_address().to_string();
     let mut program = Program::start(folder.path(), &[], &[("GATEWAY__SERVER__BIND", &address)]);
     program.answers(&format!("http://{address}/health/live")).await;
     assert_eq!(verify(&[]).await.1, "The audit log is empty.\n");
@@ -319,7 +314,7 @@ async fn audit_verify_says_whether_the_log_is_whole_and_where_it_is_not() {
 #[actix_rt::test]
 async fn a_hangup_is_in_the_audit_log() {
     let folder = tempfile::tempdir().unwrap();
-    let (address, file) = (free_address(), folder.path().join("gateway.yaml"));
+    let (address, file) = (free_address().to_string(), folder.path().join("gateway.yaml"));
     std::fs::write(&file, format!("server:\n  bind: {address}\nadmin:\n  key: a-key\n")).unwrap();
     let mut program = Program::start(folder.path(), &[], &[]);
     program.answers(&format!("http://{address}/health/live")).await;

@@ -4,8 +4,8 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::cli::{Program, free_address, get, nodes_are_up, post, run};
-use crate::harness::{chat_body, client, eventually, read, wait_long_for};
+use crate::cli::{Program, get, nodes_are_up, post, run};
+use crate::harness::{chat_body, client, eventually, free_address, read, wait_long_for};
 
 /// The word behind a label of the banner.
 fn behind(label: &str, banner: &str) -> String {
@@ -21,7 +21,7 @@ pub fn demo_folders(folder: &Path) -> Vec<String> {
 #[actix_rt::test]
 async fn the_demo_serves_what_its_banner_promises_and_leaves_nothing_behind() {
     let folder = tempfile::tempdir().unwrap();
-    let address = free_address();
+    let address = free_address().to_string();
     let base = format!("http://{address}");
     let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
     demo.answers(&format!("{base}/health/live")).await;
@@ -60,7 +60,7 @@ async fn the_demo_serves_what_its_banner_promises_and_leaves_nothing_behind() {
 #[actix_rt::test]
 async fn the_demos_traffic_is_turned_on_and_off() {
     let folder = tempfile::tempdir().unwrap();
-    let address = free_address();
+    let address = free_address().to_string();
     let base = format!("http://{address}");
     let mut demo = Program::start(folder.path(), &["demo", "--bind", &address], &[]);
     demo.answers(&format!("{base}/health/live")).await;

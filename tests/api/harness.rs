@@ -19,11 +19,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 // Named by their paths, as another suite has this file by its own.
+#[path = "harness/address.rs"]
+mod address;
 #[path = "harness/waits.rs"]
 mod waits;
 #[path = "harness/wire.rs"]
 mod wire;
 
+pub use address::free_address;
 pub use waits::{answer_of, each_at_once, eventually, let_pass, wait_for, wait_long_for};
 pub use wire::{EventReader, chat_body, chat_bytes, events_of, header_of, parse_answer, stream_body};
 use wire::{dechunk, post_bytes};

@@ -1,5 +1,4 @@
 //! Paths as clients join them, keys in them, pages of other origins, and HTTP as it comes over the wire.
-use std::net::TcpListener;
 use std::process::{Command, Stdio};
 
 use awc::http::Method;
@@ -7,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::dialects::spawn_over;
 use crate::harness::{
-    ADMIN_KEY, Reply, TestApp, client, error_of, events_of, fast_node, read, stream_body, wait_long_for,
+    ADMIN_KEY, Reply, TestApp, client, error_of, events_of, fast_node, free_address, read, stream_body, wait_long_for,
 };
 
 pub const CHAT: &str = "/v1/chat/completions";
@@ -153,7 +152,7 @@ async fn a_wrong_key_in_the_path_is_401_and_no_answer_repeats_it() {
 async fn no_log_and_no_metric_of_any_level_holds_a_key_from_a_path() {
     let folder = tempfile::tempdir().unwrap();
     let simulated = fast_node().await;
-    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let address = free_address().to_string();
     let log = folder.path().join("log");
     let file = std::fs::File::create(&log).unwrap();
     let nodes = json!([{"name": "a", "url": simulated.url()}]).to_string();

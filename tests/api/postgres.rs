@@ -13,8 +13,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::cli::{free_address, run};
-use crate::harness::{ADMIN_KEY, TestDatabase, fast_node, let_pass, node, spawn_app_with, wait_for, wait_long_for};
+use crate::cli::run;
+use crate::harness::{
+    ADMIN_KEY, TestDatabase, fast_node, free_address, let_pass, node, spawn_app_with, wait_for, wait_long_for,
+};
 
 /// Where Debian installs it, which is not on everybody's path.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
@@ -35,7 +37,7 @@ impl Pooler {
         let authority = direct.split("://").nth(1).unwrap().split('/').next().unwrap();
         let (user, server) = authority.rsplit_once('@').unwrap();
         let (host, port) = server.rsplit_once(':').unwrap();
-        let address = free_address();
+        let address = free_address().to_string();
         let (ours, our_port) = address.rsplit_once(':').unwrap();
         let settings = format!(
             "[databases]\n* = host={host} port={port} user={user}\n[pgbouncer]\nlisten_addr = {ours}\nlisten_port = {our_port}\n\

@@ -8,8 +8,10 @@ use ollama_gateway::fleet::Resolver;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::cli::{Program, free_address, run};
-use crate::harness::{ADMIN_KEY, TestApp, TestDatabase, client, error_of, fast_node, node, test_config, wait_long_for};
+use crate::cli::{Program, run};
+use crate::harness::{
+    ADMIN_KEY, TestApp, TestDatabase, client, error_of, fast_node, free_address, node, test_config, wait_long_for,
+};
 use crate::secure::{Http2, Pair, certificate, connect, spawn_secure};
 
 #[actix_rt::test]
@@ -137,7 +139,8 @@ async fn every_mistake_in_the_settings_is_found_with_its_line() {
 #[actix_rt::test]
 async fn a_gateway_with_tls_is_checked_served_and_found_healthy() {
     let (folder, pair) = (tempfile::tempdir().unwrap(), Pair::new());
-    let (address, plain, no_node) = (free_address(), free_address(), free_address());
+    let (address, plain, no_node) =
+        (free_address().to_string(), free_address().to_string(), free_address().to_string());
     let nodes = json!([{"name": "absent", "url": format!("http://{no_node}")}]).to_string();
     let (cert, key) = (pair.cert().display().to_string(), pair.key().display().to_string());
     let environment = [

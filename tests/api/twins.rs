@@ -6,10 +6,10 @@ use ollama_gateway::fleet::NodeSettings;
 use ollama_sim::{SimConfig, SimModel, SimNode};
 use serde_json::{Value, json};
 
-use crate::cli::{Program, free_address, run};
+use crate::cli::{Program, run};
 use crate::harness::{
-    ADMIN_KEY, TestApp, TestDatabase, eventually, fast_node, let_pass, node, spawn_app, spawn_app_with, wait_for,
-    wait_long_for,
+    ADMIN_KEY, TestApp, TestDatabase, eventually, fast_node, free_address, let_pass, node, spawn_app, spawn_app_with,
+    wait_for, wait_long_for,
 };
 
 async fn spawn(urls: [String; 2]) -> (TestApp, String) {
@@ -86,7 +86,7 @@ async fn check_and_the_log_name_nodes_that_are_one_engine() {
         assert_eq!(err.matches(said).count(), usize::from(are_one), "{one} {two}: {err}");
     }
 
-    let (address, port) = (free_address(), simulated.addr().port());
+    let (address, port) = (free_address().to_string(), simulated.addr().port());
     let url = |host| format!("http://{host}:{port}");
     let nodes = json!([{"name": "a", "url": url("127.0.0.1")}, {"name": "b", "url": url("localhost")}]).to_string();
     let environment = [("GATEWAY__SERVER__BIND", address.as_str()), ("GATEWAY__NODES", nodes.as_str())];

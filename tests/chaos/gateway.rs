@@ -1,6 +1,6 @@
 //! The gateway as a process of its own, alone or with links to others on one Postgres.
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ollama_sim::{SimConfig, SimNode};
 use serde_json::{Value, json};
 
+use crate::address::free_address;
 use crate::load::{Answer, exchange};
 
 pub const ADMIN_KEY: &str = "admin-secret-key";
@@ -182,10 +183,6 @@ pub async fn nodes(slots: &[usize]) -> (Vec<SimNode>, Value) {
 pub async fn until_known(gateway: &Gateway, key: &str) {
     let knows = async || gateway.ask("GET", "/v1/models", key, &Value::Null).await.status == 200;
     wait_for("it knows the key", knows).await;
-}
-
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A gateway that is not started yet, and its address.

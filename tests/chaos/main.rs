@@ -12,6 +12,8 @@
     clippy::disallowed_methods,
     reason = "a test that cannot go on may panic, and waits in real time"
 )]
+#[path = "../api/harness/address.rs"]
+mod address;
 mod canary;
 mod disk;
 mod follower;

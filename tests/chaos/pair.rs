@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection, Statement};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::address::free_address;
 use crate::gateway::{ADMIN_KEY, Gateway, Home, wait_for};
 use crate::harm::build;
 use crate::load::Load;
@@ -84,7 +85,7 @@ fn process(gateway: &Gateway) -> (f64, usize) {
 
 async fn start(node: &SimNode, database: &str, folder: &tempfile::TempDir) -> Gateway {
     let mut home = Home::new(folder.path(), &[], database);
-    let link = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let link = free_address();
     home.set("NODES", &json!([{"name": "node-0", "url": node.url(), "slots": SLOTS}]).to_string());
     home.set("CLUSTER__BIND", &link.to_string());
     home.set("CLUSTER__ADVERTISE", &format!("http://{link}"));

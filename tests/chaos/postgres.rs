@@ -1,12 +1,13 @@
 //! A Postgres of one's own, to be killed, frozen and cut off.
 use std::io::Write;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use sea_orm::{ConnectionTrait, Database};
+
+use crate::address::free_address;
 
 /// Networks so far, for names and addresses that do not meet. Those of other processes differ by their process id.
 static NETWORKS: AtomicU32 = AtomicU32::new(0);
@@ -92,7 +93,7 @@ impl Postgres {
         if is_root() {
             assert!(Command::new("chown").args(["postgres:"]).arg(data.path()).status().unwrap().success());
         }
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_address().port();
         let part = std::process::id() % 60_000;
         let net = format!("10.{}.{}", 200 + part / 256 % 50, part % 256);
         let network = if apart { Network::new(&format!("{net}.1"), &format!("{net}.2")) } else { None };

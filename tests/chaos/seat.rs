@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::address::free_address;
 use crate::gateway::{ADMIN_KEY, Gateway, Home};
 use crate::wire::Wire;
 
@@ -30,7 +31,7 @@ pub struct Seat {
 impl Seat {
     pub async fn new(nodes: &Value, database: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let bind = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let bind = free_address();
         let (server, name) = database.trim_start_matches("postgres://postgres@").split_once('/').unwrap();
         let (link, postgres) = (Wire::to(bind).await, Wire::to(server.parse().unwrap()).await);
         let mut home = Home::new(folder.path(), &[], &format!("postgres://postgres@{}/{name}", postgres.address));

@@ -10,7 +10,6 @@ import json
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -18,7 +17,7 @@ import time
 
 import requests
 import tools
-from support import ADMIN_KEY, Gateway, Quiet, binary, serving, wait_until
+from support import ADMIN_KEY, Gateway, Quiet, binary, free_address, serving, wait_until
 
 MODELS = {"llama3.2:latest": 2.0, "llama3.2:1b": 1.3}
 # `doomed` dies under load; `broken` lives, and fails whatever it is asked for.
@@ -121,12 +120,6 @@ def running(command: list, log: pathlib.Path, ended_by=signal.SIGTERM):
             process.wait()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def sim() -> pathlib.Path:
     beside = binary().with_name("ollama-sim")
     if not beside.exists():
@@ -142,16 +135,16 @@ def stand(seconds: float = 20.0):
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-stand-")))
         processes, nodes = {}, []
         for name in NODES:
-            port = free_port()
+            listen = free_address()
             models = ",".join(f"{model}={size}" for model, size in MODELS.items())
-            command = [sim(), "--listen", f"127.0.0.1:{port}", "--speed", "100", "--slots", "2", "--load-gb-s", "8",
+            command = [sim(), "--listen", listen, "--speed", "100", "--slots", "2", "--load-gb-s", "8",
                        "--load-overhead-ms", "100", "--models", models]
             # The one that dies has its models in memory from the start, so that it has something to do when it does.
             command += ["--warm"] if name == "doomed" else []
             processes[name] = stack.enter_context(running(command, folder / f"{name}.log", signal.SIGINT))
-            nodes.append({"name": name, "url": f"http://127.0.0.1:{port}", "slots": 2, "vram_gb": 24})
+            nodes.append({"name": name, "url": f"http://{listen}", "slots": 2, "vram_gb": 24})
         nodes.append({"name": "broken", "url": stack.enter_context(broken_node()), "slots": 2})
-        address = f"127.0.0.1:{free_port()}"
+        address = free_address()
         # YAML is a superset of JSON.
         (folder / "gateway.yaml").write_text(json.dumps({
             "server": {"bind": address, "drain_seconds": 5}, "admin": {"key": ADMIN_KEY}, "nodes": nodes,
@@ -159,14 +152,14 @@ def stand(seconds: float = 20.0):
         stack.enter_context(running([binary(), "serve", "--config", folder / "gateway.yaml"], folder / "gateway.log"))
         gateway = Gateway(f"http://{address}", ADMIN_KEY)
         wait_until("all nodes are up", lambda: healthy(gateway) == len(nodes), seconds=30)
-        port = free_port()
+        watcher = free_address()
         (folder / "prometheus.yml").write_text(json.dumps({
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"}, "rule_files": [str(tools.RULES)],
             "scrape_configs": [{"job_name": "gateway", "static_configs": [{"targets": [address]}]}]}))
         stack.enter_context(running(
             [tools.prometheus("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
-             f"--web.listen-address=127.0.0.1:{port}"], folder / "prometheus.log"))
-        stood = Stand(gateway, f"http://127.0.0.1:{port}")
+             f"--web.listen-address={watcher}"], folder / "prometheus.log"))
+        stood = Stand(gateway, f"http://{watcher}")
         for name, limits in [("ann", {}), ("bob", {}), ("carl", {"requests_per_minute": 5}), ("dora", {}), ("eve", {})]:
             body = {"user_id": name, "requests_per_minute": None, "tokens_per_day": None} | limits
             stood.keys[name] = gateway.admin("POST", "/users", json=body).json()["api_key"]
