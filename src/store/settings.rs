@@ -66,7 +66,9 @@ impl Default for DatabaseSettings {
 impl DatabaseSettings {
     /// The path of a SQLite database, without the URL's options; `None` for Postgres.
     pub fn sqlite_path(&self) -> Option<&Path> {
-        let path = self.url.strip_prefix("sqlite:")?.trim_start_matches("//");
+        let path = self.url.strip_prefix("sqlite:")?;
+        // Once: what follows is the path, and some write that of a file below the root with one slash more.
+        let path = path.strip_prefix("//").unwrap_or(path);
         Some(Path::new(path.split('?').next().unwrap_or(path)))
     }
 
@@ -125,6 +127,19 @@ mod tests {
     fn flaw(url: &str) -> Option<String> {
         let settings = DatabaseSettings { url: url.to_owned(), ..DatabaseSettings::default() };
         settings.flaw().map(|(message, hint)| format!("{message} ({hint})"))
+    }
+
+    #[test]
+    fn the_path_of_a_file_is_what_follows_two_slashes() {
+        for (url, path) in [
+            ("sqlite://data/gateway.db", "data/gateway.db"),
+            ("sqlite:data/gateway.db", "data/gateway.db"),
+            ("sqlite:///data/gateway.db?mode=rw", "/data/gateway.db"),
+            ("sqlite:////data/gateway.db", "//data/gateway.db"),
+        ] {
+            let settings = DatabaseSettings { url: url.to_owned(), ..DatabaseSettings::default() };
+            assert_eq!(settings.sqlite_path().and_then(Path::to_str), Some(path), "{url}");
+        }
     }
 
     #[test]
