@@ -10,6 +10,7 @@ use super::accounts::Accounts;
 use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::group::UserGroup;
+use super::many;
 use super::user_list::UsedLately;
 use limits::{Moment, Month};
 
@@ -79,7 +80,10 @@ impl Accounts {
     async fn users_of(&self, groups: &[Arc<UserGroup>]) -> Result<HashMap<String, u64>, StoreError> {
         use user::Column::{GroupId, Id};
         let counts = user::Entity::find()
-            .filter(GroupId.is_in(groups.iter().map(|group| &**group.name())))
+            .filter(GroupId.in_subquery(many::texts(
+                self.store.reads.get_database_backend(),
+                groups.iter().map(|group| &**group.name()),
+            )))
             .select_only()
             .column(GroupId)
             .column_as(Id.count(), "users")
@@ -93,7 +97,10 @@ impl Accounts {
         use usage_total::Column::{CompletionTokens, Day, GroupId, PromptTokens};
         let (today, first) = (now.day(), Month::of_day(now.day()).first_day());
         let sums = usage_total::Entity::find()
-            .filter(GroupId.is_in(groups.iter().map(|group| &**group.usage_id())))
+            .filter(GroupId.in_subquery(many::texts(
+                self.store.reads.get_database_backend(),
+                groups.iter().map(|group| &**group.usage_id()),
+            )))
             .filter(Day.between(first, today))
             .select_only()
             .column(GroupId)

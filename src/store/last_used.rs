@@ -9,6 +9,7 @@ use sea_orm::{ActiveValue, ColumnTrait, Condition, EntityTrait, QueryFilter};
 use super::accounts::Accounts;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many;
 
 /// Names of one statement.
 const BATCH: usize = 500;
@@ -23,12 +24,13 @@ impl Accounts {
     /// When the database fails.
     pub async fn write_last_used(&self, since_ms: i64) -> Result<(), StoreError> {
         let (keys, users) = self.used_since(since_ms);
+        let backend = self.store.db.get_database_backend();
         for (used_ms, ids) in keys {
             for ids in ids.chunks(BATCH) {
                 let column = key::Column::LastUsedMs;
                 let update = key::Entity::update_many()
                     .set(key::ActiveModel { last_used_ms: ActiveValue::Set(Some(used_ms)), ..Default::default() })
-                    .filter(key::Column::Id.is_in(ids.iter().map(|id| &**id)))
+                    .filter(key::Column::Id.in_subquery(many::texts(backend, ids)))
                     // Another gateway may have seen it later.
                     .filter(Condition::any().add(column.is_null()).add(column.lt(used_ms)));
                 within_deadline(update.exec(&self.store.db)).await?;
@@ -39,7 +41,7 @@ impl Accounts {
                 let column = user::Column::LastSeenMs;
                 let update = user::Entity::update_many()
                     .set(user::ActiveModel { last_seen_ms: ActiveValue::Set(Some(seen_ms)), ..Default::default() })
-                    .filter(user::Column::Id.is_in(names.iter().map(|name| &**name)))
+                    .filter(user::Column::Id.in_subquery(many::texts(backend, names)))
                     .filter(Condition::any().add(column.is_null()).add(column.lt(seen_ms)));
                 within_deadline(update.exec(&self.store.db)).await?;
             }

@@ -29,6 +29,7 @@ mod learned;
 mod leases;
 mod local;
 mod maintenance;
+mod many;
 mod nodes;
 mod outbox;
 mod password;

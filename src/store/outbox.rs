@@ -19,6 +19,7 @@ use super::accounts::Accounts;
 use super::database::Store;
 use super::deadline::{STATEMENT_DEADLINE, within_deadline};
 use super::error::StoreError;
+use super::many;
 use super::transactions::immediate;
 use super::usage_row::{DAY_MS, first_id, ids_of, insert_rows};
 use crate::clock::Clock;
@@ -185,10 +186,11 @@ impl Copier {
         if oldest.is_empty() {
             return Ok(0);
         }
-        let rows = usage::Entity::find().filter(usage::Column::RequestId.is_in(oldest.iter().copied()));
+        let ids = many::ids(local.get_database_backend(), oldest.iter().copied());
+        let rows = usage::Entity::find().filter(usage::Column::RequestId.in_subquery(ids.clone()));
         let rows = within_deadline(rows.all(local)).await?;
         self.insert(&rows).await?;
-        let done = outbox::Entity::delete_many().filter(outbox::Column::RequestId.is_in(oldest.iter().copied()));
+        let done = outbox::Entity::delete_many().filter(outbox::Column::RequestId.in_subquery(ids));
         within_deadline(done.exec(local)).await?;
         Ok(oldest.len() as u64)
     }
@@ -264,7 +266,8 @@ impl Copier {
 async fn sweep_rows(local: &DatabaseConnection, gone: &[Uuid]) -> Result<(), DbErr> {
     use usage::Column::{CompletionTokens, Day, GroupId, PromptTokens, RequestId};
     let transaction = local.begin_with_options(immediate()).await?;
-    let rows = || RequestId.is_in(gone.iter().copied());
+    let ids = many::ids(transaction.get_database_backend(), gone.iter().copied());
+    let rows = || RequestId.in_subquery(ids.clone());
     let used = usage::Entity::find().filter(rows()).filter(GroupId.is_not_null());
     let used = used.select_only().column(Day).column(GroupId).group_by(Day).group_by(GroupId);
     let used = used.column_as(PromptTokens.sum().add(CompletionTokens.sum()), "tokens");

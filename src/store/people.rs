@@ -8,6 +8,7 @@ use sea_orm::{
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many;
 
 /// Values bound to one statement.
 const BOUND: usize = 1_000;
@@ -108,14 +109,16 @@ impl People {
     /// Their rows as they are now. Whoever has none is deleted.
     pub(super) async fn read(db: &DatabaseConnection, changed: &Changed) -> Result<Self, StoreError> {
         let mut people = Self::default();
+        let backend = db.get_database_backend();
         for names in changed.users.chunks(BOUND) {
-            let users = user::Entity::find().filter(user::Column::Id.is_in(names));
+            let users = user::Entity::find().filter(user::Column::Id.in_subquery(many::texts(backend, names)));
             people.users.extend(within_deadline(users.all(db)).await?);
         }
         for ids in changed.keys.chunks(BOUND) {
-            let keys = key::Entity::find().filter(key::Column::Id.is_in(ids));
+            let ids = many::texts(backend, ids);
+            let keys = key::Entity::find().filter(key::Column::Id.in_subquery(ids.clone()));
             people.keys.extend(within_deadline(keys.all(db)).await?);
-            let digests = key_digest::Entity::find().filter(key_digest::Column::KeyId.is_in(ids));
+            let digests = key_digest::Entity::find().filter(key_digest::Column::KeyId.in_subquery(ids));
             people.digests.extend(within_deadline(digests.all(db)).await?);
         }
         Ok(people)

@@ -5,24 +5,25 @@ use entity::people_copy::{Column, Entity, Model};
 use entity::{key, key_digest, user};
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, EntityTrait,
-    IntoActiveModel, ModelTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionTrait, Value,
+    ColumnTrait, Condition, ConnectionTrait, DatabaseConnection, DbErr, EntityTrait, IntoActiveModel, ModelTrait,
+    QueryFilter, QueryOrder, QuerySelect, QueryTrait, TransactionTrait, Value,
 };
+use tokio::time::Instant;
 
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many;
 use super::people::{Changed, People};
 use super::transactions::immediate;
 
 const ONLY_ROW: i32 = 1;
-/// Rows of one statement, which binds a dozen values for each; and of one transaction of a long copy, so that no usage row
-/// waits for more.
-const BATCH: usize = 1_000;
-/// Longest time for a whole copy.
-const WHOLE_DEADLINE: Duration = Duration::from_secs(600);
-/// Between two deletions of many, so that usage rows are written.
-const BREATH: Duration = Duration::from_millis(10);
+/// Rows of one statement. Usage rows wait while it is carried out, which takes milliseconds.
+const BATCH: usize = 100;
+/// Longest time for a whole copy. A million keys take minutes.
+const WHOLE_DEADLINE: Duration = Duration::from_secs(3600);
+/// A long copy rests for so many times as long as it has worked, as requests come first.
+const REST: u32 = 2;
 
 /// How current the copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,15 +49,16 @@ impl Store {
     pub(super) async fn copy_changes(&self, people: &People, changed: &Changed, seq: i64) -> Result<(), StoreError> {
         let copy = async {
             let transaction = self.local.db.begin_with_options(immediate()).await?;
+            let backend = transaction.get_database_backend();
             for ids in changed.keys.chunks(BATCH) {
-                let ids = || ids.iter().map(String::as_str);
-                let digests = key_digest::Entity::delete_many().filter(key_digest::Column::KeyId.is_in(ids()));
-                digests.exec(&transaction).await?;
-                key::Entity::delete_many().filter(key::Column::Id.is_in(ids())).exec(&transaction).await?;
+                let ids = many::texts(backend, ids);
+                let digests = key_digest::Entity::delete_many();
+                digests.filter(key_digest::Column::KeyId.in_subquery(ids.clone())).exec(&transaction).await?;
+                key::Entity::delete_many().filter(key::Column::Id.in_subquery(ids)).exec(&transaction).await?;
             }
             for names in changed.users.chunks(BATCH) {
-                let names = names.iter().map(String::as_str);
-                user::Entity::delete_many().filter(user::Column::Id.is_in(names)).exec(&transaction).await?;
+                let names = many::texts(backend, names);
+                user::Entity::delete_many().filter(user::Column::Id.in_subquery(names)).exec(&transaction).await?;
             }
             insert::<user::Entity>(&transaction, &people.users).await?;
             insert::<key::Entity>(&transaction, &people.keys).await?;
@@ -89,9 +91,9 @@ impl Store {
             empty::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
             empty::<key::Entity>(&self.local.db, key::Column::Id).await?;
             empty::<user::Entity>(&self.local.db, user::Column::Id).await?;
-            self.copy_table::<user::Entity>(user::Column::Id, users).await?;
-            self.copy_table::<key::Entity>(key::Column::Id, keys).await?;
-            self.copy_table::<key_digest::Entity>(key_digest::Column::Digest, digests).await?;
+            self.copy_table::<user::Entity>(user::Column::Id).await?;
+            self.copy_table::<key::Entity>(key::Column::Id).await?;
+            self.copy_table::<key_digest::Entity>(key_digest::Column::Digest).await?;
             within_deadline(mark(&self.local.db, is_whole)).await
         };
         tokio::time::timeout(WHOLE_DEADLINE, Box::pin(copy)).await.unwrap_or(Err(StoreError::TimedOut(WHOLE_DEADLINE)))
@@ -107,25 +109,22 @@ impl Store {
         within_deadline(page.order_by_asc(key).limit(BATCH as u64).all(&self.db)).await
     }
 
-    /// Copies a table, of which `rows` is the first page. No transaction is open while Postgres is asked, which may never
-    /// answer: usage rows wait for it.
-    async fn copy_table<E>(&self, key: E::Column, mut rows: Vec<E::Model>) -> Result<(), StoreError>
+    /// Copies a table. No transaction is open while Postgres is asked, which may never answer: usage rows wait for it.
+    async fn copy_table<E>(&self, key: E::Column) -> Result<(), StoreError>
     where
         E: EntityTrait,
-        E::Model: IntoActiveModel<E::ActiveModel> + ModelTrait<Entity = E> + Send + Sync,
-        E::ActiveModel: Send,
+        E::Model: ModelTrait<Entity = E> + Send + Sync,
     {
-        while !rows.is_empty() {
-            within_deadline(async {
-                let transaction = self.local.db.begin_with_options(immediate()).await?;
-                insert::<E>(&transaction, &rows).await?;
-                transaction.commit().await
-            })
-            .await?;
-            let last = rows.last().map(|row| row.get(key));
-            rows = if rows.len() < BATCH { Vec::new() } else { self.page_of::<E>(key, last).await? };
+        let mut after = None;
+        loop {
+            let began = Instant::now();
+            let rows = self.page_of::<E>(key, after).await?;
+            let Some(last) = rows.last() else { return Ok(()) };
+            after = Some(last.get(key));
+            // By itself, so that no other writer waits for more than the statement.
+            within_deadline(insert::<E>(&self.local.db, &rows)).await?;
+            tokio::time::sleep(began.elapsed() * REST).await;
         }
-        Ok(())
     }
 }
 
@@ -143,10 +142,11 @@ async fn empty<E: EntityTrait>(local: &DatabaseConnection, key: E::Column) -> Re
     loop {
         let some = E::find().select_only().column(key).limit(BATCH as u64).into_query();
         let old = E::delete_many().filter(key.in_subquery(some));
+        let began = Instant::now();
         if within_deadline(old.exec(local)).await?.rows_affected == 0 {
             return Ok(());
         }
-        tokio::time::sleep(BREATH).await;
+        tokio::time::sleep(began.elapsed() * REST).await;
     }
 }
 
@@ -163,14 +163,9 @@ async fn replace(local: &DatabaseConnection, people: &People, copy: Copy) -> Res
     transaction.commit().await
 }
 
-async fn insert<E: EntityTrait>(db: &DatabaseTransaction, rows: &[E::Model]) -> Result<(), DbErr>
-where
-    E::Model: IntoActiveModel<E::ActiveModel> + Clone,
-    E::ActiveModel: Send,
-{
+async fn insert<E: EntityTrait>(db: &impl ConnectionTrait, rows: &[E::Model]) -> Result<(), DbErr> {
     for rows in rows.chunks(BATCH) {
-        let rows = rows.iter().cloned().map(IntoActiveModel::into_active_model);
-        E::insert_many(rows).exec_without_returning(db).await?;
+        db.execute(&many::insertion::<E>(db.get_database_backend(), rows)?).await?;
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::local::Local;
+use super::many;
 use super::usage_row::{Status, UsageRow, insert_rows};
 
 /// The age at which notes are written, unless somebody waits for one; none gets twice as old. If the gateway dies before,
@@ -151,7 +152,8 @@ impl Running {
 
 async fn forget(local: &Local, requests: &[Uuid]) -> Result<(), StoreError> {
     for gone in requests.chunks(RECOVERED) {
-        let delete = Entity::delete_many().filter(Column::RequestId.is_in(gone.iter().copied()));
+        let delete = Entity::delete_many()
+            .filter(Column::RequestId.in_subquery(many::ids(local.db.get_database_backend(), gone.iter().copied())));
         within_deadline(delete.exec(&local.db)).await?;
     }
     Ok(())

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::database::{Store, locks};
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many;
 use super::transactions::immediate;
 use super::usage_row::{DAY_MS, first_id};
 use crate::clock::Clock;
@@ -203,7 +204,10 @@ async fn delete_old(transaction: &DatabaseTransaction, first_kept: i32, rows: u6
         }
     }
     let old: Vec<Uuid> = old_rows(first_kept, rows).into_tuple().all(transaction).await?;
-    let gone = Entity::delete_many().filter(Column::RequestId.is_in(old)).exec(transaction).await?;
+    let gone = Entity::delete_many()
+        .filter(Column::RequestId.in_subquery(many::ids(transaction.get_database_backend(), old)))
+        .exec(transaction)
+        .await?;
     Ok(gone.rows_affected)
 }
 

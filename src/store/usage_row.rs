@@ -3,9 +3,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use entity::usage::{Entity, Model};
-use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, QuerySelect, QueryTrait};
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{ConnectionTrait, DbErr, EntityTrait, QuerySelect, QueryTrait};
 use uuid::Uuid;
 
+use super::many;
 use super::usage_id::name_of;
 
 /// A UTC day in milliseconds.
@@ -212,8 +214,8 @@ pub(super) async fn insert_rows(db: &impl ConnectionTrait, rows: &[Model]) -> Re
     if rows.is_empty() {
         return Ok(());
     }
-    let rows = rows.iter().cloned().map(IntoActiveModel::into_active_model);
-    Entity::insert_many(rows).on_conflict_do_nothing().exec_without_returning(db).await?;
+    let mut insert = many::insertion::<Entity>(db.get_database_backend(), rows)?;
+    db.execute(insert.on_conflict(OnConflict::new().do_nothing().to_owned())).await?;
     Ok(())
 }
 

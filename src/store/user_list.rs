@@ -13,6 +13,7 @@ use super::account::{Profile, Terms};
 use super::accounts::Accounts;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many;
 use limits::{Moment, Month};
 
 /// Users that are looked at before others have their turn.
@@ -202,10 +203,11 @@ impl Accounts {
     async fn used_lately(&self, of: Option<&[Arc<str>]>, now: Moment) -> Result<UsedById, StoreError> {
         use usage_rollup::Column::{CompletionTokens, Day, PromptTokens, UserId};
         let mut used = UsedById::new();
+        let backend = self.store.reads.get_database_backend();
         for (since, is_today) in [(now.day(), true), (Month::of_day(now.day()).first_day(), false)] {
             let sums = usage_rollup::Entity::find()
                 .filter(Day.between(since, now.day()))
-                .apply_if(of, |sums, ids| sums.filter(UserId.is_in(ids.iter().map(|id| &**id))))
+                .apply_if(of, |sums, ids| sums.filter(UserId.in_subquery(many::texts(backend, ids))))
                 .select_only()
                 .column(UserId)
                 // A sum of bigints is NUMERIC on Postgres.
@@ -223,9 +225,10 @@ impl Accounts {
 
     /// Takes up when other gateways have seen users last.
     async fn learn_last_seen(&self, names: Option<&[Arc<str>]>) -> Result<(), StoreError> {
+        let backend = self.store.reads.get_database_backend();
         let seen = user::Entity::find()
             .filter(user::Column::LastSeenMs.is_not_null())
-            .apply_if(names, |users, names| users.filter(user::Column::Id.is_in(names.iter().map(|name| &**name))))
+            .apply_if(names, |users, names| users.filter(user::Column::Id.in_subquery(many::texts(backend, names))))
             .select_only()
             .column(user::Column::Id)
             .column(user::Column::LastSeenMs);

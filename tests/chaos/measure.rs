@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, Database};
 use serde_json::{Value, json};
 
 use crate::gateway::{Home, wait_for};
+use crate::harm::build;
 use crate::kills::nodes;
 use crate::load::{chat, exchange};
 use crate::postgres::Postgres;
@@ -107,10 +108,6 @@ async fn fill(local: &Path, rows: u64) {
     );
     local.execute_unprepared(&fill).await.unwrap();
     local.close().await.unwrap();
-}
-
-fn build() -> &'static str {
-    if cfg!(debug_assertions) { "debug" } else { "release" }
 }
 
 #[actix_rt::test]

@@ -5,9 +5,12 @@ use entity::usage_rollup::{
     Column::{CompletionTokens, Day, GroupId, KeyId, PromptTokens, UserId},
     Entity,
 };
-use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Select};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Select,
+};
 
 use super::line::Line;
+use crate::store::many;
 use crate::store::subject::{name_of_group, name_of_key, name_of_user};
 use limits::Calendar;
 
@@ -28,6 +31,7 @@ pub(super) async fn tokens_in_database(
     lines: &[Line],
 ) -> Result<HashMap<String, u64>, DbErr> {
     let mut sums = TokenSums::default();
+    let backend = db.get_database_backend();
     let mut users: BTreeMap<i32, BTreeSet<&str>> = BTreeMap::new();
     let mut groups: BTreeMap<(i32, i32), (Calendar, BTreeSet<&str>)> = BTreeMap::new();
     for line in lines {
@@ -37,7 +41,7 @@ pub(super) async fn tokens_in_database(
         of_group.1.extend(line.subject.group());
     }
     for (day, users) in users.into_iter().filter(|(_, users)| !users.is_empty()) {
-        let used = tokens().filter(Day.eq(day)).filter(UserId.is_in(users));
+        let used = tokens().filter(Day.eq(day)).filter(UserId.in_subquery(many::texts(backend, users)));
         let used = used.column(UserId).column(KeyId).group_by(UserId).group_by(KeyId);
         let used: Vec<(i64, String, String)> = used.into_tuple().all(db).await?;
         for (tokens, user, key) in used {
@@ -47,7 +51,7 @@ pub(super) async fn tokens_in_database(
         }
     }
     for ((first, last), (calendar, groups)) in groups.into_iter().filter(|(_, (_, groups))| !groups.is_empty()) {
-        let used = tokens().filter(Day.between(first, last)).filter(GroupId.is_in(groups));
+        let used = tokens().filter(Day.between(first, last)).filter(GroupId.in_subquery(many::texts(backend, groups)));
         let used: Vec<(i64, String)> = used.column(GroupId).group_by(GroupId).into_tuple().all(db).await?;
         for (tokens, group) in used {
             sums.add(name_of_group(&group, calendar), tokens);

@@ -18,6 +18,7 @@ use super::broker::NotLeased;
 use super::in_database::tokens_in_database;
 use super::line::Line;
 use crate::store::database::locks;
+use crate::store::many;
 use crate::store::people::Changed;
 use crate::store::subject::{MONTH, name_of_key, name_of_user};
 use cluster::{Division, Stance};
@@ -184,7 +185,7 @@ impl Table {
         }
         let mut held: HashMap<String, Amounts> = HashMap::new();
         let others = lease::Entity::find()
-            .filter(lease::Column::Subject.is_in(names))
+            .filter(lease::Column::Subject.in_subquery(many::texts(transaction.get_database_backend(), &names)))
             .filter(lease::Column::Gateway.ne(&self.gateway));
         for row in others.all(&transaction).await? {
             if let (Some((peer, _)), Some(day)) = (gateways.peers.get(&row.gateway), days.get(&row.subject)) {
@@ -207,11 +208,12 @@ impl Table {
 
     async fn keep(&self, db: &DatabaseTransaction, lines: &[Line]) -> Result<(), DbErr> {
         use lease::Column::{Day, DayTokens, DeclaredTokens, Gateway, MinuteTokens, Requests, Running, Subject};
-        let rows = lines.iter().map(|line| self.row_of(&line.subject.name(), &line.holding).into_active_model());
+        let rows: Vec<_> = lines.iter().map(|line| self.row_of(&line.subject.name(), &line.holding)).collect();
         let replace = OnConflict::columns([Subject, Gateway])
             .update_columns([Requests, MinuteTokens, Running, Day, DayTokens, DeclaredTokens])
             .to_owned();
-        lease::Entity::insert_many(rows).on_conflict(replace).exec_without_returning(db).await?;
+        let mut insert = many::insertion::<lease::Entity>(db.get_database_backend(), &rows)?;
+        db.execute(insert.on_conflict(replace)).await?;
         Ok(())
     }
 
@@ -237,7 +239,7 @@ impl Table {
     pub(super) async fn give_back(&self, subjects: &[String]) -> Result<(), DbErr> {
         lease::Entity::delete_many()
             .filter(lease::Column::Gateway.eq(&self.gateway))
-            .filter(lease::Column::Subject.is_in(subjects))
+            .filter(lease::Column::Subject.in_subquery(many::texts(self.db.get_database_backend(), subjects)))
             .exec(&self.db)
             .await?;
         Ok(())
