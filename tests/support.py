@@ -2,11 +2,9 @@
 
 import contextlib
 import http.server
-import itertools
 import os
 import pathlib
 import signal
-import socket
 import subprocess
 import tempfile
 import threading
@@ -14,6 +12,7 @@ import time
 import uuid
 
 import requests
+from free_port import free_port
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ADMIN_KEY = os.environ.get("ADMIN_API_KEY", "admin-secret-key")
@@ -101,20 +100,9 @@ def binary() -> pathlib.Path:
     return max(built, key=lambda path: path.stat().st_mtime)
 
 
-# Below the ports that the system hands out by itself, of which another process may be given one before it is used.
-_ports = itertools.cycle(range(12_000, 32_000))
-for _ in range(os.getpid() * 997 % 20_000):
-    next(_ports)
-
-
 def free_address() -> str:
     """An address on this machine at which nothing listens."""
-    for port in itertools.islice(_ports, 20_000):
-        with contextlib.suppress(OSError), socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            return f"127.0.0.1:{port}"
-    raise OSError("no port is free")
+    return f"127.0.0.1:{free_port()}"
 
 
 class Quiet(http.server.BaseHTTPRequestHandler):

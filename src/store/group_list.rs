@@ -80,10 +80,11 @@ impl Accounts {
     async fn users_of(&self, groups: &[Arc<UserGroup>]) -> Result<HashMap<String, u64>, StoreError> {
         use user::Column::{GroupId, Id};
         let counts = user::Entity::find()
-            .filter(GroupId.in_subquery(many::texts(
+            .filter(many::is_any(
+                GroupId,
                 self.store.reads.get_database_backend(),
                 groups.iter().map(|group| &**group.name()),
-            )))
+            ))
             .select_only()
             .column(GroupId)
             .column_as(Id.count(), "users")
@@ -97,10 +98,11 @@ impl Accounts {
         use usage_total::Column::{CompletionTokens, Day, GroupId, PromptTokens};
         let (today, first) = (now.day(), Month::of_day(now.day()).first_day());
         let sums = usage_total::Entity::find()
-            .filter(GroupId.in_subquery(many::texts(
+            .filter(many::is_any(
+                GroupId,
                 self.store.reads.get_database_backend(),
                 groups.iter().map(|group| &**group.usage_id()),
-            )))
+            ))
             .filter(Day.between(first, today))
             .select_only()
             .column(GroupId)

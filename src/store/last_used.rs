@@ -30,7 +30,7 @@ impl Accounts {
                 let column = key::Column::LastUsedMs;
                 let update = key::Entity::update_many()
                     .set(key::ActiveModel { last_used_ms: ActiveValue::Set(Some(used_ms)), ..Default::default() })
-                    .filter(key::Column::Id.in_subquery(many::texts(backend, ids)))
+                    .filter(many::is_any(key::Column::Id, backend, ids))
                     // Another gateway may have seen it later.
                     .filter(Condition::any().add(column.is_null()).add(column.lt(used_ms)));
                 within_deadline(update.exec(&self.store.db)).await?;
@@ -41,7 +41,7 @@ impl Accounts {
                 let column = user::Column::LastSeenMs;
                 let update = user::Entity::update_many()
                     .set(user::ActiveModel { last_seen_ms: ActiveValue::Set(Some(seen_ms)), ..Default::default() })
-                    .filter(user::Column::Id.in_subquery(many::texts(backend, names)))
+                    .filter(many::is_any(user::Column::Id, backend, names))
                     .filter(Condition::any().add(column.is_null()).add(column.lt(seen_ms)));
                 within_deadline(update.exec(&self.store.db)).await?;
             }

@@ -30,6 +30,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::broker::Ask;
 pub use self::broker::{Broker, NotLeased};
+#[cfg(test)]
+pub(super) use self::in_database::tokens_of_users;
 use self::line::Line;
 pub use self::others::OtherGateways;
 pub use self::stances::{Published, Stances};

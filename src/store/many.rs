@@ -3,9 +3,7 @@
 //! Both databases keep what a connection has prepared, a hundred statements by their text, here and in Postgres. With a
 //! parameter for each value, each number of rows is another text; some hundred of these, with thousands of parameters each,
 //! took 150 MiB of the gateway. So all values are one parameter: a JSON text, which the database unpacks.
-use sea_orm::sea_query::{
-    ColumnType, Expr, ExprTrait, Func, InsertStatement, IntoIden, Query, SelectStatement, SimpleExpr,
-};
+use sea_orm::sea_query::{ColumnType, Expr, ExprTrait, Func, InsertStatement, IntoIden, Query, SimpleExpr};
 use sea_orm::{ColumnTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, ModelTrait, Value};
 use uuid::Uuid;
 
@@ -13,30 +11,45 @@ use uuid::Uuid;
 const LIST: &str = "list";
 const VALUE: &str = "value";
 
-/// These texts, for `column.in_subquery(...)`.
-pub(super) fn texts<'a>(
+/// Whether a column is one of these texts.
+pub(super) fn is_any<'a>(
+    column: impl ColumnTrait,
     backend: DatabaseBackend,
     texts: impl IntoIterator<Item = &'a (impl AsRef<str> + ?Sized + 'a)>,
-) -> SelectStatement {
-    list(backend, texts.into_iter().map(AsRef::as_ref).collect(), Expr::col(VALUE))
+) -> SimpleExpr {
+    is_in_list(column, backend, texts.into_iter().map(AsRef::as_ref).collect(), Expr::col(VALUE))
 }
 
-/// These ids, for `column.in_subquery(...)`.
-pub(super) fn ids(backend: DatabaseBackend, ids: impl IntoIterator<Item = Uuid>) -> SelectStatement {
+/// Whether a column is one of these ids.
+pub(super) fn is_any_id(
+    column: impl ColumnTrait,
+    backend: DatabaseBackend,
+    ids: impl IntoIterator<Item = Uuid>,
+) -> SimpleExpr {
     let id = match backend {
         DatabaseBackend::Sqlite => Func::cust("unhex").arg(Expr::col(VALUE)).into(),
         _ => Expr::col(VALUE).cast_as("uuid"),
     };
-    list(backend, ids.into_iter().map(|id| id.simple().to_string()).collect(), id)
+    is_in_list(column, backend, ids.into_iter().map(|id| id.simple().to_string()).collect(), id)
 }
 
-fn list(backend: DatabaseBackend, values: serde_json::Value, item: SimpleExpr) -> SelectStatement {
+fn is_in_list(
+    column: impl ColumnTrait,
+    backend: DatabaseBackend,
+    values: serde_json::Value,
+    item: SimpleExpr,
+) -> SimpleExpr {
     let values = Expr::val(values.to_string());
     let unpacked = match backend {
         DatabaseBackend::Sqlite => Func::cust("json_each").arg(values),
         _ => Func::cust("json_array_elements_text").arg(values.cast_as("json")),
     };
-    Query::select().expr(item).from_function(unpacked, LIST).to_owned()
+    let list = Query::select().expr(item).from_function(unpacked, LIST).to_owned();
+    match backend {
+        DatabaseBackend::Sqlite => column.in_subquery(list),
+        // An array serves as the condition of an index, where Postgres would join with a table that it knows nothing of.
+        _ => column.into_expr().eq(Func::cust("ANY").arg(Func::cust("ARRAY").arg(Expr::from(list)))),
+    }
 }
 
 /// Inserts these rows. What is done about those that exist can be added.

@@ -186,11 +186,16 @@ impl Copier {
         if oldest.is_empty() {
             return Ok(0);
         }
-        let ids = many::ids(local.get_database_backend(), oldest.iter().copied());
-        let rows = usage::Entity::find().filter(usage::Column::RequestId.in_subquery(ids.clone()));
+        let backend = local.get_database_backend();
+        let rows =
+            usage::Entity::find().filter(many::is_any_id(usage::Column::RequestId, backend, oldest.iter().copied()));
         let rows = within_deadline(rows.all(local)).await?;
         self.insert(&rows).await?;
-        let done = outbox::Entity::delete_many().filter(outbox::Column::RequestId.in_subquery(ids));
+        let done = outbox::Entity::delete_many().filter(many::is_any_id(
+            outbox::Column::RequestId,
+            backend,
+            oldest.iter().copied(),
+        ));
         within_deadline(done.exec(local)).await?;
         Ok(oldest.len() as u64)
     }
@@ -266,8 +271,8 @@ impl Copier {
 async fn sweep_rows(local: &DatabaseConnection, gone: &[Uuid]) -> Result<(), DbErr> {
     use usage::Column::{CompletionTokens, Day, GroupId, PromptTokens, RequestId};
     let transaction = local.begin_with_options(immediate()).await?;
-    let ids = many::ids(transaction.get_database_backend(), gone.iter().copied());
-    let rows = || RequestId.in_subquery(ids.clone());
+    let backend = transaction.get_database_backend();
+    let rows = || many::is_any_id(RequestId, backend, gone.iter().copied());
     let used = usage::Entity::find().filter(rows()).filter(GroupId.is_not_null());
     let used = used.select_only().column(Day).column(GroupId).group_by(Day).group_by(GroupId);
     let used = used.column_as(PromptTokens.sum().add(CompletionTokens.sum()), "tokens");

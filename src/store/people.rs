@@ -10,7 +10,7 @@ use super::deadline::within_deadline;
 use super::error::StoreError;
 use super::many;
 
-/// Values bound to one statement.
+/// Names in one statement.
 const BOUND: usize = 1_000;
 /// Lines of the log that are taken up together.
 const LINES: u64 = 2_000;
@@ -111,14 +111,13 @@ impl People {
         let mut people = Self::default();
         let backend = db.get_database_backend();
         for names in changed.users.chunks(BOUND) {
-            let users = user::Entity::find().filter(user::Column::Id.in_subquery(many::texts(backend, names)));
+            let users = user::Entity::find().filter(many::is_any(user::Column::Id, backend, names));
             people.users.extend(within_deadline(users.all(db)).await?);
         }
         for ids in changed.keys.chunks(BOUND) {
-            let ids = many::texts(backend, ids);
-            let keys = key::Entity::find().filter(key::Column::Id.in_subquery(ids.clone()));
+            let keys = key::Entity::find().filter(many::is_any(key::Column::Id, backend, ids));
             people.keys.extend(within_deadline(keys.all(db)).await?);
-            let digests = key_digest::Entity::find().filter(key_digest::Column::KeyId.in_subquery(ids));
+            let digests = key_digest::Entity::find().filter(many::is_any(key_digest::Column::KeyId, backend, ids));
             people.digests.extend(within_deadline(digests.all(db)).await?);
         }
         Ok(people)

@@ -18,12 +18,14 @@ use super::people::{Changed, People};
 use super::transactions::immediate;
 
 const ONLY_ROW: i32 = 1;
-/// Rows of one statement. Usage rows wait while it is carried out, which takes milliseconds.
+/// Rows that are read at a time, and most rows of a table that are copied at one stroke.
+const PAGE: usize = 1_000;
+/// Rows of one statement of a long copy. Usage rows wait while it is carried out, which takes milliseconds.
 const BATCH: usize = 100;
-/// Longest time for a whole copy. A million keys take minutes.
-const WHOLE_DEADLINE: Duration = Duration::from_secs(3600);
-/// A long copy rests for so many times as long as it has worked, as requests come first.
+/// After each statement a long copy rests for so many times as long as that took, as requests come first.
 const REST: u32 = 2;
+/// Longest rest: a statement may have taken long because the machine was asleep.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// How current the copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +52,15 @@ impl Store {
         let copy = async {
             let transaction = self.local.db.begin_with_options(immediate()).await?;
             let backend = transaction.get_database_backend();
-            for ids in changed.keys.chunks(BATCH) {
-                let ids = many::texts(backend, ids);
-                let digests = key_digest::Entity::delete_many();
-                digests.filter(key_digest::Column::KeyId.in_subquery(ids.clone())).exec(&transaction).await?;
-                key::Entity::delete_many().filter(key::Column::Id.in_subquery(ids)).exec(&transaction).await?;
+            for ids in changed.keys.chunks(PAGE) {
+                let digests = many::is_any(key_digest::Column::KeyId, backend, ids);
+                key_digest::Entity::delete_many().filter(digests).exec(&transaction).await?;
+                let keys = many::is_any(key::Column::Id, backend, ids);
+                key::Entity::delete_many().filter(keys).exec(&transaction).await?;
             }
-            for names in changed.users.chunks(BATCH) {
-                let names = many::texts(backend, names);
-                user::Entity::delete_many().filter(user::Column::Id.in_subquery(names)).exec(&transaction).await?;
+            for names in changed.users.chunks(PAGE) {
+                let users = many::is_any(user::Column::Id, backend, names);
+                user::Entity::delete_many().filter(users).exec(&transaction).await?;
             }
             insert::<user::Entity>(&transaction, &people.users).await?;
             insert::<key::Entity>(&transaction, &people.keys).await?;
@@ -69,34 +71,32 @@ impl Store {
         within_deadline(Box::pin(copy)).await
     }
 
-    /// Makes a new copy, as of the line `seq` of the log or later. Up to `BATCH` users and keys, before and after, it is made at
+    /// Makes a new copy, as of the line `seq` of the log or later. Up to `PAGE` users and keys, before and after, it is made at
     /// one stroke; a longer one counts only once it is whole.
     pub(super) async fn copy_everybody(&self, seq: i64) -> Result<(), StoreError> {
-        let copy = async {
-            let users = self.page_of::<user::Entity>(user::Column::Id, None).await?;
-            let keys = self.page_of::<key::Entity>(key::Column::Id, None).await?;
-            let digests = self.page_of::<key_digest::Entity>(key_digest::Column::Digest, None).await?;
-            let is_short = users.len() < BATCH && keys.len() < BATCH && digests.len() < BATCH;
-            // Those who are there may be many, and are deleted at the same stroke.
-            let replaces_few = is_short
-                && has_few::<user::Entity>(&self.local.db, user::Column::Id).await?
-                && has_few::<key::Entity>(&self.local.db, key::Column::Id).await?
-                && has_few::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
-            let is_whole = Copy { seq: Some(seq), is_whole: true };
-            if replaces_few {
-                let people = People { users, keys, digests };
-                return within_deadline(replace(&self.local.db, &people, is_whole)).await;
-            }
-            within_deadline(mark(&self.local.db, Copy { seq: None, is_whole: false })).await?;
-            empty::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
-            empty::<key::Entity>(&self.local.db, key::Column::Id).await?;
-            empty::<user::Entity>(&self.local.db, user::Column::Id).await?;
-            self.copy_table::<user::Entity>(user::Column::Id).await?;
-            self.copy_table::<key::Entity>(key::Column::Id).await?;
-            self.copy_table::<key_digest::Entity>(key_digest::Column::Digest).await?;
-            within_deadline(mark(&self.local.db, is_whole)).await
-        };
-        tokio::time::timeout(WHOLE_DEADLINE, Box::pin(copy)).await.unwrap_or(Err(StoreError::TimedOut(WHOLE_DEADLINE)))
+        let users = self.page_of::<user::Entity>(user::Column::Id, None).await?;
+        let keys = self.page_of::<key::Entity>(key::Column::Id, None).await?;
+        let digests = self.page_of::<key_digest::Entity>(key_digest::Column::Digest, None).await?;
+        let is_short = users.len() < PAGE && keys.len() < PAGE && digests.len() < PAGE;
+        // Those who are there may be many, and are deleted at the same stroke.
+        let replaces_few = is_short
+            && has_few::<user::Entity>(&self.local.db, user::Column::Id).await?
+            && has_few::<key::Entity>(&self.local.db, key::Column::Id).await?
+            && has_few::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
+        let is_whole = Copy { seq: Some(seq), is_whole: true };
+        if replaces_few {
+            let people = People { users, keys, digests };
+            return within_deadline(replace(&self.local.db, &people, is_whole)).await;
+        }
+        within_deadline(mark(&self.local.db, Copy { seq: None, is_whole: false })).await?;
+        empty::<key_digest::Entity>(&self.local.db, key_digest::Column::Digest).await?;
+        empty::<key::Entity>(&self.local.db, key::Column::Id).await?;
+        empty::<user::Entity>(&self.local.db, user::Column::Id).await?;
+        // Each statement has its deadline, and none is repeated: so this ends, though a million keys take minutes.
+        self.copy_table::<user::Entity>(user::Column::Id).await?;
+        self.copy_table::<key::Entity>(key::Column::Id).await?;
+        self.copy_table::<key_digest::Entity>(key_digest::Column::Digest).await?;
+        within_deadline(mark(&self.local.db, is_whole)).await
     }
 
     /// The rows of Postgres that follow a key, in the order of the key. One statement for all rows would run for as long as it
@@ -106,7 +106,7 @@ impl Store {
         E::Model: Send + Sync,
     {
         let page = E::find().filter(Condition::all().add_option(after.map(|after| key.gt(after))));
-        within_deadline(page.order_by_asc(key).limit(BATCH as u64).all(&self.db)).await
+        within_deadline(page.order_by_asc(key).limit(PAGE as u64).all(&self.db)).await
     }
 
     /// Copies a table. No transaction is open while Postgres is asked, which may never answer: usage rows wait for it.
@@ -117,13 +117,13 @@ impl Store {
     {
         let mut after = None;
         loop {
-            let began = Instant::now();
             let rows = self.page_of::<E>(key, after).await?;
             let Some(last) = rows.last() else { return Ok(()) };
             after = Some(last.get(key));
-            // By itself, so that no other writer waits for more than the statement.
-            within_deadline(insert::<E>(&self.local.db, &rows)).await?;
-            tokio::time::sleep(began.elapsed() * REST).await;
+            for rows in rows.chunks(BATCH) {
+                // By itself, so that no other writer waits for more than the statement.
+                rested(within_deadline(insert::<E>(&self.local.db, rows))).await?;
+            }
         }
     }
 }
@@ -133,8 +133,16 @@ async fn has_few<E: EntityTrait>(local: &DatabaseConnection, key: E::Column) -> 
 where
     E::Model: Send + Sync,
 {
-    let more = E::find().order_by_asc(key).offset(BATCH as u64).one(local);
+    let more = E::find().order_by_asc(key).offset(PAGE as u64).one(local);
     Ok(within_deadline(more).await?.is_none())
+}
+
+/// Does something, and rests.
+async fn rested<T>(work: impl Future<Output = T>) -> T {
+    let began = Instant::now();
+    let done = work.await;
+    tokio::time::sleep((began.elapsed() * REST).min(LONGEST_REST)).await;
+    done
 }
 
 /// Deletes all rows of a table, some at a time.
@@ -142,11 +150,9 @@ async fn empty<E: EntityTrait>(local: &DatabaseConnection, key: E::Column) -> Re
     loop {
         let some = E::find().select_only().column(key).limit(BATCH as u64).into_query();
         let old = E::delete_many().filter(key.in_subquery(some));
-        let began = Instant::now();
-        if within_deadline(old.exec(local)).await?.rows_affected == 0 {
+        if rested(within_deadline(old.exec(local))).await?.rows_affected == 0 {
             return Ok(());
         }
-        tokio::time::sleep(began.elapsed() * REST).await;
     }
 }
 
@@ -164,7 +170,7 @@ async fn replace(local: &DatabaseConnection, people: &People, copy: Copy) -> Res
 }
 
 async fn insert<E: EntityTrait>(db: &impl ConnectionTrait, rows: &[E::Model]) -> Result<(), DbErr> {
-    for rows in rows.chunks(BATCH) {
+    for rows in rows.chunks(PAGE) {
         db.execute(&many::insertion::<E>(db.get_database_backend(), rows)?).await?;
     }
     Ok(())
@@ -202,7 +208,7 @@ mod tests {
             created_at_ms: sea_orm::Set(1),
             ..Default::default()
         };
-        for (before, users) in [(0, BATCH - 1), (BATCH - 1, BATCH), (BATCH, 2 * BATCH), (2 * BATCH, 2 * BATCH + 1)] {
+        for (before, users) in [(0, PAGE - 1), (PAGE - 1, PAGE), (PAGE, 2 * PAGE), (2 * PAGE, 2 * PAGE + 1)] {
             user::Entity::insert_many((before..users).map(row)).exec_without_returning(&store.db).await.unwrap();
 
             store.copy_everybody(7).await.unwrap();

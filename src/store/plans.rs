@@ -8,6 +8,7 @@ use sea_orm::{
 
 use super::comparison::comparison;
 use super::group_spent::sums_of_days;
+use super::leases::tokens_of_users;
 use super::report::BY_INDEX;
 use super::report_query::{Dimension, Label, Report};
 use super::report_statements::{Names, Source, Span, count, heads, select, select_span};
@@ -47,6 +48,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
     let key = by(backend, &["sqlite_autoindex_usage_1", "USING PRIMARY KEY"], &["usage_pkey", "usage_rollups_pkey"]);
     let of_user = &["usage_user_request"];
     let (sums_of_user, totals) = (sums_of_user(backend), totals(backend));
+    let some_users = by(backend, &["PRIMARY KEY (day=? AND user_id=?)"], sums_of_user);
     let page = Page { limit: 20, after: Some(uuid::Uuid::max()) };
     let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
     let usage = entity::usage::Entity::find;
@@ -60,6 +62,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("rows that are too old", old_rows(DAY, 100).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),
+        ("the day of some users", tokens_of_users(backend, DAY, ["ann", "ben"]).build(backend).to_string(), some_users),
         ("the month of all groups", sums_of_days(DAY - 20, DAY).build(backend).to_string(), totals),
     ]
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use entity::running::{Column, Entity, Model};
 use entity::usage;
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sea_orm::{EntityTrait, QueryFilter};
 use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
@@ -152,8 +152,11 @@ impl Running {
 
 async fn forget(local: &Local, requests: &[Uuid]) -> Result<(), StoreError> {
     for gone in requests.chunks(RECOVERED) {
-        let delete = Entity::delete_many()
-            .filter(Column::RequestId.in_subquery(many::ids(local.db.get_database_backend(), gone.iter().copied())));
+        let delete = Entity::delete_many().filter(many::is_any_id(
+            Column::RequestId,
+            local.db.get_database_backend(),
+            gone.iter().copied(),
+        ));
         within_deadline(delete.exec(&local.db)).await?;
     }
     Ok(())

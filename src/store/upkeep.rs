@@ -205,7 +205,7 @@ async fn delete_old(transaction: &DatabaseTransaction, first_kept: i32, rows: u6
     }
     let old: Vec<Uuid> = old_rows(first_kept, rows).into_tuple().all(transaction).await?;
     let gone = Entity::delete_many()
-        .filter(Column::RequestId.in_subquery(many::ids(transaction.get_database_backend(), old)))
+        .filter(many::is_any_id(Column::RequestId, transaction.get_database_backend(), old))
         .exec(transaction)
         .await?;
     Ok(gone.rows_affected)

@@ -207,7 +207,7 @@ impl Accounts {
         for (since, is_today) in [(now.day(), true), (Month::of_day(now.day()).first_day(), false)] {
             let sums = usage_rollup::Entity::find()
                 .filter(Day.between(since, now.day()))
-                .apply_if(of, |sums, ids| sums.filter(UserId.in_subquery(many::texts(backend, ids))))
+                .apply_if(of, |sums, ids| sums.filter(many::is_any(UserId, backend, ids)))
                 .select_only()
                 .column(UserId)
                 // A sum of bigints is NUMERIC on Postgres.
@@ -228,7 +228,7 @@ impl Accounts {
         let backend = self.store.reads.get_database_backend();
         let seen = user::Entity::find()
             .filter(user::Column::LastSeenMs.is_not_null())
-            .apply_if(names, |users, names| users.filter(user::Column::Id.in_subquery(many::texts(backend, names))))
+            .apply_if(names, |users, names| users.filter(many::is_any(user::Column::Id, backend, names)))
             .select_only()
             .column(user::Column::Id)
             .column(user::Column::LastSeenMs);

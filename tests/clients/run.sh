@@ -42,10 +42,6 @@ fail() {
     exit 1
 }
 
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # Waits until all nodes of the gateway at this address are up.
 wait_ready() {
     local url=$1 log=$2
@@ -59,7 +55,7 @@ wait_ready() {
 
 start_gateways() {
     local port
-    port=$(free_port)
+    port=$(python3 tests/free_port.py)
     export GATEWAY_URL=http://127.0.0.1:$port
     "$gateway" demo --bind "127.0.0.1:$port" >"$scratch/demo.log" 2>&1 &
     pids+=($!)
@@ -71,7 +67,7 @@ start_gateways() {
         if [[ -s $scratch/node.port ]]; then break; fi
         sleep 0.1
     done
-    port=$(free_port)
+    port=$(python3 tests/free_port.py)
     export FAULTY_GATEWAY_URL=http://127.0.0.1:$port
     mkdir "$scratch/faulty"
     (

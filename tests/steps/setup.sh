@@ -68,10 +68,6 @@ as_postgres() {
     if ((EUID == 0)); then (cd / && runuser -u postgres -- "$program" "$@"); else "$program" "$@"; fi
 }
 
-free_port() {
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
 # Runs what leaves a server behind: a step ends when nobody holds its output any more, which the server would for ever.
 without_pipes() {
     local path
@@ -113,7 +109,7 @@ need_postgres() {
     # Somebody else may take a port between its choice and its use.
     local port options
     for _ in 1 2 3; do
-        port=$(free_port)
+        port=$(python3 tests/free_port.py)
         # Every test has a database and pools of its own, and many tests run at a time.
         options="-h 127.0.0.1 -p $port -k $postgres_data -F -c max_connections=400"
         if (without_pipes as_postgres pg_ctl -D "$postgres_data" -l "$postgres_data/log" -o "$options" -w -t 60 start) \
@@ -152,7 +148,7 @@ need_binaries() {
 start_demo() {
     need curl curl
     need_binaries
-    demo_url=http://127.0.0.1:$(free_port)
+    demo_url=http://127.0.0.1:$(python3 tests/free_port.py)
     "$GATEWAY_BIN" demo --bind "${demo_url#http://}" >"$scratch/demo.log" 2>&1 &
     demo_pid=$!
     for _ in {1..300}; do

@@ -6,7 +6,8 @@ use entity::usage_rollup::{
     Entity,
 };
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter, QuerySelect, Select,
+    ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter,
+    QuerySelect, Select,
 };
 
 use super::line::Line;
@@ -41,8 +42,7 @@ pub(super) async fn tokens_in_database(
         of_group.1.extend(line.subject.group());
     }
     for (day, users) in users.into_iter().filter(|(_, users)| !users.is_empty()) {
-        let used = tokens().filter(Day.eq(day)).filter(UserId.in_subquery(many::texts(backend, users)));
-        let used = used.column(UserId).column(KeyId).group_by(UserId).group_by(KeyId);
+        let used = tokens_of_users(backend, day, users);
         let used: Vec<(i64, String, String)> = used.into_tuple().all(db).await?;
         for (tokens, user, key) in used {
             sums.add(name_of_user(&user), tokens);
@@ -51,13 +51,23 @@ pub(super) async fn tokens_in_database(
         }
     }
     for ((first, last), (calendar, groups)) in groups.into_iter().filter(|(_, (_, groups))| !groups.is_empty()) {
-        let used = tokens().filter(Day.between(first, last)).filter(GroupId.in_subquery(many::texts(backend, groups)));
+        let used = tokens().filter(Day.between(first, last)).filter(many::is_any(GroupId, backend, groups));
         let used: Vec<(i64, String)> = used.column(GroupId).group_by(GroupId).into_tuple().all(db).await?;
         for (tokens, group) in used {
             sums.add(name_of_group(&group, calendar), tokens);
         }
     }
     Ok(sums.0)
+}
+
+/// The tokens of some users on a day, by user and key.
+pub(in crate::store) fn tokens_of_users<'a>(
+    backend: DatabaseBackend,
+    day: i32,
+    users: impl IntoIterator<Item = &'a str>,
+) -> Select<Entity> {
+    let used = tokens().filter(Day.eq(day)).filter(many::is_any(UserId, backend, users));
+    used.column(UserId).column(KeyId).group_by(UserId).group_by(KeyId)
 }
 
 fn tokens() -> Select<Entity> {

@@ -185,7 +185,7 @@ impl Table {
         }
         let mut held: HashMap<String, Amounts> = HashMap::new();
         let others = lease::Entity::find()
-            .filter(lease::Column::Subject.in_subquery(many::texts(transaction.get_database_backend(), &names)))
+            .filter(many::is_any(lease::Column::Subject, transaction.get_database_backend(), &names))
             .filter(lease::Column::Gateway.ne(&self.gateway));
         for row in others.all(&transaction).await? {
             if let (Some((peer, _)), Some(day)) = (gateways.peers.get(&row.gateway), days.get(&row.subject)) {
@@ -239,7 +239,7 @@ impl Table {
     pub(super) async fn give_back(&self, subjects: &[String]) -> Result<(), DbErr> {
         lease::Entity::delete_many()
             .filter(lease::Column::Gateway.eq(&self.gateway))
-            .filter(lease::Column::Subject.in_subquery(many::texts(self.db.get_database_backend(), subjects)))
+            .filter(many::is_any(lease::Column::Subject, self.db.get_database_backend(), subjects))
             .exec(&self.db)
             .await?;
         Ok(())

@@ -1,10 +1,10 @@
 //! Do rows and names reach both databases as they are?
 use entity::{key, key_digest, usage, user};
 use sea_orm::sea_query::OnConflict;
-use sea_orm::{ColumnTrait, ConnectionTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter};
+use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QueryTrait};
 use uuid::Uuid;
 
-use super::{ids, insertion, texts};
+use super::{insertion, is_any, is_any_id};
 use crate::store::database::Store;
 use crate::store::scratch::Scratch;
 use crate::store::settings::DatabaseSettings;
@@ -71,8 +71,8 @@ async fn rows_come_back_as_they_were(db: &DatabaseConnection) {
     let users = [user("ann"), user(ODD), user("7")];
     assert_eq!(put::<user::Entity>(db, &users).await, 3);
     assert_eq!(put::<user::Entity>(db, &users).await, 0, "they are there");
-    let named = texts(backend, ["7", ODD, "nobody"]);
-    let mut found = user::Entity::find().filter(user::Column::Id.in_subquery(named)).all(db).await.unwrap();
+    let named = is_any(user::Column::Id, backend, ["7", ODD, "nobody"]);
+    let mut found = user::Entity::find().filter(named).all(db).await.unwrap();
     found.sort_by_key(|user| user.id != ODD);
     assert_eq!(found, [user(ODD), user("7")]);
 
@@ -107,8 +107,8 @@ async fn rows_come_back_as_they_were(db: &DatabaseConnection) {
 
     let rows: Vec<_> = (0..1_000).map(|_| row("ann")).collect();
     assert_eq!(put::<usage::Entity>(db, &rows).await, 1_000);
-    let wanted = ids(backend, [rows[0].request_id, rows[999].request_id, Uuid::now_v7()]);
-    let wanted = usage::Column::RequestId.in_subquery(wanted);
+    let wanted = [rows[0].request_id, rows[999].request_id, Uuid::now_v7()];
+    let wanted = is_any_id(usage::Column::RequestId, backend, wanted);
     let mut found = usage::Entity::find().filter(wanted).all(db).await.unwrap();
     found.sort_by_key(|row| row.request_id);
     assert_eq!(found, [rows[0].clone(), rows[999].clone()]);
@@ -140,9 +140,13 @@ fn the_text_is_the_same_for_any_number() {
     for backend in [DatabaseBackend::Sqlite, DatabaseBackend::Postgres] {
         let text_of = |rows: &[usage::Model]| backend.build(&insertion::<usage::Entity>(backend, rows).unwrap()).sql;
         assert_eq!(text_of(&[row("a")]), text_of(&[row("b"), row("c"), row("d")]));
-        let text_of = |names: &[&str]| backend.build(&texts(backend, names)).sql;
+        let text_of =
+            |names: &[&str]| user::Entity::find().filter(is_any(user::Column::Id, backend, names)).build(backend).sql;
         assert_eq!(text_of(&[]), text_of(&["a", "b"]));
-        let text_of = |number| backend.build(&ids(backend, (0..number).map(Uuid::from_u128))).sql;
+        let text_of = |number| {
+            let ids = (0..number).map(Uuid::from_u128);
+            usage::Entity::find().filter(is_any_id(usage::Column::RequestId, backend, ids)).build(backend).sql
+        };
         assert_eq!(text_of(0), text_of(9));
     }
 }
