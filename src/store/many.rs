@@ -2,7 +2,7 @@
 //!
 //! Both databases keep what a connection has prepared, a hundred statements by their text, here and in Postgres. With a
 //! parameter for each value, each number of rows is another text; some hundred of these, with thousands of parameters each,
-//! took 150 MiB of the gateway. So all values are one parameter: a JSON text, which the database unpacks.
+//! took 140 MiB of the gateway. So all values are one parameter: a JSON text, which the database unpacks.
 use sea_orm::sea_query::{ColumnType, Expr, ExprTrait, Func, InsertStatement, IntoIden, Query, SimpleExpr};
 use sea_orm::{ColumnTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, ModelTrait, Value};
 use uuid::Uuid;
