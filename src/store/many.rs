@@ -1,11 +1,13 @@
 //! How does a statement about many rows have the same text for any number of them?
 //!
-//! Both databases keep what a connection has prepared, a hundred statements by their text, here and in Postgres. With a
-//! parameter for each value, each number of rows is another text; some hundred of these, with thousands of parameters each,
-//! took 140 MiB of the gateway. So all values are one parameter: a JSON text, which the database unpacks.
+//! A connection keeps the last hundred statements that it prepared, by their text, and Postgres keeps its own of each. With a
+//! parameter for each value, every number of rows would be another text, with thousands of parameters: together they took
+//! 140 MiB of the gateway. So all values are one parameter, a JSON text, which the database unpacks.
 use sea_orm::sea_query::{ColumnType, Expr, ExprTrait, Func, InsertStatement, IntoIden, Query, SimpleExpr};
 use sea_orm::{ColumnTrait, DatabaseBackend, DbErr, EntityTrait, IdenStatic, Iterable, ModelTrait, Value};
 use uuid::Uuid;
+
+use super::keys::hex;
 
 /// What the list is called in the statement, and its only column, as both databases name it.
 const LIST: &str = "list";
@@ -94,6 +96,7 @@ fn member<C: ColumnTrait>(column: C) -> SimpleExpr {
 }
 
 fn object_of<E: EntityTrait>(backend: DatabaseBackend, row: &E::Model) -> Result<serde_json::Value, DbErr> {
+    let before_bytes = if backend == DatabaseBackend::Sqlite { "" } else { "\\x" };
     let members = E::Column::iter().map(|column| {
         let value = match row.get(column) {
             Value::Bool(value) => value.into(),
@@ -102,17 +105,13 @@ fn object_of<E: EntityTrait>(backend: DatabaseBackend, row: &E::Model) -> Result
             Value::BigInt(value) => value.into(),
             Value::String(value) => value.into(),
             Value::Uuid(value) => value.map(|id| id.simple().to_string()).into(),
-            Value::Bytes(value) => value.map(|bytes| hex(backend, &bytes)).into(),
-            other => return Err(DbErr::Type(format!("{} cannot be JSON: {other:?}", column.as_str()))),
+            Value::Bytes(value) => value.map(|bytes| format!("{before_bytes}{}", hex(&bytes))).into(),
+            // Without the value, which may be a secret.
+            _ => return Err(DbErr::Type(format!("{} has a type that is not written as JSON", column.as_str()))),
         };
         Ok((column.as_str().to_owned(), value))
     });
     Ok(serde_json::Value::Object(members.collect::<Result<_, _>>()?))
-}
-
-fn hex(backend: DatabaseBackend, bytes: &[u8]) -> String {
-    let start = if backend == DatabaseBackend::Sqlite { "" } else { "\\x" };
-    bytes.iter().fold(start.to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]

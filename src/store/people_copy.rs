@@ -137,7 +137,7 @@ where
     Ok(within_deadline(more).await?.is_none())
 }
 
-/// Does something, and rests.
+/// Waits for the work, and then rests.
 async fn rested<T>(work: impl Future<Output = T>) -> T {
     let began = Instant::now();
     let done = work.await;

@@ -67,7 +67,7 @@ impl DatabaseSettings {
     /// The path of a SQLite database, without the URL's options; `None` for Postgres.
     pub fn sqlite_path(&self) -> Option<&Path> {
         let path = self.url.strip_prefix("sqlite:")?;
-        // Once: what follows is the path, and some write that of a file below the root with one slash more.
+        // Only once: what follows is the path, and other programs write an absolute one with a slash more.
         let path = path.strip_prefix("//").unwrap_or(path);
         Some(Path::new(path.split('?').next().unwrap_or(path)))
     }

@@ -77,8 +77,8 @@ without_pipes() {
     "$@"
 }
 
-# Runs a command with its temporary files in memory, if there is room for them. On a disk that has yet to take what a
-# build left, an fsync takes seconds, which is what a gateway's answers then take.
+# Runs a command with its temporary files in memory, if there is room for them. While a disk still writes what a build
+# has left, an fsync takes seconds, and so does an answer of the gateway.
 off_the_disk() {
     local free
     free=$(df --output=avail --block-size=1M /dev/shm 2>/dev/null | tail -n 1) || free=0

@@ -5,9 +5,7 @@ use sea_orm::{ConnectionTrait, DatabaseBackend, DatabaseConnection, EntityTrait,
 use uuid::Uuid;
 
 use super::{insertion, is_any, is_any_id};
-use crate::store::database::Store;
 use crate::store::scratch::Scratch;
-use crate::store::settings::DatabaseSettings;
 
 /// What JSON, SQL and parameters might take for something else.
 const ODD: &str = "it's \"odd\" \\ \\u0041 {} [] ? $1 :a\n\t\u{1} ü \u{1F600} null";
@@ -66,7 +64,7 @@ async fn put<E: EntityTrait>(db: &DatabaseConnection, rows: &[E::Model]) -> u64 
     db.execute(insert.on_conflict(OnConflict::new().do_nothing().to_owned())).await.unwrap().rows_affected()
 }
 
-async fn rows_come_back_as_they_were(db: &DatabaseConnection) {
+async fn check(db: &DatabaseConnection) {
     let backend = db.get_database_backend();
     let users = [user("ann"), user(ODD), user("7")];
     assert_eq!(put::<user::Entity>(db, &users).await, 3);
@@ -115,24 +113,11 @@ async fn rows_come_back_as_they_were(db: &DatabaseConnection) {
 }
 
 #[actix_rt::test]
-async fn rows_come_back_from_sqlite_as_they_were() {
-    let folder = tempfile::tempdir().unwrap();
-    let url = format!("sqlite://{}", folder.path().join("gateway.db").display());
-    let store = Store::open(&DatabaseSettings { url, ..DatabaseSettings::default() }).await.unwrap();
-    rows_come_back_as_they_were(&store.db).await;
-    store.close().await;
-}
-
-#[actix_rt::test]
-async fn rows_come_back_from_postgres_as_they_were() {
-    let Some(scratch) = Scratch::postgres().await else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let outbox = folder.path().join("outbox.db");
-    let settings = DatabaseSettings { url: scratch.url.clone(), outbox, ..DatabaseSettings::default() };
-    let store = Store::open(&settings).await.unwrap();
-    rows_come_back_as_they_were(&store.db).await;
-    store.close().await;
-    scratch.remove().await;
+async fn rows_come_back_as_they_were() {
+    for scratch in Scratch::each().await {
+        check(&scratch.db).await;
+        scratch.remove().await;
+    }
 }
 
 #[test]
