@@ -118,9 +118,13 @@ async fn of_many_requests_at_once_exactly_as_many_as_the_limit_get_in() {
         }
         assert_eq!(simulated.requests().len(), 10);
         let rows = app.rows(&key).await;
-        // Ten of a minute have rows of their own; tests/hostile looks at the others.
-        assert_eq!((with_status(&rows, "completed").len(), with_status(&rows, "refused").len()), (10, 10));
-        for row in with_status(&rows, "refused") {
+        // Ten of a minute have rows of their own; tests/hostile looks at the others, which share a row when the minute of the
+        // clock ends. That may be now.
+        let (alone, shared): (Vec<_>, Vec<_>) =
+            with_status(&rows, "refused").into_iter().partition(|row| row["model"] != "");
+        assert_eq!(with_status(&rows, "completed").len(), 10);
+        assert!((10..=20).contains(&alone.len()) && shared.len() <= 1, "{rows:?}");
+        for row in alone {
             assert_eq!((&row["total_tokens"], &row["node"]), (&json!(0), &json!(null)));
             assert_eq!((&row["code"], &row["limit"]), (&json!("rate_limit_exceeded"), &json!("requests_per_minute")));
             assert_eq!((&row["http_status"], &row["requests"]), (&json!(429), &json!(1)));
