@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use super::dispatcher::{Core, Dispatcher};
 use super::sharing::Sharing;
 use crate::store::Published;
-use cluster::{Candidate, Coordinator, Effect, Frame, LeaseNews, Neighbour, Peer, Role, Stance};
+use cluster::{Candidate, Coordinator, Effect, Frame, LeaseNews, Neighbour, Others, Peer, Role, Stance};
 
 impl Dispatcher {
     /// From now on this gateway is one that may meet others. For the start: nothing runs or waits yet.
@@ -29,8 +29,8 @@ impl Dispatcher {
     }
 
     /// The database shows these others. Returns what to publish.
-    pub(crate) fn observe(&self, peers: &[Peer]) -> Option<Published> {
-        self.act(|coordinator, now| coordinator.observe(peers, now));
+    pub(crate) fn observe(&self, others: &Others) -> Option<Published> {
+        self.act(|coordinator, now| coordinator.observe(others, now));
         let now = self.clock.uptime();
         self.peek(|core| {
             let coordinator = &core.coordinator;

@@ -71,10 +71,10 @@ impl Sharer {
     /// Exchanges once with the others.
     async fn beat(&mut self) {
         let before = self.dispatcher.sharing();
-        let exchanged = self.stances.exchange(|peers| self.dispatcher.observe(peers)).await;
+        let exchanged = self.stances.exchange(|others| self.dispatcher.observe(others)).await;
         match exchanged {
-            Ok((stance, peers)) => {
-                self.dispatcher.published(&stance, &peers);
+            Ok((stance, others)) => {
+                self.dispatcher.published(&stance, &others.there);
                 self.is_away = false;
             }
             Err(error) => {

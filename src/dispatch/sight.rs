@@ -260,7 +260,7 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::dispatch::dispatcher::tests::{arrival, held};
-    use cluster::{Candidate, Frame, LeaseNews, Peer};
+    use cluster::{Candidate, Frame, LeaseNews, Others, Peer};
     use scheduler::{NodeSpec, QueueLimits};
     use uuid::Uuid;
 
@@ -271,7 +271,7 @@ mod tests {
         dispatcher.meet_others("b".into(), Some("http://b".into()), false);
         let (address, silent, busy) = ("http://a".into(), Duration::ZERO, Duration::ZERO);
         let peer = Peer { gateway: "a".into(), stance: None, link: Some("http://a".into()), silent, busy };
-        dispatcher.observe(&[peer]);
+        dispatcher.observe(&Others { there: vec![peer], left: Vec::new() });
         dispatcher.lease(LeaseNews::Taken(Candidate { gateway: "a".into(), address, epoch: 1 }));
         let (_, frames) = dispatcher.follow(&"a".into(), 1).unwrap();
         (dispatcher, frames)

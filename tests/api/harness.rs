@@ -364,6 +364,9 @@ impl Drop for TestApp {
     fn drop(&mut self) {
         self.stop.cancel();
         assert!(self.running.is_none() || std::thread::panicking(), "call stop() at the end of the test");
+        // Connections to Postgres end after their runtime, and panic without one; a second panic would end all tests.
+        let runtime = tokio::runtime::Handle::current();
+        std::mem::forget(std::thread::panicking().then(|| runtime.enter()));
     }
 }
 

@@ -11,7 +11,7 @@ use scheduler::{Scheduler, Time};
 
 use crate::{
     member::Member,
-    membership::{Membership, Peer, Stance},
+    membership::{Membership, Others, Peer, Stance},
     role::{Effect, Neighbour, Role},
 };
 
@@ -68,7 +68,9 @@ impl Coordinator {
     }
 
     /// The database shows these other gateways. What follows holds before anything is published.
-    pub fn observe(&mut self, peers: &[Peer], now: Time) -> Vec<Effect> {
+    pub fn observe(&mut self, others: &Others, now: Time) -> Vec<Effect> {
+        let peers = others.there.as_slice();
+        let mut effects = self.member.have_left(&others.left, now);
         let is_starved = *self.member.role() == Role::Local && self.member.scheduler().is_starved(now);
         self.membership.observe(peers, is_starved, now);
         self.prepare(peers, now);
@@ -87,18 +89,17 @@ impl Coordinator {
         let neighbours: Option<Vec<Neighbour>> = links.collect();
         match neighbours.filter(|_| self.link(now).is_some()) {
             Some(neighbours) => {
-                let mut effects = Vec::new();
                 if *self.member.role() == Role::Local {
                     // Shares are agreed on anew when they are needed again.
                     self.membership.withdraw();
                     self.membership.observe(peers, false, now);
-                    effects = self.member.join(now);
+                    effects.extend(self.member.join(now));
                 }
                 effects.extend(self.member.meet(neighbours, now));
-                effects
             }
-            None => self.member.divide(self.membership.reach(), now),
+            None => effects.extend(self.member.divide(self.membership.reach(), now)),
         }
+        effects
     }
 
     /// What to publish.

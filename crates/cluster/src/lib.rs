@@ -31,6 +31,6 @@ pub use self::{
     coordinator::Coordinator,
     frame::{Foreseen, Frame, FreeSlots, Reported, ReportedAttempt, Travelling},
     member::Member,
-    membership::{Division, Membership, Peer, Stance},
+    membership::{Division, Membership, Others, Peer, Stance},
     role::{Candidate, Effect, FirstByte, LeaseNews, Neighbour, Role},
 };

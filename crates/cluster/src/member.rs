@@ -43,8 +43,6 @@ pub(crate) const DARK: Duration = Duration::from_secs(30);
 const FALLBACK: Duration = Duration::from_secs(45);
 /// A follower that was not told the time for this long was paused: what it was granted before may be somebody else's.
 const PAUSED: Duration = Duration::from_secs(2);
-/// A gateway that was alive this long ago and is not shown any more has left.
-const LEAVES: Duration = Duration::from_secs(8);
 /// How old the list of the others may be when a gateway begins to lead.
 const RECENT: Duration = Duration::from_secs(3);
 
@@ -212,23 +210,33 @@ impl Member {
         (FirstByte::GoesOn, effects)
     }
 
+    /// These gateways have told the database that they end, so nothing runs there any more. The end of a link says less:
+    /// its gateway may be cut off.
+    pub fn have_left(&mut self, gateways: &[Arc<str>], now: Time) -> Vec<Effect> {
+        let mut effects = self.tick(now);
+        for gateway in gateways {
+            let may_run_something = self.busy_until.contains_key(gateway)
+                || self.missing.contains_key(gateway)
+                || self.lost.contains(gateway)
+                || self.followers.contains_key(gateway);
+            if may_run_something {
+                self.forget(gateway, now, &mut effects);
+            }
+        }
+        effects
+    }
+
     /// The other gateways that live, by the database.
     pub fn meet(&mut self, neighbours: Vec<Neighbour>, now: Time) -> Vec<Effect> {
         let mut effects = self.tick(now);
         // The tick came first: a pause that was too long must be noticed before `met_at` is renewed.
-        let (before, met_at) = (std::mem::replace(&mut self.neighbours, neighbours), self.met_at);
-        self.met_at = now;
+        (self.neighbours, self.met_at) = (neighbours, now);
         self.busy_until.retain(|_, until| now < *until);
         for Neighbour { gateway, busy, .. } in &self.neighbours {
             let until = self.busy_until.entry(gateway.clone()).or_default();
             *until = (*until).max(now + *busy);
         }
         effects.extend(self.tick(now));
-        let is_gone = |old: &&Neighbour| !self.neighbours.iter().any(|neighbour| neighbour.gateway == old.gateway);
-        // Silence takes longer: it has said goodbye, and nothing runs there any more.
-        let has_left = |old: &&Neighbour| is_gone(old) && old.silent + now.saturating_sub(met_at) < LEAVES;
-        let left: Vec<Arc<str>> = before.iter().filter(has_left).map(|old| old.gateway.clone()).collect();
-        left.iter().for_each(|gateway| self.forget(gateway, now, &mut effects));
         effects
     }
 

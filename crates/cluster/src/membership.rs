@@ -61,6 +61,15 @@ pub struct Peer {
     pub busy: Duration,
 }
 
+/// The other gateways as the database shows them.
+#[derive(Clone, Default, Debug)]
+pub struct Others {
+    /// Those that may be alive.
+    pub there: Vec<Peer>,
+    /// Those that have said that they end: nothing runs there any more.
+    pub left: Vec<Arc<str>>,
+}
+
 /// One gateway's view of the division.
 #[derive(Clone, Debug)]
 pub struct Membership {

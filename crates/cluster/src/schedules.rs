@@ -328,6 +328,39 @@ fn a_gateway_without_a_link_makes_all_divide_the_slots() {
     assert_eq!(world.in_flight(), all_slots());
 }
 
+/// It follows and leaves between two looks of its leader, which hears the end of the link and never sees it in the
+/// database. Once the slots have been divided for a while, whoever leads then waits for nobody.
+#[test]
+fn a_gateway_that_was_there_for_a_moment_is_not_waited_for() {
+    let mut world = settled(2);
+    (0..2).for_each(|_| world.gateways.push(World::new(3, 1).gateways.remove(0)));
+    world.gateways[3].has_link = false;
+    let leader = world.leaders()[0];
+    let knows = |world: &World| world.gateways[leader].coordinator.as_ref().unwrap().member.follower_count();
+    let next_look = |world: &World| world.gateways[leader].beat_at;
+    let looks_at = next_look(&world);
+    while next_look(&world) == looks_at {
+        world.step();
+    }
+    let looks_at = next_look(&world);
+    world.start(2);
+    while knows(&world) < 2 {
+        world.step();
+    }
+    world.leave(2);
+    while knows(&world) == 2 {
+        world.step();
+    }
+    assert_eq!(next_look(&world), looks_at, "it has not looked meanwhile");
+    world.start(3);
+    world.wait(6 * SECOND);
+    world.leave(3);
+    world.wait(6 * SECOND);
+    load(&mut world, 30);
+    world.wait(3 * SECOND);
+    assert_eq!(world.in_flight(), all_slots(), "{}", world.describe());
+}
+
 /// A link that does not work although the database does.
 #[test]
 fn a_gateway_that_cannot_reach_the_leader_calls_for_shares() {

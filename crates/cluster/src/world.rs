@@ -11,7 +11,7 @@ use scheduler::{
     Arrival, Decision, Event, Failure, Loaded, Model, NodeId, NodeSpec, Outcome, QueueLimits, RequestId, Scheduler,
 };
 
-use crate::{Candidate, Coordinator, Effect, FirstByte, Frame, LeaseNews, Peer, Role, Stance};
+use crate::{Candidate, Coordinator, Effect, FirstByte, Frame, LeaseNews, Others, Peer, Role, Stance};
 
 mod clients;
 mod dice;
@@ -67,7 +67,8 @@ pub(crate) struct Gateway {
     rate: u32,
     pub(crate) paused_until: Duration,
     pub(crate) cut_until: Duration,
-    beat_at: Duration,
+    /// When it next looks into the database.
+    pub(crate) beat_at: Duration,
     tick_at: Duration,
     pub(crate) has_link: bool,
     pub(crate) is_retiring: bool,

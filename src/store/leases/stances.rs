@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Peer, Stance};
+use cluster::{Others, Peer, Stance};
 use entity::gateway::{Column, Entity};
 use sea_orm::sea_query::Expr;
 use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, TransactionTrait};
@@ -52,25 +52,22 @@ impl Stances {
         self.was_sole
     }
 
-    /// Shows `decide` the peers that are there, and publishes what it answers. Returns
-    /// stance and peers once everybody can see them. `decide` may have been called even if this fails.
+    /// Shows `decide` the other gateways, and publishes what it answers. Returns stance and others once everybody can see
+    /// them. `decide` may have been called even if this fails.
     ///
     /// # Errors
     /// When the database is away, or does not know yet that this gateway lives.
     pub async fn exchange(
         &self,
-        decide: impl FnOnce(&[Peer]) -> Option<Published>,
-    ) -> Result<(Stance, Vec<Peer>), StoreError> {
+        decide: impl FnOnce(&Others) -> Option<Published>,
+    ) -> Result<(Stance, Others), StoreError> {
         if !self.store.is_online() {
             return Err(StoreError::TimedOut(Duration::ZERO));
         }
         within(DEADLINE, self.try_exchange(decide)).await
     }
 
-    async fn try_exchange(
-        &self,
-        decide: impl FnOnce(&[Peer]) -> Option<Published>,
-    ) -> Result<(Stance, Vec<Peer>), DbErr> {
+    async fn try_exchange(&self, decide: impl FnOnce(&Others) -> Option<Published>) -> Result<(Stance, Others), DbErr> {
         let transaction = self.table.db.begin().await?;
         lock(&transaction, &[locks::GATEWAYS]).await?;
         let gateways = Gateways::read(&transaction, &self.table.gateway).await?;
@@ -80,7 +77,7 @@ impl Stances {
         }
         let watched = gateways.watched(self.table.patience);
         let there = gateways.peers.iter().filter(|(_, (peer, _))| !peer.is_gone(watched));
-        let peers: Vec<Peer> = there
+        let there = there
             .map(|(id, (peer, _))| Peer {
                 gateway: id.as_str().into(),
                 stance: gateways.stances.get(id).cloned(),
@@ -89,7 +86,9 @@ impl Stances {
                 busy: gateways.busy.get(id).copied().unwrap_or_default(),
             })
             .collect();
-        let Published { stance, link, busy } = decide(&peers).ok_or(DbErr::RecordNotUpdated)?;
+        let has_left = gateways.peers.iter().filter(|(_, (peer, _))| peer.left);
+        let others = Others { there, left: has_left.map(|(id, _)| id.as_str().into()).collect() };
+        let Published { stance, link, busy } = decide(&others).ok_or(DbErr::RecordNotUpdated)?;
         let busy_ms = i64::try_from(busy.as_millis()).unwrap_or(i64::MAX);
         let own = Column::Id.eq(&self.table.gateway);
         Entity::update_many()
@@ -102,6 +101,6 @@ impl Stances {
             .exec(&transaction)
             .await?;
         transaction.commit().await?;
-        Ok((stance, peers))
+        Ok((stance, others))
     }
 }

@@ -110,7 +110,14 @@ impl World {
 
     // The database.
 
-    pub(super) fn peers(&self, gateway: usize) -> Vec<Peer> {
+    fn others(&self, gateway: usize) -> Others {
+        let is_other = |other: &usize| *other != gateway;
+        let has_left = |other: &usize| self.gateways[*other].row.as_ref().is_some_and(|row| row.has_left);
+        let left = (0..self.gateways.len()).filter(is_other).filter(has_left).map(name).collect();
+        Others { there: self.peers(gateway), left }
+    }
+
+    fn peers(&self, gateway: usize) -> Vec<Peer> {
         let own = self.gateways[gateway].row.as_ref().filter(|row| !row.has_left && self.now - row.at <= LONGEST_GAP);
         let watched = own.map_or(Duration::ZERO, |row| self.now - row.since);
         let others = self.gateways.iter().enumerate().filter(|(other, _)| *other != gateway);
@@ -137,8 +144,8 @@ impl World {
         if !self.reaches_database(gateway) {
             return self.with(gateway, |coordinator, now| coordinator.member.lease(LeaseNews::Away, now));
         }
-        let peers = self.peers(gateway);
-        self.with(gateway, |coordinator, now| coordinator.observe(&peers, now));
+        let others = self.others(gateway);
+        self.with(gateway, |coordinator, now| coordinator.observe(&others, now));
         let local = self.clock(gateway);
         let Some(coordinator) = &self.gateways[gateway].coordinator else { return };
         let (stance, link) = (coordinator.stance().expect("it has observed"), coordinator.link(local).cloned());
@@ -148,7 +155,7 @@ impl World {
         self.gateways[gateway].row = Some(Row { stance: stance.clone(), link, at: now, busy, since, has_left: false });
         // The database has done it, but the answer may be lost.
         if !self.dice.once_in(12) {
-            self.with(gateway, |coordinator, now| coordinator.published(&stance, &peers, now));
+            self.with(gateway, |coordinator, now| coordinator.published(&stance, &others.there, now));
         }
         self.lease(gateway);
     }
