@@ -19,7 +19,7 @@ use super::group_spent::{SpentByGroups, spent_by_groups};
 use super::key::Key;
 use super::keys::{KeyDigest, Peppers};
 use super::people::Changed;
-use super::spent::{SpentByAll, spent};
+use super::spent::{MOST_LIMITED, SpentByAll, Whose, spent};
 use super::subject::Subject;
 use super::usage_id::name_of;
 use limits::{Budget, Calendar, Ledger, Limits, Moment, PriorUse};
@@ -276,6 +276,11 @@ impl Accounts {
         ledger
     }
 
+    /// Everybody, to find out what they have used.
+    pub(super) fn everybody(&self) -> Whose {
+        Whose::Everybody(self.read().limited_by_minute(MOST_LIMITED))
+    }
+
     /// Wakes everybody who has used something that still counts.
     pub(super) fn begin_with(&self, spent: &SpentByAll, now: Moment) {
         let mut directory = self.write();
@@ -294,8 +299,9 @@ impl Accounts {
     /// When the database fails; nothing has changed then.
     pub async fn prepare_day(&self, day_of: Moment) -> Result<(), StoreError> {
         let _changing = self.turn_to_change().await?;
-        let spent = spent(&self.store, None, day_of).await?;
-        let by_groups = spent_by_groups(&self.store, day_of).await?;
+        let spent = spent(&self.store, &self.everybody(), day_of).await?;
+        // Only the tokens are looked at.
+        let by_groups = spent_by_groups(&self.store, &[], day_of).await?;
         // Whoever rests has used something of that day all the same.
         self.begin_with(&spent, day_of);
         let tokens = |prior: Option<&PriorUse>| prior.map_or(0, |prior| prior.tokens_today);

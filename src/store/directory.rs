@@ -93,6 +93,23 @@ impl Directory {
         self.user(name_of(usage_id)).filter(|entry| *entry.usage_id() == *usage_id)
     }
 
+    /// The users of whom the last minute counts, by their ids in usage: it is limited for them, or for one of their keys.
+    /// `None` for more than so many.
+    pub(super) fn limited_by_minute(&self, most: usize) -> Option<BTreeSet<Arc<str>>> {
+        let users = self.users.iter().flatten().filter(|record| record.entry.terms.limits.is_by_minute());
+        let is_limited = |key: &&KeyRecord| key.spec.as_ref().is_some_and(|spec| spec.limits.is_by_minute());
+        let of_keys = self.keys.iter().flatten().filter(is_limited);
+        let of_keys = of_keys.filter_map(|key| self.users.get(key.user as usize)?.as_ref());
+        let mut limited = BTreeSet::new();
+        for record in users.chain(of_keys) {
+            limited.insert(record.entry.usage_id());
+            if limited.len() > most {
+                return None;
+            }
+        }
+        Some(limited)
+    }
+
     /// When a user was last seen, epoch milliseconds; 0 = never.
     pub(super) fn last_seen_ms(&self, name: &str) -> i64 {
         let awake_ms = |record: &UserRecord| record.awake.as_ref().map_or(0, |account| account.last_seen_ms());

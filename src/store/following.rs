@@ -11,12 +11,12 @@ use super::database::Store;
 use super::directory::Directory;
 use super::error::StoreError;
 use super::everybody::read_all;
-use super::group::GroupEntry;
+use super::group::{GroupEntry, limited_by_minute};
 use super::group_spent::spent_by_groups;
 use super::groups::read_groups;
 use super::keys::{KeySettings, Peppers};
 use super::people::{Changed, People, Since, changes_since, newest_change};
-use super::spent::spent;
+use super::spent::{Whose, spent};
 use limits::Moment;
 
 /// New users whose use of the day is looked up one by one; of more, everybody's is.
@@ -56,15 +56,15 @@ impl Accounts {
             // Until it is known who else is there.
             sharing: AtomicBool::new(is_outbox),
         };
-        let spent_groups = spent_by_groups(&accounts.store, now).await?;
         let entries: Vec<GroupEntry> = groups.iter().map(group_entry).collect();
+        let spent_groups = spent_by_groups(&accounts.store, &limited_by_minute(&entries), now).await?;
         accounts.write().set_groups(&entries, |entry| accounts.group_of(entry, &spent_groups, now));
         if accounts.store.is_online() {
             let mut position = accounts.changing.lock().await;
             Box::pin(accounts.catch_up(&mut position, now)).await?;
         }
         accounts.say_foreign();
-        let spent = spent(&accounts.store, None, now).await?;
+        let spent = spent(&accounts.store, &accounts.everybody(), now).await?;
         accounts.begin_with(&spent, now);
         Ok(accounts)
     }
@@ -156,7 +156,7 @@ impl Accounts {
                         directory.inherit(&mut old);
                         *old = directory;
                     }
-                    let spent = spent(&self.store, None, now).await?;
+                    let spent = spent(&self.store, &self.everybody(), now).await?;
                     self.begin_with(&spent, now);
                     self.take_up_groups(now).await?;
                     self.take_up_admins(position).await?;
@@ -215,10 +215,10 @@ impl Accounts {
             0 => {}
             1..=FEW => {
                 for user in fresh {
-                    self.begin_with(&spent(&self.store, Some(&user), now).await?, now);
+                    self.begin_with(&spent(&self.store, &Whose::User(user), now).await?, now);
                 }
             }
-            _ => self.begin_with(&spent(&self.store, None, now).await?, now),
+            _ => self.begin_with(&spent(&self.store, &self.everybody(), now).await?, now),
         }
         Ok(())
     }

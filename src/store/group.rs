@@ -16,6 +16,11 @@ pub(super) struct GroupEntry {
     pub(super) terms: GroupTerms,
 }
 
+/// Those of whom the last minute counts, by the id in usage.
+pub(super) fn limited_by_minute(groups: &[GroupEntry]) -> Vec<Arc<str>> {
+    groups.iter().filter(|group| group.terms.limits.is_by_minute()).map(GroupEntry::usage_id).collect()
+}
+
 /// What the users of a group may use together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GroupTerms {

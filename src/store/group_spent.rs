@@ -1,5 +1,6 @@
 //! How much of each group's limits was used before the gateway started? As for users, and for the month as well.
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use entity::usage::{Column, Entity};
@@ -10,6 +11,7 @@ use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QuerySe
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many::is_any;
 use super::spent::recent_rows;
 use super::usage_row::{DAY_MS, first_id, ids_of};
 use limits::{Moment, Month, PriorUse};
@@ -44,9 +46,14 @@ impl SpentByGroups {
         &mut self,
         db: &DatabaseConnection,
         rows: Select<Entity>,
+        limited: &[Arc<str>],
         now: Moment,
     ) -> Result<(), StoreError> {
-        let recent = recent_rows(rows.filter(Column::GroupId.is_not_null()), now.unix_ms - MINUTE_MS)
+        if limited.is_empty() {
+            return Ok(());
+        }
+        let rows = rows.filter(is_any(Column::GroupId, db.get_database_backend(), limited));
+        let recent = recent_rows(rows, now.unix_ms - MINUTE_MS)
             .column(Column::GroupId)
             .column(Column::CreatedAtMs)
             .column(Column::PromptTokens)
@@ -62,13 +69,18 @@ impl SpentByGroups {
 }
 
 /// What counts towards the limits of all groups at `now`: the usage in the database and that in the outbox. While the
-/// database is away, the usage that went through this gateway's local file.
-pub(super) async fn spent_by_groups(store: &Store, now: Moment) -> Result<SpentByGroups, StoreError> {
+/// database is away, the usage that went through this gateway's local file. `limited`: the groups whose last minute
+/// counts, by the id in usage.
+pub(super) async fn spent_by_groups(
+    store: &Store,
+    limited: &[Arc<str>],
+    now: Moment,
+) -> Result<SpentByGroups, StoreError> {
     let (today, first) = (now.day(), Month::of_day(now.day()).first_day());
     let mut spent = SpentByGroups::default();
     if store.is_online() {
         spent.add_used(&within_deadline(sums_of_days(first, today).into_tuple().all(&store.db)).await?, today);
-        spent.add_recent(&store.db, Entity::find(), now).await?;
+        spent.add_recent(&store.db, Entity::find(), limited, now).await?;
     }
     if !store.local.is_outbox {
         return Ok(spent);
@@ -80,14 +92,14 @@ pub(super) async fn spent_by_groups(store: &Store, now: Moment) -> Result<SpentB
     spent.add(&unsent, today, |spent, tokens| spent.unsent_today = spent.unsent_today.saturating_add(tokens));
     if store.is_online() {
         spent.add_used(&unsent, today);
-        spent.add_recent(local, waiting(), now).await?;
+        spent.add_recent(local, waiting(), limited, now).await?;
     } else {
         spent.add_used(&tokens_of_rows(local, Entity::find(), first).await?, today);
         // Rows of a month may be older than rows are kept: their tokens were noted when they were deleted.
         let swept = swept_token::Entity::find().filter(swept_token::Column::Day.gte(first));
         let swept = within_deadline(swept.all(local)).await?.into_iter();
         spent.add_used(&swept.map(|row| (row.group_id, row.day, row.tokens)).collect::<Vec<_>>(), today);
-        spent.add_recent(local, Entity::find(), now).await?;
+        spent.add_recent(local, Entity::find(), limited, now).await?;
     }
     Ok(spent)
 }

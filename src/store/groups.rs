@@ -16,7 +16,7 @@ use super::columns::{group_entry, to_i64, to_millis};
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
-use super::group::{GroupEntry, GroupTerms, UserGroup};
+use super::group::{GroupEntry, GroupTerms, UserGroup, limited_by_minute};
 use super::group_spent::{SpentByGroups, spent_by_groups};
 use super::transactions::immediate;
 use super::usage_id::usage_id;
@@ -198,7 +198,11 @@ impl Accounts {
         };
         // Other gateways may have let their users in already.
         let is_any_new = entries.iter().any(is_new);
-        let spent = if is_any_new { spent_by_groups(&self.store, now).await? } else { SpentByGroups::default() };
+        let spent = if is_any_new {
+            spent_by_groups(&self.store, &limited_by_minute(&entries), now).await?
+        } else {
+            SpentByGroups::default()
+        };
         self.write().set_groups(&entries, |entry| self.group_of(entry, &spent, now));
         if self.store.local.is_outbox
             && let Err(error) = self.store.copy_groups(&rows).await

@@ -1,5 +1,7 @@
 //! Tests that every query on usage uses an index, by reading the databases' own query plans: a scan is fast in any other
 //! test, but takes minutes after a year.
+use std::sync::Arc;
+
 use sea_orm::sea_query::SelectStatement;
 use sea_orm::{
     ConnectionTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QueryTrait, Statement,
@@ -13,7 +15,7 @@ use super::report::BY_INDEX;
 use super::report_query::{Dimension, Label, Report};
 use super::report_statements::{Names, Source, Span, count, heads, select, select_span};
 use super::scratch::Scratch;
-use super::spent::{day_query, recent_query};
+use super::spent::{day_query, of_users, recent_query};
 use super::upkeep::old_rows;
 use super::usage::{Page, Period, rows_of, totals_of_days, totals_of_rows};
 use super::usage_row::DAY_MS;
@@ -53,12 +55,14 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
     let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
     let usage = entity::usage::Entity::find;
     let of_ann = usage().filter(sea_orm::ColumnTrait::eq(&entity::usage::Column::UserId, "ann"));
+    let of_some = of_users(usage(), backend, &["ann", "ben"].map(Arc::from).into());
     vec![
         ("a page of rows", rows_of("ann", page).build(backend).to_string(), of_user),
         ("sums of moments", totals_of_rows("ann", moments).build(backend).to_string(), of_user),
         ("sums of days", totals_of_days("ann", Some(DAY - 30), Some(DAY)).build(backend).to_string(), sums_of_user),
         ("the day of everybody", day_query(None, DAY).build(backend).to_string(), key),
         ("the running minute", recent_query(usage(), NOW_MS - 60_000).build(backend).to_string(), key),
+        ("some users' minute", recent_query(of_some, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("rows that are too old", old_rows(DAY, 100).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),

@@ -1,22 +1,50 @@
 //! How much of each limit was used before the gateway started?
 //!
 //! The tokens of the day come from the daily sums. The last minute comes from the rows of the requests that arrived in
-//! it: ids begin with the time, so these are a short range of the primary key. No query reads more than that.
-use std::collections::HashMap;
+//! it: ids begin with the time, so these are a short range of the primary key. No query reads more than that. At full load
+//! it is 200,000 rows, and nothing can be served before they are read; so those of users without a limit per minute are
+//! left out.
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use entity::usage::{Column, Entity};
 use entity::{outbox, usage_rollup};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Select};
+use sea_orm::{
+    ColumnTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, QueryTrait, Select,
+};
 
 use super::database::Store;
 use super::deadline::within_deadline;
 use super::error::StoreError;
+use super::many::is_any;
 use super::usage_row::{DAY_MS, Status, first_id, ids_of};
 use limits::{Moment, PriorUse};
 
 const MINUTE_MS: i64 = 60_000;
+
+/// More users with a limit per minute than this are not looked up one by one: an index leads to each of their rows, which
+/// takes longer than to read all rows of a minute if most of these are theirs.
+pub(super) const MOST_LIMITED: usize = 100;
+
+/// Of whom to find out what they have used.
+#[derive(Debug)]
+pub(super) enum Whose {
+    /// One user, by the id in usage.
+    User(Arc<str>),
+    /// All users. The last minute counts for these only; `None` = for all.
+    Everybody(Option<BTreeSet<Arc<str>>>),
+}
+
+impl Whose {
+    fn user(&self) -> Option<&str> {
+        match self {
+            Self::User(user) => Some(user),
+            Self::Everybody(_) => None,
+        }
+    }
+}
 
 /// What users and keys have used that still counts, by user and by the id of the key.
 #[derive(Debug, Default)]
@@ -45,12 +73,13 @@ impl SpentByAll {
 
 /// What counts towards the limits of all users, or of one, at `now`: the usage in the database and that in the outbox.
 /// While the database is away, the usage in this gateway's local file.
-pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Result<SpentByAll, StoreError> {
+pub(super) async fn spent(store: &Store, whose: &Whose, now: Moment) -> Result<SpentByAll, StoreError> {
     let mut spent = SpentByAll::default();
+    let user = whose.user();
     let mine = || Entity::find().apply_if(user, |rows, user| rows.filter(Column::UserId.eq(user)));
     if store.is_online() {
         spent.add_today(sums_of_day(&store.db, user, now.day()).await?);
-        add_recent(&mut spent, &store.db, mine(), now).await?;
+        add_recent(&mut spent, &store.db, mine(), whose, now).await?;
     }
     if store.local.is_outbox {
         let is_waiting = Column::RequestId.in_subquery(ids_of(outbox::Entity::find(), outbox::Column::RequestId));
@@ -62,11 +91,11 @@ pub(super) async fn spent(store: &Store, user: Option<&str>, now: Moment) -> Res
         if store.is_online() {
             // Postgres does not have these rows yet, so its sums lack them.
             spent.add_today(unsent);
-            add_recent(&mut spent, &store.local.db, waiting(), now).await?;
+            add_recent(&mut spent, &store.local.db, waiting(), whose, now).await?;
         } else {
             // Without Postgres, all that is known is what went through this gateway, sent or not.
             spent.add_today(tokens_of_rows(&store.local.db, mine(), now.day()).await?);
-            add_recent(&mut spent, &store.local.db, mine(), now).await?;
+            add_recent(&mut spent, &store.local.db, mine(), whose, now).await?;
         }
     }
     Ok(spent)
@@ -114,8 +143,14 @@ async fn add_recent(
     spent: &mut SpentByAll,
     db: &DatabaseConnection,
     rows: Select<Entity>,
+    whose: &Whose,
     now: Moment,
 ) -> Result<(), StoreError> {
+    let rows = match whose {
+        Whose::Everybody(Some(limited)) if limited.is_empty() => return Ok(()),
+        Whose::Everybody(Some(limited)) => of_users(rows, db.get_database_backend(), limited),
+        Whose::Everybody(None) | Whose::User(_) => rows,
+    };
     let recent = recent_query(rows, now.unix_ms - MINUTE_MS).into_tuple().all(db);
     let rows: Vec<(String, Option<String>, i64, i64, i64)> = within_deadline(recent).await?;
     for (user, key, created_at_ms, prompt, completion) in rows {
@@ -123,6 +158,10 @@ async fn add_recent(
         spent.add(user, key, |spent| spent.recent.push((age, unsigned(prompt.saturating_add(completion)))));
     }
     Ok(())
+}
+
+pub(super) fn of_users(rows: Select<Entity>, backend: DatabaseBackend, users: &BTreeSet<Arc<str>>) -> Select<Entity> {
+    rows.filter(is_any(Column::UserId, backend, users))
 }
 
 pub(super) fn recent_query(rows: Select<Entity>, since_ms: i64) -> Select<Entity> {

@@ -292,7 +292,8 @@ async fn a_gateway_that_joins_has_no_slot_until_the_other_has_given_some_up_and_
     let waits = second.send_and_hold(&key, &long).await;
     let unsettled = json!({"role": "sharing", "gateways": 2, "is_settled": false});
     wait_long_for("it is seen", async || scheduling(&first).await == unsettled).await;
-    assert_eq!(second.dispatcher.read(|scheduler| (scheduler.queued(), scheduler.in_flight())), (1, 0));
+    let load = || second.dispatcher.read(|scheduler| (scheduler.queued(), scheduler.in_flight()));
+    eventually("it waits there", || load() == (1, 0)).await;
     let [left, kept] = held;
     drop(left);
     eventually("the other one's runs", || second.dispatcher.read(|scheduler| scheduler.in_flight()) == 1).await;

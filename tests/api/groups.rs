@@ -162,6 +162,31 @@ async fn a_group_with_users_is_not_deleted_unless_they_leave_and_one_made_again_
 }
 
 #[actix_rt::test]
+async fn the_last_minute_of_a_key_a_user_and_a_group_outlasts_a_restart() {
+    for database in TestDatabase::each().await {
+        let (_simulated, app) = app_on(database).await;
+        made(&app, json!({"group_id": "lab", "requests_per_minute": 2})).await;
+        let of_group = app.user_with("ann", json!({"group": "lab"})).await;
+        let of_user = app.user_with("bob", json!({"requests_per_minute": 2})).await;
+        let without = app.user("dan").await;
+        let of_key = app.post("/admin/users/dan/keys", ADMIN_KEY, json!({"requests_per_minute": 2})).await.json();
+        let of_key = of_key["api_key"].as_str().unwrap().to_owned();
+        for key in [&of_group, &of_user, &of_key, &without] {
+            for _ in 0..2 {
+                assert_eq!(ask(&app, key, 1).await.status, 200);
+            }
+        }
+        let app = app.restart().await;
+        for key in [&of_group, &of_user, &of_key] {
+            let error = error_of(&ask(&app, key, 1).await, 429);
+            assert!(error["message"].as_str().unwrap().contains("2 requests per minute"), "{error}");
+        }
+        assert_eq!(ask(&app, &without, 1).await.status, 200);
+        app.stop().await;
+    }
+}
+
+#[actix_rt::test]
 async fn a_request_must_fit_into_the_limits_of_the_key_the_user_and_the_group() {
     for database in TestDatabase::each().await {
         let (_simulated, app) = app_on(database).await;

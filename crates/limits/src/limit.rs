@@ -15,6 +15,13 @@ pub struct Limits {
     pub max_concurrency: Option<u32>,
 }
 
+impl Limits {
+    /// Whether it counts what the last minute's requests were, and used.
+    pub fn is_by_minute(&self) -> bool {
+        self.requests_per_minute.is_some() || self.tokens_per_minute.is_some()
+    }
+}
+
 /// The limits of new users; `PUT /admin/users/{id}/limits` changes them for one user. `null` = no limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
