@@ -6,7 +6,7 @@ use std::time::Duration;
 use entity::usage::{Column, Entity};
 use entity::{outbox, swept_token, usage_total};
 use sea_orm::sea_query::ExprTrait;
-use sea_orm::{ColumnTrait, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, Select};
+use sea_orm::{ColumnTrait, DatabaseBackend, DatabaseConnection, EntityTrait, QueryFilter, QuerySelect, Select};
 
 use super::database::Store;
 use super::deadline::within_deadline;
@@ -52,12 +52,7 @@ impl SpentByGroups {
         if limited.is_empty() {
             return Ok(());
         }
-        let rows = rows.filter(is_any(Column::GroupId, db.get_database_backend(), limited));
-        let recent = recent_rows(rows, now.unix_ms - MINUTE_MS)
-            .column(Column::GroupId)
-            .column(Column::CreatedAtMs)
-            .column(Column::PromptTokens)
-            .column(Column::CompletionTokens);
+        let recent = recent_of_groups(rows, db.get_database_backend(), limited, now.unix_ms - MINUTE_MS);
         let rows: Vec<(String, i64, i64, i64)> = within_deadline(recent.into_tuple().all(db)).await?;
         for (group, created_at_ms, prompt, completion) in rows {
             let age = Duration::from_millis(unsigned(now.unix_ms - created_at_ms));
@@ -102,6 +97,20 @@ pub(super) async fn spent_by_groups(
         spent.add_recent(local, Entity::find(), limited, now).await?;
     }
     Ok(spent)
+}
+
+/// The rows of these groups that were admitted after this moment (epoch milliseconds).
+pub(super) fn recent_of_groups(
+    rows: Select<Entity>,
+    backend: DatabaseBackend,
+    groups: &[Arc<str>],
+    since_ms: i64,
+) -> Select<Entity> {
+    recent_rows(rows.filter(is_any(Column::GroupId, backend, groups)), since_ms)
+        .column(Column::GroupId)
+        .column(Column::CreatedAtMs)
+        .column(Column::PromptTokens)
+        .column(Column::CompletionTokens)
 }
 
 /// The tokens of some days by group and day, from the daily sums over all users: with the sums of each user, a month of

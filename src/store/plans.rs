@@ -9,7 +9,7 @@ use sea_orm::{
 };
 
 use super::comparison::comparison;
-use super::group_spent::sums_of_days;
+use super::group_spent::{recent_of_groups, sums_of_days};
 use super::leases::tokens_of_users;
 use super::report::BY_INDEX;
 use super::report_query::{Dimension, Label, Report};
@@ -55,6 +55,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
     let moments = Period { from_ms: Some(NOW_MS - 9), to_ms: Some(NOW_MS) };
     let usage = entity::usage::Entity::find;
     let of_ann = usage().filter(sea_orm::ColumnTrait::eq(&entity::usage::Column::UserId, "ann"));
+    let of_groups = recent_of_groups(usage(), backend, &["lab".into()], NOW_MS - 60_000);
     let of_some = of_users(usage(), backend, &["ann", "ben"].map(Arc::from).into());
     vec![
         ("a page of rows", rows_of("ann", page).build(backend).to_string(), of_user),
@@ -63,6 +64,7 @@ fn queries_of_rows(backend: DatabaseBackend) -> Vec<Planned> {
         ("the day of everybody", day_query(None, DAY).build(backend).to_string(), key),
         ("the running minute", recent_query(usage(), NOW_MS - 60_000).build(backend).to_string(), key),
         ("some users' minute", recent_query(of_some, NOW_MS - 60_000).build(backend).to_string(), of_user),
+        ("some groups' minute", of_groups.build(backend).to_string(), key),
         ("one user's minute", recent_query(of_ann, NOW_MS - 60_000).build(backend).to_string(), of_user),
         ("rows that are too old", old_rows(DAY, 100).build(backend).to_string(), key),
         ("the comparison", comparison(DAY, backend == DatabaseBackend::Postgres), key),

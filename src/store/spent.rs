@@ -2,8 +2,8 @@
 //!
 //! The tokens of the day come from the daily sums. The last minute comes from the rows of the requests that arrived in
 //! it: ids begin with the time, so these are a short range of the primary key. No query reads more than that. At full load
-//! it is 200,000 rows, and nothing can be served before they are read; so those of users without a limit per minute are
-//! left out.
+//! it is 200,000 rows, and nothing can be served before they are read. So if few users have a limit per minute, only their
+//! rows are read, by the index on users.
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ use limits::{Moment, PriorUse};
 const MINUTE_MS: i64 = 60_000;
 
 /// More users with a limit per minute than this are not looked up one by one: an index leads to each of their rows, which
-/// takes longer than to read all rows of a minute if most of these are theirs.
+/// takes longer than reading all rows of a minute if most of these are theirs.
 pub(super) const MOST_LIMITED: usize = 100;
 
 /// Of whom to find out what they have used.

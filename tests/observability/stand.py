@@ -160,7 +160,7 @@ def stand(seconds: float = 20.0):
             [tools.prometheus("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
              f"--web.listen-address={watcher}"], folder / "prometheus.log"))
         stood = Stand(gateway, f"http://{watcher}")
-        for name, limits in [("ann", {}), ("bob", {}), ("carl", {"requests_per_minute": 5}), ("dora", {}), ("eve", {})]:
+        for name, limits in [("ann", {}), ("bob", {}), ("carl", {"requests_per_minute": 5}), ("dora", {}), ("eve", {}), ("finn", {})]:
             body = {"user_id": name, "requests_per_minute": None, "tokens_per_day": None} | limits
             stood.keys[name] = gateway.admin("POST", "/users", json=body).json()["api_key"]
         wait_until("Prometheus has seen the gateway", lambda: scraped(stood), seconds=30)
@@ -194,7 +194,7 @@ def load(stood: Stand, doomed: subprocess.Popen, seconds: float):
     """More clients than slots, for so long; a third in, a node dies."""
     stood.began = time.time()
     until = time.monotonic() + seconds
-    behaviours = ([("ann", True)] * 4 + [("bob", False)] * 4 + [("dora", True)] * 2 + [("carl", False), ("dora", False), ("eve", False)])
+    behaviours = ([("ann", True)] * 4 + [("bob", False)] * 4 + [("dora", True)] * 2 + [("carl", False), ("eve", False), ("finn", False)])
     clients = [threading.Thread(target=client, args=(stood, number, user, stream, until))
                for number, (user, stream) in enumerate(behaviours)]
     for each in clients:
@@ -211,8 +211,9 @@ def client(stood: Stand, number: int, user: str, stream: bool, until: float):
     dice = random.Random(number)
     with requests.Session() as session:
         session.headers["Authorization"] = f"Bearer {stood.keys[user]}"
-        # Two, as the failures of one alone may be that user's own doing; and only who is answered at times is believed.
-        is_cursed = (user, stream) in [("dora", False), ("eve", False)]
+        # Two, as the failures of one alone may be that user's own doing; and only who is answered at times is believed. They
+        # ask nothing of `doomed` when it dies: whoever fails on two nodes counts for less.
+        is_cursed = user in ("eve", "finn")
         if is_cursed:
             chat(stood, session, next(iter(MODELS)), stream, "[[n=10]]")
         while time.monotonic() < until:

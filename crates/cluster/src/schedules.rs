@@ -333,6 +333,7 @@ fn a_gateway_without_a_link_makes_all_divide_the_slots() {
 #[test]
 fn a_gateway_that_was_there_for_a_moment_is_not_waited_for() {
     let mut world = settled(2);
+    // Two more, which do not run yet; the last one has no link.
     (0..2).for_each(|_| world.gateways.push(World::new(3, 1).gateways.remove(0)));
     world.gateways[3].has_link = false;
     let leader = world.leaders()[0];

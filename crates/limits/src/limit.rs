@@ -16,7 +16,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether it counts what the last minute's requests were, and used.
+    /// Whether the requests of the last minute, or their tokens, count.
     pub fn is_by_minute(&self) -> bool {
         self.requests_per_minute.is_some() || self.tokens_per_minute.is_some()
     }

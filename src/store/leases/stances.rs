@@ -86,8 +86,8 @@ impl Stances {
                 busy: gateways.busy.get(id).copied().unwrap_or_default(),
             })
             .collect();
-        let has_left = gateways.peers.iter().filter(|(_, (peer, _))| peer.left);
-        let others = Others { there, left: has_left.map(|(id, _)| id.as_str().into()).collect() };
+        let left = gateways.peers.iter().filter(|(_, (peer, _))| peer.left);
+        let others = Others { there, left: left.map(|(id, _)| id.as_str().into()).collect() };
         let Published { stance, link, busy } = decide(&others).ok_or(DbErr::RecordNotUpdated)?;
         let busy_ms = i64::try_from(busy.as_millis()).unwrap_or(i64::MAX);
         let own = Column::Id.eq(&self.table.gateway);
