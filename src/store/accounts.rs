@@ -276,7 +276,7 @@ impl Accounts {
         ledger
     }
 
-    /// Everybody, to find out what they have used.
+    /// Everybody, for a look at what they have used.
     pub(super) fn everybody(&self) -> Whose {
         Whose::Everybody(self.read().limited_by_minute(MOST_LIMITED))
     }

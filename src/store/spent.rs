@@ -28,7 +28,7 @@ const MINUTE_MS: i64 = 60_000;
 /// takes longer than reading all rows of a minute if most of these are theirs.
 pub(super) const MOST_LIMITED: usize = 100;
 
-/// Of whom to find out what they have used.
+/// Whose use to look up.
 #[derive(Debug)]
 pub(super) enum Whose {
     /// One user, by the id in usage.

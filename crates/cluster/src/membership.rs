@@ -62,7 +62,7 @@ pub struct Peer {
 }
 
 /// The other gateways as the database shows them.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Debug)]
 pub struct Others {
     /// Those that may be alive.
     pub there: Vec<Peer>,

@@ -337,7 +337,7 @@ fn a_gateway_that_was_there_for_a_moment_is_not_waited_for() {
     (0..2).for_each(|_| world.gateways.push(World::new(3, 1).gateways.remove(0)));
     world.gateways[3].has_link = false;
     let leader = world.leaders()[0];
-    let knows = |world: &World| world.gateways[leader].coordinator.as_ref().unwrap().member.follower_count();
+    let followers = |world: &World| world.gateways[leader].coordinator.as_ref().unwrap().member.follower_count();
     let next_look = |world: &World| world.gateways[leader].beat_at;
     let looks_at = next_look(&world);
     while next_look(&world) == looks_at {
@@ -345,11 +345,11 @@ fn a_gateway_that_was_there_for_a_moment_is_not_waited_for() {
     }
     let looks_at = next_look(&world);
     world.start(2);
-    while knows(&world) < 2 {
+    while followers(&world) < 2 {
         world.step();
     }
     world.leave(2);
-    while knows(&world) == 2 {
+    while followers(&world) == 2 {
         world.step();
     }
     assert_eq!(next_look(&world), looks_at, "it has not looked meanwhile");
